@@ -1,0 +1,34 @@
+// What every program's main() shares: flags by CLI11, errors as a person wants them, exit codes.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "gpt2/error.h"
+
+// Declares flags on `app`, parses, runs `body`; returns the exit code: 0, 1 (error), 2 (usage).
+//   int main(int argc, char** argv) {
+//     CLI::App app("what it does");
+//     ... app.add_option(...) ...
+//     return run_program(app, argc, argv, [&] { ... });
+//   }
+template <class Body>
+int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
+  try {
+    app.parse(argc, argv);
+    body();
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;  // --help arrives here too, as success
+  } catch (const UsageError& error) {
+    std::fprintf(stderr, "error: %s\n(%s --help lists the flags)\n", error.what(), argv[0]);
+    return 2;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "error: out of memory; a smaller --batch-size, --seq-len or --model needs less\n");
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+  }
+  return 1;
+}

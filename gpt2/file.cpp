@@ -1,0 +1,181 @@
+#include "gpt2/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "gpt2/error.h"
+
+namespace fs = std::filesystem;
+
+// ---- reading -------------------------------------------------------------------------------------------------------
+
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail("%s: cannot be read: %s", path.c_str(), std::strerror(errno));
+  struct stat status;
+  if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+    ::close(fd);
+    fail("%s: expected a file, found %s", path.c_str(), S_ISDIR(status.st_mode) ? "a folder" : "something else");
+  }
+  size_ = static_cast<size_t>(status.st_size);
+  if (size_ > 0) {
+    void* memory = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (memory == MAP_FAILED) {
+      const int reason = errno;
+      ::close(fd);
+      fail("%s: cannot be mapped into memory: %s", path.c_str(), std::strerror(reason));
+    }
+    data_ = static_cast<const std::byte*>(memory);
+  }
+  ::close(fd);
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+// ---- writing -------------------------------------------------------------------------------------------------------
+
+FileWriter::FileWriter(const fs::path& path) : path_(path), temporary_(path.string() + ".tmp") {
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail("%s: cannot be written: %s", temporary_.c_str(), std::strerror(errno));
+  buffer_.reserve(size_t{1} << 20);
+}
+
+FileWriter::~FileWriter() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void FileWriter::flush() {
+  const char* data = buffer_.data();
+  size_t left = buffer_.size();
+  while (left > 0) {
+    const ssize_t written = ::write(fd_, data, left);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail("%s: cannot be written: %s; the file that was there before is untouched", path_.c_str(), std::strerror(errno));
+    }
+    data += written;
+    left -= static_cast<size_t>(written);
+  }
+  buffer_.clear();
+}
+
+void FileWriter::write(const void* data, size_t bytes) {
+  const size_t chunk = size_t{1} << 20;
+  const char* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const size_t n = std::min(bytes, chunk - buffer_.size());
+    buffer_.append(from, n);
+    if (buffer_.size() == chunk) flush();
+    from += n;
+    bytes -= n;
+  }
+}
+
+void FileWriter::commit() {
+  flush();
+  if (::fsync(fd_) != 0) fail("%s: cannot be flushed to the disk: %s", path_.c_str(), std::strerror(errno));
+  if (::close(std::exchange(fd_, -1)) != 0) fail("%s: cannot be closed: %s", path_.c_str(), std::strerror(errno));
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int reason = errno;
+    ::unlink(temporary_.c_str());
+    fail("%s: cannot be put in place: %s", path_.c_str(), std::strerror(reason));
+  }
+}
+
+void make_directories(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) fail("%s: the folder cannot be made: %s", path.c_str(), error.message().c_str());
+}
+
+void sync_directory(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool ok = fd >= 0 && ::fsync(fd) == 0;
+  const int reason = errno;
+  if (fd >= 0) ::close(fd);
+  if (!ok) fail("%s: cannot be flushed to the disk: %s", path.c_str(), std::strerror(reason));
+}
+
+std::string file_checksum(const fs::path& path) {
+  const MappedFile file(path);
+  return strprintf("%016llx", static_cast<unsigned long long>(XXH3_64bits(file.data(), file.size())));
+}
+
+// ---- UTF-8 ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Reads one character at text[i]. Returns its length, or 0 with *bad = the length (>= 1) of the longest prefix that
+// could have begun a character: Unicode's "maximal subpart", replaced by one U+FFFD.
+size_t utf8_step(std::string_view text, size_t i, size_t* bad) {
+  const auto byte = [&](size_t k) { return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u; };
+  const unsigned lead = byte(0);
+  *bad = 1;
+  if (lead < 0x80) return 1;
+  if (lead < 0xC2 || lead > 0xF4) return 0;
+  const size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  unsigned low = 0x80, high = 0xBF;  // what the second byte may be: no overlong forms, surrogates, or above U+10FFFF
+  if (lead == 0xE0) low = 0xA0;
+  if (lead == 0xED) high = 0x9F;
+  if (lead == 0xF0) low = 0x90;
+  if (lead == 0xF4) high = 0x8F;
+  for (size_t k = 1; k < length; ++k) {
+    if (byte(k) < low || byte(k) > high) return 0;
+    low = 0x80;
+    high = 0xBF;
+    *bad = k + 1;
+  }
+  return length;
+}
+
+}  // namespace
+
+size_t find_invalid_utf8(std::string_view text) {
+  size_t bad = 0;
+  for (size_t i = 0; i < text.size();) {
+    const size_t n = utf8_step(text, i, &bad);
+    if (n == 0) return i;
+    i += n;
+  }
+  return std::string_view::npos;
+}
+
+std::string replace_invalid_utf8(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  size_t bad = 0;
+  for (size_t i = 0; i < text.size();) {
+    const size_t n = utf8_step(text, i, &bad);
+    if (n == 0) {
+      out += "\xEF\xBF\xBD";
+      i += bad;
+    } else {
+      out.append(text, i, n);
+      i += n;
+    }
+  }
+  return out;
+}

@@ -1,0 +1,66 @@
+// Files as the rest of wrought wants them: mapped for reading, and written so that a reader (or a crash) sees either
+// the old file or the whole new one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+// A whole file, read-only, in memory by mmap; an empty file has size() 0. Throws Error (missing, a folder, unreadable).
+class MappedFile {
+ public:
+  MappedFile() = default;
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  const std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Writes `path` through `path`.tmp: nothing is seen under the final name until commit(), which flushes to the disk
+// (fsync) and renames. Without commit() the destructor removes the temporary file. Every failing write throws Error
+// with the system's reason ("No space left on device").
+class FileWriter {
+ public:
+  explicit FileWriter(const std::filesystem::path& path);
+  ~FileWriter();
+  FileWriter(const FileWriter&) = delete;
+  FileWriter& operator=(const FileWriter&) = delete;
+
+  void write(const void* data, size_t bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  int fd_ = -1;
+  std::string buffer_;  // small writes are gathered
+  void flush();
+};
+
+// Creates the folder (and its parents) or throws Error.
+void make_directories(const std::filesystem::path& path);
+
+// Flushes a folder's entries to the disk, so that a rename in it survives a power cut.
+void sync_directory(const std::filesystem::path& path);
+
+// XXH3 64-bit hash of a file's bytes, as 16 hexadecimal digits.
+std::string file_checksum(const std::filesystem::path& path);
+
+// Offset of the first byte that is not valid UTF-8 (overlong forms, surrogates and values above U+10FFFF are not), or
+// std::string_view::npos.
+size_t find_invalid_utf8(std::string_view text);
+
+// The text with every maximal invalid part replaced by U+FFFD, as Python's bytes.decode(errors="replace") does.
+std::string replace_invalid_utf8(std::string_view text);

@@ -1,0 +1,333 @@
+// The forward and backward pass of GPT-2 on the CPU, written out. Kernels are in kernels/; the shapes are in params.h and
+// activations.h.
+#include <sys/mman.h>
+
+#include <cmath>
+#include <new>
+
+#include "gpt2/error.h"
+#include "gpt2/model_cpu.h"
+#include "kernels/adamw.h"
+#include "kernels/attention.h"
+#include "kernels/classifier.h"
+#include "kernels/dropout.h"
+#include "kernels/embedding.h"
+#include "kernels/gelu.h"
+#include "kernels/global_norm.h"
+#include "kernels/layernorm.h"
+#include "kernels/matmul_fast.h"
+#include "kernels/residual.h"
+
+// ---- forward -------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
+  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, NH = config.num_heads;
+  const int L = config.num_layers, N = B * T;
+  if (T > config.max_seq_len) fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
+  for (int i = 0; i < N; ++i) {
+    if (inputs[i] < 0 || inputs[i] >= V) fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, V);
+  }
+  bind_activations(B, T);
+  inputs_.assign(inputs, inputs + N);
+  pass_ = pass;
+  const float dropout = pass == Pass::train ? dropout_ : 0;
+  const int64_t NC = static_cast<int64_t>(N) * C;
+
+  cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe, B, T, C);
+  if (dropout > 0) {
+    cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, dropout_sequence(0, DropoutPlace::embedding), NC);
+  }
+  const floatX* residual = acts.encoded;  // the stream
+  for (int l = 0; l < L; ++l) {
+    const BlockParams<floatX>& w = params.block[l];
+    const BlockActivations<floatX>& a = acts.block[l];
+
+    cpu::layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, residual, w.ln1w, w.ln1b, N, C);
+    matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
+    cpu::attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
+    matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
+    if (dropout > 0) {
+      cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attproj), NC);
+    }
+    cpu::residual_forward(a.residual2, residual, acts.sublayer, NC);
+
+    cpu::layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
+    matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
+    cpu::gelu_forward(a.fch_gelu, a.fch, 4 * NC);
+    matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
+    if (dropout > 0) {
+      cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp), NC);
+    }
+    cpu::residual_forward(a.residual3, a.residual2, acts.sublayer, NC);
+    residual = a.residual3;
+  }
+  cpu::layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, residual, params.lnfw, params.lnfb, N, C);
+
+  if (pass == Pass::generate) {
+    for (int b = 0; b < B; ++b) {
+      const floatX* last = acts.lnf + (static_cast<int64_t>(b) * T + T - 1) * C;
+      matmul_forward(acts.logits + static_cast<int64_t>(b) * Vp, last, params.wte, nullptr, 1, C, Vp);
+    }
+  } else {
+    matmul_forward(acts.logits, acts.lnf, params.wte, nullptr, N, C, Vp);
+  }
+}
+
+template <class floatX>
+double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
+  const int N = B_ * T_;
+  cpu::classifier_forward(acts.losses, acts.logits, targets, N, config.vocab_size, config.padded_vocab_size());
+  double total = 0;
+  int64_t counted = 0;
+  for (int n = 0; n < N; ++n) {
+    total += acts.losses[n];
+    counted += targets[n] >= 0;
+  }
+  if (sum) *sum = total;
+  return counted > 0 ? total / static_cast<double>(counted) : 0;
+}
+
+// ---- backward ------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
+  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, NH = config.num_heads;
+  const int L = config.num_layers, B = B_, T = T_, N = B * T;
+  const int64_t NC = static_cast<int64_t>(N) * C;
+  if (pass_ != Pass::train || N == 0) throw std::logic_error("backward() without forward(Pass::train)");
+  for (int n = 0; n < N; ++n) {
+    if (targets[n] < -1 || targets[n] >= V) fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, V);
+  }
+  allocate_grads();
+
+  floatX* dlogits = acts.logits;
+  cpu::classifier_backward(dlogits, acts.losses, targets, weights, N, V, Vp);
+  double loss = 0;
+  for (int n = 0; n < N; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
+
+  matmul_backward(acts.dnorm, grads.wte, nullptr, dlogits, acts.lnf, params.wte, N, C, Vp);
+  std::fill(acts.dresidual, acts.dresidual + NC, floatX(0));
+  cpu::layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, acts.block[L - 1].residual3, params.lnfw,
+                          acts.lnf_mean, acts.lnf_rstd, N, C);
+  for (int l = L - 1; l >= 0; --l) {
+    const BlockParams<floatX>& w = params.block[l];
+    const BlockParams<floatX>& dw = grads.block[l];
+    const BlockActivations<floatX>& a = acts.block[l];
+    const floatX* residual = l == 0 ? acts.encoded : acts.block[l - 1].residual3;
+
+    cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
+    if (dropout_ > 0) {
+      cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp), NC);
+    }
+    matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, acts.dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
+    cpu::gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
+    matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C);
+    cpu::layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N, C);
+
+    cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
+    if (dropout_ > 0) {
+      cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, dropout_sequence(l, DropoutPlace::attproj), NC);
+    }
+    matmul_backward(acts.datty, dw.attprojw, dw.attprojb, acts.dsublayer, a.atty, w.attprojw, N, C, C);
+    cpu::attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
+                            dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
+    matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
+    cpu::layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, residual, w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
+  }
+  if (dropout_ > 0) {
+    cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_, dropout_sequence(0, DropoutPlace::embedding), NC);
+  }
+  cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
+  pass_ = Pass::evaluate;  // the logits are gone: a second backward needs a new forward
+  return loss;
+}
+
+template <class floatX>
+void CpuModel<floatX>::matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N, int C,
+                                      int OC) const {
+  if (reference_) {
+    cpu::matmul_forward(out, inp, weight, bias, N, C, OC);
+  } else {
+    cpu::fast::matmul_forward(out, inp, weight, bias, N, C, OC);
+  }
+}
+
+template <class floatX>
+void CpuModel<floatX>::matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
+                                       const floatX* weight, int N, int C, int OC) const {
+  if (reference_) {
+    cpu::matmul_backward(dinp, dweight, dbias, dout, inp, weight, N, C, OC);
+  } else {
+    cpu::fast::matmul_backward(dinp, dweight, dbias, dout, inp, weight, N, C, OC);
+  }
+}
+
+// ---- update --------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+void CpuModel<floatX>::zero_grad() {
+  allocate_grads();
+  floatX* g = static_cast<floatX*>(grad_memory_.data());
+  const int64_t n = arena_size(table);
+#pragma omp parallel for simd
+  for (int64_t i = 0; i < n; ++i) g[i] = 0;
+}
+
+template <class floatX>
+double CpuModel<floatX>::grad_norm() {
+  allocate_grads();
+  return std::sqrt(cpu::global_norm_squared(static_cast<const floatX*>(grad_memory_.data()), arena_size(table)));
+}
+
+template <class floatX>
+void CpuModel<floatX>::update(const AdamW& o, int64_t t, float grad_scale) {
+  allocate_grads();
+  const int64_t bytes = arena_size(table) * static_cast<int64_t>(sizeof(floatX));
+  if (!m_memory_.data()) m_memory_ = Buffer(bytes);
+  if (!v_memory_.data()) v_memory_ = Buffer(bytes);
+  const floatX beta1_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta1), static_cast<double>(t)));
+  const floatX beta2_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), static_cast<double>(t)));
+  for (const ParamTensor& p : table) {
+    const auto at = [&](const Buffer& memory) { return static_cast<floatX*>(memory.data()) + p.offset; };
+    cpu::adamw_update<floatX>(at(param_memory_), at(m_memory_), at(v_memory_), at(grad_memory_), grad_scale, o.lr, o.beta1,
+                              o.beta2, beta1_correction, beta2_correction, o.eps, p.decay ? o.weight_decay : 0, p.size());
+  }
+}
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+Buffer::Buffer(int64_t bytes) : bytes_(bytes) {
+  data_ = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data_ == MAP_FAILED) {
+    data_ = nullptr;
+    throw std::bad_alloc();
+  }
+  ::madvise(data_, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // fewer TLB misses where the system has large pages
+}
+
+Buffer::~Buffer() {
+  if (data_) ::munmap(data_, static_cast<size_t>(bytes_));
+}
+
+template <class floatX>
+CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference) : Model(c), reference_(reference) {
+  param_memory_ = Buffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
+  bind_params(config, params, static_cast<floatX*>(param_memory_.data()));
+}
+
+template <class floatX>
+void CpuModel<floatX>::allocate_grads() {
+  if (grad_memory_.data()) return;
+  grad_memory_ = Buffer(param_memory_.bytes());
+  bind_params(config, grads, static_cast<floatX*>(grad_memory_.data()));
+}
+
+template <class floatX>
+int64_t activation_bytes(const ModelConfig& config, int B, int T, Activations<floatX>& acts, std::byte* base) {
+  int64_t offset = 0;
+  for_each_activation(config, B, T, acts, [&](auto*& pointer, const std::string&, int64_t rows, int64_t cols) {
+    if (base) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + offset);
+    offset += (rows * cols * static_cast<int64_t>(sizeof(*pointer)) + 63) / 64 * 64;
+  });
+  return offset;
+}
+
+template <class floatX>
+void CpuModel<floatX>::bind_activations(int B, int T) {
+  if (B == B_ && T == T_) return;
+  const int64_t bytes = activation_bytes<floatX>(config, B, T, acts, nullptr);
+  if (bytes > activation_memory_.bytes()) {
+    activation_memory_ = Buffer();  // the old one goes before the new one comes
+    activation_memory_ = Buffer(bytes);
+  }
+  activation_bytes(config, B, T, acts, static_cast<std::byte*>(activation_memory_.data()));
+  B_ = B;
+  T_ = T;
+}
+
+std::vector<MemoryRow> memory_plan(const ModelConfig& config, int B, int T) {
+  std::vector<MemoryRow> rows;
+  const std::vector<ParamTensor> table = param_table(config);
+  const int64_t param_bytes = arena_size(table) * static_cast<int64_t>(sizeof(float));
+  const std::string shape = std::to_string(num_parameters(table));
+  for (const char* name : {"parameters", "gradients", "AdamW m", "AdamW v"}) rows.push_back({name, shape, param_bytes});
+  Activations<float> acts;
+  for_each_activation(config, B, T, acts, [&](auto*& pointer, const std::string& name, int64_t r, int64_t c) {
+    rows.push_back({name, strprintf("(%lld, %lld)", static_cast<long long>(r), static_cast<long long>(c)),
+                    r * c * static_cast<int64_t>(sizeof(*pointer))});
+  });
+  return rows;
+}
+
+// ---- access --------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+void CpuModel<floatX>::read_logits(int64_t row, float* out) {
+  const floatX* from = acts.logits + row * config.padded_vocab_size();
+  std::copy(from, from + config.vocab_size, out);
+}
+
+template <class floatX>
+const floatX* CpuModel<floatX>::arena(Arena which) const {
+  const Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_};
+  return static_cast<const floatX*>(memory[static_cast<int>(which)]->data());
+}
+
+template <class floatX>
+void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) const {
+  const floatX* from = arena(which);
+  if (from) {
+    std::copy(from + tensor.offset, from + tensor.offset + tensor.size(), out);
+  } else {
+    std::fill(out, out + tensor.size(), 0.0f);
+  }
+}
+
+template <class floatX>
+void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float* in) {
+  Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_};
+  Buffer& to = *memory[static_cast<int>(which)];
+  if (which == Arena::grads) allocate_grads();
+  if (!to.data()) to = Buffer(param_memory_.bytes());
+  std::copy(in, in + tensor.size(), static_cast<floatX*>(to.data()) + tensor.offset);
+}
+
+template <class floatX>
+void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequence) {
+  dropout_ = dropout;
+  dropout_seed_ = seed;
+  dropout_base_ = sequence;
+}
+
+template <class floatX>
+uint64_t CpuModel<floatX>::dropout_sequence(int layer, DropoutPlace place) const {
+  return (dropout_base_ << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
+}
+
+template class CpuModel<float>;
+template class CpuModel<double>;
+
+std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference) {
+  return std::make_unique<CpuModel<float>>(config, reference);
+}
+
+// ---- initialisation ------------------------------------------------------------------------------------------------
+
+void init_weights(Model& model, uint64_t seed) {
+  std::vector<float> values;
+  for (size_t k = 0; k < model.table.size(); ++k) {
+    const ParamTensor& tensor = model.table[k];
+    values.assign(static_cast<size_t>(tensor.size()), tensor.init == Init::ones ? 1.0f : 0.0f);
+    if (tensor.init == Init::normal) {
+      const int64_t n = tensor.file_size();  // the padding of wte stays zero
+#pragma omp parallel for
+      for (int64_t i = 0; i < n; i += 4) {
+        float normal[4];
+        philox_normal4(normal, seed, k, static_cast<uint64_t>(i / 4));
+        for (int64_t j = i; j < n && j < i + 4; ++j) values[static_cast<size_t>(j)] = tensor.init_std * normal[j - i];
+      }
+    }
+    model.write(Arena::params, tensor, values.data());
+  }
+}

@@ -1,0 +1,69 @@
+// The CPU's GPT-2, open to tests: float trains, double serves finite differences of the whole model.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "gpt2/activations.h"
+#include "gpt2/model.h"
+
+// Zeroed memory from mmap: page-aligned, and the system gives each page only when it is first touched, so what a pass
+// does not use costs nothing.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t bytes);  // throws std::bad_alloc
+  ~Buffer();
+  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  void* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+enum class DropoutPlace { embedding, attention, attproj, mlp };
+
+template <class floatX>
+class CpuModel final : public Model {
+ public:
+  CpuModel(const ModelConfig& config, bool reference);
+
+  void forward(const int32_t* inputs, int B, int T, Pass pass) override;
+  void read_logits(int64_t row, float* out) override;
+  double loss(const int32_t* targets, double* sum) override;
+  double backward(const int32_t* targets, const float* weights) override;
+  void zero_grad() override;
+  double grad_norm() override;
+  void update(const AdamW& optimizer, int64_t t, float grad_scale) override;
+  void read(Arena arena, const ParamTensor& tensor, float* out) const override;
+  void write(Arena arena, const ParamTensor& tensor, const float* in) override;
+  void set_dropout(float dropout, uint64_t seed, uint64_t sequence) override;
+
+  Params<floatX> params, grads;  // grads are bound from the first zero_grad or backward on
+  Activations<floatX> acts;      // bound from the first forward on
+
+ private:
+  using sum_t = cpu::accumulate_t<floatX>;
+  void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N, int C, int OC) const;
+  void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
+                       const floatX* weight, int N, int C, int OC) const;
+  void bind_activations(int B, int T);
+  void allocate_grads();
+  const floatX* arena(Arena which) const;  // null if not allocated
+  uint64_t dropout_sequence(int layer, DropoutPlace place) const;
+
+  bool reference_;
+  Buffer param_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_;
+  std::vector<int32_t> inputs_;
+  int B_ = 0, T_ = 0;
+  Pass pass_ = Pass::evaluate;
+  float dropout_ = 0;
+  uint64_t dropout_seed_ = 0, dropout_base_ = 0;
+};

@@ -1,0 +1,35 @@
+// AdamW (Loshchilov and Hutter 2019, algorithm 2), at step t = 1, 2, ...:
+//   m = beta1 m + (1 - beta1) g      v = beta2 v + (1 - beta2) g^2
+//   param -= lr * ( (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay * param )
+// The corrections 1 - beta^t are computed once by the caller, not per parameter.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/common.h"
+
+namespace cpu {
+
+template <class floatX>
+void adamw_update(floatX* params,       // (N)  updated
+                  floatX* m,            // (N)  updated
+                  floatX* v,            // (N)  updated
+                  const floatX* grads,  // (N)
+                  floatX grad_scale,    // what clipping multiplies the gradients by
+                  floatX lr, floatX beta1, floatX beta2,
+                  floatX beta1_correction,  // 1 - beta1^t
+                  floatX beta2_correction,  // 1 - beta2^t
+                  floatX eps, floatX weight_decay, int64_t N) {
+#pragma omp parallel for simd
+  for (int64_t i = 0; i < N; ++i) {
+    const floatX g = grad_scale * grads[i];
+    const floatX mi = beta1 * m[i] + (1 - beta1) * g;
+    const floatX vi = beta2 * v[i] + (1 - beta2) * g * g;
+    m[i] = mi;
+    v[i] = vi;
+    const floatX step = (mi / beta1_correction) / (std::sqrt(vi / beta2_correction) + eps);
+    params[i] -= lr * (step + weight_decay * params[i]);
+  }
+}
+
+}  // namespace cpu

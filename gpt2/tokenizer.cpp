@@ -5,14 +5,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <optional>
+#include <map>
 #include <set>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
@@ -414,21 +411,18 @@ std::string Tokenizer::kind() const {
 }
 
 std::string Tokenizer::checksum() const {
-  // Every part with its length, so that no two vocabularies spell the same.
-  std::string all;
-  const auto add = [&](std::string_view text) {
+  uint64_t hash = impl_->kind == Impl::Kind::chars;  // bytes are a BPE without merges
+  const auto add = [&](std::string_view text) {      // with its length, so that no two vocabularies spell the same
     const uint64_t size = text.size();
-    all.append(reinterpret_cast<const char*>(&size), sizeof size).append(text);
+    hash = hash64(text.data(), text.size(), hash64(&size, sizeof size, hash));
   };
-  add(impl_->kind == Impl::Kind::chars ? "chars" : "bpe");  // bytes are a BPE without merges
   for (const std::string& token : impl_->tokens) add(token);
   const auto merges = impl_->merges.merges();
   add({reinterpret_cast<const char*>(merges.data()), merges.size_bytes()});
-  std::vector<std::pair<int32_t, std::string>> specials;
-  for (const SpecialToken& token : impl_->specials) specials.emplace_back(token.id, token.text);
-  std::sort(specials.begin(), specials.end());
+  std::map<int32_t, std::string> specials;
+  for (const SpecialToken& token : impl_->specials) specials.emplace(token.id, token.text);
   for (const auto& [id, text] : specials) add(std::to_string(id) + " " + text);
-  return strprintf("%016llx", static_cast<unsigned long long>(XXH3_64bits(all.data(), all.size())));
+  return strprintf("%016llx", static_cast<unsigned long long>(hash));
 }
 
 // ---- decoding as ids come ------------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ struct DataLoader::Impl {
     }
   }
 
+  // A new thread for each batch costs some 40 us, under a thousandth of a training step, and needs no queue, no signal
+  // and no order to stop: the future hands over the batch or the error, and is waited for when it goes.
   void prefetch() {
     filling = std::async(std::launch::async, [this, at = position] { fill(&ahead, at); });
   }

@@ -13,8 +13,9 @@
 std::string read_corpus(const std::filesystem::path& path, bool lossy);
 
 // Where validation begins, as a byte offset: the first (1 - val_fraction) of the characters train, the rest validates.
-// A text of several documents is cut right after the <|endoftext|> nearest to that place, any other between two
-// characters. Throws UsageError unless 0 < val_fraction < 1, and Error if either part would be without text.
+// A text of several documents is cut right after the <|endoftext|> nearest to that place (the first of two), any other
+// between two characters. Throws UsageError unless 0 < val_fraction < 1, and Error if either part would be without
+// text.
 size_t validation_begin(std::string_view text, double val_fraction);
 
 struct PreparedData {

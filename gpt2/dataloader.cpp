@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <future>
+#include <exception>
 #include <limits>
+#include <semaphore>
+#include <thread>
 #include <utility>
 
 #include "gpt2/error.h"
@@ -62,8 +64,15 @@ struct DataLoader::Impl {
   int64_t windows = 0, batches = 0;  // of an epoch: of all ranks, of this rank
   LoaderPosition position;           // of the batch that next() returns next
   Batch current;                     // the batch that next() returned last
-  Batch ahead;                       // the batch at `position`, once `filling` is ready
-  std::future<void> filling;         // last, so that its thread ends before anything it uses
+  Batch ahead;                       // the batch at `position`, made by the thread
+
+  // `position`, `ahead`, `error` and `end` belong to the thread from wanted.release() to made.acquire() (`under_way`),
+  // and to the caller otherwise.
+  std::binary_semaphore wanted{0}, made{0};
+  bool under_way = false;
+  bool end = false;          // what is wanted is the thread's end
+  std::exception_ptr error;  // what went wrong in making the batch, or null
+  std::thread thread;
 
   Impl(TokenSequence sequence, const LoaderConfig& given) : tokens(std::move(sequence)), config(checked(given)) {
     const int64_t n = tokens.size(), T = config.T, stride = config.stride, per_batch = int64_t{config.B} * config.ranks;
@@ -84,22 +93,55 @@ struct DataLoader::Impl {
     const size_t BT = static_cast<size_t>(config.B) * static_cast<size_t>(config.T);
     const std::vector<int32_t> none(BT);
     current = ahead = {config.B, config.T, none, none, std::vector<float>(BT, 1.0f)};
+    thread = std::thread([this] { run(); });
   }
 
-  void fill(Batch* batch, LoaderPosition at) const {
-    const uint64_t key = mix(mix(config.seed) + static_cast<uint64_t>(at.epoch));
-    const int64_t phase = config.shuffled ? static_cast<int64_t>(mix(key) % static_cast<uint64_t>(config.stride)) : 0;
-    const int64_t first = (at.batch * config.ranks + config.rank) * config.B;
-    for (int64_t b = 0; b < config.B; ++b) {
-      const int64_t window = config.shuffled ? permute(first + b, windows, key) : first + b;
-      const int64_t from = phase + window * config.stride;
-      tokens.copy(from, config.T, batch->inputs.data() + b * config.T);
-      tokens.copy(from + 1, config.T, batch->targets.data() + b * config.T);
+  ~Impl() {
+    finish();
+    end = true;
+    wanted.release();
+    thread.join();
+  }
+
+  // ---- on the thread ----
+
+  void run() {
+    for (wanted.acquire(); !end; wanted.acquire()) {
+      try {
+        fill();
+      } catch (...) {
+        error = std::current_exception();
+      }
+      made.release();
     }
   }
 
+  void fill() {
+    const int64_t T = config.T;
+    const uint64_t key = mix(mix(config.seed) + static_cast<uint64_t>(position.epoch));
+    const int64_t phase = config.shuffled ? static_cast<int64_t>(mix(key) % static_cast<uint64_t>(config.stride)) : 0;
+    const int64_t first = (position.batch * config.ranks + config.rank) * config.B;
+    for (int64_t b = 0; b < config.B; ++b) {
+      const int64_t window = config.shuffled ? permute(first + b, windows, key) : first + b;
+      const int64_t from = phase + window * config.stride;
+      tokens.copy(from, T, ahead.inputs.data() + b * T);
+      tokens.copy(from + 1, T, ahead.targets.data() + b * T);
+    }
+  }
+
+  // ---- on the caller's ----
+
   void prefetch() {
-    filling = std::async(std::launch::async, [this, at = position] { fill(&ahead, at); });
+    under_way = true;
+    wanted.release();
+  }
+
+  // Waits for the batch that is under way, if any; returns what went wrong with it.
+  std::exception_ptr finish() {
+    if (!under_way) return nullptr;
+    made.acquire();
+    under_way = false;
+    return std::exchange(error, nullptr);
   }
 };
 
@@ -110,8 +152,8 @@ DataLoader::DataLoader(DataLoader&&) noexcept = default;
 
 const Batch& DataLoader::next() {
   Impl& loader = *impl_;
-  if (!loader.filling.valid()) loader.prefetch();  // the first batch, or the first after a seek or an error
-  loader.filling.get();                            // throws what the thread threw
+  if (!loader.under_way) loader.prefetch();  // the first batch, or the first after a seek or an error
+  if (const std::exception_ptr error = loader.finish()) std::rethrow_exception(error);
   std::swap(loader.current, loader.ahead);
   if (++loader.position.batch == loader.batches) loader.position = {loader.position.epoch + 1, 0};
   loader.prefetch();
@@ -124,12 +166,11 @@ int64_t DataLoader::batches_per_epoch() const { return impl_->batches; }
 void DataLoader::seek(LoaderPosition position) {
   if (position.epoch < 0 || position.batch < 0 || position.batch >= impl_->batches) {
     fail(
-        "the data has no batch %lld in epoch %lld: an epoch has %lld of them, counted from 0; other data, batch size "
-        "or "
-        "number of processes than when the position was saved?",
+        "the data has no batch %lld in epoch %lld: an epoch has %lld, counted from 0; was the position saved "
+        "with other data, batch size or processes?",
         static_cast<long long>(position.batch), static_cast<long long>(position.epoch),
         static_cast<long long>(impl_->batches));
   }
-  impl_->filling = {};  // waits for its thread
+  impl_->finish();  // that batch is not wanted any more, nor what went wrong with it
   impl_->position = position;
 }

@@ -137,6 +137,7 @@ TEST_CASE("documents stay whole: validation begins after the marker nearest to t
   const std::string many = repeat(doc('a', 87) + end, 10);  // 100 bytes each, one after the last
   CHECK(validation_begin(many, 0.1) == 900);
   CHECK(validation_begin(many, 0.12) == 900);
+  CHECK(validation_begin(many, 0.15) == 800);  // as far to 800 as to 900
   CHECK(validation_begin(many, 0.16) == 800);
   CHECK(validation_begin(many, 0.001) == 900);  // never behind the last document,
   CHECK(validation_begin(many, 0.999) == 100);  // nor before the first
@@ -148,7 +149,8 @@ TEST_CASE("one document with markers around it is cut inside, never in a marker"
   const std::string end(kEndOfText);
   CHECK(train_part(repeat("x", 87) + end, 0.5) == repeat("x", 50));
   CHECK(train_part(end + repeat("x", 87), 0.5) == end + repeat("x", 37));
-  CHECK_THROWS_AS(validation_begin(repeat("x", 87) + end, 0.1), Error);  // the last tenth is the marker's
+  CHECK_THROWS_AS(validation_begin(repeat("x", 87) + end, 0.1), Error);   // the last tenth is the marker's
+  CHECK_THROWS_AS(validation_begin(repeat("x", 87) + end, 0.13), Error);  // and so is the last 13 %
   CHECK_THROWS_AS(validation_begin(end + repeat("x", 87), 0.95), Error);
 }
 

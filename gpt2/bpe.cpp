@@ -42,7 +42,7 @@ bool MergeTable::add(const Merge& merge) {
 namespace {
 constexpr int kPlaceBits = 10;
 constexpr size_t kShort = 512;  // up to here, scanning all ranks for the lowest beats a heap
-}
+}  // namespace
 
 size_t MergeTable::apply(int32_t* ids, size_t n) const {
   return n <= kShort ? apply_short(ids, n) : apply_long(ids, n);
@@ -136,26 +136,30 @@ class Learner {
     for (const auto& [key, pair] : pairs_) push(key, pair.count);
   }
 
-  // Merges the most frequent pair into `merged`; false when none occurs twice.
-  bool step(int32_t merged, Merge* merge) {
+  // The most frequent pair (merge->left, merge->right); false when none occurs twice.
+  bool most_frequent(Merge* merge) {
     while (!heap_.empty()) {
       const auto [count, inverted_key] = heap_.top();
-      heap_.pop();
       const uint64_t key = ~inverted_key;
-      const auto found = pairs_.find(key);
-      if (found == pairs_.end()) continue;
-      Pair& pair = found->second;
-      if (count != pair.count) {  // counts only fall after the push: the entry goes back to where it belongs now
-        push(key, pair.count);
-        continue;
+      const auto pair = pairs_.find(key);
+      if (pair != pairs_.end() && pair->second.count == count) {
+        merge->left = static_cast<int32_t>(key >> 32);
+        merge->right = static_cast<int32_t>(key & UINT32_MAX);
+        return true;
       }
-      *merge = {static_cast<int32_t>(key >> 32), static_cast<int32_t>(key & UINT32_MAX), merged};
-      const std::vector<uint32_t> places = std::move(pair.places);
-      pairs_.erase(key);
-      replace(places, *merge);
-      return true;
+      heap_.pop();  // merged meanwhile, or rarer: then the entry goes back to where it belongs now
+      if (pair != pairs_.end() && pair->second.count < count) push(key, pair->second.count);
     }
     return false;
+  }
+
+  void apply(const Merge& merge) {
+    const auto pair = pairs_.find(static_cast<uint64_t>(merge.left) << 32 | static_cast<uint32_t>(merge.right));
+    std::vector<uint32_t> places = std::move(pair->second.places);
+    pairs_.erase(pair);
+    // From left to right, so that "aaa" merges its first two.
+    if (!std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
+    replace(places, merge);
   }
 
  private:
@@ -166,7 +170,7 @@ class Learner {
   };
   struct Pair {
     int64_t count = 0;
-    std::vector<uint32_t> places;  // of the left symbol, ascending; may hold places where the pair stands no more
+    std::vector<uint32_t> places;  // of the left symbol; the pair may have left some of them since
   };
 
   uint64_t key_at(uint32_t i) const {
@@ -223,11 +227,19 @@ class Learner {
 }  // namespace
 
 std::vector<Merge> learn_merges(const std::unordered_map<std::string_view, int64_t>& pieces,
-                                std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t merges) {
+                                std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t tokens) {
+  std::vector<std::string> spelling(static_cast<size_t>(first_id));
+  for (size_t byte = 0; byte < 256; ++byte) spelling[static_cast<size_t>(byte_ids[byte])] = static_cast<char>(byte);
+  std::unordered_map<std::string, int32_t> made;
   Learner learner(pieces, byte_ids);
   std::vector<Merge> learnt;
-  Merge merge;
-  while (learnt.size() < merges && learner.step(first_id + static_cast<int32_t>(learnt.size()), &merge)) {
+  Merge merge{};
+  while (made.size() < tokens && learner.most_frequent(&merge)) {
+    std::string token = spelling[static_cast<size_t>(merge.left)] + spelling[static_cast<size_t>(merge.right)];
+    const auto [entry, is_new] = made.try_emplace(token, static_cast<int32_t>(spelling.size()));
+    if (is_new) spelling.push_back(std::move(token));
+    merge.merged = entry->second;
+    learner.apply(merge);
     learnt.push_back(merge);
   }
   return learnt;

@@ -53,8 +53,9 @@ class MergeTable {
   int shift_ = 0;
 };
 
-// Learns up to `merges` merges from pieces and how often each occurs. The bytes have the ids `byte_ids`, the tokens
-// made get first_id, first_id + 1, ... Each step merges the most frequent pair, of equals the one of smallest (left,
-// right); it ends early when no pair occurs twice.
+// Learns merges from pieces and how often each occurs, until they have made `tokens` tokens. The bytes have the ids
+// `byte_ids`, the tokens made get first_id, first_id + 1, ... Each step merges the most frequent pair, of equals the
+// one of smallest (left, right); it ends early when no pair occurs twice. A pair that spells a token already made (as
+// a + bc after ab + c) merges into that one.
 std::vector<Merge> learn_merges(const std::unordered_map<std::string_view, int64_t>& pieces,
-                                std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t merges);
+                                std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t tokens);

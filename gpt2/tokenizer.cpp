@@ -169,6 +169,7 @@ Tokenizer Tokenizer::train_bpe(std::string_view text, int vocab_size) {
   v.merges = MergeTable(learnt.size());
   for (const Merge& merge : learnt) {
     v.merges.add(merge);
+    if (static_cast<size_t>(merge.merged) < v.tokens.size()) continue;  // another way to a token made before
     v.tokens.push_back(v.tokens[static_cast<size_t>(merge.left)] + v.tokens[static_cast<size_t>(merge.right)]);
   }
   v.specials = {{std::string(kEndOfText), static_cast<int32_t>(v.tokens.size())}};
@@ -211,13 +212,13 @@ Tokenizer make_tokenizer(const std::string& name, std::string_view text) {
 
 namespace {
 
-// Words repeat: the ids of the pieces of 2 to 15 bytes that came last, one per slot. A slot is half a cache line, all of
-// them are half a second-level cache.
+// Words repeat: the ids of the pieces of 2 to 15 bytes that came last, one per slot. A slot is half a cache line, all
+// of them are half a second-level cache.
 class PieceCache {
  public:
   static constexpr size_t kMaxBytes = 15, kMaxIds = 4;
   struct alignas(32) Slot {
-    uint64_t key[2] = {};     // the piece, padded with zeros; its length in the last byte. No piece: {0, 0}
+    uint64_t key[2] = {};  // the piece, padded with zeros; its length in the last byte. No piece: {0, 0}
     int32_t ids[kMaxIds] = {-1, -1, -1, -1};  // ends with -1 if fewer; none if the piece has more ids than fit
   };
 

@@ -70,7 +70,7 @@ std::optional<std::string> to_bytes(std::string_view text) {
 
 json parse_json(const fs::path& path, std::string_view text) {
   if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
-    fail("%s: byte %zu is not UTF-8; the file is damaged or not JSON", path.c_str(), bad);
+    fail("%s: byte %zu is not UTF-8: not JSON, or cut off or damaged", path.c_str(), bad);
   }
   try {
     return json::parse(text);

@@ -10,7 +10,7 @@
 // ---- the table -----------------------------------------------------------------------------------------------------
 
 MergeTable::MergeTable(size_t merges) {
-  const size_t slots = std::bit_ceil(std::max<size_t>(2 * merges, 16));  // at most half full
+  const size_t slots = std::bit_ceil(std::max<size_t>(merges + merges / 4, 16));  // at most half full
   entries_.assign(slots, kEmpty);
   mask_ = slots - 1;
   shift_ = 64 - std::countr_zero(slots);
@@ -18,7 +18,7 @@ MergeTable::MergeTable(size_t merges) {
 }
 
 bool MergeTable::add(const Merge& merge) {
-  if (merges_.size() * 2 >= entries_.size()) {
+  if (merges_.size() * 8 >= entries_.size() * 7) {
     MergeTable larger(entries_.size());
     for (const Merge& m : merges_) larger.add(m);
     *this = std::move(larger);
@@ -29,15 +29,20 @@ bool MergeTable::add(const Merge& merge) {
     if (entries_[i] >> 22 == pair) return false;
   }
   entries_[i] = pair << 22 | merges_.size();
+  if (merge.left < 256 && merge.right < 256) {
+    byte_pairs_[static_cast<size_t>(merge.left << 8 | merge.right)] = static_cast<uint32_t>(merges_.size());
+  }
   merges_.push_back(merge);
+  merged_.push_back(merge.merged);
   return true;
 }
 
 // ---- applying merges -----------------------------------------------------------------------------------------------
 
 namespace {
-constexpr size_t kShort = 48;  // up to here, scanning all ranks for the lowest beats a heap
-}
+constexpr int kPlaceBits = 10;
+constexpr size_t kShort = 512;  // up to here, scanning all ranks for the lowest beats a heap
+}  // namespace
 
 size_t MergeTable::apply(int32_t* ids, size_t n) const {
   return n <= kShort ? apply_short(ids, n) : apply_long(ids, n);
@@ -47,15 +52,16 @@ size_t MergeTable::apply_short(int32_t* ids, size_t n) const {
   uint32_t ranks[kShort];  // of the pair that begins at i
   for (size_t i = 0; i + 1 < n; ++i) ranks[i] = rank(ids[i], ids[i + 1]);
   while (n >= 2) {
-    size_t best = 0;
-    for (size_t i = 1; i + 1 < n; ++i) best = ranks[i] < ranks[best] ? i : best;
-    if (ranks[best] == kNone) break;
-    ids[best] = merges_[ranks[best]].merged;
-    std::copy(ids + best + 2, ids + n, ids + best + 1);
-    if (best + 2 < n) std::copy(ranks + best + 2, ranks + n - 1, ranks + best + 1);
+    uint32_t best = UINT32_MAX;  // rank and place in one number, so that one vectorised pass finds the leftmost lowest
+    for (uint32_t i = 0; i + 1 < n; ++i) best = std::min(best, ranks[i] << kPlaceBits | i);
+    if (best >= kNone << kPlaceBits) break;
+    const size_t i = best & ((1u << kPlaceBits) - 1);
+    ids[i] = merged_[best >> kPlaceBits];
+    std::copy(ids + i + 2, ids + n, ids + i + 1);
+    if (i + 2 < n) std::copy(ranks + i + 2, ranks + n - 1, ranks + i + 1);
     --n;
-    if (best > 0) ranks[best - 1] = rank(ids[best - 1], ids[best]);
-    if (best + 1 < n) ranks[best] = rank(ids[best], ids[best + 1]);
+    if (i > 0) ranks[i - 1] = rank(ids[i - 1], ids[i]);
+    if (i + 1 < n) ranks[i] = rank(ids[i], ids[i + 1]);
   }
   return n;
 }
@@ -85,7 +91,7 @@ size_t MergeTable::apply_long(int32_t* ids, size_t n) const {
     heap.pop();
     if (nodes[i].rank != rank) continue;
     const size_t right = nodes[i].next;
-    ids[i] = merges_[rank].merged;
+    ids[i] = merged_[rank];
     nodes[right].rank = kNone;
     nodes[i].next = nodes[right].next;
     if (nodes[i].next < n) nodes[nodes[i].next].previous = i;
@@ -130,24 +136,30 @@ class Learner {
     for (const auto& [key, pair] : pairs_) push(key, pair.count);
   }
 
-  // Merges the most frequent pair into `merged`; false when none occurs twice.
-  bool step(int32_t merged, Merge* merge) {
+  // The most frequent pair (merge->left, merge->right); false when none occurs twice.
+  bool most_frequent(Merge* merge) {
     while (!heap_.empty()) {
       const auto [count, inverted_key] = heap_.top();
-      heap_.pop();
       const uint64_t key = ~inverted_key;
-      Pair& pair = pairs_.at(key);
-      if (count != pair.count) {  // counts only fall after the push: the entry goes back to where it belongs now
-        push(key, pair.count);
-        continue;
+      const auto pair = pairs_.find(key);
+      if (pair != pairs_.end() && pair->second.count == count) {
+        merge->left = static_cast<int32_t>(key >> 32);
+        merge->right = static_cast<int32_t>(key & UINT32_MAX);
+        return true;
       }
-      *merge = {static_cast<int32_t>(key >> 32), static_cast<int32_t>(key & UINT32_MAX), merged};
-      const std::vector<uint32_t> places = std::move(pair.places);
-      pairs_.erase(key);
-      replace(places, *merge);
-      return true;
+      heap_.pop();  // merged meanwhile, or rarer: then the entry goes back to where it belongs now
+      if (pair != pairs_.end() && pair->second.count < count) push(key, pair->second.count);
     }
     return false;
+  }
+
+  void apply(const Merge& merge) {
+    const auto pair = pairs_.find(static_cast<uint64_t>(merge.left) << 32 | static_cast<uint32_t>(merge.right));
+    std::vector<uint32_t> places = std::move(pair->second.places);
+    pairs_.erase(pair);
+    // From left to right, so that "aaa" merges its first two.
+    if (!std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
+    replace(places, merge);
   }
 
  private:
@@ -158,7 +170,7 @@ class Learner {
   };
   struct Pair {
     int64_t count = 0;
-    std::vector<uint32_t> places;  // of the left symbol, ascending; may hold places where the pair stands no more
+    std::vector<uint32_t> places;  // of the left symbol; the pair may have left some of them since
   };
 
   uint64_t key_at(uint32_t i) const {
@@ -215,11 +227,19 @@ class Learner {
 }  // namespace
 
 std::vector<Merge> learn_merges(const std::unordered_map<std::string_view, int64_t>& pieces,
-                                std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t merges) {
+                                std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t tokens) {
+  std::vector<std::string> spelling(static_cast<size_t>(first_id));
+  for (size_t byte = 0; byte < 256; ++byte) spelling[static_cast<size_t>(byte_ids[byte])] = static_cast<char>(byte);
+  std::unordered_map<std::string, int32_t> made;
   Learner learner(pieces, byte_ids);
   std::vector<Merge> learnt;
-  Merge merge;
-  while (learnt.size() < merges && learner.step(first_id + static_cast<int32_t>(learnt.size()), &merge)) {
+  Merge merge{};
+  while (made.size() < tokens && learner.most_frequent(&merge)) {
+    std::string token = spelling[static_cast<size_t>(merge.left)] + spelling[static_cast<size_t>(merge.right)];
+    const auto [entry, is_new] = made.try_emplace(token, static_cast<int32_t>(spelling.size()));
+    if (is_new) spelling.push_back(std::move(token));
+    merge.merged = entry->second;
+    learner.apply(merge);
     learnt.push_back(merge);
   }
   return learnt;

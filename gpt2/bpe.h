@@ -23,6 +23,7 @@ class MergeTable {
   explicit MergeTable(size_t merges = 0);             // room for so many
   bool add(const Merge& merge);                       // false if the pair is there already
   uint32_t rank(int32_t left, int32_t right) const {  // kNone if the pair does not merge
+    if ((left | right) < 256) return byte_pairs_[static_cast<size_t>(left << 8 | right)];
     const uint64_t pair = pack(left, right);
     for (size_t i = slot(pair);; i = (i + 1) & mask_) {
       if (entries_[i] >> 22 == pair) return static_cast<uint32_t>(entries_[i] & kRankMask);
@@ -45,13 +46,16 @@ class MergeTable {
   size_t apply_long(int32_t* ids, size_t n) const;
 
   std::vector<Merge> merges_;
+  std::vector<int32_t> merged_;  // merges_[rank].merged, dense for the inner loop
   std::vector<uint64_t> entries_;
+  std::vector<uint32_t> byte_pairs_ = std::vector<uint32_t>(1 << 16, kNone);  // ranks of the pairs of ids below 256
   size_t mask_ = 0;
   int shift_ = 0;
 };
 
-// Learns up to `merges` merges from pieces and how often each occurs. The bytes have the ids `byte_ids`, the tokens
-// made get first_id, first_id + 1, ... Each step merges the most frequent pair, of equals the one of smallest (left,
-// right); it ends early when no pair occurs twice.
+// Learns merges from pieces and how often each occurs, until they have made `tokens` tokens. The bytes have the ids
+// `byte_ids`, the tokens made get first_id, first_id + 1, ... Each step merges the most frequent pair, of equals the
+// one of smallest (left, right); it ends early when no pair occurs twice. A pair that spells a token already made (as
+// a + bc after ab + c) merges into that one.
 std::vector<Merge> learn_merges(const std::unordered_map<std::string_view, int64_t>& pieces,
-                                std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t merges);
+                                std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t tokens);

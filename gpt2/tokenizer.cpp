@@ -169,6 +169,7 @@ Tokenizer Tokenizer::train_bpe(std::string_view text, int vocab_size) {
   v.merges = MergeTable(learnt.size());
   for (const Merge& merge : learnt) {
     v.merges.add(merge);
+    if (static_cast<size_t>(merge.merged) < v.tokens.size()) continue;  // another way to a token made before
     v.tokens.push_back(v.tokens[static_cast<size_t>(merge.left)] + v.tokens[static_cast<size_t>(merge.right)]);
   }
   v.specials = {{std::string(kEndOfText), static_cast<int32_t>(v.tokens.size())}};
@@ -211,22 +212,22 @@ Tokenizer make_tokenizer(const std::string& name, std::string_view text) {
 
 namespace {
 
-// Words repeat: the ids of the pieces of up to 15 bytes that came last, one per slot. A slot is one cache line.
+// Words repeat: the ids of the pieces of 2 to 15 bytes that came last, one per slot. A slot is half a cache line, all
+// of them are half a second-level cache.
 class PieceCache {
  public:
-  struct alignas(64) Slot {
+  static constexpr size_t kMaxBytes = 15, kMaxIds = 4;
+  struct alignas(32) Slot {
     uint64_t key[2] = {};  // the piece, padded with zeros; its length in the last byte. No piece: {0, 0}
-    int32_t count = 0;
-    int32_t ids[11];
+    int32_t ids[kMaxIds] = {-1, -1, -1, -1};  // ends with -1 if fewer; none if the piece has more ids than fit
   };
-  static constexpr size_t kMaxBytes = 15, kMaxIds = 11;
 
   explicit PieceCache(size_t text_bytes)
-      : slots_(std::clamp<size_t>(std::bit_ceil(text_bytes / 16 + 1), 16, 1 << 15)),
+      : slots_(std::clamp<size_t>(std::bit_ceil(text_bytes / 16 + 1), 16, 1 << 14)),
         shift_(64 - std::countr_zero(slots_.size())) {}
 
   // The slot of a piece of at most kMaxBytes; `readable` bytes may be read from its beginning. If it holds another
-  // piece, it is cleared and renamed: count is 0.
+  // piece, it is cleared and renamed.
   Slot& find(std::string_view piece, size_t readable) {
     uint64_t key[2] = {};
     if (readable >= 16) {
@@ -243,7 +244,7 @@ class PieceCache {
     if (slot.key[0] != key[0] || slot.key[1] != key[1]) {
       slot.key[0] = key[0];
       slot.key[1] = key[1];
-      slot.count = 0;
+      slot.ids[0] = -1;
     }
     return slot;
   }
@@ -261,17 +262,15 @@ void Tokenizer::Impl::encode_bpe(std::string_view text, std::vector<int32_t>& id
   PieceCache cache(text.size());
   for (Splitter split(text); split.next();) {
     const std::string_view piece = split.piece();
+    if (piece.size() == 1) {
+      ids.push_back(byte_ids[static_cast<unsigned char>(piece[0])]);
+      continue;
+    }
     PieceCache::Slot* slot = nullptr;
     if (piece.size() <= PieceCache::kMaxBytes) {
       slot = &cache.find(piece, static_cast<size_t>(text.data() + text.size() - piece.data()));
-      if (slot->count == 1) {
-        ids.push_back(slot->ids[0]);
-        continue;
-      }
-      if (slot->count > 0) {
-        ids.insert(ids.end(), slot->ids, slot->ids + slot->count);
-        continue;
-      }
+      for (size_t k = 0; k < PieceCache::kMaxIds && slot->ids[k] >= 0; ++k) ids.push_back(slot->ids[k]);
+      if (slot->ids[0] >= 0) continue;
     }
     const size_t begin = ids.size();
     ids.resize(begin + piece.size());
@@ -279,8 +278,8 @@ void Tokenizer::Impl::encode_bpe(std::string_view text, std::vector<int32_t>& id
     const size_t count = merges.apply(ids.data() + begin, piece.size());
     ids.resize(begin + count);
     if (slot && count <= PieceCache::kMaxIds) {
-      slot->count = static_cast<int32_t>(count);
       std::copy(ids.begin() + static_cast<ptrdiff_t>(begin), ids.end(), slot->ids);
+      if (count < PieceCache::kMaxIds) slot->ids[count] = -1;
     }
   }
 }

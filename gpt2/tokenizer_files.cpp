@@ -70,7 +70,7 @@ std::optional<std::string> to_bytes(std::string_view text) {
 
 json parse_json(const fs::path& path, std::string_view text) {
   if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
-    fail("%s: byte %zu is not UTF-8; the file is damaged or not JSON", path.c_str(), bad);
+    fail("%s: byte %zu is not UTF-8: not JSON, or cut off or damaged", path.c_str(), bad);
   }
   try {
     return json::parse(text);
@@ -378,11 +378,9 @@ Tokenizer load_tiktoken(const fs::path& path) {
     v.tokens[rank] = *token;
   }
 
-  std::unordered_map<std::string_view, int32_t> ids;
   std::array<int32_t, 256> byte_ids;
   byte_ids.fill(-1);
   for (size_t rank = 0; rank < v.tokens.size(); ++rank) {
-    ids.emplace(v.tokens[rank], static_cast<int32_t>(rank));
     if (v.tokens[rank].size() == 1)
       byte_ids[static_cast<unsigned char>(v.tokens[rank][0])] = static_cast<int32_t>(rank);
   }
@@ -394,14 +392,14 @@ Tokenizer load_tiktoken(const fs::path& path) {
     if (std::find(parts.begin(), parts.end(), -1) != parts.end()) {
       fail("%s: rank %zu has a byte that is no token of its own; the file is incomplete", path.c_str(), rank);
     }
-    if (v.merges.apply(parts.data(), parts.size()) != 2) {
+    const size_t left = v.merges.apply(parts.data(), parts.size());
+    if (left == 1) fail("%s: rank %zu is the same token as rank %d", path.c_str(), rank, parts[0]);
+    if (left != 2) {
       fail(
           "%s: rank %zu is not made of two tokens of lower rank; this is no byte-pair vocabulary, or lines are missing",
           path.c_str(), rank);
     }
-    if (!v.merges.add({parts[0], parts[1], static_cast<int32_t>(rank)})) {
-      fail("%s: rank %zu is there twice", path.c_str(), rank);
-    }
+    v.merges.add({parts[0], parts[1], static_cast<int32_t>(rank)});
   }
   v.specials = {{std::string(kEndOfText), static_cast<int32_t>(v.tokens.size())}};
   v.tokens.emplace_back();

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <span>
+#include <string>
 #include <vector>
 
 using Doubles = std::vector<double>;
@@ -106,7 +108,7 @@ class ThreadCount {
 // The difference itself is wrong by about h^2/6 |loss'''| + u |loss| / h: 1e-10 for losses and derivatives around 1.
 // That is the absolute part; it matters only where a gradient is zero.
 template <class Loss>
-void check_gradient(const char* name, Doubles& x, const Doubles& dx, Loss&& loss) {
+void check_gradient(const std::string& name, std::span<double> x, std::span<const double> dx, Loss&& loss) {
   REQUIRE(x.size() == dx.size());
   const ThreadCount one(1);  // thousands of tiny calls: starting threads would take all the time
   constexpr double h = 1e-5;

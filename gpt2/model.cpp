@@ -322,7 +322,8 @@ void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequen
 
 template <class floatX>
 uint64_t CpuModel<floatX>::dropout_sequence(int layer, DropoutPlace place) const {
-  return (dropout_base_ << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
+  // The first 2^16 sequences of a seed are init_weights'.
+  return ((dropout_base_ + 1) << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
 }
 
 template class CpuModel<float>;

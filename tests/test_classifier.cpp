@@ -5,11 +5,14 @@
 
 namespace {
 
-// (N, V) -> (N, Vp), the padding poisoned: whoever reads it gets a NaN.
+// (N, V) -> (N, Vp), the padding poisoned: NaNs spoil every sum, infinities the maximum (which a NaN may not).
 template <class T>
 std::vector<T> padded(const std::vector<T>& logits, int V, int Vp) {
   const size_t N = logits.size() / V;
-  std::vector<T> wide(N * Vp, std::numeric_limits<T>::quiet_NaN());
+  std::vector<T> wide(N * Vp);
+  for (size_t i = 0; i < wide.size(); ++i) {
+    wide[i] = i % 2 ? std::numeric_limits<T>::infinity() : std::numeric_limits<T>::quiet_NaN();
+  }
   for (size_t n = 0; n < N; ++n) std::copy_n(logits.begin() + n * V, V, wide.begin() + n * Vp);
   return wide;
 }

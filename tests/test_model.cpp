@@ -266,24 +266,25 @@ TEST_CASE("training repeats its bits, and the reference does so on any number of
   check_thread_independence([&] { return train(true); });
 }
 
-TEST_CASE("batches of other sizes in between change nothing") {
-  CpuModel<float> model(kSmall, false);
-  formula_weights(model, 0.25);
-  const Batch batch(kSmall, 2, 8, 1);
-  const auto run = [&] {
+TEST_CASE("a model that saw batches of other sizes computes what a fresh one does") {
+  const auto run = [](CpuModel<float>& model, int B, int T) {
+    const Batch batch(kSmall, B, T, 1);
     model.zero_grad();
-    model.forward(batch.inputs.data(), 2, 8, Pass::train);
-    Floats all = read_logits(model, 16);
+    model.forward(batch.inputs.data(), B, T, Pass::train);
+    Floats all = read_logits(model, B * T);
     model.backward(batch.targets.data(), batch.weights.data());
     const Floats grads = read_all(model, Arena::grads);
     all.insert(all.end(), grads.begin(), grads.end());
     return all;
   };
-  const Floats first = run();
-  for (const auto& [B, T] : {std::pair{5, 16}, std::pair{1, 1}, std::pair{8, 2}, std::pair{1, 16}}) {
-    const Batch other(kSmall, B, T, 9);
-    step(model, other, AdamW{.lr = 0, .weight_decay = 0}, 1);
-    CHECK(same_bits(run(), first));
+  CpuModel<float> used(kSmall, false);
+  formula_weights(used, 0.25);
+  for (const auto& [B, T] : {std::pair{2, 8}, std::pair{5, 16}, std::pair{1, 1}, std::pair{8, 2}, std::pair{2, 8}, std::pair{1, 16}}) {
+    CAPTURE(B);
+    CAPTURE(T);
+    CpuModel<float> fresh(kSmall, false);
+    formula_weights(fresh, 0.25);
+    CHECK(same_bits(run(used, B, T), run(fresh, B, T)));
   }
 }
 
@@ -322,6 +323,48 @@ TEST_CASE("dropout acts in Pass::train alone, and draws by seed and sequence") {
   CHECK_FALSE(same_bits(train, plain));
   CHECK_FALSE(same_bits(logits(0.3f, 2, 1, Pass::train), train));
   CHECK_FALSE(same_bits(logits(0.3f, 1, 2, Pass::train), train));
+}
+
+TEST_CASE("every layer and place of dropout draws its own mask") {
+  CpuModel<float> model(kSmall, true);
+  formula_weights(model, 0.25);
+  const Batch batch(kSmall, 2, 16, 1);
+  model.set_dropout(0.3f, 1, 0);
+  model.forward(batch.inputs.data(), 2, 16, Pass::train);
+  // Where a sublayer's output was dropped, the stream goes on unchanged; where the embedding was, it is zero.
+  const Floats zeros(2 * 16 * 33);
+  const auto& a = model.acts;
+  const std::pair<const float*, const float*> before_after[] = {{zeros.data(), a.encoded},
+                                                                {a.encoded, a.block[0].residual2},
+                                                                {a.block[0].residual2, a.block[0].residual3},
+                                                                {a.block[0].residual3, a.block[1].residual2},
+                                                                {a.block[1].residual2, a.block[1].residual3}};
+  std::vector<std::vector<bool>> masks;
+  for (const auto& [before, after] : before_after) {
+    std::vector<bool> mask;
+    for (size_t i = 0; i < zeros.size(); ++i) mask.push_back(before[i] == after[i]);
+    const double n = static_cast<double>(mask.size()), dropped = static_cast<double>(std::count(mask.begin(), mask.end(), true));
+    CHECK(std::abs(dropped / n - 0.3) < 5 * std::sqrt(0.3 * 0.7 / n));
+    for (const auto& other : masks) CHECK(mask != other);
+    masks.push_back(mask);
+  }
+}
+
+TEST_CASE("update's grad_scale counts as scaled gradients") {
+  CpuModel<float> a(kTiny, true), b(kTiny, true);
+  for (CpuModel<float>* model : {&a, &b}) {
+    formula_weights(*model, 0.25);
+    for (const ParamTensor& tensor : model->table) {
+      Floats grads = random_tensor<float>(static_cast<size_t>(tensor.size()), 1);
+      for (float& g : grads) g *= model == &b ? 0.25f : 1.0f;
+      model->write(Arena::grads, tensor, grads.data());
+    }
+  }
+  CHECK(a.grad_norm() == doctest::Approx(4 * b.grad_norm()).epsilon(1e-12));
+  a.update(AdamW{}, 1, 0.25f);
+  b.update(AdamW{}, 1, 1);
+  CHECK(same_bits(read_all(a, Arena::params), read_all(b, Arena::params)));
+  CHECK(same_bits(read_all(a, Arena::v), read_all(b, Arena::v)));
 }
 
 TEST_CASE("a vocabulary of odd size: wte's padding stays exactly zero") {
@@ -482,6 +525,18 @@ TEST_CASE("calls out of order are errors, not wrong numbers") {
   forward(Pass::train);
   model.set_dropout(0.1f, 1, 2);  // backward would draw other masks than forward did
   CHECK_THROWS_AS(backward(), std::logic_error);
+}
+
+TEST_CASE("a batch that no memory can hold is an exception; the model stays usable") {
+  const ModelConfig config = {.max_seq_len = 1, .vocab_size = 1 << 23, .num_layers = 1, .num_heads = 1, .channels = 1};
+  CpuModel<float> model(config, true);
+  const std::vector<int32_t> inputs(1 << 23, 0);
+  float row = 1;
+  model.forward(inputs.data(), 1, 1, Pass::evaluate);
+  CHECK_THROWS_AS(model.forward(inputs.data(), 1 << 23, 1, Pass::evaluate), std::bad_alloc);  // logits of 2^48 bytes
+  CHECK_THROWS_AS(model.read_logits(0, &row), std::logic_error);
+  model.forward(inputs.data(), 1, 1, Pass::evaluate);
+  CHECK(model.acts.logits[0] == 0);  // all weights are zero
 }
 
 TEST_CASE("targets that are all ignored: loss zero, gradients zero") {

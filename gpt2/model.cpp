@@ -3,7 +3,9 @@
 #include <sys/mman.h>
 
 #include <cmath>
+#include <limits>
 #include <new>
+#include <stdexcept>
 
 #include "gpt2/error.h"
 #include "gpt2/model_cpu.h"
@@ -23,14 +25,18 @@
 template <class floatX>
 void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, NH = config.num_heads;
-  const int L = config.num_layers, N = B * T;
+  const int L = config.num_layers;
+  if (B < 1 || T < 1) fail("a batch of %d sequences of %d tokens: expected at least one of each", B, T);
   if (T > config.max_seq_len) fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
+  if (B > std::numeric_limits<int>::max() / T) fail("a batch of %d sequences of %d tokens: expected below 2^31 in all", B, T);
+  const int N = B * T;
   for (int i = 0; i < N; ++i) {
     if (inputs[i] < 0 || inputs[i] >= V) fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, V);
   }
   bind_activations(B, T);
   inputs_.assign(inputs, inputs + N);
   pass_ = pass;
+  logits_rows_ = pass == Pass::generate ? B : N;
   const float dropout = pass == Pass::train ? dropout_ : 0;
   const int64_t NC = static_cast<int64_t>(N) * C;
 
@@ -77,6 +83,8 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
 template <class floatX>
 double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
   const int N = B_ * T_;
+  if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
+  check_targets(targets);
   cpu::classifier_forward(acts.losses, acts.logits, targets, N, config.vocab_size, config.padded_vocab_size());
   double total = 0;
   int64_t counted = 0;
@@ -95,11 +103,10 @@ double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) 
   const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, NH = config.num_heads;
   const int L = config.num_layers, B = B_, T = T_, N = B * T;
   const int64_t NC = static_cast<int64_t>(N) * C;
-  if (pass_ != Pass::train || N == 0) throw std::logic_error("backward() without forward(Pass::train)");
-  for (int n = 0; n < N; ++n) {
-    if (targets[n] < -1 || targets[n] >= V) fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, V);
-  }
+  if (pass_ != Pass::train || logits_rows_ != N || N == 0) throw std::logic_error("backward() without forward(Pass::train)");
+  check_targets(targets);
   allocate_grads();
+  logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
 
   floatX* dlogits = acts.logits;
   cpu::classifier_backward(dlogits, acts.losses, targets, weights, N, V, Vp);
@@ -139,8 +146,16 @@ double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) 
     cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_, dropout_sequence(0, DropoutPlace::embedding), NC);
   }
   cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
-  pass_ = Pass::evaluate;  // the logits are gone: a second backward needs a new forward
   return loss;
+}
+
+template <class floatX>
+void CpuModel<floatX>::check_targets(const int32_t* targets) const {
+  for (int n = 0; n < B_ * T_; ++n) {
+    if (targets[n] < -1 || targets[n] >= config.vocab_size) {
+      fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, config.vocab_size);
+    }
+  }
 }
 
 template <class floatX>
@@ -238,6 +253,8 @@ void CpuModel<floatX>::bind_activations(int B, int T) {
   if (B == B_ && T == T_) return;
   const int64_t bytes = activation_bytes<floatX>(config, B, T, acts, nullptr);
   if (bytes > activation_memory_.bytes()) {
+    B_ = T_ = 0;  // nothing is bound, should the allocation throw
+    logits_rows_ = 0;
     activation_memory_ = Buffer();  // the old one goes before the new one comes
     activation_memory_ = Buffer(bytes);
   }
@@ -264,6 +281,7 @@ std::vector<MemoryRow> memory_plan(const ModelConfig& config, int B, int T) {
 
 template <class floatX>
 void CpuModel<floatX>::read_logits(int64_t row, float* out) {
+  if (row < 0 || row >= logits_rows_) throw std::logic_error("read_logits() of a row that the last forward() did not make");
   const floatX* from = acts.logits + row * config.padded_vocab_size();
   std::copy(from, from + config.vocab_size, out);
 }
@@ -295,6 +313,8 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
 
 template <class floatX>
 void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequence) {
+  if (!(dropout >= 0 && dropout < 1)) fail("dropout is %g, expected 0 <= dropout < 1", static_cast<double>(dropout));
+  pass_ = Pass::evaluate;  // a forward before this has no backward: that would draw other masks
   dropout_ = dropout;
   dropout_seed_ = seed;
   dropout_base_ = sequence;
@@ -302,7 +322,8 @@ void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequen
 
 template <class floatX>
 uint64_t CpuModel<floatX>::dropout_sequence(int layer, DropoutPlace place) const {
-  return (dropout_base_ << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
+  // The first 2^16 sequences of a seed are init_weights'.
+  return ((dropout_base_ + 1) << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
 }
 
 template class CpuModel<float>;

@@ -39,9 +39,9 @@ class Model {
 
   // inputs (B, T) in [0, V), T <= max_seq_len: throws Error otherwise. The first call, and one with larger B*T, allocates.
   virtual void forward(const int32_t* inputs, int B, int T, Pass pass) = 0;
-  // Logits of the last forward: row r, V values. Rows are (B*T), or (B) after Pass::generate.
+  // Logits of the last forward: row r, V values. Rows are (B*T), or (B) after Pass::generate; backward uses them up.
   virtual void read_logits(int64_t row, float* out) = 0;
-  // Mean loss of the targets (B, T) that are not -1, after Pass::evaluate. Also the sum over them, if asked for.
+  // Mean loss of the targets (B, T) that are not -1, after a forward for every position. Also their sum, if asked for.
   virtual double loss(const int32_t* targets, double* sum = nullptr) = 0;
   // After Pass::train: adds to the gradients; returns sum(weights * loss). weights (B, T) e.g. 1/(B*T) each.
   virtual double backward(const int32_t* targets, const float* weights) = 0;
@@ -57,7 +57,7 @@ class Model {
   virtual void write(Arena arena, const ParamTensor& tensor, const float* in) = 0;
 
   // Dropout's place in its random sequence; the trainer sets it from step and micro-batch, so that a resumed run draws
-  // what the unbroken one would have.
+  // what the unbroken one would have. Before forward, which backward then repeats.
   virtual void set_dropout(float dropout, uint64_t seed, uint64_t sequence) = 0;
 
  protected:

@@ -54,6 +54,7 @@ class CpuModel final : public Model {
   void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N, int C, int OC) const;
   void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
                        const floatX* weight, int N, int C, int OC) const;
+  void check_targets(const int32_t* targets) const;
   void bind_activations(int B, int T);
   void allocate_grads();
   const floatX* arena(Arena which) const;  // null if not allocated
@@ -63,6 +64,7 @@ class CpuModel final : public Model {
   Buffer param_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_;
   std::vector<int32_t> inputs_;
   int B_ = 0, T_ = 0;
+  int64_t logits_rows_ = 0;  // of the last forward; none once backward has made them dlogits
   Pass pass_ = Pass::evaluate;
   float dropout_ = 0;
   uint64_t dropout_seed_ = 0, dropout_base_ = 0;

@@ -1,0 +1,51 @@
+#include "kernels/embedding.h"
+
+#include "tests/finite_differences.h"
+#include "tests/golden.h"
+
+TEST_CASE("embedding against PyTorch") {
+  const Golden golden("embedding.bin");
+  const auto sizes = golden.get<int>("sizes");
+  const int B = sizes[0], T = sizes[1], C = sizes[2];
+  const auto inp = golden.get<int32_t>("inp");
+  const Doubles wte = golden.get("wte"), wpe = golden.get("wpe"), dout = golden.get("dout");
+  Doubles out(dout.size()), dwte(wte.size()), dwpe(wpe.size());
+  cpu::embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), B, T, C);
+  cpu::embedding_backward(dwte.data(), dwpe.data(), dout.data(), inp.data(), B, T, C);
+  CHECK(max_difference(out, golden.get("out")) < 1e-15);
+  CHECK(max_difference(dwte, golden.get("dwte")) < 1e-14);
+  CHECK(max_difference(dwpe, golden.get("dwpe")) < 1e-14);
+}
+
+TEST_CASE("embedding's gradients by finite differences, added to what was there") {
+  struct Sizes { int B, T, C, V; };
+  for (const auto [B, T, C, V] : {Sizes{1, 1, 1, 1}, Sizes{2, 5, 33, 3}, Sizes{3, 7, 17, 101}}) {
+    CAPTURE(C);
+    const size_t N = static_cast<size_t>(B) * T;
+    const auto inp = random_ints(N, 1, V);
+    Doubles wte = random_tensor(V * C, 2), wpe = random_tensor((T + 2) * C, 3);
+    const Doubles dout = random_tensor(N * C, 4), before_te = random_tensor(wte.size(), 5), before_pe = random_tensor(wpe.size(), 6);
+    const auto loss = [&] {
+      Doubles out(N * C);
+      cpu::embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), B, T, C);
+      return dot_product(out, dout);
+    };
+    Doubles dwte = before_te, dwpe = before_pe;
+    cpu::embedding_backward(dwte.data(), dwpe.data(), dout.data(), inp.data(), B, T, C);
+    for (size_t i = 0; i < dwte.size(); ++i) dwte[i] -= before_te[i];
+    for (size_t i = 0; i < dwpe.size(); ++i) dwpe[i] -= before_pe[i];
+    check_gradient("wte", wte, dwte, loss);
+    check_gradient("wpe", wpe, dwpe, loss);
+  }
+}
+
+TEST_CASE("embedding does not depend on the number of threads") {
+  const int B = 3, T = 11, C = 51, V = 5;
+  const auto inp = random_ints(B * T, 1, V);
+  const Floats dout = random_tensor<float>(B * T * C, 2);
+  check_thread_independence([&] {
+    Floats grads((V + T) * C);
+    cpu::embedding_backward(grads.data(), grads.data() + V * C, dout.data(), inp.data(), B, T, C);
+    return grads;
+  });
+}

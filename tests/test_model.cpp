@@ -1,0 +1,554 @@
+// The whole model: against PyTorch, against finite differences, against itself.
+#include "gpt2/model.h"
+
+#include <functional>
+
+#include "gpt2/model_cpu.h"
+#include "tests/finite_differences.h"
+#include "tests/golden.h"
+
+namespace {
+
+const ModelConfig kTiny = {.max_seq_len = 8, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 6};
+const ModelConfig kSmall = {.max_seq_len = 16, .vocab_size = 61, .num_layers = 2, .num_heads = 3, .channels = 33};
+
+// Weights that both sides know: dev/reference/gpt2.py's make_params. Rows of wte from V on stay zero.
+void formula_weights(Model& model, double scale) {
+  for (size_t k = 0; k < model.table.size(); ++k) {
+    const ParamTensor& tensor = model.table[k];
+    Floats values(static_cast<size_t>(tensor.size()));
+    for (int64_t i = 0; i < tensor.file_size(); ++i) {
+      const double base = tensor.init == Init::ones ? 1 : 0;
+      values[static_cast<size_t>(i)] = static_cast<float>(base + scale * golden_uniform(k, static_cast<uint64_t>(i)));
+    }
+    model.write(Arena::params, tensor, values.data());
+  }
+}
+
+template <class floatX>
+struct NamedTensor {
+  ParamTensor tensor;
+  std::span<floatX> values;  // as files hold them: without wte's padding
+};
+
+template <class floatX>
+std::vector<NamedTensor<floatX>> tensors(const ModelConfig& config, Params<floatX>& params) {
+  std::vector<NamedTensor<floatX>> all;
+  for_each_param(config, params, [&](floatX*& pointer, const ParamTensor& tensor) {
+    all.push_back({tensor, std::span<floatX>(pointer, static_cast<size_t>(tensor.file_size()))});
+  });
+  return all;
+}
+
+// Everything in an arena, for comparisons bit by bit.
+Floats read_all(const Model& model, Arena arena) {
+  Floats all, values;
+  for (const ParamTensor& tensor : model.table) {
+    values.resize(static_cast<size_t>(tensor.size()));
+    model.read(arena, tensor, values.data());
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
+Floats read_logits(Model& model, int64_t rows) {
+  Floats all(static_cast<size_t>(rows * model.config.vocab_size));
+  for (int64_t r = 0; r < rows; ++r) model.read_logits(r, &all[static_cast<size_t>(r * model.config.vocab_size)]);
+  return all;
+}
+
+struct Batch {
+  int B, T;
+  std::vector<int32_t> inputs, targets;
+  Floats weights;
+  Batch(const ModelConfig& config, int B_, int T_, uint64_t seed) : B(B_), T(T_) {
+    inputs = random_ints(static_cast<size_t>(B * T), seed, config.vocab_size);
+    targets = random_ints(static_cast<size_t>(B * T), seed + 1, config.vocab_size);
+    weights.assign(inputs.size(), 1.0f / static_cast<float>(B * T));
+  }
+};
+
+double step(Model& model, const Batch& batch, const AdamW& optimizer, int t) {
+  model.zero_grad();
+  model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+  const double loss = model.backward(batch.targets.data(), batch.weights.data());
+  model.update(optimizer, t, 1);
+  return loss;
+}
+
+std::string error_of(const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+// ---- against PyTorch -----------------------------------------------------------------------------------------------
+
+struct Tolerances {
+  double logits, loss, gradient, curve;
+  double rounding;  // relative, of golden values that were rounded to float
+};
+
+// A tensor against its golden summary (norm, products with three fixed vectors) and values (all, or every 97th).
+template <class Values>
+void check_tensor(const Golden& golden, const std::string& name, const Values& values, bool full, double tolerance,
+                  double rounding) {
+  CAPTURE(name);
+  const Doubles summary = golden.get("summary:" + name), expected = golden.get("values:" + name);
+  const double size = std::max(summary[0], 1e-300);
+  CHECK(std::abs(norm(values) - summary[0]) <= tolerance * size);
+  for (uint64_t j = 0; j < 3; ++j) {
+    double product = 0;
+    for (size_t i = 0; i < values.size(); ++i) product += static_cast<double>(values[i]) * golden_uniform(2000 + j, i);
+    CHECK(std::abs(product - summary[1 + j]) <= tolerance * size);
+  }
+  Doubles found;
+  for (size_t i = 0; i < values.size(); i += full ? 1 : 97) found.push_back(values[i]);
+  CHECK(relative_difference(found, expected) <= tolerance + (full ? rounding : 0));
+}
+
+template <class floatX>
+void check_against_pytorch(const char* file, bool reference, const Tolerances& tolerance) {
+  INFO(file, reference ? ", reference" : ", fast");
+  const Golden golden(file);
+  const auto c = golden.get<int>("config");
+  const ModelConfig config = {.max_seq_len = c[0], .vocab_size = c[1], .num_layers = c[2], .num_heads = c[3], .channels = c[4]};
+  const int B = c[5], T = c[6];
+  const bool full = c[7];
+  const auto inputs = golden.get<int32_t>("inputs"), targets = golden.get<int32_t>("targets");
+  const Floats weights = golden.get<float>("weights");
+  const Doubles curve = golden.get("curve");
+
+  CpuModel<floatX> model(config, reference);
+  formula_weights(model, golden.get("scale")[0]);
+  model.forward(inputs.data(), B, T, Pass::evaluate);
+  std::vector<floatX> logits;
+  for (int n = 0; n < B * T; ++n) {
+    const floatX* row = model.acts.logits + static_cast<int64_t>(n) * config.padded_vocab_size();
+    logits.insert(logits.end(), row, row + config.vocab_size);
+  }
+  const Doubles expected = golden.get("values:logits");
+  Doubles found;
+  for (size_t i = 0; i < logits.size(); i += full ? 1 : 97) found.push_back(logits[i]);
+  CHECK(max_difference(found, expected) <= tolerance.logits + tolerance.rounding * (full ? 16 : 0));
+  check_tensor(golden, "logits", logits, full, tolerance.logits, tolerance.rounding);
+  CHECK(std::abs(model.loss(targets.data(), nullptr) - curve[0]) <= tolerance.loss);
+
+  model.zero_grad();
+  model.forward(inputs.data(), B, T, Pass::train);
+  CHECK(std::abs(model.backward(targets.data(), weights.data()) - curve[0]) <= tolerance.loss);
+  double squares = 0;
+  for (const auto& [tensor, values] : tensors(config, model.grads)) {
+    check_tensor(golden, tensor.name, values, full, tolerance.gradient, tolerance.rounding);
+    squares += std::pow(golden.get("summary:" + tensor.name)[0], 2);
+  }
+  CHECK(std::abs(model.grad_norm() / std::sqrt(squares) - 1) <= tolerance.gradient);
+
+  const AdamW optimizer = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
+  const Doubles o = golden.get("optimizer");
+  REQUIRE(o == Doubles{optimizer.lr, optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay});
+  for (size_t t = 0; t < curve.size(); ++t) {
+    CAPTURE(t);
+    model.zero_grad();
+    model.forward(inputs.data(), B, T, Pass::train);
+    CHECK(std::abs(model.backward(targets.data(), weights.data()) - curve[t]) <= tolerance.curve);
+    model.update(optimizer, static_cast<int64_t>(t) + 1, 1);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("logits, loss, all gradients and ten steps of AdamW against PyTorch") {
+  const Tolerances single = {.logits = 1e-4, .loss = 1e-5, .gradient = 1e-4, .curve = 1e-5, .rounding = 0};
+  const Tolerances exact = {.logits = 1e-12, .loss = 1e-13, .gradient = 1e-11, .curve = 1e-10, .rounding = 0x1p-24};
+  for (const char* file : {"gpt2_c51.bin", "gpt2_hs64.bin"}) {
+    check_against_pytorch<float>(file, true, single);
+    check_against_pytorch<float>(file, false, single);
+    check_against_pytorch<double>(file, true, exact);
+  }
+}
+
+// ---- against finite differences ------------------------------------------------------------------------------------
+
+TEST_CASE("all gradients of the whole model by finite differences, without and with dropout") {
+  for (const float dropout : {0.0f, 0.2f}) {
+    CAPTURE(dropout);
+    const ThreadCount one(1);
+    CpuModel<double> model(kTiny, true);
+    formula_weights(model, 0.5);
+    Batch batch(kTiny, 2, 5, 3);
+    batch.targets[4] = -1;
+    batch.weights = random_tensor<float>(batch.weights.size(), 5);  // any weights, also negative: the seam to the task
+    const auto loss = [&] {
+      model.set_dropout(dropout, 7, 8);
+      model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+      model.loss(batch.targets.data(), nullptr);
+      return dot_product(batch.weights, std::span<const double>(model.acts.losses, batch.weights.size()));
+    };
+    const double expected = loss();
+    model.zero_grad();
+    CHECK(model.backward(batch.targets.data(), batch.weights.data()) == doctest::Approx(expected).epsilon(1e-14));
+    const auto params = tensors(kTiny, model.params), grads = tensors(kTiny, model.grads);
+    for (size_t k = 0; k < params.size(); ++k) check_gradient(params[k].tensor.name, params[k].values, grads[k].values, loss);
+  }
+}
+
+// ---- against itself ------------------------------------------------------------------------------------------------
+
+TEST_CASE("two micro-batches of half the weight are one batch of twice the size") {
+  for (const bool reference : {true, false}) {
+    CpuModel<float> whole(kSmall, reference), halves(kSmall, reference);
+    formula_weights(whole, 0.25);
+    formula_weights(halves, 0.25);
+    const Batch batch(kSmall, 4, 13, 1);
+    const size_t half = batch.inputs.size() / 2;
+    whole.zero_grad();
+    whole.forward(batch.inputs.data(), 4, 13, Pass::train);
+    const double loss = whole.backward(batch.targets.data(), batch.weights.data());
+    halves.zero_grad();
+    double sum = 0;
+    for (const size_t from : {size_t{0}, half}) {
+      halves.forward(&batch.inputs[from], 2, 13, Pass::train);
+      sum += halves.backward(&batch.targets[from], &batch.weights[from]);  // 1/(2 B T) each
+    }
+    CHECK(sum == doctest::Approx(loss).epsilon(1e-6));
+    const auto expected = tensors(kSmall, whole.grads), found = tensors(kSmall, halves.grads);
+    for (size_t k = 0; k < expected.size(); ++k) {
+      INFO(expected[k].tensor.name);
+      CHECK(relative_difference(found[k].values, expected[k].values) < 1e-5);
+    }
+  }
+}
+
+TEST_CASE("one batch is learnt by heart") {
+  CpuModel<float> model(kSmall, false);
+  init_weights(model, 1);
+  const Batch batch(kSmall, 2, 16, 1);
+  const AdamW optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
+  double loss = 0;
+  for (int t = 1; t <= 200; ++t) loss = step(model, batch, optimizer, t);
+  CHECK(loss < 0.01);
+  model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
+  CHECK(model.loss(batch.targets.data(), nullptr) < 0.01);
+}
+
+TEST_CASE("a fresh model knows nothing: its loss is log V") {
+  CpuModel<float> model(kSmall, false);
+  init_weights(model, 1);
+  const Batch batch(kSmall, 4, 16, 1);
+  model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
+  double sum = 0;
+  const double mean = model.loss(batch.targets.data(), &sum);
+  CHECK(std::abs(mean - std::log(61.0)) < 0.1);
+  CHECK(sum == doctest::Approx(mean * 64));
+}
+
+TEST_CASE("training repeats its bits, and the reference does so on any number of threads") {
+  const Batch batch(kSmall, 3, 11, 1);
+  const auto train = [&](bool reference) {
+    CpuModel<float> model(kSmall, reference);
+    init_weights(model, 1);
+    for (int t = 1; t <= 3; ++t) {
+      model.set_dropout(0.1f, 5, static_cast<uint64_t>(t));
+      step(model, batch, AdamW{}, t);
+    }
+    Floats all = read_all(model, Arena::params);
+    for (const Arena arena : {Arena::grads, Arena::m, Arena::v}) {
+      const Floats more = read_all(model, arena);
+      all.insert(all.end(), more.begin(), more.end());
+    }
+    return all;
+  };
+  CHECK(same_bits(train(false), train(false)));
+  check_thread_independence([&] { return train(true); });
+}
+
+TEST_CASE("a model that saw batches of other sizes computes what a fresh one does") {
+  const auto run = [](CpuModel<float>& model, int B, int T) {
+    const Batch batch(kSmall, B, T, 1);
+    model.zero_grad();
+    model.forward(batch.inputs.data(), B, T, Pass::train);
+    Floats all = read_logits(model, B * T);
+    model.backward(batch.targets.data(), batch.weights.data());
+    const Floats grads = read_all(model, Arena::grads);
+    all.insert(all.end(), grads.begin(), grads.end());
+    return all;
+  };
+  CpuModel<float> used(kSmall, false);
+  formula_weights(used, 0.25);
+  for (const auto& [B, T] : {std::pair{2, 8}, std::pair{5, 16}, std::pair{1, 1}, std::pair{8, 2}, std::pair{2, 8}, std::pair{1, 16}}) {
+    CAPTURE(B);
+    CAPTURE(T);
+    CpuModel<float> fresh(kSmall, false);
+    formula_weights(fresh, 0.25);
+    CHECK(same_bits(run(used, B, T), run(fresh, B, T)));
+  }
+}
+
+TEST_CASE("Pass::generate makes the last rows of Pass::evaluate") {
+  for (const bool reference : {true, false}) {
+    CpuModel<float> model(kSmall, reference);
+    formula_weights(model, 0.25);
+    for (const int T : {1, 7, 16}) {
+      const Batch batch(kSmall, 3, T, 1);
+      model.forward(batch.inputs.data(), 3, T, Pass::evaluate);
+      const Floats all = read_logits(model, 3 * T);
+      model.forward(batch.inputs.data(), 3, T, Pass::generate);
+      const Floats last = read_logits(model, 3);
+      const double tolerance = reference ? 0 : sum_tolerance<float>(33, rms(all));
+      for (int b = 0; b < 3; ++b) {
+        const auto row = [](const Floats& from, int r) { return Floats(from.begin() + r * 61, from.begin() + (r + 1) * 61); };
+        CHECK(max_difference(row(last, b), row(all, b * T + T - 1)) <= tolerance);
+      }
+    }
+  }
+}
+
+TEST_CASE("dropout acts in Pass::train alone, and draws by seed and sequence") {
+  CpuModel<float> model(kSmall, true);
+  formula_weights(model, 0.25);
+  const Batch batch(kSmall, 2, 8, 1);
+  const auto logits = [&](float dropout, uint64_t seed, uint64_t sequence, Pass pass) {
+    model.set_dropout(dropout, seed, sequence);
+    model.forward(batch.inputs.data(), 2, 8, pass);
+    return read_logits(model, 16);
+  };
+  const Floats plain = logits(0, 1, 1, Pass::evaluate), train = logits(0.3f, 1, 1, Pass::train);
+  CHECK(same_bits(logits(0, 1, 1, Pass::train), plain));
+  CHECK(same_bits(logits(0.3f, 1, 1, Pass::evaluate), plain));
+  CHECK(same_bits(logits(0.3f, 1, 1, Pass::train), train));
+  CHECK_FALSE(same_bits(train, plain));
+  CHECK_FALSE(same_bits(logits(0.3f, 2, 1, Pass::train), train));
+  CHECK_FALSE(same_bits(logits(0.3f, 1, 2, Pass::train), train));
+}
+
+TEST_CASE("every layer and place of dropout draws its own mask") {
+  CpuModel<float> model(kSmall, true);
+  formula_weights(model, 0.25);
+  const Batch batch(kSmall, 2, 16, 1);
+  model.set_dropout(0.3f, 1, 0);
+  model.forward(batch.inputs.data(), 2, 16, Pass::train);
+  // Where a sublayer's output was dropped, the stream goes on unchanged; where the embedding was, it is zero.
+  const Floats zeros(2 * 16 * 33);
+  const auto& a = model.acts;
+  const std::pair<const float*, const float*> before_after[] = {{zeros.data(), a.encoded},
+                                                                {a.encoded, a.block[0].residual2},
+                                                                {a.block[0].residual2, a.block[0].residual3},
+                                                                {a.block[0].residual3, a.block[1].residual2},
+                                                                {a.block[1].residual2, a.block[1].residual3}};
+  std::vector<std::vector<bool>> masks;
+  for (const auto& [before, after] : before_after) {
+    std::vector<bool> mask;
+    for (size_t i = 0; i < zeros.size(); ++i) mask.push_back(before[i] == after[i]);
+    const double n = static_cast<double>(mask.size()), dropped = static_cast<double>(std::count(mask.begin(), mask.end(), true));
+    CHECK(std::abs(dropped / n - 0.3) < 5 * std::sqrt(0.3 * 0.7 / n));
+    for (const auto& other : masks) CHECK(mask != other);
+    masks.push_back(mask);
+  }
+}
+
+TEST_CASE("update's grad_scale counts as scaled gradients") {
+  CpuModel<float> a(kTiny, true), b(kTiny, true);
+  for (CpuModel<float>* model : {&a, &b}) {
+    formula_weights(*model, 0.25);
+    for (const ParamTensor& tensor : model->table) {
+      Floats grads = random_tensor<float>(static_cast<size_t>(tensor.size()), 1);
+      for (float& g : grads) g *= model == &b ? 0.25f : 1.0f;
+      model->write(Arena::grads, tensor, grads.data());
+    }
+  }
+  CHECK(a.grad_norm() == doctest::Approx(4 * b.grad_norm()).epsilon(1e-12));
+  a.update(AdamW{}, 1, 0.25f);
+  b.update(AdamW{}, 1, 1);
+  CHECK(same_bits(read_all(a, Arena::params), read_all(b, Arena::params)));
+  CHECK(same_bits(read_all(a, Arena::v), read_all(b, Arena::v)));
+}
+
+TEST_CASE("a vocabulary of odd size: wte's padding stays exactly zero") {
+  const ModelConfig config = {.max_seq_len = 8, .vocab_size = 1003, .num_layers = 1, .num_heads = 1, .channels = 12};
+  REQUIRE(config.padded_vocab_size() == 1024);
+  CpuModel<float> model(config, false);
+  init_weights(model, 1);
+  const Batch batch(config, 2, 8, 1);
+  for (int t = 1; t <= 10; ++t) step(model, batch, AdamW{.lr = 1e-2f}, t);
+  const ParamTensor& wte = model.table[0];
+  for (const Arena arena : {Arena::params, Arena::grads, Arena::m, Arena::v}) {
+    Floats values(static_cast<size_t>(wte.size()));
+    model.read(arena, wte, values.data());
+    const auto padding = values.begin() + wte.file_size();
+    CHECK(values.end() - padding == 21 * 12);
+    CHECK(std::all_of(padding, values.end(), [](float x) { return x == 0; }));
+    CHECK(std::any_of(values.begin(), padding, [](float x) { return x != 0; }));
+  }
+}
+
+TEST_CASE("what is written is read; moments are zero before the first update") {
+  CpuModel<float> model(kSmall, true);
+  const ParamTensor& tensor = model.table[4];
+  Floats values = random_tensor<float>(static_cast<size_t>(tensor.size()), 1), found(values.size(), 1);
+  for (const Arena arena : {Arena::grads, Arena::m, Arena::v}) {
+    model.read(arena, tensor, found.data());
+    CHECK(std::all_of(found.begin(), found.end(), [](float x) { return x == 0; }));
+  }
+  for (const Arena arena : {Arena::params, Arena::grads, Arena::m, Arena::v}) {
+    for (float& x : values) x += 1;
+    model.write(arena, tensor, values.data());
+    model.read(arena, tensor, found.data());
+    CHECK(same_bits(found, values));
+  }
+}
+
+TEST_CASE("a run continued from its written state is the unbroken one, bit for bit") {
+  const Batch batch(kSmall, 2, 8, 1);
+  for (const bool reference : {true, false}) {
+    CpuModel<float> unbroken(kSmall, reference), resumed(kSmall, reference);
+    init_weights(unbroken, 1);
+    for (int t = 1; t <= 3; ++t) step(unbroken, batch, AdamW{}, t);
+    for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
+      for (const ParamTensor& tensor : unbroken.table) {
+        Floats values(static_cast<size_t>(tensor.size()));
+        unbroken.read(arena, tensor, values.data());
+        resumed.write(arena, tensor, values.data());
+      }
+    }
+    for (int t = 4; t <= 6; ++t) {
+      step(unbroken, batch, AdamW{}, t);
+      step(resumed, batch, AdamW{}, t);
+    }
+    CHECK(same_bits(read_all(unbroken, Arena::params), read_all(resumed, Arena::params)));
+  }
+}
+
+TEST_CASE("initial weights: by the table, by the seed, padding zero") {
+  const ModelConfig config = {.max_seq_len = 64, .vocab_size = 1003, .num_layers = 2, .num_heads = 4, .channels = 64};
+  const auto a = make_cpu_model(config, true), b = make_cpu_model(config, true), c = make_cpu_model(config, true);
+  init_weights(*a, 1);
+  init_weights(*b, 1);
+  init_weights(*c, 2);
+  CHECK(same_bits(read_all(*a, Arena::params), read_all(*b, Arena::params)));
+  CHECK_FALSE(same_bits(read_all(*a, Arena::params), read_all(*c, Arena::params)));
+  for (const ParamTensor& tensor : a->table) {
+    CAPTURE(tensor.name);
+    Floats values(static_cast<size_t>(tensor.size()));
+    a->read(Arena::params, tensor, values.data());
+    CHECK(std::all_of(values.begin() + tensor.file_size(), values.end(), [](float x) { return x == 0; }));
+    values.resize(static_cast<size_t>(tensor.file_size()));
+    const double n = static_cast<double>(values.size());
+    if (tensor.init == Init::normal) {  // the rms of n normals: five standard deviations of 1 / sqrt(2n)
+      CHECK(std::abs(rms(values) / tensor.init_std - 1) < 5 / std::sqrt(2 * n));
+    } else {
+      const float constant = tensor.init == Init::ones ? 1 : 0;
+      CHECK(std::all_of(values.begin(), values.end(), [&](float x) { return x == constant; }));
+    }
+  }
+}
+
+TEST_CASE("the memory plan lists what is allocated") {
+  const std::vector<MemoryRow> plan = memory_plan(kSmall, 2, 8);
+  const int64_t arena = arena_size(param_table(kSmall)) * 4;
+  for (int k = 0; k < 4; ++k) CHECK(plan[static_cast<size_t>(k)].bytes == arena);
+  const auto bytes = [&](const std::string& name) {
+    for (const MemoryRow& row : plan) {
+      if (row.name == name) return row.bytes;
+    }
+    return int64_t{-1};
+  };
+  CHECK(bytes("logits") == 16 * 128 * 4);
+  CHECK(bytes("block.1.fch") == 16 * 4 * 33 * 4);
+  CHECK(bytes("block.0.lse") == 2 * 3 * 8 * 4);
+}
+
+// ---- misuse --------------------------------------------------------------------------------------------------------
+
+TEST_CASE("bad batches are errors that name what was found; the model stays usable") {
+  CpuModel<float> model(kTiny, true);
+  formula_weights(model, 0.25);
+  const Batch good(kTiny, 2, 8, 1);
+  model.forward(good.inputs.data(), 2, 8, Pass::evaluate);
+  const Floats expected = read_logits(model, 16);
+
+  Batch bad = good;
+  CHECK(error_of([&] { model.forward(bad.inputs.data(), 1, 9, Pass::train); }) ==
+        "a sequence of 9 tokens does not fit the model's context of 8");
+  bad.inputs[3] = 11;
+  CHECK(error_of([&] { model.forward(bad.inputs.data(), 2, 8, Pass::train); }) ==
+        "token 11 at position 3 is outside the vocabulary of 11");
+  bad.inputs[3] = -1;
+  CHECK_THROWS_AS(model.forward(bad.inputs.data(), 2, 8, Pass::train), Error);
+  CHECK_THROWS_AS(model.forward(good.inputs.data(), 0, 8, Pass::train), Error);
+  CHECK_THROWS_AS(model.forward(good.inputs.data(), 2, 0, Pass::train), Error);
+  CHECK_THROWS_AS(model.forward(good.inputs.data(), -1, 8, Pass::train), Error);
+  CHECK_THROWS_AS(model.forward(good.inputs.data(), 1 << 30, 8, Pass::train), Error);
+  CHECK_THROWS_AS(model.set_dropout(1, 0, 0), Error);
+  CHECK_THROWS_AS(model.set_dropout(-0.1f, 0, 0), Error);
+  CHECK_THROWS_AS(model.set_dropout(std::numeric_limits<float>::quiet_NaN(), 0, 0), Error);
+
+  bad.targets[5] = 11;
+  model.forward(good.inputs.data(), 2, 8, Pass::train);
+  CHECK_THROWS_AS(model.backward(bad.targets.data(), bad.weights.data()), Error);
+  CHECK(error_of([&] { model.loss(bad.targets.data(), nullptr); }) == "target 11 at position 5 is outside the vocabulary of 11");
+  bad.targets[5] = -2;
+  CHECK_THROWS_AS(model.loss(bad.targets.data(), nullptr), Error);
+  CHECK_NOTHROW(model.backward(good.targets.data(), good.weights.data()));  // the forward before still holds
+
+  model.forward(good.inputs.data(), 2, 8, Pass::evaluate);
+  CHECK(same_bits(read_logits(model, 16), expected));
+}
+
+TEST_CASE("calls out of order are errors, not wrong numbers") {
+  CpuModel<float> model(kTiny, true);
+  formula_weights(model, 0.25);
+  const Batch batch(kTiny, 2, 8, 1);
+  const auto backward = [&] { model.backward(batch.targets.data(), batch.weights.data()); };
+  const auto forward = [&](Pass pass) { model.forward(batch.inputs.data(), 2, 8, pass); };
+  const auto loss = [&] { model.loss(batch.targets.data(), nullptr); };
+  float row[11];
+  CHECK_THROWS_AS(backward(), std::logic_error);
+  CHECK_THROWS_AS(loss(), std::logic_error);
+  CHECK_THROWS_AS(model.read_logits(0, row), std::logic_error);
+  forward(Pass::evaluate);
+  CHECK_THROWS_AS(backward(), std::logic_error);
+  CHECK_THROWS_AS(model.read_logits(16, row), std::logic_error);
+  CHECK_THROWS_AS(model.read_logits(-1, row), std::logic_error);
+  forward(Pass::generate);
+  CHECK_THROWS_AS(loss(), std::logic_error);
+  CHECK_THROWS_AS(model.read_logits(2, row), std::logic_error);
+  forward(Pass::train);
+  CHECK_NOTHROW(loss());
+  backward();
+  CHECK_THROWS_AS(backward(), std::logic_error);
+  CHECK_THROWS_AS(loss(), std::logic_error);
+  CHECK_THROWS_AS(model.read_logits(0, row), std::logic_error);
+  forward(Pass::train);
+  model.set_dropout(0.1f, 1, 2);  // backward would draw other masks than forward did
+  CHECK_THROWS_AS(backward(), std::logic_error);
+}
+
+TEST_CASE("a batch that no memory can hold is an exception; the model stays usable") {
+  const ModelConfig config = {.max_seq_len = 1, .vocab_size = 1 << 23, .num_layers = 1, .num_heads = 1, .channels = 1};
+  CpuModel<float> model(config, true);
+  const std::vector<int32_t> inputs(1 << 23, 0);
+  float row = 1;
+  model.forward(inputs.data(), 1, 1, Pass::evaluate);
+  CHECK_THROWS_AS(model.forward(inputs.data(), 1 << 23, 1, Pass::evaluate), std::bad_alloc);  // logits of 2^48 bytes
+  CHECK_THROWS_AS(model.read_logits(0, &row), std::logic_error);
+  model.forward(inputs.data(), 1, 1, Pass::evaluate);
+  CHECK(model.acts.logits[0] == 0);  // all weights are zero
+}
+
+TEST_CASE("targets that are all ignored: loss zero, gradients zero") {
+  CpuModel<float> model(kTiny, true);
+  formula_weights(model, 0.25);
+  Batch batch(kTiny, 2, 8, 1);
+  std::fill(batch.targets.begin(), batch.targets.end(), -1);
+  model.zero_grad();
+  model.forward(batch.inputs.data(), 2, 8, Pass::train);
+  double sum = 1;
+  CHECK(model.loss(batch.targets.data(), &sum) == 0);
+  CHECK(sum == 0);
+  CHECK(model.backward(batch.targets.data(), batch.weights.data()) == 0);
+  CHECK(model.grad_norm() == 0);
+}

@@ -1,0 +1,124 @@
+#include "gpt2/params.h"
+
+#include <doctest/doctest.h>
+
+#include <set>
+
+namespace {
+
+ModelConfig gpt2(int L, int NH, int C) { return {.max_seq_len = 1024, .vocab_size = 50257, .num_layers = L, .num_heads = NH, .channels = C}; }
+
+const ModelConfig kOdd = {.max_seq_len = 19, .vocab_size = 61, .num_layers = 3, .num_heads = 3, .channels = 51};
+
+}  // namespace
+
+TEST_CASE("GPT-2's four sizes have the published numbers of parameters") {
+  CHECK(num_parameters(param_table(gpt2(12, 12, 768))) == 124'439'808);
+  CHECK(num_parameters(param_table(gpt2(24, 16, 1024))) == 354'823'168);
+  CHECK(num_parameters(param_table(gpt2(36, 20, 1280))) == 774'030'080);
+  CHECK(num_parameters(param_table(gpt2(48, 25, 1600))) == 1'557'611'200);
+}
+
+TEST_CASE("the tensors lie in the arena one after another: aligned, no overlap, no gap of a cache line") {
+  for (const ModelConfig& config : {kOdd, gpt2(12, 12, 768), ModelConfig{1, 1, 1, 1, 1}}) {
+    const std::vector<ParamTensor> table = param_table(config);
+    REQUIRE(table.size() == 4 + 12 * static_cast<size_t>(config.num_layers));
+    int64_t end = 0;
+    for (const ParamTensor& tensor : table) {
+      CAPTURE(tensor.name);
+      CHECK(tensor.offset % kParamAlignment == 0);
+      CHECK(tensor.offset >= end);
+      CHECK(tensor.offset < end + kParamAlignment);
+      end = tensor.offset + tensor.size();
+    }
+    CHECK(arena_size(table) >= end);
+    CHECK(arena_size(table) % kParamAlignment == 0);
+  }
+}
+
+TEST_CASE("bind_params points to the table's offsets") {
+  const std::vector<ParamTensor> table = param_table(kOdd);
+  std::vector<float> arena(static_cast<size_t>(arena_size(table)));
+  Params<float> params;
+  bind_params(kOdd, params, arena.data());
+  size_t k = 0;
+  for_each_param(kOdd, params, [&](float*& pointer, const ParamTensor& tensor) {
+    CHECK(tensor.name == table[k].name);
+    CHECK(pointer - arena.data() == table[k].offset);
+    ++k;
+  });
+  CHECK(k == table.size());
+  CHECK(params.wte == arena.data());
+  REQUIRE(params.block.size() == 3);
+  for (const ParamTensor& tensor : table) {
+    if (tensor.name == "block.2.fcprojw") CHECK(params.block[2].fcprojw - arena.data() == tensor.offset);
+    if (tensor.name == "lnfb") CHECK(params.lnfb - arena.data() == tensor.offset);
+  }
+}
+
+TEST_CASE("names are unique, and the files' names and shapes are GPT2LMHeadModel's") {
+  std::set<std::string> names, hf_names;
+  for (const ParamTensor& tensor : param_table(kOdd)) {
+    CAPTURE(tensor.name);
+    CHECK(names.insert(tensor.name).second);
+    CHECK(hf_names.insert(tensor.hf_name).second);
+    CHECK(tensor.vector == (tensor.rows == 1 && tensor.file_rows == 1));
+    CHECK(tensor.file_rows == (tensor.name == "wte" ? 61 : tensor.rows));
+    // Conv1D keeps (in, out): the linear layers are transposed in files, the embeddings are not.
+    const bool linear = tensor.hf_name.find(".c_") != std::string::npos && !tensor.vector;
+    CHECK(tensor.transposed == linear);
+  }
+  for (const char* expected : {"wte.weight", "wpe.weight", "h.0.ln_1.weight", "h.0.ln_1.bias", "h.1.attn.c_attn.weight",
+                               "h.1.attn.c_attn.bias", "h.2.attn.c_proj.weight", "h.2.attn.c_proj.bias", "h.0.ln_2.weight",
+                               "h.0.ln_2.bias", "h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.bias", "h.2.mlp.c_proj.weight",
+                               "h.2.mlp.c_proj.bias", "ln_f.weight", "ln_f.bias"}) {
+    CHECK_MESSAGE(hf_names.count(expected) == 1, expected);
+  }
+}
+
+TEST_CASE("matrices decay and start normal; vectors do neither") {
+  for (const ParamTensor& tensor : param_table(kOdd)) {
+    CAPTURE(tensor.name);
+    CHECK(tensor.decay == !tensor.vector);
+    CHECK((tensor.init == Init::normal) == !tensor.vector);
+    if (tensor.vector) CHECK((tensor.init == Init::ones) == (tensor.name.back() == 'w'));
+    const bool residual = tensor.name.find("projw") != std::string::npos;
+    if (residual) CHECK(tensor.init_std == doctest::Approx(0.02 / std::sqrt(6.0)));
+  }
+}
+
+TEST_CASE("validate names what is out of range, where it was read, and what was found") {
+  CHECK_NOTHROW(validate(kOdd, "a test"));
+  CHECK_NOTHROW(validate(gpt2(48, 25, 1600), "a test"));
+  const auto message = [](auto change) {
+    ModelConfig config = kOdd;
+    change(config);
+    try {
+      validate(config, "some/config.json");
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  const auto check = [&](auto change, const char* what, const char* found) {
+    const std::string text = message(change);
+    CHECK_MESSAGE(text.find("some/config.json") == 0, text);
+    CHECK_MESSAGE(text.find(what) != std::string::npos, text);
+    CHECK_MESSAGE(text.find(found) != std::string::npos, text);
+  };
+  check([](ModelConfig& c) { c.max_seq_len = 0; }, "context length", "0");
+  check([](ModelConfig& c) { c.vocab_size = -1; }, "vocabulary", "-1");
+  check([](ModelConfig& c) { c.vocab_size = 1 << 30; }, "vocabulary", "1073741824");
+  check([](ModelConfig& c) { c.num_layers = 0; }, "layers", "0");
+  check([](ModelConfig& c) { c.num_layers = 1 << 20; }, "layers", "1048576");
+  check([](ModelConfig& c) { c.num_heads = 0; }, "heads", "0");
+  check([](ModelConfig& c) { c.channels = 0; }, "channels", "0");
+  check([](ModelConfig& c) { c.channels = 52; }, "3 heads do not divide 52 channels", "52");
+}
+
+TEST_CASE("flops per token: six per multiplied parameter, and attention's share grows with T") {
+  const ModelConfig config = gpt2(12, 12, 768);
+  const double multiplied = 12 * 12 * 768.0 * 768 + 50257 * 768.0;
+  CHECK(flops_per_token(config, 1024) == doctest::Approx(6 * multiplied + 12.0 * 12 * 768 * 1024));
+  CHECK(flops_per_token(config, 2) - flops_per_token(config, 1) == doctest::Approx(12.0 * 12 * 768));
+}

@@ -3,22 +3,24 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include "gpt2/tokenizer.h"
 
-// A text file, or every file below a folder with the ending .txt, .md or .text (sorted by path, joined by <|endoftext|>).
-// Throws Error: missing, empty, unreadable, a folder without text, or not UTF-8 (naming the file and the byte's offset,
-// and --lossy, which replaces such bytes by U+FFFD).
+// A text file, or every file below a folder with the ending .txt, .md or .text (sorted by path, joined by
+// <|endoftext|>; empty and hidden ones are passed over). Throws Error: missing, empty, unreadable, a folder without
+// text, or not UTF-8 (naming the file and the byte's offset, and --lossy, which replaces such bytes by U+FFFD).
 std::string read_corpus(const std::filesystem::path& path, bool lossy);
 
-// Where validation begins: the first (1 - val_fraction) of the characters train, the rest validates. A text with
-// <|endoftext|> is cut at the document border nearest to that place, any other between two characters.
+// Where validation begins, as a byte offset: the first (1 - val_fraction) of the characters train, the rest validates.
+// A text of several documents is cut right after the <|endoftext|> nearest to that place, any other between two
+// characters. Throws UsageError unless 0 < val_fraction < 1, and Error if either part would be without text.
 size_t validation_begin(std::string_view text, double val_fraction);
 
 struct PreparedData {
   std::filesystem::path train, val;  // shards, written into `folder` as train.bin and val.bin
 };
 
-// Encodes both parts (threads: 0 for all cores) and writes the shards.
+// Encodes both parts (threads: 0 for all cores) and writes the shards; nothing is written before both are encoded.
 PreparedData prepare_shards(std::string_view text, const Tokenizer& tokenizer, double val_fraction,
                             const std::filesystem::path& folder, int threads);

@@ -1,11 +1,17 @@
-// Shards -> inputs, targets and per-token weights, one batch at a time, prefetched on a thread.
+// Shards -> inputs, targets and per-token weights, one batch at a time, the next one prefetched on a thread.
 //
-// A window is T + 1 tokens: inputs are its first T, targets its last T. Windows start every `stride` tokens (default T).
-//   sequential  windows in file order (llm.c's order: batch k of rank r holds windows (k*R + r)*B ...)
-//   shuffled    each epoch starts at its own random phase in [0, stride) and visits all windows once, in the order of a
-//               keyed permutation (nothing is stored; any position can be reached at once)
-// Rank r of R takes every R-th batch: over an epoch each window goes to exactly one rank. Windows that do not fill a whole
-// batch on every rank are dropped at the epoch's end (at most R*B - 1 of them).
+// A window is T + 1 tokens: inputs are its first T, targets its last T. Windows start every `stride` tokens.
+//   sequential  windows in file order from token 0. With stride T and one shard this is llm.c's loader without
+//               shuffling, for every rank: the same tokens in the same batches, (tokens - 1) / (R*B*T) of them an
+//               epoch. (Of several shards llm.c drops each one's remainder; here windows cross the borders.)
+//   shuffled    each epoch starts at its own random phase in [0, stride) and visits all windows that fit at every
+//               phase once, in the order of a keyed permutation (nothing is stored; any position is reached at once)
+// Batches are dealt to the R ranks in turn: batch k of rank r holds the B windows from number (k*R + r)*B of that
+// order. So over an epoch each window goes to exactly one rank, except those at the end that do not fill a whole batch
+// on every rank: at most R*B - 1 windows, other ones in each shuffled epoch.
+//
+// Everything follows from the tokens, the configuration and the position: a loader that seeks to the position of
+// another continues exactly as that one does.
 #pragma once
 
 #include <cstdint>
@@ -35,15 +41,17 @@ struct LoaderPosition {  // of the next batch to be returned: part of the traini
 
 class DataLoader {
  public:
-  // Throws Error if the sequence is too short for one batch on every rank (says how many tokens there are and are needed).
+  // Throws Error if the sequence is too short for one batch on every rank (how many tokens there are and are needed).
   DataLoader(TokenSequence tokens, const LoaderConfig& config);
   ~DataLoader();
   DataLoader(DataLoader&&) noexcept;
 
-  const Batch& next();  // valid until the next call; goes on into the next epoch by itself
+  // Valid until the next call; goes on into the next epoch by itself. If the data cannot be read (Shard::copy) this
+  // throws and the position stays.
+  const Batch& next();
   LoaderPosition position() const;
   void seek(LoaderPosition position);  // throws Error if outside an epoch
-  int64_t batches_per_epoch() const;   // of this rank
+  int64_t batches_per_epoch() const;   // of this rank; the same for every rank and epoch
 
  private:
   struct Impl;

@@ -9,17 +9,22 @@
 #include <cstring>
 #include <utility>
 
+#include "gpt2/error.h"
+
+// g++ 12 takes the deliberately undefined values of its own AVX-512 headers for mistakes.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-
-#include "gpt2/error.h"
+#pragma GCC diagnostic pop
 
 namespace fs = std::filesystem;
 
 // ---- reading -------------------------------------------------------------------------------------------------------
 
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a named pipe would wait for its writer
   if (fd < 0) fail("%s: cannot be read: %s", path.c_str(), std::strerror(errno));
   struct stat status;
   if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -119,9 +124,11 @@ void sync_directory(const fs::path& path) {
   if (!ok) fail("%s: cannot be flushed to the disk: %s", path.c_str(), std::strerror(reason));
 }
 
+uint64_t hash64(const void* data, size_t bytes, uint64_t seed) { return XXH3_64bits_withSeed(data, bytes, seed); }
+
 std::string file_checksum(const fs::path& path) {
   const MappedFile file(path);
-  return strprintf("%016llx", static_cast<unsigned long long>(XXH3_64bits(file.data(), file.size())));
+  return strprintf("%016llx", static_cast<unsigned long long>(hash64(file.data(), file.size(), 0)));
 }
 
 // ---- UTF-8 ---------------------------------------------------------------------------------------------------------

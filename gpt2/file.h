@@ -55,7 +55,10 @@ void make_directories(const std::filesystem::path& path);
 // Flushes a folder's entries to the disk, so that a rename in it survives a power cut.
 void sync_directory(const std::filesystem::path& path);
 
-// XXH3 64-bit hash of a file's bytes, as 16 hexadecimal digits.
+// XXH3 64-bit hash; a seed that is itself a hash chains several parts.
+uint64_t hash64(const void* data, size_t bytes, uint64_t seed);
+
+// The same (seed 0) of a file's bytes, as 16 hexadecimal digits.
 std::string file_checksum(const std::filesystem::path& path);
 
 // Offset of the first byte that is not valid UTF-8 (overlong forms, surrogates and values above U+10FFFF are not), or

@@ -1,31 +1,41 @@
-// Token shards, llm.c's file format: a header of 256 int32 (magic 20240520, version, token count, zeros), then the tokens.
-// Version 1 stores uint16; version 2, ours, uint32 for vocabularies above 65,536 (count then in header[2..3], low word
-// first, so that files above 2^31 tokens work; version 1 files may use header[3] the same way).
+// Token shards, llm.c's file format, little-endian: a header of 256 int32 (magic 20240520, version, token count,
+// zeros), then the tokens. Version 1 stores uint16, so llm.c's and FineWeb's files open as they are; version 2, ours,
+// stores uint32 for vocabularies above 65,536. The count is 64 bits wide in header[2..3], low word first: files above
+// 2^31 tokens work, and llm.c's have a zero there anyway. The rest of the header is written as zeros and not read.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "gpt2/file.h"
 
-// One shard, memory-mapped. Throws Error for a bad magic, version or count, a truncated file or trailing bytes.
+// One shard, memory-mapped. Throws Error for a bad magic, version or count, a truncated file, trailing bytes, no token.
 class Shard {
  public:
   explicit Shard(const std::filesystem::path& path);
-  int64_t size() const { return size_; }           // tokens
-  int32_t operator[](int64_t i) const;             // 0 <= i < size()
-  void copy(int64_t from, int64_t count, int32_t* to) const;
+  int64_t size() const { return size_; }  // tokens
   const std::filesystem::path& path() const { return file_.path(); }
+
+  // to[0..count) = tokens [from, from + count). Throws Error outside the shard, and for an id of 2^31 or more.
+  void copy(int64_t from, int64_t count, int32_t* to) const;
+  int64_t find_outside(int vocab_size) const;  // position of the first token >= vocab_size, or -1
+  uint64_t sample_hash() const;                // over the size and, of a large shard, 16 pages spread evenly
 
  private:
   MappedFile file_;
   int64_t size_ = 0;
   int bytes_per_token_ = 2;
+
+  // Calls body with the tokens as a span of uint16_t or uint32_t.
+  template <class Body>
+  auto with_tokens(Body&& body) const;
 };
 
-// Writes one shard in one step; vocab_size decides between version 1 and 2.
+// Writes one shard in one step; vocab_size decides between version 1 and 2. Throws Error, and leaves what was there, if
+// there is no token or one is outside [0, vocab_size).
 void write_shard(const std::filesystem::path& path, std::span<const int32_t> tokens, int vocab_size);
 
 // Many shards as one sequence of tokens, in the order given. Windows may cross from one shard to the next.
@@ -35,13 +45,15 @@ class TokenSequence {
   // A shard, or a glob such as "data/fineweb_train_*.bin" (sorted by name). Throws Error if nothing matches.
   static TokenSequence open(const std::string& path_or_glob);
   int64_t size() const { return size_; }
-  void copy(int64_t from, int64_t count, int32_t* to) const;
+  void copy(int64_t from, int64_t count, int32_t* to) const;  // as Shard::copy
   // Reads every token once: throws Error naming file, position and value of the first one outside [0, vocab_size).
   void check_vocabulary(int vocab_size) const;
-  std::string checksum() const;  // over the shards' sizes and a fixed sample of their bytes: cheap, catches exchanged data
+  // 16 hexadecimal digits over the shards' sizes and a fixed sample of their bytes: cheap, tells other data from the
+  // same.
+  std::string checksum() const;
 
  private:
   std::vector<Shard> shards_;
-  std::vector<int64_t> begin_;  // first token of each shard
+  std::vector<int64_t> begin_;  // position of each shard's first token in the sequence
   int64_t size_ = 0;
 };

@@ -1,8 +1,8 @@
 // Text to token ids and back: byte, character and byte-pair (BPE) vocabularies.
 //
-// BPE follows GPT-2 (Radford et al. 2019, section 2.2; Sennrich et al. 2016): the text is split by GPT-2's pattern, each
-// piece is written in bytes, and adjacent pairs merge in the order in which training found them. A vocabulary is a table
-// id -> bytes plus the merge ranks; "<|endoftext|>" is a special token that no merge makes.
+// BPE follows GPT-2 (Radford et al. 2019, section 2.2; Sennrich et al. 2016): the text is split by GPT-2's pattern,
+// each piece is written in bytes, and adjacent pairs merge in the order in which training found them. A vocabulary is a
+// table id -> bytes plus the merge ranks; "<|endoftext|>" is a special token that no merge makes.
 #pragma once
 
 #include <cstdint>
@@ -23,30 +23,37 @@ enum class Special {
 class Tokenizer {
  public:
   // ---- making one ----
-  static Tokenizer bytes();                       // 256 bytes, then <|endoftext|>
-  static Tokenizer chars(std::string_view text);  // the distinct characters of the text in code point order, then <|endoftext|>
-  // Trains BPE to `vocab_size` ids (256 bytes + merges + <|endoftext|> as the last); fewer when the text has no pair left
+  static Tokenizer bytes();  // 256 bytes, then <|endoftext|>
+  static Tokenizer chars(
+      std::string_view text);  // the distinct characters of the text in code point order, then <|endoftext|>
+  // Trains BPE to `vocab_size` ids (256 bytes in GPT-2's order, merges, <|endoftext|> last); fewer when no pair is left
   // that occurs twice. Ties between equally frequent pairs go to the pair of smaller ids. `text` must be UTF-8;
   // <|endoftext|> in it separates documents and is not trained on.
   static Tokenizer train_bpe(std::string_view text, int vocab_size);
-  // A file or folder: HF tokenizer.json (or the folder that holds it), .tiktoken, or vocab.bpe with encoder.json beside it
-  // (either file or their folder). Throws Error for anything that is not one of these, cut off, or inconsistent.
+  // A file or folder: HF tokenizer.json (or the folder that holds it), .tiktoken, or vocab.bpe with encoder.json beside
+  // it (either file or their folder). Throws Error for anything that is not one of these, cut off, or inconsistent.
   static Tokenizer load(const std::filesystem::path& path);
   void save(const std::filesystem::path& path) const;  // as HF tokenizer.json, in one step (a temporary file, renamed)
 
   // ---- using one ----
-  // Every call is safe from many threads at once. Characters that a character vocabulary lacks throw Error (which, where).
+  // Every call is safe from many threads at once. Bytes that are not UTF-8 are encoded as they are, each a piece's
+  // "other" character; only a character vocabulary throws Error for them and for characters it lacks (which, where).
   std::vector<int32_t> encode(std::string_view text, Special special = Special::text) const;
-  // The same ids, made by `threads` threads (0: all cores). The cut points fall where the split pattern would cut anyway.
+  // The same ids, made by `threads` threads (0: all cores). The cut points fall where the split pattern would cut
+  // anyway.
   std::vector<int32_t> encode_parallel(std::string_view text, Special special, int threads) const;
-  std::string decode(std::span<const int32_t> ids) const;  // raw bytes, which need not be valid UTF-8 if ids were cut
+  // Raw bytes, which need not be valid UTF-8 if ids were cut; special tokens leave no text. Throws Error for an id out
+  // of range.
+  std::string decode(std::span<const int32_t> ids) const;
 
   int vocab_size() const;
-  int end_of_text() const;                  // its id, or -1
-  std::string_view bytes_of(int id) const;  // what the id stands for; "" for special tokens. Throws Error if out of range
+  int end_of_text() const;  // its id, or -1
+  std::string_view bytes_of(
+      int id) const;  // what the id stands for; "" for special tokens. Throws Error if out of range
   bool is_special(int id) const;
-  std::string kind() const;      // "bytes", "chars" or "bpe"
-  std::string checksum() const;  // 16 hexadecimal digits over the whole vocabulary: equal exactly if encodings are equal
+  std::string kind() const;  // "bytes", "chars" or "bpe"
+  std::string checksum()
+      const;  // 16 hexadecimal digits over the whole vocabulary: equal exactly if encodings are equal
 
   struct Impl;
   explicit Tokenizer(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
@@ -55,8 +62,14 @@ class Tokenizer {
   std::shared_ptr<const Impl> impl_;
 };
 
-// Decodes ids one at a time into text that is valid UTF-8 at every step: the bytes of an unfinished character wait for the
-// next id; bytes that can never become a character come out as U+FFFD.
+// What --tokenizer accepts: bytes | chars | bpe:N (chars and bpe:N are made from `text`, the corpus), gpt2 (from
+// data/gpt2/ or data/gpt2.tiktoken below the current folder, or gpt2/ or gpt2.tiktoken in $WROUGHT_DATA), or a path for
+// Tokenizer::load. Throws UsageError for a name that is none of these.
+Tokenizer make_tokenizer(const std::string& name, std::string_view text);
+bool tokenizer_needs_text(const std::string& name);  // whether make_tokenizer looks at `text`
+
+// Decodes ids one at a time into text that is valid UTF-8 at every step: the bytes of an unfinished character wait for
+// the next id; bytes that can never become a character come out as U+FFFD.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}

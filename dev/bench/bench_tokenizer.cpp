@@ -1,0 +1,30 @@
+// Seconds per pass over a text: how fast Tokenizer encodes and trains.
+//   bench_tokenizer encode TOKENIZER TEXT [REPETITIONS]
+//   bench_tokenizer train VOCAB_SIZE TEXT [REPETITIONS]
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "gpt2/error.h"
+#include "gpt2/file.h"
+#include "gpt2/tokenizer.h"
+
+int main(int argc, char** argv) try {
+  if (argc < 4) fail("usage: %s encode TOKENIZER TEXT [REPETITIONS] | train VOCAB_SIZE TEXT [REPETITIONS]", argv[0]);
+  const bool train = std::strcmp(argv[1], "train") == 0;
+  const Tokenizer tokenizer = train ? Tokenizer::bytes() : make_tokenizer(argv[2], "");
+  const MappedFile file(argv[3]);
+  tokenizer.encode(file.text().substr(0, 1));  // the character classes are made on first use
+  const int repetitions = argc > 4 ? std::atoi(argv[4]) : 5;
+  for (int r = 0; r < repetitions; ++r) {
+    const auto start = std::chrono::steady_clock::now();
+    const size_t made = train ? static_cast<size_t>(Tokenizer::train_bpe(file.text(), std::atoi(argv[2])).vocab_size())
+                              : tokenizer.encode(file.text()).size();
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    std::printf("%.6f s  %.1f MB/s  %zu tokens\n", seconds, 1e-6 * static_cast<double>(file.size()) / seconds, made);
+  }
+} catch (const Error& error) {
+  std::fprintf(stderr, "error: %s\n", error.what());
+  return 1;
+}

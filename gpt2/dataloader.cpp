@@ -1,0 +1,135 @@
+#include "gpt2/dataloader.h"
+
+#include <algorithm>
+#include <bit>
+#include <future>
+#include <limits>
+#include <utility>
+
+#include "gpt2/error.h"
+
+// ---- the order of windows ------------------------------------------------------------------------------------------
+
+namespace {
+
+// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every bit of the result depends on every bit of x.
+uint64_t mix(uint64_t x) {
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+  return x ^ x >> 31;
+}
+
+// A permutation of [0, n) chosen by `key`, one element at a time and without a table. A Feistel network permutes the
+// numbers of 2h bits whatever its round function is; 2h is the smallest with n <= 2^2h, and a result beyond n is sent
+// through again (cycle walking), which stays a permutation and takes fewer than 4 passes on average.
+int64_t permute(int64_t index, int64_t n, uint64_t key) {
+  const int half = std::max(1, (static_cast<int>(std::bit_width(static_cast<uint64_t>(n - 1))) + 1) / 2);
+  const uint64_t mask = (uint64_t{1} << half) - 1;
+  uint64_t x = static_cast<uint64_t>(index);
+  do {
+    uint64_t left = x >> half, right = x & mask;
+    for (uint64_t round = 0; round < 6; ++round) {
+      left ^= mix(key ^ right ^ round << 56) & mask;  // right has at most 32 bits
+      std::swap(left, right);
+    }
+    x = left << half | right;
+  } while (x >= static_cast<uint64_t>(n));
+  return static_cast<int64_t>(x);
+}
+
+LoaderConfig checked(LoaderConfig config) {
+  if (config.B < 1 || config.T < 1 || config.B > std::numeric_limits<int32_t>::max() / config.T) {
+    fail("a batch of %d windows of %d tokens: both must be at least 1 and their product below 2^31", config.B,
+         config.T);
+  }
+  if (config.stride < 0) fail("a stride of %lld tokens, expected at least 1", static_cast<long long>(config.stride));
+  if (config.ranks < 1 || config.rank < 0 || config.rank >= config.ranks) {
+    fail("process rank %d of %d, expected a rank from 0 to the number of processes less one", config.rank,
+         config.ranks);
+  }
+  if (config.stride == 0) config.stride = config.T;
+  return config;
+}
+
+}  // namespace
+
+// ---- batches -------------------------------------------------------------------------------------------------------
+
+struct DataLoader::Impl {
+  const TokenSequence tokens;
+  const LoaderConfig config;
+  int64_t windows = 0, batches = 0;  // of an epoch: of all ranks, of this rank
+  LoaderPosition position;           // of the batch that next() returns next
+  Batch current;                     // the batch that next() returned last
+  Batch ahead;                       // the batch at `position`, once `filling` is ready
+  std::future<void> filling;         // last, so that its thread ends before anything it uses
+
+  Impl(TokenSequence sequence, const LoaderConfig& given) : tokens(std::move(sequence)), config(checked(given)) {
+    const int64_t n = tokens.size(), T = config.T, stride = config.stride, per_batch = int64_t{config.B} * config.ranks;
+    // A window at w * stride (+ phase) needs T + 1 tokens. Shuffled, only windows that fit at the largest phase,
+    // stride - 1, count: (w + 1) * stride - 1 + T < n.
+    windows = n <= T ? 0 : config.shuffled ? (n - T) / stride : (n - T - 1) / stride + 1;
+    batches = windows / per_batch;
+    if (batches == 0) {
+      const double apart = static_cast<double>(per_batch) * static_cast<double>(stride);
+      const double needed =
+          static_cast<double>(T) + (config.shuffled ? apart : apart - static_cast<double>(stride) + 1);
+      fail(
+          "the data has %lld tokens, but one batch of %d x %d tokens%s%s needs %.0f; give more text, or lower "
+          "--batch-size or --seq-len",
+          static_cast<long long>(n), config.B, config.T, config.ranks > 1 ? " on every process" : "",
+          config.shuffled ? " at a random phase" : "", needed);
+    }
+    const size_t BT = static_cast<size_t>(config.B) * static_cast<size_t>(config.T);
+    const std::vector<int32_t> none(BT);
+    current = ahead = {config.B, config.T, none, none, std::vector<float>(BT, 1.0f)};
+  }
+
+  void fill(Batch* batch, LoaderPosition at) const {
+    const uint64_t key = mix(mix(config.seed) + static_cast<uint64_t>(at.epoch));
+    const int64_t phase = config.shuffled ? static_cast<int64_t>(mix(key) % static_cast<uint64_t>(config.stride)) : 0;
+    const int64_t first = (at.batch * config.ranks + config.rank) * config.B;
+    for (int64_t b = 0; b < config.B; ++b) {
+      const int64_t window = config.shuffled ? permute(first + b, windows, key) : first + b;
+      const int64_t from = phase + window * config.stride;
+      tokens.copy(from, config.T, batch->inputs.data() + b * config.T);
+      tokens.copy(from + 1, config.T, batch->targets.data() + b * config.T);
+    }
+  }
+
+  void prefetch() {
+    filling = std::async(std::launch::async, [this, at = position] { fill(&ahead, at); });
+  }
+};
+
+DataLoader::DataLoader(TokenSequence tokens, const LoaderConfig& config)
+    : impl_(std::make_unique<Impl>(std::move(tokens), config)) {}
+DataLoader::~DataLoader() = default;
+DataLoader::DataLoader(DataLoader&&) noexcept = default;
+
+const Batch& DataLoader::next() {
+  Impl& loader = *impl_;
+  if (!loader.filling.valid()) loader.prefetch();  // the first batch, or the first after a seek or an error
+  loader.filling.get();                            // throws what the thread threw
+  std::swap(loader.current, loader.ahead);
+  if (++loader.position.batch == loader.batches) loader.position = {loader.position.epoch + 1, 0};
+  loader.prefetch();
+  return loader.current;
+}
+
+LoaderPosition DataLoader::position() const { return impl_->position; }
+int64_t DataLoader::batches_per_epoch() const { return impl_->batches; }
+
+void DataLoader::seek(LoaderPosition position) {
+  if (position.epoch < 0 || position.batch < 0 || position.batch >= impl_->batches) {
+    fail(
+        "the data has no batch %lld in epoch %lld: an epoch has %lld of them, counted from 0; other data, batch size "
+        "or "
+        "number of processes than when the position was saved?",
+        static_cast<long long>(position.batch), static_cast<long long>(position.epoch),
+        static_cast<long long>(impl_->batches));
+  }
+  impl_->filling = {};  // waits for its thread
+  impl_->position = position;
+}

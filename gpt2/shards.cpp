@@ -1,0 +1,207 @@
+#include "gpt2/shards.h"
+
+#include <glob.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include "gpt2/error.h"
+
+namespace fs = std::filesystem;
+
+static_assert(std::endian::native == std::endian::little, "shards are mapped as they are, and they are little-endian");
+
+namespace {
+
+constexpr int32_t kMagic = 20240520;
+constexpr int kHeaderInts = 256;
+constexpr size_t kHeaderBytes = kHeaderInts * sizeof(int32_t);
+constexpr int kLargestVersion1Vocabulary = 65536;
+
+// A block's maximum vectorises, a search does not: look for the block first, then inside it.
+template <class Id>
+int64_t first_outside(std::span<const Id> ids, int vocab_size) {
+  const uint32_t highest_allowed = static_cast<uint32_t>(vocab_size) - 1;
+  if (highest_allowed >= std::numeric_limits<Id>::max()) return -1;
+  constexpr size_t block = 16384;
+  for (size_t begin = 0; begin < ids.size(); begin += block) {
+    const auto part = ids.subspan(begin, std::min(block, ids.size() - begin));
+    Id highest = 0;
+    for (const Id id : part) highest = std::max(highest, id);
+    if (highest <= highest_allowed) continue;
+    const auto found = std::find_if(part.begin(), part.end(), [&](Id id) { return id > highest_allowed; });
+    return static_cast<int64_t>(begin) + (found - part.begin());
+  }
+  return -1;
+}
+
+}  // namespace
+
+// ---- one shard -----------------------------------------------------------------------------------------------------
+
+Shard::Shard(const fs::path& path) : file_(path) {
+  if (file_.size() < kHeaderBytes) {
+    fail("%s: not a token shard: it has %zu bytes, fewer than the %zu of a shard's header", path.c_str(), file_.size(),
+         kHeaderBytes);
+  }
+  int32_t header[kHeaderInts];
+  std::memcpy(header, file_.data(), kHeaderBytes);
+  if (header[0] != kMagic) {
+    fail("%s: not a token shard: its first number is %d, expected %d; shards are made from text by `tokenize shard`",
+         path.c_str(), header[0], kMagic);
+  }
+  if (header[1] != 1 && header[1] != 2) {
+    fail("%s: token shard of version %d, expected 1 (uint16 tokens) or 2 (uint32 tokens)", path.c_str(), header[1]);
+  }
+  bytes_per_token_ = header[1] == 1 ? 2 : 4;
+
+  // The promised count is compared with what the file holds; nothing is computed from it that could overflow.
+  const uint64_t promised = uint64_t{static_cast<uint32_t>(header[3])} << 32 | static_cast<uint32_t>(header[2]);
+  const uint64_t body = file_.size() - kHeaderBytes;
+  const uint64_t held = body / static_cast<uint64_t>(bytes_per_token_);
+  if (promised > held) {
+    fail("%s: truncated or damaged: its header promises %llu tokens, the file holds %llu; copy or make it again",
+         path.c_str(), static_cast<unsigned long long>(promised), static_cast<unsigned long long>(held));
+  }
+  const uint64_t trailing = body - promised * static_cast<uint64_t>(bytes_per_token_);
+  if (trailing != 0) {
+    fail("%s: damaged: %llu bytes follow the %llu tokens that its header promises; copy or make it again", path.c_str(),
+         static_cast<unsigned long long>(trailing), static_cast<unsigned long long>(promised));
+  }
+  if (promised == 0) fail("%s: a token shard without a token", path.c_str());
+  size_ = static_cast<int64_t>(promised);
+}
+
+template <class Body>
+auto Shard::with_tokens(Body&& body) const {
+  const std::byte* tokens = file_.data() + kHeaderBytes;
+  const size_t n = static_cast<size_t>(size_);
+  return bytes_per_token_ == 2 ? body(std::span(reinterpret_cast<const uint16_t*>(tokens), n))
+                               : body(std::span(reinterpret_cast<const uint32_t*>(tokens), n));
+}
+
+void Shard::copy(int64_t from, int64_t count, int32_t* to) const {
+  if (from < 0 || count < 0 || from > size_ - count) {
+    fail("%s: %lld tokens from position %lld asked for, it has %lld", path().c_str(), static_cast<long long>(count),
+         static_cast<long long>(from), static_cast<long long>(size_));
+  }
+  int32_t any = 0;  // negative as soon as one id is
+  with_tokens([&](auto tokens) {
+    const auto* ids = tokens.data() + from;
+    for (int64_t i = 0; i < count; ++i) {
+      to[i] = static_cast<int32_t>(ids[i]);
+      any |= to[i];
+    }
+  });
+  if (any >= 0) return;
+  const int64_t bad = std::find_if(to, to + count, [](int32_t id) { return id < 0; }) - to;
+  fail("%s: damaged: token %lld is %u, and no vocabulary is that large", path().c_str(),
+       static_cast<long long>(from + bad), static_cast<uint32_t>(to[bad]));
+}
+
+int64_t Shard::find_outside(int vocab_size) const {
+  return with_tokens([&](auto tokens) { return first_outside(tokens, vocab_size); });
+}
+
+uint64_t Shard::sample_hash() const {
+  constexpr size_t page = 4096, pages = 16;
+  const std::byte* data = file_.data();
+  if (file_.size() <= page * pages) return hash64(data, file_.size(), 0);
+  const uint64_t size = file_.size();
+  uint64_t hash = hash64(&size, sizeof(size), 0);
+  for (size_t k = 0; k < pages; ++k) {
+    const size_t at = (file_.size() - page) * k / (pages - 1);
+    hash = hash64(data + at, page, hash);
+  }
+  return hash;
+}
+
+void write_shard(const fs::path& path, std::span<const int32_t> tokens, int vocab_size) {
+  if (tokens.empty()) fail("%s: there is no token to write", path.c_str());
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab_size) {
+      fail("%s: token %zu is %d, outside the vocabulary of %d", path.c_str(), i, tokens[i], vocab_size);
+    }
+  }
+  const bool narrow = vocab_size <= kLargestVersion1Vocabulary;
+  const uint64_t count = tokens.size();
+  int32_t header[kHeaderInts] = {kMagic, narrow ? 1 : 2, static_cast<int32_t>(count),
+                                 static_cast<int32_t>(count >> 32)};
+  FileWriter file(path);
+  file.write(header, sizeof(header));
+  if (narrow) {
+    std::vector<uint16_t> block;
+    for (size_t begin = 0; begin < tokens.size(); begin += block.size()) {
+      const auto part = tokens.subspan(begin, std::min<size_t>(65536, tokens.size() - begin));
+      block.assign(part.begin(), part.end());
+      file.write(block.data(), block.size() * sizeof(uint16_t));
+    }
+  } else {
+    file.write(tokens.data(), tokens.size_bytes());
+  }
+  file.commit();
+}
+
+// ---- many shards ---------------------------------------------------------------------------------------------------
+
+TokenSequence TokenSequence::open(const std::string& path_or_glob) {
+  TokenSequence sequence;
+  const auto add = [&](const fs::path& path) {
+    sequence.shards_.emplace_back(path);
+    sequence.begin_.push_back(sequence.size_);
+    sequence.size_ += sequence.shards_.back().size();
+  };
+  std::error_code ignored;
+  const bool pattern = path_or_glob.find_first_of("*?[") != std::string::npos;
+  if (!pattern || fs::exists(path_or_glob, ignored)) {  // a file's own name may hold such a character
+    add(path_or_glob);
+    return sequence;
+  }
+  glob_t matches = {};
+  ::glob(path_or_glob.c_str(), 0, nullptr, &matches);  // whatever goes wrong leaves no path
+  const std::vector<std::string> paths(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
+  ::globfree(&matches);
+  if (paths.empty()) fail("%s: no file matches", path_or_glob.c_str());
+  for (const std::string& path : paths) add(path);
+  return sequence;
+}
+
+void TokenSequence::copy(int64_t from, int64_t count, int32_t* to) const {
+  if (from < 0 || count < 0 || from > size_ - count) {
+    fail("%lld tokens from position %lld asked for, the data has %lld", static_cast<long long>(count),
+         static_cast<long long>(from), static_cast<long long>(size_));
+  }
+  if (count == 0) return;
+  size_t s = static_cast<size_t>(std::upper_bound(begin_.begin(), begin_.end(), from) - begin_.begin()) - 1;
+  for (; count > 0; ++s) {
+    const int64_t inside = from - begin_[s];
+    const int64_t n = std::min(count, shards_[s].size() - inside);
+    shards_[s].copy(inside, n, to);
+    from += n;
+    to += n;
+    count -= n;
+  }
+}
+
+void TokenSequence::check_vocabulary(int vocab_size) const {
+  if (vocab_size < 1) fail("a vocabulary of %d entries, expected at least 1", vocab_size);
+  for (const Shard& shard : shards_) {
+    const int64_t at = shard.find_outside(vocab_size);
+    if (at < 0) continue;
+    int32_t value = 0;
+    shard.copy(at, 1, &value);
+    fail("%s: token %lld is %d, but the vocabulary has %d entries: the data was made with another tokenizer",
+         shard.path().c_str(), static_cast<long long>(at), value, vocab_size);
+  }
+}
+
+std::string TokenSequence::checksum() const {
+  uint64_t hash = 0;
+  for (const Shard& shard : shards_) {
+    const uint64_t part = shard.sample_hash();
+    hash = hash64(&part, sizeof(part), hash);
+  }
+  return strprintf("%016llx", static_cast<unsigned long long>(hash));
+}

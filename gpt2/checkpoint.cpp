@@ -130,7 +130,7 @@ std::vector<int64_t> file_shape(const ParamTensor& tensor) {
 template <class At>
 void transpose(float* out, int64_t rows, int64_t cols, At at) {
   constexpr int64_t kTile = 32;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * cols > 65536)
   for (int64_t c0 = 0; c0 < cols; c0 += kTile) {
     for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
       for (int64_t c = c0; c < std::min(cols, c0 + kTile); ++c) {

@@ -29,7 +29,7 @@ const ModelConfig kShape{12, 103, 3, 5, 10};
 const ModelConfig kTiny{4, 7, 2, 1, 3};
 
 struct Folder {  // an empty one, removed at the end
-  const fs::path path = fs::temp_directory_path() / "wrought_test_checkpoint";
+  const fs::path path = fs::temp_directory_path() / strprintf("wrought_test_checkpoint_%d", getpid());
   Folder() {
     fs::remove_all(path);
     fs::create_directories(path);

@@ -1,6 +1,7 @@
 #include "gpt2/llmc.h"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <bit>
 #include <cstring>
@@ -17,7 +18,7 @@ using doctest::Contains;
 namespace {
 
 const fs::path kGolden = GOLDEN_DIR;
-const fs::path kFile = fs::temp_directory_path() / "wrought_test_llmc.bin";
+const fs::path kFile = fs::temp_directory_path() / strprintf("wrought_test_llmc_%d.bin", getpid());
 
 // The model of checkpoint_gpt2, whose tensors the golden .bin files hold too (dev/reference/checkpoint_llmc.py).
 std::unique_ptr<Model> golden_model() {

@@ -1,6 +1,7 @@
 #include "gpt2/safetensors.h"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <bit>
 #include <cstring>
@@ -16,7 +17,7 @@ using doctest::Contains;
 
 namespace {
 
-const fs::path kFile = fs::temp_directory_path() / "wrought_test_safetensors.safetensors";
+const fs::path kFile = fs::temp_directory_path() / strprintf("wrought_test_%d.safetensors", getpid());
 
 void write_file(const std::string& bytes) {
   fs::remove(kFile);  // some file systems flush a file that is emptied and written again

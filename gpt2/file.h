@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -27,6 +28,10 @@ class MappedFile {
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
+
+// Gives the pages of a part of a mapped file back to the system, so that a file read part by part never counts whole as
+// this process's memory. Reading there again is allowed.
+void drop_pages(std::span<const std::byte> mapped);
 
 // Writes `path` through `path`.tmp: nothing is seen under the final name until commit(), which flushes to the disk
 // (fsync) and renames. Without commit() the destructor removes the temporary file. Every failing write throws Error

@@ -18,8 +18,11 @@ struct TensorHeader {
 };
 
 struct TensorView : TensorHeader {
-  std::span<const std::byte> bytes;  // in the mapped file
+  std::span<const std::byte> bytes;  // in the mapped file, not necessarily aligned
 };
+
+// "(768, 2304) F32", for messages.
+std::string describe(const TensorHeader& tensor);
 
 // A mapped file. Opening checks everything: the header's length and JSON, dtypes, shapes against sizes (without overflow),
 // offsets inside the file, no overlap, no hole, no trailing byte. Throws Error naming file and tensor.

@@ -14,42 +14,17 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::string kEndOfText = "<|endoftext|>";
-
-struct Totals {
-  uint64_t stories = 0, story_bytes = 0, file_bytes = 0;
-  double nats = 0;
-};
-
-// Whole stories, until there are at least `bytes` bytes with the separators; each goes to write(text).
-template <class Write>
-Totals make_stories(uint64_t seed, uint64_t bytes, Write&& write) {
-  const StoryGrammar& grammar = StoryGrammar::builtin();
-  Totals totals;
-  std::string text;
-  while (totals.file_bytes < bytes) {
-    text.clear();
-    totals.nats += grammar.generate(seed, totals.stories++, text);
-    totals.story_bytes += text.size();
-    text += kEndOfText;
-    totals.file_bytes += text.size();
-    write(text);
-  }
-  return totals;
-}
-
-std::string summary(const Totals& totals) {
-  const double stories = static_cast<double>(totals.stories);
+std::string summary(const StoryTotals& totals) {
   return strprintf("%llu stories, %llu bytes; the floor (mean -log p) is %.4f nats per story, %.6f nats per byte\n",
                    static_cast<unsigned long long>(totals.stories), static_cast<unsigned long long>(totals.story_bytes),
-                   totals.nats / stories, totals.nats / static_cast<double>(totals.story_bytes));
+                   totals.nats_per_story(), totals.nats_per_byte());
 }
 
 void write_to_stdout(uint64_t seed, uint64_t bytes) {
   const auto check = [](bool good) {
     if (!good) fail("standard output cannot be written: %s", std::strerror(errno));
   };
-  const Totals totals = make_stories(seed, bytes, [&](const std::string& text) {
+  const StoryTotals totals = make_stories(seed, bytes, [&](std::string_view text, double) {
     check(std::fwrite(text.data(), 1, text.size(), stdout) == text.size());
   });
   check(std::fflush(stdout) == 0);
@@ -66,14 +41,14 @@ void write_to_file(const fs::path& path, uint64_t seed, uint64_t bytes) {
     }
   }
   FileWriter stories(path), entropy(entropy_path);
-  const Totals totals = make_stories(seed, bytes, [&](const std::string& text) { stories.write(text); });
+  const StoryTotals totals = make_stories(seed, bytes, [&](std::string_view text, double) { stories.write(text); });
   const nlohmann::ordered_json json = {
       {"source", "make_stories, built-in grammar"},
       {"seed", seed},
       {"stories", totals.stories},
       {"bytes", totals.story_bytes},
-      {"nats_per_story", totals.nats / static_cast<double>(totals.stories)},
-      {"nats_per_byte", totals.nats / static_cast<double>(totals.story_bytes)},
+      {"nats_per_story", totals.nats_per_story()},
+      {"nats_per_byte", totals.nats_per_byte()},
       {"entropy_of_source_nats_per_story", StoryGrammar::builtin().entropy()},
   };
   entropy.write(json.dump(2) + "\n");

@@ -2,6 +2,7 @@
 // activations.h.
 #include <sys/mman.h>
 
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <new>
@@ -331,6 +332,23 @@ template class CpuModel<double>;
 
 std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference) {
   return std::make_unique<CpuModel<float>>(config, reference);
+}
+
+double measure_peak_flops() {
+#ifdef WROUGHT_ONEDNN
+  const int n = 1024;
+#else
+  const int n = 256;
+#endif
+  std::vector<float> a(static_cast<size_t>(n) * n, 1.0f), b(a), c(a);
+  double best = 0;
+  for (int k = 0; k < 5; ++k) {
+    const auto start = std::chrono::steady_clock::now();
+    cpu::fast::matmul_forward(c.data(), a.data(), b.data(), nullptr, n, n, n);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = std::max(best, 2.0 * n * n * n / seconds);
+  }
+  return best;
 }
 
 // ---- initialisation ------------------------------------------------------------------------------------------------

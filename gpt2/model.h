@@ -67,6 +67,9 @@ class Model {
 // The CPU's. `reference`: plain loops only, no oneDNN.
 std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference);
 
+// What matrix products reach on this machine, FLOP/s: the best of a few square ones by the fast path.
+double measure_peak_flops();
+
 // GPT-2's initialisation, from numbers that depend only on the seed and the tensor's place in the table.
 void init_weights(Model& model, uint64_t seed);
 

@@ -149,9 +149,9 @@ void write_shard(const fs::path& path, std::span<const int32_t> tokens, int voca
 TokenSequence TokenSequence::open(const std::string& path_or_glob) {
   TokenSequence sequence;
   const auto add = [&](const fs::path& path) {
-    sequence.shards_.emplace_back(path);
+    sequence.shards_.push_back(std::make_shared<const Shard>(path));
     sequence.begin_.push_back(sequence.size_);
-    sequence.size_ += sequence.shards_.back().size();
+    sequence.size_ += sequence.shards_.back()->size();
   };
   std::error_code ignored;
   const bool pattern = path_or_glob.find_first_of("*?[") != std::string::npos;
@@ -177,8 +177,8 @@ void TokenSequence::copy(int64_t from, int64_t count, int32_t* to) const {
   size_t s = static_cast<size_t>(std::upper_bound(begin_.begin(), begin_.end(), from) - begin_.begin()) - 1;
   for (; count > 0; ++s) {
     const int64_t inside = from - begin_[s];
-    const int64_t n = std::min(count, shards_[s].size() - inside);
-    shards_[s].copy(inside, n, to);
+    const int64_t n = std::min(count, shards_[s]->size() - inside);
+    shards_[s]->copy(inside, n, to);
     from += n;
     to += n;
     count -= n;
@@ -187,7 +187,8 @@ void TokenSequence::copy(int64_t from, int64_t count, int32_t* to) const {
 
 void TokenSequence::check_vocabulary(int vocab_size) const {
   if (vocab_size < 1) fail("a vocabulary of %d entries, expected at least 1", vocab_size);
-  for (const Shard& shard : shards_) {
+  for (const auto& shared : shards_) {
+    const Shard& shard = *shared;
     const int64_t at = shard.find_outside(vocab_size);
     if (at < 0) continue;
     int32_t value = 0;
@@ -199,7 +200,8 @@ void TokenSequence::check_vocabulary(int vocab_size) const {
 
 std::string TokenSequence::checksum() const {
   uint64_t hash = 0;
-  for (const Shard& shard : shards_) {
+  for (const auto& shared : shards_) {
+    const Shard& shard = *shared;
     const uint64_t part = shard.sample_hash();
     hash = hash64(&part, sizeof(part), hash);
   }

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -53,7 +54,7 @@ class TokenSequence {
   std::string checksum() const;
 
  private:
-  std::vector<Shard> shards_;
+  std::vector<std::shared_ptr<const Shard>> shards_;  // shared: a sequence can be copied
   std::vector<int64_t> begin_;  // position of each shard's first token in the sequence
   int64_t size_ = 0;
 };

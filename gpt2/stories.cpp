@@ -6,6 +6,7 @@
 #include <set>
 
 #include "gpt2/error.h"
+#include "gpt2/tokenizer.h"
 
 namespace {
 
@@ -363,3 +364,21 @@ struct StoryGrammar::Prover {
 };
 
 std::string StoryGrammar::find_ambiguity() const { return Prover{*this, {}, {}, {}}.prove(); }
+
+// ---- a corpus --------------------------------------------------------------------------------------------------------
+
+StoryTotals make_stories(uint64_t seed, uint64_t bytes, const std::function<void(std::string_view, double)>& write) {
+  const StoryGrammar& grammar = StoryGrammar::builtin();
+  StoryTotals totals;
+  std::string text;
+  while (totals.file_bytes < bytes) {
+    text.clear();
+    const double nats = grammar.generate(seed, totals.stories++, text);
+    totals.nats += nats;
+    totals.story_bytes += text.size();
+    text += kEndOfText;
+    totals.file_bytes += text.size();
+    write(text, nats);
+  }
+  return totals;
+}

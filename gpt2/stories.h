@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -82,3 +83,15 @@ class StoryGrammar {
 };
 
 extern const char* const kStoriesGrammar;  // the built-in grammar's text
+
+// ---- a corpus --------------------------------------------------------------------------------------------------------
+
+struct StoryTotals {
+  uint64_t stories = 0, story_bytes = 0, file_bytes = 0;  // file_bytes: with the <|endoftext|> after each story
+  double nats = 0;                                        // sum of -log p
+  double nats_per_story() const { return nats / static_cast<double>(stories); }
+  double nats_per_byte() const { return nats / static_cast<double>(story_bytes); }
+};
+
+// Whole stories of `seed`, until there are at least `bytes` bytes; write(story with its <|endoftext|>, nats) for each.
+StoryTotals make_stories(uint64_t seed, uint64_t bytes, const std::function<void(std::string_view, double)>& write);

@@ -1,0 +1,80 @@
+// Continues a prompt with a trained model.
+//   build/generate --model runs/stories/latest --prompt "Once upon a time" --tokens 200
+#include <cstdio>
+#include <random>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "apps/command_line.h"
+#include "gpt2/checkpoint.h"
+#include "gpt2/generate.h"
+#include "gpt2/tokenizer.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Continues a prompt with a trained model.");
+  std::string dir, tokenizer_path, prompt;
+  GenerateConfig config;
+  config.sampler.temperature = 0.8;
+  bool greedy = false, raw_ids = false, keep_going = false, reference = false;
+  int threads = 0;
+  std::optional<uint64_t> seed;
+  app.add_option("--model", dir, "model directory (a run's latest/, or one that transformers saved)")->required();
+  app.add_option("--tokenizer", tokenizer_path, "tokenizer file; default: the model directory's tokenizer.json");
+  app.add_option("--prompt", prompt, "text to continue; default: the start of a text");
+  app.add_option("--tokens", config.tokens, "tokens to make, at most")->check(CLI::Range(1, 1 << 30))->capture_default_str();
+  app.add_option("--temperature", config.sampler.temperature, "logits are divided by it; 0: greedy")->check(CLI::Range(0.0, 100.0))->capture_default_str();
+  app.add_option("--top-k", config.sampler.top_k, "only the k most likely tokens; 0: all")->check(CLI::Range(0, 1 << 28))->capture_default_str();
+  app.add_option("--top-p", config.sampler.top_p, "only the most likely tokens that together reach p")->check(CLI::Range(0.0, 1.0))->capture_default_str();
+  app.add_option("--seed", seed, "same seed, same text; default: a new one each time");
+  app.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 4096));
+  app.add_flag("--greedy", greedy, "always the most likely token");
+  app.add_flag("--keep-going", keep_going, "go on after the end of a text");
+  app.add_flag("--ids", raw_ids, "prompt and output are token ids: needs no tokenizer");
+  app.add_flag("--reference", reference, "plain loops only");
+
+  return run_program(app, argc, argv, [&] {
+#ifdef _OPENMP
+    if (threads > 0) omp_set_num_threads(threads);
+#endif
+    if (greedy) config.sampler.temperature = 0;
+    config.seed = seed ? *seed : std::random_device{}();
+    const ModelConfig shape = read_model_config(dir);
+    std::optional<Tokenizer> tokenizer;
+    std::vector<int32_t> ids;
+    if (raw_ids) {
+      for (size_t at = 0, used = 0; at < prompt.size(); at += used) {
+        try {
+          ids.push_back(std::stoi(prompt.substr(at), &used));
+        } catch (const std::exception&) {
+          fail_usage("--ids: expected token ids set apart by spaces in --prompt, found '%s'", prompt.substr(at).c_str());
+        }
+        while (at + used < prompt.size() && prompt[at + used] == ' ') ++used;
+      }
+    } else {
+      tokenizer = Tokenizer::load(tokenizer_path.empty() ? dir : tokenizer_path);
+      check_tokenizer(*tokenizer, shape, tokenizer_path.empty() ? dir : tokenizer_path);
+      ids = tokenizer->encode(prompt, Special::parsed);
+      if (!keep_going) config.end_of_text = tokenizer->end_of_text();
+      if (ids.empty() && tokenizer->end_of_text() >= 0) ids = {tokenizer->end_of_text()};
+    }
+    if (ids.empty()) fail_usage("--prompt is empty, and this model has no end-of-text token to start from: give a prompt");
+
+    const std::unique_ptr<Model> model = make_cpu_model(shape, reference);
+    load_weights(*model, dir);
+    if (tokenizer) {
+      std::fputs(prompt.c_str(), stdout);
+      StreamDecoder decoder(*tokenizer);
+      generate(*model, ids, config, [&](int32_t id) {
+        if (id < tokenizer->vocab_size()) std::fputs(decoder.next(id).c_str(), stdout);
+        std::fflush(stdout);
+        return true;
+      });
+      std::printf("%s\n", decoder.finish().c_str());
+    } else {
+      for (const int32_t id : generate(*model, ids, config, [](int32_t) { return true; })) std::printf("%d ", id);
+      std::printf("\n");
+    }
+  });
+}

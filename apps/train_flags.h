@@ -1,0 +1,28 @@
+// The trainers' flags: gpt2/config.h's table handed to CLI11.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "apps/command_line.h"
+#include "gpt2/config.h"
+
+inline void add_train_flags(CLI::App& app, TrainConfig& config) {
+  for_each_flag(config, [&](const char* group, const char* name, auto& field, OnResume, const FlagRange&, const char* help) {
+    const std::string flag = std::string("--") + name;
+    if constexpr (std::is_same_v<decltype(field), bool&>) {
+      app.add_flag(flag, field, help)->group(group);
+    } else {
+      app.add_option(flag, field, help)->group(group)->capture_default_str();
+    }
+  });
+}
+
+// The names of the flags that stood on the command line.
+inline std::vector<std::string> given_flags(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() > 0) names.push_back(option->get_lnames().front());
+  }
+  return names;
+}

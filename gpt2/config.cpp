@@ -1,0 +1,91 @@
+#include "gpt2/config.h"
+
+#include <algorithm>
+
+#include "gpt2/error.h"
+
+using nlohmann::json;
+
+json to_json(const TrainConfig& config) {
+  json j;
+  for_each_flag(config, [&](const char*, const char* name, const auto& field, OnResume on_resume, const FlagRange&, const char*) {
+    if (on_resume != OnResume::never) j[name] = field;
+  });
+  return j;
+}
+
+void validate(const TrainConfig& c) {
+  for_each_flag(c, [](const char*, const char* name, const auto& field, OnResume, const FlagRange& range, const char*) {
+    using T = std::decay_t<decltype(field)>;
+    if constexpr (std::is_same_v<T, std::string>) {
+      if (!range.choices.empty() && std::find(range.choices.begin(), range.choices.end(), field) == range.choices.end()) {
+        std::string all;
+        for (const std::string& choice : range.choices) all += " " + choice;
+        fail_usage("--%s is '%s', expected one of%s", name, field.c_str(), all.c_str());
+      }
+    } else if constexpr (!std::is_same_v<T, bool>) {
+      const double value = static_cast<double>(field);
+      if (!(value >= range.low && value <= range.high)) {
+        fail_usage("--%s is %g, expected %g to %g", name, value, range.low, range.high);
+      }
+    }
+  });
+  if (c.steps > 0 && c.epochs > 0) fail_usage("--steps and --epochs contradict each other: give one of them");
+  if (c.lr > 0 && c.min_lr > c.lr) fail_usage("--min-lr %g is above --lr %g", c.min_lr, c.lr);
+  if (c.steps > 0 && c.warmup_steps > c.steps) {
+    fail_usage("--warmup-steps %lld is more than --steps %lld", static_cast<long long>(c.warmup_steps), static_cast<long long>(c.steps));
+  }
+  if (c.resume && c.run.empty()) fail_usage("--resume needs --run DIR: the run to go on with");
+  if (!find_preset(c.model) && (c.layers || c.heads || c.channels)) {
+    fail_usage("--layers, --heads and --channels contradict --model %s: a model directory has its own shape", c.model.c_str());
+  }
+}
+
+void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std::string>& given) {
+  std::string differences;
+  for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume on_resume, const FlagRange&, const char*) {
+    if (on_resume == OnResume::never || !saved.contains(name)) return;
+    using T = std::decay_t<decltype(field)>;
+    T before;
+    try {
+      before = saved.at(name).get<T>();
+    } catch (const json::exception&) {
+      fail("the run's saved configuration has no usable value for %s; its trainer_state.json is damaged", name);
+    }
+    const bool is_given = std::find(given.begin(), given.end(), name) != given.end();
+    if (!is_given) {
+      field = before;
+    } else if (on_resume == OnResume::same && before != field) {
+      differences += strprintf("\n  --%s: the run has %s, given is %s", name, json(before).dump().c_str(), json(field).dump().c_str());
+    }
+  });
+  // Whichever of --steps and --epochs is given replaces the other.
+  const auto was_given = [&](const char* name) { return std::find(given.begin(), given.end(), name) != given.end(); };
+  if (was_given("steps") && !was_given("epochs")) config.epochs = 0;
+  if (was_given("epochs") && !was_given("steps")) config.steps = 0;
+  if (!differences.empty()) {
+    fail_usage("--resume goes on with the run's own configuration, but:%s\nleave these flags out, or start another --run",
+               differences.c_str());
+  }
+}
+
+const ModelPreset* find_preset(const std::string& name) {
+  //                 context  vocabulary  L   NH    C      B   T     lr    steps
+  static const ModelPreset presets[] = {
+      {"gpt2-nano", {256, 50257, 4, 4, 128}, 8, 256, 3e-3, 1000},
+      {"d4", {1024, 50257, 4, 4, 256}, 4, 256, 1e-3, 2000},
+      {"d6", {1024, 50257, 6, 6, 384}, 4, 256, 1e-3, 5000},
+      {"d12", {1024, 50257, 12, 12, 768}, 4, 1024, 6e-4, 20000},
+      {"d24", {1024, 50257, 24, 16, 1024}, 4, 1024, 3e-4, 20000},
+      {"d36", {1024, 50257, 36, 20, 1280}, 4, 1024, 2.5e-4, 20000},
+      {"d48", {1024, 50257, 48, 25, 1600}, 4, 1024, 2e-4, 20000},
+      {"gpt2", {1024, 50257, 12, 12, 768}, 4, 1024, 6e-4, 20000},
+      {"gpt2-medium", {1024, 50257, 24, 16, 1024}, 4, 1024, 3e-4, 20000},
+      {"gpt2-large", {1024, 50257, 36, 20, 1280}, 4, 1024, 2.5e-4, 20000},
+      {"gpt2-xl", {1024, 50257, 48, 25, 1600}, 4, 1024, 2e-4, 20000},
+  };
+  for (const ModelPreset& preset : presets) {
+    if (name == preset.name) return &preset;
+  }
+  return nullptr;
+}

@@ -1,0 +1,21 @@
+// Text from a model, one token after another. Every token runs the whole window again: plain recomputation.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "gpt2/model.h"
+#include "gpt2/sampler.h"
+
+struct GenerateConfig {
+  SamplerConfig sampler;
+  int tokens = 200;      // at most
+  int end_of_text = -1;  // stops there (and does not report it); -1: never
+  uint64_t seed = 1337;  // token i draws number i of Philox's sequence
+};
+
+// Continues `ids` (not empty), keeping the last max_seq_len tokens in view; calls `each` with every new id, stops early if
+// it returns false. Returns the new ids.
+std::vector<int32_t> generate(Model& model, std::vector<int32_t> ids, const GenerateConfig& config,
+                              const std::function<bool(int32_t)>& each);

@@ -1,0 +1,45 @@
+// What both trainers do before the first step: settle the configuration, find or make tokenizer and shards, claim the run's
+// folder or find where to resume.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gpt2/config.h"
+#include "gpt2/dataloader.h"
+#include "gpt2/model.h"
+#include "gpt2/tokenizer.h"
+
+struct Run {
+  TrainConfig config;  // settled: no zeros or -1 that stand for "the preset's"
+  ModelConfig shape;
+  std::filesystem::path folder;         // holds data/, checkpoints/, metrics.jsonl, latest
+  std::filesystem::path weights_from;   // a model directory to start from; empty: random weights
+  std::filesystem::path resume_from;    // a checkpoint; empty: a new run
+  nlohmann::json state;                 // its trainer state
+  std::optional<Tokenizer> tokenizer;   // none for bare shards
+  TokenSequence train, val;             // val may be empty
+  std::optional<double> floor;          // nats per byte below which no model can go, where the source is known
+  int micro_batches = 1;                // per step
+};
+
+// A line for the person who waits.
+using Say = std::function<void(const std::string&)>;
+
+// The run without its data: enough for --memory and --check. `given`: the flags on the command line.
+Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Say& say);
+
+// The whole of it. Throws Error or UsageError before anything is written, if the run cannot be.
+Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say);
+
+// Mean loss over the validation sequence, in file order, dropout off.
+struct Evaluation {
+  double nats_per_token = 0;
+  double nats_per_byte = 0;  // 0 without a tokenizer: comparable over tokenizers, unlike the former
+  int64_t tokens = 0;
+};
+Evaluation evaluate(Model& model, const Run& run);

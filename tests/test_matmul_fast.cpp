@@ -52,8 +52,9 @@ TEST_CASE("fast matmul repeats its bits") {
   const auto run = [&] {
     Floats all(N * OC + N * C + OC * C);
     float *out = all.data(), *dinp = out + N * OC, *dweight = dinp + N * C;
-    cpu::fast::matmul_forward(out, inp.data(), weight.data(), nullptr, N, C, OC);
-    cpu::fast::matmul_backward(dinp, dweight, nullptr, dout.data(), inp.data(), weight.data(), N, C, OC);
+    float* none = nullptr;
+    cpu::fast::matmul_forward(out, inp.data(), weight.data(), none, N, C, OC);
+    cpu::fast::matmul_backward(dinp, dweight, none, dout.data(), inp.data(), weight.data(), N, C, OC);
     return all;
   };
   const Floats first = run();

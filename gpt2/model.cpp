@@ -28,11 +28,17 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, NH = config.num_heads;
   const int L = config.num_layers;
   if (B < 1 || T < 1) fail("a batch of %d sequences of %d tokens: expected at least one of each", B, T);
-  if (T > config.max_seq_len) fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
-  if (B > std::numeric_limits<int>::max() / T) fail("a batch of %d sequences of %d tokens: expected below 2^31 in all", B, T);
+  if (T > config.max_seq_len) {
+    fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
+  }
+  if (B > std::numeric_limits<int>::max() / T) {
+    fail("a batch of %d sequences of %d tokens: expected below 2^31 in all", B, T);
+  }
   const int N = B * T;
   for (int i = 0; i < N; ++i) {
-    if (inputs[i] < 0 || inputs[i] >= V) fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, V);
+    if (inputs[i] < 0 || inputs[i] >= V) {
+      fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, V);
+    }
   }
   bind_activations(B, T);
   inputs_.assign(inputs, inputs + N);
@@ -104,7 +110,9 @@ double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) 
   const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, NH = config.num_heads;
   const int L = config.num_layers, B = B_, T = T_, N = B * T;
   const int64_t NC = static_cast<int64_t>(N) * C;
-  if (pass_ != Pass::train || logits_rows_ != N || N == 0) throw std::logic_error("backward() without forward(Pass::train)");
+  if (pass_ != Pass::train || logits_rows_ != N || N == 0) {
+    throw std::logic_error("backward() without forward(Pass::train)");
+  }
   check_targets(targets);
   allocate_grads();
   logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
@@ -160,8 +168,8 @@ void CpuModel<floatX>::check_targets(const int32_t* targets) const {
 }
 
 template <class floatX>
-void CpuModel<floatX>::matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N, int C,
-                                      int OC) const {
+void CpuModel<floatX>::matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N,
+                                      int C, int OC) const {
   if (reference_) {
     cpu::matmul_forward(out, inp, weight, bias, N, C, OC);
   } else {
@@ -282,7 +290,9 @@ std::vector<MemoryRow> memory_plan(const ModelConfig& config, int B, int T) {
 
 template <class floatX>
 void CpuModel<floatX>::read_logits(int64_t row, float* out) {
-  if (row < 0 || row >= logits_rows_) throw std::logic_error("read_logits() of a row that the last forward() did not make");
+  if (row < 0 || row >= logits_rows_) {
+    throw std::logic_error("read_logits() of a row that the last forward() did not make");
+  }
   const floatX* from = acts.logits + row * config.padded_vocab_size();
   std::copy(from, from + config.vocab_size, out);
 }

@@ -6,6 +6,8 @@
 
 #ifdef WROUGHT_ONEDNN
 #include <dnnl.h>
+
+#include <stdexcept>
 #endif
 
 namespace cpu::fast {
@@ -23,18 +25,26 @@ void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX*
 
 #ifdef WROUGHT_ONEDNN
 
+// c (M, N) = op(a) (M, K) @ op(b) (K, N) + beta c
+inline void sgemm(char op_a, char op_b, int M, int N, int K, const float* a, int lda, const float* b, int ldb,
+                  float beta, float* c) {
+  if (dnnl_sgemm(op_a, op_b, M, N, K, 1.0f, a, lda, b, ldb, beta, c, N) != dnnl_success) {
+    throw std::runtime_error("oneDNN failed to multiply matrices, most likely for want of memory");
+  }
+}
+
 inline void matmul_forward(float* out, const float* inp, const float* weight, const float* bias, int N, int C, int OC) {
   if (bias) {
 #pragma omp parallel for
     for (int n = 0; n < N; ++n) std::copy(bias, bias + OC, out + static_cast<int64_t>(n) * OC);
   }
-  dnnl_sgemm('N', 'T', N, OC, C, 1.0f, inp, C, weight, C, bias ? 1.0f : 0.0f, out, OC);
+  sgemm('N', 'T', N, OC, C, inp, C, weight, C, bias ? 1.0f : 0.0f, out);
 }
 
 inline void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp,
                             const float* weight, int N, int C, int OC) {
-  if (dinp) dnnl_sgemm('N', 'N', N, C, OC, 1.0f, dout, OC, weight, C, 0.0f, dinp, C);
-  if (dweight) dnnl_sgemm('T', 'N', OC, C, N, 1.0f, dout, OC, inp, C, 1.0f, dweight, C);
+  if (dinp) sgemm('N', 'N', N, C, OC, dout, OC, weight, C, 0.0f, dinp);
+  if (dweight) sgemm('T', 'N', OC, C, N, dout, OC, inp, C, 1.0f, dweight);
   if (dbias) cpu::bias_backward(dbias, dout, N, OC);
 }
 

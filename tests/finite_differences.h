@@ -1,4 +1,5 @@
-// What the tests of the kernels share: random tensors, comparisons, gradients by central differences, numbers of threads.
+// What the tests of the kernels share: random tensors, comparisons, gradients by central differences, numbers of
+// threads.
 #pragma once
 
 #include <doctest/doctest.h>

@@ -1,5 +1,5 @@
-// Reads tests/golden/*.bin, which dev/reference/*.py wrote with PyTorch. A file is a sequence of records, little-endian,
-// each padded to a multiple of 8 bytes:
+// Reads tests/golden/*.bin, which dev/reference/*.py wrote with PyTorch. A file is a sequence of records,
+// little-endian, each padded to a multiple of 8 bytes:
 //   char name[48] (zero-padded)   uint64 type (0: int32, 1: float32, 2: float64)   uint64 count   the values
 #pragma once
 

@@ -1,5 +1,4 @@
 #include "kernels/attention.h"
-
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 
@@ -18,7 +17,8 @@ struct Outputs {
 };
 
 template <class T>
-Outputs<T> forward(const std::vector<T>& inp, const Sizes& s, float dropout = 0, uint64_t seed = 0, uint64_t sequence = 0) {
+Outputs<T> forward(const std::vector<T>& inp, const Sizes& s, float dropout = 0, uint64_t seed = 0,
+                   uint64_t sequence = 0) {
   Outputs<T> o{std::vector<T>(s.out()), std::vector<T>(s.lse())};
   cpu::attention_forward(o.out.data(), o.lse.data(), inp.data(), dropout, seed, sequence, s.B, s.T, s.C, s.NH);
   return o;
@@ -29,8 +29,8 @@ std::vector<T> backward(const std::vector<T>& dout, const std::vector<T>& inp, c
                         uint64_t seed = 0, uint64_t sequence = 0) {
   const Outputs<T> o = forward(inp, s, dropout, seed, sequence);
   std::vector<T> dinp = random_tensor<T>(s.inp(), 99);  // is set, not added to
-  cpu::attention_backward(dinp.data(), dout.data(), o.out.data(), o.lse.data(), inp.data(), dropout, seed, sequence, s.B, s.T,
-                          s.C, s.NH);
+  cpu::attention_backward(dinp.data(), dout.data(), o.out.data(), o.lse.data(), inp.data(), dropout, seed, sequence,
+                          s.B, s.T, s.C, s.NH);
   return dinp;
 }
 
@@ -48,7 +48,8 @@ TEST_CASE("attention against PyTorch") {
 }
 
 TEST_CASE("attention's gradients by finite differences, without and with dropout") {
-  for (const Sizes s : {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 7, 33, 1}, Sizes{2, 5, 6, 6}, Sizes{1, 13, 10, 2}}) {
+  for (const Sizes s :
+       {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 7, 33, 1}, Sizes{2, 5, 6, 6}, Sizes{1, 13, 10, 2}}) {
     for (const float dropout : {0.0f, 0.3f}) {
       CAPTURE(s.T);
       CAPTURE(s.C);

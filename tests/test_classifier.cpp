@@ -1,5 +1,4 @@
 #include "kernels/classifier.h"
-
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 
@@ -35,13 +34,16 @@ TEST_CASE("classifier against PyTorch, with poisoned padding") {
   CHECK(max_difference(losses_backward, golden.get("losses")) < 1e-13);
   for (int n = 0; n < N; ++n) {
     const auto row = dlogits.begin() + n * Vp;
-    CHECK(max_difference(Doubles(row, row + V), Doubles(expected.begin() + n * V, expected.begin() + (n + 1) * V)) < 1e-14);
+    CHECK(max_difference(Doubles(row, row + V), Doubles(expected.begin() + n * V, expected.begin() + (n + 1) * V)) <
+          1e-14);
     CHECK(std::all_of(row + V, row + Vp, [](double x) { return x == 0; }));
   }
 }
 
 TEST_CASE("classifier's gradient by finite differences; losses and gradients of ignored targets are zero") {
-  struct Sizes { int N, V, Vp; };
+  struct Sizes {
+    int N, V, Vp;
+  };
   for (const auto [N, V, Vp] : {Sizes{1, 1, 128}, Sizes{3, 2, 2}, Sizes{7, 33, 128}, Sizes{2, 131, 256}}) {
     CAPTURE(V);
     Doubles logits = random_tensor(N * Vp, 1, 3);

@@ -1,5 +1,4 @@
 #include "kernels/dropout.h"
-
 #include "tests/finite_differences.h"
 
 TEST_CASE("dropout zeroes its share and scales the rest") {

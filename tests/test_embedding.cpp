@@ -1,5 +1,4 @@
 #include "kernels/embedding.h"
-
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 
@@ -18,13 +17,16 @@ TEST_CASE("embedding against PyTorch") {
 }
 
 TEST_CASE("embedding's gradients by finite differences, added to what was there") {
-  struct Sizes { int B, T, C, V; };
+  struct Sizes {
+    int B, T, C, V;
+  };
   for (const auto [B, T, C, V] : {Sizes{1, 1, 1, 1}, Sizes{2, 5, 33, 3}, Sizes{3, 7, 17, 101}}) {
     CAPTURE(C);
     const size_t N = static_cast<size_t>(B) * T;
     const auto inp = random_ints(N, 1, V);
     Doubles wte = random_tensor(V * C, 2), wpe = random_tensor((T + 2) * C, 3);
-    const Doubles dout = random_tensor(N * C, 4), before_te = random_tensor(wte.size(), 5), before_pe = random_tensor(wpe.size(), 6);
+    const Doubles dout = random_tensor(N * C, 4), before_te = random_tensor(wte.size(), 5),
+                  before_pe = random_tensor(wpe.size(), 6);
     const auto loss = [&] {
       Doubles out(N * C);
       cpu::embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), B, T, C);

@@ -1,5 +1,4 @@
 #include "kernels/gelu.h"
-
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 

@@ -1,5 +1,4 @@
 #include "kernels/global_norm.h"
-
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 

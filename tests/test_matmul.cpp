@@ -1,5 +1,4 @@
 #include "kernels/matmul.h"
-
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 
@@ -7,7 +6,8 @@ TEST_CASE("matmul against PyTorch") {
   const Golden golden("matmul.bin");
   const auto sizes = golden.get<int>("sizes");
   const int N = sizes[0], C = sizes[1], OC = sizes[2];
-  const Doubles inp = golden.get("inp"), weight = golden.get("weight"), bias = golden.get("bias"), dout = golden.get("dout");
+  const Doubles inp = golden.get("inp"), weight = golden.get("weight"), bias = golden.get("bias"),
+                dout = golden.get("dout");
   Doubles out(N * OC), dinp(N * C), dweight(OC * C), dbias(OC);
   cpu::matmul_forward(out.data(), inp.data(), weight.data(), bias.data(), N, C, OC);
   cpu::matmul_backward(dinp.data(), dweight.data(), dbias.data(), dout.data(), inp.data(), weight.data(), N, C, OC);
@@ -18,7 +18,9 @@ TEST_CASE("matmul against PyTorch") {
 }
 
 TEST_CASE("matmul's gradients by finite differences: dinp is set, the parameters' are added") {
-  struct Sizes { int N, C, OC; };
+  struct Sizes {
+    int N, C, OC;
+  };
   for (const auto [N, C, OC] : {Sizes{1, 1, 1}, Sizes{1, 33, 2}, Sizes{5, 7, 1}, Sizes{3, 5, 67}}) {
     CAPTURE(N);
     CAPTURE(OC);
@@ -42,7 +44,8 @@ TEST_CASE("matmul's gradients by finite differences: dinp is set, the parameters
 
 TEST_CASE("matmul without a bias, and with only some of the gradients") {
   const int N = 3, C = 5, OC = 4;
-  const Doubles inp = random_tensor(N * C, 1), weight = random_tensor(OC * C, 2), zero_bias(OC), dout = random_tensor(N * OC, 4);
+  const Doubles inp = random_tensor(N * C, 1), weight = random_tensor(OC * C, 2), zero_bias(OC),
+                dout = random_tensor(N * OC, 4);
   Doubles with(N * OC), without(N * OC);
   cpu::matmul_forward(with.data(), inp.data(), weight.data(), zero_bias.data(), N, C, OC);
   cpu::matmul_forward(without.data(), inp.data(), weight.data(), static_cast<const double*>(nullptr), N, C, OC);
@@ -61,7 +64,8 @@ TEST_CASE("matmul without a bias, and with only some of the gradients") {
 
 TEST_CASE("matmul does not depend on the number of threads") {
   const int N = 13, C = 37, OC = 131;
-  const Floats inp = random_tensor<float>(N * C, 1), weight = random_tensor<float>(OC * C, 2), bias = random_tensor<float>(OC, 3);
+  const Floats inp = random_tensor<float>(N * C, 1), weight = random_tensor<float>(OC * C, 2),
+               bias = random_tensor<float>(OC, 3);
   const Floats dout = random_tensor<float>(N * OC, 4);
   check_thread_independence([&] {
     Floats all(N * OC + N * C + OC * C + OC);

@@ -1,12 +1,14 @@
-#include "gpt2/params.h"
-
 #include <doctest/doctest.h>
 
 #include <set>
 
+#include "gpt2/params.h"
+
 namespace {
 
-ModelConfig gpt2(int L, int NH, int C) { return {.max_seq_len = 1024, .vocab_size = 50257, .num_layers = L, .num_heads = NH, .channels = C}; }
+ModelConfig gpt2(int L, int NH, int C) {
+  return {.max_seq_len = 1024, .vocab_size = 50257, .num_layers = L, .num_heads = NH, .channels = C};
+}
 
 const ModelConfig kOdd = {.max_seq_len = 19, .vocab_size = 61, .num_layers = 3, .num_heads = 3, .channels = 51};
 
@@ -69,9 +71,9 @@ TEST_CASE("names are unique, and the files' names and shapes are GPT2LMHeadModel
     CHECK(tensor.transposed == linear);
   }
   for (const char* expected : {"wte.weight", "wpe.weight", "h.0.ln_1.weight", "h.0.ln_1.bias", "h.1.attn.c_attn.weight",
-                               "h.1.attn.c_attn.bias", "h.2.attn.c_proj.weight", "h.2.attn.c_proj.bias", "h.0.ln_2.weight",
-                               "h.0.ln_2.bias", "h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.bias", "h.2.mlp.c_proj.weight",
-                               "h.2.mlp.c_proj.bias", "ln_f.weight", "ln_f.bias"}) {
+                               "h.1.attn.c_attn.bias", "h.2.attn.c_proj.weight", "h.2.attn.c_proj.bias",
+                               "h.0.ln_2.weight", "h.0.ln_2.bias", "h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.bias",
+                               "h.2.mlp.c_proj.weight", "h.2.mlp.c_proj.bias", "ln_f.weight", "ln_f.bias"}) {
     CHECK_MESSAGE(hf_names.count(expected) == 1, expected);
   }
 }

@@ -1,5 +1,4 @@
 #include "kernels/philox.h"
-
 #include "tests/finite_differences.h"
 
 // The known answers that Random123 publishes for philox4x32-10, least significant word first. Our counter is (index,

@@ -1,5 +1,4 @@
 #include "kernels/residual.h"
-
 #include "tests/finite_differences.h"
 
 TEST_CASE("residual adds; its gradient is a copy, which replaces what was there") {

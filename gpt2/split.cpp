@@ -93,8 +93,14 @@ const CharClasses& CharClasses::get() {
 }
 
 CharClasses::CharClasses() {
-  set_runs("\\p{L}+", CharClass::letter);
-  set_runs("\\p{N}+", CharClass::number);
+  std::string all;  // every character, in order
+  all.reserve(4 * table_.size());
+  for (uint32_t code = 0; code < table_.size(); ++code) {
+    // Surrogates are no characters; something of the same width that is in no class stands in for them.
+    append_utf8(all, code >= 0xD800 && code < 0xE000 ? 0xFFFD : code);
+  }
+  set_runs(all, "\\p{L}+", CharClass::letter);
+  set_runs(all, "\\p{N}+", CharClass::number);
   const auto set = [this](const auto& ranges, CharClass value) {
     for (const Range& r : ranges) std::fill(table_.begin() + r.first, table_.begin() + r.last + 1, value);
   };
@@ -103,23 +109,14 @@ CharClasses::CharClasses() {
   set(kSpaces, CharClass::space);
 }
 
-// Finds the runs of a property in the text of all characters: some hundred matches instead of a question per character.
-void CharClasses::set_runs(const char* pattern, CharClass value) {
-  std::string all;
-  std::array<std::pair<size_t, uint32_t>, 3> blocks;  // where each width in bytes begins: offset, code
-  for (uint32_t code = 0; code < table_.size(); ++code) {
-    if (code == 0x80) blocks[0] = {all.size(), code};
-    if (code == 0x800) blocks[1] = {all.size(), code};
-    if (code == 0x10000) blocks[2] = {all.size(), code};
-    // Surrogates are no characters; something of the same width that is in no class stands in for them.
-    append_utf8(all, code >= 0xD800 && code < 0xE000 ? 0xFFFD : code);
-  }
-  const auto code_at = [&](size_t offset) {
-    for (int width = 4; width >= 2; --width) {
-      const auto [begin, code] = blocks[static_cast<size_t>(width - 2)];
-      if (offset >= begin) return code + static_cast<uint32_t>((offset - begin) / static_cast<size_t>(width));
-    }
-    return static_cast<uint32_t>(offset);
+// Sets the class of all characters with a property: some hundred matches instead of a question per character.
+void CharClasses::set_runs(std::string_view all, const char* pattern, CharClass value) {
+  const auto code_at = [](size_t offset) {  // characters of 1, 2, 3 and 4 bytes begin at U+0000, 80, 800 and 10000
+    constexpr size_t kTwo = 0x80, kThree = kTwo + 2 * (0x800 - 0x80), kFour = kThree + 3 * (0x10000 - 0x800);
+    return offset >= kFour    ? 0x10000 + (offset - kFour) / 4
+           : offset >= kThree ? 0x800 + (offset - kThree) / 3
+           : offset >= kTwo   ? 0x80 + (offset - kTwo) / 2
+                              : offset;
   };
 
   int error = 0;
@@ -137,7 +134,8 @@ void CharClasses::set_runs(const char* pattern, CharClass value) {
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) fail("PCRE2 failed to list the characters of %s (error %d)", pattern, found);
     const PCRE2_SIZE* span = pcre2_get_ovector_pointer(match.get());
-    std::fill(table_.begin() + code_at(span[0]), table_.begin() + code_at(span[1]), value);
+    std::fill(table_.begin() + static_cast<ptrdiff_t>(code_at(span[0])),
+              table_.begin() + static_cast<ptrdiff_t>(code_at(span[1])), value);
     from = span[1];
   }
 }

@@ -14,7 +14,7 @@
 
 enum class CharClass : uint8_t { other, letter, number, space };
 
-// The classes of all characters, made once (about a millisecond) when first asked for. Letters and numbers are PCRE2's
+// The classes of all characters, made once (some milliseconds) when first asked for. Letters and numbers are PCRE2's
 // and, where PCRE2 knows only Unicode 14, those that Unicode 15, 15.1 and 16 added: the set tiktoken uses. Spaces are
 // Unicode's White_Space.
 class CharClasses {
@@ -26,7 +26,7 @@ class CharClasses {
 
  private:
   CharClasses();
-  void set_runs(const char* pattern, CharClass value);
+  void set_runs(std::string_view all, const char* pattern, CharClass value);
   std::array<CharClass, 0x40000> table_{};  // no letter, number or space lies above (Unicode 16)
 };
 

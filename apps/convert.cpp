@@ -34,9 +34,10 @@ Source read_source(const fs::path& from) {
   check_weights(config, from);
   source.model = make_cpu_model(config, true);
   load_weights(*source.model, from);
-  if (fs::exists(from / "tokenizer.json")) {
-    source.tokenizer = Tokenizer::load(from / "tokenizer.json");
-    check_tokenizer(*source.tokenizer, config, (from / "tokenizer.json").string());
+  for (const char* name : {"tokenizer.json", "vocab.json", "encoder.json"}) {
+    if (source.tokenizer || !fs::exists(from / name)) continue;
+    source.tokenizer = Tokenizer::load(from / name);
+    check_tokenizer(*source.tokenizer, config, (from / name).string());
   }
   return source;
 }
@@ -87,7 +88,8 @@ void convert(const fs::path& from, const fs::path& to, Format format, bool force
   std::printf("layers %d, heads %d, channels %d, context %d, vocabulary %d\n", c.num_layers, c.num_heads, c.channels,
               c.max_seq_len, c.vocab_size);
   if (format == Format::hf && source.tokenizer) {
-    std::printf("tokenizer.json: kept (%s, %d ids)\n", source.tokenizer->kind().c_str(), source.tokenizer->vocab_size());
+    std::printf("tokenizer.json: kept (%s, %d ids)\n", source.tokenizer->kind().c_str(),
+                source.tokenizer->vocab_size());
   } else if (format == Format::hf) {
     std::printf("note: %s has no tokenizer; put the model's tokenizer.json into %s\n", from.c_str(), to.c_str());
   } else {
@@ -100,7 +102,8 @@ void convert(const fs::path& from, const fs::path& to, Format format, bool force
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Converts a model between a Hugging Face directory (config.json, model.safetensors, tokenizer.json) and llm.c's .bin\n"
+      "Converts a model between a Hugging Face directory (config.json, model.safetensors, tokenizer.json) and llm.c's "
+      ".bin\n"
       "file. The source is recognised by itself; the target is llm.c's if its name ends in .bin.\n\n"
       "  convert --from gpt2/ --to gpt2_124M_bf16.bin --format llmc-bf16\n"
       "  convert --from gpt2_124M.bin --to gpt2/");
@@ -108,11 +111,16 @@ int main(int argc, char** argv) {
   bool force = false;
   app.add_option("--from", from, "model directory, or llm.c .bin file (version 3 or 5)")->required();
   app.add_option("--to", to, "directory or .bin file to write")->required();
-  app.add_option("--format", format, "of the target: hf, llmc-fp32 (32-bit floats) or llmc-bf16; default: by the name of --to")
+  app.add_option("--format", format,
+                 "of the target: hf, llmc-fp32 (32-bit floats) or llmc-bf16; default: by the name of --to")
       ->check(CLI::IsMember({"hf", "llmc-fp32", "llmc-bf16"}));
   app.add_flag("--force", force, "write over what is there");
   return run_program(app, argc, argv, [&] {
     if (format.empty()) format = fs::path(to).extension() == ".bin" ? "llmc-fp32" : "hf";
-    convert(from, to, format == "hf" ? Format::hf : format == "llmc-bf16" ? Format::llmc_bf16 : Format::llmc_fp32, force);
+    convert(from, to,
+            format == "hf"          ? Format::hf
+            : format == "llmc-bf16" ? Format::llmc_bf16
+                                    : Format::llmc_fp32,
+            force);
   });
 }

@@ -33,7 +33,9 @@ void write_json(const fs::path& path, const json& value) {
   file.commit();
 }
 
-std::string shown(const json& value) { return value.dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 100); }
+std::string shown(const json& value) {
+  return value.dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 100);
+}
 
 }  // namespace
 
@@ -71,7 +73,8 @@ ModelConfig read_model_config(const fs::path& dir) {
   if (get("activation_function", "gelu_new") != "gelu_pytorch_tanh") {  // the same function by another name
     expect("activation_function", "gelu_new", "wrought has GPT-2's own activation only");
   }
-  if (!get("n_inner", nullptr).is_null()) expect("n_inner", int64_t{4} * config.channels, "the MLP is four times as wide as the stream");
+  if (!get("n_inner", nullptr).is_null())
+    expect("n_inner", int64_t{4} * config.channels, "the MLP is four times as wide as the stream");
   const json epsilon = get("layer_norm_epsilon", 1e-5);
   if (!epsilon.is_number() || std::abs(epsilon.get<double>() - 1e-5) > 1e-9) {
     fail("%s: layer_norm_epsilon is %s, expected 1e-05 as in GPT-2", path.c_str(), shown(epsilon).c_str());
@@ -80,7 +83,8 @@ ModelConfig read_model_config(const fs::path& dir) {
   expect("scale_attn_weights", true, "attention is scaled by 1/sqrt(head size)");
   expect("scale_attn_by_inverse_layer_idx", false, "wrought does not have this option");
   expect("add_cross_attention", false, "wrought has decoders only");
-  if (file.contains("quantization_config")) fail("%s: the model is quantized, expected F32, F16 or BF16 weights", path.c_str());
+  if (file.contains("quantization_config"))
+    fail("%s: the model is quantized, expected F32, F16 or BF16 weights", path.c_str());
   if (const json pruned = get("pruned_heads", json::object()); !pruned.empty()) {
     fail("%s: pruned_heads is %s, expected none", path.c_str(), shown(pruned).c_str());
   }
@@ -116,6 +120,16 @@ json config_json(const ModelConfig& config, const Tokenizer* tokenizer) {
           {"bos_token_id", end_of_text},
           {"eos_token_id", end_of_text},
           {"torch_dtype", "float32"}};
+}
+
+// Without it, transformers' AutoTokenizer takes every GPT-2's tokenizer for byte-level BPE, and drops spaces in
+// decoding.
+json tokenizer_config_json(const ModelConfig& config, const Tokenizer& tokenizer) {
+  json result = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                 {"clean_up_tokenization_spaces", false},
+                 {"model_max_length", config.max_seq_len}};
+  if (tokenizer.end_of_text() >= 0) result["bos_token"] = result["eos_token"] = kEndOfText;
+  return result;
 }
 
 // ---- one tensor between memory and file ----------------------------------------------------------------------------
@@ -171,7 +185,8 @@ void from_file(std::vector<float>& out, const TensorView& view, const ParamTenso
 void save_arenas(const Model& model, const std::vector<std::pair<Arena, std::string>>& arenas, const fs::path& path) {
   std::vector<TensorHeader> headers;
   for (const auto& [arena, prefix] : arenas) {
-    for (const ParamTensor& tensor : model.table) headers.push_back({prefix + tensor.hf_name, "F32", file_shape(tensor)});
+    for (const ParamTensor& tensor : model.table)
+      headers.push_back({prefix + tensor.hf_name, "F32", file_shape(tensor)});
   }
   SafetensorsWriter file(path, headers, {{"format", "pt"}});
   std::vector<float> values, transposed;
@@ -181,7 +196,8 @@ void save_arenas(const Model& model, const std::vector<std::pair<Arena, std::str
       model.read(arena, tensor, values.data());
       if (tensor.transposed) {
         transposed.resize(values.size());
-        transpose(transposed.data(), tensor.rows, tensor.cols, [&](int64_t i) { return values[static_cast<size_t>(i)]; });
+        transpose(transposed.data(), tensor.rows, tensor.cols,
+                  [&](int64_t i) { return values[static_cast<size_t>(i)]; });
       }
       const std::vector<float>& out = tensor.transposed ? transposed : values;
       file.write(prefix + tensor.hf_name, std::as_bytes(std::span(out).first(static_cast<size_t>(tensor.file_size()))));
@@ -244,8 +260,8 @@ std::vector<fs::path> weight_paths(const fs::path& dir) {
   std::set<fs::path> paths;
   for (const auto& [tensor, name] : file["weight_map"].items()) {
     if (!name.is_string() || name.get<std::string>().find('/') != std::string::npos) {
-      fail("%s: weight_map gives %s for %s, expected the name of a file in the same folder", index.c_str(), shown(name).c_str(),
-           in_quotes(tensor).c_str());
+      fail("%s: weight_map gives %s for %s, expected the name of a file in the same folder", index.c_str(),
+           shown(name).c_str(), in_quotes(tensor).c_str());
     }
     paths.insert(dir / name.get<std::string>());
   }
@@ -258,14 +274,16 @@ void check_config(const ModelConfig& model, const fs::path& dir) {
   const ModelConfig file = read_model_config(dir);
   std::string differences;
   const auto compare = [&](const char* field, int in_file, int in_model) {
-    if (in_file != in_model) differences += strprintf("%s %s %d, expected %d", differences.empty() ? "" : ";", field, in_file, in_model);
+    if (in_file != in_model)
+      differences += strprintf("%s %s %d, expected %d", differences.empty() ? "" : ";", field, in_file, in_model);
   };
   compare("n_positions", file.max_seq_len, model.max_seq_len);
   compare("vocab_size", file.vocab_size, model.vocab_size);
   compare("n_layer", file.num_layers, model.num_layers);
   compare("n_head", file.num_heads, model.num_heads);
   compare("n_embd", file.channels, model.channels);
-  if (!differences.empty()) fail("%s: the model has another shape:%s", (dir / "config.json").c_str(), differences.c_str());
+  if (!differences.empty())
+    fail("%s: the model has another shape:%s", (dir / "config.json").c_str(), differences.c_str());
 }
 
 // Every tensor of the table, nothing else but the old files' extras.
@@ -281,8 +299,8 @@ void check_tensors(const std::vector<ParamTensor>& table, const ModelConfig& con
   }
   for (const auto& [name, found] : files.tensors()) {
     if (name != kHead && !known.contains(name)) {
-      fail("%s: tensor %s is not part of a GPT-2 of %d layers", found.second.c_str(), in_quotes(found.first->name).c_str(),
-           config.num_layers);
+      fail("%s: tensor %s is not part of a GPT-2 of %d layers", found.second.c_str(),
+           in_quotes(found.first->name).c_str(), config.num_layers);
     }
   }
   if (files.tensors().contains(kHead)) {
@@ -322,8 +340,8 @@ void load_weights(Model& model, const fs::path& dir) {
 
 void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& where) {
   if (tokenizer.vocab_size() > config.vocab_size) {
-    fail("%s: the tokenizer has %d ids, more than the %d of the model's vocabulary; it belongs to another model", where.c_str(),
-         tokenizer.vocab_size(), config.vocab_size);
+    fail("%s: the tokenizer has %d ids, more than the %d of the model's vocabulary; it belongs to another model",
+         where.c_str(), tokenizer.vocab_size(), config.vocab_size);
   }
 }
 
@@ -332,6 +350,7 @@ void save_model(const Model& model, const Tokenizer* tokenizer, const fs::path& 
   if (tokenizer) {
     check_tokenizer(*tokenizer, model.config, dir.string());
     tokenizer->save(dir / "tokenizer.json");
+    write_json(dir / "tokenizer_config.json", tokenizer_config_json(model.config, *tokenizer));
   }
   write_json(dir / "config.json", config_json(model.config, tokenizer));  // last: without it the folder is no model
 }
@@ -410,9 +429,10 @@ void point_latest_at(const fs::path& run, const fs::path& checkpoint) {
 
 }  // namespace
 
-fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, const Tokenizer* tokenizer, const json& state,
-                         int keep) {
-  if (step < 0 || !state.is_object()) throw std::logic_error("save_checkpoint: a negative step, or a state that is no object");
+fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, const Tokenizer* tokenizer,
+                         const json& state, int keep) {
+  if (step < 0 || !state.is_object())
+    throw std::logic_error("save_checkpoint: a negative step, or a state that is no object");
   const fs::path all = run / "checkpoints";
   make_directories(all);
   for (const fs::directory_entry& entry : std::vector(fs::directory_iterator(all), fs::directory_iterator())) {
@@ -481,8 +501,8 @@ json read_training_state(const fs::path& dir) {
     }
     const std::string found = file_checksum(dir / name);
     if (found != expected.get<std::string>()) {
-      fail("%s: damaged: its checksum is %s, expected %s; resume from another checkpoint", (dir / name).c_str(), found.c_str(),
-           shown(expected).c_str());
+      fail("%s: damaged: its checksum is %s, expected %s; resume from another checkpoint", (dir / name).c_str(),
+           found.c_str(), shown(expected).c_str());
     }
   }
   return state;

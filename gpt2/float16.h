@@ -10,7 +10,8 @@ inline float float_from_bf16(uint16_t bits) { return std::bit_cast<float>(static
 // To the nearest, ties to even; overflow to infinity; a NaN stays one.
 inline uint16_t bf16_from_float(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);  // rounding could make it infinite
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  if (nan) return static_cast<uint16_t>(bits >> 16 | 0x40u);  // rounding, or cutting, could make it infinite
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 

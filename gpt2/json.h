@@ -5,8 +5,8 @@
 #include <string>
 #include <string_view>
 
-// Parses `text`. Throws Error beginning with `where` for anything that is not one JSON value in UTF-8, a key that occurs
-// twice in one object, and nesting deeper than `max_depth` objects and arrays.
+// Parses `text`. Throws Error beginning with `where` for anything that is not one JSON value in UTF-8, a key that
+// occurs twice in one object, and nesting deeper than `max_depth` objects and arrays.
 nlohmann::json parse_json(std::string_view text, const std::string& where, int max_depth);
 
 // The text in quotes, for messages: control characters escaped, shortened if long.

@@ -19,7 +19,8 @@ int64_t element_bytes(LlmcType type) { return type == LlmcType::fp32 ? 4 : 2; }
 
 // The table in the order of the file: what a block repeats is gathered field by field.
 std::vector<const ParamTensor*> file_order(const std::vector<ParamTensor>& table, int num_layers) {
-  const size_t L = static_cast<size_t>(num_layers), embeddings = 2, final_norm = 2;  // tensors before and after the blocks
+  const size_t L = static_cast<size_t>(num_layers), embeddings = 2,
+               final_norm = 2;  // tensors before and after the blocks
   const size_t fields = (table.size() - embeddings - final_norm) / L;
   std::vector<const ParamTensor*> order = {&table[0], &table[1]};
   for (size_t field = 0; field < fields; ++field) {
@@ -33,9 +34,11 @@ std::vector<const ParamTensor*> file_order(const std::vector<ParamTensor>& table
 LlmcHeader check_header(const MappedFile& file) {
   const char* where = file.path().c_str();
   int32_t header[kHeaderInts];
-  if (file.size() < sizeof header) fail("%s: %zu bytes, expected at least the header's %zu", where, file.size(), sizeof header);
+  if (file.size() < sizeof header)
+    fail("%s: %zu bytes, expected at least the header's %zu", where, file.size(), sizeof header);
   std::memcpy(header, file.data(), sizeof header);
-  if (header[0] != kMagic) fail("%s: magic number %d, expected %d; this is not a model file of llm.c", where, header[0], kMagic);
+  if (header[0] != kMagic)
+    fail("%s: magic number %d, expected %d; this is not a model file of llm.c", where, header[0], kMagic);
   if (header[1] != 3 && header[1] != 5) fail("%s: version %d, expected 3 (fp32) or 5 (bf16)", where, header[1]);
 
   LlmcHeader result;
@@ -47,7 +50,8 @@ LlmcHeader check_header(const MappedFile& file) {
   result.config.channels = header[6];
   result.padded_vocab_size = header[7];
   validate(result.config, where);
-  if (header[7] < header[3]) fail("%s: padded vocabulary of %d, expected at least the vocabulary's %d", where, header[7], header[3]);
+  if (header[7] < header[3])
+    fail("%s: padded vocabulary of %d, expected at least the vocabulary's %d", where, header[7], header[3]);
   for (int i = 8; i < kHeaderInts; ++i) {
     if (header[i] != 0) fail("%s: header field %d is %d, expected 0", where, i, header[i]);
   }
@@ -94,8 +98,9 @@ void load_llmc(Model& model, const fs::path& path) {
 
 void save_llmc(const Model& model, const fs::path& path, LlmcType type) {
   const ModelConfig& c = model.config;
-  const int32_t header[kHeaderInts] = {kMagic,       static_cast<int32_t>(type), c.max_seq_len, c.vocab_size,
-                                       c.num_layers, c.num_heads,                c.channels,    c.padded_vocab_size()};
+  const int32_t header[kHeaderInts] = {
+      kMagic,     static_cast<int32_t>(type), c.max_seq_len, c.vocab_size, c.num_layers, c.num_heads,
+      c.channels, c.padded_vocab_size()};
   FileWriter file(path);
   file.write(header, sizeof header);
   std::vector<float> values;

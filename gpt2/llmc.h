@@ -1,7 +1,9 @@
-// llm.c's model files (train_gpt2.py and train_gpt2.cu write them): a header of 256 int32, then the parameters in the layout
-// of wrought's own arena, but field by field: wte, wpe, then ln1w of every layer, ln1b of every layer, ..., lnfw, lnfb.
+// llm.c's model files (train_gpt2.py and train_gpt2.cu write them): a header of 256 int32, then the parameters in the
+// layout of wrought's own arena, but field by field: wte, wpe, then ln1w of every layer, ln1b of every layer, ...,
+// lnfw, lnfb.
 //
-//   header  [0] magic 20240326  [1] version 3 (fp32) or 5 (bf16)  [2] context  [3] V  [4] L  [5] NH  [6] C  [7] Vp  zeros
+//   header  [0] magic 20240326  [1] version 3 (fp32) or 5 (bf16)  [2] context  [3] V  [4] L  [5] NH  [6] C  [7] Vp
+//           then zeros
 //
 // wte has Vp rows, those from V on being padding. There is no tokenizer in such a file.
 #pragma once

@@ -21,9 +21,9 @@ const std::string kMetadata = "__metadata__";
 
 int64_t element_bytes(const std::string& dtype) {  // 0: unknown
   static const std::map<std::string, int64_t> sizes = {
-      {"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"C64", 8},
-      {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1},   {"U64", 8},     {"U32", 4},     {"U16", 2},     {"U8", 1},
-      {"BOOL", 1}};
+      {"F64", 8},     {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1},
+      {"F8_E8M0", 1}, {"C64", 8}, {"I64", 8}, {"I32", 4},  {"I16", 2},     {"I8", 1},
+      {"U64", 8},     {"U32", 4}, {"U16", 2}, {"U8", 1},   {"BOOL", 1}};
   const auto found = sizes.find(dtype);
   return found == sizes.end() ? 0 : found->second;
 }
@@ -52,7 +52,8 @@ std::vector<int64_t> read_sizes(const json& entry, const char* field, const std:
   return sizes;
 }
 
-TensorView read_tensor(const std::string& name, const json& entry, std::span<const std::byte> data, const std::string& file) {
+TensorView read_tensor(const std::string& name, const json& entry, std::span<const std::byte> data,
+                       const std::string& file) {
   const std::string where = file + ": tensor " + in_quotes(name);
   if (!entry.is_object() || entry.size() != 3 || !entry.contains("dtype") || !entry["dtype"].is_string()) {
     fail("%s: expected an object of dtype, shape and data_offsets", where.c_str());
@@ -69,8 +70,8 @@ TensorView read_tensor(const std::string& name, const json& entry, std::span<con
   if (offsets.size() != 2) fail("%s: %zu data_offsets, expected 2", where.c_str(), offsets.size());
   const int64_t begin = offsets[0], end = offsets[1], available = static_cast<int64_t>(data.size());
   if (begin > end || end > available) {
-    fail("%s: its bytes [%lld, %lld) are not inside the file's %lld bytes of data; the file may be cut off", where.c_str(),
-         static_cast<long long>(begin), static_cast<long long>(end), static_cast<long long>(available));
+    fail("%s: its bytes [%lld, %lld) are not inside the file's %lld bytes of data; the file may be cut off",
+         where.c_str(), static_cast<long long>(begin), static_cast<long long>(end), static_cast<long long>(available));
   }
   const std::optional<int64_t> expected = tensor_bytes(tensor);
   if (!expected) fail("%s: the shape %s is too large for any file", where.c_str(), describe(tensor).c_str());
@@ -97,18 +98,21 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   const std::string where = path.string();
   uint64_t length = 0;
   if (file_.size() < sizeof length) {
-    fail("%s: %zu bytes, expected at least the 8 of the header's length; the file is cut off", where.c_str(), file_.size());
+    fail("%s: %zu bytes, expected at least the 8 of the header's length; the file is cut off", where.c_str(),
+         file_.size());
   }
   std::memcpy(&length, file_.data(), sizeof length);
   const uint64_t rest = file_.size() - sizeof length;
   if (length > kMaxHeaderBytes || length > rest) {
-    fail("%s: the header is said to be %llu bytes long, but %llu follow (and at most %llu are allowed); this is not a "
-         "safetensors file, or it is cut off",
-         where.c_str(), static_cast<unsigned long long>(length), static_cast<unsigned long long>(rest),
-         static_cast<unsigned long long>(kMaxHeaderBytes));
+    fail(
+        "%s: the header is said to be %llu bytes long, but %llu follow (and at most %llu are allowed); this is not a "
+        "safetensors file, or it is cut off",
+        where.c_str(), static_cast<unsigned long long>(length), static_cast<unsigned long long>(rest),
+        static_cast<unsigned long long>(kMaxHeaderBytes));
   }
   const std::string_view text = file_.text().substr(sizeof length, length);
-  if (text.empty() || text[0] != '{') fail("%s: the header does not begin with '{'; this is not a safetensors file", where.c_str());
+  if (text.empty() || text[0] != '{')
+    fail("%s: the header does not begin with '{'; this is not a safetensors file", where.c_str());
   const json header = parse_json(text, where + ": header", 3);
 
   const std::span<const std::byte> data(file_.data() + sizeof length + length, rest - length);
@@ -119,7 +123,8 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
     }
     if (!entry.is_object()) fail("%s: %s is not an object of strings", where.c_str(), kMetadata.c_str());
     for (const auto& [key, value] : entry.items()) {
-      if (!value.is_string()) fail("%s: %s: %s is not a string", where.c_str(), kMetadata.c_str(), in_quotes(key).c_str());
+      if (!value.is_string())
+        fail("%s: %s: %s is not a string", where.c_str(), kMetadata.c_str(), in_quotes(key).c_str());
       metadata_[key] = value.get<std::string>();
     }
   }
@@ -139,8 +144,8 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
     end += static_cast<int64_t>(tensor.bytes.size());
   }
   if (end != static_cast<int64_t>(data.size())) {
-    fail("%s: the tensors end at byte %lld of the data, but the file goes on to %zu", where.c_str(), static_cast<long long>(end),
-         data.size());
+    fail("%s: the tensors end at byte %lld of the data, but the file goes on to %zu", where.c_str(),
+         static_cast<long long>(end), data.size());
   }
 }
 
@@ -184,6 +189,7 @@ void SafetensorsWriter::write(const std::string& name, std::span<const std::byte
 }
 
 void SafetensorsWriter::commit() {
-  if (next_ != tensors_.size()) throw std::logic_error("SafetensorsWriter: tensor " + tensors_[next_].name + " is missing");
+  if (next_ != tensors_.size())
+    throw std::logic_error("SafetensorsWriter: tensor " + tensors_[next_].name + " is missing");
   file_.commit();
 }

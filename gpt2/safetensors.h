@@ -24,8 +24,8 @@ struct TensorView : TensorHeader {
 // "(768, 2304) F32", for messages.
 std::string describe(const TensorHeader& tensor);
 
-// A mapped file. Opening checks everything: the header's length and JSON, dtypes, shapes against sizes (without overflow),
-// offsets inside the file, no overlap, no hole, no trailing byte. Throws Error naming file and tensor.
+// A mapped file. Opening checks everything: the header's length and JSON, dtypes, shapes against sizes (without
+// overflow), offsets inside the file, no overlap, no hole, no trailing byte. Throws Error naming file and tensor.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
@@ -40,13 +40,15 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes tensor by tensor (the whole model is never held twice): the headers first, then each tensor's bytes in that order.
+// Writes tensor by tensor (the whole model is never held twice): the headers first, then each tensor's bytes in that
+// order.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorHeader> tensors,
                     const std::map<std::string, std::string>& metadata);
-  void write(const std::string& name, std::span<const std::byte> bytes);  // throws std::logic_error out of order or size
-  void commit();                                                          // throws std::logic_error if tensors are missing
+  // Both throw std::logic_error: for a tensor out of order or of another size; if one is missing.
+  void write(const std::string& name, std::span<const std::byte> bytes);
+  void commit();
 
  private:
   FileWriter file_;

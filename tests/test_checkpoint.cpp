@@ -1,5 +1,3 @@
-#include "gpt2/checkpoint.h"
-
 #include <doctest/doctest.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -13,6 +11,7 @@
 #include <fstream>
 #include <functional>
 
+#include "gpt2/checkpoint.h"
 #include "gpt2/error.h"
 #include "gpt2/float16.h"
 #include "gpt2/json.h"
@@ -74,7 +73,8 @@ void train_step(Model& model, int64_t step) {
   model.update(AdamW{}, step, 1);
 }
 
-// Rewrites a safetensors file, each tensor through `change`, which may rename it, change it, or drop it by an empty name.
+// Rewrites a safetensors file, each tensor through `change`, which may rename it, change it, or drop it by an empty
+// name.
 struct Tensor : TensorHeader {
   std::string bytes;
 };
@@ -113,7 +113,8 @@ void check_against_transformers(const fs::path& dir, const fs::path& saved) {
   float largest = 0;
   for (int n = 0; n < B * T; ++n) {
     model->read_logits(n, row.data());
-    for (int v = 0; v < V; ++v) largest = std::max(largest, std::abs(row[v] - expected[static_cast<size_t>(n) * V + v]));
+    for (int v = 0; v < V; ++v)
+      largest = std::max(largest, std::abs(row[v] - expected[static_cast<size_t>(n) * V + v]));
   }
   CHECK(largest <= 1e-4f);
   MESSAGE(dir.filename().string(), ": largest difference of a logit ", largest);
@@ -161,15 +162,20 @@ TEST_CASE("a tokenizer is saved beside the model and gives the config its end of
   save_model(*random_model(config, 1), &tokenizer, folder.path);
   CHECK(Tokenizer::load(folder.path).checksum() == tokenizer.checksum());
   CHECK(read_json(folder.path / "config.json")["eos_token_id"] == tokenizer.end_of_text());
+  const json opened_by = read_json(folder.path / "tokenizer_config.json");
+  CHECK(opened_by["tokenizer_class"] == "PreTrainedTokenizerFast");
+  CHECK(opened_by["eos_token"] == "<|endoftext|>");
   check_tokenizer(tokenizer, config, "here");
   config.vocab_size = 256;
-  CHECK_THROWS_WITH_AS(check_tokenizer(tokenizer, config, "here"), Contains("here: the tokenizer has 257 ids, more than the 256"), Error);
+  CHECK_THROWS_WITH_AS(check_tokenizer(tokenizer, config, "here"),
+                       Contains("here: the tokenizer has 257 ids, more than the 256"), Error);
   CHECK_THROWS_AS(save_model(*random_model(config, 1), &tokenizer, folder.path), Error);
 }
 
 TEST_CASE("every size survives saving and loading") {
   const Folder folder;
-  for (const ModelConfig& config : {kTiny, ModelConfig{1, 1, 1, 1, 1}, ModelConfig{5, 129, 1, 3, 51}, ModelConfig{2, 128, 2, 2, 64}}) {
+  for (const ModelConfig& config :
+       {kTiny, ModelConfig{1, 1, 1, 1, 1}, ModelConfig{5, 129, 1, 3, 51}, ModelConfig{2, 128, 2, 2, 64}}) {
     const auto model = random_model(config, 7), loaded = random_model(config, 8);
     save_model(*model, nullptr, folder.path);
     CHECK(read_model_config(folder.path) == config);
@@ -190,8 +196,11 @@ TEST_CASE("a config without a field has transformers' default; what changes the 
     changed[field] = value;
     write_text(path, changed.dump());
   };
-  for (const auto& [field, value] : std::vector<std::pair<const char*, json>>{
-           {"n_inner", 40}, {"activation_function", "gelu_pytorch_tanh"}, {"tie_word_embeddings", true}, {"resid_pdrop", 0}}) {
+  for (const auto& [field, value] :
+       std::vector<std::pair<const char*, json>>{{"n_inner", 40},
+                                                 {"activation_function", "gelu_pytorch_tanh"},
+                                                 {"tie_word_embeddings", true},
+                                                 {"resid_pdrop", 0}}) {
     with(field, value);
     CHECK(read_model_config(folder.path) == kShape);
   }
@@ -253,14 +262,16 @@ TEST_CASE("weights are read in the forms that files have") {
     const auto bytes = file.find("transformer.wte.weight")->bytes;
     return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   }();
-  const auto extra = [](const std::string& name, const std::string& dtype, std::vector<int64_t> shape, const std::string& bytes) {
+  const auto extra = [](const std::string& name, const std::string& dtype, std::vector<int64_t> shape,
+                        const std::string& bytes) {
     Tensor tensor;
     tensor.name = name, tensor.dtype = dtype, tensor.shape = std::move(shape), tensor.bytes = bytes;
     return tensor;
   };
 
   SUBCASE("without the prefix, with masks and the tied head") {
-    rewrite(kGolden / "model.safetensors", path, [](Tensor& tensor) { tensor.name.erase(0, std::strlen("transformer.")); },
+    rewrite(kGolden / "model.safetensors", path,
+            [](Tensor& tensor) { tensor.name.erase(0, std::strlen("transformer.")); },
             {extra("h.0.attn.bias", "U8", {1, 1, 2, 2}, "abcd"), extra("h.2.attn.masked_bias", "F32", {}, "abcd"),
              extra("lm_head.weight", "F32", {103, 10}, wte)});
     check_loads();
@@ -275,9 +286,10 @@ TEST_CASE("weights are read in the forms that files have") {
   }
   SUBCASE("in shards") {
     const auto half = [&](bool first) {
-      rewrite(kGolden / "model.safetensors", folder.path / (first ? "a.safetensors" : "b.safetensors"), [&](Tensor& tensor) {
-        if ((tensor.name.find(".mlp.") == std::string::npos) != first) tensor.name.clear();
-      });
+      rewrite(kGolden / "model.safetensors", folder.path / (first ? "a.safetensors" : "b.safetensors"),
+              [&](Tensor& tensor) {
+                if ((tensor.name.find(".mlp.") == std::string::npos) != first) tensor.name.clear();
+              });
     };
     half(true);
     half(false);
@@ -306,7 +318,9 @@ TEST_CASE("weights are read in the forms that files have") {
           std::memcpy(&x, tensor.bytes.data() + i, 4);
           const uint32_t bits = std::bit_cast<uint32_t>(value(x));
           uint16_t out = bf16_from_float(x);
-          if (!bf16) out = static_cast<uint16_t>(bits >> 16 & 0x8000u) | (value(x) == 0 ? 0 : static_cast<uint16_t>((bits >> 13 & 0x3ffffu) - (112u << 10)));
+          if (!bf16)
+            out = static_cast<uint16_t>(bits >> 16 & 0x8000u) |
+                  (value(x) == 0 ? 0 : static_cast<uint16_t>((bits >> 13 & 0x3ffffu) - (112u << 10)));
           narrow.append(reinterpret_cast<const char*>(&out), 2);
         }
         tensor.dtype = bf16 ? "BF16" : "F16";
@@ -321,7 +335,8 @@ TEST_CASE("weights are read in the forms that files have") {
     }
   }
   SUBCASE("a wrong tensor is refused before any parameter changes") {
-    const auto check_refused = [&](const char* message, const std::function<void(Tensor&)>& change, const std::vector<Tensor>& more = {}) {
+    const auto check_refused = [&](const char* message, const std::function<void(Tensor&)>& change,
+                                   const std::vector<Tensor>& more = {}) {
       rewrite(kGolden / "model.safetensors", path, change, more);
       const auto untouched = random_model(kShape, 3), target = random_model(kShape, 3);
       CHECK_THROWS_WITH_AS(load_weights(*target, folder.path), Contains(message), Error);
@@ -336,7 +351,9 @@ TEST_CASE("weights are read in the forms that files have") {
     check_refused("tensor \"h.2.mlp.c_proj.bias\" is missing, expected (10) F32",
                   one("h.2.mlp.c_proj.bias", [](Tensor& tensor) { tensor.name.clear(); }));
     check_refused("tensor \"transformer.h.1.attn.c_attn.weight\" is (30, 10) F32, expected (10, 30) F32, F16 or BF16",
-                  one("h.1.attn.c_attn.weight", [](Tensor& tensor) { tensor.shape = {30, 10}; }));
+                  one("h.1.attn.c_attn.weight", [](Tensor& tensor) {
+                    tensor.shape = {30, 10};
+                  }));
     check_refused("is (103, 10) I32, expected (103, 10) F32",
                   one("wte.weight", [](Tensor& tensor) { tensor.dtype = "I32"; }));
     check_refused("\"transformer.h.3.ln_1.bias\" is not part of a GPT-2 of 3 layers", keep,
@@ -375,7 +392,8 @@ TEST_CASE("a checkpoint brings back parameters, moments and state, and training 
   CHECK(same(*model, *resumed, {Arena::params, Arena::m, Arena::v}));
 
   fs::rename(folder.path, folder.path.string() + "_moved");  // the link is relative
-  CHECK(fs::equivalent(latest_checkpoint(folder.path.string() + "_moved"), folder.path.string() + "_moved/checkpoints/step_000003"));
+  CHECK(fs::equivalent(latest_checkpoint(folder.path.string() + "_moved"),
+                       folder.path.string() + "_moved/checkpoints/step_000003"));
   fs::remove_all(folder.path.string() + "_moved");
 }
 
@@ -459,7 +477,8 @@ TEST_CASE("a folder that cannot be written is an error and leaves what was there
   write_text(folder.path / "file", "x");
   CHECK_THROWS_AS(save_checkpoint(folder.path / "file", 1, *model, nullptr, json::object(), 0), Error);
   fs::create_directories(folder.path / "latest" / "mine");  // a folder where the link should be
-  CHECK_THROWS_WITH_AS(save_checkpoint(folder.path, 1, *model, nullptr, json::object(), 0), Contains("cannot be replaced by a link"), Error);
+  CHECK_THROWS_WITH_AS(save_checkpoint(folder.path, 1, *model, nullptr, json::object(), 0),
+                       Contains("cannot be replaced by a link"), Error);
   CHECK(fs::exists(folder.path / "latest" / "mine"));
   if (geteuid() == 0) {
     MESSAGE("skipped: root may write into any folder");
@@ -467,7 +486,8 @@ TEST_CASE("a folder that cannot be written is an error and leaves what was there
   }
   fs::create_directories(folder.path / "run");
   fs::permissions(folder.path / "run", fs::perms::owner_read | fs::perms::owner_exec);
-  CHECK_THROWS_WITH_AS(save_checkpoint(folder.path / "run", 1, *model, nullptr, json::object(), 0), Contains("Permission denied"), Error);
+  CHECK_THROWS_WITH_AS(save_checkpoint(folder.path / "run", 1, *model, nullptr, json::object(), 0),
+                       Contains("Permission denied"), Error);
   fs::permissions(folder.path / "run", fs::perms::owner_all);
 }
 
@@ -493,7 +513,8 @@ TEST_CASE("a damaged training state is refused by name") {
   json other = state;
   other["checksums"]["../secret"] = "0";
   write_text(path, other.dump());
-  CHECK_THROWS_WITH_AS(read_training_state(good), Contains("\"../secret\" is not that of a file in this folder"), Error);
+  CHECK_THROWS_WITH_AS(read_training_state(good), Contains("\"../secret\" is not that of a file in this folder"),
+                       Error);
   other = state;
   other["checksums"].erase("optimizer.safetensors");
   write_text(path, other.dump());

@@ -1,5 +1,3 @@
-#include "gpt2/llmc.h"
-
 #include <doctest/doctest.h>
 #include <unistd.h>
 
@@ -11,6 +9,7 @@
 #include "gpt2/error.h"
 #include "gpt2/file.h"
 #include "gpt2/float16.h"
+#include "gpt2/llmc.h"
 
 namespace fs = std::filesystem;
 using doctest::Contains;
@@ -93,7 +92,8 @@ TEST_CASE("a vocabulary padded otherwise is read; its padding is not") {
     write_file(with_field(golden.substr(0, header + V * row), 7, static_cast<int32_t>(rows)) + padding + rest);
     CHECK(read_llmc_header(kFile).padded_vocab_size == static_cast<int>(rows));
     load_llmc(*model, kFile);
-    for (const ParamTensor& tensor : model->table) CHECK_MESSAGE(read_tensor(*model, tensor) == read_tensor(*expected, tensor), tensor.name);
+    for (const ParamTensor& tensor : model->table)
+      CHECK_MESSAGE(read_tensor(*model, tensor) == read_tensor(*expected, tensor), tensor.name);
   }
 }
 

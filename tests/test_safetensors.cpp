@@ -1,5 +1,3 @@
-#include "gpt2/safetensors.h"
-
 #include <doctest/doctest.h>
 #include <unistd.h>
 
@@ -11,6 +9,7 @@
 
 #include "gpt2/error.h"
 #include "gpt2/float16.h"
+#include "gpt2/safetensors.h"
 
 namespace fs = std::filesystem;
 using doctest::Contains;
@@ -49,8 +48,10 @@ TEST_CASE("what the writer writes, the reader reads") {
   const std::vector<float> a = {1.5f, -2, 3, 4, 5, 6};
   const std::vector<uint16_t> b = {1, 2, 3};
   {
-    SafetensorsWriter writer(kFile, {{"z \"quoted\" \u00e9", "F32", {2, 3}}, {"empty", "I64", {0, 7}}, {"b", "BF16", {3}}, {"scalar", "U8", {}}},
-                             {{"format", "pt"}});
+    SafetensorsWriter writer(
+        kFile,
+        {{"z \"quoted\" \u00e9", "F32", {2, 3}}, {"empty", "I64", {0, 7}}, {"b", "BF16", {3}}, {"scalar", "U8", {}}},
+        {{"format", "pt"}});
     writer.write("z \"quoted\" \u00e9", std::as_bytes(std::span(a)));
     CHECK_THROWS_AS(writer.write("b", std::as_bytes(std::span(b))), std::logic_error);      // out of order
     CHECK_THROWS_AS(writer.write("empty", std::as_bytes(std::span(b))), std::logic_error);  // another size
@@ -94,8 +95,9 @@ TEST_CASE("damaged files are refused, each for its reason") {
   check_refused(std::string("{}\0x", 4), "", "zero byte at offset 2");
   check_refused("{\"\xff\":1}", "", "not JSON");
   check_refused(std::string("{\"a\":") + std::string(1'000'000, '['), "", "nested deeper");
-  check_refused(R"({"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}})", "x",
-                "\"a\" occurs twice");
+  check_refused(
+      R"({"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}})", "x",
+      "\"a\" occurs twice");
   check_refused(R"({"__metadata__":3})", "", "not an object of strings");
   check_refused(R"({"__metadata__":{"k":3}})", "", "not a string");
   check_refused(R"({"w":7})", "", "expected an object");
@@ -116,8 +118,9 @@ TEST_CASE("damaged files are refused, each for its reason") {
   check_refused(one_tensor("F32", "[2]", "[0,4]"), "1234", "takes 8 bytes, but its data_offsets span 4");
   check_refused(one_tensor("F32", "[1]", "[0,4]"), "12345", "the file goes on to 5");
   check_refused(one_tensor("U8", "[2]", "[1,3]"), "123", "leaving a hole");
-  check_refused(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})", "123",
-                "overlapping");
+  check_refused(
+      R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+      "123", "overlapping");
 
   write_file("1234567");
   CHECK_THROWS_WITH_AS(SafetensorsFile{kFile}, Contains("7 bytes, expected at least"), Error);
@@ -134,7 +137,8 @@ TEST_CASE("damaged files are refused, each for its reason") {
 TEST_CASE("mutated files either open with views inside the file, or throw Error") {
   std::string valid;
   {
-    SafetensorsWriter writer(kFile, {{"h.0.weight", "F32", {2, 3}}, {"h.0.bias", "BF16", {3}}, {"none", "U8", {0}}}, {{"format", "pt"}});
+    SafetensorsWriter writer(kFile, {{"h.0.weight", "F32", {2, 3}}, {"h.0.bias", "BF16", {3}}, {"none", "U8", {0}}},
+                             {{"format", "pt"}});
     const std::string data(24, 'd');
     writer.write("h.0.weight", std::as_bytes(std::span(data)));
     writer.write("h.0.bias", std::as_bytes(std::span(data)).first(6));
@@ -149,10 +153,18 @@ TEST_CASE("mutated files either open with views inside the file, or throw Error"
     for (unsigned n = random() % 4; n > 0; --n) {
       const size_t at = random() % (random() % 2 ? bytes.size() : 16);
       switch (random() % 4) {
-        case 0: bytes[at] = static_cast<char>(random()); break;
-        case 1: bytes[at] = static_cast<char>(bytes[at] ^ 1 << random() % 8); break;
-        case 2: bytes[at] = "0123456789[]{},:\"-"[random() % 18]; break;
-        case 3: bytes.insert(at, 1, bytes[random() % bytes.size()]); break;
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes[at] = static_cast<char>(bytes[at] ^ 1 << random() % 8);
+          break;
+        case 2:
+          bytes[at] = "0123456789[]{},:\"-"[random() % 18];
+          break;
+        case 3:
+          bytes.insert(at, 1, bytes[random() % bytes.size()]);
+          break;
       }
     }
     if (random() % 4 == 0) bytes.resize(random() % (bytes.size() + 8));
@@ -163,7 +175,8 @@ TEST_CASE("mutated files either open with views inside the file, or throw Error"
       unsigned sum = 0;
       for (const TensorView& tensor : file.tensors()) {
         total += tensor.bytes.size();
-        for (const std::byte b : tensor.bytes) sum += static_cast<unsigned>(b);  // touches each byte: a bad view would crash
+        for (const std::byte b : tensor.bytes)
+          sum += static_cast<unsigned>(b);  // touches each byte: a bad view would crash
       }
       CHECK(total < bytes.size());
       CHECK(sum <= 255 * total);
@@ -199,9 +212,9 @@ TEST_CASE("f16 is read exactly") {
   CHECK(float_from_f16(0x3c00) == 1.0f);
   CHECK(float_from_f16(0xc000) == -2.0f);
   CHECK(float_from_f16(0x7bff) == 65504.0f);
-  CHECK(float_from_f16(0x0400) == 0x1p-14f);                // smallest normal
-  CHECK(float_from_f16(0x0001) == 0x1p-24f);                // smallest subnormal
-  CHECK(float_from_f16(0x83ff) == -1023 * 0x1p-24f);        // largest subnormal
+  CHECK(float_from_f16(0x0400) == 0x1p-14f);          // smallest normal
+  CHECK(float_from_f16(0x0001) == 0x1p-24f);          // smallest subnormal
+  CHECK(float_from_f16(0x83ff) == -1023 * 0x1p-24f);  // largest subnormal
   CHECK(std::bit_cast<uint32_t>(float_from_f16(0x8000)) == 0x80000000u);
   CHECK(float_from_f16(0xfc00) == -std::numeric_limits<float>::infinity());
   CHECK(float_from_f16(0x7e00) != float_from_f16(0x7e00));  // NaN

@@ -8,10 +8,10 @@
 
 #include <chrono>
 #include <cmath>
-#include <csignal>
 #include <cstdio>
 
 #include "apps/progress.h"
+#include "apps/stop_signal.h"
 #include "apps/train_flags.h"
 #include "gpt2/check.h"
 #include "gpt2/checkpoint.h"
@@ -22,8 +22,6 @@
 #include "kernels/philox.h"
 
 namespace {
-
-volatile std::sig_atomic_t stop_signal = 0;
 
 void say(const std::string& line) {
   std::printf("%s\n", line.c_str());
@@ -104,7 +102,7 @@ void print_sample(Model& model, const Run& run, int64_t step) {
   std::string text = run.config.prompt;
   generate(model, ids, config, [&](int32_t id) {
     if (id < tokenizer.vocab_size()) text += decoder.next(id);
-    return stop_signal == 0;
+    return StopSignal::received() == 0;
   });
   text += decoder.finish();
   say("--- sample ---\n" + text + "\n--------------");
@@ -150,8 +148,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   say("run: " + run.folder.string());
 
   MetricsLog log(run.folder, step + 1);
-  std::signal(SIGINT, [](int s) { stop_signal = s; });
-  std::signal(SIGTERM, [](int s) { stop_signal = s; });
+  StopSignal::defer();
   Progress progress(step, config.steps);
   std::filesystem::path last_checkpoint = run.resume_from;
   int bad_steps = 0;
@@ -160,7 +157,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     if (run.val.size() > 0) report_evaluation(*model, run, 0, log);
   }
 
-  while (step < config.steps && stop_signal == 0) {
+  while (step < config.steps && StopSignal::received() == 0) {
     const auto step_started = std::chrono::steady_clock::now();
     const double lr = learning_rate(schedule, step);
 
@@ -205,13 +202,13 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     }
 
     // evaluate, sample, save
-    const bool last = step == config.steps || stop_signal != 0;
+    const bool last = step == config.steps || StopSignal::received() != 0;
     const auto due = [&](int64_t every) { return last || (every > 0 && step % every == 0); };
-    if (run.val.size() > 0 && due(config.eval_every) && stop_signal == 0) {
+    if (run.val.size() > 0 && due(config.eval_every) && StopSignal::received() == 0) {
       progress.clear();
       report_evaluation(*model, run, step, log);
     }
-    if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && stop_signal == 0) {
+    if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && StopSignal::received() == 0) {
       progress.clear();
       print_sample(*model, run, step);
     }
@@ -225,8 +222,8 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
 
   progress.clear();
   const std::string dir = (run.folder / "latest").string();
-  if (stop_signal != 0) {
-    say(strprintf("stopped by signal %d after step %lld; go on with: --run %s --resume", static_cast<int>(stop_signal),
+  if (StopSignal::received() != 0) {
+    say(strprintf("stopped by signal %d after step %lld; go on with: --run %s --resume", StopSignal::received(),
                   static_cast<long long>(step), run.folder.c_str()));
     return;
   }
@@ -238,6 +235,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  StopSignal::watch();
   CLI::App app("Trains a GPT-2 on the CPU: text in, a model directory out.");
   TrainConfig config;
   add_train_flags(app, config);

@@ -14,7 +14,8 @@
 //   $form                     short for $slot.form where only one slot's list has that form: $he
 //   $a  $A                    "a" or "an", as what follows wants it
 //   [one|two|]                a choice within a phrase;  \n a line's end
-// The alternative of rank r = 1, 2, ... has the weight 1 / (r + 20): the first ones are the common ones.
+// The first alternatives are the common ones: of rank r = 1, 2, ..., a phrase has the weight 1 / (r + 20), a list's
+// entry 1 / (r + 8)^2.
 #pragma once
 
 #include <cstdint>

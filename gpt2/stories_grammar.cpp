@@ -36,7 +36,7 @@ habit:
   $He loved to $hobby.
   $He liked [$hobby.ing|nothing better than $hobby.ing].
   Every $daytime $he went out to $hobby.
-  $His pockets were always full of $bits.
+  $His pockets were always full of $bits, $coins and $fruit.
   $He could $hobby better than [anyone|any $worker] in town.
   $His $relative was $a $worker, and the house smelled of $goods.
   People said $he was as $trait as $a $beast.
@@ -45,7 +45,7 @@ habit:
 plan:
   $He wanted to $hobby all day.
   The sky was $colour and the $bird.many sang $manner.
-  There were $feast for breakfast.
+  There were $pastry and $fruit for breakfast.
   It was too $weather to stay in bed.
   $A $bird sang $manner outside the window.
   The air smelled of $goods and $blossom.many.
@@ -112,14 +112,14 @@ garden:
   $garden_want $garden_mishap\n$scene $garden_help $garden_end\n$closing
 
 garden_want:
-  One day $he got $a $size seed from $a $old $worker. "It will be $a $flower:seedling," said the $worker_ending.
+  One day $he got $a $size seed from $a $trait $worker. "It will be $a $flower:seedling," said the $worker_ending.
   $He wanted to grow $a $size $flower:seedling in $his garden.
   In $season $he planted $a $flower:seedling beside the $furniture.
   $He wished for $a $colour $flower:seedling more than for all the $goods in the world.
   $His $relative gave $him a pot and a seed. "Grow me $a $flower:seedling," said the note.
 
 worker_ending:
-  $old $soul
+  $trait $soul
 
 garden_mishap:
   $He watered it every $daytime, but nothing grew.
@@ -174,7 +174,7 @@ kitchen_help:
   $sad The $builder:helper next door heard $him. "$Oh," $said the $builder[ $manner|]. "$comfort"
   "$Oh!" $said $hero. Luckily $a $trait $builder:helper came by. "$comfort" $said the $builder[ $manner|].
   $He ran to the $builder:helper, who was $feeling that day. "$comfort" said the $builder $manner.
-  Then came $a knock at the door. It was the $builder:helper with $a $container full of $feast. "$comfort"
+  Then came $a knock at the door. It was the $builder:helper with $a $container full of $goods. "$comfort"
 
 comfort:
   Do not worry! We will try again.
@@ -237,7 +237,7 @@ thanked:
   "You are as $trait as $a $beast," $said $pet[ $manner|].
   "You have a good heart," said the $friend $manner.
   The $friend gave $him $a $look $toy as a present.
-  "Come to my $home," said $pet, "and eat $feast with me."
+  "Come to my $home," said $pet, "and eat $goods with me."
 
 # ---- a journey -------------------------------------------------------------------------------------------------------
 
@@ -383,14 +383,14 @@ market_give:
   It was hard, but $hero gave $pet the $money and went home without the $thing.
 
 market_reward:
-  $A $old $trader had seen it all. "Good hearts are rare," said the $trader_ending, and gave $him the $thing.
+  $A $trait $trader had seen it all. "Good hearts are rare," said the $trader_ending, and gave $him the $thing.
   Next $weekday there was $a $container at $his door. In it lay the $thing!
   That $daytime $number $animal.many came with presents, and one of them was the $thing.
   "I am $a $worker," $pet $said with a laugh, "and I can make you $a $thing." And so it was.
   $Pet came back with $a $tool and made the $finest $thing $around for $him.
 
 trader_ending:
-  $old $soul
+  $trait $soul
 
 # ---- a concert -------------------------------------------------------------------------------------------------------
 
@@ -435,10 +435,10 @@ concert_end:
 
 cheer:
   The people clapped and called for more.
-  Even the $old $worker wiped away a tear.
+  Even the $trait $worker wiped away a tear.
   $Number $bird.many came to listen.
   "$Fine!" cried the $trader. "Once more!"
-  Everyone threw $blossom.many and $feast.
+  Everyone threw $blossom.many and $pastry.
 
 # ---- a noise at night ------------------------------------------------------------------------------------------------
 
@@ -512,16 +512,17 @@ quarrel_peace:
 scene:
   $A $size $bird $sang $manner in $a $mood $plant.
   $Number $colour $bird.many flew over the $mood $spot.
-  $A $weather wind blew through the $blossom.many and the $plant.many.
+  $A $weather wind blew through $colour $blossom.many and $mood $plant.many.
   The clouds looked like $size $animal.many and $colour $beast.many.
-  The $bug.many $sang $manner, and the $bird.many $sang too.
-  Far away there was $a $loud $noise, and $a $beast $laughed.
+  The $colour $bug.many $sang $manner, and the $size $bird.many $sang.
+  There was $a $loud $noise, and $a $naughty $beast $laughed $manner.
   The $spot lay [quiet|still|silent|peaceful|empty|dreaming|shining|sleeping] in the $weather $daytime.
   $A $naughty $beast and $a $naughty $bird $sang under $a $plant.
-  Somewhere $a $worker and $a $trader $sang $manner.
+  $A $bird, $a $bug and $a $beast $sang near the $mood $spot.
+  Somewhere $a $trait $worker and $a $trader $sang $manner.
   The air smelled of $fruit, $blossom.many and $stuff.
   $Number $bug.many $sang on $a $colour $blossom.
-  $A $colour light shone from the $building near the $spot.
+  $A $colour $container of $stuff stood near the $mood $building.
 
 feature:
   [ with $colour $part| with $size $part| in $colour $clothes|]
@@ -573,24 +574,24 @@ sad:
   $Hero hung $his head and thought of $goods.
 
 closing:
-  From that day on, $hero and $pet were the best of friends.
+  From that $weekday on, $hero and $pet were friends and ate $feast together.
   $Hero gave $pet $a $dish, and they ate it near the $spot.
   That night $hero slept [well|soundly|deeply|late|long] and dreamed of $animal.many.
   And every $weekday since then, $hero and $pet meet to $hobby.
-  "$lesson" said $pet, and $hero nodded.
+  "$lesson" said $pet, and $hero $laughed $manner.
   $Hero was $glad. $He hugged $pet and $laughed.
   And so $hero learned something: $moral.
   They danced until $daytime, and $number $bird.many sang for them.
   $Hero went home, told $his $relative everything, and ate $feast for supper.
   To thank the $friend, $hero made it $colour $clothes. $Pet wears them to this day.
-  Since then there are always $feast in the $home.
+  Since then there are always $pastry and $fruit in the $home.
 
 closing_hero:
-  From that day on, $hero and the $builder were the best of friends.
-  $Hero was $glad, and so was the $builder.
+  From that $weekday on, $hero and the $builder were friends and ate $feast together.
+  $Hero was $glad, and the $builder $laughed $manner.
   That night $hero slept [well|soundly|deeply|late|long] and dreamed of $animal.many.
   And so $hero learned something: $moral.
-  "$lesson" said the $builder, and $hero nodded.
+  "$lesson" said the $builder, and $hero $laughed $manner.
   And if you go there, you can [still see it|hear them tell of it] today.
   To say thank you, $hero taught the $builder to $hobby.
   And the $builder? The $builder got $feast every $weekday.
@@ -627,8 +628,7 @@ child(he him his kind) =
 petname =
   Pip, Bramble, Button, Pebble, Clover, Hazelnut, Mops, Nibbles, Twig, Whiskers, Thistle, Fidget, Pumpkin, Biscuit,
   Dot, Crumb, Tuffet, Bobbin, Muffin, Pepper, Ginger, Nutmeg, Cinnamon, Mossy, Acorn, Bumble, Tangle, Puddle, Marble,
-  Sprout, Snowdrop, Cricket, Fennel, Parsley, Sorrel, Juniper, Burdock, Ivy, Tansy, Yarrow, Dandelion, Mallow, Teasel,
-  Bracken, Wisp, Tumble, Scamper, Flicker
+  Sprout, Snowdrop, Cricket, Fennel, Parsley, Sorrel, Juniper, Burdock, Ivy, Tansy, Yarrow
 
 town =
   Appleford, Willowbrook, Oakham, Millbridge, Greenfield, Foxley, Thornbury, Elmswood, Ashdown, Riverton, Hillcote,
@@ -637,10 +637,7 @@ town =
   Coldwater, Warmwell, Sunnyside, Rainham, Snowdon, Frostford, Windermere, Cloudcroft, Moonstone, Starling,
   Candleford, Lanternhill, Cherryhinton, Plumstead, Pearbury, Quincetown, Figtree, Nutley, Beechworth, Birchington,
   Cedarville, Pinewick, Maplethorpe, Rowanby, Alderton, Hollybush, Ivybridge, Fernhill, Heatherfield, Gorseley,
-  Saltburn, Sandwick, Shellhaven, Pebbleton, Whalesea, Sealand, Anchorage, Sailmouth, Ropewalk, Netherby, Overton,
-  Underhill, Betwixt, Faraway, Nearby, Tumbledown, Topsy, Muddleford, Puddleby, Dozington, Slumberland, Snoring,
-  Gigglesworth, Merrytown, Sorrowdale, Hopefield, Faithwick, Kettlewell, Panbury, Spoonley, Forkton, Teapot,
-  Crumbleton, Butterworth, Cheddar, Honeychurch, Jamford, Breadsall
+  Saltburn, Sandwick, Shellhaven, Pebbleton, Whalesea, Sealand, Anchorage, Sailmouth, Ropewalk, Netherby
 
 weekday =
   Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday
@@ -665,10 +662,7 @@ worker =
   roofer, thatcher, basketmaker, ropemaker, sailmaker, candlemaker, soapmaker, papermaker, printer, bookbinder,
   scribe, schoolmaster, professor, scholar, poet, fiddler, drummer, piper, juggler, acrobat, clown, magician, dancer,
   singer, actor, puppeteer, storyteller, nurse, midwife, dentist, vet, chemist, herbalist, astronomer, inventor,
-  engineer, mechanic, pilot, driver, conductor, signalman, watchman, constable, soldier, sergeant, general, admiral,
-  judge, mayor, councillor, clerk, cashier, banker, notary, porter, butler, footman, chambermaid, gravedigger,
-  bellringer, sexton, vicar, bishop, monk, nun, hermit, knight, squire, explorer, diver, miner, surveyor, geographer,
-  translator, detective, photographer, reporter, weatherman, electrician
+  engineer, mechanic, pilot, driver, conductor, signalman, watchman, constable, soldier
 
 trader =
   merchant, pedlar, shopkeeper, grocer, greengrocer, florist, toymaker, bookseller, fishmonger, ironmonger, antiquary,
@@ -697,24 +691,19 @@ beast(many) =
   zebra, antelope, gazelle, moose/moose, elk/elk, reindeer/reindeer, bison/bison, walrus, whale, dolphin, shark,
   octopus, squid, penguin, ostrich, emu, flamingo, pelican, vulture, eagle, falcon, peacock, turkey, rooster, bulldog,
   poodle, terrier, dachshund, spaniel, sheepdog, greyhound, gorilla, baboon, chimpanzee, orangutan, kangaroo,
-  anteater, tapir, yak, llama, alpaca, dragon, unicorn, griffin, goblin, troll, ogre, giant, witch, wizard, gnome,
-  mermaid, pirate, python, cobra, boar, stag, ram, bull, stallion, mammoth, dinosaur, jellyfish/jellyfish, lobster,
-  crab, haddock/haddock, trout/trout, herring/herring, mackerel/mackerel, pike/pike, carp/carp, salmon/salmon, eel,
-  flounder
+  anteater, tapir, yak, llama, alpaca, dragon, unicorn, griffin, goblin, troll, ogre, giant, witch
 
 bird(many) =
   sparrow, robin, wren, finch, lark, thrush, blackbird, swallow, cuckoo, nightingale, woodpecker, starling, crow,
   rook, gull, dove, goldfinch, bullfinch, chaffinch, greenfinch, linnet, nuthatch, treecreeper, blue tit, wagtail,
   pipit, skylark, redstart, whinchat, stonechat, warbler, chiffchaff, blackcap, goldcrest, firecrest, waxwing,
-  dunnock, yellowhammer, bunting, kingfisher, dipper, oriole, hoopoe, bee-eater, swift, martin, nightjar, lapwing,
-  plover, sandpiper, curlew, snipe/snipe, woodcock, partridge, pheasant, quail, corncrake, osprey, kestrel, buzzard,
-  merlin, tern, puffin, cormorant
+  dunnock, yellowhammer, bunting, kingfisher, dipper, oriole, hoopoe, bee-eater, swift, martin
 
 bug(many) =
   snail, beetle, ant, caterpillar, slug, wasp, moth, fly, spider, grasshopper, ladybird, bumblebee, earwig, cricket,
   gnat, midge, mosquito, hornet, dragonfly, damselfly, butterfly, firefly, glowworm, centipede, millipede,
   woodlouse/woodlice, termite, cockroach, weevil, locust, aphid, greenfly, cicada, mantis/mantises, leafhopper,
-  silverfish/silverfish, flea, louse/lice, mite, tick, earthworm, maggot, grub
+  silverfish/silverfish, flea, louse/lice, mite, tick
 
 seedling =
   rose, tulip, daisy, sunflower, lily, poppy, violet, bluebell, daffodil, primrose, pansy, marigold, crocus, lavender,
@@ -725,16 +714,13 @@ blossom(many) =
   rose, tulip, daisy, sunflower, lily, poppy, violet, bluebell, daffodil, primrose, pansy, marigold, crocus, lavender,
   peony, dahlia, foxglove, forget-me-not, hollyhock, snapdragon, carnation, geranium, petunia, begonia, hyacinth,
   iris, orchid, lupin, aster, chrysanthemum, cornflower, buttercup, cowslip, harebell, anemone, jasmine, honeysuckle,
-  magnolia, camellia, azalea, gladiolus, freesia, zinnia, nasturtium, periwinkle, gentian, edelweiss, lotus,
-  water lily, clematis, wisteria, hydrangea, fuchsia, gardenia, oleander, verbena, phlox, larkspur, delphinium,
-  columbine, wallflower, stock
+  magnolia, camellia, azalea, gladiolus, freesia, zinnia, nasturtium
 
 plant(many) =
   tree, bush, oak, hedge, willow, fir, rock, fern, pine, birch, elm, maple, hazel, holly, log, boulder, stump,
   haystack, thornbush, bramble, rosebush, apple tree, pear tree, chestnut, walnut tree, linden, poplar, alder, rowan,
   yew, cedar, larch, spruce, beech, sycamore, hawthorn, blackthorn, elder, juniper bush, cypress, acacia, palm,
-  cactus, bamboo, mushroom, toadstool, thistle, nettle, dandelion, cabbage, pumpkin, cornstalk, beanstalk, grapevine,
-  milestone, gatepost, wheelbarrow, woodpile, fencepost, molehill, anthill, signpost, scarecrow, snowman/snowmen
+  cactus, bamboo, mushroom, toadstool
 
 # ---- words: things ---------------------------------------------------------------------------------------------------
 
@@ -742,8 +728,7 @@ treasure =
   kite, ball, doll, drum, teddy bear, spinning top, toy boat, puppet, rocking horse, marble, balloon, whistle, hoop,
   yo-yo, music box, lantern, storybook, magnet, telescope, compass, pocket watch, necklace, ring, bracelet, crown,
   feather, locket, mirror, paintbox, skipping rope, tambourine, trumpet, rattle, toy train, tin soldier, paper boat,
-  windmill, boomerang, pinwheel, slingshot, snow globe, jigsaw, dice box, chessboard, rag doll, dollhouse, scooter,
-  tricycle
+  windmill, boomerang, pinwheel, slingshot
 
 toy(many) =
   kite, ball, doll, drum, teddy bear, spinning top, toy boat, puppet, rocking horse, marble, balloon, whistle, hoop,
@@ -752,10 +737,7 @@ toy(many) =
   windmill, boomerang, pinwheel, slingshot, snow globe, jigsaw, dice box, chessboard, rag doll, dollhouse, scooter,
   tricycle, sled, skateboard, umbrella, parasol, fan, mask, cape, wand, flag, bell, penny whistle, rubber duck,
   cuckoo clock, hourglass, kaleidoscope, magnifying glass, microscope, sundial, globe, medal, badge, brooch, pendant,
-  ruby, emerald, sapphire, diamond, crystal, seashell, fossil, arrowhead, pinecone, horseshoe, key, coin, stamp album,
-  notebook, diary, pencil, paintbrush, crayon, penknife, thimble, pincushion, teaspoon, teacup, saucer, figurine,
-  statue, moneybox, snuffbox, spyglass, monocle, handkerchief, scarf/scarves, bonnet, beret, bow tie, lasso,
-  trampoline, hammock, skittle, domino, parachute, glider
+  ruby, emerald, sapphire, diamond, crystal, seashell, fossil, arrowhead, pinecone, horseshoe
 
 instrument =
   flute, violin, trumpet, drum, guitar, harp, piano, fiddle, accordion, recorder, cello, clarinet, banjo, mandolin,
@@ -765,19 +747,16 @@ tool =
   hammer, spade, ladder, rope, saw, rake, broom, shovel, needle, hook, bucket, stick, pair of scissors, wrench,
   screwdriver, chisel, lantern, crowbar, wooden spoon, fork, brush, sponge, mop, file, drill, axe, hatchet, plane,
   vice, anvil, pitchfork, hoe, sickle, scythe, trowel, watering can, wheelbarrow, pulley, winch, lever, plank, pole,
-  oar, paddle, fishing rod, net, whisk, ladle, rolling pin, sieve, funnel, kettle, frying pan, corkscrew, tin opener,
-  thermometer, tape measure, spirit level, magnet, torch, matchstick, candle, clothes peg, coat hanger, walking stick,
-  feather duster, poker, bellows, toothbrush, comb
+  oar, paddle, fishing rod, net, whisk, ladle, rolling pin, sieve
 
 container(many) =
   basket, box, bucket, barrel, jar, sack, net, pot, chest, crate, tub, cage, teapot, boot, hat, drawer, bowl, jug,
   bottle, cauldron, suitcase, trunk, flowerpot, watering can, kettle, saucepan, dustbin, letterbox, birdhouse,
-  beehive, hamper, hatbox, cradle, bathtub, washtub, rain barrel, milk can, biscuit tin, cookie jar, pillowcase,
-  stocking, glove, pitcher, vase, goblet, casket, carton, canister
+  beehive, hamper, hatbox, cradle, bathtub, washtub, rain barrel, milk can, biscuit tin, cookie jar, pillowcase
 
 pack =
-  bag, basket, box, rucksack, pocket, satchel, pouch, chest, suitcase, drawer, bundle, backpack, purse, handbag, sack,
-  briefcase, wallet, knapsack, haversack, shoebox, cupboard
+  bag, basket, box, rucksack, pocket, satchel, pouch, suitcase, bundle, backpack, purse, handbag, sack,
+  briefcase, wallet, knapsack, haversack, shoebox, lunchbox
 
 furniture =
   chair, table, bench, bed, stool, sofa, cupboard, stove, shelf, wardrobe, armchair, desk, barrel, bookcase, dresser,
@@ -802,22 +781,19 @@ house =
 building =
   house, shed, hut, bridge, tower, treehouse, birdhouse, windmill, barn, doghouse, castle, cabin, cottage, playhouse,
   stable, henhouse, greenhouse, dovecote, lighthouse, well, gazebo, pavilion, theatre, bakery, mill, chapel, palace,
-  fortress, tent, boathouse, bathhouse, workshop, garage, kiosk, cellar, porch, balcony, pigsty, sheepfold, fountain,
-  dam, igloo, wigwam, pagoda, pyramid, monument, observatory, museum, library
+  fortress, tent, boathouse, bathhouse, workshop, garage, kiosk, cellar, porch, balcony, pigsty, sheepfold, fountain
 
 stuff =
   straw, wood, clay, mud, sand, wool, honey, glue, paper, wax, moss, cork, leather, string, cardboard, sugar, butter,
   cheese, bread, chalk, felt, silk, cotton, linen, velvet, canvas, tin, copper, brass, iron, steel, silver, gold,
   lead, glass, stone, marble, slate, gravel, plaster, cement, tar, rubber, plastic, bamboo, willow bark, hay, ivy,
-  soap, ink, paint, varnish, oil, vinegar, mustard, marmalade, jam, treacle, syrup, dough, porridge, custard, jelly,
-  toffee, liquorice, gingerbread, marzipan, chocolate, cream, yoghurt, seaweed, snow, ice, fog, moonlight
+  soap, ink, paint, varnish, oil, vinegar
 
 bits =
   pebbles, buttons, feathers, acorns, marbles, shells, nuts, leaves, stones, chestnuts, crumbs, stamps, bottle caps,
   pencils, conkers, pinecones, twigs, beads, corks, nails, screws, cogs, springs, ribbons, strings, stickers,
   postcards, maps, secrets, riddles, stories, jokes, poems, dreams, keys, matchboxes, candles, tickets, cards, dice,
-  seeds, bones, teeth, magnets, needles, thimbles, paperclips, crayons, labels, coupons, recipes, letters, envelopes,
-  drawings, puzzles, songs, wishes, memories, adventures, ghosts, comets, planets, islands, volcanoes
+  seeds, bones, teeth, magnets, needles, thimbles
 
 coins =
   coins, pennies, shillings, farthings, pounds, pieces of silver, dollars, crowns, ducats, florins, sixpences,
@@ -834,36 +810,32 @@ dish =
   cake, pie, pudding, soup, apple pie, tart, stew, pancake, salad, omelette, sandwich, cheesecake, carrot cake,
   plum cake, trifle, muffin, strudel, casserole, pizza, lasagne, dumpling, waffle, biscuit, scone, bun, loaf, pretzel,
   crumble, cobbler, flan, sponge, gateau, gingerbread house, fruit salad, milkshake, smoothie, porridge, risotto,
-  goulash, curry, chowder, broth, fondue, roast, meatloaf, pasty, quiche, souffle, meringue, brownie, doughnut,
-  eclair, sundae, sorbet, jelly, mousse, parfait, macaroon, lemonade, punch, cocoa, pumpkin pie, blueberry tart,
-  mushroom stew, potato salad, nut roast
+  goulash, curry, chowder, broth, fondue, roast, meatloaf, pasty, quiche
 
 fruit =
   apples, berries, plums, cherries, pears, grapes, strawberries, raspberries, oranges, lemons, peaches, apricots,
   bananas, blueberries, blackberries, gooseberries, currants, raisins, figs, dates, melons, limes, tangerines,
   pomegranates, quinces, elderberries, cranberries, mulberries, rosehips, mangoes, papayas, pineapples, coconuts,
-  kiwis, nuts, walnuts, almonds, hazelnuts, peanuts, cashews, chestnuts, grapefruits, nectarines, mirabelles, damsons,
-  greengages, lychees, clementines
+  kiwis, nuts, walnuts, almonds, hazelnuts, peanuts, cashews
 
 pastry =
   pancakes, biscuits, waffles, muffins, buns, rolls, pretzels, crackers, pies, tarts, cookies, doughnuts, dumplings,
   noodles, sandwiches, toffees, lollipops, sweets, peppermints, caramels, crumpets, scones, macaroons, marshmallows,
   cupcakes, gingersnaps, croissants, baguettes, bagels, toasts, rusks, wafers, fritters, brownies, flapjacks,
-  shortbreads, turnovers, strudels, meringues, nougats, truffles, pralines, jellybeans, gumdrops, humbugs
+  shortbreads, turnovers, strudels, meringues, nougats
 
 greens =
   carrots, mushrooms, potatoes, beans, peas, onions, tomatoes, pumpkins, cucumbers, radishes, turnips, beetroots,
   leeks, lentils, olives, pickles, peppers, aubergines, artichokes, cauliflowers, cabbages, sprouts, parsnips, yams,
   chickpeas, courgettes, gherkins, shallots, chives, swedes, lettuces, kohlrabis, sausages, meatballs, eggs,
-  omelettes, oysters, sardines, shrimps, oats, anchovies, fishcakes, capers, chillies, seaweeds
+  omelettes, oysters, sardines, shrimps, oats
 
 # ---- words: places and times -----------------------------------------------------------------------------------------
 
 site =
   forest, river, lake, meadow, hill, bridge, mill, garden, mountain, beach, harbour, castle, field, pond, park,
   valley, old well, orchard, island, sea, cave, swamp, market square, lighthouse, railway station, church, school,
-  waterfall, brook, quarry, windmill, ruin, crossroads, marsh, moor, heath, desert, glacier, volcano, canyon, cliff,
-  bay, lagoon, jungle
+  waterfall, brook, quarry, windmill, ruin, crossroads, marsh, moor, heath, desert, glacier, volcano, canyon
 
 spot =
   forest, river, lake, meadow, hill, bridge, mill, garden, mountain, beach, harbour, castle, field, pond, park,
@@ -871,9 +843,7 @@ spot =
   waterfall, brook, quarry, windmill, ruin, crossroads, marsh, moor, heath, desert, glacier, volcano, canyon, cliff,
   bay, lagoon, jungle, prairie, vineyard, cornfield, wheatfield, pasture, paddock, graveyard, monastery, palace,
   watchtower, drawbridge, dungeon, town hall, theatre, circus, fairground, playground, bakery, brewery, sawmill,
-  dairy, smithy, stables, library, museum, zoo, aquarium, greenhouse, hospital, post office, inn, tavern, tollgate,
-  canal, lock, weir, dam, reservoir, spring, fountain, gorge, ravine, summit, ridge, plateau, tundra, steppe, oasis,
-  reef, sandbank, jetty, pier, wharf, shipyard, boathouse, cove, fjord, estuary
+  dairy, smithy, stables, library, museum, zoo, aquarium, greenhouse, hospital
 
 season =
   spring, summer, autumn, winter, May, June, April, July, August, September, October, March, November, December,
@@ -898,9 +868,7 @@ trait =
   daring, tender, jolly, impatient, restless, forgetful, bashful, cautious, adventurous, fearless, hopeful,
   imaginative, inventive, diligent, tidy, untidy, talkative, silent, serious, mischievous, absent-minded,
   good-natured, hard-working, warm-hearted, light-hearted, sensible, sincere, trusting, truthful, plucky, spirited,
-  witty, graceful, clumsy, dainty, sturdy, tireless, charming, gallant, humble, obedient, wilful, headstrong,
-  resolute, steadfast, sensitive, sympathetic, grateful, considerate, courteous, easy-going, enterprising,
-  industrious, ingenious, practical, quick-witted, resourceful, nosy, greedy, lazy, messy, noisy
+  witty, graceful, clumsy, dainty, sturdy
 
 childlook =
   little, small, tall, red-haired, freckled, fair-haired, dark-haired, curly-haired, thin, round, barefoot,
@@ -916,9 +884,7 @@ furry =
   spotted, striped, white, black, hungry, wet, tired, polite, muddy, dusty, lame, short-sighted, long-legged,
   bushy-tailed, wide-eyed, sharp-nosed, scruffy, shaggy, sleek, silky, woolly, prickly, speckled, freckled, golden,
   silvery, reddish, snow-white, coal-black, sandy, chubby, skinny, lanky, tubby, stout, elegant, dapper, ragged,
-  shabby, drowsy, sleepy, grumpy, chatty, nervous, timid, trembling, shivering, limping, whistling, singing, humming,
-  yawning, sneezing, hiccuping, smiling, blinking, travelling, homeless, lonely, learned, bespectacled, well-dressed,
-  famous, royal, magical
+  shabby, drowsy, sleepy, grumpy
 
 naughty =
   naughty, cheeky, big, greedy, hungry, wild, angry, rude, sly, thieving, wicked, grumpy, silly, crafty, bad-tempered,
@@ -931,9 +897,7 @@ look =
   tiny, round, soft, white, bright, strange, magic, striped, precious, plain, polished, carved, woven, knitted,
   embroidered, patched, crooked, rusty, dusty, sparkling, glittering, gleaming, glowing, transparent, velvet, silken,
   leather, copper, brass, iron, clay, marble, ivory, pearly, crimson, scarlet, turquoise, violet, checkered, spotted,
-  dotted, flowery, starry, rainbow-coloured, old-fashioned, modern, foreign, mysterious, enchanted, curious-looking,
-  handmade, homemade, second-hand, battered, scratched, dented, spotless, perfect, simple, expensive, cheap, heavy,
-  lightweight, folding, hollow, oval, square, pointed, curly, fringed
+  dotted, flowery, starry, rainbow-coloured, old-fashioned, modern
 
 colour =
   red, blue, green, yellow, white, brown, black, grey, pink, purple, orange, golden, silver, violet, crimson, scarlet,
@@ -953,9 +917,7 @@ mood =
   dark, quiet, green, old, deep, wide, sunny, lonely, cold, windy, silent, misty, beautiful, blue, wild, peaceful,
   shady, distant, gloomy, foggy, frozen, ancient, haunted, mossy, rocky, sandy, muddy, stony, steep, hidden, secret,
   forgotten, deserted, empty, endless, famous, golden, moonlit, starlit, sunlit, snowy, icy, rainy, stormy, breezy,
-  thorny, grassy, flowery, leafy, tangled, overgrown, abandoned, crumbling, dreary, dismal, eerie, enchanted,
-  fragrant, glittering, mysterious, picturesque, remote, serene, shadowy, sleepy, tranquil, untouched, unknown,
-  nameless, winding, whispering, echoing
+  thorny, grassy, flowery, leafy, tangled, overgrown
 
 weather =
   sunny, rainy, cold, warm, windy, foggy, bright, snowy, cloudy, frosty, stormy, clear, grey, hot, mild, misty, fresh,
@@ -980,8 +942,7 @@ finest =
 feeling =
   happy, hungry, tired, cheerful, sleepy, excited, curious, merry, lonely, bored, thirsty, glad, nervous, proud,
   restless, calm, lazy, brave, hopeful, dreamy, puzzled, confused, content, grumpy, homesick, lucky, worried, busy,
-  wide awake, peaceful, adventurous, giddy, dizzy, hoarse, sneezy, gloomy, optimistic, romantic, poetic, mellow,
-  wistful, thoughtful, drowsy, cheery
+  wide awake, peaceful, adventurous, giddy, dizzy, hoarse, sneezy, gloomy, optimistic, romantic, poetic, mellow
 
 sad_word =
   sad, unhappy, afraid, sorry, lonely, ashamed, worried, miserable, frightened, anxious, nervous, upset, gloomy,
@@ -1005,8 +966,7 @@ loud =
 noise =
   crash, bang, noise, sound, crack, thud, squeak, rumble, splash, groan, whistle, rattle, clatter, pop, bump, rustle,
   buzz, hum, screech, howl, sigh, snap, creak, thump, clang, clank, clink, jingle, knock, murmur, roar, hiss, fizz,
-  gurgle, hoot, cackle, yelp, squeal, snort, sneeze, snore, whimper, wail, moan, grunt, plop, clunk, whoosh, boom,
-  toot, ding-dong
+  gurgle, hoot, cackle, yelp, squeal, snort, sneeze
 
 # ---- words: what they do ---------------------------------------------------------------------------------------------
 
@@ -1019,24 +979,19 @@ hobby(ing) =
   feed ducks/feeding ducks, play chess/playing chess, watch birds/watching birds, hum/humming,
   do handstands/doing handstands, make music/making music, solve riddles/solving riddles,
   watch the stars/watching the stars, blow bubbles/blowing bubbles, carve whistles/carving whistles,
-  chop wood/chopping wood, gallop, cartwheel, camp, bathe, splash, paddle, dive, ski/skiing, waltz, tap-dance,
-  recite poems/reciting poems, invent machines/inventing machines, study maps/studying maps,
-  learn spells/learning spells, wrestle, gossip, argue, philosophise, sunbathe, loiter, play cards/playing cards,
-  polish spoons/polishing spoons, plant trees/planting trees, chase rainbows/chasing rainbows,
-  play hide-and-seek/playing hide-and-seek, roller-skate, sleepwalk, tiptoe/tiptoeing, nap/napping, scribble,
-  practise magic/practising magic
+  chop wood/chopping wood, gallop, cartwheel, camp, bathe, splash, paddle, dive, ski/skiing
 
 went =
   ran, walked, hurried, went, marched, crept, rushed, skipped, trotted, wandered, jumped, hopped, strolled, raced,
   galloped, crawled, climbed, tiptoed, danced, stumbled, dashed, scurried, scampered, limped, plodded, trudged,
   waddled, hobbled, strode, sped, sneaked, slipped, darted, sauntered, ambled, bounced, bounded, shuffled, staggered,
-  tumbled, rolled, paraded, hastened, bustled
+  tumbled
 
 sang =
   sang, slept, danced, waited, dreamed, hummed, rested, argued, chattered, worked, whistled, quarrelled, played,
   snored, listened, talked, breakfasted, dozed, watched, gossiped, practised, shivered, feasted, grumbled, twittered,
   wept, prayed, juggled, trembled, rejoiced, exercised, yodelled, laboured, celebrated, lunched, dined, meditated,
-  bathed, sulked, squabbled, brooded
+  bathed, sulked, squabbled
 
 laughed =
   laughed, smiled, nodded, giggled, chuckled, grinned, sang, winked, sighed, whistled, hummed, cheered, clapped,
@@ -1061,9 +1016,7 @@ manner =
   solemnly, dreamily, secretly, joyfully, warmly, tenderly, thoughtfully, clumsily, peacefully, firmly, honestly,
   boldly, anxiously, awkwardly, briskly, busily, curiously, daintily, earnestly, fiercely, fondly, frantically, gaily,
   gravely, heartily, hopefully, impatiently, innocently, jokingly, lazily, lightly, lovingly, majestically, modestly,
-  mysteriously, neatly, noisily, oddly, playfully, pleasantly, promptly, restlessly, rudely, seriously, sheepishly,
-  silently, smoothly, steadily, stubbornly, swiftly, timidly, tirelessly, triumphantly, truthfully, vigorously,
-  wearily, wholeheartedly, wisely, wistfully, zealously
+  mysteriously, neatly
 
 oh =
   oh dear, oh no, goodness me, dear me, alas, good heavens, oh my, bless me, oh, what a pity, what bad luck,

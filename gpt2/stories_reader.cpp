@@ -9,8 +9,10 @@
 
 namespace {
 
-// An alternative's weight by its rank 1, 2, ...: a flattened Zipf law, in integers.
-uint64_t weight_of(uint64_t rank) { return (uint64_t{1} << 32) / (rank + 20); }
+// An alternative's weight by its rank 1, 2, ..., in integers. Phrases are almost alike; words fall off faster than
+// Zipf's law has it, so that most of a text is made of words that can be learnt in a few minutes.
+uint64_t phrase_weight(uint64_t rank) { return (uint64_t{1} << 32) / (rank + 20); }
+uint64_t word_weight(uint64_t rank) { return (uint64_t{1} << 32) / ((rank + 8) * (rank + 8)); }
 
 bool is_name_char(char c) { return (c >= 'a' && c <= 'z') || c == '_'; }
 
@@ -121,7 +123,7 @@ struct StoryGrammar::Loader {
           entry[f] = form;
         }
         rule.words.push_back(entry);
-        weights.push_back(weight_of(rank++));
+        weights.push_back(word_weight(rank++));
       }
       pending.clear();
     };
@@ -275,7 +277,7 @@ struct StoryGrammar::Loader {
     Rule& rule = grammar.rules_[id];
     rule.phrases = std::move(phrases);
     std::vector<uint64_t> weights;
-    for (size_t rank = 1; rank <= rule.phrases.size(); ++rank) weights.push_back(weight_of(rank));
+    for (size_t rank = 1; rank <= rule.phrases.size(); ++rank) weights.push_back(phrase_weight(rank));
     set_weights(rule, weights);
   }
 

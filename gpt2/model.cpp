@@ -11,11 +11,11 @@
 #include "gpt2/error.h"
 #include "gpt2/model_cpu.h"
 #include "kernels/adamw.h"
-#include "kernels/attention.h"
-#include "kernels/classifier.h"
+#include "kernels/attention_fast.h"
+#include "kernels/classifier_fast.h"
 #include "kernels/dropout.h"
 #include "kernels/embedding.h"
-#include "kernels/gelu.h"
+#include "kernels/gelu_fast.h"
 #include "kernels/global_norm.h"
 #include "kernels/layernorm.h"
 #include "kernels/matmul_fast.h"
@@ -57,18 +57,18 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
     const BlockActivations<floatX>& a = acts.block[l];
 
     cpu::layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, residual, w.ln1w, w.ln1b, N, C);
-    matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
-    cpu::attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
-    matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
+    k_.matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
+    k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
+    k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
     if (dropout > 0) {
       cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attproj), NC);
     }
     cpu::residual_forward(a.residual2, residual, acts.sublayer, NC);
 
     cpu::layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
-    matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
-    cpu::gelu_forward(a.fch_gelu, a.fch, 4 * NC);
-    matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
+    k_.matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
+    k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
+    k_.matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
     if (dropout > 0) {
       cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp), NC);
     }
@@ -80,10 +80,10 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   if (pass == Pass::generate) {
     for (int b = 0; b < B; ++b) {
       const floatX* last = acts.lnf + (static_cast<int64_t>(b) * T + T - 1) * C;
-      matmul_forward(acts.logits + static_cast<int64_t>(b) * Vp, last, params.wte, nullptr, 1, C, Vp);
+      k_.matmul_forward(acts.logits + static_cast<int64_t>(b) * Vp, last, params.wte, nullptr, 1, C, Vp);
     }
   } else {
-    matmul_forward(acts.logits, acts.lnf, params.wte, nullptr, N, C, Vp);
+    k_.matmul_forward(acts.logits, acts.lnf, params.wte, nullptr, N, C, Vp);
   }
 }
 
@@ -92,7 +92,7 @@ double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
   const int N = B_ * T_;
   if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
   check_targets(targets);
-  cpu::classifier_forward(acts.losses, acts.logits, targets, N, config.vocab_size, config.padded_vocab_size());
+  k_.classifier_forward(acts.losses, acts.logits, targets, N, config.vocab_size, config.padded_vocab_size());
   double total = 0;
   int64_t counted = 0;
   for (int n = 0; n < N; ++n) {
@@ -118,11 +118,11 @@ double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) 
   logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
 
   floatX* dlogits = acts.logits;
-  cpu::classifier_backward(dlogits, acts.losses, targets, weights, N, V, Vp);
+  k_.classifier_backward(dlogits, acts.losses, targets, weights, N, V, Vp);
   double loss = 0;
   for (int n = 0; n < N; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
 
-  matmul_backward(acts.dnorm, grads.wte, nullptr, dlogits, acts.lnf, params.wte, N, C, Vp);
+  k_.matmul_backward(acts.dnorm, grads.wte, nullptr, dlogits, acts.lnf, params.wte, N, C, Vp);
   std::fill(acts.dresidual, acts.dresidual + NC, floatX(0));
   cpu::layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, acts.block[L - 1].residual3, params.lnfw,
                           acts.lnf_mean, acts.lnf_rstd, N, C);
@@ -136,19 +136,19 @@ double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) 
     if (dropout_ > 0) {
       cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp), NC);
     }
-    matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, acts.dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
-    cpu::gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
-    matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C);
+    k_.matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, acts.dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
+    k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
+    k_.matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C);
     cpu::layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N, C);
 
     cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
     if (dropout_ > 0) {
       cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, dropout_sequence(l, DropoutPlace::attproj), NC);
     }
-    matmul_backward(acts.datty, dw.attprojw, dw.attprojb, acts.dsublayer, a.atty, w.attprojw, N, C, C);
-    cpu::attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
+    k_.matmul_backward(acts.datty, dw.attprojw, dw.attprojb, acts.dsublayer, a.atty, w.attprojw, N, C, C);
+    k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
                             dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
-    matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
+    k_.matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
     cpu::layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, residual, w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
   }
   if (dropout_ > 0) {
@@ -164,26 +164,6 @@ void CpuModel<floatX>::check_targets(const int32_t* targets) const {
     if (targets[n] < -1 || targets[n] >= config.vocab_size) {
       fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, config.vocab_size);
     }
-  }
-}
-
-template <class floatX>
-void CpuModel<floatX>::matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N,
-                                      int C, int OC) const {
-  if (reference_) {
-    cpu::matmul_forward(out, inp, weight, bias, N, C, OC);
-  } else {
-    cpu::fast::matmul_forward(out, inp, weight, bias, N, C, OC);
-  }
-}
-
-template <class floatX>
-void CpuModel<floatX>::matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
-                                       const floatX* weight, int N, int C, int OC) const {
-  if (reference_) {
-    cpu::matmul_backward(dinp, dweight, dbias, dout, inp, weight, N, C, OC);
-  } else {
-    cpu::fast::matmul_backward(dinp, dweight, dbias, dout, inp, weight, N, C, OC);
   }
 }
 
@@ -235,7 +215,7 @@ Buffer::~Buffer() {
 }
 
 template <class floatX>
-CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference) : Model(c), reference_(reference) {
+CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference) : Model(c), k_(cpu_kernels<floatX>(reference)) {
   param_memory_ = Buffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
   bind_params(config, params, static_cast<floatX*>(param_memory_.data()));
 }
@@ -337,6 +317,32 @@ uint64_t CpuModel<floatX>::dropout_sequence(int layer, DropoutPlace place) const
   return ((dropout_base_ + 1) << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
 }
 
+template <class floatX>
+const CpuKernels<floatX>& cpu_kernels(bool reference) {
+  static const CpuKernels<floatX> plain = {
+      cpu::matmul_forward<floatX>,     cpu::matmul_backward<floatX>, cpu::attention_forward<floatX>,
+      cpu::attention_backward<floatX>, cpu::gelu_forward<floatX>,    cpu::gelu_backward<floatX>,
+      cpu::classifier_forward<floatX>, cpu::classifier_backward<floatX>};
+  if constexpr (std::is_same_v<floatX, float>) {
+    static const CpuKernels<float> fast = [] {
+      CpuKernels<float> k = plain;
+#ifdef WROUGHT_ONEDNN
+      k.matmul_forward = cpu::fast::matmul_forward;
+      k.matmul_backward = cpu::fast::matmul_backward;
+      k.attention_forward = cpu::fast::attention_forward;
+      k.attention_backward = cpu::fast::attention_backward;
+#endif
+      k.gelu_forward = cpu::fast::gelu_forward;
+      k.gelu_backward = cpu::fast::gelu_backward;
+      k.classifier_forward = cpu::fast::classifier_forward;
+      k.classifier_backward = cpu::fast::classifier_backward;
+      return k;
+    }();
+    if (!reference) return fast;
+  }
+  return plain;
+}
+
 template class CpuModel<float>;
 template class CpuModel<double>;
 
@@ -354,7 +360,7 @@ double measure_peak_flops() {
   double best = 0;
   for (int k = 0; k < 5; ++k) {
     const auto start = std::chrono::steady_clock::now();
-    cpu::fast::matmul_forward(c.data(), a.data(), b.data(), nullptr, n, n, n);
+    cpu_kernels<float>(false).matmul_forward(c.data(), a.data(), b.data(), nullptr, n, n, n);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = std::max(best, 2.0 * n * n * n / seconds);
   }

@@ -6,6 +6,10 @@
 
 #include "gpt2/activations.h"
 #include "gpt2/model.h"
+#include "kernels/attention.h"
+#include "kernels/classifier.h"
+#include "kernels/gelu.h"
+#include "kernels/matmul.h"
 
 // Zeroed memory from mmap: page-aligned, and the system gives each page only when it is first touched, so what a pass
 // does not use costs nothing.
@@ -27,6 +31,23 @@ class Buffer {
   void* data_ = nullptr;
   int64_t bytes_ = 0;
 };
+
+// The operations that have a fast version (kernels/X_fast.h) beside the plain one; signatures as in kernels/X.h.
+template <class floatX>
+struct CpuKernels {
+  decltype(&cpu::matmul_forward<floatX>) matmul_forward;
+  decltype(&cpu::matmul_backward<floatX>) matmul_backward;
+  decltype(&cpu::attention_forward<floatX>) attention_forward;
+  decltype(&cpu::attention_backward<floatX>) attention_backward;
+  decltype(&cpu::gelu_forward<floatX>) gelu_forward;
+  decltype(&cpu::gelu_backward<floatX>) gelu_backward;
+  decltype(&cpu::classifier_forward<floatX>) classifier_forward;
+  decltype(&cpu::classifier_backward<floatX>) classifier_backward;
+};
+
+// The plain ones, or the fastest there are: for double, and where oneDNN is missing, some of them are the same.
+template <class floatX>
+const CpuKernels<floatX>& cpu_kernels(bool reference);
 
 enum class DropoutPlace { embedding, attention, attproj, mlp };
 
@@ -51,16 +72,13 @@ class CpuModel final : public Model {
 
  private:
   using sum_t = cpu::accumulate_t<floatX>;
-  void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N, int C, int OC) const;
-  void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
-                       const floatX* weight, int N, int C, int OC) const;
   void check_targets(const int32_t* targets) const;
   void bind_activations(int B, int T);
   void allocate_grads();
   const floatX* arena(Arena which) const;  // null if not allocated
   uint64_t dropout_sequence(int layer, DropoutPlace place) const;
 
-  bool reference_;
+  const CpuKernels<floatX>& k_;
   Buffer param_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_;
   std::vector<int32_t> inputs_;
   int B_ = 0, T_ = 0;

@@ -1,5 +1,5 @@
 // matmul.h by oneDNN's sgemm (row-major, transposes by flag, beta = 1 accumulates). Bit-stable for a given number of
-// threads. Only where oneDNN was found (WROUGHT_ONEDNN), and only for float; all else runs the plain loops.
+// threads. Only where oneDNN was found (WROUGHT_ONEDNN).
 #pragma once
 
 #include "kernels/matmul.h"
@@ -8,22 +8,8 @@
 #include <dnnl.h>
 
 #include <stdexcept>
-#endif
 
 namespace cpu::fast {
-
-template <class floatX>
-void matmul_forward(floatX* out, const floatX* inp, const floatX* weight, const floatX* bias, int N, int C, int OC) {
-  cpu::matmul_forward(out, inp, weight, bias, N, C, OC);
-}
-
-template <class floatX>
-void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
-                     const floatX* weight, int N, int C, int OC) {
-  cpu::matmul_backward(dinp, dweight, dbias, dout, inp, weight, N, C, OC);
-}
-
-#ifdef WROUGHT_ONEDNN
 
 // c (M, N) = op(a) (M, K) @ op(b) (K, N) + beta c
 inline void sgemm(char op_a, char op_b, int M, int N, int K, const float* a, int lda, const float* b, int ldb,
@@ -48,6 +34,6 @@ inline void matmul_backward(float* dinp, float* dweight, float* dbias, const flo
   if (dbias) cpu::bias_backward(dbias, dout, N, OC);
 }
 
-#endif
-
 }  // namespace cpu::fast
+
+#endif  // WROUGHT_ONEDNN

@@ -1,0 +1,58 @@
+// classifier.h with an exp that vectorises.
+#pragma once
+
+#include "kernels/classifier.h"
+#include "kernels/exp_fast.h"
+
+namespace cpu::fast {
+
+inline float row_max(const float* row, int V) {
+  float max = row[0];
+#pragma omp simd reduction(max : max)
+  for (int v = 0; v < V; ++v) max = std::max(max, row[v]);
+  return max;
+}
+
+inline void classifier_forward(float* losses, const float* logits, const int32_t* targets, int N, int V, int Vp) {
+#pragma omp parallel for
+  for (int n = 0; n < N; ++n) {
+    const float* row = logits + static_cast<int64_t>(n) * Vp;
+    if (targets[n] < 0) {
+      losses[n] = 0;
+      continue;
+    }
+    const float max = row_max(row, V);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int v = 0; v < V; ++v) sum += exp(row[v] - max);
+    losses[n] = max + std::log(sum) - row[targets[n]];
+  }
+}
+
+inline void classifier_backward(float* dlogits, float* losses, const int32_t* targets, const float* weights, int N, int V,
+                                int Vp) {
+#pragma omp parallel for
+  for (int n = 0; n < N; ++n) {
+    float* row = dlogits + static_cast<int64_t>(n) * Vp;
+    if (targets[n] < 0) {
+      losses[n] = 0;
+      std::fill(row, row + Vp, 0.0f);
+      continue;
+    }
+    const float max = row_max(row, V), target_logit = row[targets[n]];
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int v = 0; v < V; ++v) {
+      row[v] = exp(row[v] - max);
+      sum += row[v];
+    }
+    losses[n] = max + std::log(sum) - target_logit;
+    const float scale = weights[n] / sum;
+#pragma omp simd
+    for (int v = 0; v < V; ++v) row[v] *= scale;
+    row[targets[n]] -= weights[n];
+    std::fill(row + V, row + Vp, 0.0f);
+  }
+}
+
+}  // namespace cpu::fast

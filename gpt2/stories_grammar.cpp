@@ -48,7 +48,7 @@ plan:
   There were $pastry and $fruit for breakfast.
   It was too $weather to stay in bed.
   $A $bird sang $manner outside the window.
-  The air smelled of $goods and $blossom.many.
+  Through the window came a smell of $goods and $blossom.many.
 
 # ---- a lost toy, and an animal that helps to find it -----------------------------------------------------------------
 
@@ -618,17 +618,12 @@ moral:
 # ---- words: names ----------------------------------------------------------------------------------------------------
 
 child(he him his kind) =
-  Lily, Mia, Anna, Emma, Nora, Ella, Clara, Rosa, Ida, Greta, Alice, Lucy, Molly, Sophie, Hannah, Julia, Martha, Ruth,
-  Jane, Betty, Daisy, Eva, Frida, Gwen, Hilda, Ingrid, Josie, Katie, Laura, Maria, Nelly, Olive, Paula, Rita, Sarah,
-  Tilda // she/her/her/girl
-  Tom, Ben, Max, Paul, Leo, Oscar, Finn, Jack, Peter, Hugo, Emil, Henry, Sam, Otto, Karl, Felix, Simon, Jacob, Martin,
-  Noah, Oliver, Anton, Bruno, Caspar, David, Edgar, Fritz, George, Harold, Ivan, Julian, Kurt, Lukas, Moritz, Nathan,
-  Omar // he/him/his/boy
+  Lily, Mia, Anna, Emma, Nora, Ella, Clara, Rosa, Ida, Greta, Alice, Lucy // she/her/her/girl
+  Tom, Ben, Max, Paul, Leo, Oscar, Finn, Jack, Peter, Hugo, Emil, Henry // he/him/his/boy
 
 petname =
   Pip, Bramble, Button, Pebble, Clover, Hazelnut, Mops, Nibbles, Twig, Whiskers, Thistle, Fidget, Pumpkin, Biscuit,
-  Dot, Crumb, Tuffet, Bobbin, Muffin, Pepper, Ginger, Nutmeg, Cinnamon, Mossy, Acorn, Bumble, Tangle, Puddle, Marble,
-  Sprout, Snowdrop, Cricket, Fennel, Parsley, Sorrel, Juniper, Burdock, Ivy, Tansy, Yarrow
+  Dot, Crumb, Tuffet, Bobbin, Muffin, Pepper
 
 town =
   Appleford, Willowbrook, Oakham, Millbridge, Greenfield, Foxley, Thornbury, Elmswood, Ashdown, Riverton, Hillcote,
@@ -645,14 +640,11 @@ weekday =
 # ---- words: people ---------------------------------------------------------------------------------------------------
 
 relative =
-  mother, father, grandmother, grandfather, aunt, uncle, sister, brother, cousin, godmother, godfather, stepmother,
-  stepfather, granny, grandpa, nanny, mama, papa
+  mother, father, grandmother, grandfather, aunt, uncle, sister, brother, cousin, godmother, godfather, stepmother
 
 helper =
   baker, farmer, blacksmith, carpenter, miller, gardener, fisherman, postman, teacher, doctor, tailor, cobbler,
-  shepherd, beekeeper, clockmaker, weaver, potter, mason, sailor, captain, cook, librarian, painter, butcher, barber,
-  chimneysweep, woodcutter, gamekeeper, lighthousekeeper, ferryman, coachman, stableboy, milkmaid, goatherd,
-  gooseherd, swineherd, cooper, wheelwright, saddler, glazier
+  shepherd, beekeeper
 
 worker =
   baker, farmer, blacksmith, carpenter, miller, gardener, fisherman, postman, teacher, doctor, tailor, cobbler,
@@ -675,16 +667,16 @@ soul =
 # ---- words: animals and plants ---------------------------------------------------------------------------------------
 
 animal(many home) =
-  fox, badger, wolf/wolves, bear, wildcat, jackal, lynx, polecat // -/den
-  rabbit, mole, hamster, marmot, groundhog, gopher, wombat, armadillo // -/burrow
-  mouse/mice, rat, shrew, weasel, stoat, ferret, mongoose, gerbil // -/hole
-  squirrel, magpie, raven, jackdaw, dormouse/dormice, stork, crane, heron // -/nest
-  hedgehog, toad, lizard, salamander, gecko, newt, tortoise, porcupine // -/garden
-  frog, duckling, otter, beaver, turtle, swan, coot, moorhen // -/pond
-  donkey, pony, foal, calf/calves, mule, colt, heifer, filly // -/stable
-  lamb, kid, goat, piglet, gosling, chick, kitten, puppy // -/barn
-  bat, owl, cat, parrot // -/attic
-  monkey, lemur, sloth, koala, opossum, tamarin, gibbon, marmoset // -/tree
+  fox, badger, wolf/wolves // -/den
+  rabbit, mole, hamster // -/burrow
+  mouse/mice, rat, shrew // -/hole
+  squirrel, magpie, raven // -/nest
+  hedgehog, toad, lizard // -/garden
+  frog, duckling, otter // -/pond
+  donkey, pony, foal // -/stable
+  lamb, kid, goat // -/barn
+  bat, owl, cat // -/attic
+  monkey, lemur, sloth // -/tree
 
 beast(many) =
   lion, elephant, giraffe, camel, hippo, rhino, crocodile, alligator, buffalo, tiger, leopard, panther, cheetah,
@@ -706,9 +698,7 @@ bug(many) =
   silverfish/silverfish, flea, louse/lice, mite, tick
 
 seedling =
-  rose, tulip, daisy, sunflower, lily, poppy, violet, bluebell, daffodil, primrose, pansy, marigold, crocus, lavender,
-  peony, dahlia, foxglove, forget-me-not, hollyhock, snapdragon, carnation, geranium, petunia, begonia, hyacinth,
-  iris, orchid, lupin, aster, chrysanthemum, cornflower, buttercup
+  rose, tulip, daisy, sunflower, lily, poppy, violet, bluebell, daffodil, primrose, pansy, marigold, crocus, lavender
 
 blossom(many) =
   rose, tulip, daisy, sunflower, lily, poppy, violet, bluebell, daffodil, primrose, pansy, marigold, crocus, lavender,
@@ -726,9 +716,7 @@ plant(many) =
 
 treasure =
   kite, ball, doll, drum, teddy bear, spinning top, toy boat, puppet, rocking horse, marble, balloon, whistle, hoop,
-  yo-yo, music box, lantern, storybook, magnet, telescope, compass, pocket watch, necklace, ring, bracelet, crown,
-  feather, locket, mirror, paintbox, skipping rope, tambourine, trumpet, rattle, toy train, tin soldier, paper boat,
-  windmill, boomerang, pinwheel, slingshot
+  yo-yo, music box, lantern, storybook, magnet, telescope, compass
 
 toy(many) =
   kite, ball, doll, drum, teddy bear, spinning top, toy boat, puppet, rocking horse, marble, balloon, whistle, hoop,
@@ -740,8 +728,7 @@ toy(many) =
   ruby, emerald, sapphire, diamond, crystal, seashell, fossil, arrowhead, pinecone, horseshoe
 
 instrument =
-  flute, violin, trumpet, drum, guitar, harp, piano, fiddle, accordion, recorder, cello, clarinet, banjo, mandolin,
-  lute, trombone, tuba, oboe, bassoon, saxophone, bagpipe, xylophone, tambourine, harmonica
+  flute, violin, trumpet, drum, guitar, harp, piano, fiddle, accordion, recorder
 
 tool =
   hammer, spade, ladder, rope, saw, rake, broom, shovel, needle, hook, bucket, stick, pair of scissors, wrench,
@@ -755,8 +742,8 @@ container(many) =
   beehive, hamper, hatbox, cradle, bathtub, washtub, rain barrel, milk can, biscuit tin, cookie jar, pillowcase
 
 pack =
-  bag, basket, box, rucksack, pocket, satchel, pouch, suitcase, bundle, backpack, purse, handbag, sack,
-  briefcase, wallet, knapsack, haversack, shoebox, lunchbox
+  bag, basket, box, rucksack, pocket, satchel, pouch, suitcase, bundle, backpack, purse, handbag, sack, briefcase,
+  wallet, knapsack, haversack, shoebox, lunchbox
 
 furniture =
   chair, table, bench, bed, stool, sofa, cupboard, stove, shelf, wardrobe, armchair, desk, barrel, bookcase, dresser,
@@ -770,13 +757,10 @@ clothes =
   tights, jeans, garters, cuffs, goggles, beads, buttons, curls, sleeves
 
 vehicle =
-  boat, cart, sledge, wagon, balloon, coach, bicycle, raft, rowing boat, canoe, train, tractor, carriage, airship,
-  motorcar, lorry, sailing boat, ship, steamer, barge, ferry, dinghy, kayak, gondola, submarine, aeroplane, glider,
-  helicopter, rocket, handcart
+  boat, cart, sledge, wagon, balloon, coach, bicycle, raft, rowing boat, canoe, train, tractor
 
 house =
-  house, shed, hut, bridge, tower, treehouse, birdhouse, windmill, barn, doghouse, castle, cabin, cottage, playhouse,
-  stable, henhouse, greenhouse, dovecote, lighthouse, well, gazebo, pavilion, theatre, bakery
+  house, shed, hut, bridge, tower, treehouse, birdhouse, windmill, barn, doghouse, castle, cabin
 
 building =
   house, shed, hut, bridge, tower, treehouse, birdhouse, windmill, barn, doghouse, castle, cabin, cottage, playhouse,
@@ -803,8 +787,7 @@ coins =
 
 cake =
   cake, pie, pudding, soup, apple pie, tart, stew, pancake, salad, omelette, sandwich, cheesecake, carrot cake,
-  plum cake, trifle, muffin, strudel, casserole, pizza, lasagne, dumpling, waffle, biscuit, scone, bun, loaf, pretzel,
-  crumble, cobbler, flan
+  plum cake
 
 dish =
   cake, pie, pudding, soup, apple pie, tart, stew, pancake, salad, omelette, sandwich, cheesecake, carrot cake,
@@ -834,8 +817,7 @@ greens =
 
 site =
   forest, river, lake, meadow, hill, bridge, mill, garden, mountain, beach, harbour, castle, field, pond, park,
-  valley, old well, orchard, island, sea, cave, swamp, market square, lighthouse, railway station, church, school,
-  waterfall, brook, quarry, windmill, ruin, crossroads, marsh, moor, heath, desert, glacier, volcano, canyon
+  valley, old well, orchard, island, sea
 
 spot =
   forest, river, lake, meadow, hill, bridge, mill, garden, mountain, beach, harbour, castle, field, pond, park,

@@ -503,7 +503,7 @@ quarrel_sorry:
 quarrel_peace:
   Next day $he went to the $home with $goods. "I am sorry," $he $said[ $manner|]. "So am I," it $said[ $manner|].
   $He took $a $tool and some $stuff and mended the $thing. Then $he brought it back.
-  $He knocked at the $home. "It is your turn," $he said, and gave it the $thing.
+  $He came to the $home. "It is your turn," $he said, and gave it the $thing.
   They met halfway, and both of them said sorry at the same time. Then they $laughed $manner.
   So $he made $a $dish with two spoons. $Pet came at once.
 
@@ -512,7 +512,7 @@ quarrel_peace:
 scene:
   $A $size $bird $sang $manner in $a $mood $plant.
   $Number $colour $bird.many flew over the $mood $spot.
-  $A $weather wind blew through $colour $blossom.many and $mood $plant.many.
+  $A $strong wind blew through $colour $blossom.many and $mood $plant.many.
   The clouds looked like $size $animal.many and $colour $beast.many.
   The $colour $bug.many $sang $manner, and the $size $bird.many $sang.
   There was $a $loud $noise, and $a $naughty $beast $laughed $manner.

@@ -64,12 +64,12 @@ lost_want:
   At the market $he bought $a [$size |]$look $thing:treasure for $number $coins.
 
 lost_mishap:
-  But one $weather day $he lost it near the $place:site: the $thing had slipped out of $his [hand|pocket|bag|arms|coat].
-  $He played with it $at_spot until $a $naughty $bird carried the $thing away.
-  Then came $a $strong wind, and the $thing flew over the $place:site.
-  But when $he came home from the $place:site, the $thing was gone.
-  One day $he was $hobby.ing near the $place:site, and then $he could not find the $thing.
-  $He fell asleep in the $mood $place:site, and when $he woke up the $thing was nowhere to be seen.
+  But one $weather day $he lost it near the $place:site: it had slipped out of $his [hand|pocket|bag|arms|coat].
+  $He played with it $at_spot until $a $naughty $bird carried it away.
+  Then came $a $strong wind, and it flew over the $place:site.
+  But when $he came home from the $place:site, it was gone.
+  One day $he was $hobby.ing near the $place:site, and then $he could not find it.
+  $He fell asleep in the $mood $place:site, and when $he woke up it was nowhere to be seen.
 
 at_spot:
   near the $place:site
@@ -77,8 +77,8 @@ at_spot:
   close to the $place:site
 
 lost_help:
-  $sad $meet "I have lost my $thing," $said $hero[ $manner|]. $offer
-  $looked $meet "$Oh!" $said $pet[ $manner|]. "Have you lost something?" "Yes, my $thing," said $hero[ $manner|].
+  $sad $meet "I have lost my $thing," $he $said[ $manner|]. $offer
+  $looked $meet "$Oh!" it $said[ $manner|]. "Have you lost something?" "Yes, my $thing," $he said[ $manner|].
   $looked "$Oh!" $he said. "My $thing!" $meet $offer
   $sad "Where is my $thing?" $he $asked $manner. $meet $offer
 
@@ -90,21 +90,21 @@ looked:
   $He looked for it among the $blossom.many and the $plant.many.
 
 offer:
-  "I will help you," $said $pet[ $manner|].
-  "Do not cry," said $pet $manner. "I know the $place well."
-  "Follow me," said the $friend, and ran [ahead|off] $manner.
-  "My nose is very good," $said $pet[ $manner|]. "Let us go and look."
-  "I saw something $colour this $daytime," $said the $friend.
-  "For $a $dish I would help anyone," said $pet, who was $feeling.
+  "I will help you," it $said[ $manner|].
+  "Do not cry," it said $manner. "I know that place well."
+  "Follow me," it said, and ran [ahead|off] $manner.
+  "My nose is very good," it $said[ $manner|]. "Let us go and look."
+  "I saw something $colour this $daytime," it $said.
+  "For $a $dish I would help anyone," it $said[ $manner|].
 
 lost_found:
-  They $went back to the $place together. There, under $a $look $container, lay the $thing!
-  $Pet $went through the $plant.many and came back with the $thing.
+  They $went back together. There, under $a $look $container, lay the $thing!
+  It $went through the $plant.many and came back with the $thing.
   Together they looked behind $a $size $plant, and there was the $thing, $wet but safe.
-  The $friend dug a hole and pulled $manner. Out came the $thing!
+  It dug a hole and pulled $manner. Out came the $thing!
   They followed $number tiny tracks to the house of $a $naughty $beast, who gave the $thing back and said sorry.
-  High up in $a $size $plant hung the $thing. $Pet climbed up and threw it down.
-  In the end they found it in the $friend's own $home, between two $bits.
+  High up in $a $size $plant hung the $thing. Up they climbed and threw it down.
+  In the end they found it in $a $size $home, between two $bits.
 
 # ---- a garden --------------------------------------------------------------------------------------------------------
 
@@ -131,24 +131,24 @@ garden_mishap:
 
 garden_help:
   $sad $meet $advice
-  $meet $Pet looked at the $flower [for a long time|from all sides|with large eyes|through a glass]. $advice
+  $meet It looked at the $flower [for a long time|from all sides|with large eyes|through a glass]. $advice
   "$Oh!" $he said. "My poor $flower!" $meet $advice
 
 advice:
-  "Plants like company," $said $pet[ $manner|]. "Tell it a story about $animal.many."
-  "It needs more sun," $said the $friend[ $manner|]. "Put it near the $spot."
-  "It is thirsty," $said $pet[ $manner|]. "Give it $number $container.many of water."
-  "You must wait," said $pet $manner. "Good things are slow."
-  "Put some $stuff around it," $said the $friend. "My $relative always did so."
-  "I can keep the $bug.many away," said $pet, "if you give me $goods."
-  "It is $feeling because nobody sings to it," $said the $friend[ $manner|].
+  "Plants like company," it $said[ $manner|]. "Tell it a story about $animal.many."
+  "It needs more sun," it $said[ $manner|]. "Put it near the $spot."
+  "It is thirsty," it $said[ $manner|]. "Give it $number $container.many of water."
+  "You must wait," it said $manner. "Good things are slow."
+  "Put some $stuff around it," it $said. "My $relative always did so."
+  "I can keep the $bug.many away," it said, "if you give me $goods."
+  "It is $feeling because nobody sings to it," it $said[ $manner|].
 
 garden_end:
-  $Hero did so $manner, and [$number days|a week|a month] later the $flower was as tall as $a $furniture.
-  $He $manner did as $he was told. One $weather $daytime the $flower opened, $colour and $fine.
+  $He did so $manner, and [$number days|a week|a month] later it was as tall as $a $furniture.
+  $He $manner did as $he was told. One $weather $daytime it opened, $colour and $fine.
   So they took care of it together, and in $season it had $number $colour blossoms.
   From then on it grew and grew, until $bird.many slept in it.
-  Soon the $flower was the $finest $around, and even the $trader came to see it.
+  Soon it was the $finest $around, and even the $trader came to see it.
 
 # ---- a cake and the like ---------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ kitchen_want:
   It was the birthday of $his $elder:relative, and $he wanted to make $a $meal:cake.
   $He wanted to surprise $his $elder:relative with $a $meal:cake.
   "Let us make $a $meal:cake!" said $his $elder:relative one $weekday.
-  The $elder:relative of $hero had been ill all $season. "$A $meal:cake will help," $he thought.
+  $His $elder:relative had been ill all $season. "$A $meal:cake will help," $he thought.
   $He had never made $a $meal:cake before, but $his $elder:relative loved it above all.
 
 kitchen_mishap:
@@ -168,12 +168,12 @@ kitchen_mishap:
   $He put it in the oven and went to $hobby. When $he came back, the kitchen was full of $colour smoke.
   But there were no $goods in the house, only $a $size jar of $stuff.
   Just then $a $naughty $beast jumped on the table and ran off with the $goods.
-  $He $stirred the $meal $manner with $a $tool, and it became as hard as [a rock|a brick|a bone|glass].
+  $He $stirred it $manner with $a $tool, and it became as hard as [a rock|a brick|a bone|glass].
 
 kitchen_help:
-  $sad The $builder:helper next door heard $him. "$Oh," $said the $builder[ $manner|]. "$comfort"
-  "$Oh!" $said $hero. Luckily $a $trait $builder:helper came by. "$comfort" $said the $builder[ $manner|].
-  $He ran to the $builder:helper, who was $feeling that day. "$comfort" said the $builder $manner.
+  $sad The $builder:helper next door heard $him. "$Oh! $comfort"
+  "$Oh!" $he $said. Luckily $a $trait $builder:helper came by. "$comfort"
+  $He ran to the $builder:helper, who was $feeling that day. "$comfort"
   Then came $a knock at the door. It was the $builder:helper with $a $container full of $goods. "$comfort"
 
 comfort:
@@ -188,7 +188,7 @@ kitchen_end:
   They baked a new one with $goods on top. $ate
   Together they worked until $daytime. $ate
   The $builder brought $feast and showed $him how to do it. $ate
-  This time $hero was careful, and the $meal came out $colour and [$fine|sweet]. $ate
+  This time $he was careful, and it came out $colour and [$fine|sweet]. $ate
   They covered it with $goods and called it the $hero $meal. $ate
 
 ate:
@@ -218,26 +218,26 @@ rescue_find:
   There was $a $furry $friend:animal$feature under $a $size $plant. "I am $pet:petname," it said.
 
 rescue_act:
-  "Wait here," said $hero, and ran home for $a $tool.
-  $Hero was $feeling, but $he took $his $colour $clothes and made a rope.
-  "Do not be afraid," $said $hero[ $manner|]. "I have $a $tool in my $pack."
-  "I will help you," said $hero $manner. But how? $He had only $a $toy and some $goods.
-  $Hero thought [hard|for a while]. Then $he fetched the $worker, who came with $a $tool.
+  "Wait here," $he said, and ran home for $a $tool.
+  $He was $feeling, but $he took $his $colour $clothes and made a rope.
+  "Do not be afraid," $he $said[ $manner|]. "I have $a $tool in my $pack."
+  "I will help you," $he said $manner. But how? $He had only $a $toy and some $goods.
+  $He thought [hard|for a while]. Then $he fetched the $worker, who came with $a $tool.
 
 rescue_free:
-  $He pulled $manner until the $furry $friend was free.
-  It took [an hour|all day|a long time], but at last $pet was free.
-  [One, two, three|Push, pull, push], and out came $pet with $a $loud $noise!
-  The $friend held still, and soon it was all over. $thanked
-  Soon $pet could walk again. $thanked
-  $He carried $pet all the way to the $home and sang $manner. $thanked
+  $He pulled $manner until it was free.
+  It took [an hour|all day|a long time], but at last it was free.
+  [One, two, three|Push, pull, push], and out it came with $a $loud $noise!
+  It held still, and soon it was all over. $thanked
+  Soon it could walk again. $thanked
+  $He carried it all the way to the $home and sang $manner. $thanked
 
 thanked:
-  "Thank you," $said $pet[ $manner|]. "I will never forget it."
-  "You are as $trait as $a $beast," $said $pet[ $manner|].
-  "You have a good heart," said the $friend $manner.
-  The $friend gave $him $a $look $toy as a present.
-  "Come to my $home," said $pet, "and eat $goods with me."
+  "Thank you," it $said[ $manner|]. "I will never forget it."
+  "You are as $trait as $a $beast," it $said[ $manner|].
+  "You have a good heart," it said $manner.
+  It gave $him $a $look $toy as a present.
+  "Come to my $home," it said, "and eat $goods with me."
 
 # ---- a journey -------------------------------------------------------------------------------------------------------
 
@@ -263,11 +263,11 @@ some_goods:
   a lot of $goods
 
 journey_mishap:
-  But on the second day $weather_bad, and the $boat broke.
-  Soon $weather_bad. The $boat stood still.
-  But somebody had turned the signs around, and the $boat went the wrong way.
-  $He drove for $number hours, until the $boat sank into the mud.
-  Halfway there the $boat lost a piece with $a $loud $noise.
+  But on the second day $weather_bad, and it broke.
+  Soon $weather_bad. It stood still.
+  But somebody had turned the signs around, and it went the wrong way.
+  $He drove for $number hours, until it sank into the mud.
+  Halfway there it lost a piece with $a $loud $noise.
 
 weather_bad:
   it began to [rain|snow|hail|thunder]
@@ -276,9 +276,9 @@ weather_bad:
   the road turned to [mud|ice|sand]
 
 journey_help:
-  $sad $meet "Where do you want to go?" $asked $pet. "To the $place," $said $hero[ $manner|].
-  $meet $Pet looked at the $boat and $laughed. "$repair"
-  "$Oh!" $said $hero[ $manner|]. "What now?" $meet "$repair" $said the $friend[ $manner|].
+  $sad $meet "Where do you want to go?" it $asked. "To the $place," $he $said[ $manner|].
+  $meet It looked at the $boat and $laughed. "$repair"
+  "$Oh!" $he $said[ $manner|]. "What now?" $meet "$repair" it $said[ $manner|].
 
 repair:
   That is easy to mend!
@@ -290,9 +290,9 @@ repair:
 
 journey_end:
   $Manner they mended the $boat with $stuff, and by $daytime they saw the $place. It was $fine.
-  They $went on and on, and sang all the way, until there was the $mood $place before them.
-  The $friend knew a short way, past the $spot of $town. They arrived, and it was more $fine than any dream.
-  So they pushed the $boat and told each other about $goods. At $daytime they reached the $place.
+  They $went on and on, and sang all the way, until the $place lay before them.
+  It knew a short way, past the $spot of $town. They arrived, and it was more $fine than any dream.
+  So they pushed it and told each other about $goods. At $daytime they reached the $place.
   At last they stood near the $place, where $number $bird.many flew over $colour $blossom.many.
 
 # ---- building something ----------------------------------------------------------------------------------------------
@@ -302,23 +302,23 @@ build:
 
 build_want:
   $He wanted to build $a $size $hut:house for $his $relative.
-  "I will build $a $hut:house," said $hero, "the $finest $around!"
-  All $animal.many need a home, thought $hero, and $he began to build $a $hut:house.
+  "I will build $a $hut:house," $he said, "the $finest $around!"
+  All $animal.many need a home, $he thought, and began to build $a $hut:house.
   One $weekday $he took $a $tool and some $stuff to make $a $size $hut:house.
   There was nothing $he wanted more than $his own $hut:house near the $spot.
 
 build_mishap:
-  $He worked for $number days. Then $a $strong wind came, and the $hut fell down with $a $loud $noise.
+  $He worked for $number days. Then $a $strong wind came, and it fell down with $a $loud $noise.
   But $his $tool broke, and then the $stuff was gone.
   But the walls were as crooked as $a $beast, and the roof was missing.
-  It was almost ready when $a $size $beast leaned on it. Down came the $hut!
+  It was almost ready when $a $size $beast leaned on it. Down it came!
   But $he had built it of $stuff, and in the first rain it became [soft|flat|wet|crooked].
   $He hit $his thumb with $a $tool, and everything fell over.
 
 build_help:
-  $sad The $builder:helper saw it and $went over. "$build_tip" $said the $builder[ $manner|].
-  $Hero went to the $builder:helper for help. "$build_tip" said the $builder $manner.
-  "$Oh!" $said $hero[ $manner|]. The $builder:helper of $town put down $a $tool and $laughed. "$build_tip"
+  $sad The $builder:helper saw it and $went over. "$build_tip"
+  $He went to the $builder:helper for help. "$build_tip"
+  "$Oh!" $he $said[ $manner|]. The $builder:helper of $town put down $a $tool and $laughed. "$build_tip"
   "May I help?" $asked someone. It was the $builder:helper. "$build_tip"
 
 build_tip:
@@ -337,7 +337,7 @@ soft_stuff:
   a dream
 
 build_end:
-  They worked together $manner, and before $season the $hut was ready. $moved_in
+  They worked together $manner, and before $season it was ready. $moved_in
   They took $look_many boards and $number ropes, and soon it stood. $moved_in
   $He carried and the $builder hammered. $moved_in
   This time they made it of $stuff and painted it $colour. $moved_in
@@ -376,11 +376,11 @@ market_meet:
   But then $a $furry $friend:animal$feature called $pet:petname said $manner, "My $home is broken!"
 
 market_give:
-  $Hero looked at the $thing, and then at $pet. $He bought $goods and gave them to the $friend.
-  $He thought about it for a while. "Take my $money," said $hero $manner.
-  "You need it more than I do," said $hero, and gave away all $his $money.
-  "A $thing can wait," $hero $said. $He bought $a $dish and shared it with $pet.
-  It was hard, but $hero gave $pet the $money and went home without the $thing.
+  $He looked at the $thing, and then at $pet. $He bought $goods and gave them away.
+  $He thought about it for a while. "Take my $money," $he said $manner.
+  "You need it more than I do," $he said, and gave away all $his $money.
+  "$A $thing can wait," $he $said. $He bought $a $dish, and they shared it.
+  It was hard, but $he gave $pet the $money and went home.
 
 market_reward:
   $A $trait $trader had seen it all. "Good hearts are rare," said the $trader_ending, and gave $him the $thing.
@@ -400,9 +400,9 @@ concert:
 concert_want:
   There was to be a feast in $town, and $he was to play the $flute:instrument.
   $He wanted to play the $flute:instrument for $his $relative.
-  "Who can play the $flute:instrument at our feast?" asked the $worker. "I can," $hero said $manner.
+  "Who can play the $flute:instrument at our feast?" asked the $worker. "I can," $he said $manner.
   $He got $a $look $flute:instrument from $his $relative and practised every $daytime.
-  Nobody $around could play the $flute:instrument like $hero.
+  Nobody $around could play the $flute:instrument like $him.
 
 concert_fear:
   But when $he saw all the people, $his [knees|hands|legs|fingers] began to shake.
@@ -413,10 +413,10 @@ concert_fear:
   But $he was afraid that everyone would laugh.
 
 concert_help:
-  $sad $meet "$courage" $said $pet[ $manner|].
-  $He hid behind the $furniture. $meet "$courage" said the $friend $manner.
-  $meet "Why are you so $sad_word?" asked $pet. $Hero told everything. "$courage"
-  $He ran to the $spot and wept. $meet "$courage" $said $pet.
+  $sad $meet "$courage" it $said[ $manner|].
+  $He hid behind the $furniture. $meet "$courage" it said $manner.
+  $meet "Why are you so $sad_word?" it asked. $He told everything. "$courage"
+  $He ran to the $spot and wept. $meet "$courage" it $said.
 
 courage:
   Play for me, and forget the others!
@@ -428,7 +428,7 @@ courage:
   Take a deep breath and count to $number!
 
 concert_end:
-  So $hero played, first $manner, then louder. $cheer
+  So $he played, first $manner, then louder. $cheer
   $He thought of $goods and played $a $fine song about $animal.many. $cheer
   $He climbed on $a $furniture and began. $Pet danced $manner to the music. $cheer
   $He took the $flute and played until $daytime. $cheer
@@ -453,7 +453,7 @@ night_hear:
   $His $relative was asleep when something walked over the roof with $a $loud $noise.
 
 night_go:
-  $Hero was $sad_word, but $he took $a $tool and $went down the stairs.
+  $He was $sad_word, but $he took $a $tool and $went down the stairs.
   "Who is there?" $he called $manner. Nobody answered.
   $He pulled the blanket over $his [head|ears|nose|face] and counted to $number.
   "Perhaps it is $a $size $beast," $he thought, "with $colour teeth."
@@ -468,12 +468,12 @@ night_find:
   Out of the dark came $a $furry $friend:animal$feature named $pet:petname, $wet and very tired.
 
 night_share:
-  $Hero gave the $friend $goods and a warm blanket.
-  "Come in," said $hero, and they ate $feast until $daytime.
+  $He gave it $goods and a warm blanket.
+  "Come in," $he said, and they ate $feast until $daytime.
   They sat on the $furniture and told each other about $bits.
-  So $hero made $a $dish for $pet, and the two talked about $goods.
-  "I was more afraid than you," $said $pet[ $manner|]. Then both of them $laughed $manner.
-  $Hero took $his $pack and walked with $pet all the way to the $home.
+  So $he made $a $dish, and the two talked about $goods.
+  "I was more afraid than you," it $said[ $manner|]. Then both of them $laughed $manner.
+  $He took $his $pack and walked with it all the way to the $home.
 
 # ---- a quarrel -------------------------------------------------------------------------------------------------------
 
@@ -489,21 +489,21 @@ quarrel_friends:
 quarrel_about:
   Both of them wanted the $look $thing:treasure. "It is mine!" $said $hero. "No, mine!" $said $pet. And then it broke.
   They found $a [$size |]$look $thing:treasure, and both held on to it. Then with $a $loud $noise the $thing broke.
-  But $pet borrowed the $thing:treasure and did not ask. "You are $a $naughty $friend!" $said $hero[ $manner|].
-  They threw $a $colour $thing:treasure about until it fell into $a $size $container of $stuff. $Hero was [angry|cross].
-  "My $thing:treasure is better than yours," $said $hero[ $manner|]. $Pet said nothing and went home to the $home.
+  But $pet borrowed the $thing:treasure and did not ask. "You are $a $naughty $friend!" $he $said[ $manner|].
+  They threw $a $colour $thing:treasure about until it fell into $a $size $container of $stuff. $He was [angry|cross].
+  "My $thing:treasure is better than yours," $he $said[ $manner|]. $Pet said nothing and went home to the $home.
 
 quarrel_sorry:
-  All [day|morning|afternoon|week] $hero sat alone and felt $sad_word. Without $pet it was no fun to $hobby.
-  $Hero went home and kicked $a $furniture. But soon $he felt $sad_word.
+  All [day|morning|afternoon|week] $he sat alone and felt $sad_word. Without $pet it was no fun to $hobby.
+  $He went home and kicked $a $furniture. But soon $he felt $sad_word.
   For $number days they did not speak. Then $his $relative said, "A friend is worth more than $a $toy."
-  At night $hero lay awake and thought of the $friend. $He was $sad_word.
+  At night $he lay awake and thought of the $friend. $He was $sad_word.
   "I do not need $a $friend," $he said. But $his heart was heavy.
 
 quarrel_peace:
-  Next day $he went to the $home with $goods. "I am sorry," $said $hero[ $manner|]. "So am I," $said $pet[ $manner|].
-  $He took $a $tool and some $stuff and mended the $thing. Then $he brought it to $pet.
-  $Hero knocked at the $home. "It is your turn," $he said, and gave $pet the $thing.
+  Next day $he went to the $home with $goods. "I am sorry," $he $said[ $manner|]. "So am I," it $said[ $manner|].
+  $He took $a $tool and some $stuff and mended the $thing. Then $he brought it back.
+  $He came to the $home. "It is your turn," $he said, and gave it the $thing.
   They met halfway, and both of them said sorry at the same time. Then they $laughed $manner.
   So $he made $a $dish with two spoons. $Pet came at once.
 
@@ -512,7 +512,7 @@ quarrel_peace:
 scene:
   $A $size $bird $sang $manner in $a $mood $plant.
   $Number $colour $bird.many flew over the $mood $spot.
-  $A $weather wind blew through $colour $blossom.many and $mood $plant.many.
+  $A $strong wind blew through $colour $blossom.many and $mood $plant.many.
   The clouds looked like $size $animal.many and $colour $beast.many.
   The $colour $bug.many $sang $manner, and the $size $bird.many $sang.
   There was $a $loud $noise, and $a $naughty $beast $laughed $manner.
@@ -548,7 +548,6 @@ feast:
   $greens and $pastry
   $a $dish with $fruit
 
-
 meet:
   Then $a $furry $friend:animal$feature came along. Its name was $pet:petname.
   $A $furry $friend:animal$feature named $pet:petname [heard|saw] $him.
@@ -565,36 +564,36 @@ home_word:
   ditch
 
 sad:
-  $Hero sat down on $a $furniture and cried.
-  $Hero felt $sad_word.
-  "$Oh," said $hero $manner.
-  $Hero was so $sad_word that $he could not eat $his $goods.
-  Poor $hero! $He wept $manner.
-  $Hero did not know what to do.
-  $Hero hung $his head and thought of $goods.
+  $He sat down on $a $furniture and cried.
+  $He felt $sad_word.
+  "$Oh," $he said $manner.
+  $He was so $sad_word that $he could not eat $his $goods.
+  Poor $kind! $He wept $manner.
+  $He did not know what to do.
+  $He hung $his head and thought of $goods.
 
 closing:
   From that $weekday on, $hero and $pet were friends and ate $feast together.
-  $Hero gave $pet $a $dish, and they ate it near the $spot.
-  That night $hero slept [well|soundly|deeply|late|long] and dreamed of $animal.many.
+  $He gave $pet $a $dish, and they ate it near the $spot.
+  That night $he slept [well|soundly|deeply|late|long] and dreamed of $animal.many.
   And every $weekday since then, $hero and $pet meet to $hobby.
-  "$lesson" said $pet, and $hero $laughed $manner.
-  $Hero was $glad. $He hugged $pet and $laughed.
-  And so $hero learned something: $moral.
+  "$lesson" said $pet, and $he $laughed $manner.
+  $He was $glad. $He hugged it and $laughed.
+  And so $he learned something: $moral.
   They danced until $daytime, and $number $bird.many sang for them.
-  $Hero went home, told $his $relative everything, and ate $feast for supper.
-  To thank the $friend, $hero made it $colour $clothes. $Pet wears them to this day.
+  $He went home, told $his $relative everything, and ate $feast for supper.
+  To thank the $friend, $he made it $colour $clothes. $Pet wears them to this day.
   Since then there are always $pastry and $fruit in the $home.
 
 closing_hero:
   From that $weekday on, $hero and the $builder were friends and ate $feast together.
   $Hero was $glad, and the $builder $laughed $manner.
-  That night $hero slept [well|soundly|deeply|late|long] and dreamed of $animal.many.
+  That night $he slept [well|soundly|deeply|late|long] and dreamed of $animal.many.
   And so $hero learned something: $moral.
-  "$lesson" said the $builder, and $hero $laughed $manner.
+  "$lesson" said the $builder, and they $laughed $manner.
   And if you go there, you can [still see it|hear them tell of it] today.
   To say thank you, $hero taught the $builder to $hobby.
-  And the $builder? The $builder got $feast every $weekday.
+  And every $weekday the $builder and $hero eat $feast together.
 
 lesson:
   A friend is better than $a $container of gold!

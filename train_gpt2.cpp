@@ -105,10 +105,14 @@ void print_sample(Model& model, const Run& run, int64_t step) {
   if (ids.empty()) ids = {tokenizer.end_of_text() >= 0 && tokenizer.end_of_text() < model.config.vocab_size ? tokenizer.end_of_text() : 0};
   StreamDecoder decoder(tokenizer);
   std::string text = run.config.prompt;
-  generate(model, ids, config, [&](int32_t id) {
-    if (id < tokenizer.vocab_size()) text += decoder.next(id);
-    return StopSignal::received() == 0;
-  });
+  try {
+    generate(model, ids, config, [&](int32_t id) {
+      if (id < tokenizer.vocab_size()) text += decoder.next(id);
+      return StopSignal::received() == 0;
+    });
+  } catch (const Error& error) {  // weights that have run away: the loop decides whether that ends the run
+    return say(std::string("no sample: ") + error.what());
+  }
   text += decoder.finish();
   say("--- sample ---\n" + text + "\n--------------");
 }

@@ -145,6 +145,7 @@ PreparedData prepare_shards(std::string_view text, const Tokenizer& tokenizer, d
   make_directories(folder);
   const PreparedData prepared = {folder / "train.bin", folder / "val.bin"};
   write_shard(prepared.train, train, tokenizer.vocab_size());
-  if (val_fraction > 0) write_shard(prepared.val, val, tokenizer.vocab_size());
+  if (val_fraction == 0) return {prepared.train, {}};
+  write_shard(prepared.val, val, tokenizer.vocab_size());
   return prepared;
 }

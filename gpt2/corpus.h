@@ -23,6 +23,6 @@ struct PreparedData {
 };
 
 // Encodes both parts (threads: 0 for all cores) and writes the shards; nothing is written before both are encoded. With
-// val_fraction 0 everything trains, and there is no val.bin.
+// val_fraction 0 everything trains, and there is no val.bin (`val` is empty).
 PreparedData prepare_shards(std::string_view text, const Tokenizer& tokenizer, double val_fraction,
                             const std::filesystem::path& folder, int threads);

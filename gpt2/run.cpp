@@ -321,12 +321,13 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
            now.c_str(), before.c_str());
     }
   }
+  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1};
+  const int64_t batches_per_epoch = DataLoader(run.train, loader).batches_per_epoch();  // throws if there is none
   if (run.val.size() > 0 && run.val.size() <= c.seq_len) {
     fail("validation has %lld tokens, fewer than one window of --seq-len %d + 1; use a larger --val-fraction (or 0: none), "
          "a shorter --seq-len or more text", static_cast<long long>(run.val.size()), c.seq_len);
   }
-  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1};
-  settle_steps(c, DataLoader(run.train, loader).batches_per_epoch(), run.micro_batches);
+  settle_steps(c, batches_per_epoch, run.micro_batches);
   validate(c);
   if (claimed) claimed->keep();
   return run;

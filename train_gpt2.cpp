@@ -79,7 +79,9 @@ void check(const Run& run) {
 // ---- watching ------------------------------------------------------------------------------------------------------
 
 void report_evaluation(Model& model, const Run& run, int64_t step, MetricsLog& log) {
-  const Evaluation e = evaluate(model, run);
+  const std::optional<Evaluation> result = evaluate(model, run, [] { return StopSignal::received() != 0; });
+  if (!result) return;
+  const Evaluation& e = *result;
   std::string line = strprintf("step %lld | validation loss %.4f a token", static_cast<long long>(step), e.nats_per_token);
   nlohmann::json metrics{{"step", step}, {"val_loss", e.nats_per_token}, {"val_tokens", e.tokens}};
   if (e.nats_per_byte > 0) {

@@ -333,7 +333,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   return run;
 }
 
-Evaluation evaluate(Model& model, const Run& run) {
+std::optional<Evaluation> evaluate(Model& model, const Run& run, const std::function<bool()>& stop) {
   const int T = run.config.seq_len;
   const int64_t B = run.config.batch_size, windows = (run.val.size() - 1) / T;
   Evaluation result;
@@ -341,6 +341,7 @@ Evaluation evaluate(Model& model, const Run& run) {
   int64_t bytes = 0, batches = 0;
   for (int64_t first = 0; first < windows; first += B) {
     if (run.config.eval_steps > 0 && batches++ == run.config.eval_steps) break;
+    if (stop()) return std::nullopt;
     const int rows = static_cast<int>(std::min(B, windows - first));  // the last batch may be smaller
     std::vector<int32_t> inputs(static_cast<size_t>(rows) * static_cast<size_t>(T)), targets(inputs.size());
     run.val.copy(first * T, int64_t{rows} * T, inputs.data());

@@ -43,4 +43,5 @@ struct Evaluation {
   double nats_per_byte = 0;  // 0 without a tokenizer: comparable over tokenizers, unlike the former
   int64_t tokens = 0;
 };
-Evaluation evaluate(Model& model, const Run& run);
+// `stop` is asked between batches: if it says so, there is no result.
+std::optional<Evaluation> evaluate(Model& model, const Run& run, const std::function<bool()>& stop);

@@ -283,19 +283,22 @@ TEST_CASE("validation: every whole window once, whatever the batch size") {
   const auto model = make_cpu_model(run.shape, true);
   init_weights(*model, 1);
   const int64_t windows = (run.val.size() - 1) / 16;
-  const Evaluation whole = evaluate(*model, run);
+  const auto never = [] { return false; };
+  const Evaluation whole = *evaluate(*model, run, never);
   CHECK(whole.tokens == windows * 16);
   CHECK(whole.nats_per_token == doctest::Approx(std::log(257)).epsilon(0.02));
   CHECK(whole.nats_per_byte == doctest::Approx(whole.nats_per_token));  // a byte a token
   for (const int B : {1, 3, 1000}) {
     run.config.batch_size = B;
-    const Evaluation other = evaluate(*model, run);
+    const Evaluation other = *evaluate(*model, run, never);
     CHECK(other.tokens == whole.tokens);
     CHECK(other.nats_per_token == doctest::Approx(whole.nats_per_token).epsilon(1e-6));
   }
   run.config.batch_size = 2;
   run.config.eval_steps = 2;
-  CHECK(evaluate(*model, run).tokens == 64);
+  CHECK(evaluate(*model, run, never)->tokens == 64);
   run.tokenizer.reset();
-  CHECK(evaluate(*model, run).nats_per_byte == 0);
+  CHECK(evaluate(*model, run, never)->nats_per_byte == 0);
+  int asked = 0;
+  CHECK(!evaluate(*model, run, [&] { return ++asked == 2; }));
 }

@@ -4,8 +4,6 @@
 //   build/train_gpt2                                        the built-in stories, about two minutes
 //   build/train_gpt2 --data my.txt --run runs/mine          your text
 //   build/train_gpt2 --run runs/mine --resume --steps 2000  go on
-#include <omp.h>
-
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -21,6 +19,13 @@
 #include "gpt2/schedule.h"
 #include "kernels/philox.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#else
+inline void omp_set_num_threads(int) {}
+inline int omp_get_max_threads() { return 1; }
+#endif
+
 namespace {
 
 void say(const std::string& line) {
@@ -35,12 +40,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // ---- looking without training --------------------------------------------------------------------------------------
 
 void print_memory(const Run& run) {
-  int64_t total = 0;
+  double total = 0;  // absurd sizes pass 2^63
   for (const MemoryRow& row : memory_plan(run.shape, run.config.batch_size, run.config.seq_len)) {
     std::printf("%-24s %-16s %14lld\n", row.name.c_str(), row.shape.c_str(), static_cast<long long>(row.bytes));
-    total += row.bytes;
+    total += static_cast<double>(row.bytes);
   }
-  std::printf("%-41s %14lld bytes\n", "total", static_cast<long long>(total));
+  std::printf("%-41s %14.0f bytes\n", "total", total);
 }
 
 // One batch of random tokens through both paths.
@@ -74,7 +79,9 @@ void check(const Run& run) {
 // ---- watching ------------------------------------------------------------------------------------------------------
 
 void report_evaluation(Model& model, const Run& run, int64_t step, MetricsLog& log) {
-  const Evaluation e = evaluate(model, run);
+  const std::optional<Evaluation> result = evaluate(model, run, [] { return StopSignal::received() != 0; });
+  if (!result) return;
+  const Evaluation& e = *result;
   std::string line = strprintf("step %lld | validation loss %.4f a token", static_cast<long long>(step), e.nats_per_token);
   nlohmann::json metrics{{"step", step}, {"val_loss", e.nats_per_token}, {"val_tokens", e.tokens}};
   if (e.nats_per_byte > 0) {
@@ -100,10 +107,14 @@ void print_sample(Model& model, const Run& run, int64_t step) {
   if (ids.empty()) ids = {tokenizer.end_of_text() >= 0 && tokenizer.end_of_text() < model.config.vocab_size ? tokenizer.end_of_text() : 0};
   StreamDecoder decoder(tokenizer);
   std::string text = run.config.prompt;
-  generate(model, ids, config, [&](int32_t id) {
-    if (id < tokenizer.vocab_size()) text += decoder.next(id);
-    return StopSignal::received() == 0;
-  });
+  try {
+    generate(model, ids, config, [&](int32_t id) {
+      if (id < tokenizer.vocab_size()) text += decoder.next(id);
+      return StopSignal::received() == 0;
+    });
+  } catch (const Error& error) {  // weights that have run away: the loop decides whether that ends the run
+    return say(std::string("no sample: ") + error.what());
+  }
   text += decoder.finish();
   say("--- sample ---\n" + text + "\n--------------");
 }
@@ -120,16 +131,19 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   Run run = set_up_run(flags, given, say);
   const TrainConfig& config = run.config;
   const int B = config.batch_size, T = config.seq_len;
+  int64_t step = run.step, updates = run.updates;  // steps done; those of them that changed the weights
+  if (step >= config.steps) {
+    say(strprintf("nothing to do: %s has done %lld of %lld steps; go further with --steps %lld", run.folder.c_str(),
+                  static_cast<long long>(step), static_cast<long long>(config.steps), static_cast<long long>(2 * step)));
+    return;
+  }
 
   // model
   const std::unique_ptr<Model> model = make_cpu_model(run.shape, flags.reference);
-  int64_t step = 0, updates = 0;  // steps done; those of them that changed the weights
   DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order == "shuffled", config.seed, 0, 1});
   if (!run.resume_from.empty()) {
     load_checkpoint(*model, run.resume_from);
-    step = run.state.at("step").get<int64_t>();
-    updates = run.state.at("updates").get<int64_t>();
-    loader.seek({run.state.at("epoch").get<int64_t>(), run.state.at("batch").get<int64_t>()});
+    loader.seek(run.position);
     say(strprintf("resuming %s after step %lld", run.resume_from.c_str(), static_cast<long long>(step)));
   } else if (!run.weights_from.empty()) {
     load_weights(*model, run.weights_from);
@@ -151,8 +165,23 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   StopSignal::defer();
   Progress progress(step, config.steps);
   std::filesystem::path last_checkpoint = run.resume_from;
-  int bad_steps = 0;
-  if (step == 0) {
+  int64_t saved_step = run.resume_from.empty() ? -1 : step;
+  int bad_steps = 0;  // in a row; what follows an update that broke the weights is not worth keeping
+  const auto save = [&] {
+    const LoaderPosition at = loader.position();
+    const nlohmann::json state{{"step", step}, {"updates", updates}, {"epoch", at.epoch}, {"batch", at.batch},
+                               {"config", to_json(config)}, {"data_checksum", run.train.checksum()}};
+    last_checkpoint = save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep);
+    saved_step = step;
+  };
+  const auto fail_not_finite = [&] {
+    const std::string from = last_checkpoint.string();
+    const std::string advice = from.empty() ? "no checkpoint was saved yet; start again with"
+                                            : "the last good checkpoint is " + from + ": start another run from it with --model " + from + " and";
+    fail("loss or gradients were not finite in %d step%s in a row, up to step %lld; %s a lower --lr, more --warmup-steps or a --grad-clip",
+         bad_steps, bad_steps == 1 ? "" : "s", static_cast<long long>(step), advice.c_str());
+  };
+  if (run.resume_from.empty()) {
     log.write({{"step", 0}, {"config", to_json(config)}, {"parameters", num_parameters(model->table)}});
     if (run.val.size() > 0) report_evaluation(*model, run, 0, log);
   }
@@ -195,11 +224,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     metrics[good ? "loss" : "skipped"] = good ? nlohmann::json(loss) : nlohmann::json(true);
     if (good) metrics["grad_norm"] = norm;
     log.write(metrics);
-    if (bad_steps == 5) {
-      fail("loss or gradients were not finite in 5 steps in a row, the last one step %lld; %s; a lower --lr, more --warmup-steps "
-           "or a --grad-clip may help", static_cast<long long>(step),
-           last_checkpoint.empty() ? "no checkpoint was saved yet" : ("the last good checkpoint is " + last_checkpoint.string()).c_str());
-    }
+    if (bad_steps == 5) fail_not_finite();
 
     // evaluate, sample, save
     const bool last = step == config.steps || StopSignal::received() != 0;
@@ -212,18 +237,15 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
       progress.clear();
       print_sample(*model, run, step);
     }
-    if (due(config.save_every) && bad_steps == 0) {
-      const LoaderPosition at = loader.position();
-      const nlohmann::json state{{"step", step}, {"updates", updates}, {"epoch", at.epoch}, {"batch", at.batch},
-                                 {"config", to_json(config)}, {"data_checksum", run.train.checksum()}};
-      last_checkpoint = save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep);
-    }
+    if (due(config.save_every) && bad_steps == 0) save();
   }
 
   progress.clear();
+  if (bad_steps > 0) fail_not_finite();
+  if (saved_step != step) save();  // the signal came before the first step, or after the loop had asked for one
   const std::string dir = (run.folder / "latest").string();
   if (StopSignal::received() != 0) {
-    say(strprintf("stopped by signal %d after step %lld; go on with: --run %s --resume", StopSignal::received(),
+    say(strprintf("stopped by signal %d after step %lld; go on with: build/train_gpt2 --run %s --resume", StopSignal::received(),
                   static_cast<long long>(step), run.folder.c_str()));
     return;
   }

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
 
 #include "gpt2/error.h"
@@ -19,6 +20,8 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
   try {
     app.parse(argc, argv);
     body();
+    // A disk that fills up behind `program > file` shows here at the latest.
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) fail("the output cannot be written: the disk is full, or its reader has gone");
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;  // --help arrives here too, as success
@@ -27,6 +30,8 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
     return 2;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "error: out of memory; a smaller --batch-size, --seq-len or --model needs less\n");
+  } catch (const std::filesystem::filesystem_error& error) {
+    std::fprintf(stderr, "error: %s: %s\n", error.path1().c_str(), error.code().message().c_str());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
   }

@@ -1,5 +1,6 @@
 // Continues a prompt with a trained model.
 //   build/generate --model runs/stories/latest --prompt "Once upon a time" --tokens 200
+#include <cmath>
 #include <cstdio>
 #include <random>
 
@@ -27,7 +28,7 @@ int main(int argc, char** argv) {
   app.add_option("--temperature", config.sampler.temperature, "logits are divided by it; 0: greedy")->check(CLI::Range(0.0, 100.0))->capture_default_str();
   app.add_option("--top-k", config.sampler.top_k, "only the k most likely tokens; 0: all")->check(CLI::Range(0, 1 << 28))->capture_default_str();
   app.add_option("--top-p", config.sampler.top_p, "only the most likely tokens that together reach p")->check(CLI::Range(0.0, 1.0))->capture_default_str();
-  app.add_option("--seed", seed, "same seed, same text; default: a new one each time");
+  app.add_option("--seed", seed, "same seed, same text; default: a new one each time")->check(CLI::NonNegativeNumber);
   app.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 4096));
   app.add_flag("--greedy", greedy, "always the most likely token");
   app.add_flag("--keep-going", keep_going, "go on after the end of a text");
@@ -38,6 +39,9 @@ int main(int argc, char** argv) {
 #ifdef _OPENMP
     if (threads > 0) omp_set_num_threads(threads);
 #endif
+    if (std::isnan(config.sampler.temperature) || std::isnan(config.sampler.top_p)) {
+      fail_usage("--temperature and --top-p are numbers, found nan");
+    }
     if (greedy) config.sampler.temperature = 0;
     config.seed = seed ? *seed : std::random_device{}();
     const ModelConfig shape = read_model_config(dir);

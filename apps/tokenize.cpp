@@ -96,7 +96,9 @@ void shard(const Flags& flags) {
   const PreparedData data = prepare_shards(text, tokenizer, flags.val_fraction, flags.out, flags.threads);
   const std::filesystem::path saved = std::filesystem::path(flags.out) / "tokenizer.json";
   tokenizer.save(saved);
-  print(strprintf("%s\n%s\n%s\n", data.train.c_str(), data.val.c_str(), saved.c_str()));
+  for (const std::filesystem::path& path : {data.train, data.val, saved}) {
+    if (!path.empty()) print(path.string() + "\n");
+  }
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ inline void add_train_flags(CLI::App& app, TrainConfig& config) {
     if constexpr (std::is_same_v<decltype(field), bool&>) {
       app.add_flag(flag, field, help)->group(group);
     } else {
-      app.add_option(flag, field, help)->group(group)->capture_default_str();
+      CLI::Option* option = app.add_option(flag, field, help)->group(group)->capture_default_str();
+      if constexpr (std::is_unsigned_v<std::decay_t<decltype(field)>>) option->check(CLI::NonNegativeNumber);
     }
   });
 }

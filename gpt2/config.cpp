@@ -26,7 +26,7 @@ void validate(const TrainConfig& c) {
     } else if constexpr (!std::is_same_v<T, bool>) {
       const double value = static_cast<double>(field);
       if (!(value >= range.low && value <= range.high)) {
-        fail_usage("--%s is %g, expected %g to %g", name, value, range.low, range.high);
+        fail_usage("--%s is %.16g, expected %.16g to %.16g", name, value, range.low, range.high);
       }
     }
   });
@@ -35,28 +35,48 @@ void validate(const TrainConfig& c) {
   if (c.steps > 0 && c.warmup_steps > c.steps) {
     fail_usage("--warmup-steps %lld is more than --steps %lld", static_cast<long long>(c.warmup_steps), static_cast<long long>(c.steps));
   }
+  if (c.memory && c.check) fail_usage("--memory and --check contradict each other: give one of them");
   if (c.resume && c.run.empty()) fail_usage("--resume needs --run DIR: the run to go on with");
   if (!find_preset(c.model) && (c.layers || c.heads || c.channels)) {
     fail_usage("--layers, --heads and --channels contradict --model %s: a model directory has its own shape", c.model.c_str());
   }
 }
 
+namespace {
+
+// The saved value, if it is one that the field can hold exactly.
+template <class T>
+bool read_saved(const json& saved, T& value) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (!saved.is_string()) return false;
+  } else if constexpr (std::is_same_v<T, bool>) {
+    if (!saved.is_boolean()) return false;
+  } else if constexpr (std::is_same_v<T, double>) {
+    if (!saved.is_number()) return false;
+  } else {
+    if (!saved.is_number_integer() || json(saved.get<T>()) != saved) return false;
+  }
+  value = saved.get<T>();
+  return true;
+}
+
+}  // namespace
+
 void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std::string>& given) {
   std::string differences;
   for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume on_resume, const FlagRange&, const char*) {
     if (on_resume == OnResume::never || !saved.contains(name)) return;
     using T = std::decay_t<decltype(field)>;
-    T before;
-    try {
-      before = saved.at(name).get<T>();
-    } catch (const json::exception&) {
+    T before{};
+    if (!read_saved(saved.at(name), before)) {
       fail("the run's saved configuration has no usable value for %s; its trainer_state.json is damaged", name);
     }
     const bool is_given = std::find(given.begin(), given.end(), name) != given.end();
     if (!is_given) {
       field = before;
     } else if (on_resume == OnResume::same && before != field) {
-      differences += strprintf("\n  --%s: the run has %s, given is %s", name, json(before).dump().c_str(), json(field).dump().c_str());
+      const auto shown = [](const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); };
+      differences += strprintf("\n  --%s: the run has %s, given is %s", name, shown(before).c_str(), shown(field).c_str());
     }
   });
   // Whichever of --steps and --epochs is given replaces the other.

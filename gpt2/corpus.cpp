@@ -139,12 +139,13 @@ size_t validation_begin(std::string_view text, double val_fraction) {
 
 PreparedData prepare_shards(std::string_view text, const Tokenizer& tokenizer, double val_fraction,
                             const fs::path& folder, int threads) {
-  const size_t cut = validation_begin(text, val_fraction);
+  const size_t cut = val_fraction == 0 ? text.size() : validation_begin(text, val_fraction);
   const auto train = tokenizer.encode_parallel(text.substr(0, cut), Special::parsed, threads);
   const auto val = tokenizer.encode_parallel(text.substr(cut), Special::parsed, threads);
   make_directories(folder);
   const PreparedData prepared = {folder / "train.bin", folder / "val.bin"};
   write_shard(prepared.train, train, tokenizer.vocab_size());
+  if (val_fraction == 0) return {prepared.train, {}};
   write_shard(prepared.val, val, tokenizer.vocab_size());
   return prepared;
 }

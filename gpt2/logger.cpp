@@ -34,7 +34,8 @@ MetricsLog::~MetricsLog() {
 }
 
 void MetricsLog::write(const nlohmann::json& line) {
-  const std::string text = line.dump() + "\n";
+  // A prompt or a path need not be UTF-8; JSON must be.
+  const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {
     fail("%s: cannot be written: %s", path_.c_str(), std::strerror(errno));
   }

@@ -1,5 +1,7 @@
 #include "gpt2/run.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -19,10 +21,16 @@ constexpr uint64_t kStoriesSeed = 1;
 
 bool is_shards(const std::string& data) { return data.ends_with(".bin") || data.find('*') != std::string::npos; }
 
-// The shape: a preset with its overrides, or a model directory's.
+// The shape: a preset with its overrides, a model directory's, or on --resume the checkpoint's.
 void settle_shape(Run& run, int vocab_size) {
   TrainConfig& c = run.config;
-  if (const ModelPreset* preset = find_preset(c.model)) {
+  if (c.resume) {
+    run.shape = read_model_config(run.resume_from);
+    if (c.batch_size < 1 || c.seq_len < 1 || c.seq_len > run.shape.max_seq_len) {
+      fail("%s/trainer_state.json: a batch of %d windows of %d tokens for a model with a context of %d", run.resume_from.c_str(),
+           c.batch_size, c.seq_len, run.shape.max_seq_len);
+    }
+  } else if (const ModelPreset* preset = find_preset(c.model)) {
     run.shape = preset->shape;
     if (c.layers) run.shape.num_layers = c.layers;
     if (c.heads) run.shape.num_heads = c.heads;
@@ -30,6 +38,9 @@ void settle_shape(Run& run, int vocab_size) {
     if (c.seq_len) run.shape.max_seq_len = c.seq_len;
     run.shape.vocab_size = vocab_size;
     validate(run.shape, "--model " + c.model);
+    c.layers = run.shape.num_layers;
+    c.heads = run.shape.num_heads;
+    c.channels = run.shape.channels;
     if (!c.seq_len) c.seq_len = preset->train_seq_len;
     if (!c.batch_size) c.batch_size = preset->batch_size;
     if (c.lr == 0) c.lr = preset->lr;
@@ -48,6 +59,8 @@ void settle_shape(Run& run, int vocab_size) {
     if (c.lr == 0) c.lr = 1e-4;
     if (c.steps == 0 && c.epochs == 0) c.epochs = 1;
   }
+  c.vocab_size = run.shape.vocab_size;
+  if (c.stride == 0) c.stride = c.seq_len;
   const int64_t micro_tokens = int64_t{c.batch_size} * c.seq_len;
   if (micro_tokens > (1 << 30)) fail_usage("--batch-size times --seq-len is %lld tokens: too many for one micro-batch", static_cast<long long>(micro_tokens));
   if (c.total_batch_tokens == 0) c.total_batch_tokens = micro_tokens;
@@ -55,13 +68,16 @@ void settle_shape(Run& run, int vocab_size) {
     fail_usage("--total-batch-tokens is %lld, expected a multiple of --batch-size %d times --seq-len %d = %lld",
                static_cast<long long>(c.total_batch_tokens), c.batch_size, c.seq_len, static_cast<long long>(micro_tokens));
   }
-  run.micro_batches = static_cast<int>(c.total_batch_tokens / micro_tokens);
+  const int64_t micro_batches = c.total_batch_tokens / micro_tokens;
+  if (micro_batches > (1 << 30)) fail_usage("--total-batch-tokens is %lld: too many for one step", static_cast<long long>(c.total_batch_tokens));
+  run.micro_batches = static_cast<int>(micro_batches);
 }
 
 // Steps, and what is counted in shares of them.
 void settle_steps(TrainConfig& c, int64_t batches_per_epoch, int micro_batches) {
   if (c.steps == 0) {
-    c.steps = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(c.epochs * static_cast<double>(batches_per_epoch) / micro_batches)));
+    const double steps = std::ceil(c.epochs * static_cast<double>(batches_per_epoch) / micro_batches);
+    c.steps = static_cast<int64_t>(std::clamp(steps, 1.0, 9e15));
     c.epochs = 0;
   }
   if (c.warmup_steps < 0) c.warmup_steps = c.steps / 20;
@@ -75,7 +91,9 @@ void settle_steps(TrainConfig& c, int64_t batches_per_epoch, int micro_batches) 
 }
 
 fs::path free_run_folder(const TrainConfig& c) {
-  std::string name = c.data.empty() ? "stories" : fs::path(c.data).stem().string();
+  fs::path data = c.data;
+  if (!data.has_filename()) data = data.parent_path();  // folder/
+  std::string name = c.data.empty() ? "stories" : data.stem().string();
   if (name.empty() || name.find_first_of("*?/") != std::string::npos) name = "run";
   for (int k = 1;; ++k) {
     const fs::path folder = fs::path("runs") / (k == 1 ? name : strprintf("%s-%d", name.c_str(), k));
@@ -86,10 +104,39 @@ fs::path free_run_folder(const TrainConfig& c) {
 void claim_run_folder(const fs::path& folder) {
   for (const char* trace : {"checkpoints", "metrics.jsonl", "data", "latest"}) {
     if (fs::exists(folder / trace)) {
-      fail("%s already holds a run (it has %s); go on with it by --resume, or choose another --run", folder.c_str(), trace);
+      fail("%s already holds a run (it has %s); go on with it by --resume, choose another --run, or delete the folder "
+           "if nothing in it is needed", folder.c_str(), trace);
     }
   }
   make_directories(folder);
+}
+
+// A run's folder from claim to keep(): without that, what set-up wrote goes again.
+class ClaimedFolder {
+ public:
+  explicit ClaimedFolder(const fs::path& folder) : folder_(folder), was_there_(fs::exists(folder)) { claim_run_folder(folder); }
+  ~ClaimedFolder() {
+    if (kept_) return;
+    std::error_code ignored;
+    fs::remove_all(folder_ / "data", ignored);
+    if (!was_there_) fs::remove(folder_, ignored);
+  }
+  void keep() { kept_ = true; }
+
+ private:
+  fs::path folder_;
+  bool was_there_, kept_ = false;
+};
+
+// "Does not fit" is said before the system says it by killing the program.
+void check_memory(const Run& run) {
+  double needed = 0;
+  for (const MemoryRow& row : memory_plan(run.shape, run.config.batch_size, run.config.seq_len)) needed += static_cast<double>(row.bytes);
+  const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+  if (machine > 0 && needed > machine) {
+    fail("training takes %.1f GB and this machine has %.1f GB; lower --batch-size (%d), --seq-len (%d) or the size of --model; "
+         "--memory shows what takes how much", needed / 1e9, machine / 1e9, run.config.batch_size, run.config.seq_len);
+  }
 }
 
 // Resuming: the configuration that the run has, and where it stands.
@@ -97,11 +144,32 @@ void settle_resume(Run& run, const std::vector<std::string>& given) {
   TrainConfig& c = run.config;
   run.folder = c.run;
   run.resume_from = latest_checkpoint(run.folder);
-  run.state = read_training_state(run.resume_from);
-  if (!run.state.contains("config") || !run.state["config"].is_object()) {
-    fail("%s/trainer_state.json: expected the run's configuration under \"config\"", run.resume_from.c_str());
+  if (run.resume_from == run.folder) {  // a checkpoint was named: the run goes on from there
+    const fs::path checkpoints = fs::canonical(run.folder).parent_path();
+    if (checkpoints.filename() != "checkpoints") {
+      fail("%s is a checkpoint outside a run's folder; start a new run from its weights with --model %s", c.run.c_str(), c.run.c_str());
+    }
+    run.folder = checkpoints.parent_path();
   }
-  merge_resumed(c, run.state["config"], given);
+  const json state = read_training_state(run.resume_from);
+  const std::string where = (run.resume_from / "trainer_state.json").string();
+  const auto count = [&](const char* name) {
+    const auto found = state.find(name);
+    if (found == state.end() || !found->is_number_integer() || *found < 0) {
+      fail("%s: expected \"%s\" to be a whole number from 0, found %s", where.c_str(), name, found == state.end() ? "none" : found->dump().c_str());
+    }
+    return found->get<int64_t>();
+  };
+  run.step = count("step");
+  run.updates = count("updates");
+  run.position = {count("epoch"), count("batch")};
+  if (run.updates > run.step) {
+    fail("%s: %lld updates in %lld steps", where.c_str(), static_cast<long long>(run.updates), static_cast<long long>(run.step));
+  }
+  if (!state.contains("config") || !state["config"].is_object()) fail("%s: expected the run's configuration under \"config\"", where.c_str());
+  if (!state.contains("data_checksum") || !state["data_checksum"].is_string()) fail("%s: expected a \"data_checksum\"", where.c_str());
+  run.data_checksum = state["data_checksum"];
+  merge_resumed(c, state["config"], given);
   validate(c);
 }
 
@@ -140,16 +208,21 @@ std::optional<double> read_floor(const fs::path& path) {
 }
 
 void choose_tokenizer(Run& run, std::string_view text, const Say& say) {
-  const TrainConfig& c = run.config;
+  TrainConfig& c = run.config;
   if (!c.tokenizer.empty()) {
     run.tokenizer = make_tokenizer(c.tokenizer, text);
   } else if (!find_preset(c.model)) {
     if (fs::exists(fs::path(c.model) / "tokenizer.json")) run.tokenizer = Tokenizer::load(c.model);
     else if (!text.empty()) fail("%s has no tokenizer.json to encode the text with; name one with --tokenizer", c.model.c_str());
   } else if (!text.empty()) {
-    run.tokenizer = make_tokenizer("bpe:1024", text);
+    c.tokenizer = "bpe:1024";
+    run.tokenizer = make_tokenizer(c.tokenizer, text);
   }
-  if (run.tokenizer) say(strprintf("tokenizer: %s, %d ids", run.tokenizer->kind().c_str(), run.tokenizer->vocab_size()));
+  if (run.tokenizer) {
+    say(strprintf("tokenizer: %s, %d ids", run.tokenizer->kind().c_str(), run.tokenizer->vocab_size()));
+  } else {
+    say("tokenizer: none, so no samples and losses by token only; --tokenizer names one");
+  }
 }
 
 int settle_vocabulary(const Run& run) {
@@ -166,22 +239,32 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
   validate(run.config);
   if (run.config.resume) settle_resume(run, given);
   const TrainConfig& c = run.config;
+  if (!c.tokenizer.empty() && tokenizer_needs_text(c.tokenizer) && !c.resume && is_shards(c.data)) {
+    fail_usage("--tokenizer %s is made from text, and --data %s is shards: name the tokenizer file that they were made with",
+               c.tokenizer.c_str(), c.data.c_str());
+  }
   if (!c.val_data.empty() && !is_shards(c.data)) fail_usage("--val-data goes with --data shards; a text is split by --val-fraction");
-  if (!find_preset(c.model) && !fs::exists(fs::path(c.model) / "config.json")) {
+  if (!c.resume && !find_preset(c.model) && !fs::exists(fs::path(c.model) / "config.json")) {
     fail("--model %s is no preset (gpt2-nano d4 d6 d12 d24 d36 d48 gpt2 gpt2-medium gpt2-large gpt2-xl) and no model directory: "
          "%s/config.json is missing", c.model.c_str(), c.model.c_str());
   }
   if (c.resume) {
     if (fs::exists(run.resume_from / "tokenizer.json")) run.tokenizer = Tokenizer::load(run.resume_from);
-    settle_shape(run, settle_vocabulary(run));
-    if (!(read_model_config(run.resume_from) == run.shape)) {
-      fail("%s: the checkpoint's config.json describes another model than the run's configuration", run.resume_from.c_str());
-    }
+    settle_shape(run, 0);
+    if (run.tokenizer) check_tokenizer(*run.tokenizer, run.shape, run.resume_from.string());
   } else {
     if (!is_shards(c.data)) text = read_text(run, say);
     choose_tokenizer(run, text, say);
     settle_shape(run, settle_vocabulary(run));
-    if (run.tokenizer) check_tokenizer(*run.tokenizer, run.shape, "--tokenizer");
+    if (run.tokenizer) check_tokenizer(*run.tokenizer, run.shape, c.tokenizer.empty() ? c.model : "--tokenizer " + c.tokenizer);
+    if (!run.weights_from.empty()) check_weights(run.shape, run.weights_from);
+  }
+  if (run.tokenizer && c.sample_tokens > 0) {
+    try {
+      run.tokenizer->encode(c.prompt);
+    } catch (const Error& error) {
+      fail_usage("--prompt cannot be encoded: %s", error.what());
+    }
   }
   return run;
 }
@@ -198,7 +281,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   Run run = plan(std::move(config), given, say, text);
   TrainConfig& c = run.config;
 
-  fs::path train, val;
+  check_memory(run);
   if (is_shards(c.data)) {
     run.train = TokenSequence::open(c.data);
     run.train.check_vocabulary(run.shape.vocab_size);
@@ -207,9 +290,10 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
       run.val.check_vocabulary(run.shape.vocab_size);
     }
   }
+  std::optional<ClaimedFolder> claimed;
   if (!c.resume) {
     run.folder = c.run.empty() ? free_run_folder(c) : fs::path(c.run);
-    claim_run_folder(run.folder);
+    claimed.emplace(run.folder);
   }
   if (!is_shards(c.data)) {
     const fs::path folder = run.folder / "data";
@@ -230,40 +314,45 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
     run.val.check_vocabulary(run.shape.vocab_size);
   }
   if (c.resume) {
-    const std::string before = run.state.value("data_checksum", ""), now = run.train.checksum();
+    const std::string& before = run.data_checksum;
+    const std::string now = run.train.checksum();
     if (before != now) {
       fail("the training data is not what the run began with (checksum %s, expected %s); put the old data back, or start another --run",
            now.c_str(), before.c_str());
     }
   }
+  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1};
+  const int64_t batches_per_epoch = DataLoader(run.train, loader).batches_per_epoch();  // throws if there is none
   if (run.val.size() > 0 && run.val.size() <= c.seq_len) {
     fail("validation has %lld tokens, fewer than one window of --seq-len %d + 1; use a larger --val-fraction (or 0: none), "
          "a shorter --seq-len or more text", static_cast<long long>(run.val.size()), c.seq_len);
   }
-  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1};
-  settle_steps(c, DataLoader(run.train, loader).batches_per_epoch(), run.micro_batches);
+  settle_steps(c, batches_per_epoch, run.micro_batches);
   validate(c);
+  if (claimed) claimed->keep();
   return run;
 }
 
-Evaluation evaluate(Model& model, const Run& run) {
+std::optional<Evaluation> evaluate(Model& model, const Run& run, const std::function<bool()>& stop) {
   const int T = run.config.seq_len;
-  const int B = static_cast<int>(std::min<int64_t>(run.config.batch_size, (run.val.size() - 1) / T));
-  DataLoader loader(run.val, LoaderConfig{B, T, T, false, 0, 0, 1});
-  int64_t batches = loader.batches_per_epoch();
-  if (run.config.eval_steps > 0) batches = std::min(batches, run.config.eval_steps);
+  const int64_t B = run.config.batch_size, windows = (run.val.size() - 1) / T;
   Evaluation result;
   double nats = 0;
-  int64_t bytes = 0;
-  for (int64_t k = 0; k < batches; ++k) {
-    const Batch& batch = loader.next();
-    model.forward(batch.inputs.data(), B, T, Pass::evaluate);
+  int64_t bytes = 0, batches = 0;
+  for (int64_t first = 0; first < windows; first += B) {
+    if (run.config.eval_steps > 0 && batches++ == run.config.eval_steps) break;
+    if (stop()) return std::nullopt;
+    const int rows = static_cast<int>(std::min(B, windows - first));  // the last batch may be smaller
+    std::vector<int32_t> inputs(static_cast<size_t>(rows) * static_cast<size_t>(T)), targets(inputs.size());
+    run.val.copy(first * T, int64_t{rows} * T, inputs.data());
+    run.val.copy(first * T + 1, int64_t{rows} * T, targets.data());
+    model.forward(inputs.data(), rows, T, Pass::evaluate);
     double sum = 0;
-    model.loss(batch.targets.data(), &sum);
+    model.loss(targets.data(), &sum);
     nats += sum;
-    result.tokens += int64_t{B} * T;
+    result.tokens += int64_t{rows} * T;
     if (run.tokenizer) {
-      for (const int32_t id : batch.targets) {
+      for (const int32_t id : targets) {
         if (id < run.tokenizer->vocab_size()) bytes += static_cast<int64_t>(run.tokenizer->bytes_of(id).size());
       }
     }

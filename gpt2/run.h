@@ -4,7 +4,6 @@
 
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,7 +19,9 @@ struct Run {
   std::filesystem::path folder;         // holds data/, checkpoints/, metrics.jsonl, latest
   std::filesystem::path weights_from;   // a model directory to start from; empty: random weights
   std::filesystem::path resume_from;    // a checkpoint; empty: a new run
-  nlohmann::json state;                 // its trainer state
+  int64_t step = 0, updates = 0;        // where it stands: steps done, and those of them that changed the weights
+  LoaderPosition position;              // of the next training batch
+  std::string data_checksum;            // of the data it began with
   std::optional<Tokenizer> tokenizer;   // none for bare shards
   TokenSequence train, val;             // val may be empty
   std::optional<double> floor;          // nats per byte below which no model can go, where the source is known
@@ -33,13 +34,14 @@ using Say = std::function<void(const std::string&)>;
 // The run without its data: enough for --memory and --check. `given`: the flags on the command line.
 Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Say& say);
 
-// The whole of it. Throws Error or UsageError before anything is written, if the run cannot be.
+// The whole of it. Throws Error or UsageError if the run cannot be, and then leaves nothing behind.
 Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say);
 
-// Mean loss over the validation sequence, in file order, dropout off.
+// Mean loss over every whole window of the validation sequence (or the first eval_steps batches), dropout off.
 struct Evaluation {
   double nats_per_token = 0;
   double nats_per_byte = 0;  // 0 without a tokenizer: comparable over tokenizers, unlike the former
   int64_t tokens = 0;
 };
-Evaluation evaluate(Model& model, const Run& run);
+// `stop` is asked between batches: if it says so, there is no result.
+std::optional<Evaluation> evaluate(Model& model, const Run& run, const std::function<bool()>& stop);

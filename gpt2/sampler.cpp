@@ -8,9 +8,14 @@
 #include "gpt2/error.h"
 
 int sample(std::span<const float> logits, const SamplerConfig& config, double coin) {
-  const float max = *std::max_element(logits.begin(), logits.end());
-  if (!std::isfinite(max)) fail("the model's logits are not finite: its weights are damaged");
-  if (config.temperature == 0 || config.top_k == 1) {
+  float max = -INFINITY;
+  bool damaged = false;  // -inf is an honest logit: never this token
+  for (const float logit : logits) {
+    max = std::max(max, logit);
+    damaged = damaged || std::isnan(logit);
+  }
+  if (damaged || !std::isfinite(max)) fail("the model's logits are not finite: its weights are damaged");
+  if (config.temperature == 0) {
     return static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   }
 
@@ -38,9 +43,10 @@ int sample(std::span<const float> logits, const SamplerConfig& config, double co
     total = std::accumulate(p.begin(), p.end(), 0.0);
   }
   double left = coin * total;
-  for (size_t i = 0; i + 1 < p.size(); ++i) {
+  size_t chosen = 0;
+  for (size_t i = 0; i < p.size() && left >= 0; ++i) {
     left -= p[i];
-    if (left < 0) return ids[i];
+    if (p[i] > 0) chosen = i;  // where rounding leaves a rest, the last token that is possible
   }
-  return ids[p.size() - 1];
+  return ids[chosen];
 }

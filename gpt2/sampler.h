@@ -10,5 +10,5 @@ struct SamplerConfig {
   double top_p = 1.0;        // then the fewest most likely tokens whose probabilities reach p (Holtzman et al. 2020)
 };
 
-// coin: uniform in [0, 1). Throws Error if no logit is finite.
+// coin: uniform in [0, 1). A logit of -inf is never drawn. Throws Error if one is NaN or +inf, or all are -inf.
 int sample(std::span<const float> logits, const SamplerConfig& config, double coin);

@@ -1,6 +1,6 @@
 // Learning rate by step. A linear warm-up to `peak`, then one of
 //   constant  peak
-//   linear    from peak to `end` at the last step
+//   linear    from peak to `end`, which the step after the last would have
 //   cosine    the same along half a cosine (Loshchilov and Hutter 2017)
 //   wsd       constant, then linear to `end` over the last fifth ("warm-up, stable, decay", Hu et al. 2024)
 #pragma once

@@ -63,7 +63,7 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "val-data", c.val_data, OnResume::same, FlagRange{}, "shard or glob to validate on (with --data shards)");
   flag(g, "val-fraction", c.val_fraction, OnResume::same, FlagRange{0, 0.9, {}}, "share of the text's characters, at its end, to validate on");
   flag(g, "tokenizer", c.tokenizer, OnResume::same, FlagRange{},
-       "bytes | chars | bpe:N (trained on the data) | gpt2 | a tokenizer file; default: that of --model DIR, else bpe:1024");
+       "bytes | chars | bpe:N (trained on the data) | gpt2 | a tokenizer file; default: that of --model DIR, else bpe:4096");
   flag(g, "data-order", c.data_order, OnResume::same, FlagRange{0, 0, {"shuffled", "sequential"}}, "order of the training windows");
   flag(g, "stride", c.stride, OnResume::same, FlagRange{0, big, {}}, "tokens from one window's start to the next; 0: --seq-len");
   flag(g, "lossy", c.lossy, OnResume::same, FlagRange{}, "replace bytes that are not UTF-8 instead of refusing the text");

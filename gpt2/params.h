@@ -2,6 +2,7 @@
 // weight decay, checkpoints and test labels; nothing else restates the layout.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -72,9 +73,12 @@ struct ParamTensor {
 template <class floatX, class Visit>
 void for_each_param(const ModelConfig& config, Params<floatX>& p, Visit&& visit) {
   const int64_t C = config.channels, V = config.vocab_size, Vp = config.padded_vocab_size();
-  // GPT-2's initialisation (Radford et al. 2019, section 2.3): the layers that write to the residual stream are scaled
-  // down by the square root of their number.
-  const float std = 0.02f, residual_std = std / std::sqrt(2.0f * static_cast<float>(config.num_layers));
+  // GPT-2's initialisation (Radford et al. 2019, section 2.3): N(0, 0.02), positions half of that, and the layers that
+  // write to the residual stream scaled down by the square root of their number. Models narrower than GPT-2's 768 channels
+  // scale it up by sqrt(768 / C), which keeps what a product of a normalised row and a weight matrix has at that width:
+  // with 0.02 at C = 128, attention begins all but uniform and learns late (docs/performance.md has what it costs).
+  const float std = 0.02f * std::sqrt(std::max(1.0f, 768.0f / static_cast<float>(C)));
+  const float residual_std = std / std::sqrt(2.0f * static_cast<float>(config.num_layers));
   const auto matrix = [&](floatX*& to, const std::string& name, const std::string& hf, int64_t rows, int64_t cols, float s) {
     visit(to, ParamTensor{name, hf, rows, cols, rows, true, false, Init::normal, s, true, 0});
   };
@@ -84,7 +88,7 @@ void for_each_param(const ModelConfig& config, Params<floatX>& p, Visit&& visit)
 
   visit(p.wte, ParamTensor{"wte", "wte.weight", Vp, C, V, false, false, Init::normal, std, true, 0});
   visit(p.wpe, ParamTensor{"wpe", "wpe.weight", config.max_seq_len, C, config.max_seq_len, false, false, Init::normal,
-                           0.01f, true, 0});
+                           std / 2, true, 0});
   p.block.resize(static_cast<size_t>(config.num_layers));
   for (int l = 0; l < config.num_layers; ++l) {
     BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];

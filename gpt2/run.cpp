@@ -215,7 +215,7 @@ void choose_tokenizer(Run& run, std::string_view text, const Say& say) {
     if (fs::exists(fs::path(c.model) / "tokenizer.json")) run.tokenizer = Tokenizer::load(c.model);
     else if (!text.empty()) fail("%s has no tokenizer.json to encode the text with; name one with --tokenizer", c.model.c_str());
   } else if (!text.empty()) {
-    c.tokenizer = "bpe:1024";
+    c.tokenizer = "bpe:4096";
     run.tokenizer = make_tokenizer(c.tokenizer, text);
   }
   if (run.tokenizer) {

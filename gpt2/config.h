@@ -27,10 +27,10 @@ struct TrainConfig {
   int64_t steps = 0;
   double epochs = 0;
 
-  double lr = 0, min_lr = -1;
+  double lr = 0, min_lr = 0;
   int64_t warmup_steps = -1;
-  std::string schedule = "cosine";
-  double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, grad_clip = 1.0, dropout = 0;
+  std::string schedule = "linear";
+  double weight_decay = 0.1, beta1 = 0.9, beta2 = 0, eps = 1e-8, grad_clip = 1.0, dropout = 0;
   uint64_t seed = 1337;
 
   int64_t eval_every = -1, eval_steps = 0, sample_every = -1, save_every = -1;
@@ -84,13 +84,13 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "steps", c.steps, OnResume::free, FlagRange{0, big, {}}, "optimizer steps; 0: from --epochs, else the preset's");
   flag(g, "epochs", c.epochs, OnResume::free, FlagRange{0, 1e9, {}}, "passes over the training data, instead of --steps");
   flag(g, "lr", c.lr, OnResume::same, FlagRange{0, 10, {}}, "peak learning rate; 0: the preset's");
-  flag(g, "min-lr", c.min_lr, OnResume::same, FlagRange{-1, 10, {}}, "learning rate at the end; -1: a tenth of --lr");
+  flag(g, "min-lr", c.min_lr, OnResume::same, FlagRange{0, 10, {}}, "learning rate at the end");
   flag(g, "warmup-steps", c.warmup_steps, OnResume::same, FlagRange{-1, big, {}}, "steps of linear warm-up; -1: a twentieth of the steps");
   flag(g, "schedule", c.schedule, OnResume::same, FlagRange{0, 0, {"cosine", "linear", "constant", "wsd"}},
        "after the warm-up; wsd: constant, then linear over the last fifth");
   flag(g, "weight-decay", c.weight_decay, OnResume::same, FlagRange{0, 10, {}}, "AdamW's, on matrices only");
   flag(g, "beta1", c.beta1, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's");
-  flag(g, "beta2", c.beta2, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's");
+  flag(g, "beta2", c.beta2, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's; 0: the preset's");
   flag(g, "eps", c.eps, OnResume::same, FlagRange{1e-30, 1, {}}, "AdamW's");
   flag(g, "grad-clip", c.grad_clip, OnResume::same, FlagRange{0, 1e9, {}}, "clip the gradients' global norm to this; 0: off");
   flag(g, "dropout", c.dropout, OnResume::same, FlagRange{0, 0.99, {}}, "after the embedding, on attention, on each sublayer's output");
@@ -128,7 +128,7 @@ struct ModelPreset {
   const char* name;
   ModelConfig shape;
   int batch_size, train_seq_len;
-  double lr;
+  double lr, beta2;
   int64_t steps;
 };
 const ModelPreset* find_preset(const std::string& name);

@@ -44,6 +44,7 @@ void settle_shape(Run& run, int vocab_size) {
     if (!c.seq_len) c.seq_len = preset->train_seq_len;
     if (!c.batch_size) c.batch_size = preset->batch_size;
     if (c.lr == 0) c.lr = preset->lr;
+    if (c.beta2 == 0) c.beta2 = preset->beta2;
     if (c.steps == 0 && c.epochs == 0) c.steps = preset->steps;
   } else {
     run.weights_from = c.model;
@@ -57,6 +58,7 @@ void settle_shape(Run& run, int vocab_size) {
     if (!c.seq_len) c.seq_len = std::min(run.shape.max_seq_len, 1024);
     if (!c.batch_size) c.batch_size = 4;
     if (c.lr == 0) c.lr = 1e-4;
+    if (c.beta2 == 0) c.beta2 = 0.95;
     if (c.steps == 0 && c.epochs == 0) c.epochs = 1;
   }
   c.vocab_size = run.shape.vocab_size;
@@ -81,7 +83,6 @@ void settle_steps(TrainConfig& c, int64_t batches_per_epoch, int micro_batches) 
     c.epochs = 0;
   }
   if (c.warmup_steps < 0) c.warmup_steps = c.steps / 20;
-  if (c.min_lr < 0) c.min_lr = c.lr / 10;
   const auto share = [&](int64_t& every, int64_t times) {
     if (every < 0) every = std::max<int64_t>(1, (c.steps + times - 1) / times);
   };

@@ -76,7 +76,6 @@ TEST_CASE("a new run: everything that a flag leaves open is settled, and shards 
   CHECK(run.micro_batches == 1);
   CHECK(run.config.total_batch_tokens == 64);
   CHECK(run.config.warmup_steps == 5);
-  CHECK(run.config.min_lr == doctest::Approx(run.config.lr / 10));
   CHECK(run.config.eval_every == 10);
   CHECK(run.config.save_every == 25);
   CHECK(run.config.stride == 16);

@@ -1,5 +1,6 @@
 # Thin names for people; CMakeLists.txt has the build.
 #   make train [DATA=file|folder|shakespeare] [ARGS="--steps 500 ..."]
+MAKEFLAGS += --no-print-directory
 BUILD ?= build
 JOBS ?= $(shell nproc)
 DATA ?=

@@ -113,11 +113,11 @@ TEST_CASE("on resume each given flag that differs is named, with both values") {
   TrainConfig given;
   given.lr = 2e-3;
   given.layers = 2;  // the same: fine
-  given.schedule = "linear";
+  given.schedule = "cosine";
   given.steps = 200;  // may change
   const std::string message = usage_error([&] { merge_resumed(given, saved, {"lr", "layers", "schedule", "steps"}); });
   CHECK(contains(message, "--lr: the run has 0.001, given is 0.002"));
-  CHECK(contains(message, "--schedule: the run has \"cosine\", given is \"linear\""));
+  CHECK(contains(message, "--schedule: the run has \"linear\", given is \"cosine\""));
   CHECK(!contains(message, "--layers"));
   CHECK(!contains(message, "--steps"));
 

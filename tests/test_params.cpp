@@ -85,8 +85,25 @@ TEST_CASE("matrices decay and start normal; vectors do neither") {
     CHECK((tensor.init == Init::normal) == !tensor.vector);
     if (tensor.vector) CHECK((tensor.init == Init::ones) == (tensor.name.back() == 'w'));
     const bool residual = tensor.name.find("projw") != std::string::npos;
-    if (residual) CHECK(tensor.init_std == doctest::Approx(0.02 / std::sqrt(6.0)));
+    if (residual) CHECK(tensor.init_std == doctest::Approx(0.02 * std::sqrt(768.0 / 51) / std::sqrt(6.0)));
   }
+}
+
+TEST_CASE("GPT-2's sizes start as GPT-2 does; narrower models with larger numbers") {
+  const auto std_of = [](const ModelConfig& config, const std::string& name) {
+    for (const ParamTensor& tensor : param_table(config)) {
+      if (tensor.name == name) return tensor.init_std;
+    }
+    return -1.0f;
+  };
+  for (const ModelConfig& config : {gpt2(12, 12, 768), gpt2(24, 16, 1024), gpt2(48, 25, 1600)}) {
+    CHECK(std_of(config, "wte") == 0.02f);
+    CHECK(std_of(config, "wpe") == 0.01f);
+    CHECK(std_of(config, "block.1.qkvw") == 0.02f);
+    CHECK(std_of(config, "block.1.attprojw") == doctest::Approx(0.02 / std::sqrt(2.0 * config.num_layers)));
+  }
+  CHECK(std_of(gpt2(4, 4, 192), "wte") == doctest::Approx(0.04));
+  CHECK(std_of(gpt2(4, 4, 192), "wpe") == doctest::Approx(0.02));
 }
 
 TEST_CASE("validate names what is out of range, where it was read, and what was found") {

@@ -232,8 +232,8 @@ sum whole >sums
 expect_error 1 'whole already holds a run' train --run whole --steps 1
 expect_error 1 'text.txt.*(folder|directory)' train --run text.txt --steps 1
 expect_error 2 'the run has 1, given is 2' "$trainer" --run whole --resume --layers 2
-expect_error 2 '--lr: the run has 0.00[0-9]+, given is 0.5' "$trainer" --run whole --resume --lr 0.5 --schedule linear
-expect_output '--schedule: the run has "cosine", given is "linear"'
+expect_error 2 '--lr: the run has 0.00[0-9]+, given is 0.5' "$trainer" --run whole --resume --lr 0.5 --schedule cosine
+expect_output '--schedule: the run has "linear", given is "cosine"'
 expect_error 1 'nowhere: .*no such folder' "$trainer" --run nowhere --resume
 expect_error 1 'found no checkpoint' "$trainer" --run nothing --resume
 sum whole | diff - sums || die "a refused run changed the folder"

@@ -9,7 +9,9 @@ ARGS ?=
 .PHONY: all setup train test sanitize bench clean
 
 all: setup
-	@cmake -S . -B $(BUILD) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@mkdir -p $(BUILD)
+	@cmake -S . -B $(BUILD) > $(BUILD)/configure.log 2>&1 || { cat $(BUILD)/configure.log; exit 1; }
+	@sed -n 's/^-- \(left out: .*\)/\1/p' $(BUILD)/configure.log
 	@cmake --build $(BUILD) -j $(JOBS) --target programs
 
 setup:
@@ -34,10 +36,13 @@ sanitize: setup
 	cmake --build $(BUILD)-sanitize -j $(JOBS)
 	ctest --test-dir $(BUILD)-sanitize -j $(JOBS) --output-on-failure
 
-bench: setup
-	cmake -S . -B $(BUILD)
-	cmake --build $(BUILD) -j $(JOBS) --target benchmarks
-	@for b in $(BUILD)/bench_*; do echo "== $$b"; $$b; done
+bench: all
+	@cmake --build $(BUILD) -j $(JOBS) --target benchmarks
+	@$(BUILD)/make_stories --out $(BUILD)/stories.txt
+	@$(BUILD)/tokenize train --tokenizer bpe:4096 --data $(BUILD)/stories.txt --out $(BUILD)/stories.json
+	@$(BUILD)/bench_tokenizer train 4096 $(BUILD)/stories.txt
+	@$(BUILD)/bench_tokenizer encode $(BUILD)/stories.json $(BUILD)/stories.txt
+	@$(BUILD)/bench_dataloader
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD).log
+	rm -rf $(BUILD) $(BUILD)-sanitize

@@ -1,5 +1,5 @@
-// Trains a GPT-2 on the CPU. From the top: --memory and --check, which look without training; one evaluation; samples; then
-// the run itself, a flat loop.
+// Trains a GPT-2 on the CPU. From the top: --memory and --check, which look without training; one evaluation; samples;
+// then the run itself, a flat loop.
 //
 //   build/train_gpt2                                        the built-in stories, about two minutes
 //   build/train_gpt2 --data my.txt --run runs/mine          your text
@@ -69,7 +69,8 @@ void check(const Run& run) {
   bool ok = true;
   std::printf("%-24s %12s %12s %12s\n", "tensor", "largest |d|", "relative", "tolerance");
   for (const CheckRow& row : compare_models(*model, *reference, batch)) {
-    std::printf("%-24s %12.3e %12.3e %12.0e%s\n", row.tensor.c_str(), row.max_abs, row.relative, row.tolerance, row.ok ? "" : "  <-- beyond");
+    std::printf("%-24s %12.3e %12.3e %12.0e%s\n", row.tensor.c_str(), row.max_abs, row.relative, row.tolerance,
+                row.ok ? "" : "  <-- beyond");
     ok = ok && row.ok;
   }
   if (!ok) fail("the fast path differs from the reference beyond tolerance: see the rows marked above");
@@ -82,7 +83,8 @@ void report_evaluation(Model& model, const Run& run, int64_t step, MetricsLog& l
   const std::optional<Evaluation> result = evaluate(model, run, [] { return StopSignal::received() != 0; });
   if (!result) return;
   const Evaluation& e = *result;
-  std::string line = strprintf("step %lld | validation loss %.4f a token", static_cast<long long>(step), e.nats_per_token);
+  std::string line =
+      strprintf("step %lld | validation loss %.4f a token", static_cast<long long>(step), e.nats_per_token);
   nlohmann::json metrics{{"step", step}, {"val_loss", e.nats_per_token}, {"val_tokens", e.tokens}};
   if (e.nats_per_byte > 0) {
     line += strprintf(", %.4f nats a byte", e.nats_per_byte);
@@ -104,7 +106,9 @@ void print_sample(Model& model, const Run& run, int64_t step) {
   config.sampler.temperature = 0.8;
   config.seed = run.config.seed + static_cast<uint64_t>(step);
   std::vector<int32_t> ids = tokenizer.encode(run.config.prompt);
-  if (ids.empty()) ids = {tokenizer.end_of_text() >= 0 && tokenizer.end_of_text() < model.config.vocab_size ? tokenizer.end_of_text() : 0};
+  if (ids.empty())
+    ids = {tokenizer.end_of_text() >= 0 && tokenizer.end_of_text() < model.config.vocab_size ? tokenizer.end_of_text()
+                                                                                             : 0};
   StreamDecoder decoder(tokenizer);
   std::string text = run.config.prompt;
   try {
@@ -134,7 +138,8 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   int64_t step = run.step, updates = run.updates;  // steps done; those of them that changed the weights
   if (step >= config.steps) {
     say(strprintf("nothing to do: %s has done %lld of %lld steps; go further with --steps %lld", run.folder.c_str(),
-                  static_cast<long long>(step), static_cast<long long>(config.steps), static_cast<long long>(2 * step)));
+                  static_cast<long long>(step), static_cast<long long>(config.steps),
+                  static_cast<long long>(2 * step)));
     return;
   }
 
@@ -156,9 +161,11 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   say(strprintf("model: %lld parameters (%d layers, %d heads, %d channels, context %d, vocabulary %d)",
                 static_cast<long long>(num_parameters(model->table)), run.shape.num_layers, run.shape.num_heads,
                 run.shape.channels, run.shape.max_seq_len, run.shape.vocab_size));
-  say(strprintf("training: %lld tokens, %lld steps of %lld (B %d, T %d, %d micro-batches), %d threads, peak %.0f GFLOP/s",
-                static_cast<long long>(run.train.size()), static_cast<long long>(config.steps),
-                static_cast<long long>(config.total_batch_tokens), B, T, run.micro_batches, omp_get_max_threads(), peak_flops / 1e9));
+  say(strprintf(
+      "training: %lld tokens, %lld steps of %lld (B %d, T %d, %d micro-batches), %d threads, peak %.0f GFLOP/s",
+      static_cast<long long>(run.train.size()), static_cast<long long>(config.steps),
+      static_cast<long long>(config.total_batch_tokens), B, T, run.micro_batches, omp_get_max_threads(),
+      peak_flops / 1e9));
   say("run: " + run.folder.string());
 
   MetricsLog log(run.folder, step + 1);
@@ -169,17 +176,22 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   int bad_steps = 0;  // in a row; what follows an update that broke the weights is not worth keeping
   const auto save = [&] {
     const LoaderPosition at = loader.position();
-    const nlohmann::json state{{"step", step}, {"updates", updates}, {"epoch", at.epoch}, {"batch", at.batch},
-                               {"config", to_json(config)}, {"data_checksum", run.train.checksum()}};
-    last_checkpoint = save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep);
+    const nlohmann::json state{
+        {"step", step},      {"updates", updates},        {"epoch", at.epoch},
+        {"batch", at.batch}, {"config", to_json(config)}, {"data_checksum", run.train.checksum()}};
+    last_checkpoint =
+        save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep);
     saved_step = step;
   };
   const auto fail_not_finite = [&] {
     const std::string from = last_checkpoint.string();
     const std::string advice = from.empty() ? "no checkpoint was saved yet; start again with"
-                                            : "the last good checkpoint is " + from + ": start another run from it with --model " + from + " and";
-    fail("loss or gradients were not finite in %d step%s in a row, up to step %lld; %s a lower --lr, more --warmup-steps or a --grad-clip",
-         bad_steps, bad_steps == 1 ? "" : "s", static_cast<long long>(step), advice.c_str());
+                                            : "the last good checkpoint is " + from +
+                                                  ": start another run from it with --model " + from + " and";
+    fail(
+        "loss or gradients were not finite in %d step%s in a row, up to step %lld; %s a lower --lr, more "
+        "--warmup-steps or a --grad-clip",
+        bad_steps, bad_steps == 1 ? "" : "s", static_cast<long long>(step), advice.c_str());
   };
   if (run.resume_from.empty()) {
     log.write({{"step", 0}, {"config", to_json(config)}, {"parameters", num_parameters(model->table)}});
@@ -196,7 +208,8 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     for (int micro = 0; micro < run.micro_batches; ++micro) {
       Batch batch = loader.next();
       for (float& weight : batch.weights) weight /= static_cast<float>(config.total_batch_tokens);
-      model->set_dropout(static_cast<float>(config.dropout), config.seed, static_cast<uint64_t>(step * run.micro_batches + micro));
+      model->set_dropout(static_cast<float>(config.dropout), config.seed,
+                         static_cast<uint64_t>(step * run.micro_batches + micro));
       model->forward(batch.inputs.data(), B, T, Pass::train);
       loss += model->backward(batch.targets.data(), batch.weights.data());
     }
@@ -205,7 +218,8 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     const double norm = model->grad_norm();
     const bool good = std::isfinite(loss) && std::isfinite(norm);
     if (good) {
-      const float clip = config.grad_clip > 0 && norm > config.grad_clip ? static_cast<float>(config.grad_clip / norm) : 1.0f;
+      const float clip =
+          config.grad_clip > 0 && norm > config.grad_clip ? static_cast<float>(config.grad_clip / norm) : 1.0f;
       const AdamW adamw{static_cast<float>(lr), static_cast<float>(config.beta1), static_cast<float>(config.beta2),
                         static_cast<float>(config.eps), static_cast<float>(config.weight_decay)};
       model->update(adamw, ++updates, clip);
@@ -216,10 +230,11 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     // log
     const double seconds = seconds_since(step_started);
     const double tokens_per_second = static_cast<double>(config.total_batch_tokens) / seconds;
-    progress.show(step, strprintf("step %lld/%lld | loss %.4f | norm %.3f | lr %.2e | %.0f ms | %.0f tok/s | %.0f %% of peak%s",
-                                  static_cast<long long>(step), static_cast<long long>(config.steps), loss, norm, lr, 1e3 * seconds,
-                                  tokens_per_second, 100 * flops_per_step / seconds / peak_flops,
-                                  good ? "" : " | NOT FINITE: step skipped"));
+    progress.show(
+        step, strprintf("step %lld/%lld | loss %.4f | norm %.3f | lr %.2e | %.0f ms | %.0f tok/s | %.0f %% of peak%s",
+                        static_cast<long long>(step), static_cast<long long>(config.steps), loss, norm, lr,
+                        1e3 * seconds, tokens_per_second, 100 * flops_per_step / seconds / peak_flops,
+                        good ? "" : " | NOT FINITE: step skipped"));
     nlohmann::json metrics{{"step", step}, {"lr", lr}, {"ms", 1e3 * seconds}, {"tokens_per_second", tokens_per_second}};
     metrics[good ? "loss" : "skipped"] = good ? nlohmann::json(loss) : nlohmann::json(true);
     if (good) metrics["grad_norm"] = norm;
@@ -245,13 +260,14 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   if (saved_step != step) save();  // the signal came before the first step, or after the loop had asked for one
   const std::string dir = (run.folder / "latest").string();
   if (StopSignal::received() != 0) {
-    say(strprintf("stopped by signal %d after step %lld; go on with: build/train_gpt2 --run %s --resume", StopSignal::received(),
-                  static_cast<long long>(step), run.folder.c_str()));
+    say(strprintf("stopped by signal %d after step %lld; go on with: build/train_gpt2 --run %s --resume",
+                  StopSignal::received(), static_cast<long long>(step), run.folder.c_str()));
     return;
   }
   say(strprintf("done in %.0f s: the model is in %s", seconds_since(started), dir.c_str()));
   if (run.tokenizer) say("try next:  build/generate --model " + dir + " --prompt \"Once\"");
-  say("           build/train_gpt2 --run " + run.folder.string() + " --resume --steps " + std::to_string(2 * config.steps));
+  say("           build/train_gpt2 --run " + run.folder.string() + " --resume --steps " +
+      std::to_string(2 * config.steps));
 }
 
 }  // namespace

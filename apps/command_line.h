@@ -21,7 +21,8 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
     app.parse(argc, argv);
     body();
     // A disk that fills up behind `program > file` shows here at the latest.
-    if (std::fflush(stdout) != 0 || std::ferror(stdout)) fail("the output cannot be written: the disk is full, or its reader has gone");
+    if (std::fflush(stdout) != 0 || std::ferror(stdout))
+      fail("the output cannot be written: the disk is full, or its reader has gone");
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;  // --help arrives here too, as success

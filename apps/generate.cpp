@@ -24,10 +24,18 @@ int main(int argc, char** argv) {
   app.add_option("--model", dir, "model directory (a run's latest/, or one that transformers saved)")->required();
   app.add_option("--tokenizer", tokenizer_path, "tokenizer file; default: the model directory's tokenizer.json");
   app.add_option("--prompt", prompt, "text to continue; default: the start of a text");
-  app.add_option("--tokens", config.tokens, "tokens to make, at most")->check(CLI::Range(1, 1 << 30))->capture_default_str();
-  app.add_option("--temperature", config.sampler.temperature, "logits are divided by it; 0: greedy")->check(CLI::Range(0.0, 100.0))->capture_default_str();
-  app.add_option("--top-k", config.sampler.top_k, "only the k most likely tokens; 0: all")->check(CLI::Range(0, 1 << 28))->capture_default_str();
-  app.add_option("--top-p", config.sampler.top_p, "only the most likely tokens that together reach p")->check(CLI::Range(0.0, 1.0))->capture_default_str();
+  app.add_option("--tokens", config.tokens, "tokens to make, at most")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--temperature", config.sampler.temperature, "logits are divided by it; 0: greedy")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  app.add_option("--top-k", config.sampler.top_k, "only the k most likely tokens; 0: all")
+      ->check(CLI::Range(0, 1 << 28))
+      ->capture_default_str();
+  app.add_option("--top-p", config.sampler.top_p, "only the most likely tokens that together reach p")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   app.add_option("--seed", seed, "same seed, same text; default: a new one each time")->check(CLI::NonNegativeNumber);
   app.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 4096));
   app.add_flag("--greedy", greedy, "always the most likely token");
@@ -52,7 +60,8 @@ int main(int argc, char** argv) {
         try {
           ids.push_back(std::stoi(prompt.substr(at), &used));
         } catch (const std::exception&) {
-          fail_usage("--ids: expected token ids set apart by spaces in --prompt, found '%s'", prompt.substr(at).c_str());
+          fail_usage("--ids: expected token ids set apart by spaces in --prompt, found '%s'",
+                     prompt.substr(at).c_str());
         }
         while (at + used < prompt.size() && prompt[at + used] == ' ') ++used;
       }
@@ -63,7 +72,8 @@ int main(int argc, char** argv) {
       if (!keep_going) config.end_of_text = tokenizer->end_of_text();
       if (ids.empty() && tokenizer->end_of_text() >= 0) ids = {tokenizer->end_of_text()};
     }
-    if (ids.empty()) fail_usage("--prompt is empty, and this model has no end-of-text token to start from: give a prompt");
+    if (ids.empty())
+      fail_usage("--prompt is empty, and this model has no end-of-text token to start from: give a prompt");
 
     const std::unique_ptr<Model> model = make_cpu_model(shape, reference);
     load_weights(*model, dir);

@@ -1,8 +1,8 @@
 // SIGINT and SIGTERM as a question that the training loop asks between steps.
 //
-// The signals are blocked in every thread and taken by one thread of their own with sigwait(), not by a handler: a handler
-// would run on whatever stack the interrupted thread has, and oneDNN's sgemm (seen in 2.7) lets the stack pointer point
-// into the heap meanwhile, so that the signal's frame overwrites it.
+// The signals are blocked in every thread and taken by one thread of their own with sigwait(), not by a handler: a
+// handler would run on whatever stack the interrupted thread has, and oneDNN's sgemm (seen in 2.7) lets the stack
+// pointer point into the heap meanwhile, so that the signal's frame overwrites it.
 #pragma once
 
 #include <pthread.h>
@@ -14,7 +14,8 @@
 
 class StopSignal {
  public:
-  // Before any other thread is started: threads inherit what is blocked. Until defer() a signal ends the program at once.
+  // Before any other thread is started: threads inherit what is blocked. Until defer() a signal ends the program at
+  // once.
   static void watch() {
     sigset_t set = signals();
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
@@ -25,7 +26,7 @@ class StopSignal {
       }
     }).detach();
   }
-  static void defer() { deferred_ = true; }            // from now on the loop finishes its step and saves
+  static void defer() { deferred_ = true; }           // from now on the loop finishes its step and saves
   static int received() { return received_.load(); }  // the signal, or 0
 
  private:

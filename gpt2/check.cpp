@@ -5,7 +5,8 @@
 
 namespace {
 
-CheckRow compare(const std::string& name, const std::vector<float>& a, const std::vector<float>& b, double absolute, double relative) {
+CheckRow compare(const std::string& name, const std::vector<float>& a, const std::vector<float>& b, double absolute,
+                 double relative) {
   CheckRow row;
   row.tensor = name;
   double difference = 0, norm = 0;

@@ -8,9 +8,10 @@ using nlohmann::json;
 
 json to_json(const TrainConfig& config) {
   json j;
-  for_each_flag(config, [&](const char*, const char* name, const auto& field, OnResume on_resume, const FlagRange&, const char*) {
-    if (on_resume != OnResume::never) j[name] = field;
-  });
+  for_each_flag(
+      config, [&](const char*, const char* name, const auto& field, OnResume on_resume, const FlagRange&, const char*) {
+        if (on_resume != OnResume::never) j[name] = field;
+      });
   return j;
 }
 
@@ -18,7 +19,8 @@ void validate(const TrainConfig& c) {
   for_each_flag(c, [](const char*, const char* name, const auto& field, OnResume, const FlagRange& range, const char*) {
     using T = std::decay_t<decltype(field)>;
     if constexpr (std::is_same_v<T, std::string>) {
-      if (!range.choices.empty() && std::find(range.choices.begin(), range.choices.end(), field) == range.choices.end()) {
+      if (!range.choices.empty() &&
+          std::find(range.choices.begin(), range.choices.end(), field) == range.choices.end()) {
         std::string all;
         for (const std::string& choice : range.choices) all += " " + choice;
         fail_usage("--%s is '%s', expected one of%s", name, field.c_str(), all.c_str());
@@ -33,12 +35,14 @@ void validate(const TrainConfig& c) {
   if (c.steps > 0 && c.epochs > 0) fail_usage("--steps and --epochs contradict each other: give one of them");
   if (c.lr > 0 && c.min_lr > c.lr) fail_usage("--min-lr %g is above --lr %g", c.min_lr, c.lr);
   if (c.steps > 0 && c.warmup_steps > c.steps) {
-    fail_usage("--warmup-steps %lld is more than --steps %lld", static_cast<long long>(c.warmup_steps), static_cast<long long>(c.steps));
+    fail_usage("--warmup-steps %lld is more than --steps %lld", static_cast<long long>(c.warmup_steps),
+               static_cast<long long>(c.steps));
   }
   if (c.memory && c.check) fail_usage("--memory and --check contradict each other: give one of them");
   if (c.resume && c.run.empty()) fail_usage("--resume needs --run DIR: the run to go on with");
   if (!find_preset(c.model) && (c.layers || c.heads || c.channels)) {
-    fail_usage("--layers, --heads and --channels contradict --model %s: a model directory has its own shape", c.model.c_str());
+    fail_usage("--layers, --heads and --channels contradict --model %s: a model directory has its own shape",
+               c.model.c_str());
   }
 }
 
@@ -64,7 +68,8 @@ bool read_saved(const json& saved, T& value) {
 
 void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std::string>& given) {
   std::string differences;
-  for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume on_resume, const FlagRange&, const char*) {
+  for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume on_resume, const FlagRange&,
+                            const char*) {
     if (on_resume == OnResume::never || !saved.contains(name)) return;
     using T = std::decay_t<decltype(field)>;
     T before{};
@@ -76,7 +81,8 @@ void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std
       field = before;
     } else if (on_resume == OnResume::same && before != field) {
       const auto shown = [](const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); };
-      differences += strprintf("\n  --%s: the run has %s, given is %s", name, shown(before).c_str(), shown(field).c_str());
+      differences +=
+          strprintf("\n  --%s: the run has %s, given is %s", name, shown(before).c_str(), shown(field).c_str());
     }
   });
   // Whichever of --steps and --epochs is given replaces the other.
@@ -84,12 +90,14 @@ void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std
   if (was_given("steps") && !was_given("epochs")) config.epochs = 0;
   if (was_given("epochs") && !was_given("steps")) config.steps = 0;
   if (!differences.empty()) {
-    fail_usage("--resume goes on with the run's own configuration, but:%s\nleave these flags out, or start another --run",
-               differences.c_str());
+    fail_usage(
+        "--resume goes on with the run's own configuration, but:%s\nleave these flags out, or start another --run",
+        differences.c_str());
   }
 }
 
 const ModelPreset* find_preset(const std::string& name) {
+  // clang-format off
   //                 context  vocabulary  L   NH    C      B   T     lr   beta2  steps
   static const ModelPreset presets[] = {
       {"gpt2-nano", {256, 50257, 4, 4, 128}, 8, 256, 5e-3, 0.99, 2000},
@@ -104,6 +112,7 @@ const ModelPreset* find_preset(const std::string& name) {
       {"gpt2-large", {1024, 50257, 36, 20, 1280}, 4, 1024, 2.5e-4, 0.95, 20000},
       {"gpt2-xl", {1024, 50257, 48, 25, 1600}, 4, 1024, 2e-4, 0.95, 20000},
   };
+  // clang-format on
   for (const ModelPreset& preset : presets) {
     if (name == preset.name) return &preset;
   }

@@ -1,5 +1,5 @@
-// What a training run is told: ONE table of flags, which drives defaults, --help, range checks, the run's record and the
-// comparison on --resume; and the presets of model sizes.
+// What a training run is told: ONE table of flags, which drives defaults, --help, range checks, the run's record and
+// the comparison on --resume; and the presets of model sizes.
 #pragma once
 
 #include <cstdint>
@@ -61,12 +61,17 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "data", c.data, OnResume::same, FlagRange{},
        "text file, folder of text files, .bin shard or quoted glob of shards; default: the built-in stories");
   flag(g, "val-data", c.val_data, OnResume::same, FlagRange{}, "shard or glob to validate on (with --data shards)");
-  flag(g, "val-fraction", c.val_fraction, OnResume::same, FlagRange{0, 0.9, {}}, "share of the text's characters, at its end, to validate on");
+  flag(g, "val-fraction", c.val_fraction, OnResume::same, FlagRange{0, 0.9, {}},
+       "share of the text's characters, at its end, to validate on");
   flag(g, "tokenizer", c.tokenizer, OnResume::same, FlagRange{},
-       "bytes | chars | bpe:N (trained on the data) | gpt2 | a tokenizer file; default: that of --model DIR, else bpe:4096");
-  flag(g, "data-order", c.data_order, OnResume::same, FlagRange{0, 0, {"shuffled", "sequential"}}, "order of the training windows");
-  flag(g, "stride", c.stride, OnResume::same, FlagRange{0, big, {}}, "tokens from one window's start to the next; 0: --seq-len");
-  flag(g, "lossy", c.lossy, OnResume::same, FlagRange{}, "replace bytes that are not UTF-8 instead of refusing the text");
+       "bytes | chars | bpe:N (trained on the data) | gpt2 | a tokenizer file; default: that of --model DIR, else "
+       "bpe:4096");
+  flag(g, "data-order", c.data_order, OnResume::same, FlagRange{0, 0, {"shuffled", "sequential"}},
+       "order of the training windows");
+  flag(g, "stride", c.stride, OnResume::same, FlagRange{0, big, {}},
+       "tokens from one window's start to the next; 0: --seq-len");
+  flag(g, "lossy", c.lossy, OnResume::same, FlagRange{},
+       "replace bytes that are not UTF-8 instead of refusing the text");
 
   g = "Model";
   flag(g, "model", c.model, OnResume::same, FlagRange{},
@@ -74,44 +79,58 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "layers", c.layers, OnResume::same, FlagRange{0, 4096, {}}, "blocks; 0: the preset's, as for the next four");
   flag(g, "heads", c.heads, OnResume::same, FlagRange{0, 65536, {}}, "attention heads in a block");
   flag(g, "channels", c.channels, OnResume::same, FlagRange{0, 1 << 20, {}}, "width of the residual stream");
-  flag(g, "seq-len", c.seq_len, OnResume::same, FlagRange{0, 1 << 24, {}}, "T: tokens in a window, the model's context when it is new");
-  flag(g, "vocab-size", c.vocab_size, OnResume::same, FlagRange{0, 1 << 28, {}}, "0: the tokenizer's; for shards without a tokenizer 50257");
+  flag(g, "seq-len", c.seq_len, OnResume::same, FlagRange{0, 1 << 24, {}},
+       "T: tokens in a window, the model's context when it is new");
+  flag(g, "vocab-size", c.vocab_size, OnResume::same, FlagRange{0, 1 << 28, {}},
+       "0: the tokenizer's; for shards without a tokenizer 50257");
 
   g = "Training";
-  flag(g, "batch-size", c.batch_size, OnResume::same, FlagRange{0, 1 << 20, {}}, "B: windows in a micro-batch; 0: the preset's");
+  flag(g, "batch-size", c.batch_size, OnResume::same, FlagRange{0, 1 << 20, {}},
+       "B: windows in a micro-batch; 0: the preset's");
   flag(g, "total-batch-tokens", c.total_batch_tokens, OnResume::same, FlagRange{0, big, {}},
        "tokens per step, a multiple of B*T: gradients accumulate; 0: B*T");
-  flag(g, "steps", c.steps, OnResume::free, FlagRange{0, big, {}}, "optimizer steps; 0: from --epochs, else the preset's");
-  flag(g, "epochs", c.epochs, OnResume::free, FlagRange{0, 1e9, {}}, "passes over the training data, instead of --steps");
+  flag(g, "steps", c.steps, OnResume::free, FlagRange{0, big, {}},
+       "optimizer steps; 0: from --epochs, else the preset's");
+  flag(g, "epochs", c.epochs, OnResume::free, FlagRange{0, 1e9, {}},
+       "passes over the training data, instead of --steps");
   flag(g, "lr", c.lr, OnResume::same, FlagRange{0, 10, {}}, "peak learning rate; 0: the preset's");
   flag(g, "min-lr", c.min_lr, OnResume::same, FlagRange{0, 10, {}}, "learning rate at the end");
-  flag(g, "warmup-steps", c.warmup_steps, OnResume::same, FlagRange{-1, big, {}}, "steps of linear warm-up; -1: a twentieth of the steps");
+  flag(g, "warmup-steps", c.warmup_steps, OnResume::same, FlagRange{-1, big, {}},
+       "steps of linear warm-up; -1: a twentieth of the steps");
   flag(g, "schedule", c.schedule, OnResume::same, FlagRange{0, 0, {"cosine", "linear", "constant", "wsd"}},
        "after the warm-up; wsd: constant, then linear over the last fifth");
   flag(g, "weight-decay", c.weight_decay, OnResume::same, FlagRange{0, 10, {}}, "AdamW's, on matrices only");
   flag(g, "beta1", c.beta1, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's");
   flag(g, "beta2", c.beta2, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's; 0: the preset's");
   flag(g, "eps", c.eps, OnResume::same, FlagRange{1e-30, 1, {}}, "AdamW's");
-  flag(g, "grad-clip", c.grad_clip, OnResume::same, FlagRange{0, 1e9, {}}, "clip the gradients' global norm to this; 0: off");
-  flag(g, "dropout", c.dropout, OnResume::same, FlagRange{0, 0.99, {}}, "after the embedding, on attention, on each sublayer's output");
+  flag(g, "grad-clip", c.grad_clip, OnResume::same, FlagRange{0, 1e9, {}},
+       "clip the gradients' global norm to this; 0: off");
+  flag(g, "dropout", c.dropout, OnResume::same, FlagRange{0, 0.99, {}},
+       "after the embedding, on attention, on each sublayer's output");
   flag(g, "seed", c.seed, OnResume::same, FlagRange{0, big, {}}, "of initialisation, data order, dropout and samples");
 
   g = "Watching";
-  flag(g, "eval-every", c.eval_every, OnResume::free, FlagRange{-1, big, {}}, "steps between validations; 0: only at the end; -1: ten in all");
+  flag(g, "eval-every", c.eval_every, OnResume::free, FlagRange{-1, big, {}},
+       "steps between validations; 0: only at the end; -1: ten in all");
   flag(g, "eval-steps", c.eval_steps, OnResume::free, FlagRange{0, big, {}}, "batches a validation takes; 0: all");
-  flag(g, "sample-every", c.sample_every, OnResume::free, FlagRange{-1, big, {}}, "steps between samples; 0: only at the end; -1: four in all");
+  flag(g, "sample-every", c.sample_every, OnResume::free, FlagRange{-1, big, {}},
+       "steps between samples; 0: only at the end; -1: four in all");
   flag(g, "sample-tokens", c.sample_tokens, OnResume::free, FlagRange{0, 1 << 20, {}}, "length of a sample; 0: none");
   flag(g, "prompt", c.prompt, OnResume::free, FlagRange{}, "what samples begin with; default: the start of a text");
-  flag(g, "save-every", c.save_every, OnResume::free, FlagRange{-1, big, {}}, "steps between checkpoints; 0: only at the end; -1: four in all");
+  flag(g, "save-every", c.save_every, OnResume::free, FlagRange{-1, big, {}},
+       "steps between checkpoints; 0: only at the end; -1: four in all");
   flag(g, "keep", c.keep, OnResume::free, FlagRange{0, 1e6, {}}, "checkpoints to keep, the newest; 0: all");
 
   g = "Run";
   flag(g, "run", c.run, OnResume::never, FlagRange{}, "the run's folder; default: the next free runs/NAME");
-  flag(g, "resume", c.resume, OnResume::never, FlagRange{}, "go on from the last checkpoint of --run; other flags come from it");
+  flag(g, "resume", c.resume, OnResume::never, FlagRange{},
+       "go on from the last checkpoint of --run; other flags come from it");
   flag(g, "threads", c.threads, OnResume::never, FlagRange{0, 4096, {}}, "0: all cores");
-  flag(g, "reference", c.reference, OnResume::never, FlagRange{}, "plain loops only: slow, and the same for any number of threads");
+  flag(g, "reference", c.reference, OnResume::never, FlagRange{},
+       "plain loops only: slow, and the same for any number of threads");
   flag(g, "memory", c.memory, OnResume::never, FlagRange{}, "print what training takes, tensor by tensor, and stop");
-  flag(g, "check", c.check, OnResume::never, FlagRange{}, "compare one step of the fast path with the reference, tensor by tensor, and stop");
+  flag(g, "check", c.check, OnResume::never, FlagRange{},
+       "compare one step of the fast path with the reference, tensor by tensor, and stop");
 }
 
 nlohmann::json to_json(const TrainConfig& config);
@@ -119,11 +138,12 @@ nlohmann::json to_json(const TrainConfig& config);
 // Throws UsageError for flags that are out of range or contradict one another (what a range per flag cannot say).
 void validate(const TrainConfig& config);
 
-// For --resume: takes every value from `saved` (to_json of the run's configuration) but those that the user `gave` on the
-// command line. Throws UsageError naming each flag whose given value differs and may not.
+// For --resume: takes every value from `saved` (to_json of the run's configuration) but those that the user `gave` on
+// the command line. Throws UsageError naming each flag whose given value differs and may not.
 void merge_resumed(TrainConfig& config, const nlohmann::json& saved, const std::vector<std::string>& given);
 
-// A preset's shape and training defaults; null if the name is none. `vocab_size` is GPT-2's and is replaced by the tokenizer's.
+// A preset's shape and training defaults; null if the name is none. `vocab_size` is GPT-2's and is replaced by the
+// tokenizer's.
 struct ModelPreset {
   const char* name;
   ModelConfig shape;

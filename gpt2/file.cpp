@@ -63,7 +63,8 @@ void drop_pages(std::span<const std::byte> mapped) {
   const uintptr_t page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(mapped.data()) + page - 1) / page * page;
   const uintptr_t end = reinterpret_cast<uintptr_t>(mapped.data() + mapped.size()) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // a hint: failing harms nobody
+  if (begin < end)
+    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // a hint: failing harms nobody
 }
 
 // ---- writing -------------------------------------------------------------------------------------------------------
@@ -87,7 +88,8 @@ void FileWriter::flush() {
     const ssize_t written = ::write(fd_, data, left);
     if (written < 0) {
       if (errno == EINTR) continue;
-      fail("%s: cannot be written: %s; the file that was there before is untouched", path_.c_str(), std::strerror(errno));
+      fail("%s: cannot be written: %s; the file that was there before is untouched", path_.c_str(),
+           std::strerror(errno));
     }
     data += written;
     left -= static_cast<size_t>(written);

@@ -15,7 +15,7 @@ struct GenerateConfig {
   uint64_t seed = 1337;  // token i draws number i of Philox's sequence
 };
 
-// Continues `ids` (not empty), keeping the last max_seq_len tokens in view; calls `each` with every new id, stops early if
-// it returns false. Returns the new ids.
+// Continues `ids` (not empty), keeping the last max_seq_len tokens in view; calls `each` with every new id, stops early
+// if it returns false. Returns the new ids.
 std::vector<int32_t> generate(Model& model, std::vector<int32_t> ids, const GenerateConfig& config,
                               const std::function<bool(int32_t)>& each);

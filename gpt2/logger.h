@@ -8,8 +8,8 @@
 
 class MetricsLog {
  public:
-  // Opens RUN/metrics.jsonl to append. Lines of steps from `first_step` on, left by a run that went further than its last
-  // checkpoint, are dropped first.
+  // Opens RUN/metrics.jsonl to append. Lines of steps from `first_step` on, left by a run that went further than its
+  // last checkpoint, are dropped first.
   MetricsLog(const std::filesystem::path& run, int64_t first_step);
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;

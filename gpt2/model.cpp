@@ -1,5 +1,5 @@
-// The forward and backward pass of GPT-2 on the CPU, written out. Kernels are in kernels/; the shapes are in params.h and
-// activations.h.
+// The forward and backward pass of GPT-2 on the CPU, written out. Kernels are in kernels/; the shapes are in params.h
+// and activations.h.
 #include <sys/mman.h>
 
 #include <chrono>
@@ -49,7 +49,8 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
 
   cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe, B, T, C);
   if (dropout > 0) {
-    cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, dropout_sequence(0, DropoutPlace::embedding), NC);
+    cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_,
+                         dropout_sequence(0, DropoutPlace::embedding), NC);
   }
   const floatX* residual = acts.encoded;  // the stream
   for (int l = 0; l < L; ++l) {
@@ -58,10 +59,12 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
 
     cpu::layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, residual, w.ln1w, w.ln1b, N, C);
     k_.matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
-    k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
+    k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attention), B,
+                         T, C, NH);
     k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
     if (dropout > 0) {
-      cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attproj), NC);
+      cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_,
+                           dropout_sequence(l, DropoutPlace::attproj), NC);
     }
     cpu::residual_forward(a.residual2, residual, acts.sublayer, NC);
 
@@ -70,7 +73,8 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
     k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
     k_.matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
     if (dropout > 0) {
-      cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp), NC);
+      cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp),
+                           NC);
     }
     cpu::residual_forward(a.residual3, a.residual2, acts.sublayer, NC);
     residual = a.residual3;
@@ -134,25 +138,30 @@ double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) 
 
     cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
     if (dropout_ > 0) {
-      cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp), NC);
+      cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_,
+                            dropout_sequence(l, DropoutPlace::mlp), NC);
     }
     k_.matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, acts.dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
     k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
     k_.matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C);
-    cpu::layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N, C);
+    cpu::layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd,
+                            N, C);
 
     cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
     if (dropout_ > 0) {
-      cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, dropout_sequence(l, DropoutPlace::attproj), NC);
+      cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_,
+                            dropout_sequence(l, DropoutPlace::attproj), NC);
     }
     k_.matmul_backward(acts.datty, dw.attprojw, dw.attprojb, acts.dsublayer, a.atty, w.attprojw, N, C, C);
     k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
-                            dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
+                          dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
     k_.matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
-    cpu::layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, residual, w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
+    cpu::layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, residual, w.ln1w, a.ln1_mean, a.ln1_rstd, N,
+                            C);
   }
   if (dropout_ > 0) {
-    cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_, dropout_sequence(0, DropoutPlace::embedding), NC);
+    cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_,
+                          dropout_sequence(0, DropoutPlace::embedding), NC);
   }
   cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
   return loss;
@@ -190,12 +199,15 @@ void CpuModel<floatX>::update(const AdamW& o, int64_t t, float grad_scale) {
   const int64_t bytes = arena_size(table) * static_cast<int64_t>(sizeof(floatX));
   if (!m_memory_.data()) m_memory_ = Buffer(bytes);
   if (!v_memory_.data()) v_memory_ = Buffer(bytes);
-  const floatX beta1_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta1), static_cast<double>(t)));
-  const floatX beta2_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), static_cast<double>(t)));
+  const floatX beta1_correction =
+      static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta1), static_cast<double>(t)));
+  const floatX beta2_correction =
+      static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), static_cast<double>(t)));
   for (const ParamTensor& p : table) {
     const auto at = [&](const Buffer& memory) { return static_cast<floatX*>(memory.data()) + p.offset; };
-    cpu::adamw_update<floatX>(at(param_memory_), at(m_memory_), at(v_memory_), at(grad_memory_), grad_scale, o.lr, o.beta1,
-                              o.beta2, beta1_correction, beta2_correction, o.eps, p.decay ? o.weight_decay : 0, p.size());
+    cpu::adamw_update<floatX>(at(param_memory_), at(m_memory_), at(v_memory_), at(grad_memory_), grad_scale, o.lr,
+                              o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps, p.decay ? o.weight_decay : 0,
+                              p.size());
   }
 }
 
@@ -319,10 +331,10 @@ uint64_t CpuModel<floatX>::dropout_sequence(int layer, DropoutPlace place) const
 
 template <class floatX>
 const CpuKernels<floatX>& cpu_kernels(bool reference) {
-  static const CpuKernels<floatX> plain = {
-      cpu::matmul_forward<floatX>,     cpu::matmul_backward<floatX>, cpu::attention_forward<floatX>,
-      cpu::attention_backward<floatX>, cpu::gelu_forward<floatX>,    cpu::gelu_backward<floatX>,
-      cpu::classifier_forward<floatX>, cpu::classifier_backward<floatX>};
+  static const CpuKernels<floatX> plain = {cpu::matmul_forward<floatX>,     cpu::matmul_backward<floatX>,
+                                           cpu::attention_forward<floatX>,  cpu::attention_backward<floatX>,
+                                           cpu::gelu_forward<floatX>,       cpu::gelu_backward<floatX>,
+                                           cpu::classifier_forward<floatX>, cpu::classifier_backward<floatX>};
   if constexpr (std::is_same_v<floatX, float>) {
     static const CpuKernels<float> fast = [] {
       CpuKernels<float> k = plain;

@@ -37,7 +37,8 @@ class Model {
   const ModelConfig config;
   const std::vector<ParamTensor> table;
 
-  // inputs (B, T) in [0, V), T <= max_seq_len: throws Error otherwise. The first call, and one with larger B*T, allocates.
+  // inputs (B, T) in [0, V), T <= max_seq_len: throws Error otherwise. The first call, and one with larger B*T,
+  // allocates.
   virtual void forward(const int32_t* inputs, int B, int T, Pass pass) = 0;
   // Logits of the last forward: row r, V values. Rows are (B*T), or (B) after Pass::generate; backward uses them up.
   virtual void read_logits(int64_t row, float* out) = 0;

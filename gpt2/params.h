@@ -1,5 +1,5 @@
-// What a GPT-2 is made of: its shape, and ONE table of its parameters. The table drives sizes, the arena, initialisation,
-// weight decay, checkpoints and test labels; nothing else restates the layout.
+// What a GPT-2 is made of: its shape, and ONE table of its parameters. The table drives sizes, the arena,
+// initialisation, weight decay, checkpoints and test labels; nothing else restates the layout.
 #pragma once
 
 #include <algorithm>
@@ -74,12 +74,14 @@ template <class floatX, class Visit>
 void for_each_param(const ModelConfig& config, Params<floatX>& p, Visit&& visit) {
   const int64_t C = config.channels, V = config.vocab_size, Vp = config.padded_vocab_size();
   // GPT-2's initialisation (Radford et al. 2019, section 2.3): N(0, 0.02), positions half of that, and the layers that
-  // write to the residual stream scaled down by the square root of their number. Models narrower than GPT-2's 768 channels
-  // scale it up by sqrt(768 / C), which keeps what a product of a normalised row and a weight matrix has at that width:
-  // with 0.02 at C = 128, attention begins all but uniform and learns late (docs/performance.md has what it costs).
+  // write to the residual stream scaled down by the square root of their number. Models narrower than GPT-2's 768
+  // channels scale it up by sqrt(768 / C), which keeps what a product of a normalised row and a weight matrix has at
+  // that width: with 0.02 at C = 128, attention begins all but uniform and learns late (docs/performance.md has what it
+  // costs).
   const float std = 0.02f * std::sqrt(std::max(1.0f, 768.0f / static_cast<float>(C)));
   const float residual_std = std / std::sqrt(2.0f * static_cast<float>(config.num_layers));
-  const auto matrix = [&](floatX*& to, const std::string& name, const std::string& hf, int64_t rows, int64_t cols, float s) {
+  const auto matrix = [&](floatX*& to, const std::string& name, const std::string& hf, int64_t rows, int64_t cols,
+                          float s) {
     visit(to, ParamTensor{name, hf, rows, cols, rows, true, false, Init::normal, s, true, 0});
   };
   const auto vector = [&](floatX*& to, const std::string& name, const std::string& hf, int64_t n, Init init) {
@@ -110,12 +112,13 @@ void for_each_param(const ModelConfig& config, Params<floatX>& p, Visit&& visit)
   vector(p.lnfb, "lnfb", "ln_f.bias", C, Init::zeros);
 }
 
-inline constexpr int64_t kParamAlignment = 64;  // elements: every tensor begins on a cache line, and can be read by vectors
+inline constexpr int64_t kParamAlignment =
+    64;  // elements: every tensor begins on a cache line, and can be read by vectors
 
 // The table with offsets; the arena's size is that of the last tensor's end.
 std::vector<ParamTensor> param_table(const ModelConfig& config);
-int64_t arena_size(const std::vector<ParamTensor>& table);       // elements, alignment and padding included
-int64_t num_parameters(const std::vector<ParamTensor>& table);   // elements without either: 124,439,808 for GPT-2
+int64_t arena_size(const std::vector<ParamTensor>& table);      // elements, alignment and padding included
+int64_t num_parameters(const std::vector<ParamTensor>& table);  // elements without either: 124,439,808 for GPT-2
 
 // Points `p` into an arena.
 template <class floatX>

@@ -27,8 +27,8 @@ void settle_shape(Run& run, int vocab_size) {
   if (c.resume) {
     run.shape = read_model_config(run.resume_from);
     if (c.batch_size < 1 || c.seq_len < 1 || c.seq_len > run.shape.max_seq_len) {
-      fail("%s/trainer_state.json: a batch of %d windows of %d tokens for a model with a context of %d", run.resume_from.c_str(),
-           c.batch_size, c.seq_len, run.shape.max_seq_len);
+      fail("%s/trainer_state.json: a batch of %d windows of %d tokens for a model with a context of %d",
+           run.resume_from.c_str(), c.batch_size, c.seq_len, run.shape.max_seq_len);
     }
   } else if (const ModelPreset* preset = find_preset(c.model)) {
     run.shape = preset->shape;
@@ -53,7 +53,8 @@ void settle_shape(Run& run, int vocab_size) {
       fail_usage("--vocab-size is %d, but the model in %s has %d", c.vocab_size, c.model.c_str(), run.shape.vocab_size);
     }
     if (c.seq_len > run.shape.max_seq_len) {
-      fail_usage("--seq-len is %d, but the context of the model in %s is %d", c.seq_len, c.model.c_str(), run.shape.max_seq_len);
+      fail_usage("--seq-len is %d, but the context of the model in %s is %d", c.seq_len, c.model.c_str(),
+                 run.shape.max_seq_len);
     }
     if (!c.seq_len) c.seq_len = std::min(run.shape.max_seq_len, 1024);
     if (!c.batch_size) c.batch_size = 4;
@@ -64,14 +65,18 @@ void settle_shape(Run& run, int vocab_size) {
   c.vocab_size = run.shape.vocab_size;
   if (c.stride == 0) c.stride = c.seq_len;
   const int64_t micro_tokens = int64_t{c.batch_size} * c.seq_len;
-  if (micro_tokens > (1 << 30)) fail_usage("--batch-size times --seq-len is %lld tokens: too many for one micro-batch", static_cast<long long>(micro_tokens));
+  if (micro_tokens > (1 << 30))
+    fail_usage("--batch-size times --seq-len is %lld tokens: too many for one micro-batch",
+               static_cast<long long>(micro_tokens));
   if (c.total_batch_tokens == 0) c.total_batch_tokens = micro_tokens;
   if (c.total_batch_tokens % micro_tokens != 0) {
     fail_usage("--total-batch-tokens is %lld, expected a multiple of --batch-size %d times --seq-len %d = %lld",
-               static_cast<long long>(c.total_batch_tokens), c.batch_size, c.seq_len, static_cast<long long>(micro_tokens));
+               static_cast<long long>(c.total_batch_tokens), c.batch_size, c.seq_len,
+               static_cast<long long>(micro_tokens));
   }
   const int64_t micro_batches = c.total_batch_tokens / micro_tokens;
-  if (micro_batches > (1 << 30)) fail_usage("--total-batch-tokens is %lld: too many for one step", static_cast<long long>(c.total_batch_tokens));
+  if (micro_batches > (1 << 30))
+    fail_usage("--total-batch-tokens is %lld: too many for one step", static_cast<long long>(c.total_batch_tokens));
   run.micro_batches = static_cast<int>(micro_batches);
 }
 
@@ -105,8 +110,10 @@ fs::path free_run_folder(const TrainConfig& c) {
 void claim_run_folder(const fs::path& folder) {
   for (const char* trace : {"checkpoints", "metrics.jsonl", "data", "latest"}) {
     if (fs::exists(folder / trace)) {
-      fail("%s already holds a run (it has %s); go on with it by --resume, choose another --run, or delete the folder "
-           "if nothing in it is needed", folder.c_str(), trace);
+      fail(
+          "%s already holds a run (it has %s); go on with it by --resume, choose another --run, or delete the folder "
+          "if nothing in it is needed",
+          folder.c_str(), trace);
     }
   }
   make_directories(folder);
@@ -115,7 +122,9 @@ void claim_run_folder(const fs::path& folder) {
 // A run's folder from claim to keep(): without that, what set-up wrote goes again.
 class ClaimedFolder {
  public:
-  explicit ClaimedFolder(const fs::path& folder) : folder_(folder), was_there_(fs::exists(folder)) { claim_run_folder(folder); }
+  explicit ClaimedFolder(const fs::path& folder) : folder_(folder), was_there_(fs::exists(folder)) {
+    claim_run_folder(folder);
+  }
   ~ClaimedFolder() {
     if (kept_) return;
     std::error_code ignored;
@@ -132,11 +141,15 @@ class ClaimedFolder {
 // "Does not fit" is said before the system says it by killing the program.
 void check_memory(const Run& run) {
   double needed = 0;
-  for (const MemoryRow& row : memory_plan(run.shape, run.config.batch_size, run.config.seq_len)) needed += static_cast<double>(row.bytes);
+  for (const MemoryRow& row : memory_plan(run.shape, run.config.batch_size, run.config.seq_len))
+    needed += static_cast<double>(row.bytes);
   const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
   if (machine > 0 && needed > machine) {
-    fail("training takes %.1f GB and this machine has %.1f GB; lower --batch-size (%d), --seq-len (%d) or the size of --model; "
-         "--memory shows what takes how much", needed / 1e9, machine / 1e9, run.config.batch_size, run.config.seq_len);
+    fail(
+        "training takes %.1f GB and this machine has %.1f GB; lower --batch-size (%d), --seq-len (%d) or the size of "
+        "--model; "
+        "--memory shows what takes how much",
+        needed / 1e9, machine / 1e9, run.config.batch_size, run.config.seq_len);
   }
 }
 
@@ -148,7 +161,8 @@ void settle_resume(Run& run, const std::vector<std::string>& given) {
   if (run.resume_from == run.folder) {  // a checkpoint was named: the run goes on from there
     const fs::path checkpoints = fs::canonical(run.folder).parent_path();
     if (checkpoints.filename() != "checkpoints") {
-      fail("%s is a checkpoint outside a run's folder; start a new run from its weights with --model %s", c.run.c_str(), c.run.c_str());
+      fail("%s is a checkpoint outside a run's folder; start a new run from its weights with --model %s", c.run.c_str(),
+           c.run.c_str());
     }
     run.folder = checkpoints.parent_path();
   }
@@ -157,7 +171,8 @@ void settle_resume(Run& run, const std::vector<std::string>& given) {
   const auto count = [&](const char* name) {
     const auto found = state.find(name);
     if (found == state.end() || !found->is_number_integer() || *found < 0) {
-      fail("%s: expected \"%s\" to be a whole number from 0, found %s", where.c_str(), name, found == state.end() ? "none" : found->dump().c_str());
+      fail("%s: expected \"%s\" to be a whole number from 0, found %s", where.c_str(), name,
+           found == state.end() ? "none" : found->dump().c_str());
     }
     return found->get<int64_t>();
   };
@@ -165,10 +180,13 @@ void settle_resume(Run& run, const std::vector<std::string>& given) {
   run.updates = count("updates");
   run.position = {count("epoch"), count("batch")};
   if (run.updates > run.step) {
-    fail("%s: %lld updates in %lld steps", where.c_str(), static_cast<long long>(run.updates), static_cast<long long>(run.step));
+    fail("%s: %lld updates in %lld steps", where.c_str(), static_cast<long long>(run.updates),
+         static_cast<long long>(run.step));
   }
-  if (!state.contains("config") || !state["config"].is_object()) fail("%s: expected the run's configuration under \"config\"", where.c_str());
-  if (!state.contains("data_checksum") || !state["data_checksum"].is_string()) fail("%s: expected a \"data_checksum\"", where.c_str());
+  if (!state.contains("config") || !state["config"].is_object())
+    fail("%s: expected the run's configuration under \"config\"", where.c_str());
+  if (!state.contains("data_checksum") || !state["data_checksum"].is_string())
+    fail("%s: expected a \"data_checksum\"", where.c_str());
   run.data_checksum = state["data_checksum"];
   merge_resumed(c, state["config"], given);
   validate(c);
@@ -185,7 +203,8 @@ std::string read_text(Run& run, const Say& say) {
     text += story;
   });
   say(strprintf("data: %llu small stories, %.1f MB; their source's entropy is %.4f nats a byte",
-                static_cast<unsigned long long>(totals.stories), static_cast<double>(text.size()) / 1e6, totals.nats_per_byte()));
+                static_cast<unsigned long long>(totals.stories), static_cast<double>(text.size()) / 1e6,
+                totals.nats_per_byte()));
   if (c.val_fraction > 0) {  // the exact floor of the stories that validate
     const size_t begin = validation_begin(text, c.val_fraction);
     double val_nats = 0;
@@ -213,8 +232,10 @@ void choose_tokenizer(Run& run, std::string_view text, const Say& say) {
   if (!c.tokenizer.empty()) {
     run.tokenizer = make_tokenizer(c.tokenizer, text);
   } else if (!find_preset(c.model)) {
-    if (fs::exists(fs::path(c.model) / "tokenizer.json")) run.tokenizer = Tokenizer::load(c.model);
-    else if (!text.empty()) fail("%s has no tokenizer.json to encode the text with; name one with --tokenizer", c.model.c_str());
+    if (fs::exists(fs::path(c.model) / "tokenizer.json"))
+      run.tokenizer = Tokenizer::load(c.model);
+    else if (!text.empty())
+      fail("%s has no tokenizer.json to encode the text with; name one with --tokenizer", c.model.c_str());
   } else if (!text.empty()) {
     c.tokenizer = "bpe:4096";
     run.tokenizer = make_tokenizer(c.tokenizer, text);
@@ -241,13 +262,18 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
   if (run.config.resume) settle_resume(run, given);
   const TrainConfig& c = run.config;
   if (!c.tokenizer.empty() && tokenizer_needs_text(c.tokenizer) && !c.resume && is_shards(c.data)) {
-    fail_usage("--tokenizer %s is made from text, and --data %s is shards: name the tokenizer file that they were made with",
-               c.tokenizer.c_str(), c.data.c_str());
+    fail_usage(
+        "--tokenizer %s is made from text, and --data %s is shards: name the tokenizer file that they were made with",
+        c.tokenizer.c_str(), c.data.c_str());
   }
-  if (!c.val_data.empty() && !is_shards(c.data)) fail_usage("--val-data goes with --data shards; a text is split by --val-fraction");
+  if (!c.val_data.empty() && !is_shards(c.data))
+    fail_usage("--val-data goes with --data shards; a text is split by --val-fraction");
   if (!c.resume && !find_preset(c.model) && !fs::exists(fs::path(c.model) / "config.json")) {
-    fail("--model %s is no preset (gpt2-nano d4 d6 d12 d24 d36 d48 gpt2 gpt2-medium gpt2-large gpt2-xl) and no model directory: "
-         "%s/config.json is missing", c.model.c_str(), c.model.c_str());
+    fail(
+        "--model %s is no preset (gpt2-nano d4 d6 d12 d24 d36 d48 gpt2 gpt2-medium gpt2-large gpt2-xl) and no model "
+        "directory: "
+        "%s/config.json is missing",
+        c.model.c_str(), c.model.c_str());
   }
   if (c.resume) {
     if (fs::exists(run.resume_from / "tokenizer.json")) run.tokenizer = Tokenizer::load(run.resume_from);
@@ -257,7 +283,8 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
     if (!is_shards(c.data)) text = read_text(run, say);
     choose_tokenizer(run, text, say);
     settle_shape(run, settle_vocabulary(run));
-    if (run.tokenizer) check_tokenizer(*run.tokenizer, run.shape, c.tokenizer.empty() ? c.model : "--tokenizer " + c.tokenizer);
+    if (run.tokenizer)
+      check_tokenizer(*run.tokenizer, run.shape, c.tokenizer.empty() ? c.model : "--tokenizer " + c.tokenizer);
     if (!run.weights_from.empty()) check_weights(run.shape, run.weights_from);
   }
   if (run.tokenizer && c.sample_tokens > 0) {
@@ -318,15 +345,20 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
     const std::string& before = run.data_checksum;
     const std::string now = run.train.checksum();
     if (before != now) {
-      fail("the training data is not what the run began with (checksum %s, expected %s); put the old data back, or start another --run",
-           now.c_str(), before.c_str());
+      fail(
+          "the training data is not what the run began with (checksum %s, expected %s); put the old data back, or "
+          "start another --run",
+          now.c_str(), before.c_str());
     }
   }
   const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1};
   const int64_t batches_per_epoch = DataLoader(run.train, loader).batches_per_epoch();  // throws if there is none
   if (run.val.size() > 0 && run.val.size() <= c.seq_len) {
-    fail("validation has %lld tokens, fewer than one window of --seq-len %d + 1; use a larger --val-fraction (or 0: none), "
-         "a shorter --seq-len or more text", static_cast<long long>(run.val.size()), c.seq_len);
+    fail(
+        "validation has %lld tokens, fewer than one window of --seq-len %d + 1; use a larger --val-fraction (or 0: "
+        "none), "
+        "a shorter --seq-len or more text",
+        static_cast<long long>(run.val.size()), c.seq_len);
   }
   settle_steps(c, batches_per_epoch, run.micro_batches);
   validate(c);

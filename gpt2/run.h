@@ -1,5 +1,5 @@
-// What both trainers do before the first step: settle the configuration, find or make tokenizer and shards, claim the run's
-// folder or find where to resume.
+// What both trainers do before the first step: settle the configuration, find or make tokenizer and shards, claim the
+// run's folder or find where to resume.
 #pragma once
 
 #include <filesystem>
@@ -16,16 +16,16 @@
 struct Run {
   TrainConfig config;  // settled: no zeros or -1 that stand for "the preset's"
   ModelConfig shape;
-  std::filesystem::path folder;         // holds data/, checkpoints/, metrics.jsonl, latest
-  std::filesystem::path weights_from;   // a model directory to start from; empty: random weights
-  std::filesystem::path resume_from;    // a checkpoint; empty: a new run
-  int64_t step = 0, updates = 0;        // where it stands: steps done, and those of them that changed the weights
-  LoaderPosition position;              // of the next training batch
-  std::string data_checksum;            // of the data it began with
-  std::optional<Tokenizer> tokenizer;   // none for bare shards
-  TokenSequence train, val;             // val may be empty
-  std::optional<double> floor;          // nats per byte below which no model can go, where the source is known
-  int micro_batches = 1;                // per step
+  std::filesystem::path folder;        // holds data/, checkpoints/, metrics.jsonl, latest
+  std::filesystem::path weights_from;  // a model directory to start from; empty: random weights
+  std::filesystem::path resume_from;   // a checkpoint; empty: a new run
+  int64_t step = 0, updates = 0;       // where it stands: steps done, and those of them that changed the weights
+  LoaderPosition position;             // of the next training batch
+  std::string data_checksum;           // of the data it began with
+  std::optional<Tokenizer> tokenizer;  // none for bare shards
+  TokenSequence train, val;            // val may be empty
+  std::optional<double> floor;         // nats per byte below which no model can go, where the source is known
+  int micro_batches = 1;               // per step
 };
 
 // A line for the person who waits.

@@ -31,7 +31,8 @@ int sample(std::span<const float> logits, const SamplerConfig& config, double co
   std::vector<double> p(ids.size());
   const auto weight = [&](int id) { return std::exp((logits[static_cast<size_t>(id)] - max) / config.temperature); };
   if (config.top_p < 1) {
-    std::stable_sort(ids.begin(), ids.end(), [&](int a, int b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
+    std::stable_sort(ids.begin(), ids.end(),
+                     [&](int a, int b) { return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]; });
   }
   std::transform(ids.begin(), ids.end(), p.begin(), weight);
   double total = std::accumulate(p.begin(), p.end(), 0.0);

@@ -20,7 +20,8 @@ struct Schedule {
 inline double learning_rate(const Schedule& s, int64_t step) {
   if (step < s.warmup_steps) return s.peak * static_cast<double>(step + 1) / static_cast<double>(s.warmup_steps);
   const int64_t from = s.kind == "wsd" ? std::max(s.warmup_steps, s.steps - s.steps / 5) : s.warmup_steps;
-  const double progress = std::clamp(static_cast<double>(step - from) / static_cast<double>(std::max<int64_t>(1, s.steps - from)), 0.0, 1.0);
+  const double progress = std::clamp(
+      static_cast<double>(step - from) / static_cast<double>(std::max<int64_t>(1, s.steps - from)), 0.0, 1.0);
   if (s.kind == "constant") return s.peak;
   if (s.kind == "cosine") return s.end + (s.peak - s.end) * 0.5 * (1 + std::cos(3.141592653589793 * progress));
   return s.peak + (s.end - s.peak) * progress;  // linear, and wsd's last fifth

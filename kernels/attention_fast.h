@@ -18,8 +18,10 @@ inline constexpr int kRows = 64;  // queries of a tile
 // drop(p): what p of query t and keys [0, t] is multiplied by; leaves p alone where dropout is 0.
 inline void multiply_dropout(float* p, int t, int T, int64_t bh, float dropout, uint64_t seed, uint64_t sequence) {
   if (dropout == 0) return;
-  const uint64_t element = (static_cast<uint64_t>(bh) * static_cast<uint64_t>(T) + static_cast<uint64_t>(t)) * static_cast<uint64_t>(T);
-  for (int u = 0; u <= t; ++u) p[u] *= dropout_factor<float>(dropout, seed, sequence, element + static_cast<uint64_t>(u));
+  const uint64_t element =
+      (static_cast<uint64_t>(bh) * static_cast<uint64_t>(T) + static_cast<uint64_t>(t)) * static_cast<uint64_t>(T);
+  for (int u = 0; u <= t; ++u)
+    p[u] *= dropout_factor<float>(dropout, seed, sequence, element + static_cast<uint64_t>(u));
 }
 
 inline void attention_forward(float* out, float* lse, const float* inp, float dropout, uint64_t seed, uint64_t sequence,

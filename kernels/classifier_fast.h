@@ -29,8 +29,8 @@ inline void classifier_forward(float* losses, const float* logits, const int32_t
   }
 }
 
-inline void classifier_backward(float* dlogits, float* losses, const int32_t* targets, const float* weights, int N, int V,
-                                int Vp) {
+inline void classifier_backward(float* dlogits, float* losses, const int32_t* targets, const float* weights, int N,
+                                int V, int Vp) {
 #pragma omp parallel for
   for (int n = 0; n < N; ++n) {
     float* row = dlogits + static_cast<int64_t>(n) * Vp;

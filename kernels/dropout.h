@@ -1,6 +1,6 @@
-// Dropout (Srivastava et al. 2014): each element is zeroed with chance `dropout`, the others scaled by 1 / (1 - dropout).
-// Whether element i stays is number i of Philox's (seed, sequence): backward is forward applied to the gradient, with no
-// mask stored.
+// Dropout (Srivastava et al. 2014): each element is zeroed with chance `dropout`, the others scaled by 1 / (1 -
+// dropout). Whether element i stays is number i of Philox's (seed, sequence): backward is forward applied to the
+// gradient, with no mask stored.
 #pragma once
 
 #include "kernels/common.h"

@@ -1,5 +1,5 @@
-// exp for float in plain arithmetic, so that loops around it vectorise. At most 1 ulp from the exact value over the range
-// where that is a normal number; 0 below it (exp(-88) and less), and finite, about 3e38, above 88.7.
+// exp for float in plain arithmetic, so that loops around it vectorise. At most 1 ulp from the exact value over the
+// range where that is a normal number; 0 below it (exp(-88) and less), and finite, about 3e38, above 88.7.
 //
 //   x = n ln 2 + r,  |r| <= ln(2) / 2,  exp(x) = 2^n exp(r),  exp(r) by its Taylor series to r^7 / 7! (error 5e-9).
 #pragma once

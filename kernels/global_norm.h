@@ -1,5 +1,5 @@
-// The squared norm of all gradients, for clipping (Pascanu, Mikolov and Bengio 2013): chunks of fixed size are summed in
-// double and the chunks' sums in order, so the result does not depend on the number of threads.
+// The squared norm of all gradients, for clipping (Pascanu, Mikolov and Bengio 2013): chunks of fixed size are summed
+// in double and the chunks' sums in order, so the result does not depend on the number of threads.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,4 @@
 #include "kernels/attention_fast.h"
-
 #include "tests/finite_differences.h"
 
 #ifndef WROUGHT_ONEDNN
@@ -16,18 +15,20 @@ TEST_CASE("fast attention equals the plain one in double, without and with dropo
       CAPTURE(T);
       CAPTURE(C);
       CAPTURE(dropout);
-      const size_t out_size = static_cast<size_t>(B) * T * C, inp_size = 3 * out_size, lse_size = static_cast<size_t>(B) * NH * T;
+      const size_t out_size = static_cast<size_t>(B) * T * C, inp_size = 3 * out_size,
+                   lse_size = static_cast<size_t>(B) * NH * T;
       const Floats inp = random_tensor<float>(inp_size, 1, 2), dout = random_tensor<float>(out_size, 2);
       const Doubles exact_inp(inp.begin(), inp.end()), exact_dout(dout.begin(), dout.end());
       Doubles exact_out(out_size), exact_lse(lse_size), exact_dinp(inp_size);
       cpu::attention_forward(exact_out.data(), exact_lse.data(), exact_inp.data(), dropout, 7, 8, B, T, C, NH);
-      cpu::attention_backward(exact_dinp.data(), exact_dout.data(), exact_out.data(), exact_lse.data(), exact_inp.data(),
-                              dropout, 7, 8, B, T, C, NH);
+      cpu::attention_backward(exact_dinp.data(), exact_dout.data(), exact_out.data(), exact_lse.data(),
+                              exact_inp.data(), dropout, 7, 8, B, T, C, NH);
 
       const float poison = std::numeric_limits<float>::quiet_NaN();  // everything is set, nothing added to
       Floats out(out_size, poison), lse(lse_size, poison), dinp(inp_size, poison);
       cpu::fast::attention_forward(out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T, C, NH);
-      cpu::fast::attention_backward(dinp.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T, C, NH);
+      cpu::fast::attention_backward(dinp.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T,
+                                    C, NH);
       // Scores are sums over HS products, outputs and gradients over T of them.
       const double rms_score = 4.0 / 3 / std::sqrt(3.0) * 2, K = T + C / NH;
       CHECK(max_difference(lse, exact_lse) <= sum_tolerance<float>(K, std::max(1.0, rms_score * std::log(T + 2.0))));
@@ -35,7 +36,8 @@ TEST_CASE("fast attention equals the plain one in double, without and with dropo
       CHECK(max_difference(dinp, exact_dinp) <= sum_tolerance<float>(K, std::max(1.0, rms(exact_dinp)) * 4));
 
       Floats again(inp_size);
-      cpu::fast::attention_backward(again.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T, C, NH);
+      cpu::fast::attention_backward(again.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T,
+                                    C, NH);
       CHECK(same_bits(again, dinp));
     }
   }

@@ -1,11 +1,11 @@
 // --check: agreement passes, and one wrong number anywhere is found.
-#include "gpt2/check.h"
-
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "gpt2/check.h"
 
 namespace {
 
@@ -22,7 +22,8 @@ Batch make_batch() {
 
 // Element 0 of a parameter becomes `value`.
 void set_first(Model& model, const std::string& name, float value) {
-  const auto tensor = std::find_if(model.table.begin(), model.table.end(), [&](const ParamTensor& t) { return t.name == name; });
+  const auto tensor =
+      std::find_if(model.table.begin(), model.table.end(), [&](const ParamTensor& t) { return t.name == name; });
   REQUIRE(tensor != model.table.end());
   std::vector<float> values(static_cast<size_t>(tensor->size()));
   model.read(Arena::params, *tensor, values.data());

@@ -1,12 +1,12 @@
-#include "kernels/classifier_fast.h"
-
 #include <array>
 
+#include "kernels/classifier_fast.h"
 #include "tests/finite_differences.h"
 
 TEST_CASE("fast classifier equals the plain one in double") {
   const float poison = std::numeric_limits<float>::quiet_NaN();
-  for (const auto& [N, V, Vp] : {std::array{1, 1, 1}, std::array{3, 2, 128}, std::array{7, 129, 256}, std::array{5, 1003, 1024}}) {
+  for (const auto& [N, V, Vp] :
+       {std::array{1, 1, 1}, std::array{3, 2, 128}, std::array{7, 129, 256}, std::array{5, 1003, 1024}}) {
     for (const double scale : {1.0, 60.0}) {
       CAPTURE(V);
       CAPTURE(scale);

@@ -1,11 +1,10 @@
 // The table of flags: defaults, ranges, contradictions, the record, and what --resume may change; the presets.
-#include "gpt2/config.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <set>
 
+#include "gpt2/config.h"
 #include "gpt2/error.h"
 
 using nlohmann::json;
@@ -51,25 +50,26 @@ TEST_CASE("every flag has its own name and a help text, and every default is val
 
 TEST_CASE("each number just outside its range is refused by name, and its ends are not") {
   TrainConfig defaults;
-  for_each_flag(defaults, [&](const char*, const char* name, auto& field, OnResume, const FlagRange& range, const char*) {
-    using T = std::decay_t<decltype(field)>;
-    if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, bool>) {
-      CAPTURE(name);
-      const T before = field;
-      for (const double outside : {range.low - 1, range.high * 1.01 + 1}) {
-        if (outside < 0 && std::is_unsigned_v<T>) continue;
-        field = static_cast<T>(outside);
-        CHECK(contains(usage_error([&] { validate(defaults); }), name));
-      }
-      if constexpr (std::is_same_v<T, double>) {
-        field = NAN;
-        CHECK(contains(usage_error([&] { validate(defaults); }), name));
-      }
-      field = static_cast<T>(range.low);
-      CHECK(!contains(usage_error([&] { validate(defaults); }), "expected"));
-      field = before;
-    }
-  });
+  for_each_flag(defaults,
+                [&](const char*, const char* name, auto& field, OnResume, const FlagRange& range, const char*) {
+                  using T = std::decay_t<decltype(field)>;
+                  if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, bool>) {
+                    CAPTURE(name);
+                    const T before = field;
+                    for (const double outside : {range.low - 1, range.high * 1.01 + 1}) {
+                      if (outside < 0 && std::is_unsigned_v<T>) continue;
+                      field = static_cast<T>(outside);
+                      CHECK(contains(usage_error([&] { validate(defaults); }), name));
+                    }
+                    if constexpr (std::is_same_v<T, double>) {
+                      field = NAN;
+                      CHECK(contains(usage_error([&] { validate(defaults); }), name));
+                    }
+                    field = static_cast<T>(range.low);
+                    CHECK(!contains(usage_error([&] { validate(defaults); }), "expected"));
+                    field = before;
+                  }
+                });
 }
 
 TEST_CASE("words outside a choice and contradictions are refused") {
@@ -144,9 +144,16 @@ TEST_CASE("a path that is not UTF-8 can be named in the message") {
 
 TEST_CASE("a damaged record is an error, not a guess") {
   const std::pair<const char*, json> damages[] = {
-      {"lr", "fast"},    {"layers", 2.5},           {"layers", 5'000'000'000},     {"steps", 1e300},
-      {"seed", nullptr}, {"lossy", 1},              {"data", json::array()},       {"schedule", 3},
-      {"dropout", true}, {"batch-size", json::object()},
+      {"lr", "fast"},
+      {"layers", 2.5},
+      {"layers", 5'000'000'000},
+      {"steps", 1e300},
+      {"seed", nullptr},
+      {"lossy", 1},
+      {"data", json::array()},
+      {"schedule", 3},
+      {"dropout", true},
+      {"batch-size", json::object()},
   };
   for (const auto& [name, value] : damages) {
     CAPTURE(name);
@@ -160,7 +167,8 @@ TEST_CASE("a damaged record is an error, not a guess") {
 TEST_CASE("presets: their shapes are valid, and GPT-2's are GPT-2's") {
   CHECK(find_preset("gpt2-huge") == nullptr);
   CHECK(find_preset("") == nullptr);
-  for (const char* name : {"gpt2-nano", "d4", "d6", "d12", "d24", "d36", "d48", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}) {
+  for (const char* name :
+       {"gpt2-nano", "d4", "d6", "d12", "d24", "d36", "d48", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}) {
     CAPTURE(name);
     const ModelPreset* preset = find_preset(name);
     REQUIRE(preset != nullptr);

@@ -1,9 +1,8 @@
 // Text from a model: the window, the stop, the seed. A stand-in model makes what is asked of it visible.
-#include "gpt2/generate.h"
-
 #include <doctest/doctest.h>
 
 #include "gpt2/error.h"
+#include "gpt2/generate.h"
 
 namespace {
 
@@ -38,7 +37,9 @@ class CountingModel : public Model {
 };
 
 using Ids = std::vector<int32_t>;
-GenerateConfig ask(int tokens, int end_of_text = -1, uint64_t seed = 1) { return {SamplerConfig{}, tokens, end_of_text, seed}; }
+GenerateConfig ask(int tokens, int end_of_text = -1, uint64_t seed = 1) {
+  return {SamplerConfig{}, tokens, end_of_text, seed};
+}
 const auto all = [](int32_t) { return true; };
 
 }  // namespace
@@ -58,7 +59,10 @@ TEST_CASE("of a prompt beyond the context its end is seen") {
 TEST_CASE("end_of_text stops and is not reported") {
   CountingModel model(10, 8, false);
   Ids seen;
-  CHECK(generate(model, {4}, ask(50, 8), [&](int32_t id) { seen.push_back(id); return true; }) == Ids{5, 6, 7});
+  CHECK(generate(model, {4}, ask(50, 8), [&](int32_t id) {
+          seen.push_back(id);
+          return true;
+        }) == Ids{5, 6, 7});
   CHECK(seen == Ids{5, 6, 7});
   CHECK(generate(model, {8}, ask(2, 8), all) == Ids{9, 0});  // in the prompt it does not stop
   CHECK(generate(model, {4}, ask(5, -1), all).size() == 5);

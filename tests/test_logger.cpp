@@ -1,6 +1,4 @@
 // metrics.jsonl: appended line by line, cut back on resume.
-#include "gpt2/logger.h"
-
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
@@ -9,6 +7,7 @@
 #include <sstream>
 
 #include "gpt2/error.h"
+#include "gpt2/logger.h"
 
 namespace fs = std::filesystem;
 
@@ -41,7 +40,9 @@ TEST_CASE("each line is on the disk when write returns") {
 
 TEST_CASE("lines of steps that will run again are dropped, the others stay byte for byte") {
   Folder folder;
-  folder.put("{\"step\":0, \"config\":{}}\n{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"val_loss\":3}\n{\"step\":3}\n{\"step\":10}\n");
+  folder.put(
+      "{\"step\":0, "
+      "\"config\":{}}\n{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"val_loss\":3}\n{\"step\":3}\n{\"step\":10}\n");
   { MetricsLog log(folder.path, 3); }
   CHECK(folder.metrics() == "{\"step\":0, \"config\":{}}\n{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"val_loss\":3}\n");
 }

@@ -1,6 +1,4 @@
 // Setting a run up: what is settled, what is written, what is refused and then leaves nothing behind; validation.
-#include "gpt2/run.h"
-
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
@@ -9,6 +7,7 @@
 
 #include "gpt2/checkpoint.h"
 #include "gpt2/error.h"
+#include "gpt2/run.h"
 #include "gpt2/shards.h"
 
 namespace fs = std::filesystem;
@@ -54,7 +53,11 @@ Run set_up(const TrainConfig& config) {
 
 // As the trainer saves it.
 void save_at(const Run& run, Model& model, int64_t step, nlohmann::json state = {}) {
-  nlohmann::json all = {{"step", step}, {"updates", step}, {"epoch", 0}, {"batch", step}, {"config", to_json(run.config)},
+  nlohmann::json all = {{"step", step},
+                        {"updates", step},
+                        {"epoch", 0},
+                        {"batch", step},
+                        {"config", to_json(run.config)},
                         {"data_checksum", run.train.checksum()}};
   if (state.is_object()) all.update(state);
   save_checkpoint(run.folder, step, model, run.tokenizer ? &*run.tokenizer : nullptr, all, 3);
@@ -129,8 +132,10 @@ TEST_CASE("what cannot be is refused, says why, and leaves nothing behind") {
     TrainConfig c = base;
     change(c);
     CAPTURE(why);
-    if (usage) CHECK_THROWS_WITH_AS(set_up(c), doctest::Contains(why), UsageError);
-    else CHECK_THROWS_WITH_AS(set_up(c), doctest::Contains(why), Error);
+    if (usage)
+      CHECK_THROWS_WITH_AS(set_up(c), doctest::Contains(why), UsageError);
+    else
+      CHECK_THROWS_WITH_AS(set_up(c), doctest::Contains(why), Error);
     CHECK(!fs::exists(base.run));
   };
   refused("absent.txt", false, [&](TrainConfig& c) { c.data = folder / "absent.txt"; });
@@ -219,7 +224,8 @@ TEST_CASE("resume: place, configuration and data are those of the checkpoint") {
   {
     TrainConfig c = resumed(folder);
     c.lr = 0.5;
-    CHECK_THROWS_WITH_AS(set_up_run(c, {"lr"}, [](const std::string&) {}), doctest::Contains("--lr: the run has"), UsageError);
+    CHECK_THROWS_WITH_AS(set_up_run(c, {"lr"}, [](const std::string&) {}), doctest::Contains("--lr: the run has"),
+                         UsageError);
   }
   {
     TrainConfig c = resumed(folder);
@@ -258,9 +264,9 @@ TEST_CASE("resume: a trainer state that says nonsense is an error that names the
   const Run run = set_up(tiny(folder));
   const auto model = make_cpu_model(run.shape, true);
   init_weights(*model, 1);
-  const std::pair<const char*, nlohmann::json> damages[] = {
-      {"step", "7"}, {"step", -1}, {"step", 1.5}, {"updates", nullptr}, {"updates", 8}, {"epoch", true}, {"batch", "x"},
-      {"config", 3}, {"data_checksum", 5}};
+  const std::pair<const char*, nlohmann::json> damages[] = {{"step", "7"},        {"step", -1},   {"step", 1.5},
+                                                            {"updates", nullptr}, {"updates", 8}, {"epoch", true},
+                                                            {"batch", "x"},       {"config", 3},  {"data_checksum", 5}};
   for (const auto& [name, value] : damages) {
     CAPTURE(name);
     save_at(run, *model, 7, {{name, value}});
@@ -282,7 +288,8 @@ TEST_CASE("validation: every whole window once, whatever the batch size") {
   const auto model = make_cpu_model(run.shape, true);
   const int64_t windows = (run.val.size() - 1) / 16;
   const auto never = [] { return false; };
-  CHECK(evaluate(*model, run, never)->nats_per_token == doctest::Approx(std::log(257)).epsilon(1e-6));  // all weights zero
+  CHECK(evaluate(*model, run, never)->nats_per_token ==
+        doctest::Approx(std::log(257)).epsilon(1e-6));  // all weights zero
   init_weights(*model, 1);
   const Evaluation whole = *evaluate(*model, run, never);
   CHECK(whole.tokens == windows * 16);

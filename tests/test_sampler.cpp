@@ -1,6 +1,4 @@
 // From logits to a token: what may be drawn, how often, and what is refused.
-#include "gpt2/sampler.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "gpt2/error.h"
+#include "gpt2/sampler.h"
 #include "kernels/philox.h"
 
 namespace {
@@ -17,7 +16,8 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 
 std::vector<int> draw(const std::vector<float>& logits, const SamplerConfig& config, int draws) {
   std::vector<int> counts(logits.size());
-  for (int i = 0; i < draws; ++i) ++counts[static_cast<size_t>(sample(logits, config, philox_uniform(7, 1, static_cast<uint64_t>(i))))];
+  for (int i = 0; i < draws; ++i)
+    ++counts[static_cast<size_t>(sample(logits, config, philox_uniform(7, 1, static_cast<uint64_t>(i))))];
   return counts;
 }
 
@@ -30,7 +30,8 @@ std::set<int> drawn(const std::vector<float>& logits, const SamplerConfig& confi
   return ids;
 }
 
-// Nine logits of "Build a Large Language Model (From Scratch)", chapter 5, which reports 582, 343 and 73 in 1,000 draws.
+// Nine logits of "Build a Large Language Model (From Scratch)", chapter 5, which reports 582, 343 and 73 in 1,000
+// draws.
 const std::vector<float> kNine = {4.51f, 0.89f, -1.90f, 6.75f, 1.63f, -1.62f, -1.89f, 6.28f, 1.79f};
 
 }  // namespace

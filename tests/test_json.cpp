@@ -1,0 +1,42 @@
+#include "gpt2/json.h"
+
+#include <doctest/doctest.h>
+
+#include "gpt2/error.h"
+
+namespace {
+
+std::string refused(std::string_view text, int max_depth = 3) {
+  try {
+    parse_json(text, "a.json", max_depth);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("JSON that is fine") {
+  CHECK(parse_json(R"({"a": [1, {"b": null}], "c": "é"})", "a.json", 3)["a"][0] == 1);
+  CHECK(parse_json(R"([{"a": 1}, {"a": 2}])", "a.json", 2).size() == 2);  // the same name in two objects
+}
+
+TEST_CASE("JSON that is not: the message begins with where") {
+  for (const std::string_view text : {"", "{", "{} {}", "[1,]", "{\"a\": tru}", "nul", "{\"a\": \"\xff\"}"}) {
+    CAPTURE(text);
+    CHECK(contains(refused(text), "a.json: not JSON"));
+  }
+  CHECK(contains(refused(std::string_view("{}\0", 3)), "zero byte at offset 2"));
+  CHECK(contains(refused(R"({"a": 1, "b": 2, "a": 3})"), "\"a\" occurs twice"));
+  CHECK(contains(refused("[[[[1]]]]"), "nested deeper than the 3 levels"));
+  CHECK(contains(refused(std::string(1'000'000, '[')), "nested deeper"));  // and no stack is eaten
+}
+
+TEST_CASE("quoted text in messages is short and printable") {
+  CHECK(in_quotes("a\nb") == "\"a\\nb\"");
+  CHECK(in_quotes(std::string(500, 'x')).size() < 120);
+  CHECK(contains(in_quotes("\xff"), "\uFFFD"));
+}

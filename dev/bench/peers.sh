@@ -2,8 +2,8 @@
 # GPT-2 124M on the CPU, B=4 T=64: our step beside llm.c's train_gpt2.c, in turn, in one run; the ratio of medians.
 #   LLMC_DIR=path/to/llm.c dev/bench/peers.sh SHARD [ROUNDS]
 # LLMC_DIR holds llm.c with its train_gpt2 built; SHARD is a GPT-2 token shard (build/tokenize shard makes one). Both start
-# from the same weights, see the same tokens in the same order, and take ten steps a round; the first of each round
-# is left out (it touches new memory).
+# from the same weights, read the same shard (llm.c shuffles it, which costs it nothing), and take ten steps a round; the
+# first of each round is left out (it touches new memory).
 set -euo pipefail
 : "${LLMC_DIR:?set LLMC_DIR to a folder with llm.c and its train_gpt2 built}"
 shard=$(realpath "${1:?usage: LLMC_DIR=... dev/bench/peers.sh SHARD [ROUNDS]}")

@@ -1,0 +1,122 @@
+// What the tests of CUDA code share. A test is written once: g++ and cudasim run it on the CPU, nvcc on a GPU.
+#pragma once
+
+#ifdef WROUGHT_CUDASIM
+#include <cudasim.h>
+#endif
+
+#include "kernels/common.cuh"
+#include "tests/finite_differences.h"
+
+// ---- tensors -------------------------------------------------------------------------------------------------------
+
+// n elements of device memory.
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(size_t n) : size_(n) { CUDA_CHECK(cudaMalloc(&data_, std::max<size_t>(n, 1) * sizeof(T))); }
+  explicit DeviceArray(const std::vector<T>& from) : DeviceArray(from.size()) { write(from); }
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+
+  T* data() const { return data_; }
+  size_t size() const { return size_; }
+  void write(const std::vector<T>& from) const {
+    REQUIRE(from.size() == size_);
+    CUDA_CHECK(cudaMemcpy(data_, from.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  std::vector<T> host() const {  // after everything that was launched before
+    CUDA_CHECK(cudaDeviceSynchronize());
+    std::vector<T> to(size_);
+    CUDA_CHECK(cudaMemcpy(to.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return to;
+  }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_;
+};
+
+// Floats as the storage type keeps them, rounded to the nearest.
+template <class floatX>
+std::vector<floatX> to_storage(const Floats& values) {
+  std::vector<floatX> stored(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    if constexpr (std::is_same_v<floatX, float>) {
+      stored[i] = values[i];
+    } else {
+      stored[i] = __float2bfloat16_rn(values[i]);
+    }
+  }
+  return stored;
+}
+
+// What is stored, as doubles for a twin or as floats: exact.
+template <class Number = double, class floatX>
+std::vector<Number> to_numbers(const std::vector<floatX>& stored) {
+  std::vector<Number> values(stored.size());
+  for (size_t i = 0; i < stored.size(); ++i) {
+    if constexpr (std::is_same_v<floatX, bf16>) {
+      values[i] = __bfloat162float(stored[i]);
+    } else {
+      values[i] = static_cast<Number>(stored[i]);
+    }
+  }
+  return values;
+}
+
+// random_tensor() in the storage type.
+template <class floatX>
+std::vector<floatX> random_storage(size_t n, uint64_t seed, double scale = 1) {
+  return to_storage<floatX>(random_tensor<float>(n, seed, scale));
+}
+
+// ---- checks --------------------------------------------------------------------------------------------------------
+
+// Unit round-off of a storage type: half a unit in the last of 24 or 8 bits.
+template <class floatX>
+constexpr double unit_roundoff() {
+  return std::is_same_v<floatX, float> ? 0x1p-24 : 0x1p-8;
+}
+
+// actual, sums over K terms in float that were then stored as floatX, against expected in double: element by element
+// within 4 u sqrt(K) rms for the sum (docs/testing.md) and the storage type's u for the rounding at the end.
+template <class floatX>
+void check_close(const char* name, const std::vector<floatX>& actual, const Doubles& expected, double K) {
+  REQUIRE(actual.size() == expected.size());
+  const double sums = sum_tolerance<float>(K, rms(expected));
+  const Doubles a = to_numbers(actual);
+  double worst = 0;
+  size_t worst_i = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double tolerance = sums + unit_roundoff<floatX>() * std::abs(expected[i]) + 1e-30;
+    const double error = std::abs(a[i] - expected[i]) / tolerance;
+    if (!(error <= worst)) {
+      worst = error;
+      worst_i = i;
+    }
+  }
+  INFO(name, ", element ", worst_i, " of ", a.size(), ": ", a.empty() ? 0 : a[worst_i], ", expected ",
+       expected.empty() ? 0 : expected[worst_i]);
+  CHECK(worst <= 1);
+}
+
+// run() -> a std::vector (of several tensors: joined): the same bits under every schedule of blocks, warps and
+// lanes (cudasim), or run after run (a GPU). Returns the first result.
+template <class Run>
+auto same_under_all_schedules(Run&& run) {
+#ifdef WROUGHT_CUDASIM
+  cudasim::set_schedule(cudasim::Schedule::forward);
+  const auto first = run();
+  cudasim::set_schedule(cudasim::Schedule::reverse);
+  CHECK(same_bits(run(), first));
+  cudasim::set_schedule(cudasim::Schedule::random, 1234);
+  CHECK(same_bits(run(), first));
+  cudasim::set_schedule(cudasim::Schedule::forward);
+#else
+  const auto first = run();
+  CHECK(same_bits(run(), first));
+#endif
+  return first;
+}

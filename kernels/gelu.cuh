@@ -1,7 +1,10 @@
 // GELU in its tanh form, as kernels/gelu.h:  y = x/2 (1 + tanh(u)),  u = sqrt(2/pi) (x + 0.044715 x^3).
+//
 // Since (1 + tanh(u)) / 2 = s(2u) with s(z) = 1 / (1 + exp(-z)):  y = x s(2u). That is one exponential instead of a
-// tanh, and where tanh(u) is near -1 nothing cancels. Backward, with s' = s (1 - s):  dy/dx = s + 2 x s (1 - s) u'. The
-// matrix products have it in their epilogues; the kernels here are for GELU on its own.
+// tanh. Backward, with s' = s (1 - s):  dy/dx = s + 2 x s (1 - s) u'. Both s and 1 - s come from exp(-|2u|): that
+// neither overflows nor cancels where s is close to 0 or 1.
+//
+// The matrix products have GELU in their epilogues; the kernels here are for GELU on its own.
 //
 // Bound by memory: forward reads N elements and writes N, backward reads 2 N and writes N.
 #pragma once
@@ -11,15 +14,16 @@
 inline constexpr float kGeluScale = 0.7978845608028654f;  // sqrt(2/pi)
 inline constexpr float kGeluCubic = 0.044715f;
 
-// s(2u)
-__device__ inline float gelu_sigmoid(float x) { return 1 / (1 + expf(-2 * kGeluScale * (x + kGeluCubic * x * x * x))); }
-
-__device__ inline float gelu(float x) { return x * gelu_sigmoid(x); }
+__device__ inline float gelu(float x) {
+  const float e = expf(-2 * fabsf(kGeluScale * (x + kGeluCubic * x * x * x))), s = 1 / (1 + e);  // s(|2u|)
+  return x * (x < 0 ? e * s : s);
+}
 
 // dy/dx; u' = sqrt(2/pi) (1 + 3*0.044715 x^2)
 __device__ inline float gelu_grad(float x) {
-  const float s = gelu_sigmoid(x), du = kGeluScale * (1 + 3 * kGeluCubic * x * x);
-  return s + 2 * x * s * (1 - s) * du;
+  const float e = expf(-2 * fabsf(kGeluScale * (x + kGeluCubic * x * x * x))), s = 1 / (1 + e);
+  const float du = kGeluScale * (1 + 3 * kGeluCubic * x * x);
+  return (x < 0 ? e * s : s) + 2 * x * (s * s * e) * du;
 }
 
 // One thread: as many elements as 16 bytes hold.

@@ -13,11 +13,12 @@ enum class Major { k, mn };
 
 // Blocks that run at the same time should share rows of A and columns of B in L2. Counted along whole rows of tiles,
 // 200 of them would need one panel of A and up to 200 of B; in bands of 8 tiles' height they need 8 and 25.
-__device__ inline void tile_of_block(int& row_tile, int& column_tile, unsigned block, int row_tiles, int column_tiles) {
+__host__ __device__ inline void tile_of_block(int& row_tile, int& column_tile, unsigned block, int row_tiles,
+                                              int column_tiles) {
   constexpr int kBand = 8;
   const int64_t band_tiles = static_cast<int64_t>(kBand) * column_tiles;
   const int first = static_cast<int>(block / band_tiles) * kBand;
-  const int height = min(kBand, row_tiles - first);
+  const int height = row_tiles - first < kBand ? row_tiles - first : kBand;
   const int within = static_cast<int>(block % band_tiles);
   row_tile = first + within % height;
   column_tile = within / height;

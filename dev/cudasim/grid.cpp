@@ -1,0 +1,122 @@
+// The worker threads, which take a grid's blocks one by one. They live as long as the process; blocks run nowhere else.
+#include <pthread.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+
+#include "dev/cudasim/internal.h"
+
+namespace cudasim {
+
+namespace {
+
+// A permutation of [0, n): the i-th block to run. Random: i -> a i + b modulo n with a prime to n.
+class BlockOrder {
+ public:
+  BlockOrder(Schedule schedule, uint64_t seed, uint64_t n) : n_(n) {
+    if (schedule == Schedule::reverse) {
+      multiplier_ = n - 1;
+      offset_ = n - 1;
+    } else if (schedule == Schedule::random) {
+      do multiplier_ = next_random(seed) % n;
+      while (common_divisor(multiplier_, n) != 1);
+      offset_ = next_random(seed) % n;
+    }
+  }
+  uint64_t operator()(uint64_t i) const {
+    return static_cast<uint64_t>((static_cast<unsigned __int128>(multiplier_) * i + offset_) % n_);
+  }
+
+ private:
+  static uint64_t common_divisor(uint64_t a, uint64_t b) { return b ? common_divisor(b, a % b) : a; }
+  uint64_t n_, multiplier_ = 1, offset_ = 0;
+};
+
+class WorkerThreads {
+ public:
+  WorkerThreads() : process_(getpid()) {}
+  pid_t process() const { return process_; }
+
+  void run(Grid& grid, int threads) {
+    const BlockOrder order(grid.schedule, grid.seed, grid.blocks);
+    const int wanted = static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(threads), grid.blocks));
+    std::unique_lock lock(mutex_);
+    while (started_ < wanted) start_thread();
+    grid_ = &grid;
+    order_ = &order;
+    tickets_ = wanted;
+    busy_ = wanted;
+    ++generation_;
+    if (wanted == 1) {
+      work_.notify_one();
+    } else {
+      work_.notify_all();
+    }
+    done_.wait(lock, [&] { return busy_ == 0; });
+    grid_ = nullptr;
+  }
+
+ private:
+  void start_thread() {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    // The C library takes thread-local storage, all __shared__ arrays of the program, out of the stack.
+    pthread_attr_setstacksize(&attributes, size_t{64} << 20);
+    pthread_t thread;
+    const int status = pthread_create(
+        &thread, &attributes,
+        [](void* self) -> void* {
+          static_cast<WorkerThreads*>(self)->serve();
+          return nullptr;
+        },
+        this);
+    pthread_attr_destroy(&attributes);
+    if (status != 0) {
+      std::fprintf(stderr, "cudasim: cannot start a worker thread: %s\n", std::strerror(status));
+      std::abort();
+    }
+    ++started_;
+  }
+
+  void serve() {
+    Worker& worker = *new_worker();
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      work_.wait(lock, [&] { return tickets_ > 0; });
+      --tickets_;
+      Grid& grid = *grid_;
+      const BlockOrder& order = *order_;
+      lock.unlock();
+      while (grid.error.load(std::memory_order_relaxed) == cudaSuccess) {
+        const uint64_t i = grid.next.fetch_add(1, std::memory_order_relaxed);
+        if (i >= grid.blocks) break;
+        run_block(worker, grid, order(i));
+      }
+      lock.lock();
+      if (--busy_ == 0) done_.notify_one();
+    }
+  }
+
+  const pid_t process_;
+  std::mutex mutex_;
+  std::condition_variable work_, done_;
+  Grid* grid_ = nullptr;
+  const BlockOrder* order_ = nullptr;
+  int started_ = 0, tickets_ = 0, busy_ = 0;
+  uint64_t generation_ = 0;
+};
+
+}  // namespace
+
+cudaError_t run_grid(Grid& grid) {
+  static WorkerThreads* threads = nullptr;  // never destroyed: its threads use it until the process ends
+  if (!threads || threads->process() != getpid()) threads = new WorkerThreads;  // a forked child has no threads
+  note_kernel(grid.kernel->address);
+  threads->run(grid, settings().threads);
+  return static_cast<cudaError_t>(grid.error.load());
+}
+
+}  // namespace cudasim

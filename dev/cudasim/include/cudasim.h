@@ -1,0 +1,86 @@
+// What cudasim offers beyond CUDA: hooks that kernels/ptx.cuh is written against, and control for tests.
+// docs/cudasim.md explains the whole.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <source_location>
+#include <string>
+#include <type_traits>
+
+#include "cudasim_types.h"
+
+namespace cudasim {
+
+using Place = std::source_location;
+
+// ---- for tests -----------------------------------------------------------------------------------------------------
+
+// The order in which blocks, the warps of a block, the lanes of a warp and the streams go on. Correct programs give the
+// same result under each.
+enum class Schedule { forward, reverse, random };
+void set_schedule(Schedule schedule, uint64_t seed = 0);
+
+// OS threads that blocks run on, from the next launch on; with 1, blocks run one after another in the schedule's order.
+void set_threads(int threads);
+
+// The text of the last report (a deadlock, a barrier that part of a block missed, ...); empty if there was none.
+std::string last_report();
+
+// Names of the __global__ functions that ran so far in this process, with namespaces and template arguments.
+std::set<std::string> launched_kernels();
+
+// ---- for ptx.cuh: instructions with a CPU body ---------------------------------------------------------------------
+
+namespace detail {
+using Complete = void (*)(void* context, void* const* lanes, unsigned mask);
+
+// The calling lane waits until all lanes of `mask` have called this with the same complete, what and mask and (unless
+// any_place) from the same place; then complete(context, lanes, mask) runs once, where lanes[i] is what lane i passed
+// as `mine`, and all go on. Lanes of the mask that ended: a report, unless any_place.
+void collective(unsigned mask, void* mine, Complete complete, void* context, const char* what, Place where,
+                bool any_place = false);
+
+// The calling thread waits until all threads of the block that have not ended have called this from the same place.
+struct Votes {
+  int threads, nonzero;  // that arrived; whose predicate was not 0
+};
+Votes barrier(int predicate, const char* what, Place where);
+
+void check_width(int width, const char* what, Place where);  // of a shuffle: 1, 2, 4, 8, 16 or 32
+[[noreturn]] void report_bad_source(int lane, int from, unsigned mask, const char* what, Place where);
+void atomic_step();  // after an atomic operation: lets other threads go on if this one only waits for a value
+void* dynamic_shared(size_t alignment);
+int lane_index();  // 0 to 31, of the calling thread
+}  // namespace detail
+
+// An instruction of a whole warp: all 32 lanes must arrive here; then f(lanes), lanes[i] pointing to what lane i passed
+// as `mine`, runs once and all go on.
+template <class Args, class F>
+void warp_collective(Args& mine, F&& f, const char* what, Place where = Place::current()) {
+  using Function = std::remove_reference_t<F>;
+  detail::collective(
+      0xffffffffu, &mine,
+      [](void* context, void* const* lanes, unsigned) {
+        Args* typed[32];
+        for (int i = 0; i < 32; ++i) typed[i] = static_cast<Args*>(lanes[i]);
+        (*reinterpret_cast<Function*>(context))(typed);
+      },
+      const_cast<void*>(reinterpret_cast<const void*>(std::addressof(f))), what, where);
+}
+
+// cp.async: the copy happens at the wait; until then the target is 0xFF in every byte. The first valid_bytes bytes
+// are copied, the rest become 0. Both addresses must be multiples of `bytes` (4, 8 or 16).
+void async_copy(void* shared, const void* global, int bytes, int valid_bytes, Place where = Place::current());
+void async_commit();                        // closes a group of the calling thread's copies
+void async_wait(int groups_still_allowed);  // copies all but the newest groups, in the order of the commits
+
+// The block's dynamic shared memory, 0xFF in every byte when the block starts.
+template <class T>
+T* dynamic_shared() {
+  return static_cast<T*>(detail::dynamic_shared(alignof(T)));
+}
+
+}  // namespace cudasim

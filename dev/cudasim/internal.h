@@ -1,0 +1,106 @@
+// What the files of the runtime share.
+//   fiber.*    a stack and a context to switch to          block.cpp   one block: lanes, warps, barriers, reports
+//   grid.cpp   the worker threads and the order of blocks  memory.cpp  device and pinned memory, faults
+//   stream.cpp streams, events, copies                     runtime.cpp the rest of the API;  names.cpp kernels' names
+#pragma once
+
+#include <cuda_runtime.h>
+#include <cudasim.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace cudasim {
+
+// ---- settings (runtime.cpp) ----------------------------------------------------------------------------------------
+
+constexpr size_t kMaxShared = 227 * 1024;        // dynamic shared memory of a block, after cudaFuncSetAttribute
+constexpr size_t kDefaultMaxShared = 48 * 1024;  // without
+constexpr unsigned kMaxThreads = 1024;
+constexpr int kMultiprocessors = 4;
+
+struct Settings {
+  std::string error;  // what is wrong with the environment; empty: nothing
+  int devices = 1;
+  size_t memory = size_t{64} << 30;
+  Schedule schedule = Schedule::forward;
+  uint64_t seed = 0;
+  int threads = 1;
+};
+Settings& settings();  // from the environment, then as tests set them
+
+// A small generator: the next of a sequence that the state determines (SplitMix64).
+inline uint64_t next_random(uint64_t& state) {
+  uint64_t z = state += 0x9e3779b97f4a7c15u;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+// ---- state of the device: everything below is used with this lock held ----------------------------------------------
+
+std::recursive_mutex& api_lock();
+cudaError_t sticky_error();
+void set_sticky_error(cudaError_t error);  // what asynchronous work ran into; until cudaDeviceReset
+cudaError_t api_status();                  // what every call checks first: environment, device, sticky error
+cudaError_t returned(cudaError_t status);  // status, remembered for cudaGetLastError
+
+// ---- reports -------------------------------------------------------------------------------------------------------
+
+void report(const std::string& text);  // to stderr and last_report(); from any thread
+std::string place_text(const Place& place);
+std::string kernel_name(const void* kernel);  // demangled, with template arguments, without parameters
+void note_kernel(const void* kernel);         // for launched_kernels() and CUDASIM_KERNELS
+
+// ---- grids ---------------------------------------------------------------------------------------------------------
+
+// A launch while it runs.
+struct Grid {
+  const detail::Kernel* kernel = nullptr;
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+  Schedule schedule = Schedule::forward;
+  uint64_t seed = 0;  // of this launch
+  uint64_t blocks = 0;
+  std::atomic<uint64_t> next{0};  // blocks handed out
+  std::atomic<int> error{cudaSuccess};
+};
+
+// Runs all blocks on the workers; returns the error that a report ended it with, or cudaSuccess.
+cudaError_t run_grid(Grid& grid);
+
+class Worker;
+Worker* new_worker();  // on the thread that it is to serve
+void run_block(Worker& worker, Grid& grid, uint64_t block);
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+struct Allocation {
+  char* begin = nullptr;
+  size_t bytes = 0;
+  char *low = nullptr, *high = nullptr;  // the pages it lies in: red zones before begin and behind begin + bytes
+  Place where;
+  bool pinned = false;
+};
+
+enum class Space { host, pinned, device };
+Space space_of(const void* pointer);
+// The live allocation that holds all of [pointer, pointer + bytes); null if none does.
+const Allocation* allocation_of(const void* pointer, size_t bytes);
+std::string describe_address(const void* pointer);
+
+void unlock_device_memory();                     // before kernels and copies run
+void lock_device_memory();                       // after: host code that touches it faults
+bool check_red_zones(const std::string& after);  // whether all are whole; reports those that are not
+void free_all_memory();                          // cudaDeviceReset
+void install_fault_handler();
+
+// ---- streams -------------------------------------------------------------------------------------------------------
+
+cudaError_t drain_all();  // cudaDeviceSynchronize
+void drop_all_streams();  // cudaDeviceReset
+}  // namespace cudasim

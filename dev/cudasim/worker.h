@@ -1,0 +1,119 @@
+// The OS thread that a block runs on, and the block that it runs.
+#pragma once
+
+#include <array>
+
+#include "dev/cudasim/fiber.h"
+#include "dev/cudasim/internal.h"
+
+namespace cudasim {
+
+enum class LaneState : uint8_t { not_started, running, at_collective, at_barrier, ended };
+
+// A copy of cp.async on its way.
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  int bytes, valid_bytes;
+};
+
+// One CUDA thread.
+struct Lane {
+  uint3 thread;  // its threadIdx
+  unsigned index;
+  LaneState state;
+  Fiber* fiber;  // null before it has started and after it has ended
+
+  // What it waits for:
+  Place where;
+  const char* what;
+  unsigned mask;
+  bool any_place;
+  void* mine;
+  detail::Complete complete;
+
+  std::vector<AsyncCopy> copies;    // issued, not yet done
+  std::vector<size_t> copy_groups;  // ends in `copies` of the committed groups, oldest first
+};
+
+struct Warp {
+  unsigned exists;    // lanes that the block has here
+  unsigned runnable;  // lanes that can go on
+  unsigned waiting;   // lanes at a collective
+  unsigned ended;
+  const uint8_t* order;  // of lanes, in this pass
+  unsigned next;         // position in order
+  std::array<uint8_t, 32> shuffled;
+};
+
+class Worker {
+ public:
+  Worker();
+
+  void run(Grid& grid, uint64_t block);
+
+  // Called from the lane that runs now:
+  void collective(unsigned mask, void* mine, detail::Complete complete, void* context, const char* what, Place where,
+                  bool any_place);
+  detail::Votes barrier(int predicate, const char* what, Place where);
+  void yield_if_spinning();
+  void* dynamic_shared() const { return dynamic_shared_; }
+  Lane& current() { return *current_; }
+  bool running() const { return running_; }
+  const FiberPool& fibers() const { return fibers_; }
+
+  // Ends the block: header, "in kernel, block, thread", details. Does not return.
+  [[noreturn]] void fail(const std::string& header, const std::string& details = "",
+                         cudaError_t error = cudaErrorLaunchFailure);
+  std::string block_text() const;
+  std::string lane_text(const Lane& lane) const;
+  bool is_shared(const void* pointer, size_t bytes) const;  // of this block, static or dynamic
+
+ private:
+  static void fiber_entry(boost::context::detail::transfer_t transfer);
+  void fiber_loop(Fiber& self);
+  void start_block(Grid& grid, uint64_t block);
+  void end_block();
+  void fill_static_shared();
+  void set_current(Lane& lane);
+  void leave(Lane& lane);  // runs others until the lane can go on
+  Lane* next_lane();       // null: all have ended
+  void start_warp_pass(Warp& warp);
+  void start_block_pass();
+  bool try_complete(Warp& warp, unsigned warp_index, const Lane& like, void* context);
+  void lane_ended(Lane& lane);
+  [[noreturn]] void report_stuck();
+  std::string waiting_text() const;
+
+  Fiber main_;
+  FiberPool fibers_;
+  Lane* current_ = nullptr;
+  bool running_ = false;
+
+  Grid* grid_ = nullptr;
+  uint3 block_index_ = {0, 0, 0};
+  unsigned threads_ = 0, warp_count_ = 0;
+  std::vector<Lane> lanes_;
+  std::array<Warp, 32> warps_;
+  std::array<uint8_t, 32> warp_order_;
+  unsigned warp_position_ = 0;
+  unsigned alive_ = 0;
+  uint64_t random_ = 0;
+
+  // The barrier that threads wait at.
+  unsigned at_barrier_ = 0;
+  int nonzero_ = 0;
+  Place barrier_where_;
+  bool barrier_differs_ = false;  // not all came to the same one
+  detail::Votes votes_ = {0, 0};  // of the last that opened
+
+  unsigned steps_ = 0;  // atomic operations since the last switch
+  unsigned yields_ = 0;
+
+  char* dynamic_shared_ = nullptr;
+  char *tls_begin_ = nullptr, *tls_end_ = nullptr;
+};
+
+Worker* this_worker();  // null on host threads
+
+}  // namespace cudasim

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kernels/attention_plain.cuh"
+#include "kernels/attention_tensor_core.cuh"
 
 enum class AttentionTier { plain, tensor_core, cudnn };
 
@@ -46,7 +47,12 @@ void attention_forward(floatX* out,        // (B, T, C)
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, AttentionTier tier,
                        cudaStream_t stream) {
   const AttentionSizes s = attention_sizes(dropout, seed, sequence, B, T, C, NH);
-  (void)tier;
+  if constexpr (std::is_same_v<floatX, bf16>) {
+    if (tier != AttentionTier::plain && aligned16(out, inp) &&
+        attention_tensor_core::forward(out, lse, inp, s, stream)) {
+      return;
+    }
+  }
   attention_plain::forward(out, lse, inp, s, stream);
 }
 
@@ -69,6 +75,11 @@ void attention_backward(floatX* dinp,        // (B, T, 3, NH, HS)  =
   constexpr int kThreads = 256;
   launch(attention_delta_kernel<floatX>, grid_for(static_cast<int64_t>(s.heads) * T, kThreads / 32), kThreads, 0,
          stream, delta, dout, out, s);
-  (void)tier;
+  if constexpr (std::is_same_v<floatX, bf16>) {
+    if (tier != AttentionTier::plain && aligned16(dinp, dout, inp) &&
+        attention_tensor_core::backward(dinp, dout, lse, delta, inp, s, stream)) {
+      return;
+    }
+  }
   attention_plain::backward(dinp, dout, lse, delta, inp, s, stream);
 }

@@ -173,7 +173,7 @@ void residual_layernorm_forward(floatX* residual,      // (N, C)  inp1 + drop(in
 //
 // partials (gridDim.x, 2, packs * n)
 template <class floatX, bool kVector, int kTeam, bool kKept>
-__global__ void __launch_bounds__(kLayernormBlock)
+__global__ void __launch_bounds__(kLayernormBlock, 2)
     layernorm_backward_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,
                               const floatX* __restrict__ inp, const floatX* __restrict__ weight,
                               const float* __restrict__ mean, const float* __restrict__ rstd, int N, int C) {

@@ -23,20 +23,32 @@ __device__ inline void tile_of_block(int& row_tile, int& column_tile, unsigned b
   column_tile = within / height;
 }
 
+// Whether a factor's rows can be read 16 bytes at a time.
+template <Major kMajor, class floatX>
+bool vector_factor(const floatX* data, int rows, int K) {
+  return (kMajor == Major::k ? K : rows) % Pack<floatX>::size == 0 && aligned16(data);
+}
+
+// Blocks that make M x N in tiles.
+inline int64_t tile_count(int M, int N, int tile_m, int tile_n) {
+  return static_cast<int64_t>(ceil_div(M, tile_m)) * ceil_div(N, tile_n);
+}
+
 // ---- epilogues -----------------------------------------------------------------------------------------------------
 
 // store() takes n sums of a row, from `column` on, and may change them; columns beyond the matrix are left out.
-// kVector: the rows and pointers are multiples of 16 bytes, and `column` is one of n.
+// kVector: the rows and pointers are multiples of 16 bytes, and `column` is one of n. kWidth of them make 16 bytes.
 
 // out = sum + bias;  out_gelu = gelu(out), of out as it is stored: the same bits as gelu_forward(out) gives.
 template <class floatX>
 struct ForwardEpilogue {
+  static constexpr int kWidth = Pack<floatX>::size;
   floatX* out;         // (M, N)
   floatX* out_gelu;    // (M, N) or null
   const floatX* bias;  // (N) or null
   int N;
 
-  bool vector() const { return N % Pack<floatX>::size == 0 && aligned16(out, out_gelu, bias); }
+  bool vector() const { return N % kWidth == 0 && aligned16(out, out_gelu, bias); }
 
   template <bool kVector, int n>
   __device__ void store(float (&x)[n], int64_t row, int column) const {
@@ -59,11 +71,12 @@ struct ForwardEpilogue {
 // dinp = sum, or sum * gelu'(pre_gelu)
 template <class floatX>
 struct InputGradientEpilogue {
+  static constexpr int kWidth = Pack<floatX>::size;
   floatX* dinp;            // (M, N)
   const floatX* pre_gelu;  // (M, N) or null
   int N;
 
-  bool vector() const { return N % Pack<floatX>::size == 0 && aligned16(dinp, pre_gelu); }
+  bool vector() const { return N % kWidth == 0 && aligned16(dinp, pre_gelu); }
 
   template <bool kVector, int n>
   __device__ void store(float (&x)[n], int64_t row, int column) const {
@@ -81,10 +94,11 @@ struct InputGradientEpilogue {
 
 // sums += sum, in float
 struct AccumulateEpilogue {
+  static constexpr int kWidth = Pack<float>::size;
   float* sums;  // (M, N)
   int N;
 
-  bool vector() const { return N % Pack<float>::size == 0 && aligned16(sums); }
+  bool vector() const { return N % kWidth == 0 && aligned16(sums); }
 
   template <bool kVector, int n>
   __device__ void store(float (&x)[n], int64_t row, int column) const {
@@ -95,5 +109,19 @@ struct AccumulateEpilogue {
 #pragma unroll
     for (int k = 0; k < n; ++k) x[k] += before[k];
     store_floats<kVector>(sums + at, x, left);
+  }
+};
+
+// parts = sum, for a product in parts along K: rows part M + row
+struct PartEpilogue {
+  static constexpr int kWidth = Pack<float>::size;
+  float* parts;  // (parts M, N)
+  int N;
+
+  bool vector() const { return N % kWidth == 0 && aligned16(parts); }
+
+  template <bool kVector, int n>
+  __device__ void store(float (&x)[n], int64_t row, int column) const {
+    store_floats<kVector>(parts + row * N + column, x, N - column);
   }
 };

@@ -102,7 +102,7 @@ void check_close(const char* name, const std::vector<floatX>& actual, const Doub
       worst_i = i;
     }
   }
-  INFO(name, ", element ", worst_i, " of ", a.size(), ": ", a.empty() ? 0 : a[worst_i], ", expected ",
+  INFO(std::string(name), ", element ", worst_i, " of ", a.size(), ": ", a.empty() ? 0 : a[worst_i], ", expected ",
        expected.empty() ? 0 : expected[worst_i]);
   CHECK(worst <= 1);
 }

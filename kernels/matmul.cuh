@@ -62,7 +62,7 @@ template <class floatX, Major kMajorA, Major kMajorB, bool kVector, class Epilog
 __global__ void __launch_bounds__(kPlainThreads)
     matmul_plain_kernel(Epilogue epilogue, const floatX* a, const floatX* b, int M, int N, int K) {
   constexpr int kHalf = kPlainTile / 2;
-  __shared__ alignas(16) PlainSlice a_slice, b_slice;
+  alignas(16) __shared__ PlainSlice a_slice, b_slice;
   int row_tile, column_tile;
   tile_of_block(row_tile, column_tile, blockIdx.x, ceil_div(M, kPlainTile), ceil_div(N, kPlainTile));
   const int64_t first_row = static_cast<int64_t>(row_tile) * kPlainTile;

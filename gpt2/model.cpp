@@ -25,20 +25,9 @@
 
 template <class floatX>
 void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
-  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers;
-  if (B < 1 || T < 1) fail("a batch of %d sequences of %d tokens: expected at least one of each", B, T);
-  if (T > config.max_seq_len) {
-    fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
-  }
-  if (B > std::numeric_limits<int>::max() / T) {
-    fail("a batch of %d sequences of %d tokens: expected below 2^31 in all", B, T);
-  }
+  const int Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers;
+  check_batch(inputs, B, T);
   const int N = B * T;
-  for (int i = 0; i < N; ++i) {
-    if (inputs[i] < 0 || inputs[i] >= V) {
-      fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, V);
-    }
-  }
   resize(B, T);
   inputs_.assign(inputs, inputs + N);
   pass_ = pass;
@@ -48,8 +37,7 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
 
   cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe, B, T, C);
   if (dropout > 0) {
-    cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_,
-                         dropout_sequence(0, DropoutPlace::embedding), NC);
+    cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, sequence(0, DropoutPlace::embedding), NC);
   }
   for (int l = 0; l < L; ++l) {
     forward_block(l, dropout);
@@ -76,12 +64,10 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
 
   cpu::layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b, N, C);
   k_.matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
-  k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attention), B, T,
-                       C, NH);
+  k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH);
   k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
   if (dropout > 0) {
-    cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_,
-                         dropout_sequence(l, DropoutPlace::attproj), NC);
+    cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, sequence(l, DropoutPlace::attproj), NC);
   }
   cpu::residual_forward(a.residual2, stream(l), acts.sublayer, NC);
 
@@ -99,8 +85,7 @@ void CpuModel<floatX>::forward_block_output(int l, float dropout) {
 
   k_.matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
   if (dropout > 0) {
-    cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp),
-                         NC);
+    cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
   }
   cpu::residual_forward(a.residual3, a.residual2, acts.sublayer, NC);
 }
@@ -109,7 +94,7 @@ template <class floatX>
 double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
   const int N = B_ * T_;
   if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
-  check_targets(targets);
+  check_targets(targets, N);
   k_.classifier_forward(acts.losses, acts.logits, targets, N, config.vocab_size, config.padded_vocab_size());
   double total = 0;
   int64_t counted = 0;
@@ -131,7 +116,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   if (pass_ != Pass::train || logits_rows_ != N || N == 0) {
     throw std::logic_error("backward() without forward(Pass::train)");
   }
-  check_targets(targets);
+  check_targets(targets, N);
   allocate_grads();
   logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
 
@@ -155,8 +140,8 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     backward_block(l);
   }
   if (dropout_ > 0) {
-    cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_,
-                          dropout_sequence(0, DropoutPlace::embedding), NC);
+    cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_, sequence(0, DropoutPlace::embedding),
+                          NC);
   }
   cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
 }
@@ -171,8 +156,7 @@ void CpuModel<floatX>::backward_block(int l) {
 
   cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
   if (dropout_ > 0) {
-    cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_,
-                          dropout_sequence(l, DropoutPlace::mlp), NC);
+    cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
   }
   k_.matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, acts.dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
   k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
@@ -182,24 +166,15 @@ void CpuModel<floatX>::backward_block(int l) {
 
   cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
   if (dropout_ > 0) {
-    cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_,
-                          dropout_sequence(l, DropoutPlace::attproj), NC);
+    cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, sequence(l, DropoutPlace::attproj),
+                          NC);
   }
   k_.matmul_backward(acts.datty, dw.attprojw, dw.attprojb, acts.dsublayer, a.atty, w.attprojw, N, C, C);
   k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
-                        dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
+                        sequence(l, DropoutPlace::attention), B, T, C, NH);
   k_.matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
   cpu::layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd, N,
                           C);
-}
-
-template <class floatX>
-void CpuModel<floatX>::check_targets(const int32_t* targets) const {
-  for (int n = 0; n < B_ * T_; ++n) {
-    if (targets[n] < -1 || targets[n] >= config.vocab_size) {
-      fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, config.vocab_size);
-    }
-  }
 }
 
 // ---- update --------------------------------------------------------------------------------------------------------
@@ -359,17 +334,11 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
 
 template <class floatX>
 void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequence) {
-  if (!(dropout >= 0 && dropout < 1)) fail("dropout is %g, expected 0 <= dropout < 1", static_cast<double>(dropout));
+  check_dropout(dropout);
   pass_ = Pass::evaluate;  // a forward before this has no backward: that would draw other masks
   dropout_ = dropout;
   dropout_seed_ = seed;
   dropout_base_ = sequence;
-}
-
-template <class floatX>
-uint64_t CpuModel<floatX>::dropout_sequence(int layer, DropoutPlace place) const {
-  // The first 2^16 sequences of a seed are init_weights'.
-  return ((dropout_base_ + 1) << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
 }
 
 template <class floatX>
@@ -420,6 +389,35 @@ double measure_peak_flops() {
     best = std::max(best, 2.0 * n * n * n / seconds);
   }
   return best;
+}
+
+// ---- what every model refuses --------------------------------------------------------------------------------------
+
+void Model::check_batch(const int32_t* inputs, int B, int T) const {
+  if (B < 1 || T < 1) fail("a batch of %d sequences of %d tokens: expected at least one of each", B, T);
+  if (T > config.max_seq_len) {
+    fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
+  }
+  if (B > std::numeric_limits<int>::max() / T) {
+    fail("a batch of %d sequences of %d tokens: expected below 2^31 in all", B, T);
+  }
+  for (int i = 0; i < B * T; ++i) {
+    if (inputs[i] < 0 || inputs[i] >= config.vocab_size) {
+      fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, config.vocab_size);
+    }
+  }
+}
+
+void Model::check_targets(const int32_t* targets, int N) const {
+  for (int n = 0; n < N; ++n) {
+    if (targets[n] < -1 || targets[n] >= config.vocab_size) {
+      fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, config.vocab_size);
+    }
+  }
+}
+
+void Model::check_dropout(float dropout) {
+  if (!(dropout >= 0 && dropout < 1)) fail("dropout is %g, expected 0 <= dropout < 1", static_cast<double>(dropout));
 }
 
 // ---- initialisation ------------------------------------------------------------------------------------------------

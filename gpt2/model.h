@@ -59,6 +59,9 @@ struct MemoryRow {
   int64_t bytes;
 };
 
+// Where dropout draws, each place its own numbers.
+enum class DropoutPlace { embedding, attention, attproj, mlp };
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -100,6 +103,14 @@ class Model {
 
  protected:
   explicit Model(const ModelConfig& c) : config(c), table(param_table(c)) {}
+  // What forward, backward and loss, set_dropout promise to refuse.
+  void check_batch(const int32_t* inputs, int B, int T) const;
+  void check_targets(const int32_t* targets, int N) const;
+  static void check_dropout(float dropout);
+  // Philox's sequence for a place of a layer. `base` is set_dropout's; the first 2^16 of a seed are init_weights'.
+  static uint64_t dropout_sequence(uint64_t base, int layer, DropoutPlace place) {
+    return ((base + 1) << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
+  }
 };
 
 // The CPU's, in fp32. `reference`: plain loops only, no oneDNN.

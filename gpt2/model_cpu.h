@@ -50,8 +50,6 @@ struct CpuKernels {
 template <class floatX>
 const CpuKernels<floatX>& cpu_kernels(bool reference);
 
-enum class DropoutPlace { embedding, attention, attproj, mlp };
-
 template <class floatX>
 class CpuModel final : public Model {
  public:
@@ -81,11 +79,10 @@ class CpuModel final : public Model {
   void forward_block_output(int l, float dropout);  // that product, and the stream after it
   void backward_block(int l);
   const floatX* stream(int l) const { return l == 0 ? acts.encoded : acts.block[static_cast<size_t>(l - 1)].residual3; }
-  void check_targets(const int32_t* targets) const;
   void resize(int B, int T);
   void allocate_grads();
   const floatX* arena(Arena which) const;  // null if not allocated
-  uint64_t dropout_sequence(int layer, DropoutPlace place) const;
+  uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
 
   const CpuKernels<floatX>& k_;
   Buffer param_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_;

@@ -1,29 +1,47 @@
 # Thin names for people; CMakeLists.txt has the build.
-#   make train [DATA=file|folder|shakespeare] [ARGS="--steps 500 ..."]
+#   make train [DATA=file|folder|shakespeare] [ARGS="--steps 500 ..."]      on the GPU where there is one
+#   make cuda [CUDA_ARCH=90a]                                               the GPU's programs and tests
+#   make sim                                                                train_gpt2sim: the GPU's trainer without a GPU
 MAKEFLAGS += --no-print-directory
 BUILD ?= build
 JOBS ?= $(shell nproc)
 DATA ?=
 ARGS ?=
 
-.PHONY: all setup train test sanitize bench clean
+CUDA_ARCH ?=
 
-all: setup
-	@mkdir -p $(BUILD)
-	@cmake -S . -B $(BUILD) > $(BUILD)/configure.log 2>&1 || { cat $(BUILD)/configure.log; exit 1; }
-	@sed -n 's/^-- \(left out: .*\)/\1/p' $(BUILD)/configure.log
+.PHONY: all configure setup train cuda sim test sanitize bench clean
+
+all: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target programs
+
+configure: setup
+	@mkdir -p $(BUILD)
+	@cmake -S . -B $(BUILD) $(if $(CUDA_ARCH),"-DCUDA_ARCH=$(CUDA_ARCH)") > $(BUILD)/configure.log 2>&1 || \
+	  { cat $(BUILD)/configure.log; exit 1; }
+	@sed -n 's/^-- \(left out: .*\)/\1/p' $(BUILD)/configure.log
 
 setup:
 	@dev/setup.sh
 
-train: all
+# Builds only the trainer that it runs: train_gpt2cu where CMake found a GPU and nvcc, else train_gpt2.
+train: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target trainer
 ifeq ($(DATA),shakespeare)
 	@dev/data/shakespeare.sh
-	@$(BUILD)/train_gpt2 --data data/tinyshakespeare.txt $(ARGS)
+	@$(BUILD)/`cat $(BUILD)/trainer.txt` --data data/tinyshakespeare.txt $(ARGS)
 else
-	@$(BUILD)/train_gpt2 $(if $(DATA),--data "$(DATA)") $(ARGS)
+	@$(BUILD)/`cat $(BUILD)/trainer.txt` $(if $(DATA),--data "$(DATA)") $(ARGS)
 endif
+
+# build/train_gpt2cu and build/test_kernels_cu, to run on a GPU.
+cuda: configure
+	@grep -q "^-- left out: CUDA programs" $(BUILD)/configure.log && exit 1 || true
+	@cmake --build $(BUILD) -j $(JOBS) --target cuda_programs
+
+# build/train_gpt2sim: the GPU's trainer, run on the CPU by dev/cudasim.
+sim: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target train_gpt2sim
 
 test: setup
 	cmake -S . -B $(BUILD)

@@ -133,6 +133,50 @@ __device__ void store_pack(T* to, const Pack<T>& pack) {  // aligned to 16 bytes
   *reinterpret_cast<int4*>(to) = bits;
 }
 
+// x = from[0 .. n) as floats. kVector: from is aligned (to 16 bytes, or to n elements if those are less) and one access
+// moves as much as it can. Of fewer than n elements that are left, and without kVector, one at a time; beyond them 0.
+template <bool kVector, int n, class T>
+__device__ void load_floats(float (&x)[n], const T* from, int64_t left) {
+  struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Group {
+    T values[sizeof(T) * n < 16 ? n : 16 / sizeof(T)];
+  };
+  constexpr int size = sizeof(Group) / sizeof(T);
+  if (kVector && left >= n) {
+#pragma unroll
+    for (int k = 0; k < n; k += size) {
+      const Group group = *reinterpret_cast<const Group*>(from + k);
+#pragma unroll
+      for (int j = 0; j < size; ++j) x[k + j] = to_float(group.values[j]);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < n; ++k) x[k] = k < left ? to_float(from[k]) : 0.0f;
+  }
+}
+
+// to[0 .. n) = x, or the first `left` of them; rounded to the nearest T. Otherwise as load_floats.
+template <bool kVector, int n, class T>
+__device__ void store_floats(T* to, const float (&x)[n], int64_t left) {
+  struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Group {
+    T values[sizeof(T) * n < 16 ? n : 16 / sizeof(T)];
+  };
+  constexpr int size = sizeof(Group) / sizeof(T);
+  if (kVector && left >= n) {
+#pragma unroll
+    for (int k = 0; k < n; k += size) {
+      Group group;
+#pragma unroll
+      for (int j = 0; j < size; ++j) group.values[j] = from_float<T>(x[k + j]);
+      *reinterpret_cast<Group*>(to + k) = group;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < n; ++k) {
+      if (k < left) to[k] = from_float<T>(x[k]);
+    }
+  }
+}
+
 // Whether all pointers are multiples of 16 bytes (null is one): then, and where row lengths are multiples too, a
 // launcher takes the vector version.
 template <class... Pointers>

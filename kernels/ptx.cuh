@@ -206,3 +206,17 @@ __device__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 #endif
 }
+
+// ---- exp2 ----------------------------------------------------------------------------------------------------------
+
+// 2^x to about 2 units in the last place, one instruction: results below 2^-126 become 0. 2^-inf = 0, NaN stays.
+__device__ inline float exp2_approximate(float x) {
+#ifdef WROUGHT_CUDASIM
+  const float y = exp2f(x);
+  return y < 0x1p-126f ? 0 : y;
+#else
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}

@@ -1,0 +1,85 @@
+// Causal multi-head attention on the GPU: the maths of attention.h, by flash attention (attention_plain.cuh says how it
+// goes about it, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
+//   plain        float arithmetic, any storage type, any head size
+//   tensor_core  bf16 products of mma.sync with float sums; head sizes 32, 48, ... 128 and tensors that start at
+//                multiples of 16 bytes: otherwise plain is taken
+//   cudnn        NVIDIA's, for bf16 without dropout, where the build has it: otherwise tensor_core is taken
+// What forward saves (out and lse) is the same in all, and so is dropout's mask.
+#pragma once
+
+#include "kernels/attention_plain.cuh"
+#include "kernels/attention_tensor_core.cuh"
+
+enum class AttentionTier { plain, tensor_core, cudnn };
+
+// delta[b,h,t] = dout[t] . out[t] over the head's channels: a warp for each.
+template <class floatX>
+__global__ void attention_delta_kernel(float* delta,        // (B, NH, T)
+                                       const floatX* dout,  // (B, T, C)
+                                       const floatX* out,   // (B, T, C)
+                                       AttentionSizes s) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;  // (b, t, h)
+  const int64_t tokens = static_cast<int64_t>(s.heads / s.NH) * s.T;
+  if (i >= tokens * s.NH) return;
+  const int64_t bt = i / s.NH, b = bt / s.T;
+  const int h = static_cast<int>(i % s.NH), t = static_cast<int>(bt % s.T);
+  const int64_t start = bt * s.C + h * s.HS;
+  float sum = 0;
+  for (int c = threadIdx.x % 32; c < s.HS; c += 32) sum += to_float(dout[start + c]) * to_float(out[start + c]);
+  sum = warp_sum(sum);
+  if (threadIdx.x % 32 == 0) delta[(b * s.NH + h) * s.T + t] = sum;
+}
+
+inline AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
+  if (B < 1 || T < 1 || NH < 1 || C < NH || C % NH != 0 || static_cast<int64_t>(B) * NH > INT32_MAX) {
+    throw CudaError("attention: B " + std::to_string(B) + ", T " + std::to_string(T) + ", C " + std::to_string(C) +
+                    ", NH " + std::to_string(NH) + ": sizes must be positive and NH must divide C");
+  }
+  const int HS = C / NH;
+  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
+  return {T, C, NH, HS, B * NH, scale, dropout, seed, sequence};
+}
+
+template <class floatX>
+void attention_forward(floatX* out,        // (B, T, C)
+                       float* lse,         // (B, NH, T)  saved for backward
+                       const floatX* inp,  // (B, T, 3, NH, HS)  q, k, v
+                       float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, AttentionTier tier,
+                       cudaStream_t stream) {
+  const AttentionSizes s = attention_sizes(dropout, seed, sequence, B, T, C, NH);
+  if constexpr (std::is_same_v<floatX, bf16>) {
+    if (tier != AttentionTier::plain && aligned16(out, inp) &&
+        attention_tensor_core::forward(out, lse, inp, s, stream)) {
+      return;
+    }
+  }
+  attention_plain::forward(out, lse, inp, s, stream);
+}
+
+// Bytes of scratch for attention_backward: delta.
+inline int64_t attention_backward_scratch(int B, int T, int /*C*/, int NH) {
+  return static_cast<int64_t>(B) * NH * T * static_cast<int64_t>(sizeof(float));
+}
+
+template <class floatX>
+void attention_backward(floatX* dinp,        // (B, T, 3, NH, HS)  =
+                        void* scratch,       // attention_backward_scratch() bytes
+                        const floatX* dout,  // (B, T, C)
+                        const floatX* out,   // (B, T, C)
+                        const float* lse,    // (B, NH, T)
+                        const floatX* inp,   // (B, T, 3, NH, HS)
+                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH,
+                        AttentionTier tier, cudaStream_t stream) {
+  const AttentionSizes s = attention_sizes(dropout, seed, sequence, B, T, C, NH);
+  float* delta = static_cast<float*>(scratch);
+  constexpr int kThreads = 256;
+  launch(attention_delta_kernel<floatX>, grid_for(static_cast<int64_t>(s.heads) * T, kThreads / 32), kThreads, 0,
+         stream, delta, dout, out, s);
+  if constexpr (std::is_same_v<floatX, bf16>) {
+    if (tier != AttentionTier::plain && aligned16(dinp, dout, inp) &&
+        attention_tensor_core::backward(dinp, dout, lse, delta, inp, s, stream)) {
+      return;
+    }
+  }
+  attention_plain::backward(dinp, dout, lse, delta, inp, s, stream);
+}

@@ -1,0 +1,385 @@
+// Flash attention (Dao et al. 2022; 2023) in float arithmetic, for any storage type and any head size. The maths is in
+// attention.h; what is added here is the order of the work.
+//
+// A block owns a tile of 64 rows of one head (queries, or keys where dk and dv are summed) and walks over the tiles of
+// the others, 64 rows at a time. A tile's 64 x 64 scores live in registers, 4 x 4 a thread, and are gone after use: no
+// memory of size T x T. The softmax is made on the way (Milakov and Gimelshein 2018): with the largest score m so far,
+//   sum = sum_u exp(s[u] - m)    acc = sum_u exp(s[u] - m) v[u]
+// and where a tile brings a larger m', both are multiplied by exp(m - m'). At the end out = acc / sum and
+// lse = m + log(sum).
+//
+// Channels come in slices of 64. A head of at most 64 channels is one slice, loaded once. A larger one has a block for
+// each slice of the output, and each of them computes all scores, slice after slice.
+//
+// Threads are 16 x 16: thread (y, x) has rows y + 16 r and columns x + 16 c of the scores, and of the outputs channels
+// 4 x to 4 x + 3. Rows of a tile lie 68 floats apart: eight threads that read 16 bytes each of eight rows one below the
+// other touch all 32 banks once.
+#pragma once
+
+#include <climits>
+
+#include "kernels/common.cuh"
+#include "kernels/dropout.cuh"
+
+// What an attention kernel is told besides its tensors.
+struct AttentionSizes {
+  int T, C, NH, HS;
+  int heads;    // B * NH
+  float scale;  // 1 / sqrt(HS)
+  float dropout;
+  uint64_t seed, sequence;
+
+  // From one token to the next, and where head bh of token 0 starts: in inp (B, T, 3, NH, HS), whose k and v follow q
+  // after C and 2 C, and in out (B, T, C).
+  __device__ int64_t inp_row() const { return 3 * static_cast<int64_t>(C); }
+  __device__ int64_t inp_start(int bh) const { return bh / NH * (T * inp_row()) + bh % NH * HS; }
+  __device__ int64_t out_start(int bh) const { return bh / NH * (static_cast<int64_t>(T) * C) + bh % NH * HS; }
+  // The number of probability (t, 0) in dropout's sequence: that of (t, u) is u more.
+  __device__ uint64_t element(int bh, int t) const {
+    return (static_cast<uint64_t>(bh) * static_cast<uint64_t>(T) + static_cast<uint64_t>(t)) * static_cast<uint64_t>(T);
+  }
+};
+
+namespace attention_plain {
+
+inline constexpr int kTile = 64;           // rows of a tile and channels of a slice
+inline constexpr int kStride = kTile + 4;  // floats from one row to the next
+inline constexpr int kTileFloats = kTile * kStride;
+inline constexpr int kThreads = 256;
+
+struct Thread {
+  int y, x;
+};
+__device__ inline Thread this_thread() {
+  return {static_cast<int>(threadIdx.x) / 16, static_cast<int>(threadIdx.x) % 16};
+}
+
+// tile (64, kStride) = rows and channels of `from` where they exist, else 0: zeros add nothing to a product.
+template <class floatX>
+__device__ void load_tile(float* tile, const floatX* from, int64_t row, int rows, int channels) {
+  for (int i = threadIdx.x; i < kTile * kTile; i += kThreads) {
+    const int r = i / kTile, c = i % kTile;
+    tile[r * kStride + c] = r < rows && c < channels ? to_float(from[r * row + c]) : 0.0f;
+  }
+}
+
+// s[r][c] += a[row y + 16 r] . b[row x + 16 c]: a tile of scores.
+__device__ inline void add_dots(float (&s)[4][4], const float* a, const float* b) {
+  const auto [y, x] = this_thread();
+#pragma unroll 1
+  for (int i = 0; i < kTile; i += 4) {
+    float4 a4[4], b4[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      a4[k] = *reinterpret_cast<const float4*>(a + (y + 16 * k) * kStride + i);
+      b4[k] = *reinterpret_cast<const float4*>(b + (x + 16 * k) * kStride + i);
+    }
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        s[r][c] += a4[r].x * b4[c].x;
+        s[r][c] += a4[r].y * b4[c].y;
+        s[r][c] += a4[r].z * b4[c].z;
+        s[r][c] += a4[r].w * b4[c].w;
+      }
+    }
+  }
+}
+
+// sum[r][c] += sum_u p[row y + 16 r][u] b[u][4 x + c]: rows of b, weighted by a tile of probabilities.
+__device__ inline void add_weighted(float (&sum)[4][4], const float* p, const float* b) {
+  const auto [y, x] = this_thread();
+#pragma unroll 1
+  for (int u = 0; u < kTile; u += 4) {
+    float weights[4][4];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const float4 w = *reinterpret_cast<const float4*>(p + (y + 16 * r) * kStride + u);
+      weights[r][0] = w.x, weights[r][1] = w.y, weights[r][2] = w.z, weights[r][3] = w.w;
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const float4 b4 = *reinterpret_cast<const float4*>(b + (u + k) * kStride + 4 * x);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        sum[r][0] += weights[r][k] * b4.x;
+        sum[r][1] += weights[r][k] * b4.y;
+        sum[r][2] += weights[r][k] * b4.z;
+        sum[r][3] += weights[r][k] * b4.w;
+      }
+    }
+  }
+}
+
+// Over the 16 threads that share a row: half a warp.
+__device__ inline float row_max(float value) {
+#pragma unroll
+  for (int offset = 8; offset > 0; offset /= 2) value = fmaxf(value, __shfl_xor_sync(kFullWarp, value, offset));
+  return value;
+}
+__device__ inline float row_sum(float value) {
+#pragma unroll
+  for (int offset = 8; offset > 0; offset /= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  return value;
+}
+
+// to[row y + 16 r][4 x + c] = sum[r][c] * factor, where they exist.
+template <class floatX>
+__device__ void store_rows(floatX* to, const float (&sum)[4][4], float factor, int64_t row, int rows, int channels) {
+  const auto [y, x] = this_thread();
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      if (y + 16 * r < rows && 4 * x + c < channels) {
+        to[(y + 16 * r) * row + 4 * x + c] = from_float<floatX>(sum[r][c] * factor);
+      }
+    }
+  }
+}
+
+// What a block works on. Later queries have more keys, and earlier keys more queries: blocks start in order of their
+// index, so the longest go first and none is left to run alone at the end.
+struct Work {
+  int bh, slices, slice, tile;  // tile: counted from the one with the most work
+};
+__device__ inline Work this_work(const AttentionSizes& s) {
+  const int slices = ceil_div(s.HS, kTile), item = blockIdx.x / s.heads;
+  return {static_cast<int>(blockIdx.x) % s.heads, slices, item % slices, item / slices};
+}
+
+template <class floatX>
+__global__ void __launch_bounds__(kThreads) attention_forward_plain_kernel(floatX* out,        // (B, T, C)
+                                                                           float* lse,         // (B, NH, T)
+                                                                           const floatX* inp,  // (B, T, 3, NH, HS)
+                                                                           AttentionSizes s) {
+  float* q_tile = dynamic_shared<float>();
+  float* kv_tile = q_tile + kTileFloats;  // keys, then values
+  float* p_tile = kv_tile + kTileFloats;  // (queries, keys)
+  const auto [y, x] = this_thread();
+  const Work work = this_work(s);
+  const int t0 = (ceil_div(s.T, kTile) - 1 - work.tile) * kTile;
+  const floatX* q = inp + s.inp_start(work.bh);
+  const floatX* k = q + s.C;
+  const int channel = work.slice * kTile;
+  const floatX* v = k + s.C + channel;
+  const int64_t row = s.inp_row();
+
+  float acc[4][4] = {}, max[4], sum[4] = {};
+  for (float& m : max) m = -INFINITY;
+  for (int u0 = 0; u0 <= t0; u0 += kTile) {  // tiles beyond the diagonal are never touched
+    float score[4][4] = {};
+    for (int i = 0; i < work.slices; ++i) {
+      __syncthreads();  // what the tiles held has been read
+      if (u0 == 0 || work.slices > 1) load_tile(q_tile, q + t0 * row + i * kTile, row, s.T - t0, s.HS - i * kTile);
+      load_tile(kv_tile, k + u0 * row + i * kTile, row, s.T - u0, s.HS - i * kTile);
+      __syncthreads();
+      add_dots(score, q_tile, kv_tile);
+    }
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int t = t0 + y + 16 * r;
+      float tile_max = -INFINITY;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        score[r][c] = u0 + x + 16 * c <= t ? score[r][c] * s.scale : -INFINITY;
+        tile_max = fmaxf(tile_max, score[r][c]);
+      }
+      const float new_max = fmaxf(max[r], row_max(tile_max));  // finite: key 0 is seen by every row
+      const float correction = expf(max[r] - new_max);
+      max[r] = new_max;
+      float tile_sum = 0;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const int u = u0 + x + 16 * c;
+        float p = expf(score[r][c] - new_max);
+        tile_sum += p;  // the softmax comes before dropout
+        if (s.dropout > 0 && u <= t && t < s.T) {
+          p *= dropout_factor(s.dropout, s.seed, s.sequence, s.element(work.bh, t) + static_cast<uint64_t>(u));
+        }
+        p_tile[(y + 16 * r) * kStride + x + 16 * c] = p;
+      }
+      sum[r] = sum[r] * correction + row_sum(tile_sum);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) acc[r][c] *= correction;
+    }
+    __syncthreads();  // the probabilities are there, the keys have been read
+    load_tile(kv_tile, v + u0 * row, row, s.T - u0, s.HS - channel);
+    __syncthreads();
+    add_weighted(acc, p_tile, kv_tile);
+  }
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    const int t = t0 + y + 16 * r;
+    for (float& a : acc[r]) a /= sum[r];
+    if (work.slice == 0 && x == 0 && t < s.T) lse[static_cast<int64_t>(work.bh) * s.T + t] = max[r] + logf(sum[r]);
+  }
+  store_rows(out + s.out_start(work.bh) + static_cast<int64_t>(t0) * s.C + channel, acc, 1, s.C, s.T - t0,
+             s.HS - channel);
+}
+
+// ---- backward ------------------------------------------------------------------------------------------------------
+//
+// p and ds are computed twice, by a block of queries that sums dq and by a block of keys that sums dk and dv: each sum
+// has one owner and one order, which costs 7 products instead of 5 and needs no atomics.
+
+// p, from a score, and with the mask's factor dp -> ds, for one query t and key u (attention.h).
+struct ProbabilityGradient {
+  float weight, ds;  // drop(p), and the gradient of the unscaled score
+};
+__device__ inline ProbabilityGradient probability_gradient(float score, float dp, float lse, float delta, int bh, int t,
+                                                           int u, const AttentionSizes& s) {
+  if (u > t || t >= s.T) return {0, 0};
+  const float p = expf(score * s.scale - lse);
+  float factor = 1;
+  if (s.dropout > 0) {
+    factor = dropout_factor(s.dropout, s.seed, s.sequence, s.element(bh, t) + static_cast<uint64_t>(u));
+  }
+  return {factor * p, p * (factor * dp - delta) * s.scale};
+}
+
+// dk and dv of a tile of keys, over the tiles of queries from the diagonal on. Products are transposed: rows are keys.
+template <class floatX>
+__global__ void __launch_bounds__(kThreads)
+    attention_backward_keys_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dk and dv =
+                                         const floatX* dout,  // (B, T, C)
+                                         const float* lse,    // (B, NH, T)
+                                         const float* delta,  // (B, NH, T)  dout . out
+                                         const floatX* inp,   // (B, T, 3, NH, HS)
+                                         AttentionSizes s) {
+  float* k_tile = dynamic_shared<float>();
+  float* v_tile = k_tile + kTileFloats;
+  float* q_tile = v_tile + kTileFloats;
+  float* dout_tile = q_tile + kTileFloats;
+  float* p_tile = dout_tile + kTileFloats;  // (keys, queries): p, then ds
+  const auto [y, x] = this_thread();
+  const Work work = this_work(s);
+  const int u0 = work.tile * kTile, channel = work.slice * kTile;
+  const int64_t row = s.inp_row(), start = s.inp_start(work.bh), rows = static_cast<int64_t>(work.bh) * s.T;
+  const floatX* q = inp + start;
+  const floatX* k = q + s.C + u0 * row;
+  const floatX* v = k + s.C;
+  const floatX* dy = dout + s.out_start(work.bh);
+
+  float dk[4][4] = {}, dv[4][4] = {};
+  for (int t0 = u0; t0 < s.T; t0 += kTile) {
+    float score[4][4] = {}, dp[4][4] = {};
+    for (int i = 1; i <= work.slices; ++i) {
+      const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its q and dout stay
+      __syncthreads();
+      if (t0 == u0 || work.slices > 1) {
+        load_tile(k_tile, k + c, row, s.T - u0, s.HS - c);
+        load_tile(v_tile, v + c, row, s.T - u0, s.HS - c);
+      }
+      load_tile(q_tile, q + t0 * row + c, row, s.T - t0, s.HS - c);
+      load_tile(dout_tile, dy + static_cast<int64_t>(t0) * s.C + c, s.C, s.T - t0, s.HS - c);
+      __syncthreads();
+      add_dots(score, k_tile, q_tile);
+      add_dots(dp, v_tile, dout_tile);
+    }
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const int t = t0 + x + 16 * c;
+      const float lse_t = t < s.T ? lse[rows + t] : 0, delta_t = t < s.T ? delta[rows + t] : 0;
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const auto [weight, ds] =
+            probability_gradient(score[r][c], dp[r][c], lse_t, delta_t, work.bh, t, u0 + y + 16 * r, s);
+        p_tile[(y + 16 * r) * kStride + x + 16 * c] = weight;
+        dp[r][c] = ds;
+      }
+    }
+    __syncthreads();
+    add_weighted(dv, p_tile, dout_tile);
+    __syncthreads();  // p has been read
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) p_tile[(y + 16 * r) * kStride + x + 16 * c] = dp[r][c];
+    }
+    __syncthreads();
+    add_weighted(dk, p_tile, q_tile);
+  }
+  floatX* dk_rows = dinp + start + s.C + u0 * row + channel;
+  store_rows(dk_rows, dk, 1, row, s.T - u0, s.HS - channel);
+  store_rows(dk_rows + s.C, dv, 1, row, s.T - u0, s.HS - channel);
+}
+
+// dq of a tile of queries, over the tiles of keys up to the diagonal.
+template <class floatX>
+__global__ void __launch_bounds__(kThreads)
+    attention_backward_queries_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dq =
+                                            const floatX* dout,  // (B, T, C)
+                                            const float* lse,    // (B, NH, T)
+                                            const float* delta,  // (B, NH, T)
+                                            const floatX* inp,   // (B, T, 3, NH, HS)
+                                            AttentionSizes s) {
+  float* q_tile = dynamic_shared<float>();
+  float* dout_tile = q_tile + kTileFloats;
+  float* k_tile = dout_tile + kTileFloats;
+  float* v_tile = k_tile + kTileFloats;
+  float* ds_tile = v_tile + kTileFloats;  // (queries, keys)
+  const auto [y, x] = this_thread();
+  const Work work = this_work(s);
+  const int t0 = (ceil_div(s.T, kTile) - 1 - work.tile) * kTile, channel = work.slice * kTile;
+  const int64_t row = s.inp_row(), start = s.inp_start(work.bh), rows = static_cast<int64_t>(work.bh) * s.T;
+  const floatX* q = inp + start + t0 * row;
+  const floatX* k = inp + start + s.C;
+  const floatX* v = k + s.C;
+  const floatX* dy = dout + s.out_start(work.bh) + static_cast<int64_t>(t0) * s.C;
+
+  float dq[4][4] = {};
+  for (int u0 = 0; u0 <= t0; u0 += kTile) {
+    float score[4][4] = {}, dp[4][4] = {};
+    for (int i = 1; i <= work.slices; ++i) {
+      const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its k stays
+      __syncthreads();
+      if (u0 == 0 || work.slices > 1) {
+        load_tile(q_tile, q + c, row, s.T - t0, s.HS - c);
+        load_tile(dout_tile, dy + c, s.C, s.T - t0, s.HS - c);
+      }
+      load_tile(k_tile, k + u0 * row + c, row, s.T - u0, s.HS - c);
+      load_tile(v_tile, v + u0 * row + c, row, s.T - u0, s.HS - c);
+      __syncthreads();
+      add_dots(score, q_tile, k_tile);
+      add_dots(dp, dout_tile, v_tile);
+    }
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int t = t0 + y + 16 * r;
+      const float lse_t = t < s.T ? lse[rows + t] : 0, delta_t = t < s.T ? delta[rows + t] : 0;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        ds_tile[(y + 16 * r) * kStride + x + 16 * c] =
+            probability_gradient(score[r][c], dp[r][c], lse_t, delta_t, work.bh, t, u0 + x + 16 * c, s).ds;
+      }
+    }
+    __syncthreads();
+    add_weighted(dq, ds_tile, k_tile);
+  }
+  store_rows(dinp + start + t0 * row + channel, dq, 1, row, s.T - t0, s.HS - channel);
+}
+
+// ---- launchers -----------------------------------------------------------------------------------------------------
+
+inline dim3 grid(const AttentionSizes& s) {
+  return grid_for(static_cast<int64_t>(ceil_div(s.T, kTile)) * ceil_div(s.HS, kTile) * s.heads, 1);
+}
+
+template <class floatX>
+void forward(floatX* out, float* lse, const floatX* inp, const AttentionSizes& s, cudaStream_t stream) {
+  launch(attention_forward_plain_kernel<floatX>, grid(s), kThreads, 3 * kTileFloats * sizeof(float), stream, out, lse,
+         inp, s);
+}
+
+template <class floatX>
+void backward(floatX* dinp, const floatX* dout, const float* lse, const float* delta, const floatX* inp,
+              const AttentionSizes& s, cudaStream_t stream) {
+  launch(attention_backward_keys_plain_kernel<floatX>, grid(s), kThreads, 5 * kTileFloats * sizeof(float), stream, dinp,
+         dout, lse, delta, inp, s);
+  launch(attention_backward_queries_plain_kernel<floatX>, grid(s), kThreads, 5 * kTileFloats * sizeof(float), stream,
+         dinp, dout, lse, delta, inp, s);
+}
+
+}  // namespace attention_plain

@@ -1,0 +1,66 @@
+// Dropout, as kernels/dropout.h defines it: element i stays if number i of Philox's (seed, sequence) is at least
+// `dropout`, and is then scaled by 1 / (1 - dropout). Backward draws the same numbers again; no mask is stored.
+//
+// Bound by memory: N elements are read and written once. One Philox call serves four elements.
+#pragma once
+
+#include "kernels/common.cuh"
+#include "kernels/philox.h"
+
+// What element i is multiplied by: 0 or 1 / (1 - dropout). Without dropout 1, and nothing is drawn.
+__device__ inline float dropout_factor(float dropout, uint64_t seed, uint64_t sequence, uint64_t i) {
+  if (dropout == 0) return 1;
+  const Philox4 random = philox4(seed, sequence, i / 4);
+  const uint32_t low = i % 2 ? random.word[1] : random.word[0], high = i % 2 ? random.word[3] : random.word[2];
+  return uniform_from_bits(i % 4 < 2 ? low : high) < dropout ? 0 : 1 / (1 - dropout);  // no indexing: no local memory
+}
+
+// factors[k]: that of element i + k. Quick where i is a multiple of 4.
+template <int n>
+__device__ void dropout_factors(float (&factors)[n], float dropout, uint64_t seed, uint64_t sequence, uint64_t i) {
+  if (n % 4 == 0 && i % 4 == 0 && dropout != 0) {
+    const float scale = 1 / (1 - dropout);
+#pragma unroll
+    for (int k = 0; k < n; k += 4) {
+      const Philox4 random = philox4(seed, sequence, i / 4 + k / 4);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) factors[k + j] = uniform_from_bits(random.word[j]) < dropout ? 0 : scale;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < n; ++k) factors[k] = dropout_factor(dropout, seed, sequence, i + k);
+  }
+}
+
+// One thread: as many elements as 16 bytes hold.
+template <class floatX, bool kVector>
+__global__ void dropout_forward_kernel(floatX* out, const floatX* inp, float dropout, uint64_t seed, uint64_t sequence,
+                                       int64_t N) {
+  constexpr int n = Pack<floatX>::size;
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
+  if (i >= N) return;
+  float x[n], factors[n];
+  load_floats<kVector>(x, inp + i, N - i);
+  dropout_factors(factors, dropout, seed, sequence, i);
+#pragma unroll
+  for (int k = 0; k < n; ++k) x[k] = factors[k] == 0 ? 0 : x[k] * factors[k];
+  store_floats<kVector>(out + i, x, N - i);
+}
+
+template <class floatX>
+void dropout_forward(floatX* out,        // (N)  may be inp itself
+                     const floatX* inp,  // (N)
+                     float dropout, uint64_t seed, uint64_t sequence, int64_t N, cudaStream_t stream) {
+  const auto kernel =
+      aligned16(out, inp) ? dropout_forward_kernel<floatX, true> : dropout_forward_kernel<floatX, false>;
+  constexpr int kThreads = 256;
+  launch(kernel, grid_for(ceil_div<int64_t>(N, Pack<floatX>::size), kThreads), kThreads, 0, stream, out, inp, dropout,
+         seed, sequence, N);
+}
+
+template <class floatX>
+void dropout_backward(floatX* dinp,        // (N)  =, may be dout itself
+                      const floatX* dout,  // (N)
+                      float dropout, uint64_t seed, uint64_t sequence, int64_t N, cudaStream_t stream) {
+  dropout_forward(dinp, dout, dropout, seed, sequence, N, stream);
+}

@@ -1,0 +1,290 @@
+#include "kernels/attention.cuh"
+#include "kernels/attention.h"
+#include "tests/device.h"
+
+namespace {
+
+struct Sizes {
+  int B, T, NH, HS;
+  int C() const { return NH * HS; }
+  size_t inp() const { return static_cast<size_t>(B) * T * 3 * C(); }
+  size_t out() const { return static_cast<size_t>(B) * T * C(); }
+  size_t lse() const { return static_cast<size_t>(B) * NH * T; }
+};
+
+std::string name_of(const Sizes& s) {
+  return "B " + std::to_string(s.B) + ", T " + std::to_string(s.T) + ", NH " + std::to_string(s.NH) + ", HS " +
+         std::to_string(s.HS);
+}
+
+constexpr uint64_t kSeed = 7, kSequence = 8;
+
+// ---- the kernels and their twin, on host tensors -------------------------------------------------------------------
+
+template <class floatX>
+struct Outputs {
+  std::vector<floatX> out;
+  Floats lse;
+};
+
+template <class floatX>
+Outputs<floatX> forward(const std::vector<floatX>& inp, const Sizes& s, float dropout, AttentionTier tier) {
+  const DeviceArray<floatX> out(s.out()), device_inp(inp);
+  const DeviceArray<float> lse(s.lse());
+  attention_forward(out.data(), lse.data(), device_inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH, tier,
+                    nullptr);
+  return {out.host(), lse.host()};
+}
+
+Doubles twin_forward(const Doubles& inp, const Sizes& s, float dropout, Doubles* lse) {
+  Doubles out(s.out());
+  lse->resize(s.lse());
+  cpu::attention_forward(out.data(), lse->data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH);
+  return out;
+}
+
+// What backward is given: tensors as they are stored, from the twin's forward.
+template <class floatX>
+struct BackwardInputs {
+  std::vector<floatX> dout, out, inp;
+  Floats lse;
+
+  BackwardInputs(const Sizes& s, float dropout, double scale = 1)
+      : dout(random_storage<floatX>(s.out(), 2)), inp(random_storage<floatX>(s.inp(), 1, scale)) {
+    Doubles exact;
+    const Doubles o = twin_forward(to_numbers(inp), s, dropout, &exact);
+    out = to_storage<floatX>(Floats(o.begin(), o.end()));
+    lse.assign(exact.begin(), exact.end());
+  }
+};
+
+template <class floatX>
+std::vector<floatX> backward(const BackwardInputs<floatX>& in, const Sizes& s, float dropout, AttentionTier tier) {
+  const DeviceArray<floatX> dinp(s.inp()), dout(in.dout), out(in.out), inp(in.inp);  // dinp: NaN until it is set
+  const DeviceArray<float> lse(in.lse);
+  const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
+  attention_backward(dinp.data(), scratch.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, kSeed,
+                     kSequence, s.B, s.T, s.C(), s.NH, tier, nullptr);
+  return dinp.host();
+}
+
+template <class floatX>
+Doubles twin_backward(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
+  Doubles dinp(s.inp());
+  cpu::attention_backward(dinp.data(), to_numbers(in.dout).data(), to_numbers(in.out).data(), to_numbers(in.lse).data(),
+                          to_numbers(in.inp).data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH);
+  return dinp;
+}
+
+// ---- comparisons ---------------------------------------------------------------------------------------------------
+
+// Root of the sum of squares of the terms of each sum: what such a sum's rms would be over random signs. Elements
+// differ (row 0 of out is one term, row 100 a mean of 101), so each has its own. dinp's terms hold ds = p (dp - delta),
+// where the two nearly cancel at times: `parts` counts them apart, as the sizes at which float rounded them.
+struct TermSizes {
+  Doubles out, dinp, parts;
+};
+
+template <class floatX>
+TermSizes term_sizes(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
+  TermSizes sizes{Doubles(s.out()), Doubles(s.inp()), Doubles(s.inp())};
+  const Doubles x = to_numbers(in.inp), dy = to_numbers(in.dout), y = to_numbers(in.out);
+  const size_t C = s.C(), HS = s.HS, T = s.T;
+  const double scale = 1 / std::sqrt(s.HS);
+  const auto add = [](double& sum, double term) { sum += term * term; };
+  for (size_t bh = 0; bh < static_cast<size_t>(s.B) * s.NH; ++bh) {
+    for (size_t t = 0; t < T; ++t) {
+      for (size_t u = 0; u <= t; ++u) {
+        const size_t token = bh / s.NH * T, head = bh % s.NH * HS;
+        const size_t q = (token + t) * 3 * C + head, k = (token + u) * 3 * C + C + head, v = k + C;
+        const size_t o = (token + t) * C + head;
+        double score = 0, dp = 0, delta = 0, dp_squares = 0, delta_squares = 0;
+        for (size_t i = 0; i < HS; ++i) {
+          score += x[q + i] * x[k + i];
+          dp += dy[o + i] * x[v + i];
+          delta += dy[o + i] * y[o + i];
+          add(dp_squares, dy[o + i] * x[v + i]);
+          add(delta_squares, dy[o + i] * y[o + i]);
+        }
+        const double factor = cpu::dropout_factor<double>(dropout, kSeed, kSequence, (bh * T + t) * T + u);
+        const double p = std::exp(score * scale - in.lse[bh * T + t]), ds = p * (factor * dp - delta) * scale;
+        const double parts = p * (factor * std::sqrt(dp_squares) + std::sqrt(delta_squares)) * scale;
+        for (size_t i = 0; i < HS; ++i) {
+          add(sizes.out[o + i], factor * p * x[v + i]);
+          add(sizes.dinp[q + i], ds * x[k + i]);
+          add(sizes.dinp[k + i], ds * x[q + i]);
+          add(sizes.dinp[v + i], factor * p * dy[o + i]);
+          add(sizes.parts[q + i], parts * x[k + i]);
+          add(sizes.parts[k + i], parts * x[q + i]);
+          add(sizes.parts[v + i], factor * p * dy[o + i]);
+        }
+      }
+    }
+  }
+  for (Doubles* squares : {&sizes.out, &sizes.dinp, &sizes.parts}) {
+    for (double& value : *squares) value = std::sqrt(value);
+  }
+  return sizes;
+}
+
+// Against the twin in double on the same stored values, element by element, within
+//   4 u sqrt(K) parts   for sums in float (docs/testing.md), K = T + HS: over keys, of products of HS channels
+//   4 u terms           with u = 2^-8 where p and ds are rounded to bf16 before the second product: n roundings of at
+//                       most u of a term each, independent of each other, add up to less than u times the terms' root
+//                       of the sum of squares (half of it on average); four times that for the largest of many
+//   u |x|               for the storage of the result
+template <class floatX>
+void check_sums(const char* name, const std::vector<floatX>& actual, const Doubles& expected, const Doubles& parts,
+                const Doubles& terms, double K, bool rounded_factors) {
+  REQUIRE(actual.size() == expected.size());
+  const Doubles a = to_numbers(actual);
+  double worst = 0;
+  size_t worst_i = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double tolerance = sum_tolerance<float>(K, parts[i]) + (rounded_factors ? 4 * 0x1p-8 * terms[i] : 0) +
+                             unit_roundoff<floatX>() * std::abs(expected[i]) + 1e-30;
+    const double error = std::abs(a[i] - expected[i]) / tolerance;
+    if (!(error <= worst)) {
+      worst = error;
+      worst_i = i;
+    }
+  }
+  INFO(std::string(name), ", element ", worst_i, " of ", a.size(), ": ", a[worst_i], ", expected ", expected[worst_i]);
+  CHECK(worst <= 1);
+}
+
+// dq, dk or dv (part 0, 1, 2) of dinp.
+template <class T>
+std::vector<T> part_of(const std::vector<T>& dinp, int part, const Sizes& s) {
+  std::vector<T> values;
+  values.reserve(s.out());
+  for (size_t token = 0; token < s.out() / s.C(); ++token) {
+    const auto start = dinp.begin() + static_cast<std::ptrdiff_t>((token * 3 + part) * s.C());
+    values.insert(values.end(), start, start + s.C());
+  }
+  return values;
+}
+
+template <class floatX>
+void check_case(const Sizes& s, float dropout, AttentionTier tier) {
+  CAPTURE(name_of(s));
+  CAPTURE(dropout);
+  const double K = s.T + s.HS;
+  const bool rounded = std::is_same_v<floatX, bf16> && tier == AttentionTier::tensor_core;
+  const BackwardInputs<floatX> in(s, dropout);
+  const TermSizes sizes = term_sizes(in, s, dropout);
+  Doubles lse;
+  const Doubles expected = twin_forward(to_numbers(in.inp), s, dropout, &lse);
+  const Outputs<floatX> o = forward(in.inp, s, dropout, tier);
+  check_sums("out", o.out, expected, sizes.out, sizes.out, K, rounded);
+  check_close("lse", o.lse, lse, K);
+
+  const std::vector<floatX> dinp = backward(in, s, dropout, tier);
+  const Doubles expected_dinp = twin_backward(in, s, dropout);
+  const char* names[] = {"dq", "dk", "dv"};
+  for (int part = 0; part < 3; ++part) {
+    check_sums(names[part], part_of(dinp, part, s), part_of(expected_dinp, part, s), part_of(sizes.parts, part, s),
+               part_of(sizes.dinp, part, s), K, rounded);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("attention in float arithmetic: any head size, any length") {
+  for (const Sizes s :
+       {Sizes{1, 1, 1, 1}, Sizes{2, 33, 3, 7}, Sizes{2, 67, 2, 33}, Sizes{1, 131, 1, 48}, Sizes{2, 129, 2, 64},
+        Sizes{1, 70, 2, 65}, Sizes{1, 67, 1, 80}, Sizes{1, 130, 1, 128}, Sizes{1, 65, 1, 200}, Sizes{3, 1, 2, 256}}) {
+    for (const float dropout : {0.0f, 0.2f}) {
+      check_case<float>(s, dropout, AttentionTier::plain);
+      check_case<bf16>(s, dropout, AttentionTier::plain);
+    }
+  }
+}
+
+TEST_CASE("attention on tensor cores: every head size, any length") {
+  for (const int HS : {32, 48, 64, 80, 96, 112, 128}) {
+    for (const Sizes s : {Sizes{1, 1, 2, HS}, Sizes{2, 33, 1, HS}, Sizes{1, 200, 1, HS}}) {
+      for (const float dropout : {0.0f, 0.2f}) check_case<bf16>(s, dropout, AttentionTier::tensor_core);
+    }
+  }
+  for (const Sizes s : {Sizes{2, 131, 3, 64}, Sizes{1, 401, 1, 64}, Sizes{1, 260, 2, 32}}) {
+    for (const float dropout : {0.0f, 0.2f}) check_case<bf16>(s, dropout, AttentionTier::tensor_core);
+  }
+}
+
+TEST_CASE("attention's tiers fall back to plain where tensor cores cannot: same bits") {
+  const auto same = [](const auto& actual, const auto& expected) {
+    CHECK(same_bits(actual.out, expected.out));
+    CHECK(same_bits(actual.lse, expected.lse));
+  };
+  for (const Sizes s : {Sizes{1, 9, 2, 16}, Sizes{1, 9, 1, 40}, Sizes{1, 9, 1, 144}}) {  // head sizes
+    const BackwardInputs<bf16> in(s, 0);
+    same(forward(in.inp, s, 0, AttentionTier::tensor_core), forward(in.inp, s, 0, AttentionTier::plain));
+    CHECK(same_bits(backward(in, s, 0, AttentionTier::tensor_core), backward(in, s, 0, AttentionTier::plain)));
+  }
+  const Sizes s{1, 9, 2, 64};
+  const BackwardInputs<float> in(s, 0);  // the type
+  same(forward(in.inp, s, 0, AttentionTier::tensor_core), forward(in.inp, s, 0, AttentionTier::plain));
+  CHECK(same_bits(backward(in, s, 0, AttentionTier::tensor_core), backward(in, s, 0, AttentionTier::plain)));
+}
+
+TEST_CASE("attention on tensors that do not start at multiples of 16 bytes") {
+  const Sizes s{2, 21, 2, 32};
+  const BackwardInputs<bf16> in(s, 0.1f);
+  const auto shifted = [](std::vector<bf16> values) {
+    values.insert(values.begin(), bf16());
+    return values;
+  };
+  const DeviceArray<bf16> inp(shifted(in.inp)), dout(shifted(in.dout)), o(shifted(in.out));
+  const DeviceArray<bf16> out(shifted(in.out)), dinp(shifted(in.inp));
+  const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
+  const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
+  attention_forward(out.data() + 1, lse.data(), inp.data() + 1, 0.1f, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+                    AttentionTier::tensor_core, nullptr);
+  attention_backward(dinp.data() + 1, scratch.data(), dout.data() + 1, o.data() + 1, lse_in.data(), inp.data() + 1,
+                     0.1f, kSeed, kSequence, s.B, s.T, s.C(), s.NH, AttentionTier::tensor_core, nullptr);
+  CHECK(same_bits(out.host(), shifted(forward(in.inp, s, 0.1f, AttentionTier::plain).out)));
+  CHECK(same_bits(dinp.host(), shifted(backward(in, s, 0.1f, AttentionTier::plain))));
+}
+
+TEST_CASE("attention with scores that would overflow exp") {
+  const Sizes s{1, 140, 1, 32};
+  const auto check = [&]<class floatX>(floatX, AttentionTier tier) {
+    const BackwardInputs<floatX> in(s, 0, 300);  // scores to about 1e5: exp alone is infinite from 89 on
+    Doubles lse;
+    const Doubles expected = twin_forward(to_numbers(in.inp), s, 0, &lse);
+    const Outputs<floatX> o = forward(in.inp, s, 0, tier);
+    CHECK(relative_difference(o.lse, lse) < 1e-6);
+    CHECK(relative_difference(to_numbers(o.out), expected) < 1e-2);  // a score of 1e5 is known to 1e5 u = 0.006
+    CHECK(relative_difference(to_numbers(backward(in, s, 0, tier)), twin_backward(in, s, 0)) < 1e-1);
+  };
+  check(float(), AttentionTier::plain);
+  check(bf16(), AttentionTier::plain);
+  check(bf16(), AttentionTier::tensor_core);
+}
+
+TEST_CASE("attention: the same bits under all schedules") {
+  const auto check = [&]<class floatX>(floatX, const Sizes& s, float dropout, AttentionTier tier) {
+    CAPTURE(name_of(s));
+    const BackwardInputs<floatX> in(s, dropout);
+    same_under_all_schedules([&] { return forward(in.inp, s, dropout, tier).out; });
+    same_under_all_schedules([&] { return forward(in.inp, s, dropout, tier).lse; });
+    same_under_all_schedules([&] { return backward(in, s, dropout, tier); });
+  };
+  for (const float dropout : {0.0f, 0.2f}) {
+    check(float(), {1, 140, 2, 33}, dropout, AttentionTier::plain);
+    check(float(), {1, 140, 1, 72}, dropout, AttentionTier::plain);
+    check(bf16(), {1, 300, 2, 64}, dropout, AttentionTier::tensor_core);
+    check(bf16(), {1, 150, 1, 128}, dropout, AttentionTier::tensor_core);
+  }
+}
+
+TEST_CASE("attention refuses sizes that fit no model") {
+  const auto run = [](int B, int T, int C, int NH) {
+    attention_forward<float>(nullptr, nullptr, nullptr, 0, 0, 0, B, T, C, NH, AttentionTier::plain, nullptr);
+  };
+  CHECK_THROWS_WITH_AS(run(1, 1, 10, 3), doctest::Contains("NH must divide C"), CudaError);
+  CHECK_THROWS_AS(run(1, 0, 10, 2), CudaError);
+  CHECK_THROWS_AS(run(0, 1, 10, 2), CudaError);
+  CHECK_THROWS_AS(run(1, 1, 0, 2), CudaError);
+}

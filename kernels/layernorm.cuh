@@ -36,7 +36,7 @@ __device__ float team_sum(float x) {
   }
 }
 
-// ---- forward --------------------------------------------------------------------------------------------------------
+// ---- forward -------------------------------------------------------------------------------------------------------
 
 // kResidual: the row is inp1 + drop(inp2), also written to residual. kKept: dynamic shared memory has the block's rows,
 // each in whole packs.
@@ -162,7 +162,7 @@ void residual_layernorm_forward(floatX* residual,      // (N, C)  inp1 + drop(in
                                          N, C, stream);
 }
 
-// ---- backward -------------------------------------------------------------------------------------------------------
+// ---- backward ------------------------------------------------------------------------------------------------------
 
 // The sums for dweight and dbias lie in groups of four channels: pack p's q-th group is group q * packs + p. So a
 // warp's 16-byte accesses to one q are neighbours, whatever the size of a pack, and shared memory serves them without

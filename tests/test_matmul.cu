@@ -397,6 +397,60 @@ TEST_CASE("matmul: the launcher takes larger tiles for larger products") {
 #endif
 }
 
+namespace {
+
+// Whether accesses of `bytes` each, to these offsets in shared memory, touch every one of the 32 banks once.
+bool all_banks_once(const std::vector<int>& offsets, int bytes) {
+  std::vector<int> touched(32);
+  for (const int offset : offsets) {
+    for (int word = offset / 4; word < (offset + bytes) / 4; ++word) ++touched[word % 32];
+  }
+  return std::all_of(touched.begin(), touched.end(), [](int n) { return n == 1; });
+}
+
+template <class T, Major kMajor, int kRows>
+void check_banks() {
+  using Slice = SharedSlice<T, kMajor, kRows>;
+  std::vector<int> places;
+  for (int line = 0; line < Slice::kLines; ++line) {
+    for (int chunk = 0; chunk < Slice::kChunks; ++chunk) places.push_back(Slice::offset(line, chunk));
+  }
+  bool copies = true, loads = true;  // cp.async: neighbouring threads, neighbouring chunks
+  for (size_t i = 0; i < places.size(); i += 8) {
+    copies = copies && all_banks_once({places.begin() + i, places.begin() + i + 8}, 16);
+  }
+  for (int line = 0; line < Slice::kLines; line += 8) {
+    for (int chunk = 0; chunk < Slice::kChunks; ++chunk) {
+      std::vector<int> offsets;
+      if constexpr (kMajor == Major::mn && sizeof(T) == 4) {  // words of 4 lines and 2 chunks
+        for (int lane = 0; lane < 32; ++lane) {
+          const int m = chunk / 2 * 8 + lane / 4;
+          offsets.push_back(Slice::offset(line + chunk % 2 * 4 + lane % 4, m / 4) + m % 4 * 4);
+        }
+        loads = loads && all_banks_once(offsets, 4);
+      } else {  // ldmatrix: a chunk of 8 lines
+        for (int i = 0; i < 8; ++i) offsets.push_back(Slice::offset(line + i, chunk));
+        loads = loads && all_banks_once(offsets, 16);
+      }
+    }
+  }
+  CHECK(copies);
+  CHECK(loads);
+  std::sort(places.begin(), places.end());
+  for (size_t i = 0; i < places.size(); ++i) REQUIRE(places[i] == static_cast<int>(i * 16));  // each place once
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("matmul: slices in shared memory are free of bank conflicts", T, float, bf16) {
+  check_banks<T, Major::k, 64>();
+  check_banks<T, Major::k, 128>();
+  check_banks<T, Major::k, 256>();
+  check_banks<T, Major::mn, 64>();
+  check_banks<T, Major::mn, 128>();
+  check_banks<T, Major::mn, 256>();
+}
+
 TEST_CASE("matmul: blocks visit each tile once, in bands") {
   for (const Sizes tiles : {Sizes{1, 0, 1}, Sizes{8, 0, 3}, Sizes{19, 0, 5}, Sizes{3, 0, 40}}) {
     const int rows = tiles.N, columns = tiles.OC;

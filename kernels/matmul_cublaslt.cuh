@@ -56,13 +56,14 @@ class CublasLt {
   bool multiply(const LtProduct& product, void* d, const void* a, const void* b, const void* bias, const void* aux,
                 cudaStream_t stream) {
     const std::lock_guard<std::mutex> lock(mutex_);  // the plan's descriptor is given its pointers anew each time
-    Plan& plan = plan_of(product);
+    char* workspace = workspace_of(stream);
+    Plan& plan = plan_of(product, workspace + 16);
     if (!plan.found) return false;
     if (bias) plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     if (aux) plan.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
     const float alpha = 1, beta = product.accumulate ? 1 : 0;
     check(cublasLtMatmul(handle_, plan.operation, &alpha, b, plan.b, a, plan.a, &beta, d, plan.d, d, plan.d,
-                         &plan.algorithm, workspace_of(stream), kWorkspace, stream),
+                         &plan.algorithm, workspace, kWorkspace, stream),
           "multiplying", product);
     return true;
   }
@@ -90,13 +91,15 @@ class CublasLt {
     throw CudaError(std::string("cuBLASLt: ") + what + " " + product.text() + ": " + cublasLtGetStatusString(status));
   }
 
-  void* workspace_of(cudaStream_t stream) {
-    void*& workspace = workspaces_[stream];
+  char* workspace_of(cudaStream_t stream) {
+    char*& workspace = workspaces_[stream];
     if (!workspace) CUDA_CHECK(cudaMalloc(&workspace, kWorkspace));
     return workspace;
   }
 
-  Plan& plan_of(const LtProduct& p) {
+  // The heuristic takes the alignment that it may rely on from the addresses of bias and aux: `aligned16` is a multiple
+  // of 16 bytes and of no more.
+  Plan& plan_of(const LtProduct& p, const void* aligned16) {
     std::unique_ptr<Plan>& known = plans_[p];
     if (known) return *known;
     auto plan = std::make_unique<Plan>();
@@ -106,13 +109,10 @@ class CublasLt {
     plan->set<int32_t>(CUBLASLT_MATMUL_DESC_TRANSA, p.major_b == Major::k ? CUBLAS_OP_T : CUBLAS_OP_N);
     plan->set<int32_t>(CUBLASLT_MATMUL_DESC_TRANSB, p.major_a == Major::k ? CUBLAS_OP_N : CUBLAS_OP_T);
     plan->set<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue);
-    // The heuristic takes the alignment it may rely on from the pointers of bias and aux: any address on a 16-byte
-    // boundary stands for those to come.
-    void* const aligned = workspaces_.empty() ? workspace_of(nullptr) : workspaces_.begin()->second;
-    if (p.epilogue & CUBLASLT_EPILOGUE_BIAS) plan->set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, aligned);
+    if (p.epilogue & CUBLASLT_EPILOGUE_BIAS) plan->set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, aligned16);
     if (p.epilogue == CUBLASLT_EPILOGUE_GELU_AUX || p.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
         p.epilogue == CUBLASLT_EPILOGUE_DGELU) {
-      plan->set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aligned);
+      plan->set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aligned16);
       plan->set<int64_t>(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
     }
     const cudaDataType_t factors = p.bf16_factors ? CUDA_R_16BF : CUDA_R_32F,
@@ -153,7 +153,7 @@ class CublasLt {
   std::mutex mutex_;
   cublasLtHandle_t handle_ = nullptr;
   std::map<LtProduct, std::unique_ptr<Plan>> plans_;
-  std::map<cudaStream_t, void*> workspaces_;
+  std::map<cudaStream_t, char*> workspaces_;
 };
 
 [[noreturn]] inline void cublaslt_lacks(const LtProduct& product) {

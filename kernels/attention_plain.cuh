@@ -150,7 +150,7 @@ __device__ inline Work this_work(const AttentionSizes& s) {
 }
 
 template <class floatX>
-__global__ void __launch_bounds__(kThreads) attention_forward_plain_kernel(floatX* out,        // (B, T, C)
+__global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(floatX* out,        // (B, T, C)
                                                                            float* lse,         // (B, NH, T)
                                                                            const floatX* inp,  // (B, T, 3, NH, HS)
                                                                            AttentionSizes s) {
@@ -241,7 +241,7 @@ __device__ inline ProbabilityGradient probability_gradient(float score, float dp
 
 // dk and dv of a tile of keys, over the tiles of queries from the diagonal on. Products are transposed: rows are keys.
 template <class floatX>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_backward_keys_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dk and dv =
                                          const floatX* dout,  // (B, T, C)
                                          const float* lse,    // (B, NH, T)
@@ -308,7 +308,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // dq of a tile of queries, over the tiles of keys up to the diagonal.
 template <class floatX>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_backward_queries_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dq =
                                             const floatX* dout,  // (B, T, C)
                                             const float* lse,    // (B, NH, T)

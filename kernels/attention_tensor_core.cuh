@@ -264,7 +264,7 @@ struct ForwardTiles {
 };
 
 template <int kHS>
-__global__ void __launch_bounds__(kThreads) attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
+__global__ void __launch_bounds__(kThreads, 2) attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
                                                                                  float* lse,       // (B, NH, T)
                                                                                  const bf16* inp,  // (B, T, 3, NH, HS)
                                                                                  AttentionSizes s) {
@@ -415,7 +415,7 @@ struct BackwardTiles {
 
 // dk and dv of a tile of keys, over the tiles of queries from the diagonal on.
 template <int kHS>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_backward_keys_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dk and dv =
                                                const bf16* dout,    // (B, T, C)
                                                const float* lse,    // (B, NH, T)
@@ -497,7 +497,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // dq of a tile of queries, over the tiles of keys up to the diagonal.
 template <int kHS>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_backward_queries_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dq =
                                                   const bf16* dout,    // (B, T, C)
                                                   const float* lse,    // (B, NH, T)

@@ -15,7 +15,7 @@ commands=$build/compile_commands.json
 cmake --build "$build" --target "$test" -j 2 > /dev/null
 "$build/$test" "$@" > /dev/null || { echo "error: $test fails as it is" >&2; exit 1; }
 
-source=sim/${test%_sim}.cpp
+source=sim/tests_${test%_sim}.cu.cpp
 compile=$(grep -o '"command": ".*'"$source"'"' "$commands" | sed 's/^"command": "//; s/"$//; s/\\"/"/g; s/\\\\/\\/g' | head -n 1)
 [ -n "$compile" ] || { echo "error: $commands does not say how $source is compiled" >&2; exit 1; }
 link=$(cat "$build/CMakeFiles/$test.dir/link.txt")

@@ -1,11 +1,15 @@
 // ONE table of the activations, as params.h has one of the parameters: it drives the arena and the memory plan.
+// What backward computes again (Recompute) has one buffer for all blocks: their pointers are the same.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "gpt2/error.h"
+#include "gpt2/model.h"
 #include "gpt2/params.h"
 #include "kernels/common.h"
 
@@ -13,17 +17,17 @@
 template <class floatX>
 struct BlockActivations {
   using sum_t = cpu::accumulate_t<floatX>;
-  floatX* ln1;                // (N, C)
+  floatX* ln1;                 // (N, C)
   sum_t *ln1_mean, *ln1_rstd;  // (N)
-  floatX* qkv;                // (N, 3C)
-  floatX* atty;               // (N, C)
-  sum_t* lse;                 // (B, NH, T)
-  floatX* residual2;          // (N, C)  the stream after attention
-  floatX* ln2;                // (N, C)
+  floatX* qkv;                 // (N, 3C)
+  floatX* atty;                // (N, C)
+  sum_t* lse;                  // (B, NH, T)
+  floatX* residual2;           // (N, C)  the stream after attention
+  floatX* ln2;                 // (N, C)
   sum_t *ln2_mean, *ln2_rstd;  // (N)
-  floatX* fch;                // (N, 4C)
-  floatX* fch_gelu;           // (N, 4C)
-  floatX* residual3;          // (N, C)  the stream after the MLP
+  floatX* fch;                 // (N, 4C)
+  floatX* fch_gelu;            // (N, 4C)
+  floatX* residual3;           // (N, C)  the stream after the MLP
 };
 
 template <class floatX>
@@ -47,26 +51,31 @@ struct Activations {
 
 // Calls visit(pointer member, name, rows, cols) for every activation of a (B, T) batch, in the order of the arena.
 template <class floatX, class Visit>
-void for_each_activation(const ModelConfig& config, int64_t B, int64_t T, Activations<floatX>& a, Visit&& visit) {
+void for_each_activation(const ModelConfig& config, Recompute recompute, int64_t B, int64_t T, Activations<floatX>& a,
+                         Visit&& visit) {
   const int64_t C = config.channels, NH = config.num_heads, Vp = config.padded_vocab_size(), N = B * T;
   visit(a.encoded, "encoded", N, C);
   a.block.resize(static_cast<size_t>(config.num_layers));
   for (int l = 0; l < config.num_layers; ++l) {
     BlockActivations<floatX>& b = a.block[static_cast<size_t>(l)];
-    const std::string at = strprintf("block.%d.", l);
-    visit(b.ln1, at + "ln1", N, C);
-    visit(b.ln1_mean, at + "ln1_mean", N, int64_t{1});
-    visit(b.ln1_rstd, at + "ln1_rstd", N, int64_t{1});
-    visit(b.qkv, at + "qkv", N, 3 * C);
-    visit(b.atty, at + "atty", N, C);
-    visit(b.lse, at + "lse", B * NH, T);
-    visit(b.residual2, at + "residual2", N, C);
-    visit(b.ln2, at + "ln2", N, C);
-    visit(b.ln2_mean, at + "ln2_mean", N, int64_t{1});
-    visit(b.ln2_rstd, at + "ln2_rstd", N, int64_t{1});
-    visit(b.fch, at + "fch", N, 4 * C);
-    visit(b.fch_gelu, at + "fch_gelu", N, 4 * C);
-    visit(b.residual3, at + "residual3", N, C);
+    if (l > 0) b = a.block[0];  // keeps what is shared; the rest is set below
+    const bool all_shared = recompute == Recompute::block, gelu_shared = recompute != Recompute::none;
+    const std::string own = strprintf("block.%d.", l), shared = "blocks.", at = all_shared ? shared : own;
+    if (l == 0 || !all_shared) {
+      visit(b.ln1, at + "ln1", N, C);
+      visit(b.ln1_mean, at + "ln1_mean", N, int64_t{1});
+      visit(b.ln1_rstd, at + "ln1_rstd", N, int64_t{1});
+      visit(b.qkv, at + "qkv", N, 3 * C);
+      visit(b.atty, at + "atty", N, C);
+      visit(b.lse, at + "lse", B * NH, T);
+      visit(b.residual2, at + "residual2", N, C);
+      visit(b.ln2, at + "ln2", N, C);
+      visit(b.ln2_mean, at + "ln2_mean", N, int64_t{1});
+      visit(b.ln2_rstd, at + "ln2_rstd", N, int64_t{1});
+      visit(b.fch, at + "fch", N, 4 * C);
+    }
+    if (l == 0 || !gelu_shared) visit(b.fch_gelu, (gelu_shared ? shared : own) + "fch_gelu", N, 4 * C);
+    visit(b.residual3, own + "residual3", N, C);
   }
   visit(a.lnf, "lnf", N, C);
   visit(a.lnf_mean, "lnf_mean", N, int64_t{1});
@@ -80,4 +89,23 @@ void for_each_activation(const ModelConfig& config, int64_t B, int64_t T, Activa
   visit(a.datty, "datty", N, C);
   visit(a.dqkv, "dqkv", N, 3 * C);
   visit(a.dfch, "dfch", N, 4 * C);
+}
+
+inline constexpr int64_t kActivationAlignment = 64;  // bytes: every tensor begins on a cache line
+
+inline int64_t activation_bytes(int64_t rows, int64_t cols, size_t element) {
+  const int64_t bytes = rows * cols * static_cast<int64_t>(element);
+  return (bytes + kActivationAlignment - 1) / kActivationAlignment * kActivationAlignment;
+}
+
+// The arena's bytes; points `a` into it, if there is one.
+template <class floatX>
+int64_t bind_activations(const ModelConfig& config, Recompute recompute, int64_t B, int64_t T, Activations<floatX>& a,
+                         std::byte* arena) {
+  int64_t offset = 0;
+  for_each_activation(config, recompute, B, T, a, [&](auto*& pointer, const std::string&, int64_t rows, int64_t cols) {
+    if (arena) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(arena + offset);
+    offset += activation_bytes(rows, cols, sizeof(*pointer));
+  });
+  return offset;
 }

@@ -5,26 +5,36 @@
 
 namespace {
 
-CheckRow compare(const std::string& name, const std::vector<float>& a, const std::vector<float>& b, double absolute,
-                 double relative) {
+CheckRow compare(const std::string& name, const std::vector<float>& a, const std::vector<float>& b) {
   CheckRow row;
   row.tensor = name;
-  double difference = 0, norm = 0;
+  double difference = 0, aa = 0, bb = 0, ab = 0;
   for (size_t i = 0; i < a.size(); ++i) {
-    const double d = static_cast<double>(a[i]) - b[i];
+    const double x = a[i], y = b[i], d = x - y;
     row.max_abs = std::max(row.max_abs, std::isnan(d) ? INFINITY : std::abs(d));
     difference += d * d;
-    norm += static_cast<double>(b[i]) * b[i];
+    aa += x * x;
+    bb += y * y;
+    ab += x * y;
   }
-  row.relative = norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
-  row.tolerance = absolute > 0 ? absolute : relative;
-  row.ok = (absolute > 0 ? row.max_abs : row.relative) <= row.tolerance;
+  if (bb > 0) {
+    row.relative = std::sqrt(difference / bb);
+    row.cosine = ab / std::sqrt(aa * bb);  // NaN, which meets no bound, where a is zero
+    row.norm_error = std::abs(std::sqrt(aa / bb) - 1);
+  } else {
+    row.relative = row.norm_error = std::sqrt(difference);
+  }
   return row;
+}
+
+void bound_absolute(CheckRow& row, double bound) {
+  row.bound = strprintf("|d| <= %.0e", bound);
+  row.ok = row.max_abs <= bound;
 }
 
 }  // namespace
 
-std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch& batch) {
+std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch& batch, Precision precision) {
   const int64_t V = model.config.vocab_size, N = int64_t{batch.B} * batch.T;
   std::vector<CheckRow> rows;
   std::vector<float> logits[2], loss[2];
@@ -34,17 +44,30 @@ std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch
     both[k]->forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
     logits[k].resize(static_cast<size_t>(N * V));
     for (int64_t n = 0; n < N; ++n) both[k]->read_logits(n, logits[k].data() + n * V);
-    loss[k] = {static_cast<float>(both[k]->backward(batch.targets.data(), batch.weights.data()))};
+    both[k]->backward(batch.targets.data(), batch.weights.data());
+    loss[k] = {static_cast<float>(both[k]->step_loss())};
   }
-  rows.push_back(compare("loss", loss[0], loss[1], 1e-5, 0));
-  rows.push_back(compare("logits", logits[0], logits[1], 1e-4, 0));
+  rows.push_back(compare("loss", loss[0], loss[1]));
+  rows.push_back(compare("logits", logits[0], logits[1]));
+  const bool fp32 = precision == Precision::fp32;
+  double squares = 0;
+  for (const float logit : logits[1]) squares += static_cast<double>(logit) * logit;
+  const double unit_roundoff = precision == Precision::bf16 ? 0x1p-8 : 0x1p-11;
+  const double rounded =
+      4 * unit_roundoff *
+      std::sqrt((15.0 * model.config.num_layers + 4) * squares / static_cast<double>(logits[1].size()));
+  bound_absolute(rows[0], fp32 ? 1e-5 : rounded);
+  bound_absolute(rows[1], fp32 ? 1e-4 : rounded);
   for (const ParamTensor& tensor : model.table) {
     std::vector<float> grads[2];
     for (int k = 0; k < 2; ++k) {
       grads[k].resize(static_cast<size_t>(tensor.size()));
       both[k]->read(Arena::grads, tensor, grads[k].data());
     }
-    rows.push_back(compare("d" + tensor.name, grads[0], grads[1], 0, 1e-4));
+    CheckRow row = compare("d" + tensor.name, grads[0], grads[1]);
+    row.bound = fp32 ? "relative <= 1e-4" : "cosine >= 0.999, norm within 1e-2";
+    row.ok = fp32 ? row.relative <= 1e-4 : row.cosine >= 0.999 && row.norm_error <= 1e-2;
+    rows.push_back(row);
   }
   return rows;
 }

@@ -15,6 +15,19 @@ json to_json(const TrainConfig& config) {
   return j;
 }
 
+ModelOptions model_options(const TrainConfig& c) {
+  ModelOptions options;
+  options.precision = c.precision == "bf16"   ? Precision::bf16
+                      : c.precision == "tf32" ? Precision::tf32
+                                              : Precision::fp32;
+  options.recompute = c.recompute == "block"  ? Recompute::block
+                      : c.recompute == "gelu" ? Recompute::gelu
+                                              : Recompute::none;
+  options.master_weights = !c.no_master_weights;
+  options.seed = c.seed;
+  return options;
+}
+
 void validate(const TrainConfig& c) {
   for_each_flag(c, [](const char*, const char* name, const auto& field, OnResume, const FlagRange& range, const char*) {
     using T = std::decay_t<decltype(field)>;
@@ -39,6 +52,10 @@ void validate(const TrainConfig& c) {
                static_cast<long long>(c.steps));
   }
   if (c.memory && c.check) fail_usage("--memory and --check contradict each other: give one of them");
+  if (c.no_master_weights && c.precision != "bf16") {
+    fail_usage("--no-master-weights goes with --precision bf16: in %s the weights are float, with no copy to leave out",
+               c.precision.c_str());
+  }
   if (c.resume && c.run.empty()) fail_usage("--resume needs --run DIR: the run to go on with");
   if (!find_preset(c.model) && (c.layers || c.heads || c.channels)) {
     fail_usage("--layers, --heads and --channels contradict --model %s: a model directory has its own shape",
@@ -85,10 +102,13 @@ void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std
           strprintf("\n  --%s: the run has %s, given is %s", name, shown(before).c_str(), shown(field).c_str());
     }
   });
-  // Whichever of --steps and --epochs is given replaces the other.
+  // Whichever of --steps and --epochs is given replaces the other; a precision brings its own way to keep weights.
   const auto was_given = [&](const char* name) { return std::find(given.begin(), given.end(), name) != given.end(); };
   if (was_given("steps") && !was_given("epochs")) config.epochs = 0;
   if (was_given("epochs") && !was_given("steps")) config.steps = 0;
+  if (was_given("precision") && !was_given("no-master-weights") && config.precision != "bf16") {
+    config.no_master_weights = false;
+  }
   if (!differences.empty()) {
     fail_usage(
         "--resume goes on with the run's own configuration, but:%s\nleave these flags out, or start another --run",

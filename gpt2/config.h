@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "gpt2/model.h"
 #include "gpt2/params.h"
 
 struct TrainConfig {
@@ -36,6 +37,10 @@ struct TrainConfig {
   int64_t eval_every = -1, eval_steps = 0, sample_every = -1, save_every = -1;
   int sample_tokens = 160, keep = 3;
   std::string prompt;
+
+  std::string precision = "fp32";  // the GPU's trainer: bf16
+  std::string recompute = "none";
+  bool no_master_weights = false;
 
   std::string run;
   bool resume = false, reference = false, memory = false, check = false;
@@ -121,6 +126,14 @@ void for_each_flag(Config& c, Flag&& flag) {
        "steps between checkpoints; 0: only at the end; -1: four in all");
   flag(g, "keep", c.keep, OnResume::free, FlagRange{0, 1e6, {}}, "checkpoints to keep, the newest; 0: all");
 
+  g = "Arithmetic and memory";
+  flag(g, "precision", c.precision, OnResume::free, FlagRange{0, 0, {"fp32", "tf32", "bf16"}},
+       "fp32 | tf32 | bf16: of weights and activations (tf32: of products' factors alone); the CPU has fp32");
+  flag(g, "recompute", c.recompute, OnResume::free, FlagRange{0, 0, {"none", "gelu", "block"}},
+       "none | gelu | block: what backward computes again instead of keeping it; same results, less memory");
+  flag(g, "no-master-weights", c.no_master_weights, OnResume::free, FlagRange{},
+       "keep bf16 weights alone, rounded stochastically: 4 bytes a parameter less");
+
   g = "Run";
   flag(g, "run", c.run, OnResume::never, FlagRange{}, "the run's folder; default: the next free runs/NAME");
   flag(g, "resume", c.resume, OnResume::never, FlagRange{},
@@ -134,6 +147,9 @@ void for_each_flag(Config& c, Flag&& flag) {
 }
 
 nlohmann::json to_json(const TrainConfig& config);
+
+// Of a configuration that validate() found good.
+ModelOptions model_options(const TrainConfig& config);
 
 // Throws UsageError for flags that are out of range or contradict one another (what a range per flag cannot say).
 void validate(const TrainConfig& config);

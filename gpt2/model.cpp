@@ -25,22 +25,10 @@
 
 template <class floatX>
 void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
-  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, NH = config.num_heads;
-  const int L = config.num_layers;
-  if (B < 1 || T < 1) fail("a batch of %d sequences of %d tokens: expected at least one of each", B, T);
-  if (T > config.max_seq_len) {
-    fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
-  }
-  if (B > std::numeric_limits<int>::max() / T) {
-    fail("a batch of %d sequences of %d tokens: expected below 2^31 in all", B, T);
-  }
+  const int Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers;
+  check_batch(inputs, B, T);
   const int N = B * T;
-  for (int i = 0; i < N; ++i) {
-    if (inputs[i] < 0 || inputs[i] >= V) {
-      fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, V);
-    }
-  }
-  bind_activations(B, T);
+  resize(B, T);
   inputs_.assign(inputs, inputs + N);
   pass_ = pass;
   logits_rows_ = pass == Pass::generate ? B : N;
@@ -49,37 +37,13 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
 
   cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe, B, T, C);
   if (dropout > 0) {
-    cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_,
-                         dropout_sequence(0, DropoutPlace::embedding), NC);
+    cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, sequence(0, DropoutPlace::embedding), NC);
   }
-  const floatX* residual = acts.encoded;  // the stream
   for (int l = 0; l < L; ++l) {
-    const BlockParams<floatX>& w = params.block[l];
-    const BlockActivations<floatX>& a = acts.block[l];
-
-    cpu::layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, residual, w.ln1w, w.ln1b, N, C);
-    k_.matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
-    k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::attention), B,
-                         T, C, NH);
-    k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
-    if (dropout > 0) {
-      cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_,
-                           dropout_sequence(l, DropoutPlace::attproj), NC);
-    }
-    cpu::residual_forward(a.residual2, residual, acts.sublayer, NC);
-
-    cpu::layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
-    k_.matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
-    k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
-    k_.matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
-    if (dropout > 0) {
-      cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, dropout_sequence(l, DropoutPlace::mlp),
-                           NC);
-    }
-    cpu::residual_forward(a.residual3, a.residual2, acts.sublayer, NC);
-    residual = a.residual3;
+    forward_block(l, dropout);
+    forward_block_output(l, dropout);
   }
-  cpu::layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, residual, params.lnfw, params.lnfb, N, C);
+  cpu::layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, stream(L), params.lnfw, params.lnfb, N, C);
 
   if (pass == Pass::generate) {
     for (int b = 0; b < B; ++b) {
@@ -92,10 +56,45 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
 }
 
 template <class floatX>
+void CpuModel<floatX>::forward_block(int l, float dropout) {
+  const int C = config.channels, NH = config.num_heads, B = B_, T = T_, N = B * T;
+  const int64_t NC = static_cast<int64_t>(N) * C;
+  const BlockParams<floatX>& w = params.block[static_cast<size_t>(l)];
+  const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
+
+  cpu::layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b, N, C);
+  k_.matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
+  k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH);
+  k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
+  if (dropout > 0) {
+    cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, sequence(l, DropoutPlace::attproj), NC);
+  }
+  cpu::residual_forward(a.residual2, stream(l), acts.sublayer, NC);
+
+  cpu::layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
+  k_.matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
+  k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
+}
+
+template <class floatX>
+void CpuModel<floatX>::forward_block_output(int l, float dropout) {
+  const int C = config.channels, N = B_ * T_;
+  const int64_t NC = static_cast<int64_t>(N) * C;
+  const BlockParams<floatX>& w = params.block[static_cast<size_t>(l)];
+  const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
+
+  k_.matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
+  if (dropout > 0) {
+    cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
+  }
+  cpu::residual_forward(a.residual3, a.residual2, acts.sublayer, NC);
+}
+
+template <class floatX>
 double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
   const int N = B_ * T_;
   if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
-  check_targets(targets);
+  check_targets(targets, N);
   k_.classifier_forward(acts.losses, acts.logits, targets, N, config.vocab_size, config.padded_vocab_size());
   double total = 0;
   int64_t counted = 0;
@@ -110,14 +109,14 @@ double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
 // ---- backward ------------------------------------------------------------------------------------------------------
 
 template <class floatX>
-double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
-  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, NH = config.num_heads;
-  const int L = config.num_layers, B = B_, T = T_, N = B * T;
+void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
+  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers, B = B_,
+            T = T_, N = B * T;
   const int64_t NC = static_cast<int64_t>(N) * C;
   if (pass_ != Pass::train || logits_rows_ != N || N == 0) {
     throw std::logic_error("backward() without forward(Pass::train)");
   }
-  check_targets(targets);
+  check_targets(targets, N);
   allocate_grads();
   logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
 
@@ -125,55 +124,57 @@ double CpuModel<floatX>::backward(const int32_t* targets, const float* weights) 
   k_.classifier_backward(dlogits, acts.losses, targets, weights, N, V, Vp);
   double loss = 0;
   for (int n = 0; n < N; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
+  loss_ += loss;
 
   k_.matmul_backward(acts.dnorm, grads.wte, nullptr, dlogits, acts.lnf, params.wte, N, C, Vp);
   std::fill(acts.dresidual, acts.dresidual + NC, floatX(0));
-  cpu::layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, acts.block[L - 1].residual3, params.lnfw,
-                          acts.lnf_mean, acts.lnf_rstd, N, C);
+  cpu::layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, stream(L), params.lnfw, acts.lnf_mean,
+                          acts.lnf_rstd, N, C);
   for (int l = L - 1; l >= 0; --l) {
-    const BlockParams<floatX>& w = params.block[l];
-    const BlockParams<floatX>& dw = grads.block[l];
-    const BlockActivations<floatX>& a = acts.block[l];
-    const floatX* residual = l == 0 ? acts.encoded : acts.block[l - 1].residual3;
-
-    cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
-    if (dropout_ > 0) {
-      cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_,
-                            dropout_sequence(l, DropoutPlace::mlp), NC);
+    // What blocks share still holds the last block's.
+    if (recompute_ == Recompute::block && l < L - 1) forward_block(l, dropout_);
+    if (recompute_ == Recompute::gelu && l < L - 1) {
+      const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
+      k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
     }
-    k_.matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, acts.dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
-    k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
-    k_.matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C);
-    cpu::layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd,
-                            N, C);
-
-    cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
-    if (dropout_ > 0) {
-      cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_,
-                            dropout_sequence(l, DropoutPlace::attproj), NC);
-    }
-    k_.matmul_backward(acts.datty, dw.attprojw, dw.attprojb, acts.dsublayer, a.atty, w.attprojw, N, C, C);
-    k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
-                          dropout_sequence(l, DropoutPlace::attention), B, T, C, NH);
-    k_.matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
-    cpu::layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, residual, w.ln1w, a.ln1_mean, a.ln1_rstd, N,
-                            C);
+    backward_block(l);
   }
   if (dropout_ > 0) {
-    cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_,
-                          dropout_sequence(0, DropoutPlace::embedding), NC);
+    cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_, sequence(0, DropoutPlace::embedding),
+                          NC);
   }
   cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
-  return loss;
 }
 
 template <class floatX>
-void CpuModel<floatX>::check_targets(const int32_t* targets) const {
-  for (int n = 0; n < B_ * T_; ++n) {
-    if (targets[n] < -1 || targets[n] >= config.vocab_size) {
-      fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, config.vocab_size);
-    }
+void CpuModel<floatX>::backward_block(int l) {
+  const int C = config.channels, NH = config.num_heads, B = B_, T = T_, N = B * T;
+  const int64_t NC = static_cast<int64_t>(N) * C;
+  const BlockParams<floatX>& w = params.block[static_cast<size_t>(l)];
+  const BlockParams<floatX>& dw = grads.block[static_cast<size_t>(l)];
+  const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
+
+  cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
+  if (dropout_ > 0) {
+    cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
   }
+  k_.matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, acts.dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
+  k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
+  k_.matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C);
+  cpu::layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N,
+                          C);
+
+  cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
+  if (dropout_ > 0) {
+    cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, sequence(l, DropoutPlace::attproj),
+                          NC);
+  }
+  k_.matmul_backward(acts.datty, dw.attprojw, dw.attprojb, acts.dsublayer, a.atty, w.attprojw, N, C, C);
+  k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
+                        sequence(l, DropoutPlace::attention), B, T, C, NH);
+  k_.matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
+  cpu::layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd, N,
+                          C);
 }
 
 // ---- update --------------------------------------------------------------------------------------------------------
@@ -185,6 +186,7 @@ void CpuModel<floatX>::zero_grad() {
   const int64_t n = arena_size(table);
 #pragma omp parallel for simd
   for (int64_t i = 0; i < n; ++i) g[i] = 0;
+  loss_ = 0;
 }
 
 template <class floatX>
@@ -194,21 +196,34 @@ double CpuModel<floatX>::grad_norm() {
 }
 
 template <class floatX>
-void CpuModel<floatX>::update(const AdamW& o, int64_t t, float grad_scale) {
-  allocate_grads();
+void CpuModel<floatX>::update(const AdamW& o, float grad_clip) {
+  StepResult result{loss_, grad_norm(), false};
+  result.updated = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
+  if (results_.size() == 2) results_.erase(results_.begin());
+  results_.push_back(result);
+  if (!result.updated) return;
+  const double t = static_cast<double>(++updates_);
+  const float grad_scale =
+      grad_clip > 0 && result.grad_norm > grad_clip ? static_cast<float>(grad_clip / result.grad_norm) : 1.0f;
   const int64_t bytes = arena_size(table) * static_cast<int64_t>(sizeof(floatX));
   if (!m_memory_.data()) m_memory_ = Buffer(bytes);
   if (!v_memory_.data()) v_memory_ = Buffer(bytes);
-  const floatX beta1_correction =
-      static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta1), static_cast<double>(t)));
-  const floatX beta2_correction =
-      static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), static_cast<double>(t)));
+  const floatX beta1_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta1), t));
+  const floatX beta2_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), t));
   for (const ParamTensor& p : table) {
     const auto at = [&](const Buffer& memory) { return static_cast<floatX*>(memory.data()) + p.offset; };
     cpu::adamw_update<floatX>(at(param_memory_), at(m_memory_), at(v_memory_), at(grad_memory_), grad_scale, o.lr,
                               o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps, p.decay ? o.weight_decay : 0,
                               p.size());
   }
+}
+
+template <class floatX>
+StepResult CpuModel<floatX>::result(int steps_back) {
+  if (steps_back < 0 || steps_back >= static_cast<int>(results_.size())) {
+    throw std::logic_error("result() of an update that has not been, or is longer ago than two");
+  }
+  return results_[results_.size() - 1 - static_cast<size_t>(steps_back)];
 }
 
 // ---- memory --------------------------------------------------------------------------------------------------------
@@ -227,7 +242,8 @@ Buffer::~Buffer() {
 }
 
 template <class floatX>
-CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference) : Model(c), k_(cpu_kernels<floatX>(reference)) {
+CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference, Recompute recompute)
+    : Model(c), k_(cpu_kernels<floatX>(reference)), recompute_(recompute) {
   param_memory_ = Buffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
   bind_params(config, params, static_cast<floatX*>(param_memory_.data()));
 }
@@ -240,41 +256,43 @@ void CpuModel<floatX>::allocate_grads() {
 }
 
 template <class floatX>
-int64_t activation_bytes(const ModelConfig& config, int B, int T, Activations<floatX>& acts, std::byte* base) {
-  int64_t offset = 0;
-  for_each_activation(config, B, T, acts, [&](auto*& pointer, const std::string&, int64_t rows, int64_t cols) {
-    if (base) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + offset);
-    offset += (rows * cols * static_cast<int64_t>(sizeof(*pointer)) + 63) / 64 * 64;
-  });
-  return offset;
-}
-
-template <class floatX>
-void CpuModel<floatX>::bind_activations(int B, int T) {
+void CpuModel<floatX>::resize(int B, int T) {
   if (B == B_ && T == T_) return;
-  const int64_t bytes = activation_bytes<floatX>(config, B, T, acts, nullptr);
+  const int64_t bytes = bind_activations<floatX>(config, recompute_, B, T, acts, nullptr);
   if (bytes > activation_memory_.bytes()) {
     B_ = T_ = 0;  // nothing is bound, should the allocation throw
     logits_rows_ = 0;
     activation_memory_ = Buffer();  // the old one goes before the new one comes
     activation_memory_ = Buffer(bytes);
   }
-  activation_bytes(config, B, T, acts, static_cast<std::byte*>(activation_memory_.data()));
+  bind_activations(config, recompute_, B, T, acts, static_cast<std::byte*>(activation_memory_.data()));
   B_ = B;
   T_ = T;
 }
 
-std::vector<MemoryRow> memory_plan(const ModelConfig& config, int B, int T) {
+std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
   std::vector<MemoryRow> rows;
   const std::vector<ParamTensor> table = param_table(config);
-  const int64_t param_bytes = arena_size(table) * static_cast<int64_t>(sizeof(float));
   const std::string shape = std::to_string(num_parameters(table));
-  for (const char* name : {"parameters", "gradients", "AdamW m", "AdamW v"}) rows.push_back({name, shape, param_bytes});
-  Activations<float> acts;
-  for_each_activation(config, B, T, acts, [&](auto*& pointer, const std::string& name, int64_t r, int64_t c) {
-    rows.push_back({name, strprintf("(%lld, %lld)", static_cast<long long>(r), static_cast<long long>(c)),
-                    r * c * static_cast<int64_t>(sizeof(*pointer))});
-  });
+  const bool bf16 = options.precision == Precision::bf16;
+  const auto arena = [&](const char* name, size_t element) {
+    rows.push_back({name, shape, arena_size(table) * static_cast<int64_t>(element)});
+  };
+  arena("parameters", bf16 ? 2 : 4);
+  if (bf16 && options.master_weights) arena("master weights", 4);
+  for (const char* name : {"gradients", "AdamW m", "AdamW v"}) arena(name, 4);
+  const auto activations = [&](auto acts) {
+    for_each_activation(
+        config, options.recompute, B, T, acts, [&](auto*& pointer, const std::string& name, int64_t r, int64_t c) {
+          rows.push_back({name, strprintf("(%lld, %lld)", static_cast<long long>(r), static_cast<long long>(c)),
+                          activation_bytes(r, c, sizeof(*pointer))});
+        });
+  };
+  if (bf16) {
+    activations(Activations<uint16_t>());  // as large
+  } else {
+    activations(Activations<float>());
+  }
   return rows;
 }
 
@@ -316,17 +334,11 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
 
 template <class floatX>
 void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequence) {
-  if (!(dropout >= 0 && dropout < 1)) fail("dropout is %g, expected 0 <= dropout < 1", static_cast<double>(dropout));
+  check_dropout(dropout);
   pass_ = Pass::evaluate;  // a forward before this has no backward: that would draw other masks
   dropout_ = dropout;
   dropout_seed_ = seed;
   dropout_base_ = sequence;
-}
-
-template <class floatX>
-uint64_t CpuModel<floatX>::dropout_sequence(int layer, DropoutPlace place) const {
-  // The first 2^16 sequences of a seed are init_weights'.
-  return ((dropout_base_ + 1) << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
 }
 
 template <class floatX>
@@ -358,8 +370,8 @@ const CpuKernels<floatX>& cpu_kernels(bool reference) {
 template class CpuModel<float>;
 template class CpuModel<double>;
 
-std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference) {
-  return std::make_unique<CpuModel<float>>(config, reference);
+std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, Recompute recompute) {
+  return std::make_unique<CpuModel<float>>(config, reference, recompute);
 }
 
 double measure_peak_flops() {
@@ -377,6 +389,35 @@ double measure_peak_flops() {
     best = std::max(best, 2.0 * n * n * n / seconds);
   }
   return best;
+}
+
+// ---- what every model refuses --------------------------------------------------------------------------------------
+
+void Model::check_batch(const int32_t* inputs, int B, int T) const {
+  if (B < 1 || T < 1) fail("a batch of %d sequences of %d tokens: expected at least one of each", B, T);
+  if (T > config.max_seq_len) {
+    fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
+  }
+  if (B > std::numeric_limits<int>::max() / T) {
+    fail("a batch of %d sequences of %d tokens: expected below 2^31 in all", B, T);
+  }
+  for (int i = 0; i < B * T; ++i) {
+    if (inputs[i] < 0 || inputs[i] >= config.vocab_size) {
+      fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, config.vocab_size);
+    }
+  }
+}
+
+void Model::check_targets(const int32_t* targets, int N) const {
+  for (int n = 0; n < N; ++n) {
+    if (targets[n] < -1 || targets[n] >= config.vocab_size) {
+      fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, config.vocab_size);
+    }
+  }
+}
+
+void Model::check_dropout(float dropout) {
+  if (!(dropout >= 0 && dropout < 1)) fail("dropout is %g, expected 0 <= dropout < 1", static_cast<double>(dropout));
 }
 
 // ---- initialisation ------------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
-// The contract of a GPT-2 that can be trained, whatever it runs on. model.cpp is the CPU's.
+// The contract of a GPT-2 that can be trained, whatever it runs on. model.cpp is the CPU's, model.cu the GPU's.
 //
 // One step, as the trainers write it:
 //   model.zero_grad();
-//   for each micro-batch:  model.forward(inputs, B, T, Pass::train);  loss += model.backward(targets, weights);
-//   norm = model.grad_norm();  model.update(optimizer, step, clip);
+//   for each micro-batch:  model.forward(inputs, B, T, Pass::train);  model.backward(targets, weights);
+//   model.update(optimizer, grad_clip);
+// On a GPU these calls only queue work (what they are given is copied, and may change after), so that it never waits
+// for the host. How a step went is asked later: result(1) after the next one has been queued. Everything that returns
+// numbers waits for them.
 #pragma once
 
 #include <cstdint>
@@ -19,16 +22,45 @@ enum class Pass {
   generate,  // dropout off, logits of each row's last position only
 };
 
+enum class Precision {
+  fp32,
+  tf32,  // fp32, but products may round their factors to 10 bits of mantissa
+  bf16,  // parameters, activations and their gradients; statistics, sums and parameters' gradients stay float
+};
+
+// What backward computes again instead of keeping it from forward; the results are the same bits.
+enum class Recompute {
+  none,
+  gelu,   // the MLP's activation
+  block,  // all of a block but the stream at its start
+};
+
+struct ModelOptions {
+  Precision precision = Precision::fp32;
+  Recompute recompute = Recompute::none;
+  bool master_weights = true;  // bf16: AdamW works on a float copy; without it, updates are rounded stochastically
+  uint64_t seed = 0;           // of that rounding
+};
+
 struct AdamW {
   float lr = 3e-4f, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f;
 };
 
 enum class Arena { params, grads, m, v };  // m, v: AdamW's moments
 
+struct StepResult {
+  double loss = 0;       // sum of weights * losses
+  double grad_norm = 0;  // before clipping
+  bool updated = false;  // false: loss or norm was not finite, and weights, moments and their count stayed as they were
+};
+
 struct MemoryRow {
   std::string name, shape;
   int64_t bytes;
 };
+
+// Where dropout draws, each place its own numbers.
+enum class DropoutPlace { embedding, attention, attproj, mlp };
 
 class Model {
  public:
@@ -44,13 +76,21 @@ class Model {
   virtual void read_logits(int64_t row, float* out) = 0;
   // Mean loss of the targets (B, T) that are not -1, after a forward for every position. Also their sum, if asked for.
   virtual double loss(const int32_t* targets, double* sum = nullptr) = 0;
-  // After Pass::train: adds to the gradients; returns sum(weights * loss). weights (B, T) e.g. 1/(B*T) each.
-  virtual double backward(const int32_t* targets, const float* weights) = 0;
+  // After Pass::train: adds to the gradients, and sum(weights * loss) to the step's loss. weights (B, T) e.g. 1/(B*T).
+  virtual void backward(const int32_t* targets, const float* weights) = 0;
 
-  virtual void zero_grad() = 0;
+  virtual void zero_grad() = 0;  // begins a step: its loss is 0 again, too
+  // The step's so far.
+  virtual double step_loss() = 0;
   virtual double grad_norm() = 0;
-  // One AdamW step, t = 1, 2, ...; gradients count times grad_scale.
-  virtual void update(const AdamW& optimizer, int64_t t, float grad_scale) = 0;
+  // One AdamW step, t = updates() + 1, with gradients scaled down to the norm grad_clip if theirs is larger (0: never).
+  // Does nothing if the step's loss or norm is not finite.
+  virtual void update(const AdamW& optimizer, float grad_clip) = 0;
+  // Of the last update() (steps_back 0) or the one before it (1). Waits for that one, not for what was queued since.
+  virtual StepResult result(int steps_back) = 0;
+  // Updates that changed the weights: AdamW's t, part of a checkpoint.
+  virtual int64_t updates() = 0;
+  virtual void set_updates(int64_t count) = 0;
 
   // One tensor between an arena and host memory, tensor.size() floats in the layout of the table. For checkpoints:
   // the moments read as zeros before the first update.
@@ -63,10 +103,18 @@ class Model {
 
  protected:
   explicit Model(const ModelConfig& c) : config(c), table(param_table(c)) {}
+  // What forward, backward and loss, set_dropout promise to refuse.
+  void check_batch(const int32_t* inputs, int B, int T) const;
+  void check_targets(const int32_t* targets, int N) const;
+  static void check_dropout(float dropout);
+  // Philox's sequence for a place of a layer. `base` is set_dropout's; the first 2^16 of a seed are init_weights'.
+  static uint64_t dropout_sequence(uint64_t base, int layer, DropoutPlace place) {
+    return ((base + 1) << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
+  }
 };
 
-// The CPU's. `reference`: plain loops only, no oneDNN.
-std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference);
+// The CPU's, in fp32. `reference`: plain loops only, no oneDNN.
+std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, Recompute recompute = Recompute::none);
 
 // What matrix products reach on this machine, FLOP/s: the best of a few square ones by the fast path.
 double measure_peak_flops();
@@ -74,5 +122,6 @@ double measure_peak_flops();
 // GPT-2's initialisation, from numbers that depend only on the seed and the tensor's place in the table.
 void init_weights(Model& model, uint64_t seed);
 
-// What training at (B, T) takes, arena by arena, before anything is allocated.
-std::vector<MemoryRow> memory_plan(const ModelConfig& config, int B, int T);
+// What training at (B, T) takes, arena by arena and tensor by tensor, before anything is allocated. On a GPU:
+// gpu_memory_plan() of model_gpu.cuh, which adds to this.
+std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);

@@ -50,20 +50,22 @@ struct CpuKernels {
 template <class floatX>
 const CpuKernels<floatX>& cpu_kernels(bool reference);
 
-enum class DropoutPlace { embedding, attention, attproj, mlp };
-
 template <class floatX>
 class CpuModel final : public Model {
  public:
-  CpuModel(const ModelConfig& config, bool reference);
+  CpuModel(const ModelConfig& config, bool reference, Recompute recompute = Recompute::none);
 
   void forward(const int32_t* inputs, int B, int T, Pass pass) override;
   void read_logits(int64_t row, float* out) override;
   double loss(const int32_t* targets, double* sum) override;
-  double backward(const int32_t* targets, const float* weights) override;
+  void backward(const int32_t* targets, const float* weights) override;
   void zero_grad() override;
+  double step_loss() override { return loss_; }
   double grad_norm() override;
-  void update(const AdamW& optimizer, int64_t t, float grad_scale) override;
+  void update(const AdamW& optimizer, float grad_clip) override;
+  StepResult result(int steps_back) override;
+  int64_t updates() override { return updates_; }
+  void set_updates(int64_t count) override { updates_ = count; }
   void read(Arena arena, const ParamTensor& tensor, float* out) const override;
   void write(Arena arena, const ParamTensor& tensor, const float* in) override;
   void set_dropout(float dropout, uint64_t seed, uint64_t sequence) override;
@@ -73,11 +75,14 @@ class CpuModel final : public Model {
 
  private:
   using sum_t = cpu::accumulate_t<floatX>;
-  void check_targets(const int32_t* targets) const;
-  void bind_activations(int B, int T);
+  void forward_block(int l, float dropout);         // from the stream to what the MLP's second product reads
+  void forward_block_output(int l, float dropout);  // that product, and the stream after it
+  void backward_block(int l);
+  const floatX* stream(int l) const { return l == 0 ? acts.encoded : acts.block[static_cast<size_t>(l - 1)].residual3; }
+  void resize(int B, int T);
   void allocate_grads();
   const floatX* arena(Arena which) const;  // null if not allocated
-  uint64_t dropout_sequence(int layer, DropoutPlace place) const;
+  uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
 
   const CpuKernels<floatX>& k_;
   Buffer param_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_;
@@ -85,6 +90,10 @@ class CpuModel final : public Model {
   int B_ = 0, T_ = 0;
   int64_t logits_rows_ = 0;  // of the last forward; none once backward has made them dlogits
   Pass pass_ = Pass::evaluate;
+  const Recompute recompute_;
+  double loss_ = 0;                  // of the step so far
+  int64_t updates_ = 0;              // AdamW's t
+  std::vector<StepResult> results_;  // of the last two updates, the newest last
   float dropout_ = 0;
   uint64_t dropout_seed_ = 0, dropout_base_ = 0;
 };

@@ -138,21 +138,6 @@ class ClaimedFolder {
   bool was_there_, kept_ = false;
 };
 
-// "Does not fit" is said before the system says it by killing the program.
-void check_memory(const Run& run) {
-  double needed = 0;
-  for (const MemoryRow& row : memory_plan(run.shape, run.config.batch_size, run.config.seq_len))
-    needed += static_cast<double>(row.bytes);
-  const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
-  if (machine > 0 && needed > machine) {
-    fail(
-        "training takes %.1f GB and this machine has %.1f GB; lower --batch-size (%d), --seq-len (%d) or the size of "
-        "--model; "
-        "--memory shows what takes how much",
-        needed / 1e9, machine / 1e9, run.config.batch_size, run.config.seq_len);
-  }
-}
-
 // Resuming: the configuration that the run has, and where it stands.
 void settle_resume(Run& run, const std::vector<std::string>& given) {
   TrainConfig& c = run.config;
@@ -304,12 +289,36 @@ Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Sa
   return plan(std::move(config), given, say, text);
 }
 
-Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say) {
+void check_cpu_precision(const TrainConfig& c) {
+  if (c.precision != "fp32") {
+    fail_usage("--precision %s needs a GPU (build/train_gpt2cu); on the CPU it is --precision fp32",
+               c.precision.c_str());
+  }
+}
+
+void check_cpu(const Run& run) {
+  const TrainConfig& c = run.config;
+  check_cpu_precision(c);
+  double needed = 0;
+  for (const MemoryRow& row : memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len)) {
+    needed += static_cast<double>(row.bytes);
+  }
+  const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+  if (machine > 0 && needed > machine) {
+    fail(
+        "training takes %.1f GB and this machine has %.1f GB; lower --batch-size (%d), --seq-len (%d) or the size of "
+        "--model, or --recompute block; --memory shows what takes how much",
+        needed / 1e9, machine / 1e9, c.batch_size, c.seq_len);
+  }
+}
+
+Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
+               const CheckDevice& check_device) {
   std::string text;
   Run run = plan(std::move(config), given, say, text);
   TrainConfig& c = run.config;
 
-  check_memory(run);
+  check_device(run);
   if (is_shards(c.data)) {
     run.train = TokenSequence::open(c.data);
     run.train.check_vocabulary(run.shape.vocab_size);

@@ -34,8 +34,17 @@ using Say = std::function<void(const std::string&)>;
 // The run without its data: enough for --memory and --check. `given`: the flags on the command line.
 Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Say& say);
 
+// Throws Error if the device cannot hold the run: asked before anything is written.
+using CheckDevice = std::function<void(const Run&)>;
+
+// The CPU's: fp32 alone; and what memory_plan() says fits the machine, which is said before the system says it by
+// killing the program.
+void check_cpu(const Run& run);
+void check_cpu_precision(const TrainConfig& config);
+
 // The whole of it. Throws Error or UsageError if the run cannot be, and then leaves nothing behind.
-Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say);
+Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
+               const CheckDevice& check_device = check_cpu);
 
 // Mean loss over every whole window of the validation sequence (or the first eval_steps batches), dropout off.
 struct Evaluation {

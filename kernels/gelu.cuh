@@ -1,5 +1,10 @@
 // GELU in its tanh form, as kernels/gelu.h:  y = x/2 (1 + tanh(u)),  u = sqrt(2/pi) (x + 0.044715 x^3).
-// The matrix products have it in their epilogues; the kernels here are for GELU on its own.
+//
+// Since (1 + tanh(u)) / 2 = s(2u) with s(z) = 1 / (1 + exp(-z)):  y = x s(2u). That is one exponential instead of a
+// tanh. Backward, with s' = s (1 - s):  dy/dx = s + 2 x s (1 - s) u'. Both s and 1 - s come from exp(-|2u|): that
+// neither overflows nor cancels where s is close to 0 or 1.
+//
+// The matrix products have GELU in their epilogues; the kernels here are for GELU on its own.
 //
 // Bound by memory: forward reads N elements and writes N, backward reads 2 N and writes N.
 #pragma once
@@ -10,15 +15,15 @@ inline constexpr float kGeluScale = 0.7978845608028654f;  // sqrt(2/pi)
 inline constexpr float kGeluCubic = 0.044715f;
 
 __device__ inline float gelu(float x) {
-  const float u = kGeluScale * (x + kGeluCubic * x * x * x);
-  return x / 2 * (1 + tanhf(u));
+  const float e = expf(-2 * fabsf(kGeluScale * (x + kGeluCubic * x * x * x))), s = 1 / (1 + e);  // s(|2u|)
+  return x * (x < 0 ? e * s : s);
 }
 
-// dy/dx = (1 + tanh(u))/2 + x/2 (1 - tanh(u)^2) u',  u' = sqrt(2/pi) (1 + 3*0.044715 x^2)
+// dy/dx; u' = sqrt(2/pi) (1 + 3*0.044715 x^2)
 __device__ inline float gelu_grad(float x) {
-  const float tanh_u = tanhf(kGeluScale * (x + kGeluCubic * x * x * x));
+  const float e = expf(-2 * fabsf(kGeluScale * (x + kGeluCubic * x * x * x))), s = 1 / (1 + e);
   const float du = kGeluScale * (1 + 3 * kGeluCubic * x * x);
-  return (1 + tanh_u) / 2 + x / 2 * (1 - tanh_u * tanh_u) * du;
+  return (x < 0 ? e * s : s) + 2 * x * (s * s * e) * du;
 }
 
 // One thread: as many elements as 16 bytes hold.

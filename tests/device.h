@@ -10,13 +10,18 @@
 
 // ---- tensors -------------------------------------------------------------------------------------------------------
 
-// n elements of device memory.
+// n elements of device memory, `offset` elements behind a 256-byte boundary: 1 tries a kernel's way for unaligned data.
 template <class T>
 class DeviceArray {
  public:
-  explicit DeviceArray(size_t n) : size_(n) { CUDA_CHECK(cudaMalloc(&data_, std::max<size_t>(n, 1) * sizeof(T))); }
-  explicit DeviceArray(const std::vector<T>& from) : DeviceArray(from.size()) { write(from); }
-  ~DeviceArray() { cudaFree(data_); }
+  explicit DeviceArray(size_t n, size_t offset = 0) : size_(n) {
+    CUDA_CHECK(cudaMalloc(&allocation_, std::max<size_t>(offset + n, 1) * sizeof(T)));
+    data_ = allocation_ + offset;
+  }
+  explicit DeviceArray(const std::vector<T>& from, size_t offset = 0) : DeviceArray(from.size(), offset) {
+    write(from);
+  }
+  ~DeviceArray() { cudaFree(allocation_); }
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;
 
@@ -34,7 +39,7 @@ class DeviceArray {
   }
 
  private:
-  T* data_ = nullptr;
+  T *allocation_ = nullptr, *data_ = nullptr;
   size_t size_;
 };
 
@@ -97,7 +102,7 @@ void check_close(const char* name, const std::vector<floatX>& actual, const Doub
       worst_i = i;
     }
   }
-  INFO(name, ", element ", worst_i, " of ", a.size(), ": ", a.empty() ? 0 : a[worst_i], ", expected ",
+  INFO(std::string(name), ", element ", worst_i, " of ", a.size(), ": ", a.empty() ? 0 : a[worst_i], ", expected ",
        expected.empty() ? 0 : expected[worst_i]);
   CHECK(worst <= 1);
 }

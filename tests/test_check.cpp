@@ -36,7 +36,7 @@ std::vector<CheckRow> compare_with_changed(const std::string& name, float value)
   init_weights(*a, 3);
   init_weights(*b, 3);
   if (!name.empty()) set_first(*a, name, value);
-  return compare_models(*a, *b, make_batch());
+  return compare_models(*a, *b, make_batch(), Precision::fp32);
 }
 
 bool all_ok(const std::vector<CheckRow>& rows) {

@@ -70,7 +70,8 @@ void train_step(Model& model, int64_t step) {
   model.zero_grad();
   model.forward(inputs, 1, 3, Pass::train);
   model.backward(targets, weights);
-  model.update(AdamW{}, step, 1);
+  model.set_updates(step - 1);
+  model.update(AdamW{}, 0);
 }
 
 // Rewrites a safetensors file, each tensor through `change`, which may rename it, change it, or drop it by an empty

@@ -81,6 +81,10 @@ TEST_CASE("words outside a choice and contradictions are refused") {
   CHECK(contains(refused([](TrainConfig& c) { c.resume = true; }), "--resume needs --run"));
   CHECK(contains(refused([](TrainConfig& c) { c.memory = c.check = true; }), "--memory and --check"));
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.heads = 2; }), "own shape"));
+  CHECK(contains(refused([](TrainConfig& c) { c.precision = "fp8"; }), "expected one of fp32 tf32 bf16"));
+  CHECK(contains(refused([](TrainConfig& c) { c.recompute = "all"; }), "expected one of none gelu block"));
+  CHECK(contains(refused([](TrainConfig& c) { c.no_master_weights = true; }), "goes with --precision bf16"));
+  CHECK(refused([](TrainConfig& c) { c.no_master_weights = true, c.precision = "bf16"; }) == "");
   CHECK(refused([](TrainConfig& c) { c.steps = 6, c.warmup_steps = 6, c.lr = 1, c.min_lr = 1; }) == "");
 }
 
@@ -134,6 +138,27 @@ TEST_CASE("on resume each given flag that differs is named, with both values") {
   merge_resumed(epochs, saved, {"epochs"});
   CHECK(epochs.steps == 0);
   CHECK(epochs.epochs == 3);
+}
+
+TEST_CASE("precision and recomputation are the run's, unless another is given") {
+  TrainConfig run;
+  run.precision = "bf16";
+  run.recompute = "block";
+  run.no_master_weights = true;
+  const ModelOptions options = model_options(run);
+  CHECK(options.precision == Precision::bf16);
+  CHECK(options.recompute == Recompute::block);
+  CHECK_FALSE(options.master_weights);
+  TrainConfig same;
+  merge_resumed(same, to_json(run), {});
+  CHECK(same.precision == "bf16");
+  CHECK(same.no_master_weights);
+  TrainConfig other;  // has weights to leave no copy of
+  other.precision = "fp32";
+  merge_resumed(other, to_json(run), {"precision"});
+  CHECK(other.precision == "fp32");
+  CHECK(other.recompute == "block");
+  CHECK_NOTHROW(validate(other));
 }
 
 TEST_CASE("a path that is not UTF-8 can be named in the message") {

@@ -22,10 +22,14 @@ class CountingModel : public Model {
     for (int i = 0; i < config.vocab_size; ++i) out[i] = open_ ? 0.0f : i == next ? 100.0f : 0.0f;
   }
   double loss(const int32_t*, double*) override { return 0; }
-  double backward(const int32_t*, const float*) override { return 0; }
+  void backward(const int32_t*, const float*) override {}
   void zero_grad() override {}
+  double step_loss() override { return 0; }
   double grad_norm() override { return 0; }
-  void update(const AdamW&, int64_t, float) override {}
+  void update(const AdamW&, float) override {}
+  StepResult result(int) override { return {}; }
+  int64_t updates() override { return 0; }
+  void set_updates(int64_t) override {}
   void read(Arena, const ParamTensor&, float*) const override {}
   void write(Arena, const ParamTensor&, const float*) override {}
   void set_dropout(float, uint64_t, uint64_t) override {}

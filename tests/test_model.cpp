@@ -67,12 +67,12 @@ struct Batch {
   }
 };
 
-double step(Model& model, const Batch& batch, const AdamW& optimizer, int t) {
+StepResult step(Model& model, const Batch& batch, const AdamW& optimizer) {
   model.zero_grad();
   model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
-  const double loss = model.backward(batch.targets.data(), batch.weights.data());
-  model.update(optimizer, t, 1);
-  return loss;
+  model.backward(batch.targets.data(), batch.weights.data());
+  model.update(optimizer, 0);
+  return model.result(0);
 }
 
 std::string error_of(const std::function<void()>& run) {
@@ -139,7 +139,8 @@ void check_against_pytorch(const char* file, bool reference, const Tolerances& t
 
   model.zero_grad();
   model.forward(inputs.data(), B, T, Pass::train);
-  CHECK(std::abs(model.backward(targets.data(), weights.data()) - curve[0]) <= tolerance.loss);
+  model.backward(targets.data(), weights.data());
+  CHECK(std::abs(model.step_loss() - curve[0]) <= tolerance.loss);
   double squares = 0;
   for (const auto& [tensor, values] : tensors(config, model.grads)) {
     check_tensor(golden, tensor.name, values, full, tolerance.gradient, tolerance.rounding);
@@ -154,8 +155,9 @@ void check_against_pytorch(const char* file, bool reference, const Tolerances& t
     CAPTURE(t);
     model.zero_grad();
     model.forward(inputs.data(), B, T, Pass::train);
-    CHECK(std::abs(model.backward(targets.data(), weights.data()) - curve[t]) <= tolerance.curve);
-    model.update(optimizer, static_cast<int64_t>(t) + 1, 1);
+    model.backward(targets.data(), weights.data());
+    model.update(optimizer, 0);
+    CHECK(std::abs(model.result(0).loss - curve[t]) <= tolerance.curve);
   }
 }
 
@@ -190,7 +192,8 @@ TEST_CASE("all gradients of the whole model by finite differences, without and w
     };
     const double expected = loss();
     model.zero_grad();
-    CHECK(model.backward(batch.targets.data(), batch.weights.data()) == doctest::Approx(expected).epsilon(1e-14));
+    model.backward(batch.targets.data(), batch.weights.data());
+    CHECK(model.step_loss() == doctest::Approx(expected).epsilon(1e-14));
     const auto params = tensors(kTiny, model.params), grads = tensors(kTiny, model.grads);
     for (size_t k = 0; k < params.size(); ++k)
       check_gradient(params[k].tensor.name, params[k].values, grads[k].values, loss);
@@ -208,14 +211,13 @@ TEST_CASE("two micro-batches of half the weight are one batch of twice the size"
     const size_t half = batch.inputs.size() / 2;
     whole.zero_grad();
     whole.forward(batch.inputs.data(), 4, 13, Pass::train);
-    const double loss = whole.backward(batch.targets.data(), batch.weights.data());
+    whole.backward(batch.targets.data(), batch.weights.data());
     halves.zero_grad();
-    double sum = 0;
     for (const size_t from : {size_t{0}, half}) {
       halves.forward(&batch.inputs[from], 2, 13, Pass::train);
-      sum += halves.backward(&batch.targets[from], &batch.weights[from]);  // 1/(2 B T) each
+      halves.backward(&batch.targets[from], &batch.weights[from]);  // 1/(2 B T) each
     }
-    CHECK(sum == doctest::Approx(loss).epsilon(1e-6));
+    CHECK(halves.step_loss() == doctest::Approx(whole.step_loss()).epsilon(1e-6));
     const auto expected = tensors(kSmall, whole.grads), found = tensors(kSmall, halves.grads);
     for (size_t k = 0; k < expected.size(); ++k) {
       INFO(expected[k].tensor.name);
@@ -230,7 +232,7 @@ TEST_CASE("one batch is learnt by heart") {
   const Batch batch(kSmall, 2, 16, 1);
   const AdamW optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
   double loss = 0;
-  for (int t = 1; t <= 200; ++t) loss = step(model, batch, optimizer, t);
+  for (int t = 1; t <= 200; ++t) loss = step(model, batch, optimizer).loss;
   CHECK(loss < 0.01);
   model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
   CHECK(model.loss(batch.targets.data(), nullptr) < 0.01);
@@ -254,7 +256,7 @@ TEST_CASE("training repeats its bits, and the reference does so on any number of
     init_weights(model, 1);
     for (int t = 1; t <= 3; ++t) {
       model.set_dropout(0.1f, 5, static_cast<uint64_t>(t));
-      step(model, batch, AdamW{}, t);
+      step(model, batch, AdamW{});
     }
     Floats all = read_all(model, Arena::params);
     for (const Arena arena : {Arena::grads, Arena::m, Arena::v}) {
@@ -355,21 +357,90 @@ TEST_CASE("every layer and place of dropout draws its own mask") {
   }
 }
 
-TEST_CASE("update's grad_scale counts as scaled gradients") {
+TEST_CASE("clipping counts as gradients scaled down, and only if they are larger") {
   CpuModel<float> a(kTiny, true), b(kTiny, true);
   for (CpuModel<float>* model : {&a, &b}) {
     formula_weights(*model, 0.25);
+    model->zero_grad();
     for (const ParamTensor& tensor : model->table) {
       Floats grads = random_tensor<float>(static_cast<size_t>(tensor.size()), 1);
       for (float& g : grads) g *= model == &b ? 0.25f : 1.0f;
       model->write(Arena::grads, tensor, grads.data());
     }
   }
-  CHECK(a.grad_norm() == doctest::Approx(4 * b.grad_norm()).epsilon(1e-12));
-  a.update(AdamW{}, 1, 0.25f);
-  b.update(AdamW{}, 1, 1);
-  CHECK(same_bits(read_all(a, Arena::params), read_all(b, Arena::params)));
-  CHECK(same_bits(read_all(a, Arena::v), read_all(b, Arena::v)));
+  const double norm = b.grad_norm();
+  CHECK(a.grad_norm() == doctest::Approx(4 * norm).epsilon(1e-12));
+  // Clipped to four times less than they are. The scale is rounded to float: as is b's, which then is 1 but for that.
+  a.update(AdamW{}, static_cast<float>(norm));
+  b.update(AdamW{}, static_cast<float>(2 * norm));
+  CHECK(a.result(0).grad_norm == doctest::Approx(4 * norm).epsilon(1e-12));
+  CHECK(relative_difference(read_all(a, Arena::m), read_all(b, Arena::m)) < 1e-6);
+  CHECK(relative_difference(read_all(a, Arena::v), read_all(b, Arena::v)) < 1e-6);
+}
+
+TEST_CASE("results are those of the last two updates; a step that is not finite changes nothing but that") {
+  CpuModel<float> model(kTiny, true);
+  formula_weights(model, 0.25);
+  Batch batch(kTiny, 2, 8, 1);
+  CHECK_THROWS_AS(model.result(0), std::logic_error);
+  const StepResult first = step(model, batch, AdamW{});
+  CHECK(first.updated);
+  CHECK_THROWS_AS(model.result(1), std::logic_error);
+  CHECK_THROWS_AS(model.result(-1), std::logic_error);
+  const StepResult second = step(model, batch, AdamW{});
+  CHECK(second.loss < first.loss);
+  CHECK(model.result(1).loss == first.loss);
+  CHECK(model.result(1).grad_norm == first.grad_norm);
+  CHECK_THROWS_AS(model.result(2), std::logic_error);
+  CHECK(model.updates() == 2);
+
+  const auto state = [&] {
+    return std::vector<Floats>{read_all(model, Arena::params), read_all(model, Arena::m), read_all(model, Arena::v)};
+  };
+  const std::vector<Floats> before = state();
+  batch.weights[3] = std::numeric_limits<float>::infinity();
+  CHECK_FALSE(step(model, batch, AdamW{}).updated);
+  batch.weights[3] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_FALSE(step(model, batch, AdamW{}).updated);
+  CHECK(model.updates() == 2);
+  CHECK(std::isnan(model.result(0).loss));
+  const std::vector<Floats> after = state();
+  for (size_t k = 0; k < before.size(); ++k) CHECK(same_bits(after[k], before[k]));
+}
+
+TEST_CASE("recomputing gives the same bits, whatever is recomputed, and takes less memory") {
+  const ModelConfig config = {.max_seq_len = 16, .vocab_size = 61, .num_layers = 3, .num_heads = 3, .channels = 33};
+  const auto train = [&](Recompute recompute, bool reference) {
+    CpuModel<float> model(config, reference, recompute);
+    formula_weights(model, 0.25);
+    for (int t = 1; t <= 2; ++t) {
+      model.zero_grad();
+      for (int micro = 0; micro < 2; ++micro) {
+        const Batch batch(config, 3, 11, static_cast<uint64_t>(micro));
+        model.set_dropout(0.2f, 5, static_cast<uint64_t>(2 * t + micro));
+        model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+        model.backward(batch.targets.data(), batch.weights.data());
+      }
+      model.update(AdamW{}, 1);
+    }
+    Floats all = read_all(model, Arena::params);
+    const Floats grads = read_all(model, Arena::grads);
+    all.insert(all.end(), grads.begin(), grads.end());
+    return all;
+  };
+  for (const bool reference : {true, false}) {
+    const Floats expected = train(Recompute::none, reference);
+    CHECK(same_bits(train(Recompute::gelu, reference), expected));
+    CHECK(same_bits(train(Recompute::block, reference), expected));
+  }
+  const auto bytes = [&](Recompute recompute) {
+    int64_t sum = 0;
+    for (const MemoryRow& row : memory_plan(config, {.recompute = recompute}, 3, 11)) sum += row.bytes;
+    return sum;
+  };
+  const int64_t gelu = activation_bytes(33, 4 * 33, 4);
+  CHECK(bytes(Recompute::none) - bytes(Recompute::gelu) == 2 * gelu);
+  CHECK(bytes(Recompute::gelu) - bytes(Recompute::block) > 2 * gelu);
 }
 
 TEST_CASE("a vocabulary of odd size: wte's padding stays exactly zero") {
@@ -378,7 +449,7 @@ TEST_CASE("a vocabulary of odd size: wte's padding stays exactly zero") {
   CpuModel<float> model(config, false);
   init_weights(model, 1);
   const Batch batch(config, 2, 8, 1);
-  for (int t = 1; t <= 10; ++t) step(model, batch, AdamW{.lr = 1e-2f}, t);
+  for (int t = 1; t <= 10; ++t) step(model, batch, AdamW{.lr = 1e-2f});
   const ParamTensor& wte = model.table[0];
   for (const Arena arena : {Arena::params, Arena::grads, Arena::m, Arena::v}) {
     Floats values(static_cast<size_t>(wte.size()));
@@ -411,7 +482,7 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
   for (const bool reference : {true, false}) {
     CpuModel<float> unbroken(kSmall, reference), resumed(kSmall, reference);
     init_weights(unbroken, 1);
-    for (int t = 1; t <= 3; ++t) step(unbroken, batch, AdamW{}, t);
+    for (int t = 1; t <= 3; ++t) step(unbroken, batch, AdamW{});
     for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
       for (const ParamTensor& tensor : unbroken.table) {
         Floats values(static_cast<size_t>(tensor.size()));
@@ -419,9 +490,10 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
         resumed.write(arena, tensor, values.data());
       }
     }
+    resumed.set_updates(unbroken.updates());
     for (int t = 4; t <= 6; ++t) {
-      step(unbroken, batch, AdamW{}, t);
-      step(resumed, batch, AdamW{}, t);
+      step(unbroken, batch, AdamW{});
+      step(resumed, batch, AdamW{});
     }
     CHECK(same_bits(read_all(unbroken, Arena::params), read_all(resumed, Arena::params)));
   }
@@ -452,9 +524,13 @@ TEST_CASE("initial weights: by the table, by the seed, padding zero") {
 }
 
 TEST_CASE("the memory plan lists what is allocated") {
-  const std::vector<MemoryRow> plan = memory_plan(kSmall, 2, 8);
+  std::vector<MemoryRow> plan = memory_plan(kSmall, {}, 2, 8);
   const int64_t arena = arena_size(param_table(kSmall)) * 4;
   for (int k = 0; k < 4; ++k) CHECK(plan[static_cast<size_t>(k)].bytes == arena);
+  Activations<float> acts;
+  int64_t activations = 0;
+  for (size_t k = 4; k < plan.size(); ++k) activations += plan[k].bytes;
+  CHECK(activations == bind_activations(kSmall, Recompute::none, 2, 8, acts, nullptr));
   const auto bytes = [&](const std::string& name) {
     for (const MemoryRow& row : plan) {
       if (row.name == name) return row.bytes;
@@ -464,6 +540,18 @@ TEST_CASE("the memory plan lists what is allocated") {
   CHECK(bytes("logits") == 16 * 128 * 4);
   CHECK(bytes("block.1.fch") == 16 * 4 * 33 * 4);
   CHECK(bytes("block.0.lse") == 2 * 3 * 8 * 4);
+
+  plan = memory_plan(kSmall, {.precision = Precision::bf16, .recompute = Recompute::block}, 2, 8);
+  CHECK(bytes("parameters") == arena / 2);
+  CHECK(bytes("master weights") == arena);
+  CHECK(bytes("gradients") == arena);
+  CHECK(bytes("logits") == 16 * 128 * 2);
+  CHECK(bytes("losses") == 16 * 4);
+  CHECK(bytes("blocks.fch") == 16 * 4 * 33 * 2);
+  CHECK(bytes("block.1.residual3") == 1088);  // 16 * 33 * 2, to whole cache lines
+  CHECK(bytes("block.1.fch") == -1);
+  plan = memory_plan(kSmall, {.precision = Precision::bf16, .master_weights = false}, 2, 8);
+  CHECK(bytes("master weights") == -1);
 }
 
 // ---- misuse --------------------------------------------------------------------------------------------------------
@@ -555,6 +643,7 @@ TEST_CASE("targets that are all ignored: loss zero, gradients zero") {
   double sum = 1;
   CHECK(model.loss(batch.targets.data(), &sum) == 0);
   CHECK(sum == 0);
-  CHECK(model.backward(batch.targets.data(), batch.weights.data()) == 0);
+  model.backward(batch.targets.data(), batch.weights.data());
+  CHECK(model.step_loss() == 0);
   CHECK(model.grad_norm() == 0);
 }

@@ -153,6 +153,7 @@ TEST_CASE("what cannot be is refused, says why, and leaves nothing behind") {
   refused("--warmup-steps", true, [](TrainConfig& c) { c.steps = 0, c.epochs = 0.01, c.warmup_steps = 50; });
   refused("--val-data goes with", true, [](TrainConfig& c) { c.val_data = "x.bin"; });
   refused("this machine has", false, [](TrainConfig& c) { c.layers = 4096, c.channels = 1 << 20; });
+  refused("--precision bf16 needs a GPU", true, [](TrainConfig& c) { c.precision = "bf16"; });
   refused("made from text", true, [](TrainConfig& c) { c.data = "x.bin", c.tokenizer = "bpe:300"; });
   refused("neither bytes", true, [](TrainConfig& c) { c.tokenizer = "words"; });
   refused("--prompt cannot be encoded", true, [](TrainConfig& c) { c.tokenizer = "chars", c.prompt = "\xea\x99\xae"; });

@@ -94,6 +94,19 @@ expect_ok train --run accumulated --steps 6 --batch-size 4 --total-batch-tokens 
 paste -d: <(losses big) <(losses accumulated) |
   awk -F: '{ d = $2 - $4; if (d < 0) d = -d; if (d > 1e-4) exit 1 } END { exit NR != 6 }' || die "accumulation differs from a bigger batch"
 
+# What is recomputed changes memory, not results; and may change on resume.
+for recompute in gelu block; do
+  expect_ok train --run $recompute --layers 2 --steps 4 --dropout 0.1 --recompute $recompute
+  expect_ok train --memory --layers 2 --recompute $recompute
+  sed -n 's/^total *\([0-9]*\) bytes$/\1/p' out >$recompute.bytes
+done
+expect_ok train --run kept --layers 2 --steps 2 --dropout 0.1 --schedule constant --warmup-steps 0
+expect_ok "$trainer" --run kept --resume --steps 4 --recompute block
+expect_ok train --run keptwhole --layers 2 --steps 4 --dropout 0.1 --schedule constant --warmup-steps 0
+same_state kept keptwhole
+same_state gelu block
+[ "$(cat block.bytes)" -lt "$(cat gelu.bytes)" ] || die "--recompute block saves nothing"
+
 # A finished run, and one made longer.
 expect_ok "$trainer" --run again --resume
 expect_output 'nothing to do: again has done 12 of 12 steps'
@@ -215,12 +228,14 @@ for flags in '--steps 1e3' '--steps -1' '--steps 99999999999999999999' '--seed -
   '--layers -1' '--layers 5000' '--batch-size 2.5' '--batch-size 9999999999' '--beta2 1' '--dropout 1' '--schedule stairs' \
   '--keep -1' '--threads -1' '--val-fraction 0.95' '--save-every -2' '--nonsense' 'loose' '--steps 5 --epochs 1' \
   '--steps 5 --warmup-steps 6' '--lr 0.1 --min-lr 0.2' '--total-batch-tokens 65' '--memory --check' '--resume' '--lossy maybe' \
-  '--batch-size 1000000 --seq-len 1000000' '--total-batch-tokens 8999999999999936'; do
+  '--batch-size 1000000 --seq-len 1000000' '--total-batch-tokens 8999999999999936' \
+  '--precision fp8' '--precision bf16' '--precision tf32 --memory' '--precision bf16 --check' '--recompute all' '--no-master-weights'; do
   code=0
   # shellcheck disable=SC2086
   "$trainer" --data text.txt --channels 16 --heads 2 --tokenizer bytes $([[ $flags == *len* ]] || echo --seq-len 16) $flags >out 2>&1 || code=$?
   [ $code -eq 2 ] || { cat out; die "exit $code instead of 2 from: $flags"; }
 done
+expect_refused 2 'precision bf16 needs a GPU .build/train_gpt2cu.' train --precision bf16
 expect_refused 1 '3 heads do not divide 16 channels' train --heads 3
 expect_ok "$trainer" --help
 expect_output '--total-batch-tokens'

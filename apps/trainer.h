@@ -1,0 +1,225 @@
+// What train_gpt2.cpp and train_gpt2.cu share and that is not the loop: looking at a model, and saying how a run goes.
+#pragma once
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/progress.h"
+#include "apps/stop_signal.h"
+#include "gpt2/check.h"
+#include "gpt2/checkpoint.h"
+#include "gpt2/generate.h"
+#include "gpt2/logger.h"
+#include "gpt2/run.h"
+#include "gpt2/schedule.h"
+#include "kernels/philox.h"
+
+inline void say(const std::string& line) {
+  std::printf("%s\n", line.c_str());
+  std::fflush(stdout);
+}
+
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// ---- looking without training --------------------------------------------------------------------------------------
+
+inline void print_memory(const std::vector<MemoryRow>& rows) {
+  double total = 0;  // absurd sizes pass 2^63
+  for (const MemoryRow& row : rows) {
+    std::printf("%-24s %-16s %14lld\n", row.name.c_str(), row.shape.c_str(), static_cast<long long>(row.bytes));
+    total += static_cast<double>(row.bytes);
+  }
+  std::printf("%-41s %14.0f bytes\n", "total", total);
+}
+
+// One batch of random tokens through both; throws Error if they differ beyond tolerance.
+inline void check_against_reference(Model& model, Model& reference, const Run& run) {
+  for (Model* m : {&model, &reference}) {
+    init_weights(*m, run.config.seed);
+    if (!run.weights_from.empty()) load_weights(*m, run.weights_from);
+    m->set_dropout(static_cast<float>(run.config.dropout), run.config.seed, 0);
+  }
+  Batch batch;
+  batch.B = run.config.batch_size;
+  batch.T = run.config.seq_len;
+  const size_t n = static_cast<size_t>(batch.B) * static_cast<size_t>(batch.T);
+  for (size_t i = 0; i < 2 * n; ++i) {
+    const double uniform = philox_uniform(run.config.seed, 0x636865636b, i);
+    (i < n ? batch.inputs : batch.targets).push_back(static_cast<int32_t>(uniform * run.shape.vocab_size));
+  }
+  batch.weights.assign(n, 1.0f / static_cast<float>(n));
+
+  bool ok = true;
+  std::printf("%-24s %12s %12s %10s   %s\n", "tensor", "largest |d|", "relative", "1 - cosine", "bound");
+  for (const CheckRow& row : compare_models(model, reference, batch, model_options(run.config).precision)) {
+    std::printf("%-24s %12.3e %12.3e %10.1e   %s%s\n", row.tensor.c_str(), row.max_abs, row.relative, 1 - row.cosine,
+                row.bound.c_str(), row.ok ? "" : "  <-- beyond");
+    ok = ok && row.ok;
+  }
+  if (!ok) fail("the fast path differs from the reference beyond tolerance: see the rows marked above");
+  say("the fast path agrees with the reference");
+}
+
+// ---- watching ------------------------------------------------------------------------------------------------------
+
+inline void report_evaluation(Model& model, const Run& run, int64_t step, MetricsLog& log) {
+  const std::optional<Evaluation> result = evaluate(model, run, [] { return StopSignal::received() != 0; });
+  if (!result) return;
+  const Evaluation& e = *result;
+  std::string line =
+      strprintf("step %lld | validation loss %.4f a token", static_cast<long long>(step), e.nats_per_token);
+  nlohmann::json metrics{{"step", step}, {"val_loss", e.nats_per_token}, {"val_tokens", e.tokens}};
+  if (e.nats_per_byte > 0) {
+    line += strprintf(", %.4f nats a byte", e.nats_per_byte);
+    metrics["val_nats_per_byte"] = e.nats_per_byte;
+  }
+  if (run.floor && e.nats_per_byte > 0) {
+    line += strprintf(" (floor %.4f: %+.1f %%)", *run.floor, 100 * (e.nats_per_byte / *run.floor - 1));
+    metrics["floor_nats_per_byte"] = *run.floor;
+  }
+  say(line);
+  log.write(metrics);
+}
+
+inline void print_sample(Model& model, const Run& run, int64_t step) {
+  const Tokenizer& tokenizer = *run.tokenizer;
+  GenerateConfig config;
+  config.tokens = run.config.sample_tokens;
+  config.end_of_text = tokenizer.end_of_text();
+  config.sampler.temperature = 0.8;
+  config.seed = run.config.seed + static_cast<uint64_t>(step);
+  std::vector<int32_t> ids = tokenizer.encode(run.config.prompt);
+  if (ids.empty())
+    ids = {tokenizer.end_of_text() >= 0 && tokenizer.end_of_text() < model.config.vocab_size ? tokenizer.end_of_text()
+                                                                                             : 0};
+  StreamDecoder decoder(tokenizer);
+  std::string text = run.config.prompt;
+  try {
+    generate(model, ids, config, [&](int32_t id) {
+      if (id < tokenizer.vocab_size()) text += decoder.next(id);
+      return StopSignal::received() == 0;
+    });
+  } catch (const Error& error) {  // weights that have run away: the loop decides whether that ends the run
+    return say(std::string("no sample: ") + error.what());
+  }
+  text += decoder.finish();
+  say("--- sample ---\n" + text + "\n--------------");
+}
+
+// ---- the run -------------------------------------------------------------------------------------------------------
+
+// Weights and, on resume, moments, to begin with.
+inline void load_or_initialise(Model& model, const Run& run) {
+  if (!run.resume_from.empty()) {
+    load_checkpoint(model, run.resume_from);
+    model.set_updates(run.updates);
+    say(strprintf("resuming %s after step %lld", run.resume_from.c_str(), static_cast<long long>(run.step)));
+  } else if (!run.weights_from.empty()) {
+    load_weights(model, run.weights_from);
+  } else {
+    init_weights(model, run.config.seed);
+  }
+}
+
+// What will run; `device` ends the line on training.
+inline void print_start(const Run& run, const std::string& device) {
+  const TrainConfig& c = run.config;
+  say(strprintf("model: %lld parameters (%d layers, %d heads, %d channels, context %d, vocabulary %d)",
+                static_cast<long long>(num_parameters(param_table(run.shape))), run.shape.num_layers,
+                run.shape.num_heads, run.shape.channels, run.shape.max_seq_len, run.shape.vocab_size));
+  say(strprintf("training: %lld tokens, %lld steps of %lld (B %d, T %d, %d micro-batches), %s",
+                static_cast<long long>(run.train.size()), static_cast<long long>(c.steps),
+                static_cast<long long>(c.total_batch_tokens), c.batch_size, c.seq_len, run.micro_batches,
+                device.c_str()));
+  say("run: " + run.folder.string());
+}
+
+inline AdamW adamw_of(const TrainConfig& c, double lr) {
+  return {static_cast<float>(lr), static_cast<float>(c.beta1), static_cast<float>(c.beta2), static_cast<float>(c.eps),
+          static_cast<float>(c.weight_decay)};
+}
+
+// A line for each step, on the terminal and in metrics.jsonl; and the end of a run whose loss is not finite any more.
+class StepReport {
+ public:
+  StepReport(const Run& run, const Schedule& schedule, double peak_flops, MetricsLog& log)
+      : run_(run),
+        schedule_(schedule),
+        log_(log),
+        progress_(run.step, run.config.steps),
+        last_checkpoint_(run.resume_from),
+        tokens_(static_cast<double>(run.config.total_batch_tokens)),
+        peak_share_(flops_per_token(run.shape, run.config.seq_len) / peak_flops) {}
+
+  // Time from here on counts for the next step that is reported.
+  void start_clock() { clock_ = std::chrono::steady_clock::now(); }
+
+  // Of steps one after another. Throws Error at the fifth in a row that is not finite.
+  void operator()(int64_t step, const StepResult& result) {
+    const double seconds = seconds_since(clock_), lr = learning_rate(schedule_, step - 1);
+    start_clock();
+    bad_steps_ = result.updated ? 0 : bad_steps_ + 1;
+    progress_.show(
+        step, strprintf("step %lld/%lld | loss %.4f | norm %.3f | lr %.2e | %.0f ms | %.0f tok/s | %.0f %% of peak%s",
+                        static_cast<long long>(step), static_cast<long long>(run_.config.steps), result.loss,
+                        result.grad_norm, lr, 1e3 * seconds, tokens_ / seconds, 100 * tokens_ / seconds * peak_share_,
+                        result.updated ? "" : " | NOT FINITE: step skipped"));
+    nlohmann::json metrics{{"step", step}, {"lr", lr}, {"ms", 1e3 * seconds}, {"tokens_per_second", tokens_ / seconds}};
+    metrics[result.updated ? "loss" : "skipped"] = result.updated ? nlohmann::json(result.loss) : nlohmann::json(true);
+    if (result.updated) metrics["grad_norm"] = result.grad_norm;
+    log_.write(metrics);
+    reported_ = step;
+    if (bad_steps_ == 5) fail_not_finite();
+  }
+
+  void clear() { progress_.clear(); }  // before anything else is printed
+  void saved(const std::filesystem::path& checkpoint) { last_checkpoint_ = checkpoint; }
+  // False after a step that was not finite: what follows an update that broke the weights is not worth keeping.
+  bool good() const { return bad_steps_ == 0; }
+  // The end of the run; throws Error if that is not good.
+  void finish() {
+    clear();
+    if (!good()) fail_not_finite();
+  }
+
+ private:
+  void fail_not_finite() const {
+    const std::string from = last_checkpoint_.string();
+    const std::string advice = from.empty() ? "no checkpoint was saved yet; start again with"
+                                            : "the last good checkpoint is " + from +
+                                                  ": start another run from it with --model " + from + " and";
+    fail(
+        "loss or gradients were not finite in %d step%s in a row, up to step %lld; %s a lower --lr, more "
+        "--warmup-steps or a --grad-clip",
+        bad_steps_, bad_steps_ == 1 ? "" : "s", static_cast<long long>(reported_), advice.c_str());
+  }
+
+  const Run& run_;
+  const Schedule schedule_;
+  MetricsLog& log_;
+  Progress progress_;
+  std::filesystem::path last_checkpoint_;
+  double tokens_, peak_share_;  // of a step; of the device's peak that a token a second takes
+  std::chrono::steady_clock::time_point clock_ = std::chrono::steady_clock::now();
+  int64_t reported_ = 0;
+  int bad_steps_ = 0;  // in a row
+};
+
+// `trainer`: the program to go on with.
+inline void print_end(const Run& run, const char* trainer, int64_t step, double seconds) {
+  if (StopSignal::received() != 0) {
+    return say(strprintf("stopped by signal %d after step %lld; go on with: %s --run %s --resume",
+                         StopSignal::received(), static_cast<long long>(step), trainer, run.folder.c_str()));
+  }
+  const std::string dir = (run.folder / "latest").string();
+  say(strprintf("done in %.0f s: the model is in %s", seconds, dir.c_str()));
+  if (run.tokenizer) say("try next:  build/generate --model " + dir + " --prompt \"Once\"");
+  say(strprintf("           %s --run %s --resume --steps %lld", trainer, run.folder.c_str(),
+                static_cast<long long>(2 * run.config.steps)));
+}

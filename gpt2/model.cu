@@ -1,0 +1,626 @@
+// The forward and backward pass of GPT-2 on the GPU, written out as model.cpp does for the CPU.
+#include <algorithm>
+#include <chrono>
+#include <new>
+#include <stdexcept>
+
+#include "gpt2/error.h"
+#include "gpt2/model_gpu.cuh"
+#include "kernels/classifier.cuh"
+#include "kernels/dropout.cuh"
+#include "kernels/embedding.cuh"
+#include "kernels/global_norm.cuh"
+#include "kernels/layernorm.cuh"
+
+// ---- forward -------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+void GpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
+  check_batch(inputs, B, T);
+  const int Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers, N = B * T;
+  resize(B, T);
+  slot_ = (slot_ + 1) % kSlots;
+  Slot& slot = slots_[slot_];
+  CUDA_CHECK(cudaEventSynchronize(slot.done));  // waits only if the host is a whole ring ahead
+  copy_in(slot, slot.inputs, slot.host_inputs, inputs, N);
+  pass_ = pass;
+  logits_rows_ = pass == Pass::generate ? B : N;
+  const float dropout = pass == Pass::train ? dropout_ : 0;
+
+  embedding_forward(acts_.encoded, slot.inputs, params_.wte, params_.wpe, dropout, dropout_seed_,
+                    sequence(0, DropoutPlace::embedding), B, T, C, compute_);
+  const BlockParams<floatX>& w0 = params_.block[0];
+  const BlockActivations<floatX>& a0 = acts_.block[0];
+  layernorm_forward(a0.ln1, a0.ln1_mean, a0.ln1_rstd, acts_.encoded, w0.ln1w, w0.ln1b, N, C, compute_);
+  for (int l = 0; l < L; ++l) {
+    forward_block(l, dropout);
+    forward_block_output(l, dropout);
+  }
+
+  const floatX* no_bias = nullptr;
+  floatX* no_gelu = nullptr;
+  if (pass == Pass::generate) {
+    for (int64_t b = 0; b < B; ++b) {
+      const floatX* last = acts_.lnf + (b * T + T - 1) * C;
+      matmul_forward(acts_.logits + b * Vp, no_gelu, last, params_.wte, no_bias, 1, C, Vp, tiers_.matmul, compute_);
+    }
+  } else {
+    matmul_forward(acts_.logits, no_gelu, acts_.lnf, params_.wte, no_bias, N, C, Vp, tiers_.matmul, compute_);
+  }
+  CUDA_CHECK(cudaEventRecord(slot.done, compute_));
+}
+
+template <class floatX>
+void GpuModel<floatX>::forward_block(int l, float dropout) {
+  const int C = config.channels, NH = config.num_heads, B = B_, T = T_, N = B * T;
+  const BlockParams<floatX>& w = params_.block[static_cast<size_t>(l)];
+  const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
+  floatX* no_gelu = nullptr;
+
+  matmul_forward(a.qkv, no_gelu, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C, tiers_.matmul, compute_);
+  attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH,
+                    tiers_.attention, compute_);
+  matmul_forward(acts_.sublayer, no_gelu, a.atty, w.attprojw, w.attprojb, N, C, C, tiers_.matmul, compute_);
+  residual_layernorm_forward(a.residual2, a.ln2, a.ln2_mean, a.ln2_rstd, stream(l), acts_.sublayer, w.ln2w, w.ln2b,
+                             dropout, dropout_seed_, sequence(l, DropoutPlace::attproj), N, C, compute_);
+  matmul_forward(a.fch, a.fch_gelu, a.ln2, w.fcw, w.fcb, N, C, 4 * C, tiers_.matmul, compute_);
+}
+
+template <class floatX>
+void GpuModel<floatX>::forward_block_output(int l, float dropout) {
+  const int C = config.channels, N = B_ * T_;
+  const BlockParams<floatX>& w = params_.block[static_cast<size_t>(l)];
+  const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
+  const uint64_t sequence_mlp = sequence(l, DropoutPlace::mlp);
+  floatX* no_gelu = nullptr;
+
+  matmul_forward(acts_.sublayer, no_gelu, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C, tiers_.matmul, compute_);
+  if (l + 1 < config.num_layers) {
+    const BlockParams<floatX>& next_w = params_.block[static_cast<size_t>(l + 1)];
+    const BlockActivations<floatX>& next = acts_.block[static_cast<size_t>(l + 1)];
+    residual_layernorm_forward(a.residual3, next.ln1, next.ln1_mean, next.ln1_rstd, a.residual2, acts_.sublayer,
+                               next_w.ln1w, next_w.ln1b, dropout, dropout_seed_, sequence_mlp, N, C, compute_);
+  } else {
+    residual_layernorm_forward(a.residual3, acts_.lnf, acts_.lnf_mean, acts_.lnf_rstd, a.residual2, acts_.sublayer,
+                               params_.lnfw, params_.lnfb, dropout, dropout_seed_, sequence_mlp, N, C, compute_);
+  }
+}
+
+template <class floatX>
+double GpuModel<floatX>::loss(const int32_t* targets, double* sum) {
+  const int N = B_ * T_;
+  if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
+  check_targets(targets, N);
+  Slot& slot = slots_[slot_];
+  copy_in(slot, slot.targets, slot.host_targets, targets, N);
+  classifier_forward(acts_.losses, acts_.logits, slot.targets, N, config.vocab_size, config.padded_vocab_size(),
+                     compute_);
+  CUDA_CHECK(cudaMemsetAsync(&state_->evaluation, 0, sizeof(double), compute_));
+  classifier_loss(&state_->evaluation, acts_.losses, nullptr, N, compute_);
+  const double total = read_double(&state_->evaluation);
+  int64_t counted = 0;
+  for (int n = 0; n < N; ++n) counted += targets[n] >= 0;
+  if (sum) *sum = total;
+  return counted > 0 ? total / static_cast<double>(counted) : 0;
+}
+
+// ---- backward ------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
+  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers, B = B_,
+            T = T_, N = B * T;
+  const int64_t NC = static_cast<int64_t>(N) * C;
+  if (pass_ != Pass::train || logits_rows_ != N || N == 0) {
+    throw std::logic_error("backward() without forward(Pass::train)");
+  }
+  check_targets(targets, N);
+  logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
+  Slot& slot = slots_[slot_];
+  copy_in(slot, slot.targets, slot.host_targets, targets, N);
+  copy_in(slot, slot.weights, slot.host_weights, weights, N);
+  void* scratch = scratch_memory_.as<void>();
+
+  floatX* dlogits = acts_.logits;
+  classifier_backward(dlogits, acts_.losses, slot.targets, slot.weights, N, V, Vp, compute_);
+  classifier_loss(&state_->loss, acts_.losses, slot.weights, N, compute_);
+
+  const floatX* no_gelu = nullptr;
+  matmul_backward(acts_.dnorm, grads_.wte, nullptr, scratch, dlogits, acts_.lnf, params_.wte, no_gelu, N, C, Vp,
+                  tiers_.matmul, compute_);
+  CUDA_CHECK(cudaMemsetAsync(acts_.dresidual, 0, static_cast<size_t>(NC) * sizeof(floatX), compute_));
+  layernorm_backward(acts_.dresidual, grads_.lnfw, grads_.lnfb, scratch, acts_.dnorm, stream(L), params_.lnfw,
+                     acts_.lnf_mean, acts_.lnf_rstd, N, C, compute_);
+  for (int l = L - 1; l >= 0; --l) {
+    const BlockParams<floatX>& w = params_.block[static_cast<size_t>(l)];
+    const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
+    // What blocks share still holds the last block's.
+    if (options.recompute == Recompute::block && l < L - 1) {
+      layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b, N, C, compute_);
+      forward_block(l, dropout_);
+    }
+    if (options.recompute == Recompute::gelu && l < L - 1) gelu_forward(a.fch_gelu, a.fch, 4 * NC, compute_);
+    backward_block(l);
+  }
+  embedding_backward(grads_.wte, grads_.wpe, scratch, acts_.dresidual, slot.inputs, dropout_, dropout_seed_,
+                     sequence(0, DropoutPlace::embedding), B, T, C, V, compute_);
+  CUDA_CHECK(cudaEventRecord(slot.done, compute_));
+}
+
+template <class floatX>
+void GpuModel<floatX>::backward_block(int l) {
+  const int C = config.channels, NH = config.num_heads, B = B_, T = T_, N = B * T;
+  const int64_t NC = static_cast<int64_t>(N) * C;
+  const BlockParams<floatX>& w = params_.block[static_cast<size_t>(l)];
+  const BlockParams<float>& dw = grads_.block[static_cast<size_t>(l)];
+  const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
+  void* scratch = scratch_memory_.as<void>();
+  const floatX* no_gelu = nullptr;
+  // The gradient of a sublayer's output: the stream's own where no dropout lies between them.
+  const auto dsublayer = [&](DropoutPlace place) -> const floatX* {
+    if (dropout_ == 0) return acts_.dresidual;
+    dropout_backward(acts_.dsublayer, acts_.dresidual, dropout_, dropout_seed_, sequence(l, place), NC, compute_);
+    return acts_.dsublayer;
+  };
+
+  matmul_backward(acts_.dfch, dw.fcprojw, dw.fcprojb, scratch, dsublayer(DropoutPlace::mlp), a.fch_gelu, w.fcprojw,
+                  a.fch, N, 4 * C, C, tiers_.matmul, compute_);
+  matmul_backward(acts_.dnorm, dw.fcw, dw.fcb, scratch, acts_.dfch, a.ln2, w.fcw, no_gelu, N, C, 4 * C, tiers_.matmul,
+                  compute_);
+  layernorm_backward(acts_.dresidual, dw.ln2w, dw.ln2b, scratch, acts_.dnorm, a.residual2, w.ln2w, a.ln2_mean,
+                     a.ln2_rstd, N, C, compute_);
+
+  matmul_backward(acts_.datty, dw.attprojw, dw.attprojb, scratch, dsublayer(DropoutPlace::attproj), a.atty, w.attprojw,
+                  no_gelu, N, C, C, tiers_.matmul, compute_);
+  attention_backward(acts_.dqkv, scratch, acts_.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
+                     sequence(l, DropoutPlace::attention), B, T, C, NH, tiers_.attention, compute_);
+  matmul_backward(acts_.dnorm, dw.qkvw, dw.qkvb, scratch, acts_.dqkv, a.ln1, w.qkvw, no_gelu, N, C, 3 * C,
+                  tiers_.matmul, compute_);
+  layernorm_backward(acts_.dresidual, dw.ln1w, dw.ln1b, scratch, acts_.dnorm, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd,
+                     N, C, compute_);
+}
+
+// ---- update --------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+void GpuModel<floatX>::zero_grad() {
+  CUDA_CHECK(cudaMemsetAsync(grad_memory_.as<void>(), 0, static_cast<size_t>(grad_memory_.bytes()), compute_));
+  CUDA_CHECK(cudaMemsetAsync(&state_->loss, 0, sizeof(double), compute_));
+}
+
+template <class floatX>
+double GpuModel<floatX>::step_loss() {
+  return read_double(&state_->loss);
+}
+
+template <class floatX>
+double GpuModel<floatX>::grad_norm() {
+  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(), arena_size(table), compute_);
+  return std::sqrt(read_double(&state_->norm));
+}
+
+template <class floatX>
+void GpuModel<floatX>::update(const AdamW& o, float grad_clip) {
+  const int64_t n = arena_size(table);
+  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(), n, compute_);
+  adamw_prepare(&state_->step, &state_->norm, &state_->loss, grad_clip, o.beta1, o.beta2, compute_);
+  adamw_update(param_memory_.as<floatX>(), master_memory_.as<float>(), m_memory_.as<float>(), v_memory_.as<float>(),
+               grad_memory_.as<float>(), decay_memory_.as<uint8_t>(), &state_->step, o.lr, o.beta1, o.beta2, o.eps,
+               o.weight_decay, options.seed, n, compute_);
+  const int64_t k = update_calls_++ % kResults;
+  CUDA_CHECK(cudaMemcpyAsync(results_ + k, &state_->step, sizeof(AdamWStep), cudaMemcpyDeviceToHost, compute_));
+  CUDA_CHECK(cudaEventRecord(result_copied_[k], compute_));
+}
+
+template <class floatX>
+StepResult GpuModel<floatX>::result(int steps_back) {
+  if (steps_back < 0 || steps_back >= std::min<int64_t>(update_calls_, kResults)) {
+    throw std::logic_error("result() of an update that has not been, or is longer ago than two");
+  }
+  const int64_t k = (update_calls_ - 1 - steps_back) % kResults;
+  CUDA_CHECK(cudaEventSynchronize(result_copied_[k]));
+  const AdamWStep& step = results_[k];
+  return {step.loss, step.norm, step.updated != 0};
+}
+
+template <class floatX>
+int64_t GpuModel<floatX>::updates() {
+  wait();
+  AdamWStep step;
+  CUDA_CHECK(cudaMemcpy(&step, &state_->step, sizeof step, cudaMemcpyDeviceToHost));
+  return step.updates;
+}
+
+template <class floatX>
+void GpuModel<floatX>::set_updates(int64_t count) {
+  wait();
+  AdamWStep step{};
+  step.updates = count;
+  CUDA_CHECK(cudaMemcpy(&state_->step, &step, sizeof step, cudaMemcpyHostToDevice));
+}
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+DeviceBuffer::DeviceBuffer(int64_t bytes) : bytes_(bytes) {
+  const cudaError_t status = cudaMalloc(&data_, static_cast<size_t>(bytes));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // said, and not to be found again by the next call
+    throw std::bad_alloc();
+  }
+  CUDA_CHECK(status);
+  CUDA_CHECK(cudaMemset(data_, 0, static_cast<size_t>(bytes)));
+}
+DeviceBuffer::~DeviceBuffer() {
+  if (data_) cudaFree(data_);
+}
+
+PinnedBuffer::PinnedBuffer(int64_t bytes) { CUDA_CHECK(cudaMallocHost(&data_, static_cast<size_t>(bytes))); }
+PinnedBuffer::~PinnedBuffer() {
+  if (data_) cudaFreeHost(data_);
+}
+
+GpuStream::GpuStream() { CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+GpuStream::~GpuStream() { cudaStreamDestroy(stream_); }
+
+GpuEvent::GpuEvent() { CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+GpuEvent::~GpuEvent() { cudaEventDestroy(event_); }
+
+namespace {
+
+constexpr int kBatchSlots = 4;
+
+// Bytes that operations of a (B, T) batch need besides their tensors, and the optimizer.
+int64_t scratch_bytes(const ModelConfig& config, int B, int T) {
+  const int C = config.channels, N = B * T;
+  return std::max({
+      matmul_backward_scratch(N, C, config.padded_vocab_size()),
+      matmul_backward_scratch(N, C, 3 * C),
+      matmul_backward_scratch(N, C, C),
+      matmul_backward_scratch(N, C, 4 * C),
+      matmul_backward_scratch(N, 4 * C, C),
+      attention_backward_scratch(B, T, C, config.num_heads),
+      layernorm_backward_scratch(N, C),
+      embedding_backward_scratch(B, T, C, config.vocab_size),
+      global_norm_scratch(arena_size(param_table(config))),
+      int64_t{256},
+  });
+}
+
+int64_t slot_elements(int64_t tokens) { return (tokens + 63) / 64 * 64; }  // each array begins on a cache line
+
+}  // namespace
+
+template <class floatX>
+GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, int T, const GpuTiers& tiers)
+    : Model(c), options(o), tiers_(tiers) {
+  static_assert(kSlots == kBatchSlots);
+  const int64_t n = arena_size(table);
+  param_memory_ = DeviceBuffer(n * static_cast<int64_t>(sizeof(floatX)));
+  if (sizeof(floatX) == 2 && options.master_weights) master_memory_ = DeviceBuffer(n * 4);
+  grad_memory_ = DeviceBuffer(n * 4);
+  m_memory_ = DeviceBuffer(n * 4);
+  v_memory_ = DeviceBuffer(n * 4);
+  bind_params(config, params_, param_memory_.as<floatX>());
+  bind_params(config, grads_, grad_memory_.as<float>());
+
+  std::vector<uint8_t> decay(static_cast<size_t>(n / kParamAlignment));
+  for (const ParamTensor& tensor : table) {
+    const auto first = decay.begin() + tensor.offset / kParamAlignment;
+    std::fill(first, first + ceil_div(tensor.size(), kParamAlignment), static_cast<uint8_t>(tensor.decay));
+  }
+  decay_memory_ = DeviceBuffer(static_cast<int64_t>(decay.size()));
+  CUDA_CHECK(cudaMemcpy(decay_memory_.as<void>(), decay.data(), decay.size(), cudaMemcpyHostToDevice));
+  state_memory_ = DeviceBuffer(sizeof(State));
+  state_ = state_memory_.as<State>();
+  pinned_results_ = PinnedBuffer(kResults * sizeof(AdamWStep));
+  results_ = pinned_results_.as<AdamWStep>();
+  resize(B, T);
+  CUDA_CHECK(cudaDeviceSynchronize());  // the zeros were written on another stream
+}
+
+template <class floatX>
+GpuModel<floatX>::~GpuModel() {
+  cudaStreamSynchronize(copies_);
+  cudaStreamSynchronize(compute_);
+}
+
+template <class floatX>
+void GpuModel<floatX>::resize(int B, int T) {
+  if (B == B_ && T == T_) return;
+  const int64_t tokens = int64_t{B} * T;
+  const int64_t activations = bind_activations<floatX>(config, options.recompute, B, T, acts_, nullptr);
+  const int64_t scratch = scratch_bytes(config, B, T);
+  if (activations > activation_memory_.bytes() || scratch > scratch_memory_.bytes() || tokens > batch_tokens_) {
+    wait();
+    B_ = T_ = 0;  // nothing is bound, should an allocation throw
+    logits_rows_ = batch_tokens_ = 0;
+    const auto grow = [](DeviceBuffer& buffer, int64_t bytes) {
+      if (bytes <= buffer.bytes()) return;
+      buffer = DeviceBuffer();  // the old one goes before the new one comes
+      buffer = DeviceBuffer(bytes);
+    };
+    grow(activation_memory_, activations);
+    grow(scratch_memory_, scratch);
+    const int64_t elements = slot_elements(tokens);
+    grow(batch_memory_, kSlots * 3 * elements * 4);
+    pinned_batches_ = PinnedBuffer(kSlots * 3 * elements * 4);
+    for (int k = 0; k < kSlots; ++k) {
+      int32_t *device = batch_memory_.as<int32_t>() + k * 3 * elements,
+              *host = pinned_batches_.as<int32_t>() + k * 3 * elements;
+      Slot& slot = slots_[k];
+      slot.inputs = device;
+      slot.targets = device + elements;
+      slot.weights = reinterpret_cast<float*>(device + 2 * elements);
+      slot.host_inputs = host;
+      slot.host_targets = host + elements;
+      slot.host_weights = reinterpret_cast<float*>(host + 2 * elements);
+    }
+    batch_tokens_ = tokens;
+  }
+  bind_activations(config, options.recompute, B, T, acts_, activation_memory_.as<std::byte>());
+  B_ = B;
+  T_ = T;
+}
+
+// Queues host -> GPU through the slot's pinned part, so that the caller's memory is free again at once; what is queued
+// for compute after this waits for it.
+template <class floatX>
+template <class T>
+void GpuModel<floatX>::copy_in(Slot& slot, T* device, T* host, const T* from, int n) {
+  std::copy(from, from + n, host);
+  CUDA_CHECK(cudaMemcpyAsync(device, host, static_cast<size_t>(n) * sizeof(T), cudaMemcpyHostToDevice, copies_));
+  CUDA_CHECK(cudaEventRecord(slot.copied, copies_));
+  CUDA_CHECK(cudaStreamWaitEvent(compute_, slot.copied));
+}
+
+template <class floatX>
+int64_t GpuModel<floatX>::allocated_bytes() const {
+  int64_t sum = 0;
+  for (const DeviceBuffer* buffer :
+       {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &activation_memory_, &scratch_memory_,
+        &batch_memory_, &decay_memory_, &state_memory_}) {
+    sum += buffer->bytes();
+  }
+  return sum;
+}
+
+// ---- access --------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+void GpuModel<floatX>::wait() const {
+  CUDA_CHECK(cudaStreamSynchronize(copies_));
+  CUDA_CHECK(cudaStreamSynchronize(compute_));
+}
+
+template <class floatX>
+double GpuModel<floatX>::read_double(const double* from) const {
+  wait();
+  double value;
+  CUDA_CHECK(cudaMemcpy(&value, from, sizeof value, cudaMemcpyDeviceToHost));
+  return value;
+}
+
+namespace {
+
+void read_floats(const float* from, float* out, int64_t n) {
+  CUDA_CHECK(cudaMemcpy(out, from, static_cast<size_t>(n) * sizeof(float), cudaMemcpyDeviceToHost));
+}
+void read_floats(const bf16* from, float* out, int64_t n) {
+  std::vector<bf16> values(static_cast<size_t>(n));
+  CUDA_CHECK(cudaMemcpy(values.data(), from, values.size() * sizeof(bf16), cudaMemcpyDeviceToHost));
+  std::transform(values.begin(), values.end(), out, [](bf16 x) { return __bfloat162float(x); });
+}
+
+void write_floats(float* to, const float* in, int64_t n) {
+  CUDA_CHECK(cudaMemcpy(to, in, static_cast<size_t>(n) * sizeof(float), cudaMemcpyHostToDevice));
+}
+void write_floats(bf16* to, const float* in, int64_t n) {
+  std::vector<bf16> values(static_cast<size_t>(n));
+  std::transform(in, in + n, values.begin(), [](float x) { return __float2bfloat16_rn(x); });
+  CUDA_CHECK(cudaMemcpy(to, values.data(), values.size() * sizeof(bf16), cudaMemcpyHostToDevice));
+}
+
+}  // namespace
+
+template <class floatX>
+void GpuModel<floatX>::read_logits(int64_t row, float* out) {
+  if (row < 0 || row >= logits_rows_) {
+    throw std::logic_error("read_logits() of a row that the last forward() did not make");
+  }
+  wait();
+  read_floats(acts_.logits + row * config.padded_vocab_size(), out, config.vocab_size);
+}
+
+template <class floatX>
+void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) const {
+  wait();
+  const float* master = master_memory_.as<float>();
+  if (arena == Arena::params && !master) {
+    return read_floats(param_memory_.as<floatX>() + tensor.offset, out, tensor.size());
+  }
+  const DeviceBuffer* memory[] = {&master_memory_, &grad_memory_, &m_memory_, &v_memory_};
+  read_floats(memory[static_cast<int>(arena)]->template as<float>() + tensor.offset, out, tensor.size());
+}
+
+template <class floatX>
+void GpuModel<floatX>::write(Arena arena, const ParamTensor& tensor, const float* in) {
+  wait();
+  if (arena == Arena::params) write_floats(param_memory_.as<floatX>() + tensor.offset, in, tensor.size());
+  const DeviceBuffer* memory[] = {&master_memory_, &grad_memory_, &m_memory_, &v_memory_};
+  float* to = memory[static_cast<int>(arena)]->template as<float>();
+  if (to) write_floats(to + tensor.offset, in, tensor.size());
+}
+
+template <class floatX>
+void GpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequence) {
+  check_dropout(dropout);
+  pass_ = Pass::evaluate;  // a forward before this has no backward: that would draw other masks
+  dropout_ = dropout;
+  dropout_seed_ = seed;
+  dropout_base_ = sequence;
+}
+
+template class GpuModel<float>;
+template class GpuModel<bf16>;
+
+// ---- for programs --------------------------------------------------------------------------------------------------
+
+GpuTiers gpu_tiers(Precision precision, bool reference) {
+  if (reference) return {{MatmulTier::plain, false}, AttentionTier::plain};
+  GpuTiers tiers{
+      {precision == Precision::fp32 ? MatmulTier::plain : MatmulTier::tensor_core, precision == Precision::tf32},
+      precision == Precision::bf16 ? AttentionTier::tensor_core : AttentionTier::plain};
+#ifdef WROUGHT_CUBLASLT
+  tiers.matmul.tier = MatmulTier::cublaslt;
+#endif
+#ifdef WROUGHT_CUDNN
+  if (precision == Precision::bf16) tiers.attention = AttentionTier::cudnn;
+#endif
+  return tiers;
+}
+
+void check_gpu() {
+  const char* cpu = "train on the CPU with build/train_gpt2";
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  if (status != cudaSuccess || devices == 0) {
+    fail("no CUDA device is to be found here (%s); %s",
+         status != cudaSuccess ? cudaGetErrorString(status) : "the driver counts none", cpu);
+  }
+  cudaDeviceProp properties;
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+  if (properties.major < 8) {
+    fail("%s has compute capability %d.%d, and the kernels need 8.0 or later; %s", properties.name, properties.major,
+         properties.minor, cpu);
+  }
+  // Any kernel will do, and one that asks for nothing.
+  const auto* kernel = reinterpret_cast<const void*>(adamw_prepare_kernel<1>);
+  const cudaError_t found = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 0);
+  if (found == cudaErrorNoKernelImageForDevice || found == cudaErrorInvalidDeviceFunction) {
+    fail("this program was not built for %s (compute capability %d.%d); build it again: make cuda CUDA_ARCH=%d%d",
+         properties.name, properties.major, properties.minor, properties.major, properties.minor);
+  }
+  CUDA_CHECK(found);
+}
+
+std::string gpu_name() {
+  cudaDeviceProp properties;
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+  return properties.name;
+}
+
+int64_t free_gpu_memory() {
+  size_t free = 0, total = 0;
+  CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(free);
+}
+
+std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
+  std::vector<MemoryRow> rows = memory_plan(config, options, B, T);
+  const int64_t tokens = int64_t{B} * T;
+  const auto shape = [](int64_t a, int64_t b) {
+    return strprintf("(%lld, %lld)", static_cast<long long>(a), static_cast<long long>(b));
+  };
+  rows.push_back({"inputs", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
+  rows.push_back({"targets", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
+  rows.push_back({"weights", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
+  rows.push_back({"scratch", "", scratch_bytes(config, B, T)});
+  rows.push_back({"decay", "", arena_size(param_table(config)) / kParamAlignment});
+  rows.push_back({"step", "", 3 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
+  return rows;
+}
+
+void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t free) {
+  const auto needed = [&](const ModelOptions& o, int batch) {
+    double sum = 0;  // absurd sizes pass 2^63
+    for (const MemoryRow& row : gpu_memory_plan(config, o, batch, T)) sum += static_cast<double>(row.bytes);
+    return sum;
+  };
+  const double available = static_cast<double>(free);
+  if (needed(options, B) <= available) return;
+
+  std::string ways;
+  const auto way = [&](const std::string& flags, const ModelOptions& o, int batch) {
+    const double bytes = needed(o, batch);
+    ways += strprintf("\n  %-40s %15.0f bytes%s", flags.c_str(), bytes, bytes <= available ? ", fits" : "");
+  };
+  ModelOptions all = options;
+  std::string all_flags;
+  const auto try_option = [&](const char* flag, auto change) {
+    ModelOptions changed = options;
+    change(changed);
+    way(flag, changed, B);
+    change(all);
+    all_flags += strprintf("%s%s", all_flags.empty() ? "" : " ", flag);
+  };
+  if (options.recompute == Recompute::none) {
+    ModelOptions gelu = options;
+    gelu.recompute = Recompute::gelu;
+    way("--recompute gelu", gelu, B);
+  }
+  if (options.recompute != Recompute::block) {
+    try_option("--recompute block", [](ModelOptions& o) { o.recompute = Recompute::block; });
+  }
+  if (options.precision != Precision::bf16) {
+    try_option("--precision bf16", [](ModelOptions& o) { o.precision = Precision::bf16; });
+  } else if (options.master_weights) {
+    try_option("--no-master-weights", [](ModelOptions& o) { o.master_weights = false; });
+  }
+  int batch = B;
+  while (batch > 1 && needed(options, batch) > available) batch /= 2;
+  if (batch < B) way(strprintf("--batch-size %d", batch), options, batch);
+  batch = B;
+  while (batch > 1 && needed(all, batch) > available) batch /= 2;
+  if (batch < B) all_flags += strprintf(" --batch-size %d", batch);
+  way(all_flags.empty() ? "(nothing is left to leave out)" : all_flags, all, batch);
+  fail(
+      "training takes %.0f bytes of GPU memory and %lld are free. It would take with\n"
+      "%s\nA smaller batch leaves the step as it is if --total-batch-tokens stays; else a shorter --seq-len or a "
+      "smaller "
+      "--model. --memory shows what takes how much",
+      needed(options, B), static_cast<long long>(free), ways.c_str() + 1);
+}
+
+std::unique_ptr<Model> make_gpu_model(const ModelConfig& config, const ModelOptions& options, int B, int T,
+                                      bool reference) {
+  check_gpu();
+  check_gpu_memory(config, options, B, T, free_gpu_memory());
+  const GpuTiers tiers = gpu_tiers(options.precision, reference);
+  if (options.precision == Precision::bf16) return std::make_unique<GpuModel<bf16>>(config, options, B, T, tiers);
+  return std::make_unique<GpuModel<float>>(config, options, B, T, tiers);
+}
+
+namespace {
+
+// The best of a few products of n x n matrices, in seconds; 0 if there is no memory for them.
+template <class floatX>
+double product_seconds(int n, MatmulMode mode) {
+  const int64_t bytes = int64_t{n} * n * static_cast<int64_t>(sizeof(floatX));
+  if (3 * bytes > free_gpu_memory() / 2) return 0;
+  const DeviceBuffer a(bytes), b(bytes), c(bytes);
+  GpuStream stream;
+  CUDA_CHECK(cudaDeviceSynchronize());
+  double best = 1e30;
+  for (int k = 0; k < 5; ++k) {
+    const auto start = std::chrono::steady_clock::now();
+    const floatX* no_bias = nullptr;
+    matmul_forward(c.as<floatX>(), static_cast<floatX*>(nullptr), a.as<floatX>(), b.as<floatX>(), no_bias, n, n, n,
+                   mode, stream);
+    CUDA_CHECK(cudaStreamSynchronize(stream));
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+}  // namespace
+
+double measure_gpu_peak_flops(Precision precision, bool reference) {
+  const MatmulMode mode = gpu_tiers(precision, reference).matmul;
+  double best = 0, seconds = 0;
+  for (int n = 64; n <= 8192 && seconds < 5e-3; n *= 2) {  // larger ones until one takes a while
+    seconds = precision == Precision::bf16 ? product_seconds<bf16>(n, mode) : product_seconds<float>(n, mode);
+    if (seconds == 0) break;
+    best = std::max(best, 2.0 * n * n * n / seconds);
+  }
+  return best;
+}

@@ -1,0 +1,192 @@
+// The GPU's GPT-2, in float or bf16, open to tests. The order of operations is model.cpp's; what the GPU does in one
+// launch where the CPU takes several is the residual connection with the layernorm behind it, and bias and GELU in the
+// epilogues of products.
+//
+// The host queues work and goes on: inputs go through a ring of pinned buffers on a stream of their own, the norm,
+// clipping and the decision whether to update are made on the GPU, and how a step went is copied to pinned memory and
+// read when it is asked for.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gpt2/activations.h"
+#include "gpt2/model.h"
+#include "kernels/adamw.cuh"
+#include "kernels/attention.cuh"
+#include "kernels/common.cuh"
+#include "kernels/matmul.cuh"
+
+// ---- what programs need --------------------------------------------------------------------------------------------
+
+struct GpuTiers {
+  MatmulMode matmul;
+  AttentionTier attention;
+};
+// The fastest that this build has for a precision; `reference`: the plain ones.
+GpuTiers gpu_tiers(Precision precision, bool reference);
+
+// Throws Error, which says what to do, if there is no GPU here that this program's kernels run on.
+void check_gpu();
+std::string gpu_name();
+
+// memory_plan(), and what a GPU needs besides. Needs no GPU.
+std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
+// Throws Error if that is more than `free` bytes: with what would help, and how much.
+void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t free);
+int64_t free_gpu_memory();
+
+// What matrix products reach on this GPU, FLOP/s: the best of a few large ones in the way of the model's.
+double measure_gpu_peak_flops(Precision precision, bool reference);
+
+// With the memory to train at (B, T): as the plan says, allocated at once. A larger batch allocates again.
+std::unique_ptr<Model> make_gpu_model(const ModelConfig& config, const ModelOptions& options, int B, int T,
+                                      bool reference);
+
+// ---- the model -----------------------------------------------------------------------------------------------------
+
+// Memory of the GPU, zeroed. Throws std::bad_alloc if there is not as much.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  explicit DeviceBuffer(int64_t bytes);
+  ~DeviceBuffer();
+  DeviceBuffer(DeviceBuffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+// Memory of the host that the GPU can copy from and to while the host goes on.
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  explicit PinnedBuffer(int64_t bytes);
+  ~PinnedBuffer();
+  PinnedBuffer(PinnedBuffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
+  PinnedBuffer& operator=(PinnedBuffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+};
+
+class GpuStream {
+ public:
+  GpuStream();
+  ~GpuStream();
+  GpuStream(const GpuStream&) = delete;
+  GpuStream& operator=(const GpuStream&) = delete;
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+class GpuEvent {
+ public:
+  GpuEvent();
+  ~GpuEvent();
+  GpuEvent(const GpuEvent&) = delete;
+  GpuEvent& operator=(const GpuEvent&) = delete;
+  operator cudaEvent_t() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+template <class floatX>
+class GpuModel final : public Model {
+ public:
+  GpuModel(const ModelConfig& config, const ModelOptions& options, int B, int T, const GpuTiers& tiers);
+  ~GpuModel() override;
+
+  void forward(const int32_t* inputs, int B, int T, Pass pass) override;
+  void read_logits(int64_t row, float* out) override;
+  double loss(const int32_t* targets, double* sum) override;
+  void backward(const int32_t* targets, const float* weights) override;
+  void zero_grad() override;
+  double step_loss() override;
+  double grad_norm() override;
+  void update(const AdamW& optimizer, float grad_clip) override;
+  StepResult result(int steps_back) override;
+  int64_t updates() override;
+  void set_updates(int64_t count) override;
+  void read(Arena arena, const ParamTensor& tensor, float* out) const override;
+  void write(Arena arena, const ParamTensor& tensor, const float* in) override;
+  void set_dropout(float dropout, uint64_t seed, uint64_t sequence) override;
+
+  int64_t allocated_bytes() const;  // of the GPU
+  const ModelOptions options;
+
+ private:
+  static constexpr int kSlots = 4;    // batches that the host may be ahead
+  static constexpr int kResults = 2;  // updates that result() knows
+
+  // Numbers of a step that live on the GPU.
+  struct State {
+    double loss;        // of the step so far
+    double norm;        // squared
+    double evaluation;  // what loss() adds up
+    AdamWStep step;
+  };
+  // A batch on its way: host's side and GPU's.
+  struct Slot {
+    int32_t *host_inputs, *host_targets, *inputs, *targets;  // (N)
+    float *host_weights, *weights;                           // (N)
+    GpuEvent copied, done;                                   // done: the GPU needs it no more
+  };
+
+  void forward_block(int l, float dropout);         // from ln1 to what the MLP's second product reads
+  void forward_block_output(int l, float dropout);  // that product, the stream after it and its norm
+  void backward_block(int l);
+  const floatX* stream(int l) const {
+    return l == 0 ? acts_.encoded : acts_.block[static_cast<size_t>(l - 1)].residual3;
+  }
+  void resize(int B, int T);
+  template <class T>
+  void copy_in(Slot& slot, T* device, T* host, const T* from, int n);
+  void wait() const;  // for all that was queued
+  double read_double(const double* from) const;
+  uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
+
+  const GpuTiers tiers_;
+  GpuStream compute_, copies_;
+  DeviceBuffer param_memory_, master_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_, scratch_memory_,
+      batch_memory_, decay_memory_, state_memory_;
+  PinnedBuffer pinned_batches_, pinned_results_;
+  Params<floatX> params_;
+  Params<float> grads_;
+  Activations<floatX> acts_;
+  State* state_ = nullptr;        // on the GPU
+  AdamWStep* results_ = nullptr;  // (kResults)  pinned
+  GpuEvent result_copied_[kResults];
+  Slot slots_[kSlots];
+  int slot_ = 0;              // of the last forward
+  int64_t batch_tokens_ = 0;  // that a slot holds
+  int64_t update_calls_ = 0;
+  int B_ = 0, T_ = 0;
+  int64_t logits_rows_ = 0;  // of the last forward; none once backward has made them dlogits
+  Pass pass_ = Pass::evaluate;
+  float dropout_ = 0;
+  uint64_t dropout_seed_ = 0, dropout_base_ = 0;
+};

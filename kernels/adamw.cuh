@@ -1,0 +1,114 @@
+// AdamW as in kernels/adamw.h, in one launch over the arena of all parameters. The step's numbers (norm, clipping,
+// bias corrections, whether to update at all) are made and kept on the device: no host waits for them.
+//
+// Parameters stored as bf16 have 8 bits of mantissa; an update below 1/512 of a parameter would be rounded away. So
+// either a float master copy is updated and the bf16 ones are rounded from it, or they are rounded stochastically:
+// up with a chance equal to the part cut off, so that the expected value is the exact one.
+//
+// Bound by memory, bytes read and written a parameter: float 28, bf16 with a master copy 30, without 24.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/common.cuh"
+#include "kernels/philox.h"
+
+// Lives in device memory; `updates` is set by the host at the start, the rest by adamw_prepare.
+struct AdamWStep {
+  double loss, norm;
+  float grad_scale;        // what clipping multiplies the gradients by
+  float beta1_correction;  // 1 - beta1^t
+  float beta2_correction;  // 1 - beta2^t
+  int32_t updated;         // 1, or 0: loss or norm was not finite, and nothing changes
+  int64_t updates;         // t of the last update that was made
+};
+
+// One thread.
+template <int kThreads>
+__global__ void adamw_prepare_kernel(AdamWStep* step, const double* norm_squared, const double* loss, float grad_clip,
+                                     float beta1, float beta2) {
+  const double norm = sqrt(*norm_squared);
+  step->loss = *loss;
+  step->norm = norm;
+  step->updated = norm - norm == 0 && *loss - *loss == 0;  // infinity and NaN minus themselves are NaN
+  if (step->updated) ++step->updates;
+  const double t = static_cast<double>(step->updates);
+  step->grad_scale = grad_clip > 0 && norm > grad_clip ? static_cast<float>(grad_clip / norm) : 1.0f;
+  step->beta1_correction = static_cast<float>(1 - pow(static_cast<double>(beta1), t));
+  step->beta2_correction = static_cast<float>(1 - pow(static_cast<double>(beta2), t));
+}
+
+inline void adamw_prepare(AdamWStep* step,             // (1)  updates: in and out, the rest: out
+                          const double* norm_squared,  // (1)
+                          const double* loss,          // (1)
+                          float grad_clip,             // the largest norm; 0: no clipping
+                          float beta1, float beta2, cudaStream_t stream) {
+  launch(adamw_prepare_kernel<1>, 1, 1, 0, stream, step, norm_squared, loss, grad_clip, beta1, beta2);
+}
+
+// x as one of the two bf16 around it: the upper one (in magnitude) with a chance of what is cut off, in 65536ths.
+// Infinity, NaN and what bf16 holds exactly stay.
+__device__ inline bf16 round_stochastically(float x, uint32_t random16) {
+  uint32_t bits = __float_as_uint(x);
+  if ((bits & 0x7f800000u) != 0x7f800000u) bits = (bits + random16) & 0xffff0000u;
+  return from_float<bf16>(__uint_as_float(bits));
+}
+
+// One thread: four elements, of each array one access.
+template <class floatX, bool kMaster, bool kVector>
+__global__ void __launch_bounds__(256)
+    adamw_update_kernel(floatX* params, float* master, float* m, float* v, const float* grads, const uint8_t* decay,
+                        const AdamWStep* step, float lr, float beta1, float beta2, float eps, float weight_decay,
+                        uint64_t seed, int64_t N) {
+  constexpr int n = 4;
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n, left = N - i;
+  if (left <= 0 || !step->updated) return;
+  const float grad_scale = step->grad_scale, correction1 = step->beta1_correction, correction2 = step->beta2_correction;
+  const float decay_rate = decay[i / 64] ? weight_decay : 0;
+
+  float p[n], mi[n], vi[n], g[n];
+  if constexpr (kMaster) {
+    load_floats<kVector>(p, master + i, left);
+  } else {
+    load_floats<kVector>(p, params + i, left);
+  }
+  load_floats<kVector>(mi, m + i, left);
+  load_floats<kVector>(vi, v + i, left);
+  load_floats<kVector>(g, grads + i, left);
+#pragma unroll
+  for (int k = 0; k < n; ++k) {
+    const float scaled = grad_scale * g[k];
+    mi[k] = beta1 * mi[k] + (1 - beta1) * scaled;
+    vi[k] = beta2 * vi[k] + (1 - beta2) * scaled * scaled;
+    const float direction = (mi[k] / correction1) / (sqrtf(vi[k] / correction2) + eps);
+    p[k] -= lr * (direction + decay_rate * p[k]);
+  }
+  store_floats<kVector>(m + i, mi, left);
+  store_floats<kVector>(v + i, vi, left);
+  if constexpr (kMaster) store_floats<kVector>(master + i, p, left);
+  if constexpr (sizeof(floatX) == 2 && !kMaster) {
+    const Philox4 random = philox4(seed, step->updates, i / 4);
+#pragma unroll
+    for (int k = 0; k < n; ++k) p[k] = to_float(round_stochastically(p[k], random.word[k] >> 16));
+  }
+  store_floats<kVector>(params + i, p, left);
+}
+
+template <class floatX>
+void adamw_update(floatX* params,         // (N)  updated
+                  float* master,          // (N)  updated; null: params are all there is (float, or bf16 stochastically)
+                  float* m,               // (N)  updated
+                  float* v,               // (N)  updated
+                  const float* grads,     // (N)
+                  const uint8_t* decay,   // (ceil(N / 64))  1 where weight decay applies
+                  const AdamWStep* step,  // (1)  by adamw_prepare
+                  float lr, float beta1, float beta2, float eps, float weight_decay,
+                  uint64_t seed,  // of the stochastic rounding alone: sequence t, element i
+                  int64_t N, cudaStream_t stream) {
+  const bool vector = aligned16(params, master, m, v, grads);
+  auto kernel = vector ? adamw_update_kernel<floatX, false, true> : adamw_update_kernel<floatX, false, false>;
+  if (master) kernel = vector ? adamw_update_kernel<floatX, true, true> : adamw_update_kernel<floatX, true, false>;
+  constexpr int kThreads = 256;
+  launch(kernel, grid_for(ceil_div<int64_t>(N, 4), kThreads), kThreads, 0, stream, params, master, m, v, grads, decay,
+         step, lr, beta1, beta2, eps, weight_decay, seed, N);
+}

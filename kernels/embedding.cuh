@@ -1,0 +1,350 @@
+// Token and position embedding, with the dropout that follows:  out[b,t] = drop(wte[inp[b,t]] + wpe[t]).
+//
+// Backward without atomics on floats. dwpe[t] is a sum over b, in order. For dwte the positions are sorted by token,
+// stably (a radix sort, 8 bits a pass), so that each token's rows are neighbours, in the order of (b, t). Chunks of 32
+// sorted positions are then summed, one warp each and 32 packs of channels: a token's run that lies inside a chunk is
+// added to dwte at once; what a run has in the first, the middle and the last chunks it crosses goes to scratch, and
+// a second kernel adds it up in order. So no token is too frequent: the work of all warps is equal.
+//
+// Bound by memory: forward reads 2 B T C elements (wpe's mostly from L2) and writes B T C. Backward reads dout twice
+// (dwte and dwpe), reads and writes dwpe and the rows of dwte that occur, and B T C / 4 bytes of scratch at most
+// twice. The sort moves 16 bytes a position and pass: with C = 768 about 1/50 of that.
+#pragma once
+
+#include "kernels/common.cuh"
+#include "kernels/dropout.cuh"
+
+// A block is 32 x kEmbeddingRows threads: x along the channels, y along the rows.
+inline constexpr int kEmbeddingRows = 8;
+inline constexpr int kEmbeddingChunk = 32;  // sorted positions a warp sums
+inline constexpr int kSortThreads = 256, kSortTile = 1024, kSortDigits = 256;
+
+// ---- forward -------------------------------------------------------------------------------------------------------
+
+template <class floatX, bool kVector>
+__global__ void embedding_forward_kernel(floatX* out, const int32_t* inp, const floatX* wte, const floatX* wpe,
+                                         float dropout, uint64_t seed, uint64_t sequence, int N, int T, int C) {
+  constexpr int n = Pack<floatX>::size;
+  const unsigned bt = blockIdx.x * kEmbeddingRows + threadIdx.y;  // N and a few more: below 2^32
+  const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n, i = static_cast<int64_t>(bt) * C + c;
+  if (bt >= static_cast<unsigned>(N) || c >= C) return;
+  float x[n], position[n], factors[n];
+  load_floats<kVector>(x, wte + static_cast<int64_t>(inp[bt]) * C + c, C - c);
+  load_floats<kVector>(position, wpe + static_cast<int64_t>(bt % T) * C + c, C - c);
+  dropout_factors(factors, dropout, seed, sequence, i);
+#pragma unroll
+  for (int k = 0; k < n; ++k) x[k] = factors[k] == 0 ? 0 : (x[k] + position[k]) * factors[k];
+  store_floats<kVector>(out + i, x, C - c);
+}
+
+template <class floatX>
+void embedding_forward(floatX* out,         // (B, T, C)
+                       const int32_t* inp,  // (B, T)  in [0, V)
+                       const floatX* wte,   // (V, C)
+                       const floatX* wpe,   // (>= T, C)
+                       float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, cudaStream_t stream) {
+  const int N = B * T;
+  const bool vector = aligned16(out, wte, wpe) && C % Pack<floatX>::size == 0;
+  const auto kernel = vector ? embedding_forward_kernel<floatX, true> : embedding_forward_kernel<floatX, false>;
+  launch(kernel, dim3(ceil_div(N, kEmbeddingRows), ceil_div(C, 32 * Pack<floatX>::size)), dim3(32, kEmbeddingRows), 0,
+         stream, out, inp, wte, wpe, dropout, seed, sequence, N, T, C);
+}
+
+// ---- backward: positions
+// ---------------------------------------------------------------------------------------------
+
+template <class floatX, bool kVector>
+__global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dropout, uint64_t seed, uint64_t sequence,
+                                      int B, int T, int C) {
+  constexpr int n = Pack<floatX>::size;
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * kEmbeddingRows + threadIdx.y;
+  const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
+  if (t >= T || c >= C) return;
+  float sum[n] = {}, x[n], factors[n];
+#pragma unroll 4
+  for (int b = 0; b < B; ++b) {
+    const int64_t i = (static_cast<int64_t>(b) * T + t) * C + c;
+    load_floats<kVector>(x, dout + i, C - c);
+    dropout_factors(factors, dropout, seed, sequence, i);
+#pragma unroll
+    for (int k = 0; k < n; ++k) sum[k] += factors[k] == 0 ? 0 : x[k] * factors[k];
+  }
+  load_floats<kVector>(x, dwpe + t * C + c, C - c);
+#pragma unroll
+  for (int k = 0; k < n; ++k) x[k] += sum[k];
+  store_floats<kVector>(dwpe + t * C + c, x, C - c);
+}
+
+// ---- backward: a stable radix sort of the positions by token
+// -------------------------------------------------------------
+
+// A sorted item: the token above, the position bt below.
+__device__ inline int item_token(unsigned long long item) { return static_cast<int>(item >> 32); }
+__device__ inline int item_position(unsigned long long item) { return static_cast<int>(item & 0xffffffffu); }
+
+// Item i: before the first pass, of the tokens themselves.
+__device__ inline unsigned long long sort_item(const unsigned long long* items, const int32_t* inp, int64_t i) {
+  return items ? items[i] : static_cast<unsigned long long>(static_cast<uint32_t>(inp[i])) << 32 | i;
+}
+
+// counts (kSortDigits, tiles): how often each digit, the token's bits shift .. shift + 7, occurs in this block's tile.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
+    embedding_sort_count_kernel(int* counts, const unsigned long long* items, const int32_t* inp, int shift, int N) {
+  __shared__ int histogram[kSortDigits];
+  for (int d = threadIdx.x; d < kSortDigits; d += kThreads) histogram[d] = 0;
+  __syncthreads();
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kSortTile;
+  for (int64_t i = begin + threadIdx.x; i < begin + kSortTile && i < N; i += kThreads) {
+    atomicAdd(&histogram[item_token(sort_item(items, inp, i)) >> shift & (kSortDigits - 1)], 1);
+  }
+  __syncthreads();
+  for (int d = threadIdx.x; d < kSortDigits; d += kThreads) {
+    counts[static_cast<int64_t>(d) * gridDim.x + blockIdx.x] = histogram[d];
+  }
+}
+
+// The sum of x over the lanes before this one; total: over all.
+__device__ inline int warp_exclusive_sum(int x, int& total) {
+  const int lane = threadIdx.x % 32;
+  int sum = x;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int below = __shfl_up_sync(kFullWarp, sum, offset);
+    if (lane >= offset) sum += below;
+  }
+  total = __shfl_sync(kFullWarp, sum, 31);
+  return sum - x;
+}
+
+// counts: of each digit (one warp each), those in the tiles before; totals (kSortDigits): those in all tiles.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) embedding_sort_scan_kernel(int* counts, int* totals, int tiles) {
+  const int digit = (blockIdx.x * kThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
+  int* row = counts + static_cast<int64_t>(digit) * tiles;
+  int sum = 0;
+  for (int begin = 0; begin < tiles; begin += 32) {
+    const int tile = begin + lane, count = tile < tiles ? row[tile] : 0;
+    int total;
+    const int before = warp_exclusive_sum(count, total);
+    if (tile < tiles) row[tile] = sum + before;
+    sum += total;
+  }
+  if (lane == 0) totals[digit] = sum;
+}
+
+// Moves this block's tile to its places: behind all smaller digits, the same digit in earlier tiles, earlier warps of
+// this tile (a warp has kSortTile / warps items in a row) and earlier items of this warp.
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
+    embedding_sort_scatter_kernel(unsigned long long* out, const int* counts, const int* totals,
+                                  const unsigned long long* items, const int32_t* inp, int shift, int N) {
+  static_assert(kThreads == kSortDigits, "one thread a digit");
+  constexpr int kWarps = kThreads / 32, kPerWarp = kSortTile / kWarps;
+  __shared__ int places[kWarps][kSortDigits], warp_totals[kWarps];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, digit_here = threadIdx.x;
+  for (int w = 0; w < kWarps; ++w) places[w][digit_here] = 0;
+  int warp_total;
+  const int before = warp_exclusive_sum(totals[digit_here], warp_total);
+  if (lane == 0) warp_totals[warp] = warp_total;
+  __syncthreads();
+
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kSortTile + warp * kPerWarp;
+  const auto digit_of = [&](unsigned long long item) { return item_token(item) >> shift & (kSortDigits - 1); };
+  for (int64_t i = begin + lane; i < begin + kPerWarp && i < N; i += 32) {
+    atomicAdd(&places[warp][digit_of(sort_item(items, inp, i))], 1);
+  }
+  __syncthreads();
+
+  int place = before + counts[static_cast<int64_t>(digit_here) * gridDim.x + blockIdx.x];
+  for (int w = 0; w < warp; ++w) place += warp_totals[w];
+  for (int w = 0; w < kWarps; ++w) {
+    const int count = places[w][digit_here];
+    places[w][digit_here] = place;
+    place += count;
+  }
+  __syncthreads();
+
+  for (int64_t first = begin; first < begin + kPerWarp; first += 32) {
+    const int64_t i = first + lane;
+    const unsigned long long item = i < N ? sort_item(items, inp, i) : 0;
+    const int digit = i < N ? digit_of(item) : kSortDigits;  // beyond the end: equal to no item
+    const unsigned peers = __match_any_sync(kFullWarp, digit);
+    const int rank = __popc(peers & ((1u << lane) - 1));
+    if (i < N) out[places[warp][digit] + rank] = item;
+    __syncwarp();
+    if (i < N && rank == 0) places[warp][digit] += __popc(peers);
+    __syncwarp();
+  }
+}
+
+// ---- backward: sums of each token's rows
+// -----------------------------------------------------------------------------
+
+// dwte (V, C) += and partials (chunks, 2, C) of the runs that cross a chunk's border: [0] of a run that began in an
+// earlier chunk, [1] of one that begins here and goes on.
+template <class floatX, bool kVector>
+__global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsigned long long* items, const floatX* dout,
+                                      float dropout, uint64_t seed, uint64_t sequence, int N, int C) {
+  constexpr int n = Pack<floatX>::size, kAhead = 4;  // rows loaded ahead of the sums
+  const int64_t chunk = static_cast<int64_t>(blockIdx.x) * kEmbeddingRows + threadIdx.y;
+  const int64_t begin = chunk * kEmbeddingChunk;
+  if (begin >= N) return;
+  const int count = N - begin < kEmbeddingChunk ? static_cast<int>(N - begin) : kEmbeddingChunk;
+  const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
+  const int lane = threadIdx.x;
+  const unsigned long long item = lane < count ? items[begin + lane] : ~0ull;
+  const int after = begin + count < N ? item_token(items[begin + count]) : -1;  // of the next chunk's first
+  const int token0 = item_token(__shfl_sync(kFullWarp, item, 0));
+  bool began_before = begin > 0 && item_token(items[begin - 1]) == token0;
+
+  float sum[n] = {};
+  for (int first = 0; first < count; first += kAhead) {
+    float x[kAhead][n];
+#pragma unroll
+    for (int r = 0; r < kAhead; ++r) {
+      const int64_t bt = item_position(__shfl_sync(kFullWarp, item, first + r));
+      load_floats<kVector>(x[r], dout + bt * C + c, first + r < count ? C - c : 0);
+    }
+#pragma unroll
+    for (int r = 0; r < kAhead; ++r) {
+      const int i = first + r;
+      const unsigned long long here = __shfl_sync(kFullWarp, item, i);
+      const unsigned long long following = __shfl_sync(kFullWarp, item, (i + 1) % 32);
+      if (i >= count) break;
+      float factors[n];
+      dropout_factors(factors, dropout, seed, sequence, static_cast<int64_t>(item_position(here)) * C + c);
+#pragma unroll
+      for (int k = 0; k < n; ++k) sum[k] += factors[k] == 0 ? 0 : x[r][k] * factors[k];
+      const bool last = i + 1 == count;
+      const int token = item_token(here);
+      if (token == (last ? after : item_token(following)) && !last) continue;
+      if (began_before || (last && token == after)) {
+        store_floats<kVector>(partials + (chunk * 2 + (began_before ? 0 : 1)) * C + c, sum, C - c);
+      } else {
+        float total[n];
+        float* to = dwte + static_cast<int64_t>(token) * C + c;
+        load_floats<kVector>(total, to, C - c);
+#pragma unroll
+        for (int k = 0; k < n; ++k) total[k] += sum[k];
+        store_floats<kVector>(to, total, C - c);
+      }
+      began_before = false;
+#pragma unroll
+      for (int k = 0; k < n; ++k) sum[k] = 0;
+    }
+  }
+}
+
+// Adds up the partials of the run that begins in this block's chunk and goes on. Each warp sums an equal share of its
+// chunks in order, then the warps' sums are added in order.
+template <bool kVector>
+__global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials, const unsigned long long* items,
+                                              int N, int C) {
+  constexpr int n = Pack<float>::size;
+  __shared__ float sums[kEmbeddingRows][n][32];
+  const int64_t chunk = blockIdx.x, begin = chunk * kEmbeddingChunk, next = begin + kEmbeddingChunk;
+  if (next >= N) return;
+  const int token = item_token(items[next]);
+  if (item_token(items[next - 1]) != token) return;  // ends with the chunk
+  if (item_token(items[begin]) == token && begin > 0 && item_token(items[begin - 1]) == token) return;  // began before
+  // The first chunk from `low` on whose first token is a larger one: by bisection, as the items are sorted.
+  int64_t low = chunk + 2, high = ceil_div<int64_t>(N, kEmbeddingChunk);
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (item_token(items[middle * kEmbeddingChunk]) == token) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  const int64_t parts = low - chunk;
+  const int warp = threadIdx.y, lane = threadIdx.x;
+  const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + lane) * n;
+  float sum[n] = {}, x[n];
+  if (c < C) {
+#pragma unroll 4
+    for (int64_t part = parts * warp / kEmbeddingRows; part < parts * (warp + 1) / kEmbeddingRows; ++part) {
+      load_floats<kVector>(x, partials + ((chunk + part) * 2 + (part == 0)) * C + c, C - c);
+#pragma unroll
+      for (int k = 0; k < n; ++k) sum[k] += x[k];
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < n; ++k) sums[warp][k][lane] = sum[k];
+  __syncthreads();
+  if (warp > 0 || c >= C) return;
+  float* to = dwte + static_cast<int64_t>(token) * C + c;
+  load_floats<kVector>(x, to, C - c);
+#pragma unroll
+  for (int k = 0; k < n; ++k) {
+    sum[k] = 0;
+    for (int w = 0; w < kEmbeddingRows; ++w) sum[k] += sums[w][k][lane];
+    x[k] += sum[k];
+  }
+  store_floats<kVector>(to, x, C - c);
+}
+
+// ---- backward: launcher
+// ----------------------------------------------------------------------------------------------
+
+// How the scratch is divided; offsets in bytes.
+struct EmbeddingScratch {
+  int64_t items[2], counts, totals, partials, bytes;
+  EmbeddingScratch(int64_t N, int64_t C) {
+    bytes = 0;
+    const auto take = [&](int64_t size) {
+      const int64_t offset = bytes;
+      bytes += ceil_div<int64_t>(size, 256) * 256;
+      return offset;
+    };
+    for (int64_t& offset : items) offset = take(N * 8);
+    counts = take(ceil_div<int64_t>(N, kSortTile) * kSortDigits * 4);
+    totals = take(kSortDigits * 4);
+    partials = take(ceil_div<int64_t>(N, kEmbeddingChunk) * 2 * C * 4);
+  }
+};
+
+inline int64_t embedding_backward_scratch(int B, int T, int C, int /*V*/) {
+  return EmbeddingScratch(static_cast<int64_t>(B) * T, C).bytes;
+}
+
+template <class floatX>
+void embedding_backward(float* dwte,         // (V, C)  +=
+                        float* dwpe,         // (>= T, C)  +=
+                        void* scratch,       // embedding_backward_scratch(B, T, C, V) bytes
+                        const floatX* dout,  // (B, T, C)  of what dropout put out
+                        const int32_t* inp,  // (B, T)  in [0, V)
+                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int V,
+                        cudaStream_t stream) {
+  const int N = B * T;
+  const EmbeddingScratch layout(N, C);
+  const auto at = [&](int64_t offset) { return static_cast<char*>(scratch) + offset; };
+  int *counts = reinterpret_cast<int*>(at(layout.counts)), *totals = reinterpret_cast<int*>(at(layout.totals));
+  float* partials = reinterpret_cast<float*>(at(layout.partials));
+
+  const unsigned long long* items = nullptr;  // none yet: the tokens as they came
+  const int tiles = ceil_div(N, kSortTile);
+  for (int shift = 0, pass = 0; pass == 0 || static_cast<int64_t>(V - 1) >> shift > 0; shift += 8, ++pass) {
+    auto* sorted = reinterpret_cast<unsigned long long*>(at(layout.items[pass % 2]));
+    launch(embedding_sort_count_kernel<kSortThreads>, tiles, kSortThreads, 0, stream, counts, items, inp, shift, N);
+    launch(embedding_sort_scan_kernel<kSortThreads>, kSortDigits * 32 / kSortThreads, kSortThreads, 0, stream, counts,
+           totals, tiles);
+    launch(embedding_sort_scatter_kernel<kSortThreads>, tiles, kSortThreads, 0, stream, sorted, counts, totals, items,
+           inp, shift, N);
+    items = sorted;
+  }
+
+  const dim3 block(32, kEmbeddingRows);
+  const unsigned slices = ceil_div(C, 32 * Pack<floatX>::size);
+  const int chunks = ceil_div(N, kEmbeddingChunk);
+  const bool vector = aligned16(dwte, dwpe, scratch, dout) && C % Pack<floatX>::size == 0;
+  const auto dwte_kernel = vector ? embedding_dwte_kernel<floatX, true> : embedding_dwte_kernel<floatX, false>;
+  launch(dwte_kernel, dim3(ceil_div(chunks, kEmbeddingRows), slices), block, 0, stream, dwte, partials, items, dout,
+         dropout, seed, sequence, N, C);
+  const auto combine = vector ? embedding_dwte_combine_kernel<true> : embedding_dwte_combine_kernel<false>;
+  launch(combine, dim3(chunks, ceil_div(C, 32 * Pack<float>::size)), block, 0, stream, dwte, partials, items, N, C);
+  const auto dwpe_kernel = vector ? embedding_dwpe_kernel<floatX, true> : embedding_dwpe_kernel<floatX, false>;
+  launch(dwpe_kernel, dim3(ceil_div(T, kEmbeddingRows), slices), block, 0, stream, dwpe, dout, dropout, seed, sequence,
+         B, T, C);
+}

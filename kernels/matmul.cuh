@@ -1,0 +1,264 @@
+// A linear layer:  out = inp @ weight^T + bias, as kernels/matmul.h.
+//
+// Backward:  dinp = dout @ weight    dweight += dout^T @ inp    dbias += column sums of dout.
+// Fused into the products: the bias and GELU (forward), GELU's derivative (dinp), the accumulation (dweight, dbias).
+//
+// Three tiers multiply: the plain one below, tensor cores by hand (matmul_tensor_core.cuh), and cuBLASLt
+// (matmul_cublaslt.cuh). Sums are float in all of them.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/matmul_common.cuh"
+#include "kernels/matmul_tensor_core.cuh"
+
+enum class MatmulTier { plain, tensor_core, cublaslt };
+
+struct MatmulMode {
+  MatmulTier tier;
+  bool tf32;  // float factors may be rounded to tf32 (10 bits of mantissa) for tensor cores
+};
+
+// ---- plain: any type, layout, size and alignment -------------------------------------------------------------------
+
+// A block of 64 threads makes a 64 x 64 tile of D. Step by step along K it copies a slice of both factors into shared
+// memory, as floats with k outermost, and each thread adds 8 x 8 products of it. A thread's 8 rows are 4 and 4, half a
+// tile apart, and so are its columns: 8 threads that load 4 floats each then touch 32 different banks. Blocks that
+// share a multiprocessor hide each other's copies.
+inline constexpr int kPlainTile = 64;
+inline constexpr int kPlainDepth = 16;  // of a slice
+inline constexpr int kPlainThreads = kPlainTile / 8 * (kPlainTile / 8);
+
+// A slice as float tile[k][row], 4 floats of padding a row: 16-byte aligned, and few conflicts when columns are stored.
+using PlainSlice = float[kPlainDepth][kPlainTile + 4];
+
+// The block copies a factor's slice: rows from first_row on, of K from first_k on; beyond them zeros.
+template <Major kMajor, bool kVector, class floatX>
+__device__ void copy_slice(PlainSlice& slice,
+                           const floatX* data,  // (rows, K) or, Major::mn, (K, rows)
+                           int64_t first_row, int64_t rows, int64_t first_k, int64_t K) {
+  constexpr int kWidth = kVector ? Pack<floatX>::size : 1;                         // elements of a load
+  constexpr int kLine = (kMajor == Major::k ? kPlainDepth : kPlainTile) / kWidth;  // loads of a row of memory
+#pragma unroll(kVector ? 2 : 8)
+  for (int i = 0; i < kPlainTile * kPlainDepth / kPlainThreads / kWidth; ++i) {
+    const int item = i * kPlainThreads + threadIdx.x;
+    const int outer = item / kLine, inner = item % kLine * kWidth;
+    float values[kWidth];
+    if constexpr (kMajor == Major::k) {
+      const int64_t row = first_row + outer, k = first_k + inner;
+      load_floats<kVector>(values, data + row * K + k, row < rows ? K - k : 0);
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) slice[inner + j][outer] = values[j];
+    } else {
+      const int64_t row = first_row + inner, k = first_k + outer;
+      load_floats<kVector>(values, data + k * rows + row, k < K ? rows - row : 0);
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) slice[outer][inner + j] = values[j];
+    }
+  }
+}
+
+template <class floatX, Major kMajorA, Major kMajorB, bool kVector, class Epilogue>
+__global__ void __launch_bounds__(kPlainThreads)
+    matmul_plain_kernel(Epilogue epilogue, const floatX* a, const floatX* b, int M, int N, int K) {
+  constexpr int kHalf = kPlainTile / 2;
+  alignas(16) __shared__ PlainSlice a_slice, b_slice;
+  int row_tile, column_tile;
+  tile_of_block(row_tile, column_tile, blockIdx.x, ceil_div(M, kPlainTile), ceil_div(N, kPlainTile));
+  const int64_t first_row = static_cast<int64_t>(row_tile) * kPlainTile;
+  const int64_t first_column = static_cast<int64_t>(column_tile) * kPlainTile;
+  const int y = threadIdx.x / 8 * 4, x = threadIdx.x % 8 * 4;
+
+  float sums[8][8] = {};
+  for (int64_t k0 = 0; k0 < K; k0 += kPlainDepth) {
+    copy_slice<kMajorA, kVector>(a_slice, a, first_row, M, k0, K);
+    copy_slice<kMajorB, kVector>(b_slice, b, first_column, N, k0, K);
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kPlainDepth; ++k) {
+      float rows[8], columns[8];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        rows[j] = a_slice[k][y + j];
+        rows[4 + j] = a_slice[k][kHalf + y + j];
+        columns[j] = b_slice[k][x + j];
+        columns[4 + j] = b_slice[k][kHalf + x + j];
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) sums[i][j] += rows[i] * columns[j];
+      }
+    }
+    __syncthreads();
+  }
+
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int64_t row = first_row + y + i % 4 + i / 4 * kHalf;
+    if (row >= M) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t column = first_column + x + half * kHalf;
+      float four[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) four[j] = sums[i][half * 4 + j];
+      if (column < N) epilogue.template store<kVector>(four, row, static_cast<int>(column));
+    }
+  }
+}
+
+template <Major kMajorA, Major kMajorB, class floatX, class Epilogue>
+void matmul_plain(const Epilogue& epilogue,
+                  const floatX* a,  // (M, K) or, Major::mn, (K, M)
+                  const floatX* b,  // (N, K) or, Major::mn, (K, N)
+                  int M, int N, int K, cudaStream_t stream) {
+  const bool vector = epilogue.vector() && vector_factor<kMajorA>(a, M, K) && vector_factor<kMajorB>(b, N, K);
+  launch(vector ? matmul_plain_kernel<floatX, kMajorA, kMajorB, true, Epilogue>
+                : matmul_plain_kernel<floatX, kMajorA, kMajorB, false, Epilogue>,
+         grid_for(tile_count(M, N, kPlainTile, kPlainTile), 1), kPlainThreads, 0, stream, epilogue, a, b, M, N, K);
+}
+
+// ---- dbias ---------------------------------------------------------------------------------------------------------
+
+// A kernel of its own and not part of dweight's product, so that it is the same in all tiers, sums what was stored
+// (tf32 would round it) and costs the products no registers. It reads dout once more: N OC elements, against the
+// product's N OC C multiplications. In chunks of rows, whose sums are then added in order: the chunks depend on N
+// alone.
+inline constexpr int kBiasChunk = 512;  // rows
+inline constexpr int kBiasWarps = 8;
+
+// partial (chunks, OC) = sums of the rows of each chunk. Block (x, y): 32 kWidth columns of chunk y; warp w takes every
+// 8th row.
+template <class floatX, bool kVector>
+__global__ void __launch_bounds__(32 * kBiasWarps)
+    bias_partial_kernel(float* partial, const floatX* dout, int N, int OC) {
+  constexpr int kWidth = kVector ? Pack<floatX>::size : 1;
+  __shared__ float sums[kBiasWarps][kWidth][32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t o = (static_cast<int64_t>(blockIdx.x) * 32 + lane) * kWidth;
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * kBiasChunk;
+  const int64_t end = min(first + kBiasChunk, static_cast<int64_t>(N));
+  float sum[kWidth] = {};
+  for (int64_t n = first + warp; n < end; n += kBiasWarps) {
+    float x[kWidth];
+    load_floats<kVector>(x, dout + n * OC + o, OC - o);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) sum[j] += x[j];
+  }
+#pragma unroll
+  for (int j = 0; j < kWidth; ++j) sums[warp][j][lane] = sum[j];
+  __syncthreads();
+  if (warp > 0 || o >= OC) return;
+  for (int w = 1; w < kBiasWarps; ++w) {
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) sum[j] += sums[w][j][lane];
+  }
+  store_floats<kVector>(partial + blockIdx.y * static_cast<int64_t>(OC) + o, sum, OC - o);
+}
+
+// sums (n) += the parts (parts, n), added up in order
+template <class Float>
+__global__ void add_parts_kernel(Float* sums, const Float* parts, int count, int64_t n) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  Float sum = 0;
+  for (int part = 0; part < count; ++part) sum += parts[part * n + i];
+  sums[i] += sum;
+}
+
+inline int64_t bias_backward_scratch(int N, int OC) {
+  return static_cast<int64_t>(ceil_div(N, kBiasChunk)) * OC * static_cast<int64_t>(sizeof(float));
+}
+
+// dbias += the column sums of dout.
+template <class floatX>
+void bias_backward(float* dbias,        // (OC)  +=
+                   void* scratch,       // bias_backward_scratch(N, OC)
+                   const floatX* dout,  // (N, OC)
+                   int N, int OC, cudaStream_t stream) {
+  float* partial = static_cast<float*>(scratch);
+  const int chunks = ceil_div(N, kBiasChunk);
+  const bool vector = OC % Pack<floatX>::size == 0 && aligned16(dout);
+  const int columns = 32 * (vector ? Pack<floatX>::size : 1);
+  launch(vector ? bias_partial_kernel<floatX, true> : bias_partial_kernel<floatX, false>,
+         dim3(ceil_div(OC, columns), chunks), 32 * kBiasWarps, 0, stream, partial, dout, N, OC);
+  launch(add_parts_kernel<float>, grid_for(OC, 256), 256, 0, stream, dbias, static_cast<const float*>(partial), chunks,
+         static_cast<int64_t>(OC));
+}
+
+// ---- launchers -----------------------------------------------------------------------------------------------------
+
+// Whether a product runs on our tensor-core kernels: float only where it may be rounded.
+template <class floatX>
+bool on_tensor_cores(MatmulMode mode) {
+  return mode.tier == MatmulTier::tensor_core && (std::is_same_v<floatX, bf16> || mode.tf32);
+}
+
+template <Major kMajorA, Major kMajorB, class floatX, class Epilogue>
+void matmul_own(const Epilogue& epilogue, const floatX* a, const floatX* b, int M, int N, int K, MatmulMode mode,
+                cudaStream_t stream) {
+  if (on_tensor_cores<floatX>(mode)) {
+    matmul_tensor_core<kMajorA, kMajorB>(epilogue, a, b, M, N, K, K, stream);
+  } else {
+    matmul_plain<kMajorA, kMajorB>(epilogue, a, b, M, N, K, stream);
+  }
+}
+
+template <class floatX>
+void matmul_forward(floatX* out,           // (N, OC)
+                    floatX* out_gelu,      // (N, OC) or null: gelu(out) is not wanted
+                    const floatX* inp,     // (N, C)
+                    const floatX* weight,  // (OC, C)
+                    const floatX* bias,    // (OC) or null: none
+                    int N, int C, int OC, MatmulMode mode, cudaStream_t stream) {
+  if (mode.tier == MatmulTier::cublaslt) throw CudaError("matmul: this program was built without cuBLASLt");
+  const ForwardEpilogue<floatX> epilogue{out, out_gelu, bias, OC};
+  matmul_own<Major::k, Major::k>(epilogue, inp, weight, N, OC, C, mode, stream);
+}
+
+// dweight sums over all rows N of a batch into a matrix that may be too small for a GPU: 768 x 768 has 36 tiles of 128
+// x 128. Then the sum is made in parts of this many rows, which are added in order. The parts depend on the sizes
+// alone, not on the GPU. About 256 blocks, two a multiprocessor; at least 1,024 rows a part, beside which writing and
+// reading its 64 KiB of sums is little.
+inline int weight_part(int N, int C, int OC) {
+  const int64_t parts = std::min<int64_t>({256 / tile_count(OC, C, 128, 128), N / 1024, 64});
+  return parts < 2 ? N : static_cast<int>(ceil_div<int64_t>(ceil_div<int64_t>(N, parts), 32) * 32);
+}
+
+// Bytes of scratch that matmul_backward needs.
+inline int64_t matmul_backward_scratch(int N, int C, int OC) {
+  const int64_t parts = ceil_div(N, weight_part(N, C, OC));
+  const int64_t part_bytes = parts > 1 ? parts * OC * C * static_cast<int64_t>(sizeof(float)) : 0;
+  return std::max(part_bytes, bias_backward_scratch(N, OC));
+}
+
+template <class floatX>
+void matmul_backward(floatX* dinp,            // (N, C)  =, or null: not wanted
+                     float* dweight,          // (OC, C)  +=, or null: not wanted
+                     float* dbias,            // (OC)  +=, or null: none
+                     void* scratch,           // matmul_backward_scratch(N, C, OC)
+                     const floatX* dout,      // (N, OC)
+                     const floatX* inp,       // (N, C)
+                     const floatX* weight,    // (OC, C)
+                     const floatX* pre_gelu,  // (N, C) or null: dinp *= gelu'(pre_gelu), as inp = gelu(pre_gelu)
+                     int N, int C, int OC, MatmulMode mode, cudaStream_t stream) {
+  if (mode.tier == MatmulTier::cublaslt) throw CudaError("matmul: this program was built without cuBLASLt");
+  if (dinp) {
+    const InputGradientEpilogue<floatX> epilogue{dinp, pre_gelu, C};
+    matmul_own<Major::k, Major::mn>(epilogue, dout, weight, N, C, OC, mode, stream);
+  }
+  if (dweight) {
+    const int part = weight_part(N, C, OC);
+    if (on_tensor_cores<floatX>(mode) && part < N) {
+      float* parts = static_cast<float*>(scratch);
+      const int64_t elements = static_cast<int64_t>(OC) * C;
+      matmul_tensor_core<Major::mn, Major::mn>(PartEpilogue{parts, C}, dout, inp, OC, C, N, part, stream);
+      launch(add_parts_kernel<float>, grid_for(elements, 256), 256, 0, stream, dweight,
+             static_cast<const float*>(parts), ceil_div(N, part), elements);
+    } else {
+      matmul_own<Major::mn, Major::mn>(AccumulateEpilogue{dweight, C}, dout, inp, OC, C, N, mode, stream);
+    }
+  }
+  if (dbias) bias_backward(dbias, scratch, dout, N, OC, stream);
+}

@@ -1,0 +1,41 @@
+// The residual connection:  out = inp1 + inp2. Inside the network layernorm.cuh has it fused with the layernorm that
+// follows; the kernel here is for the last block, and for residual connections on their own.
+//
+// Backward as in kernels/residual.h: dinp1 is dout in place, dinp2 a copy.
+//
+// Bound by memory: forward reads 2 N elements and writes N.
+#pragma once
+
+#include "kernels/common.cuh"
+
+// One thread: as many elements as 16 bytes hold.
+template <class floatX, bool kVector>
+__global__ void residual_forward_kernel(floatX* out, const floatX* inp1, const floatX* inp2, int64_t N) {
+  constexpr int n = Pack<floatX>::size;
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
+  if (i >= N) return;
+  float x[n], y[n];
+  load_floats<kVector>(x, inp1 + i, N - i);
+  load_floats<kVector>(y, inp2 + i, N - i);
+#pragma unroll
+  for (int k = 0; k < n; ++k) x[k] += y[k];
+  store_floats<kVector>(out + i, x, N - i);
+}
+
+template <class floatX>
+void residual_forward(floatX* out,         // (N)  may be inp1 or inp2
+                      const floatX* inp1,  // (N)
+                      const floatX* inp2,  // (N)
+                      int64_t N, cudaStream_t stream) {
+  const auto kernel =
+      aligned16(out, inp1, inp2) ? residual_forward_kernel<floatX, true> : residual_forward_kernel<floatX, false>;
+  constexpr int kThreads = 256;
+  launch(kernel, grid_for(ceil_div<int64_t>(N, Pack<floatX>::size), kThreads), kThreads, 0, stream, out, inp1, inp2, N);
+}
+
+template <class floatX>
+void residual_backward(floatX* dinp2,       // (N)  =
+                       const floatX* dout,  // (N)  and dinp1, in place
+                       int64_t N, cudaStream_t stream) {
+  CUDA_CHECK(cudaMemcpyAsync(dinp2, dout, N * sizeof(floatX), cudaMemcpyDeviceToDevice, stream));
+}

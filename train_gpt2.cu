@@ -1,0 +1,142 @@
+// Trains a GPT-2 on the GPU. The order is train_gpt2.cpp's; the differences are that memory is the GPU's, and that the
+// host never waits for a step: it queues the next one first, then asks how the last one went.
+//
+// Built twice: by nvcc as train_gpt2cu, and by g++ on dev/cudasim as train_gpt2sim, for machines without a GPU.
+//
+//   build/train_gpt2cu                                        the built-in stories
+//   build/train_gpt2cu --data my.txt --run runs/mine          your text
+//   build/train_gpt2cu --run runs/mine --resume --steps 2000  go on
+#include "apps/train_flags.h"
+#include "apps/trainer.h"
+#include "gpt2/model_gpu.cuh"
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+inline void omp_set_num_threads(int) {}
+#endif
+
+namespace {
+
+#ifdef WROUGHT_CUDASIM
+constexpr const char* kProgram = "build/train_gpt2sim";
+#else
+constexpr const char* kProgram = "build/train_gpt2cu";
+#endif
+
+void check_device(const Run& run) {
+  const TrainConfig& c = run.config;
+  check_gpu_memory(run.shape, model_options(c), c.batch_size, c.seq_len, free_gpu_memory());
+}
+
+void train(const TrainConfig& flags, const std::vector<std::string>& given) {
+  if (flags.threads > 0) omp_set_num_threads(flags.threads);
+  if (flags.memory || flags.check) {
+    const Run run = plan_run(flags, given, say);
+    const TrainConfig& c = run.config;
+    if (flags.memory) {
+      return print_memory(gpu_memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
+    }
+    check_gpu();
+    const auto model = make_gpu_model(run.shape, model_options(c), c.batch_size, c.seq_len, flags.reference);
+    const auto reference = make_cpu_model(run.shape, true);
+    return check_against_reference(*model, *reference, run);
+  }
+  check_gpu();
+  const auto started = std::chrono::steady_clock::now();
+  Run run = set_up_run(flags, given, say, check_device);
+  const TrainConfig& config = run.config;
+  const int B = config.batch_size, T = config.seq_len;
+  int64_t step = run.step;  // steps done
+  if (step >= config.steps) {
+    say(strprintf("nothing to do: %s has done %lld of %lld steps; go further with --steps %lld", run.folder.c_str(),
+                  static_cast<long long>(step), static_cast<long long>(config.steps),
+                  static_cast<long long>(2 * step)));
+    return;
+  }
+
+  // model
+  const ModelOptions options = model_options(config);
+  const double peak_flops = measure_gpu_peak_flops(options.precision, flags.reference);
+  const std::unique_ptr<Model> model = make_gpu_model(run.shape, options, B, T, flags.reference);
+  load_or_initialise(*model, run);
+  DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order == "shuffled", config.seed, 0, 1});
+  if (!run.resume_from.empty()) loader.seek(run.position);
+  print_start(run,
+              strprintf("%s, %s, peak %.4g TFLOP/s", gpu_name().c_str(), config.precision.c_str(), peak_flops / 1e12));
+
+  const Schedule schedule{config.schedule, config.lr, config.min_lr, config.warmup_steps, config.steps};
+  MetricsLog log(run.folder, step + 1);
+  StopSignal::defer();
+  StepReport report(run, schedule, peak_flops, log);
+  int64_t reported_step = step;  // runs a step behind
+  int64_t saved_step = run.resume_from.empty() ? -1 : step;
+  const auto save = [&] {
+    const LoaderPosition at = loader.position();
+    const nlohmann::json state{
+        {"step", step},      {"updates", model->updates()}, {"epoch", at.epoch},
+        {"batch", at.batch}, {"config", to_json(config)},   {"data_checksum", run.train.checksum()}};
+    report.saved(
+        save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep));
+    saved_step = step;
+  };
+  if (run.resume_from.empty()) {
+    log.write({{"step", 0}, {"config", to_json(config)}, {"parameters", num_parameters(model->table)}});
+    if (run.val.size() > 0) report_evaluation(*model, run, 0, log);
+  }
+
+  report.start_clock();
+  while (step < config.steps && StopSignal::received() == 0) {
+    // forward and backward, micro-batch by micro-batch
+    model->zero_grad();
+    for (int micro = 0; micro < run.micro_batches; ++micro) {
+      Batch batch = loader.next();
+      for (float& weight : batch.weights) weight /= static_cast<float>(config.total_batch_tokens);
+      model->set_dropout(static_cast<float>(config.dropout), config.seed,
+                         static_cast<uint64_t>(step * run.micro_batches + micro));
+      model->forward(batch.inputs.data(), B, T, Pass::train);
+      model->backward(batch.targets.data(), batch.weights.data());
+    }
+
+    // update
+    model->update(adamw_of(config, learning_rate(schedule, step)), static_cast<float>(config.grad_clip));
+    ++step;
+
+    // log: of the step before, which the GPU has done while this one was queued; and of this one where the loop is to
+    // look at the model
+    const bool last = step == config.steps || StopSignal::received() != 0;
+    const auto due = [&](int64_t every) { return last || (every > 0 && step % every == 0); };
+    if (reported_step < step - 1) report(++reported_step, model->result(1));
+    const bool looks = due(config.eval_every) || due(config.sample_every) || due(config.save_every);
+    if (!looks) continue;
+    report(++reported_step, model->result(0));
+
+    // evaluate, sample, save
+    if (run.val.size() > 0 && due(config.eval_every) && StopSignal::received() == 0) {
+      report.clear();
+      report_evaluation(*model, run, step, log);
+    }
+    if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && StopSignal::received() == 0) {
+      report.clear();
+      print_sample(*model, run, step);
+    }
+    if (due(config.save_every) && report.good()) save();
+    report.start_clock();
+  }
+
+  if (reported_step < step) report(++reported_step, model->result(0));  // the signal came in between
+  report.finish();
+  if (saved_step != step) save();  // the signal came before the first step, or after the loop had asked for one
+  print_end(run, kProgram, step, seconds_since(started));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  StopSignal::watch();
+  CLI::App app("Trains a GPT-2 on the GPU: text in, a model directory out.");
+  TrainConfig config;
+  config.precision = "bf16";
+  add_train_flags(app, config);
+  return run_program(app, argc, argv, [&] { train(config, given_flags(app)); });
+}

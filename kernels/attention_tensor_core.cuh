@@ -264,10 +264,11 @@ struct ForwardTiles {
 };
 
 template <int kHS>
-__global__ void __launch_bounds__(kThreads, 2) attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
-                                                                                 float* lse,       // (B, NH, T)
-                                                                                 const bf16* inp,  // (B, T, 3, NH, HS)
-                                                                                 AttentionSizes s) {
+__global__ void __launch_bounds__(kThreads, 2)
+    attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
+                                         float* lse,       // (B, NH, T)
+                                         const bf16* inp,  // (B, T, 3, NH, HS)
+                                         AttentionSizes s) {
   using Tiles = ForwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kKeys = Tiles::kKeys, kTiles = kKeys / 8;
   bf16* q_tile = dynamic_shared<bf16>();

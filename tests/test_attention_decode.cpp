@@ -1,7 +1,8 @@
+#include "kernels/attention_decode.h"
+
 #include <tuple>
 
 #include "kernels/attention.h"
-#include "kernels/attention_decode.h"
 #include "tests/finite_differences.h"
 
 TEST_CASE("attention_decode is the last row of attention_forward") {

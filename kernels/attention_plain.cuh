@@ -57,6 +57,7 @@ __device__ inline Thread this_thread() {
 // tile (64, kStride) = rows and channels of `from` where they exist, else 0: zeros add nothing to a product.
 template <class floatX>
 __device__ void load_tile(float* tile, const floatX* from, int64_t row, int rows, int channels) {
+#pragma unroll 4
   for (int i = threadIdx.x; i < kTile * kTile; i += kThreads) {
     const int r = i / kTile, c = i % kTile;
     tile[r * kStride + c] = r < rows && c < channels ? to_float(from[r * row + c]) : 0.0f;
@@ -150,10 +151,10 @@ __device__ inline Work this_work(const AttentionSizes& s) {
 }
 
 template <class floatX>
-__global__ void __launch_bounds__(kThreads) attention_forward_plain_kernel(floatX* out,        // (B, T, C)
-                                                                           float* lse,         // (B, NH, T)
-                                                                           const floatX* inp,  // (B, T, 3, NH, HS)
-                                                                           AttentionSizes s) {
+__global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(floatX* out,        // (B, T, C)
+                                                                              float* lse,         // (B, NH, T)
+                                                                              const floatX* inp,  // (B, T, 3, NH, HS)
+                                                                              AttentionSizes s) {
   float* q_tile = dynamic_shared<float>();
   float* kv_tile = q_tile + kTileFloats;  // keys, then values
   float* p_tile = kv_tile + kTileFloats;  // (queries, keys)
@@ -308,7 +309,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // dq of a tile of queries, over the tiles of keys up to the diagonal.
 template <class floatX>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_backward_queries_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dq =
                                             const floatX* dout,  // (B, T, C)
                                             const float* lse,    // (B, NH, T)

@@ -264,10 +264,11 @@ struct ForwardTiles {
 };
 
 template <int kHS>
-__global__ void __launch_bounds__(kThreads) attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
-                                                                                 float* lse,       // (B, NH, T)
-                                                                                 const bf16* inp,  // (B, T, 3, NH, HS)
-                                                                                 AttentionSizes s) {
+__global__ void __launch_bounds__(kThreads, 2)
+    attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
+                                         float* lse,       // (B, NH, T)
+                                         const bf16* inp,  // (B, T, 3, NH, HS)
+                                         AttentionSizes s) {
   using Tiles = ForwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kKeys = Tiles::kKeys, kTiles = kKeys / 8;
   bf16* q_tile = dynamic_shared<bf16>();
@@ -403,17 +404,19 @@ __device__ void probability_gradients(float (&s)[kTiles][4], float (&dp)[kTiles]
   }
 }
 
-// 32 own rows a warp up to heads of 64, where the sums' registers leave room; 16 above.
+// 32 own rows a warp up to heads of 64, where the sums' registers leave room, and then 16 others at a time; 16 own rows
+// above, and 32 others at a time.
 template <int kHS>
 struct BackwardTiles {
-  static constexpr int kM = kHS <= 64 ? 2 : 1, kOwn = 16 * kM * kWarps, kOther = 32;
+  static constexpr int kM = kHS <= 64 ? 2 : 1, kOwn = 16 * kM * kWarps;
+  static constexpr int kOther = kHS <= 64 ? 64 : 32, kStep = kHS <= 64 ? 16 : 32;  // of a stage; of them at a time
   static constexpr size_t kBytes = (2 * kOwn + 2 * 2 * kOther) * kHS * sizeof(bf16);
   static constexpr size_t kKeysBytes = kBytes + 2 * 2 * kOther * sizeof(float);  // and lse and delta of two stages
 };
 
 // dk and dv of a tile of keys, over the tiles of queries from the diagonal on.
 template <int kHS>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_backward_keys_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dk and dv =
                                                const bf16* dout,    // (B, T, C)
                                                const float* lse,    // (B, NH, T)
@@ -421,7 +424,7 @@ __global__ void __launch_bounds__(kThreads)
                                                const bf16* inp,     // (B, T, 3, NH, HS)
                                                AttentionSizes s) {
   using Tiles = BackwardTiles<kHS>;
-  constexpr int kM = Tiles::kM, kQueries = Tiles::kOther, kTiles = kQueries / 8;
+  constexpr int kM = Tiles::kM, kQueries = Tiles::kOther, kStep = Tiles::kStep, kTiles = kStep / 8;
   bf16* k_tile = dynamic_shared<bf16>();
   bf16* v_tile = k_tile + Tiles::kOwn * kHS;
   bf16* stages = v_tile + Tiles::kOwn * kHS;                                      // two of q and dout
@@ -459,29 +462,34 @@ __global__ void __launch_bounds__(kThreads)
     cp_async_wait<0>();
     __syncthreads();  // this stage is there for all, and all have read the other one
     if (t0 + kQueries < s.T) load_stage(stage ^ 1, t0 + kQueries);
-    if (t0 + kQueries <= warp_u) continue;  // these queries come before the warp's keys
     bf16* queries = stages + stage * 2 * kQueries * kHS;
-    const float* lse_tile = statistics + stage * 2 * kQueries;
-    uint32_t bits[kM];
-    dropout_bits<kTiles, true>(bits, bh, t0 + 2 * pair, warp_u + group, s);
-    float p[kM][kTiles][4], dp[kM][kTiles][4];
-    uint32_t weights[kM][kTiles / 2][4], ds[kM][kTiles / 2][4];
-    dots(p, own_k, queries);
-    dots(dp, own_v, queries + kQueries * kHS);
-    const bool diagonal = t0 < warp_u + 16 * kM;
+    const float* statistics_of = statistics + stage * 2 * kQueries;
+    const int end = min(kQueries, s.T - t0);
+#pragma unroll 1
+    for (int i = max(0, (warp_u - t0) / kStep * kStep); i < end; i += kStep) {  // from the warp's first key on
+      const int t = t0 + i;
+      uint32_t bits[kM], weights[kM][kTiles / 2][4], ds[kM][kTiles / 2][4];
+      dropout_bits<kTiles, true>(bits, bh, t + 2 * pair, warp_u + group, s);
+      float p[kM][kTiles][4], dp[kM][kTiles][4];
+      dots(p, own_k, queries + i * kHS);
+      dots(dp, own_v, queries + (kQueries + i) * kHS);
+      const bool diagonal = t < warp_u + 16 * kM;
+      const float* lse_of = statistics_of + i + 2 * pair;
 #pragma unroll
-    for (int m = 0; m < kM; ++m) {
-      const int t = t0 + 2 * pair, u = warp_u + 16 * m + group;  // of element 0
-      probability_gradients(
-          p[m], dp[m], scale, keep_scale, [&](int n, int e) { return !diagonal || u + e / 2 * 8 <= t + 8 * n + e % 2; },
-          [&](int n, int e) { return bits[m] >> (4 * n + e) & 1; },
-          [&](int n, int e) { return lse_tile[2 * pair + 8 * n + e % 2] * kLog2E; },
-          [&](int n, int e) { return lse_tile[kQueries + 2 * pair + 8 * n + e % 2]; });
-      to_factor(weights[m], p[m]);
-      to_factor(ds[m], dp[m]);
+      for (int m = 0; m < kM; ++m) {
+        const int later = warp_u + 16 * m + group - (t + 2 * pair);  // element 0's key - query
+        probability_gradients(
+            p[m], dp[m], scale, keep_scale,
+            [&](int n, int e) { return !diagonal || later + e / 2 * 8 <= 8 * n + e % 2; },
+            [&](int n, int e) { return bits[m] >> (4 * n + e) & 1; },
+            [&](int n, int e) { return lse_of[8 * n + e % 2] * kLog2E; },
+            [&](int n, int e) { return lse_of[kQueries + 8 * n + e % 2]; });
+        to_factor(weights[m], p[m]);
+        to_factor(ds[m], dp[m]);
+      }
+      add_weighted<kHS>(dv, weights, queries + (kQueries + i) * kHS);
+      add_weighted<kHS>(dk, ds, queries + i * kHS);
     }
-    add_weighted<kHS>(dv, weights, queries + kQueries * kHS);
-    add_weighted<kHS>(dk, ds, queries);
   }
   bf16* dk_rows = dinp + start + s.C + warp_u * row;
   store_rows<kHS, kM>(dk_rows, own_k.rows, dk, s.scale, row, s.T - warp_u);
@@ -490,7 +498,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // dq of a tile of queries, over the tiles of keys up to the diagonal.
 template <int kHS>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     attention_backward_queries_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dq =
                                                   const bf16* dout,    // (B, T, C)
                                                   const float* lse,    // (B, NH, T)
@@ -498,7 +506,7 @@ __global__ void __launch_bounds__(kThreads)
                                                   const bf16* inp,     // (B, T, 3, NH, HS)
                                                   AttentionSizes s) {
   using Tiles = BackwardTiles<kHS>;
-  constexpr int kM = Tiles::kM, kKeys = Tiles::kOther, kTiles = kKeys / 8;
+  constexpr int kM = Tiles::kM, kKeys = Tiles::kOther, kStep = Tiles::kStep, kTiles = kStep / 8;
   bf16* q_tile = dynamic_shared<bf16>();
   bf16* dout_tile = q_tile + Tiles::kOwn * kHS;
   bf16* stages = dout_tile + Tiles::kOwn * kHS;  // two of keys and values
@@ -544,25 +552,29 @@ __global__ void __launch_bounds__(kThreads)
       own_q.load();
       own_dout.load();
     }
-    if (u0 >= warp_t + 16 * kM) continue;  // the warp's queries come before these keys
     bf16* keys = stages + stage * 2 * kKeys * kHS;
-    uint32_t bits[kM];
-    dropout_bits<kTiles, false>(bits, bh, warp_t + group, u0 + 2 * pair, s);
-    float p[kM][kTiles][4], dp[kM][kTiles][4];
-    uint32_t ds[kM][kTiles / 2][4];
-    dots(p, own_q, keys);
-    dots(dp, own_dout, keys + kKeys * kHS);
-    const bool diagonal = u0 + kKeys > warp_t;
+    const int last = min(kKeys, warp_t + 16 * kM - u0);  // up to the warp's last query
+#pragma unroll 1
+    for (int i = 0; i < last; i += kStep) {
+      const int u = u0 + i;
+      uint32_t bits[kM], ds[kM][kTiles / 2][4];
+      dropout_bits<kTiles, false>(bits, bh, warp_t + group, u + 2 * pair, s);
+      float p[kM][kTiles][4], dp[kM][kTiles][4];
+      dots(p, own_q, keys + i * kHS);
+      dots(dp, own_dout, keys + (kKeys + i) * kHS);
+      const bool diagonal = u + kStep > warp_t;
 #pragma unroll
-    for (int m = 0; m < kM; ++m) {
-      const int t = warp_t + 16 * m + group, u = u0 + 2 * pair;  // of element 0
-      probability_gradients(
-          p[m], dp[m], scale, keep_scale, [&](int n, int e) { return !diagonal || u + 8 * n + e % 2 <= t + e / 2 * 8; },
-          [&](int n, int e) { return bits[m] >> (4 * n + e) & 1; }, [&](int, int e) { return lse_of[m][e / 2]; },
-          [&](int, int e) { return delta_of[m][e / 2]; });
-      to_factor(ds[m], dp[m]);
+      for (int m = 0; m < kM; ++m) {
+        const int later = u + 2 * pair - (warp_t + 16 * m + group);  // element 0's key - query
+        probability_gradients(
+            p[m], dp[m], scale, keep_scale,
+            [&](int n, int e) { return !diagonal || later + 8 * n + e % 2 <= e / 2 * 8; },
+            [&](int n, int e) { return bits[m] >> (4 * n + e) & 1; }, [&](int, int e) { return lse_of[m][e / 2]; },
+            [&](int, int e) { return delta_of[m][e / 2]; });
+        to_factor(ds[m], dp[m]);
+      }
+      add_weighted<kHS>(dq, ds, keys + i * kHS);
     }
-    add_weighted<kHS>(dq, ds, keys);
   }
   store_rows<kHS, kM>(dinp + start + warp_t * row, own_q.rows, dq, s.scale, row, s.T - warp_t);
 }

@@ -3,6 +3,7 @@
 #include <cudasim.h>
 #include <doctest/doctest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -152,11 +153,10 @@ TEST_CASE("Host code that touches device memory dies with an explanation") {
   CHECK(contains(child.output, "byte 396 of an allocation of 400 bytes made at "));
 }
 
-TEST_CASE("A null pointer of host code is none of cudasim's business") {
-  const DeviceArray<int> array(1);
+TEST_CASE("Other faults of host code are none of cudasim's business") {
   const Child child = in_child([] {
-    volatile int* nothing = nullptr;
-    *nothing = 1;
+    void* closed = mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    *static_cast<volatile int*>(closed) = 1;
   });
   CHECK(WIFSIGNALED(child.status));
   CHECK(WTERMSIG(child.status) == SIGSEGV);
@@ -203,13 +203,21 @@ TEST_CASE("Kernels that leave allocations are reported: red zones, closed pages,
                {"access outside", "thread (5, 0, 0)", "0xc, neither device nor pinned memory"});
 }
 
-TEST_CASE("An aligned access to a misaligned address is reported") {
-  const DeviceArray<float> array(100);
-  launch(write_one_kernel<Pack<float>>, 1, 32, 0, nullptr, reinterpret_cast<Pack<float>*>(array.data() + 1), 1);
-  // 16-byte types are moved by instructions that insist; on some processors the compiler has none that do.
-  if (cudaDeviceSynchronize() != cudaSuccess)
-    check_report(cudaErrorMisalignedAddress, {"misaligned", "thread (5, 0, 0)"});
+#if defined(__x86_64__)
+TEST_CASE("An access of 16 bytes to a misaligned address is reported") {
+  typedef float Vector __attribute__((vector_size(16)));  // moved by instructions that insist on alignment
+  const Child child = in_child([] {
+    const DeviceArray<float> array(100);
+    launch(write_one_kernel<Vector>, 1, 32, 0, nullptr, reinterpret_cast<Vector*>(array.data() + 1), 1);
+    std::printf("%s\n", cudaGetErrorName(cudaDeviceSynchronize()));
+  });
+  CHECK(contains(child.output, "misaligned address"));  // UndefinedBehaviorSanitizer, where it is on, says it first
+  if (WEXITSTATUS(child.status) == 0) {
+    CHECK(contains(child.output, "thread (5, 0, 0) (warp 0, lane 5)"));
+    CHECK(contains(child.output, "cudaErrorMisalignedAddress"));
+  }
 }
+#endif
 
 TEST_CASE("Copies are checked against allocations and the direction") {
   const DeviceArray<float> array(100);

@@ -1,0 +1,186 @@
+// Attention of one new query a head to a cache of keys and values: the maths of attention_decode.h.
+//
+// Bound by memory: every key and value is read once, 2 n HS elements a head, for one multiply-add each. A head alone
+// would keep one multiprocessor busy, so keys are cut into chunks of 128, a block each; a chunk leaves its largest
+// score m, sum = sum_u exp(s[u] - m) and acc = sum_u exp(s[u] - m) v[u] in scratch, HS + 2 floats for 256 HS elements.
+// A second kernel adds the chunks up, in their order, with the largest m of all:
+//   out = sum_c exp(m_c - M) acc_c / sum_c exp(m_c - M) sum_c
+// The grid covers max_T keys, since lengths are known on the device alone; blocks beyond a length end at once.
+#pragma once
+
+#include "kernels/common.cuh"
+
+inline constexpr int kDecodeChunk = 128;  // keys of a chunk, and threads of a block
+
+// A thread's place in a sum over rows of `packs` groups of n channels: group `pack` of every parts-th row, from row
+// `part` on. Threads side by side read a row from end to end. Rows of more groups than threads take several rounds.
+struct DecodeShare {
+  int across, part, parts, pack;
+  bool active;
+
+  __device__ DecodeShare(int packs, int first_pack) {
+    across = min(packs, kDecodeChunk);
+    parts = kDecodeChunk / across;
+    part = static_cast<int>(threadIdx.x) / across;
+    pack = first_pack + static_cast<int>(threadIdx.x) % across;
+    active = part < parts && pack < packs;
+  }
+};
+
+// acc += the thread's share of sum_u weights[u] rows[u], rows `stride` elements apart.
+template <bool kVector, int n, class T>
+__device__ void add_rows(float (&acc)[n], const T* rows, int64_t stride, const float* weights, int count,
+                         const DecodeShare& share) {
+  if (!share.active) return;
+  for (int u = share.part; u < count; u += share.parts) {
+    float x[n];
+    load_floats<kVector>(x, rows + u * stride + share.pack * n, n);
+    const float weight = weights[u];
+#pragma unroll
+    for (int i = 0; i < n; ++i) acc[i] += weight * x[i];
+  }
+}
+
+// For threads of part 0, acc = the sum of all parts' acc, in their order. sums: n * kDecodeChunk floats of the block.
+// Rounds may follow each other at once: where there are several, there is one part, and no thread reads another's.
+template <int n>
+__device__ void sum_parts(float (&acc)[n], float* sums, const DecodeShare& share) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) sums[i * kDecodeChunk + threadIdx.x] = acc[i];
+  __syncthreads();
+  if (share.part != 0) return;
+  for (int part = 1; part < share.parts; ++part) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) acc[i] += sums[i * kDecodeChunk + part * share.across + threadIdx.x];
+  }
+}
+
+// A block: one chunk of one head's keys.
+template <class floatX, bool kVector>
+__global__ void __launch_bounds__(kDecodeChunk)
+    attention_decode_kernel(float* partial,          // (chunks, B * NH, HS)  acc
+                            float* statistics,       // (chunks, B * NH, 2)  m, sum
+                            const floatX* q,         // (B, NH, HS)
+                            const floatX* k_cache,   // (B, NH, max_T, HS)
+                            const floatX* v_cache,   // (B, NH, max_T, HS)
+                            const int32_t* lengths,  // (B)
+                            float scale, int heads, int NH, int HS, int max_T) {
+  constexpr int n = kVector ? Pack<floatX>::size : 1;
+  __shared__ float scores[kDecodeChunk], sums[kDecodeChunk * n];
+  float* query = dynamic_shared<float>();  // (HS)  times 1 / sqrt(HS)
+  const int chunk = static_cast<int>(blockIdx.x) / heads, bh = static_cast<int>(blockIdx.x) % heads;
+  const int first = chunk * kDecodeChunk, keys = min(kDecodeChunk, lengths[bh / NH] - first);
+  if (keys <= 0) return;
+  const int64_t start = (static_cast<int64_t>(bh) * max_T + first) * HS;
+  for (int i = threadIdx.x; i < HS; i += kDecodeChunk) {
+    query[i] = to_float(q[static_cast<int64_t>(bh) * HS + i]) * scale;
+  }
+  __syncthreads();
+
+  // Scores: a key has as many lanes as its row has groups of channels, up to a warp.
+  const int packs = HS / n;
+  int lanes = 1;
+  while (lanes < packs && lanes < 32) lanes *= 2;
+  const int lane = static_cast<int>(threadIdx.x) % lanes, at_once = kDecodeChunk / lanes;
+  for (int u0 = 0; u0 < keys; u0 += at_once) {
+    const int u = u0 + static_cast<int>(threadIdx.x) / lanes;
+    float dot = 0;
+    if (u < keys) {
+      for (int pack = lane; pack < packs; pack += lanes) {
+        float x[n];
+        load_floats<kVector>(x, k_cache + start + static_cast<int64_t>(u) * HS + pack * n, n);
+#pragma unroll
+        for (int i = 0; i < n; ++i) dot += query[pack * n + i] * x[i];
+      }
+    }
+    for (int offset = lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(kFullWarp, dot, offset);
+    if (lane == 0 && u < keys) scores[u] = dot;
+  }
+  __syncthreads();
+  const int u = threadIdx.x;
+  const float score = u < keys ? scores[u] : -INFINITY, max = block_max(score), p = expf(score - max);
+  scores[u] = p;
+  const float sum = block_sum(p);  // and its barriers: all probabilities are there
+  const int64_t item = static_cast<int64_t>(chunk) * heads + bh;
+  if (u == 0) {
+    statistics[2 * item] = max;
+    statistics[2 * item + 1] = sum;
+  }
+  for (int pack0 = 0; pack0 < packs; pack0 += kDecodeChunk) {
+    const DecodeShare share(packs, pack0);
+    float acc[n] = {};
+    add_rows<kVector>(acc, v_cache + start, HS, scores, keys, share);
+    sum_parts(acc, sums, share);
+    if (share.part == 0 && share.active) store_floats<kVector>(partial + item * HS + share.pack * n, acc, n);
+  }
+}
+
+// A block: one head, over the chunks of its length.
+template <class floatX, bool kVector>
+__global__ void __launch_bounds__(kDecodeChunk)
+    attention_decode_combine_kernel(floatX* out,              // (B, NH, HS)
+                                    const float* partial,     // (chunks, B * NH, HS)
+                                    const float* statistics,  // (chunks, B * NH, 2)
+                                    const int32_t* lengths,   // (B)
+                                    int heads, int NH, int HS) {
+  constexpr int n = kVector ? Pack<floatX>::size : 1;
+  __shared__ float weights[kDecodeChunk], sums[kDecodeChunk * n];
+  const int bh = static_cast<int>(blockIdx.x), chunks = ceil_div(lengths[bh / NH], kDecodeChunk);
+  const int64_t stride = static_cast<int64_t>(heads) * HS;
+  float max = -INFINITY, sum = 0;
+  for (int c = threadIdx.x; c < chunks; c += kDecodeChunk) {
+    max = fmaxf(max, statistics[2 * (static_cast<int64_t>(c) * heads + bh)]);
+  }
+  max = block_max(max);
+  const int packs = HS / n;
+  for (int pack0 = 0; pack0 < packs; pack0 += kDecodeChunk) {
+    const DecodeShare share(packs, pack0);
+    float acc[n] = {};
+    for (int c0 = 0; c0 < chunks; c0 += kDecodeChunk) {
+      const int c = c0 + static_cast<int>(threadIdx.x);
+      const float* of_chunk = statistics + 2 * (static_cast<int64_t>(c) * heads + bh);
+      __syncthreads();  // the weights before these have been read
+      if (c < chunks) {
+        const float weight = expf(of_chunk[0] - max);
+        weights[threadIdx.x] = weight;
+        if (pack0 == 0) sum += weight * of_chunk[1];
+      }
+      __syncthreads();
+      add_rows<kVector>(acc, partial + c0 * stride + static_cast<int64_t>(bh) * HS, stride, weights,
+                        min(kDecodeChunk, chunks - c0), share);
+    }
+    if (pack0 == 0) sum = block_sum(sum);
+    sum_parts(acc, sums, share);
+    if (share.part == 0 && share.active) {
+#pragma unroll
+      for (int i = 0; i < n; ++i) acc[i] /= sum;
+      store_floats<kVector>(out + static_cast<int64_t>(bh) * HS + share.pack * n, acc, n);
+    }
+  }
+}
+
+// Bytes of scratch for attention_decode.
+inline int64_t attention_decode_scratch(int B, int NH, int HS, int max_T) {
+  return static_cast<int64_t>(B) * NH * ceil_div(max_T, kDecodeChunk) * (HS + 2) * static_cast<int64_t>(sizeof(float));
+}
+
+template <class floatX>
+void attention_decode(floatX* out,             // (B, NH, HS)
+                      void* scratch,           // attention_decode_scratch() bytes
+                      const floatX* q,         // (B, NH, HS)
+                      const floatX* k_cache,   // (B, NH, max_T, HS)
+                      const floatX* v_cache,   // (B, NH, max_T, HS)
+                      const int32_t* lengths,  // (B)  1 to max_T; what the caches hold beyond is not read
+                      int B, int NH, int HS, int max_T, cudaStream_t stream) {
+  const int chunks = ceil_div(max_T, kDecodeChunk), heads = B * NH;
+  float* partial = static_cast<float*>(scratch);
+  float* statistics = partial + static_cast<int64_t>(chunks) * heads * HS;
+  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
+  const bool vector = HS % Pack<floatX>::size == 0 && aligned16(out, scratch, k_cache, v_cache);
+  const auto decode = vector ? attention_decode_kernel<floatX, true> : attention_decode_kernel<floatX, false>;
+  const auto combine =
+      vector ? attention_decode_combine_kernel<floatX, true> : attention_decode_combine_kernel<floatX, false>;
+  launch(decode, grid_for(static_cast<int64_t>(chunks) * heads, 1), kDecodeChunk, HS * sizeof(float), stream, partial,
+         statistics, q, k_cache, v_cache, lengths, scale, heads, NH, HS, max_T);
+  launch(combine, heads, kDecodeChunk, 0, stream, out, partial, statistics, lengths, heads, NH, HS);
+}

@@ -1,6 +1,7 @@
 # Thin names for people; CMakeLists.txt has the build.
 #   make train [DATA=file|folder|shakespeare] [ARGS="--steps 500 ..."]      on the GPU where there is one
 #   make cuda [CUDA_ARCH=90a]                                               the GPU's programs and tests
+#   make sim                                                                train_gpt2sim: the GPU's trainer without a GPU
 MAKEFLAGS += --no-print-directory
 BUILD ?= build
 JOBS ?= $(shell nproc)
@@ -9,7 +10,7 @@ ARGS ?=
 
 CUDA_ARCH ?=
 
-.PHONY: all configure setup train cuda test sanitize bench clean
+.PHONY: all configure setup train cuda sim test sanitize bench clean
 
 all: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target programs
@@ -37,6 +38,10 @@ endif
 cuda: configure
 	@grep -q "^-- left out: CUDA programs" $(BUILD)/configure.log && exit 1 || true
 	@cmake --build $(BUILD) -j $(JOBS) --target cuda_programs
+
+# build/train_gpt2sim: the GPU's trainer, run on the CPU by dev/cudasim.
+sim: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target train_gpt2sim
 
 test: setup
 	cmake -S . -B $(BUILD)

@@ -225,18 +225,16 @@ StepResult GpuModel<floatX>::result(int steps_back) {
 
 template <class floatX>
 int64_t GpuModel<floatX>::updates() {
-  wait();
   AdamWStep step;
-  CUDA_CHECK(cudaMemcpy(&step, &state_->step, sizeof step, cudaMemcpyDeviceToHost));
+  copy_now(&step, &state_->step, sizeof step, cudaMemcpyDeviceToHost);
   return step.updates;
 }
 
 template <class floatX>
 void GpuModel<floatX>::set_updates(int64_t count) {
-  wait();
   AdamWStep step{};
   step.updates = count;
-  CUDA_CHECK(cudaMemcpy(&state_->step, &step, sizeof step, cudaMemcpyHostToDevice));
+  copy_now(&state_->step, &step, sizeof step, cudaMemcpyHostToDevice);
 }
 
 // ---- memory --------------------------------------------------------------------------------------------------------
@@ -249,6 +247,7 @@ DeviceBuffer::DeviceBuffer(int64_t bytes) : bytes_(bytes) {
   }
   CUDA_CHECK(status);
   CUDA_CHECK(cudaMemset(data_, 0, static_cast<size_t>(bytes)));
+  CUDA_CHECK(cudaDeviceSynchronize());  // other streams do not wait for the memset
 }
 DeviceBuffer::~DeviceBuffer() {
   if (data_) cudaFree(data_);
@@ -309,13 +308,12 @@ GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, i
     std::fill(first, first + ceil_div(tensor.size(), kParamAlignment), static_cast<uint8_t>(tensor.decay));
   }
   decay_memory_ = DeviceBuffer(static_cast<int64_t>(decay.size()));
-  CUDA_CHECK(cudaMemcpy(decay_memory_.as<void>(), decay.data(), decay.size(), cudaMemcpyHostToDevice));
+  copy_now(decay_memory_.as<void>(), decay.data(), decay.size(), cudaMemcpyHostToDevice);
   state_memory_ = DeviceBuffer(sizeof(State));
   state_ = state_memory_.as<State>();
   pinned_results_ = PinnedBuffer(kResults * sizeof(AdamWStep));
   results_ = pinned_results_.as<AdamWStep>();
   resize(B, T);
-  CUDA_CHECK(cudaDeviceSynchronize());  // the zeros were written on another stream
 }
 
 template <class floatX>
@@ -331,19 +329,20 @@ void GpuModel<floatX>::resize(int B, int T) {
   const int64_t activations = bind_activations<floatX>(config, options.recompute, B, T, acts_, nullptr);
   const int64_t scratch = scratch_bytes(config, B, T);
   if (activations > activation_memory_.bytes() || scratch > scratch_memory_.bytes() || tokens > batch_tokens_) {
-    wait();
+    CUDA_CHECK(cudaStreamSynchronize(compute_));
     B_ = T_ = 0;  // nothing is bound, should an allocation throw
     logits_rows_ = batch_tokens_ = 0;
     const auto grow = [](DeviceBuffer& buffer, int64_t bytes) {
       if (bytes <= buffer.bytes()) return;
+      const int64_t more = std::max(bytes, buffer.bytes() + buffer.bytes() / 2);  // generation adds a token at a time
       buffer = DeviceBuffer();  // the old one goes before the new one comes
-      buffer = DeviceBuffer(bytes);
+      buffer = DeviceBuffer(more);
     };
     grow(activation_memory_, activations);
     grow(scratch_memory_, scratch);
-    const int64_t elements = slot_elements(tokens);
-    grow(batch_memory_, kSlots * 3 * elements * 4);
-    pinned_batches_ = PinnedBuffer(kSlots * 3 * elements * 4);
+    grow(batch_memory_, kSlots * 3 * slot_elements(tokens) * 4);
+    const int64_t elements = batch_memory_.bytes() / (kSlots * 3 * 4) / 64 * 64;
+    pinned_batches_ = PinnedBuffer(batch_memory_.bytes());
     for (int k = 0; k < kSlots; ++k) {
       int32_t *device = batch_memory_.as<int32_t>() + k * 3 * elements,
               *host = pinned_batches_.as<int32_t>() + k * 3 * elements;
@@ -355,7 +354,7 @@ void GpuModel<floatX>::resize(int B, int T) {
       slot.host_targets = host + elements;
       slot.host_weights = reinterpret_cast<float*>(host + 2 * elements);
     }
-    batch_tokens_ = tokens;
+    batch_tokens_ = elements;
   }
   bind_activations(config, options.recompute, B, T, acts_, activation_memory_.as<std::byte>());
   B_ = B;
@@ -386,69 +385,72 @@ int64_t GpuModel<floatX>::allocated_bytes() const {
 
 // ---- access --------------------------------------------------------------------------------------------------------
 
+// In the order of compute's queue; when it returns, the copy is done.
 template <class floatX>
-void GpuModel<floatX>::wait() const {
-  CUDA_CHECK(cudaStreamSynchronize(copies_));
+void GpuModel<floatX>::copy_now(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) const {
+  CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, kind, compute_));
   CUDA_CHECK(cudaStreamSynchronize(compute_));
 }
 
 template <class floatX>
 double GpuModel<floatX>::read_double(const double* from) const {
-  wait();
   double value;
-  CUDA_CHECK(cudaMemcpy(&value, from, sizeof value, cudaMemcpyDeviceToHost));
+  copy_now(&value, from, sizeof value, cudaMemcpyDeviceToHost);
   return value;
 }
 
-namespace {
-
-void read_floats(const float* from, float* out, int64_t n) {
-  CUDA_CHECK(cudaMemcpy(out, from, static_cast<size_t>(n) * sizeof(float), cudaMemcpyDeviceToHost));
-}
-void read_floats(const bf16* from, float* out, int64_t n) {
-  std::vector<bf16> values(static_cast<size_t>(n));
-  CUDA_CHECK(cudaMemcpy(values.data(), from, values.size() * sizeof(bf16), cudaMemcpyDeviceToHost));
-  std::transform(values.begin(), values.end(), out, [](bf16 x) { return __bfloat162float(x); });
-}
-
-void write_floats(float* to, const float* in, int64_t n) {
-  CUDA_CHECK(cudaMemcpy(to, in, static_cast<size_t>(n) * sizeof(float), cudaMemcpyHostToDevice));
-}
-void write_floats(bf16* to, const float* in, int64_t n) {
-  std::vector<bf16> values(static_cast<size_t>(n));
-  std::transform(in, in + n, values.begin(), [](float x) { return __float2bfloat16_rn(x); });
-  CUDA_CHECK(cudaMemcpy(to, values.data(), values.size() * sizeof(bf16), cudaMemcpyHostToDevice));
+template <class floatX>
+template <class Number>
+void GpuModel<floatX>::read_floats(const Number* from, float* out, int64_t n) const {
+  if constexpr (std::is_same_v<Number, float>) {
+    copy_now(out, from, static_cast<size_t>(n) * sizeof(float), cudaMemcpyDeviceToHost);
+  } else {
+    std::vector<bf16> values(static_cast<size_t>(n));
+    copy_now(values.data(), from, values.size() * sizeof(bf16), cudaMemcpyDeviceToHost);
+    std::transform(values.begin(), values.end(), out, [](bf16 x) { return __bfloat162float(x); });
+  }
 }
 
-}  // namespace
+template <class floatX>
+template <class Number>
+void GpuModel<floatX>::write_floats(Number* to, const float* in, int64_t n) const {
+  if constexpr (std::is_same_v<Number, float>) {
+    copy_now(to, in, static_cast<size_t>(n) * sizeof(float), cudaMemcpyHostToDevice);
+  } else {
+    std::vector<bf16> values(static_cast<size_t>(n));
+    std::transform(in, in + n, values.begin(), [](float x) { return __float2bfloat16_rn(x); });
+    copy_now(to, values.data(), values.size() * sizeof(bf16), cudaMemcpyHostToDevice);
+  }
+}
 
 template <class floatX>
 void GpuModel<floatX>::read_logits(int64_t row, float* out) {
   if (row < 0 || row >= logits_rows_) {
     throw std::logic_error("read_logits() of a row that the last forward() did not make");
   }
-  wait();
   read_floats(acts_.logits + row * config.padded_vocab_size(), out, config.vocab_size);
+}
+
+// Of the parameters the master copy; null if there is none.
+template <class floatX>
+float* GpuModel<floatX>::float_arena(Arena arena) const {
+  const DeviceBuffer* memory[] = {&master_memory_, &grad_memory_, &m_memory_, &v_memory_};
+  return memory[static_cast<int>(arena)]->template as<float>();
 }
 
 template <class floatX>
 void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) const {
-  wait();
-  const float* master = master_memory_.as<float>();
-  if (arena == Arena::params && !master) {
-    return read_floats(param_memory_.as<floatX>() + tensor.offset, out, tensor.size());
+  if (const float* from = float_arena(arena)) {
+    read_floats(from + tensor.offset, out, tensor.size());
+  } else {
+    read_floats(param_memory_.as<floatX>() + tensor.offset, out, tensor.size());
   }
-  const DeviceBuffer* memory[] = {&master_memory_, &grad_memory_, &m_memory_, &v_memory_};
-  read_floats(memory[static_cast<int>(arena)]->template as<float>() + tensor.offset, out, tensor.size());
 }
 
 template <class floatX>
 void GpuModel<floatX>::write(Arena arena, const ParamTensor& tensor, const float* in) {
-  wait();
   if (arena == Arena::params) write_floats(param_memory_.as<floatX>() + tensor.offset, in, tensor.size());
-  const DeviceBuffer* memory[] = {&master_memory_, &grad_memory_, &m_memory_, &v_memory_};
-  float* to = memory[static_cast<int>(arena)]->template as<float>();
-  if (to) write_floats(to + tensor.offset, in, tensor.size());
+  if (float* to = float_arena(arena)) write_floats(to + tensor.offset, in, tensor.size());
 }
 
 template <class floatX>
@@ -527,6 +529,9 @@ std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOpt
   rows.push_back({"scratch", "", scratch_bytes(config, B, T)});
   rows.push_back({"decay", "", arena_size(param_table(config)) / kParamAlignment});
   rows.push_back({"step", "", 3 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
+#ifdef WROUGHT_CUBLASLT
+  rows.push_back({kLibraryRow, "", 2 * static_cast<int64_t>(CublasLt::kWorkspace)});  // the model's, the measurement's
+#endif
   return rows;
 }
 
@@ -598,15 +603,17 @@ double product_seconds(int n, MatmulMode mode) {
   const int64_t bytes = int64_t{n} * n * static_cast<int64_t>(sizeof(floatX));
   if (3 * bytes > free_gpu_memory() / 2) return 0;
   const DeviceBuffer a(bytes), b(bytes), c(bytes);
-  GpuStream stream;
+  for (const DeviceBuffer* factor : {&a, &b}) {  // not zeros: they would take less power, and run faster
+    CUDA_CHECK(cudaMemset(factor->as<void>(), 0x3c, static_cast<size_t>(bytes)));
+  }
   CUDA_CHECK(cudaDeviceSynchronize());
   double best = 1e30;
   for (int k = 0; k < 5; ++k) {
     const auto start = std::chrono::steady_clock::now();
     const floatX* no_bias = nullptr;
     matmul_forward(c.as<floatX>(), static_cast<floatX*>(nullptr), a.as<floatX>(), b.as<floatX>(), no_bias, n, n, n,
-                   mode, stream);
-    CUDA_CHECK(cudaStreamSynchronize(stream));
+                   mode, nullptr);
+    CUDA_CHECK(cudaStreamSynchronize(nullptr));
     best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   return best;

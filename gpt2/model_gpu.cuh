@@ -31,7 +31,8 @@ GpuTiers gpu_tiers(Precision precision, bool reference);
 void check_gpu();
 std::string gpu_name();
 
-// memory_plan(), and what a GPU needs besides. Needs no GPU.
+// memory_plan(), and what a GPU needs besides, libraries' own (kLibraryRow, not every build's) included. Needs no GPU.
+inline constexpr const char* kLibraryRow = "cuBLASLt workspaces";
 std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
 // Throws Error if that is more than `free` bytes: with what would help, and how much.
 void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t free);
@@ -165,8 +166,13 @@ class GpuModel final : public Model {
   void resize(int B, int T);
   template <class T>
   void copy_in(Slot& slot, T* device, T* host, const T* from, int n);
-  void wait() const;  // for all that was queued
+  void copy_now(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) const;
   double read_double(const double* from) const;
+  template <class Number>
+  void read_floats(const Number* from, float* out, int64_t n) const;
+  template <class Number>
+  void write_floats(Number* to, const float* in, int64_t n) const;
+  float* float_arena(Arena arena) const;
   uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
 
   const GpuTiers tiers_;

@@ -7,8 +7,8 @@
 // a second kernel adds it up in order. So no token is too frequent: the work of all warps is equal.
 //
 // Bound by memory: forward reads 2 B T C elements (wpe's mostly from L2) and writes B T C. Backward reads dout twice
-// (dwte and dwpe), reads and writes dwpe and the rows of dwte that occur, and B T C / 4 bytes of scratch at most
-// twice. The sort moves 16 bytes a position and pass: with C = 768 about 1/50 of that.
+// (dwte and dwpe), reads and writes dwpe and the rows of dwte that occur, and writes and reads at most B T C / 4 bytes
+// of partial sums. The sort moves 32 bytes a position and pass: two passes are 1/50 of dout's bytes when C = 768.
 #pragma once
 
 #include "kernels/common.cuh"
@@ -50,8 +50,7 @@ void embedding_forward(floatX* out,         // (B, T, C)
          stream, out, inp, wte, wpe, dropout, seed, sequence, N, T, C);
 }
 
-// ---- backward: positions
-// ---------------------------------------------------------------------------------------------
+// ---- backward: positions -------------------------------------------------------------------------------------------
 
 template <class floatX, bool kVector>
 __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dropout, uint64_t seed, uint64_t sequence,
@@ -75,8 +74,7 @@ __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dro
   store_floats<kVector>(dwpe + t * C + c, x, C - c);
 }
 
-// ---- backward: a stable radix sort of the positions by token
-// -------------------------------------------------------------
+// ---- backward: a stable radix sort of the positions by token -------------------------------------------------------
 
 // A sorted item: the token above, the position bt below.
 __device__ inline int item_token(unsigned long long item) { return static_cast<int>(item >> 32); }
@@ -171,15 +169,14 @@ __global__ void __launch_bounds__(kThreads)
     const int digit = i < N ? digit_of(item) : kSortDigits;  // beyond the end: equal to no item
     const unsigned peers = __match_any_sync(kFullWarp, digit);
     const int rank = __popc(peers & ((1u << lane) - 1));
-    if (i < N) out[places[warp][digit] + rank] = item;
-    __syncwarp();
-    if (i < N && rank == 0) places[warp][digit] += __popc(peers);
-    __syncwarp();
+    int first_place = 0;
+    if (i < N && rank == 0) first_place = atomicAdd(&places[warp][digit], __popc(peers));
+    first_place = __shfl_sync(kFullWarp, first_place, __ffs(peers) - 1);
+    if (i < N) out[first_place + rank] = item;
   }
 }
 
-// ---- backward: sums of each token's rows
-// -----------------------------------------------------------------------------
+// ---- backward: sums of each token's rows ---------------------------------------------------------------------------
 
 // dwte (V, C) += and partials (chunks, 2, C) of the runs that cross a chunk's border: [0] of a run that began in an
 // earlier chunk, [1] of one that begins here and goes on.
@@ -285,8 +282,7 @@ __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials
   store_floats<kVector>(to, x, C - c);
 }
 
-// ---- backward: launcher
-// ----------------------------------------------------------------------------------------------
+// ---- backward: launcher --------------------------------------------------------------------------------------------
 
 // How the scratch is divided; offsets in bytes.
 struct EmbeddingScratch {

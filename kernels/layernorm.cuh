@@ -20,12 +20,11 @@
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
 
-inline constexpr int kLayernormWarpChannels = 2048;  // more than these: a block a row
-inline constexpr int kLayernormBlock = 256;          // its threads
-inline constexpr int kLayernormKept = 48 * 1024;     // bytes of a row that forward keeps
-inline constexpr int kLayernormSums = 96 * 1024;     // bytes of shared memory for backward, fits sm_80 and later
-inline constexpr int kLayernormBackwardBlocks =
-    384;  // a number of the algorithm, not of the GPU: the same sums everywhere
+inline constexpr int kLayernormWarpChannels = 2048;   // more than these: a block a row
+inline constexpr int kLayernormBlock = 256;           // its threads
+inline constexpr int kLayernormKept = 48 * 1024;      // bytes of a row that forward keeps
+inline constexpr int kLayernormSums = 96 * 1024;      // bytes of shared memory for backward, fits sm_80 and later
+inline constexpr int kLayernormBackwardBlocks = 384;  // at most; not by the GPU's size, so that sums are the same
 
 template <int kTeam>
 __device__ float team_sum(float x) {

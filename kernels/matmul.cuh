@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "kernels/matmul_common.cuh"
+#include "kernels/matmul_cublaslt.cuh"
 #include "kernels/matmul_tensor_core.cuh"
 
 enum class MatmulTier { plain, tensor_core, cublaslt };
@@ -189,10 +190,11 @@ void bias_backward(float* dbias,        // (OC)  +=
 
 // ---- launchers -----------------------------------------------------------------------------------------------------
 
-// Whether a product runs on our tensor-core kernels: float only where it may be rounded.
+// Whether a product, if it runs on our kernels, does so on tensor cores: float only where it may be rounded.
+// (cuBLASLt's tier leaves to ours what is not aligned.)
 template <class floatX>
 bool on_tensor_cores(MatmulMode mode) {
-  return mode.tier == MatmulTier::tensor_core && (std::is_same_v<floatX, bf16> || mode.tf32);
+  return mode.tier != MatmulTier::plain && (std::is_same_v<floatX, bf16> || mode.tf32);
 }
 
 template <Major kMajorA, Major kMajorB, class floatX, class Epilogue>
@@ -212,7 +214,8 @@ void matmul_forward(floatX* out,           // (N, OC)
                     const floatX* weight,  // (OC, C)
                     const floatX* bias,    // (OC) or null: none
                     int N, int C, int OC, MatmulMode mode, cudaStream_t stream) {
-  if (mode.tier == MatmulTier::cublaslt) throw CudaError("matmul: this program was built without cuBLASLt");
+  const bool cublaslt = mode.tier == MatmulTier::cublaslt;
+  if (cublaslt && cublaslt_forward(out, out_gelu, inp, weight, bias, N, C, OC, mode.tf32, stream)) return;
   const ForwardEpilogue<floatX> epilogue{out, out_gelu, bias, OC};
   matmul_own<Major::k, Major::k>(epilogue, inp, weight, N, OC, C, mode, stream);
 }
@@ -224,6 +227,22 @@ void matmul_forward(floatX* out,           // (N, OC)
 inline int weight_part(int N, int C, int OC) {
   const int64_t parts = std::min<int64_t>({256 / tile_count(OC, C, 128, 128), N / 1024, 64});
   return parts < 2 ? N : static_cast<int>(ceil_div<int64_t>(ceil_div<int64_t>(N, parts), 32) * 32);
+}
+
+// dweight += dout^T @ inp by our own kernels.
+template <class floatX>
+void weight_gradient(float* dweight, void* scratch, const floatX* dout, const floatX* inp, int N, int C, int OC,
+                     MatmulMode mode, cudaStream_t stream) {
+  const int part = weight_part(N, C, OC);
+  if (part == N || !on_tensor_cores<floatX>(mode)) {
+    matmul_own<Major::mn, Major::mn>(AccumulateEpilogue{dweight, C}, dout, inp, OC, C, N, mode, stream);
+    return;
+  }
+  float* parts = static_cast<float*>(scratch);
+  const int64_t elements = static_cast<int64_t>(OC) * C;
+  matmul_tensor_core<Major::mn, Major::mn>(PartEpilogue{parts, C}, dout, inp, OC, C, N, part, stream);
+  launch(add_parts_kernel<float>, grid_for(elements, 256), 256, 0, stream, dweight, static_cast<const float*>(parts),
+         ceil_div(N, part), elements);
 }
 
 // Bytes of scratch that matmul_backward needs.
@@ -243,22 +262,13 @@ void matmul_backward(floatX* dinp,            // (N, C)  =, or null: not wanted
                      const floatX* weight,    // (OC, C)
                      const floatX* pre_gelu,  // (N, C) or null: dinp *= gelu'(pre_gelu), as inp = gelu(pre_gelu)
                      int N, int C, int OC, MatmulMode mode, cudaStream_t stream) {
-  if (mode.tier == MatmulTier::cublaslt) throw CudaError("matmul: this program was built without cuBLASLt");
-  if (dinp) {
+  const bool cublaslt = mode.tier == MatmulTier::cublaslt;
+  if (dinp && !(cublaslt && cublaslt_input_gradient(dinp, dout, weight, pre_gelu, N, C, OC, mode.tf32, stream))) {
     const InputGradientEpilogue<floatX> epilogue{dinp, pre_gelu, C};
     matmul_own<Major::k, Major::mn>(epilogue, dout, weight, N, C, OC, mode, stream);
   }
-  if (dweight) {
-    const int part = weight_part(N, C, OC);
-    if (on_tensor_cores<floatX>(mode) && part < N) {
-      float* parts = static_cast<float*>(scratch);
-      const int64_t elements = static_cast<int64_t>(OC) * C;
-      matmul_tensor_core<Major::mn, Major::mn>(PartEpilogue{parts, C}, dout, inp, OC, C, N, part, stream);
-      launch(add_parts_kernel<float>, grid_for(elements, 256), 256, 0, stream, dweight,
-             static_cast<const float*>(parts), ceil_div(N, part), elements);
-    } else {
-      matmul_own<Major::mn, Major::mn>(AccumulateEpilogue{dweight, C}, dout, inp, OC, C, N, mode, stream);
-    }
+  if (dweight && !(cublaslt && cublaslt_weight_gradient(dweight, dout, inp, N, C, OC, mode.tf32, stream))) {
+    weight_gradient(dweight, scratch, dout, inp, N, C, OC, mode, stream);
   }
   if (dbias) bias_backward(dbias, scratch, dout, N, OC, stream);
 }

@@ -41,7 +41,7 @@ struct SharedSlice {
   static constexpr int kBytes = kRows * kSliceBytes;
   static constexpr int kPeriod = kMajor == Major::mn && sizeof(T) == 4 ? 4 : 8;  // lines until the permutation repeats
 
-  static __device__ int offset(int line, int chunk) {
+  static __host__ __device__ int offset(int line, int chunk) {  // in bytes
     int moved = line % 8;
     if constexpr (kMajor == Major::k) moved = line / 2 % 4;
     if constexpr (kMajor == Major::mn && sizeof(T) == 4) moved = line % 4 * 2;

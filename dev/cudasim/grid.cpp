@@ -1,7 +1,10 @@
 // The worker threads, which take a grid's blocks one by one. They live as long as the process; blocks run nowhere else.
 #include <pthread.h>
+#include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -48,17 +51,44 @@ class WorkerThreads {
     order_ = &order;
     tickets_ = wanted;
     busy_ = wanted;
-    ++generation_;
     if (wanted == 1) {
       work_.notify_one();
     } else {
       work_.notify_all();
     }
-    done_.wait(lock, [&] { return busy_ == 0; });
+    while (!done_.wait_for(lock, std::chrono::milliseconds(200), [&] { return busy_ == 0; })) end_hung_lanes();
     grid_ = nullptr;
   }
 
  private:
+  struct Watched {
+    pthread_t thread;
+    const Worker* worker;
+    uint64_t heartbeat = 0;
+    double since = 0;  // the thread's processor time when the heartbeat was new
+  };
+
+  // Processor time, not the clock's: a busy machine or a debugger's break must not make a thread look hung.
+  void end_hung_lanes() {
+    for (Watched& watched : watched_) {
+      clockid_t clock;
+      timespec time;
+      if (pthread_getcpuclockid(watched.thread, &clock) != 0 || clock_gettime(clock, &time) != 0) continue;
+      const double now = static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+      if (const uint64_t heartbeat = cudasim::heartbeat(*watched.worker); heartbeat != watched.heartbeat) {
+        watched.heartbeat = heartbeat;
+        watched.since = now;
+      } else if (now - watched.since > settings().time_limit) {
+        watched.since = now;
+        struct sigaction action = {};
+        action.sa_handler = [](int) { end_hung_lane(); };
+        action.sa_flags = SA_NODEFER;
+        sigaction(SIGURG, &action, nullptr);
+        pthread_kill(watched.thread, SIGURG);
+      }
+    }
+  }
+
   void start_thread() {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
@@ -84,6 +114,7 @@ class WorkerThreads {
   void serve() {
     Worker& worker = *new_worker();
     std::unique_lock lock(mutex_);
+    watched_.push_back({pthread_self(), &worker});
     for (;;) {
       work_.wait(lock, [&] { return tickets_ > 0; });
       --tickets_;
@@ -106,7 +137,7 @@ class WorkerThreads {
   Grid* grid_ = nullptr;
   const BlockOrder* order_ = nullptr;
   int started_ = 0, tickets_ = 0, busy_ = 0;
-  uint64_t generation_ = 0;
+  std::vector<Watched> watched_;
 };
 
 }  // namespace

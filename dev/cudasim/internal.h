@@ -30,6 +30,7 @@ struct Settings {
   Schedule schedule = Schedule::forward;
   uint64_t seed = 0;
   int threads = 1;
+  double time_limit = 60;  // seconds of processor time of a lane between two switches
 };
 Settings& settings();  // from the environment, then as tests set them
 
@@ -76,6 +77,8 @@ cudaError_t run_grid(Grid& grid);
 class Worker;
 Worker* new_worker();  // on the thread that it is to serve
 void run_block(Worker& worker, Grid& grid, uint64_t block);
+uint64_t heartbeat(const Worker& worker);
+void end_hung_lane();  // in a signal handler on the worker's thread
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
@@ -85,6 +88,7 @@ struct Allocation {
   char *low = nullptr, *high = nullptr;  // the pages it lies in: red zones before begin and behind begin + bytes
   Place where;
   bool pinned = false;
+  bool reset = false;  // freed by cudaDeviceReset
 };
 
 enum class Space { host, pinned, device };
@@ -103,4 +107,5 @@ void install_fault_handler();
 
 cudaError_t drain_all();  // cudaDeviceSynchronize
 void drop_all_streams();  // cudaDeviceReset
+void restart_random();    // a schedule's seed alone decides what follows
 }  // namespace cudasim

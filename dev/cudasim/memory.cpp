@@ -164,7 +164,9 @@ cudaError_t free_pointer(void* pointer, bool pinned) {
   if (drained != cudaSuccess) return returned(drained);
   const auto found = memory().live.find(static_cast<char*>(pointer));
   if (found == memory().live.end() || found->second.pinned != pinned) {
-    report("freed what is no allocation\n  " + describe_address(pointer));
+    const auto freed = memory().freed.find(static_cast<char*>(pointer));
+    if (freed == memory().freed.end() || !freed->second.reset)  // else an owner that outlived the device
+      report("freed what is no allocation\n  " + describe_address(pointer));
     return returned(cudaErrorInvalidValue);
   }
   release(Allocation(found->second));
@@ -245,7 +247,11 @@ bool check_red_zones(const std::string& after) {
 
 void free_all_memory() {
   Memory& all = memory();
-  while (!all.live.empty()) release(Allocation(all.live.begin()->second));
+  while (!all.live.empty()) {
+    Allocation allocation = all.live.begin()->second;
+    allocation.reset = true;
+    release(allocation);
+  }
 }
 
 // ---- faults --------------------------------------------------------------------------------------------------------
@@ -266,13 +272,18 @@ void handle_fault(int signal, siginfo_t* info, void* context) {
   const void* address = info->si_addr;
   Worker* worker = this_worker();
   if (worker && worker->running()) {
-    const std::string lane = "\n  " + worker->lane_text(worker->current());
-    if (worker->fibers().in_guard_page(address))
-      worker->fail("stack overflow", lane + " needs more than " + std::to_string(FiberPool::kStackSize) + " bytes");
-    if (space_of(address) != Space::host)
-      worker->fail("access outside of allocations", lane + " " + access + " " + describe_address(address),
-                   cudaErrorIllegalAddress);
-    worker->fail("bad memory access", lane + " " + access + " " + describe_address(address), cudaErrorIllegalAddress);
+    cudaError_t error = cudaErrorIllegalAddress;
+    if (info->si_code == SI_KERNEL) {  // the processor gives no address
+      worker->describe("access to a misaligned address");
+      error = cudaErrorMisalignedAddress;
+    } else if (worker->fibers().in_guard_page(address)) {
+      worker->describe("stack overflow", "\n  " + worker->lane_text(worker->current()) + " needs more than " +
+                                             std::to_string(FiberPool::kStackSize) + " bytes");
+    } else {
+      worker->describe("access outside of allocations",
+                       "\n  " + worker->lane_text(worker->current()) + " " + access + " " + describe_address(address));
+    }
+    worker->fail(error);
   }
   if (space_of(address) != Space::host) {
     const std::string text =

@@ -75,11 +75,17 @@ void set_schedule(Schedule schedule, uint64_t seed) {
   const std::lock_guard guard(api_lock());
   settings().schedule = schedule;
   settings().seed = seed;
+  restart_random();
 }
 
 void set_threads(int threads) {
   const std::lock_guard guard(api_lock());
   settings().threads = std::clamp(threads, 1, 256);
+}
+
+void set_time_limit(double seconds) {
+  const std::lock_guard guard(api_lock());
+  settings().time_limit = seconds;
 }
 
 // ---- errors and reports --------------------------------------------------------------------------------------------

@@ -237,6 +237,8 @@ namespace cudasim {
 
 cudaError_t drain_all() { return drain(nullptr); }
 
+void restart_random() { streams().launches = streams().random = 0; }
+
 void drop_all_streams() {
   streams().all.resize(1);
   streams().all[0]->queue.clear();

@@ -5,6 +5,7 @@
 
 #include <link.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -92,6 +93,13 @@ std::string lanes_text(unsigned mask) {
 Worker* this_worker() { return worker; }
 Worker* new_worker() { return new Worker; }
 void run_block(Worker& worker, Grid& grid, uint64_t block) { worker.run(grid, block); }
+uint64_t heartbeat(const Worker& worker) { return worker.heartbeat(); }
+
+void end_hung_lane() {
+  if (!worker || !worker->running()) return;
+  worker->describe("a thread neither waits nor ends");
+  worker->fail();
+}
 
 Worker::Worker() : fibers_(fiber_entry) {
   worker = this;
@@ -118,6 +126,11 @@ Worker::Worker() : fibers_(fiber_entry) {
   }
   pthread_attr_destroy(&attributes);
   main_.low = static_cast<char*>(stack);
+  // Faults are handled on a stack of their own: a lane's may be used up.
+  stack_t signals = {};
+  signals.ss_size = 64 * 1024;
+  signals.ss_sp = mmap(nullptr, signals.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  sigaltstack(&signals, nullptr);
 }
 
 // ---- one block -----------------------------------------------------------------------------------------------------
@@ -212,6 +225,7 @@ void Worker::set_current(Lane& lane) {
   threadIdx = lane.thread;
   lane.state = LaneState::running;
   steps_ = 0;
+  heartbeat_.store(heartbeat_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
 void Worker::fiber_entry(boost::context::detail::transfer_t transfer) {
@@ -222,13 +236,17 @@ void Worker::fiber_entry(boost::context::detail::transfer_t transfer) {
 
 void Worker::fiber_loop(Fiber& self) {
   for (;;) {
+    bool thrown = false;
     try {
       grid_->kernel->run_thread();
     } catch (const std::exception& error) {
-      fail("exception in device code", std::string("\n  ") + error.what());
+      describe("exception in device code", "\n  " + lane_text(*current_) + ": " + error.what());
+      thrown = true;
     } catch (...) {
-      fail("exception in device code");
+      describe("exception in device code");
+      thrown = true;
     }
+    if (thrown) fail();
     Lane& lane = *current_;
     lane_ended(lane);
     lane.fiber = nullptr;
@@ -346,9 +364,11 @@ void Worker::collective(unsigned mask, void* mine, detail::Complete complete, vo
   lane.any_place = any_place;
   lane.mine = mine;
   lane.complete = complete;
-  if (!(mask >> lane.index % 32 & 1))
-    fail("a lane calls with a mask that does not name it",
-         "\n  " + std::string(what) + " with mask " + hex(mask) + ", " + place_text(where));
+  if (!(mask >> lane.index % 32 & 1)) {
+    describe("call with a mask that does not name the caller",
+             "\n  " + lane_text(lane) + ": " + what + " (mask " + hex(mask) + "), " + place_text(where));
+    fail();
+  }
   lane.state = LaneState::at_collective;
   warp.waiting |= 1u << lane.index % 32;
   try_complete(warp, lane.index / 32, lane, context);
@@ -378,7 +398,10 @@ bool Worker::try_complete(Warp& warp, unsigned warp_index, const Lane& like, voi
 void Worker::yield_if_spinning() {
   if (++steps_ < kStepsPerTurn) return;
   Lane& lane = *current_;
-  if (++yields_ > kMaxTurns) fail("a thread spins on an atomic and no other lets it go on");
+  if (++yields_ > kMaxTurns) {
+    describe("a thread spins on an atomic, and no other lets it go on");
+    fail();
+  }
   warps_[lane.index / 32].runnable |= 1u << lane.index % 32;
   ++warp_position_;  // other warps first: this one may wait for them
   leave(lane);
@@ -396,12 +419,14 @@ std::string Worker::lane_text(const Lane& lane) const {
          std::to_string(lane.index % 32) + ")";
 }
 
-void Worker::fail(const std::string& header, const std::string& details, cudaError_t error) {
+void Worker::describe(const std::string& what, const std::string& details) {
+  failure_ = what + " in " + block_text() + (details.empty() ? "\n  " + lane_text(*current_) : details);
+}
+
+void Worker::fail(cudaError_t error) {
   int none = cudaSuccess;
-  if (grid_->error.compare_exchange_strong(none, error)) {
-    report(header + " in " + block_text() + (details.empty() ? "\n  " + lane_text(*current_) : details));
-  }
-  fibers_.reset();  // the stacks of all lanes are given up, this one's too
+  if (grid_->error.compare_exchange_strong(none, error)) report(failure_);
+  fibers_.reset();
   Fiber abandoned;
   switch_fiber(abandoned, main_);
   std::abort();  // nobody switches back
@@ -435,6 +460,7 @@ std::string Worker::waiting_text() const {
         groups[w] += ", " + place_text(first.where) + "\n";
       }
     }
+    if (~warps_[w].exists) groups[w] += ", " + lanes_text(~warps_[w].exists) + ": not in the block\n";
   }
   for (unsigned w = 0; w < warp_count_; ++w) {
     unsigned last = w;
@@ -453,9 +479,8 @@ std::string Worker::waiting_text() const {
 }
 
 void Worker::report_stuck() {
-  fail(at_barrier_ == alive_ ? "divergent barrier: threads of a block wait at different barriers"
-                             : "deadlock: no thread of the block can go on",
-       waiting_text());
+  describe(at_barrier_ == alive_ ? "divergent barrier" : "deadlock", waiting_text());
+  fail();
 }
 
 // ---- what device code calls ----------------------------------------------------------------------------------------
@@ -470,22 +495,25 @@ void collective(unsigned mask, void* mine, Complete complete, void* context, con
 Votes barrier(int predicate, const char* what, Place where) { return worker->barrier(predicate, what, where); }
 
 void check_width(int width, const char* what, Place where) {
-  if (width < 1 || width > 32 || !std::has_single_bit(static_cast<unsigned>(width)))
-    worker->fail("shuffle with a bad width",
-                 "\n  " + std::string(what) + " with width " + std::to_string(width) + ", " + place_text(where));
+  if (width >= 1 && width <= 32 && std::has_single_bit(static_cast<unsigned>(width))) return;
+  worker->describe("shuffle with a bad width", "\n  " + worker->lane_text(worker->current()) + ": " + what +
+                                                   " with width " + std::to_string(width) + ", " + place_text(where));
+  worker->fail();
 }
 
 void report_bad_source(int lane, int from, unsigned mask, const char* what, Place where) {
-  worker->fail("shuffle from a lane that takes no part", "\n  lane " + std::to_string(lane) + " reads lane " +
-                                                             std::to_string(from) + ", mask " + hex(mask) + ", " +
-                                                             what + ", " + place_text(where));
+  worker->describe("shuffle from a lane that takes no part", "\n  lane " + std::to_string(lane) + " of warp " +
+                                                                 std::to_string(worker->current().index / 32) +
+                                                                 " reads lane " + std::to_string(from) + ": " + what +
+                                                                 " (mask " + hex(mask) + "), " + place_text(where));
+  worker->fail();
 }
 
 void atomic_step() {
   if (worker) worker->yield_if_spinning();
 }
 
-void* dynamic_shared(size_t) { return worker->dynamic_shared(); }
+void* dynamic_shared() { return worker->dynamic_shared(); }
 
 int lane_index() { return static_cast<int>(worker->current().index % 32); }
 
@@ -494,12 +522,13 @@ int lane_index() { return static_cast<int>(worker->current().index % 32); }
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 
 void async_copy(void* shared, const void* global, int bytes, int valid_bytes, Place where) {
-  const auto bad = [&](const std::string& what) {
-    worker->fail("bad asynchronous copy", "\n  " + worker->lane_text(worker->current()) + ": " + what + ", " +
-                                              std::to_string(bytes) + " bytes, " + place_text(where));
+  const auto bad = [&](const char* what) {
+    worker->describe("bad asynchronous copy", "\n  " + worker->lane_text(worker->current()) + ": " + what + ", " +
+                                                  std::to_string(bytes) + " bytes, " + place_text(where));
+    worker->fail();
   };
   if (bytes != 4 && bytes != 8 && bytes != 16) bad("size is not 4, 8 or 16");
-  if (valid_bytes < 0 || valid_bytes > bytes) bad(std::to_string(valid_bytes) + " of the bytes to be read");
+  if (valid_bytes < 0 || valid_bytes > bytes) bad("fewer than 0 or more than all bytes are to be read");
   const uintptr_t alignment = static_cast<uintptr_t>(bytes) - 1;
   if (reinterpret_cast<uintptr_t>(shared) & alignment) bad("the target is not aligned to its size");
   if (reinterpret_cast<uintptr_t>(global) & alignment) bad("the source is not aligned to its size");

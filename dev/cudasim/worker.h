@@ -60,11 +60,14 @@ class Worker {
   void* dynamic_shared() const { return dynamic_shared_; }
   Lane& current() { return *current_; }
   bool running() const { return running_; }
+  uint64_t heartbeat() const { return heartbeat_.load(std::memory_order_relaxed); }
   const FiberPool& fibers() const { return fibers_; }
 
-  // Ends the block: header, "in kernel, block, thread", details. Does not return.
-  [[noreturn]] void fail(const std::string& header, const std::string& details = "",
-                         cudaError_t error = cudaErrorLaunchFailure);
+  // Ends the block, and with it the launch, with the report that describe() has put down. The stacks of all lanes are
+  // given up, the caller's too: destructors do not run, so nothing that owns memory may be alive there. Hence two
+  // calls.
+  void describe(const std::string& what, const std::string& details = "");  // "WHAT in KERNEL, BLOCK", details
+  [[noreturn]] void fail(cudaError_t error = cudaErrorLaunchFailure);
   std::string block_text() const;
   std::string lane_text(const Lane& lane) const;
   bool is_shared(const void* pointer, size_t bytes) const;  // of this block, static or dynamic
@@ -89,6 +92,8 @@ class Worker {
   FiberPool fibers_;
   Lane* current_ = nullptr;
   bool running_ = false;
+  std::atomic<uint64_t> heartbeat_{0};  // changes whenever another lane goes on
+  std::string failure_;
 
   Grid* grid_ = nullptr;
   uint3 block_index_ = {0, 0, 0};

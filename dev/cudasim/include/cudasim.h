@@ -26,6 +26,10 @@ void set_schedule(Schedule schedule, uint64_t seed = 0);
 // OS threads that blocks run on, from the next launch on; with 1, blocks run one after another in the schedule's order.
 void set_threads(int threads);
 
+// Processor time that one thread may take until it waits or ends; then it counts as hung, which is reported. 60
+// seconds.
+void set_time_limit(double seconds);
+
 // The text of the last report (a deadlock, a barrier that part of a block missed, ...); empty if there was none.
 std::string last_report();
 
@@ -52,7 +56,7 @@ Votes barrier(int predicate, const char* what, Place where);
 void check_width(int width, const char* what, Place where);  // of a shuffle: 1, 2, 4, 8, 16 or 32
 [[noreturn]] void report_bad_source(int lane, int from, unsigned mask, const char* what, Place where);
 void atomic_step();  // after an atomic operation: lets other threads go on if this one only waits for a value
-void* dynamic_shared(size_t alignment);
+void* dynamic_shared();
 int lane_index();  // 0 to 31, of the calling thread
 }  // namespace detail
 
@@ -80,7 +84,7 @@ void async_wait(int groups_still_allowed);  // copies all but the newest groups,
 // The block's dynamic shared memory, 0xFF in every byte when the block starts.
 template <class T>
 T* dynamic_shared() {
-  return static_cast<T*>(detail::dynamic_shared(alignof(T)));
+  return static_cast<T*>(detail::dynamic_shared());
 }
 
 }  // namespace cudasim

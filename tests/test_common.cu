@@ -1,0 +1,96 @@
+#include "kernels/common.cuh"
+#include "tests/device.h"
+
+// Each thread's results of reductions that follow each other at once; all threads must get the same.
+template <int kThreads>
+__global__ void reductions_test_kernel(double* out, const float* inp) {
+  const float x = inp[threadIdx.x];
+  const double results[] = {block_sum(x),         block_sum(2 * x),         block_max(x), block_max(-x),
+                            block_sum(double{x}), block_sum(3 * double{x}), warp_sum(x),  warp_max(x)};
+  for (int r = 0; r < 8; ++r) out[threadIdx.x * 8 + r] = results[r];
+}
+
+template <int kThreads>
+void check_reductions() {
+  CAPTURE(kThreads);
+  Floats inp(kThreads);  // whole numbers: sums are exact, in every order
+  const std::vector<int32_t> values = random_ints(kThreads, 1, 1000);
+  for (int i = 0; i < kThreads; ++i) inp[i] = static_cast<float>(values[i]) - 1200;  // all negative: max is not 0
+  const DeviceArray<float> device_inp(inp);
+  const DeviceArray<double> out(kThreads * 8);
+  const Doubles all = same_under_all_schedules([&] {
+    launch(reductions_test_kernel<kThreads>, 1, kThreads, 0, nullptr, out.data(), device_inp.data());
+    return out.host();
+  });
+  const double sum = dot_product(inp, Floats(kThreads, 1));
+  const double max = *std::max_element(inp.begin(), inp.end()), min = *std::min_element(inp.begin(), inp.end());
+  for (int i = 0; i < kThreads; ++i) {
+    const auto warp = inp.begin() + i / 32 * 32;
+    double warp_total = 0;
+    for (int lane = 0; lane < 32; ++lane) warp_total += warp[lane];
+    const Doubles expected = {sum, 2 * sum, max, -min, sum, 3 * sum, warp_total, *std::max_element(warp, warp + 32)};
+    for (int r = 0; r < 8; ++r) {
+      CAPTURE(r);
+      REQUIRE(all[i * 8 + r] == expected[r]);
+    }
+  }
+}
+
+TEST_CASE("reductions over warps and blocks, one after another") {
+  check_reductions<32>();
+  check_reductions<96>();
+  check_reductions<256>();
+  check_reductions<1024>();
+}
+
+// out[0 .. 8) as they were, but for those that the copy reached.
+template <class floatX, bool kVector, int n>
+__global__ void copy_test_kernel(floatX* out, float* seen, const floatX* inp, int64_t left) {
+  float x[n];
+  load_floats<kVector>(x, inp, left);
+  for (int k = 0; k < n; ++k) seen[k] = x[k];
+  store_floats<kVector>(out, x, left);
+}
+
+template <class floatX, bool kVector, int n>
+void check_copies() {
+  const auto inp = random_storage<floatX>(n, 1), before = random_storage<floatX>(n, 2);
+  for (const int64_t left : {int64_t{-3}, int64_t{0}, int64_t{1}, int64_t{n - 1}, int64_t{n}, int64_t{1} << 40}) {
+    CAPTURE(n);
+    CAPTURE(left);
+    // Exactly as much memory as may be read: more would be noticed.
+    const std::vector<floatX> readable(inp.begin(), inp.begin() + std::clamp<int64_t>(left, 0, n));
+    const DeviceArray<floatX> from(readable), to(before);
+    const DeviceArray<float> seen(n);
+    launch(copy_test_kernel<floatX, kVector, n>, 1, 1, 0, nullptr, to.data(), seen.data(), from.data(), left);
+    const Doubles out = to_numbers(to.host()), loaded = to_numbers(seen.host());
+    for (int k = 0; k < n; ++k) {
+      CHECK(out[k] == to_numbers(k < left ? inp : before)[k]);
+      CHECK(loaded[k] == (k < left ? to_numbers(inp)[k] : 0));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("elements as floats, by wide accesses and one by one, whole and cut off", floatX, float, bf16) {
+  check_copies<floatX, true, 4>();
+  check_copies<floatX, true, 8>();
+  check_copies<floatX, false, 4>();
+  check_copies<floatX, false, 8>();
+}
+
+TEST_CASE("a launch that CUDA refuses names the kernel, the grid and the reason") {
+  const DeviceArray<double> out(8);
+  const DeviceArray<float> inp(32);
+  try {
+    launch(reductions_test_kernel<32>, 1, 2048, 0, nullptr, out.data(), inp.data());
+    FAIL("2048 threads a block were accepted");
+  } catch (const CudaError& error) {
+    const std::string text = error.what();
+    CAPTURE(text);
+    CHECK(text.find("reductions_test_kernel") != std::string::npos);
+    CHECK(text.find("2048 threads") != std::string::npos);
+  }
+  cudaGetLastError();
+  CHECK_THROWS_AS(grid_for(int64_t{1} << 40, 256), CudaError);
+  CHECK(grid_for(257, 256).x == 2);
+}

@@ -3,12 +3,16 @@
 //   plain        float arithmetic, any storage type, any head size
 //   tensor_core  bf16 products of mma.sync with float sums; head sizes 32, 48, ... 128 and tensors that start at
 //                multiples of 16 bytes: otherwise plain is taken
-//   cudnn        NVIDIA's, for bf16 without dropout, where the build has it: otherwise tensor_core is taken
+//   cudnn        NVIDIA's, for bf16 without dropout (its mask would be another) and for shapes that it has a plan for:
+//                otherwise tensor_core is taken. A build without it (no WROUGHT_CUDNN) refuses this tier.
 // What forward saves (out and lse) is the same in all, and so is dropout's mask.
 #pragma once
 
 #include "kernels/attention_plain.cuh"
 #include "kernels/attention_tensor_core.cuh"
+#ifdef WROUGHT_CUDNN
+#include "kernels/attention_cudnn.cuh"
+#endif
 
 enum class AttentionTier { plain, tensor_core, cudnn };
 
@@ -40,14 +44,29 @@ inline AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t seq
   return {T, C, NH, HS, B * NH, scale, dropout, seed, sequence};
 }
 
+inline void check_attention_tier(AttentionTier tier) {
+#ifndef WROUGHT_CUDNN
+  if (tier == AttentionTier::cudnn) throw CudaError("attention: this build has no cuDNN");
+#else
+  (void)tier;
+#endif
+}
+
 template <class floatX>
 void attention_forward(floatX* out,        // (B, T, C)
                        float* lse,         // (B, NH, T)  saved for backward
                        const floatX* inp,  // (B, T, 3, NH, HS)  q, k, v
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, AttentionTier tier,
                        cudaStream_t stream) {
+  check_attention_tier(tier);
   const AttentionSizes s = attention_sizes(dropout, seed, sequence, B, T, C, NH);
   if constexpr (std::is_same_v<floatX, bf16>) {
+#ifdef WROUGHT_CUDNN
+    if (tier == AttentionTier::cudnn && dropout == 0 && aligned16(out, lse, inp) &&
+        attention_cudnn::forward(out, lse, inp, s, stream)) {
+      return;
+    }
+#endif
     if (tier != AttentionTier::plain && aligned16(out, inp) &&
         attention_tensor_core::forward(out, lse, inp, s, stream)) {
       return;
@@ -70,7 +89,16 @@ void attention_backward(floatX* dinp,        // (B, T, 3, NH, HS)  =
                         const floatX* inp,   // (B, T, 3, NH, HS)
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH,
                         AttentionTier tier, cudaStream_t stream) {
+  check_attention_tier(tier);
   const AttentionSizes s = attention_sizes(dropout, seed, sequence, B, T, C, NH);
+#ifdef WROUGHT_CUDNN
+  if constexpr (std::is_same_v<floatX, bf16>) {
+    if (tier == AttentionTier::cudnn && dropout == 0 && aligned16(dinp, dout, out, lse, inp) &&
+        attention_cudnn::backward(dinp, dout, out, lse, inp, s, stream)) {
+      return;
+    }
+  }
+#endif
   float* delta = static_cast<float*>(scratch);
   constexpr int kThreads = 256;
   launch(attention_delta_kernel<floatX>, grid_for(static_cast<int64_t>(s.heads) * T, kThreads / 32), kThreads, 0,

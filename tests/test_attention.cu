@@ -170,7 +170,7 @@ void check_case(const Sizes& s, float dropout, AttentionTier tier) {
   CAPTURE(name_of(s));
   CAPTURE(dropout);
   const double K = s.T + s.HS;
-  const bool rounded = std::is_same_v<floatX, bf16> && tier == AttentionTier::tensor_core;
+  const bool rounded = std::is_same_v<floatX, bf16> && tier != AttentionTier::plain;
   const BackwardInputs<floatX> in(s, dropout);
   const TermSizes sizes = term_sizes(in, s, dropout);
   Doubles lse;
@@ -211,6 +211,26 @@ TEST_CASE("attention on tensor cores: every head size, any length") {
     for (const float dropout : {0.0f, 0.2f}) check_case<bf16>(s, dropout, AttentionTier::tensor_core);
   }
 }
+
+#ifdef WROUGHT_CUDNN
+TEST_CASE("attention by cuDNN, and by our kernels where there is dropout or no plan") {
+  for (const Sizes s : {Sizes{1, 1, 2, 64}, Sizes{2, 33, 3, 64}, Sizes{2, 257, 2, 64}, Sizes{1, 200, 2, 128},
+                        Sizes{1, 129, 1, 80}, Sizes{1, 20, 1, 33}}) {
+    for (const float dropout : {0.0f, 0.2f}) check_case<bf16>(s, dropout, AttentionTier::cudnn);
+  }
+  const Sizes s{2, 300, 2, 64};
+  const BackwardInputs<bf16> in(s, 0);
+  same_under_all_schedules([&] { return forward(in.inp, s, 0, AttentionTier::cudnn).out; });
+  same_under_all_schedules([&] { return backward(in, s, 0, AttentionTier::cudnn); });
+}
+#else
+TEST_CASE("attention says that a build has no cuDNN") {
+  const Sizes s{1, 2, 1, 64};
+  const BackwardInputs<bf16> in(s, 0);
+  CHECK_THROWS_WITH_AS(forward(in.inp, s, 0, AttentionTier::cudnn), doctest::Contains("no cuDNN"), CudaError);
+  CHECK_THROWS_WITH_AS(backward(in, s, 0, AttentionTier::cudnn), doctest::Contains("no cuDNN"), CudaError);
+}
+#endif
 
 TEST_CASE("attention's tiers fall back to plain where tensor cores cannot: same bits") {
   const auto same = [](const auto& actual, const auto& expected) {
@@ -256,7 +276,8 @@ TEST_CASE("attention with scores that would overflow exp") {
     const Outputs<floatX> o = forward(in.inp, s, 0, tier);
     CHECK(relative_difference(o.lse, lse) < 1e-6);
     CHECK(relative_difference(to_numbers(o.out), expected) < 1e-2);  // a score of 1e5 is known to 1e5 u = 0.006
-    CHECK(relative_difference(to_numbers(backward(in, s, 0, tier)), twin_backward(in, s, 0)) < 1e-1);
+    // p comes from a score and lse, each known to 0.006, and is at most rounded to bf16 (0.004).
+    CHECK(relative_difference(to_numbers(backward(in, s, 0, tier)), twin_backward(in, s, 0)) < 2e-2);
   };
   check(float(), AttentionTier::plain);
   check(bf16(), AttentionTier::plain);

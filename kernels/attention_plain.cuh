@@ -242,7 +242,7 @@ __device__ inline ProbabilityGradient probability_gradient(float score, float dp
 
 // dk and dv of a tile of keys, over the tiles of queries from the diagonal on. Products are transposed: rows are keys.
 template <class floatX>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     attention_backward_keys_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dk and dv =
                                          const floatX* dout,  // (B, T, C)
                                          const float* lse,    // (B, NH, T)

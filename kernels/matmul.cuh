@@ -242,12 +242,12 @@ void weight_gradient(float* dweight, void* scratch, const floatX* dout, const fl
   const int64_t elements = static_cast<int64_t>(OC) * C;
   matmul_tensor_core<Major::mn, Major::mn>(PartEpilogue{parts, C}, dout, inp, OC, C, N, part, stream);
   launch(add_parts_kernel<float>, grid_for(elements, 256), 256, 0, stream, dweight, static_cast<const float*>(parts),
-         ceil_div(N, part), elements);
+         static_cast<int>(ceil_div<int64_t>(N, part)), elements);
 }
 
 // Bytes of scratch that matmul_backward needs.
 inline int64_t matmul_backward_scratch(int N, int C, int OC) {
-  const int64_t parts = ceil_div(N, weight_part(N, C, OC));
+  const int64_t parts = ceil_div<int64_t>(N, weight_part(N, C, OC));
   const int64_t part_bytes = parts > 1 ? parts * OC * C * static_cast<int64_t>(sizeof(float)) : 0;
   return std::max(part_bytes, bias_backward_scratch(N, OC));
 }

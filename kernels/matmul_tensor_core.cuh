@@ -235,7 +235,7 @@ template <class Tile, bool kVector, Major kMajorA, Major kMajorB, class T, class
 void matmul_tensor_core_tile(const Epilogue& epilogue, const T* a, const T* b, int M, int N, int K, int part_k,
                              cudaStream_t stream) {
   dim3 grid = grid_for(tile_count(M, N, Tile::kM, Tile::kN), 1);
-  grid.y = ceil_div(K, part_k);
+  grid.y = static_cast<unsigned>(ceil_div<int64_t>(K, part_k));
   launch(matmul_tensor_core_kernel<T, kMajorA, kMajorB, Tile, kVector, Epilogue>, grid, Tile::kThreads,
          Tile::kStages * (Tile::kM + Tile::kN) * kSliceBytes, stream, epilogue, a, b, M, N, K, part_k);
 }
@@ -248,7 +248,7 @@ void matmul_tensor_core(const Epilogue& epilogue,
                         const T* b,  // (N, K) or, Major::mn, (K, N)
                         int M, int N, int K, int part_k, cudaStream_t stream) {
   const bool vector = epilogue.vector() && vector_factor<kMajorA>(a, M, K) && vector_factor<kMajorB>(b, N, K);
-  const int64_t parts = ceil_div(K, part_k);
+  const int64_t parts = ceil_div<int64_t>(K, part_k);
   // Tiles as large as leave work for each of the 100 to 150 multiprocessors of a large GPU.
   if (!vector) {
     matmul_tensor_core_tile<SmallTile, false, kMajorA, kMajorB>(epilogue, a, b, M, N, K, part_k, stream);

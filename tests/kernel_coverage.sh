@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 ran=${1:?usage: tests/kernel_coverage.sh FOLDER_OF_LISTS}
 
 uncovered() { # uncovered SOURCE_FOLDER: kernels that did not run
-  comm -23 <(dev/list_kernels.sh "$1") <(cat "$ran"/*.txt | sort -u)
+  comm -23 <(dev/list_kernels.sh "$1") <(sed 's/.*:://' "$ran"/*.txt | sort -u)
 }
 missing=$(uncovered kernels)
 if [ -n "$missing" ]; then

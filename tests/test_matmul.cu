@@ -75,9 +75,8 @@ template <class T>
 class Guarded {
  public:
   Guarded(const std::vector<T>& values, size_t shift) : n_(values.size()), begin_(kMargin + shift) {
-    std::vector<T> all(begin_, guard());
-    all.insert(all.end(), values.begin(), values.end());
-    all.insert(all.end(), kMargin, guard());
+    std::vector<T> all(begin_ + n_ + kMargin, guard());
+    std::copy(values.begin(), values.end(), all.begin() + static_cast<std::ptrdiff_t>(begin_));
     memory_ = std::make_unique<DeviceArray<T>>(all);
   }
   T* data() const { return memory_->data() + begin_; }

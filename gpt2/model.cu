@@ -529,9 +529,14 @@ std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOpt
   rows.push_back({"scratch", "", scratch_bytes(config, B, T)});
   rows.push_back({"decay", "", arena_size(param_table(config)) / kParamAlignment});
   rows.push_back({"step", "", 3 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
+  int64_t libraries = 0;
 #ifdef WROUGHT_CUBLASLT
-  rows.push_back({kLibraryRow, "", 2 * static_cast<int64_t>(CublasLt::kWorkspace)});  // the model's, the measurement's
+  libraries += 2 * static_cast<int64_t>(CublasLt::kWorkspace);  // the model's, the measurement's
 #endif
+#ifdef WROUGHT_CUDNN
+  if (options.precision == Precision::bf16) libraries += attention_cudnn::kWorkspaceLimit;
+#endif
+  if (libraries > 0) rows.push_back({kLibraryRow, "", libraries});
   return rows;
 }
 
@@ -577,12 +582,12 @@ void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, in
   batch = B;
   while (batch > 1 && needed(all, batch) > available) batch /= 2;
   if (batch < B) all_flags += strprintf(" --batch-size %d", batch);
-  way(all_flags.empty() ? "(nothing is left to leave out)" : all_flags, all, batch);
+  if (all_flags.find(" --") != std::string::npos) way(all_flags, all, batch);
+  if (ways.empty()) ways = "\n  (no flag is left that takes less)";
   fail(
       "training takes %.0f bytes of GPU memory and %lld are free. It would take with\n"
       "%s\nA smaller batch leaves the step as it is if --total-batch-tokens stays; else a shorter --seq-len or a "
-      "smaller "
-      "--model. --memory shows what takes how much",
+      "smaller --model. --memory shows what takes how much",
       needed(options, B), static_cast<long long>(free), ways.c_str() + 1);
 }
 

@@ -31,8 +31,8 @@ GpuTiers gpu_tiers(Precision precision, bool reference);
 void check_gpu();
 std::string gpu_name();
 
-// memory_plan(), and what a GPU needs besides, libraries' own (kLibraryRow, not every build's) included. Needs no GPU.
-inline constexpr const char* kLibraryRow = "cuBLASLt workspaces";
+// memory_plan(), and what a GPU needs besides; in builds with cuBLASLt or cuDNN also what these take. Needs no GPU.
+inline constexpr const char* kLibraryRow = "libraries, at most";
 std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
 // Throws Error if that is more than `free` bytes: with what would help, and how much.
 void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t free);

@@ -629,7 +629,7 @@ double product_seconds(int n, MatmulMode mode) {
 double measure_gpu_peak_flops(Precision precision, bool reference) {
   const MatmulMode mode = gpu_tiers(precision, reference).matmul;
   double best = 0, seconds = 0;
-  for (int n = 64; n <= 8192 && seconds < 5e-3; n *= 2) {  // larger ones until one takes a while
+  for (int n = 128; n <= 8192 && seconds < 0.02; n *= 2) {  // larger ones until one takes a while
     seconds = precision == Precision::bf16 ? product_seconds<bf16>(n, mode) : product_seconds<float>(n, mode);
     if (seconds == 0) break;
     best = std::max(best, 2.0 * n * n * n / seconds);

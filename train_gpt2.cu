@@ -30,6 +30,7 @@ void check_device(const Run& run) {
 }
 
 void train(const TrainConfig& flags, const std::vector<std::string>& given) {
+  validate(flags);  // before looking for a device: a wrong flag is wrong anywhere
   if (flags.threads > 0) omp_set_num_threads(flags.threads);
   if (flags.memory || flags.check) {
     const Run run = plan_run(flags, given, say);

@@ -91,6 +91,8 @@ inline void print_sample(Model& model, const Run& run, int64_t step) {
   const Tokenizer& tokenizer = *run.tokenizer;
   GenerateConfig config;
   config.tokens = run.config.sample_tokens;
+  // What the memory for training holds: a sample must not ask for more in the middle of a run.
+  config.context = static_cast<int>(std::min<int64_t>(int64_t{run.config.batch_size} * run.config.seq_len, 1 << 30));
   config.end_of_text = tokenizer.end_of_text();
   config.sampler.temperature = 0.8;
   config.seed = run.config.seed + static_cast<uint64_t>(step);

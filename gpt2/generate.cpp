@@ -11,8 +11,10 @@ std::vector<int32_t> generate(Model& model, std::vector<int32_t> ids, const Gene
   if (ids.empty()) fail("the prompt is empty: generation needs at least one token to start from");
   std::vector<float> logits(static_cast<size_t>(model.config.vocab_size));
   std::vector<int32_t> made;
+  const int context =
+      config.context > 0 ? std::min(config.context, model.config.max_seq_len) : model.config.max_seq_len;
   while (static_cast<int>(made.size()) < config.tokens) {
-    const size_t window = std::min(ids.size(), static_cast<size_t>(model.config.max_seq_len));
+    const size_t window = std::min(ids.size(), static_cast<size_t>(context));
     model.forward(ids.data() + ids.size() - window, 1, static_cast<int>(window), Pass::generate);
     model.read_logits(0, logits.data());
     const int32_t id = sample(logits, config.sampler, philox_uniform(config.seed, kSampleSequence, made.size()));

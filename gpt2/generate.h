@@ -13,9 +13,10 @@ struct GenerateConfig {
   int tokens = 200;      // at most
   int end_of_text = -1;  // stops there (and does not report it); -1: never
   uint64_t seed = 1337;  // token i draws number i of Philox's sequence
+  int context = 0;       // tokens in view, at most; 0: the model's context
 };
 
-// Continues `ids` (not empty), keeping the last max_seq_len tokens in view; calls `each` with every new id, stops early
+// Continues `ids` (not empty), keeping the last tokens in view; calls `each` with every new id, stops early
 // if it returns false. Returns the new ids.
 std::vector<int32_t> generate(Model& model, std::vector<int32_t> ids, const GenerateConfig& config,
                               const std::function<bool(int32_t)>& each);

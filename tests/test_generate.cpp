@@ -42,7 +42,7 @@ class CountingModel : public Model {
 
 using Ids = std::vector<int32_t>;
 GenerateConfig ask(int tokens, int end_of_text = -1, uint64_t seed = 1) {
-  return {SamplerConfig{}, tokens, end_of_text, seed};
+  return {SamplerConfig{}, tokens, end_of_text, seed, 0};
 }
 const auto all = [](int32_t) { return true; };
 
@@ -58,6 +58,17 @@ TEST_CASE("of a prompt beyond the context its end is seen") {
   CountingModel model(10, 3, false);
   CHECK(generate(model, {0, 1, 2, 3, 4, 5}, ask(1), all) == Ids{6});
   CHECK(model.windows == std::vector<Ids>{{3, 4, 5}});
+}
+
+TEST_CASE("a context of one's own, within the model's") {
+  GenerateConfig config = ask(3);
+  config.context = 2;
+  CountingModel model(10, 3, false), wide(10, 3, false);
+  CHECK(generate(model, {4, 5, 6}, config, all) == Ids{7, 8, 9});
+  CHECK(model.windows == std::vector<Ids>{{5, 6}, {6, 7}, {7, 8}});
+  config.context = 1000;
+  generate(wide, {1, 2, 3, 4, 5}, config, all);
+  CHECK(wide.windows.front() == Ids{3, 4, 5});
 }
 
 TEST_CASE("end_of_text stops and is not reported") {

@@ -124,6 +124,7 @@ expect_refused() {  # CODE REGEX COMMAND...: and no run's folder is left
 }
 CUDASIM_DEVICES=0 expect_refused 1 'no CUDA device .*; train on the CPU with build/train_gpt2$' sim
 CUDASIM_DEVICES=0 expect_refused 1 'no CUDA device' sim --check
+CUDASIM_DEVICES=0 expect_refused 2 "precision is 'fp8'" sim --precision fp8
 CUDASIM_MEMORY=$bytes expect_ok sim --run fits --steps 2
 CUDASIM_MEMORY=$((bytes - 1)) expect_refused 1 "training takes $bytes bytes of GPU memory and $((bytes - 1)) are free" sim
 for way in '--recompute gelu' '--recompute block' '--no-master-weights' '--batch-size 1'; do

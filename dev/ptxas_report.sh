@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles every kernel with nvcc and prints what ptxas reports: registers, shared memory and threads that fit, per kernel
-# and architecture. Fails on a warning, a register spill, local memory (a stack frame), or a kernel that is not compiled.
+# Compiles every kernel with nvcc and prints what ptxas reports: registers and static shared memory, per kernel and
+# architecture (what a launch asks for besides is in the kernels' page). Fails on a warning, a register spill, local memory (a stack frame), or a kernel that is not compiled.
 #   dev/ptxas_report.sh [ARCH...]          default: sm_80 sm_90a
 # Needs nvcc but no GPU; without nvcc it says so and exits 77.
 set -euo pipefail
@@ -44,7 +44,7 @@ cat "$work"/*.log | awk '
     name = ""
   }' | sort -u > "$work/table"
 c++filt < "$work/table" | awk '
-  BEGIN { printf "%-8s %9s %12s %6s %6s  %s\n", "arch", "registers", "shared bytes", "stack", "spills", "kernel" }
+  BEGIN { printf "%-8s %9s %12s %6s %6s  %s\n", "arch", "registers", "static shared", "stack", "spills", "kernel" }
   {
     n = NF; name = $2
     for (i = 3; i <= n - 4; ++i) name = name " " $i

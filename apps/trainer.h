@@ -221,7 +221,7 @@ inline void print_end(const Run& run, const char* trainer, int64_t step, double 
   }
   const std::string dir = (run.folder / "latest").string();
   say(strprintf("done in %.0f s: the model is in %s", seconds, dir.c_str()));
-  if (run.tokenizer) say("try next:  build/generate --model " + dir + " --prompt \"Once\"");
+  if (run.tokenizer) say("try next:  make && build/generate --model " + dir + " --prompt \"Once\"");
   say(strprintf("           %s --run %s --resume --steps %lld", trainer, run.folder.c_str(),
                 static_cast<long long>(2 * run.config.steps)));
 }

@@ -8,7 +8,7 @@
 #include <numeric>
 
 #include "kernels/ptx.cuh"
-#include "tests/device.h"
+#include "tests/cudasim_checks.h"
 
 namespace {
 
@@ -20,34 +20,7 @@ __device__ int thread_in_block() {
   return static_cast<int>((threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x);
 }
 
-// Ends with a report that contains all of `parts`; then the device is as new.
-void check_report(cudaError_t expected, const std::vector<std::string>& parts) {
-  CHECK(cudaDeviceSynchronize() == expected);
-  const std::string report = cudasim::last_report();
-  for (const std::string& part : parts) {
-    INFO(report, "\nlacks: ", part);
-    CHECK(report.find(part) != std::string::npos);
-  }
-  CHECK(cudaDeviceSynchronize() == expected);  // it stays
-  CHECK(cudaDeviceReset() == cudaSuccess);
-  CHECK(cudaDeviceSynchronize() == cudaSuccess);
-}
-
 std::string line(int number) { return "tests/test_cudasim.cu:" + std::to_string(number); }
-
-template <class F>
-void for_all_schedules(F&& f) {
-  using cudasim::Schedule;
-  for (const auto& [schedule, seed] : {std::pair{Schedule::forward, 0},
-                                       {Schedule::reverse, 0},
-                                       {Schedule::random, 1},
-                                       {Schedule::random, 2},
-                                       {Schedule::random, 3}}) {
-    cudasim::set_schedule(schedule, static_cast<uint64_t>(seed));
-    f();
-  }
-  cudasim::set_schedule(Schedule::forward);
-}
 
 // ---- grids ---------------------------------------------------------------------------------------------------------
 

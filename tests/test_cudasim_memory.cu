@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <numeric>
 
-#include "tests/device.h"
+#include "tests/cudasim_checks.h"
 
 namespace {
 
@@ -40,31 +40,6 @@ __global__ void write_one_kernel(T* out, int64_t at) {
 template <class T>
 __global__ void read_one_kernel(T* out, const T* inp, int64_t at) {
   if (threadIdx.x == 5) *out = inp[at];
-}
-
-template <class F>
-void for_all_schedules(F&& f) {
-  using cudasim::Schedule;
-  for (const auto& [schedule, seed] : {std::pair{Schedule::forward, 0},
-                                       {Schedule::reverse, 0},
-                                       {Schedule::random, 1},
-                                       {Schedule::random, 2},
-                                       {Schedule::random, 3}}) {
-    cudasim::set_schedule(schedule, static_cast<uint64_t>(seed));
-    f();
-  }
-  cudasim::set_schedule(cudasim::Schedule::forward);
-}
-
-// Ends with a report that contains all of `parts`; then the device is as new.
-void check_report(cudaError_t expected, const std::vector<std::string>& parts) {
-  CHECK(cudaDeviceSynchronize() == expected);
-  const std::string report = cudasim::last_report();
-  for (const std::string& part : parts) {
-    INFO(report, "\nlacks: ", part);
-    CHECK(report.find(part) != std::string::npos);
-  }
-  CHECK(cudaDeviceReset() == cudaSuccess);
 }
 
 struct Child {

@@ -39,6 +39,14 @@ __global__ void order_kernel(T* order, T* count) {
 }
 
 template <class T>
+__global__ void turns_kernel(T* order, T* count) {  // which warp takes each of 4 turns, with a shuffle in between
+  for (int turn = 0; turn < 4; ++turn) {
+    if (threadIdx.x % 32 == 0) order[atomicAdd(count, 1)] = static_cast<T>(threadIdx.x / 32);
+    __shfl_sync(kFullWarp, turn, 0);
+  }
+}
+
+template <class T>
 __global__ void parameters_kernel(T* out, T a, double b, const char* c) {
   a += 1;  // each thread has its own copy
   if (threadIdx.x == 31) out[0] = a + static_cast<T>(b) + static_cast<T>(c[0]);
@@ -100,6 +108,29 @@ TEST_CASE("Schedules: forward, reverse and random order of blocks, warps and lan
   }
   cudasim::set_schedule(cudasim::Schedule::forward);
   cudasim::set_threads(2);
+}
+
+TEST_CASE("Warps go on one after another, at random in turns between their shuffles") {
+  const auto run = [] {
+    const DeviceArray<int> order(12), count(std::vector<int>{0});
+    launch(turns_kernel<int>, 1, 96, 0, nullptr, order.data(), count.data());
+    return order.host();
+  };
+  const std::vector<int> grouped = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2};
+  cudasim::set_schedule(cudasim::Schedule::forward);
+  CHECK(run() == grouped);
+  cudasim::set_schedule(cudasim::Schedule::reverse);
+  CHECK(run() == std::vector<int>(grouped.rbegin(), grouped.rend()));
+  int changes = 0;
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    cudasim::set_schedule(cudasim::Schedule::random, seed);
+    std::vector<int> order = run();
+    for (size_t i = 1; i < order.size(); ++i) changes += order[i] != order[i - 1];
+    std::sort(order.begin(), order.end());
+    CHECK(order == grouped);
+  }
+  CHECK(changes > 8 * 3);  // one after another would be 8 * 2
+  cudasim::set_schedule(cudasim::Schedule::forward);
 }
 
 namespace {

@@ -303,22 +303,28 @@ void Worker::start_block_pass() {
   for (unsigned w = 0; w < warp_count_; ++w) start_warp_pass(warps_[w]);
 }
 
-// Lanes of a warp one after another until all wait or have ended, as often as collectives let some go on; then the next
-// warp; when all are stuck, the barrier.
+// Lanes of a warp one after another until all wait or have ended, as often as collectives let some go on (at random:
+// any warp that can may go on first); then the next warp; when all are stuck, the barrier.
 Lane* Worker::next_lane() {
   for (;;) {
-    for (; warp_position_ < warp_count_; ++warp_position_) {
+    while (warp_position_ < warp_count_) {
       const unsigned w = warp_order_[warp_position_];
       Warp& warp = warps_[w];
-      while (warp.runnable) {
-        for (; warp.next < 32; ++warp.next) {
-          const unsigned lane = warp.order[warp.next];
-          if (!(warp.runnable >> lane & 1)) continue;
-          ++warp.next;
-          warp.runnable &= ~(1u << lane);
-          return &lanes_[32 * w + lane];
-        }
-        start_warp_pass(warp);
+      for (; warp.runnable && warp.next < 32; ++warp.next) {
+        const unsigned lane = warp.order[warp.next];
+        if (!(warp.runnable >> lane & 1)) continue;
+        ++warp.next;
+        warp.runnable &= ~(1u << lane);
+        return &lanes_[32 * w + lane];
+      }
+      if (!warp.runnable) {
+        ++warp_position_;
+        continue;
+      }
+      start_warp_pass(warp);
+      if (grid_->schedule == Schedule::random) {
+        const unsigned other = warp_position_ + static_cast<unsigned>(next_random(random_) % (warp_count_ - warp_position_));
+        std::swap(warp_order_[warp_position_], warp_order_[other]);
       }
     }
     if (alive_ == 0) return nullptr;

@@ -323,7 +323,8 @@ Lane* Worker::next_lane() {
       }
       start_warp_pass(warp);
       if (grid_->schedule == Schedule::random) {
-        const unsigned other = warp_position_ + static_cast<unsigned>(next_random(random_) % (warp_count_ - warp_position_));
+        const unsigned other =
+            warp_position_ + static_cast<unsigned>(next_random(random_) % (warp_count_ - warp_position_));
         std::swap(warp_order_[warp_position_], warp_order_[other]);
       }
     }

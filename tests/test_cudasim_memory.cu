@@ -524,6 +524,9 @@ TEST_CASE("child: report" * doctest::skip()) {  // run by the case below
   int count = -1;
   const cudaError_t status = cudaGetDeviceCount(&count);
   std::printf("devices %d %s\n", count, cudaGetErrorName(status));
+  cudaDeviceProp properties = {};
+  if (cudaGetDeviceProperties(&properties, 0) == cudaSuccess)
+    std::printf("capability %d.%d\n", properties.major, properties.minor);
   size_t free = 0, total = 0;
   std::printf("memory %s", cudaGetErrorName(cudaMemGetInfo(&free, &total)));
   std::printf(" %zu\n", total);
@@ -549,6 +552,8 @@ TEST_CASE("The environment: devices, memory, schedule, threads; what makes no se
   CHECK(contains(rerun("child: report", "CUDASIM_MEMORY", "2000").output,
                  "memory cudaSuccess 2000\nmalloc cudaSuccess\nmalloc again cudaErrorMemoryAllocation"));
   CHECK(contains(rerun("child: report", "CUDASIM_MEMORY", "2001").output, "malloc again cudaSuccess"));
+  CHECK(contains(rerun("child: report", "CUDASIM_MEMORY", "2000").output, "capability 8.0"));
+  CHECK(contains(rerun("child: report", "CUDASIM_CAPABILITY", "75").output, "capability 7.5"));
   CHECK(contains(rerun("child: order", "CUDASIM_SCHEDULE", "forward").output, "0 1 2 3 4 5 "));
   CHECK(contains(rerun("child: order", "CUDASIM_SCHEDULE", "reverse").output, "31 30 29 "));
   const std::string random = rerun("child: order", "CUDASIM_SCHEDULE", "random:7").output;
@@ -560,6 +565,7 @@ TEST_CASE("The environment: devices, memory, schedule, threads; what makes no se
                                                         {"CUDASIM_DEVICES", ""},
                                                         {"CUDASIM_MEMORY", "64G"},
                                                         {"CUDASIM_MEMORY", "-1"},
+                                                        {"CUDASIM_CAPABILITY", "8.0"},
                                                         {"CUDASIM_SCHEDULE", "backward"},
                                                         {"CUDASIM_SCHEDULE", "random"},
                                                         {"CUDASIM_SCHEDULE", "random:x"},

@@ -27,6 +27,7 @@ struct Settings {
   std::string error;  // what is wrong with the environment; empty: nothing
   int devices = 1;
   size_t memory = size_t{64} << 30;
+  int capability = 80;  // 10 times the compute capability that the device claims
   Schedule schedule = Schedule::forward;
   uint64_t seed = 0;
   int threads = 1;

@@ -35,6 +35,9 @@ Settings read_environment() {
   variable("CUDASIM_MEMORY", "the device's memory in bytes, at most 2^42", [&](std::string_view text) {
     return parse_number(text, 1, uint64_t{1} << 42, number) && (result.memory = number, true);
   });
+  variable("CUDASIM_CAPABILITY", "a compute capability without the dot, from 50 to 129", [&](std::string_view text) {
+    return parse_number(text, 50, 129, number) && (result.capability = static_cast<int>(number), true);
+  });
   variable("CUDASIM_THREADS", "a number from 1 to 256", [&](std::string_view text) {
     return parse_number(text, 1, 256, number) && (result.threads = static_cast<int>(number), true);
   });
@@ -306,7 +309,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   p.maxThreadsDim[2] = 64;
   p.maxGridSize[0] = 0x7fffffff;
   p.maxGridSize[1] = p.maxGridSize[2] = 65535;
-  p.major = 8;
+  p.major = settings().capability / 10;
+  p.minor = settings().capability % 10;
   p.multiProcessorCount = kMultiprocessors;
   p.memoryBusWidth = 512;
   p.l2CacheSize = 4 << 20;

@@ -124,6 +124,7 @@ expect_refused() {  # CODE REGEX COMMAND...: and no run's folder is left
 }
 CUDASIM_DEVICES=0 expect_refused 1 'no CUDA device .*; train on the CPU with build/train_gpt2$' sim
 CUDASIM_DEVICES=0 expect_refused 1 'no CUDA device' sim --check
+CUDASIM_CAPABILITY=75 expect_refused 1 'cudasim has compute capability 7.5, and the kernels need 8.0 or later; train on the CPU' sim
 CUDASIM_DEVICES=0 expect_refused 2 "precision is 'fp8'" sim --precision fp8
 CUDASIM_MEMORY=$bytes expect_ok sim --run fits --steps 2
 CUDASIM_MEMORY=$((bytes - 1)) expect_refused 1 "training takes $bytes bytes of GPU memory and $((bytes - 1)) are free" sim

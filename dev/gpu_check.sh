@@ -47,7 +47,8 @@ speed() { # speed MODEL PRECISION RECOMPUTE B T
   local run=$out/run_$1_$2_$3_$4
   rm -rf "$run"
   part "speed_$1_$2_$3_$4" 120 "$build/train_gpt2cu" --data "$out/stories.txt" --tokenizer bytes --vocab-size 50257 --model "$1" --precision "$2" \
-    --recompute "$3" --batch-size "$4" --seq-len "$5" --steps 20 --eval-steps 1 --sample-tokens 0 --save-every 0 --run "$run" || true
+    --recompute "$3" --batch-size "$4" --seq-len "$5" --steps 20 --eval-steps 1 --sample-tokens 0 --save-every 0 --run "$run"
+  [ -f "$run/metrics.jsonl" ] || return
   python3 - "$run/metrics.jsonl" "$1" "$2" "$3" "$4" "$5" "$out/speed_$1_$2_$3_$4.log" >> "$table" <<'PY'
 import json, re, statistics, sys
 path, model, precision, recompute, B, T, log = sys.argv[1:]

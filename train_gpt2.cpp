@@ -7,17 +7,10 @@
 #include "apps/train_flags.h"
 #include "apps/trainer.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#else
-inline void omp_set_num_threads(int) {}
-inline int omp_get_max_threads() { return 1; }
-#endif
-
 namespace {
 
 void train(const TrainConfig& flags, const std::vector<std::string>& given) {
-  if (flags.threads > 0) omp_set_num_threads(flags.threads);
+  if (flags.threads > 0) set_cpu_threads(flags.threads);
   if (flags.memory || flags.check) {
     const Run run = plan_run(flags, given, say);
     const TrainConfig& c = run.config;
@@ -26,6 +19,8 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
       return print_memory(memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
     }
     check_cpu(run);
+    if (flags.reference)
+      fail_usage("--check compares with the reference, which --reference asks for: give one of them");
     const auto model = make_cpu_model(run.shape, false, model_options(c).recompute);
     const auto reference = make_cpu_model(run.shape, true);
     return check_against_reference(*model, *reference, run);
@@ -48,7 +43,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   load_or_initialise(*model, run);
   DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order == "shuffled", config.seed, 0, 1});
   if (!run.resume_from.empty()) loader.seek(run.position);
-  print_start(run, strprintf("%d threads, peak %.0f GFLOP/s", omp_get_max_threads(), peak_flops / 1e9));
+  print_start(run, strprintf("%d threads, peak %.0f GFLOP/s", cpu_threads(), peak_flops / 1e9));
 
   const Schedule schedule{config.schedule, config.lr, config.min_lr, config.warmup_steps, config.steps};
   MetricsLog log(run.folder, step + 1);

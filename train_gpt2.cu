@@ -10,12 +10,6 @@
 #include "apps/trainer.h"
 #include "gpt2/model_gpu.cuh"
 
-#ifdef _OPENMP
-#include <omp.h>
-#else
-inline void omp_set_num_threads(int) {}
-#endif
-
 namespace {
 
 #ifdef WROUGHT_CUDASIM
@@ -31,19 +25,18 @@ void check_device(const Run& run) {
 
 void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   validate(flags);  // before looking for a device: a wrong flag is wrong anywhere
-  if (flags.threads > 0) omp_set_num_threads(flags.threads);
+  if (!flags.memory) check_gpu();
+  if (flags.threads > 0) set_cpu_threads(flags.threads);
   if (flags.memory || flags.check) {
     const Run run = plan_run(flags, given, say);
     const TrainConfig& c = run.config;
     if (flags.memory) {
       return print_memory(gpu_memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
     }
-    check_gpu();
     const auto model = make_gpu_model(run.shape, model_options(c), c.batch_size, c.seq_len, flags.reference);
     const auto reference = make_cpu_model(run.shape, true);
     return check_against_reference(*model, *reference, run);
   }
-  check_gpu();
   const auto started = std::chrono::steady_clock::now();
   Run run = set_up_run(flags, given, say, check_device);
   const TrainConfig& config = run.config;

@@ -62,8 +62,8 @@ inline void check_against_reference(Model& model, Model& reference, const Run& r
                 row.bound.c_str(), row.ok ? "" : "  <-- beyond");
     ok = ok && row.ok;
   }
-  if (!ok) fail("the fast path differs from the reference beyond tolerance: see the rows marked above");
-  say("the fast path agrees with the reference");
+  if (!ok) fail("the model differs from the reference beyond tolerance: see the rows marked above");
+  say("the model agrees with the reference");
 }
 
 // ---- watching ------------------------------------------------------------------------------------------------------

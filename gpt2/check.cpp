@@ -28,7 +28,7 @@ CheckRow compare(const std::string& name, const std::vector<float>& a, const std
 }
 
 void bound_absolute(CheckRow& row, double bound) {
-  row.bound = strprintf("|d| <= %.0e", bound);
+  row.bound = strprintf("|d| <= %.1e", bound);
   row.ok = row.max_abs <= bound;
 }
 

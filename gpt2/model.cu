@@ -19,7 +19,7 @@ void GpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   check_batch(inputs, B, T);
   const int Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers, N = B * T;
   resize(B, T);
-  slot_ = (slot_ + 1) % kSlots;
+  slot_ = (slot_ + 1) % kBatchSlots;
   Slot& slot = slots_[slot_];
   CUDA_CHECK(cudaEventSynchronize(slot.done));  // waits only if the host is a whole ring ahead
   copy_in(slot, slot.inputs, slot.host_inputs, inputs, N);
@@ -90,7 +90,7 @@ template <class floatX>
 double GpuModel<floatX>::loss(const int32_t* targets, double* sum) {
   const int N = B_ * T_;
   if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
-  check_targets(targets, N);
+  const int64_t counted = check_targets(targets, N);
   Slot& slot = slots_[slot_];
   copy_in(slot, slot.targets, slot.host_targets, targets, N);
   classifier_forward(acts_.losses, acts_.logits, slot.targets, N, config.vocab_size, config.padded_vocab_size(),
@@ -98,8 +98,6 @@ double GpuModel<floatX>::loss(const int32_t* targets, double* sum) {
   CUDA_CHECK(cudaMemsetAsync(&state_->evaluation, 0, sizeof(double), compute_));
   classifier_loss(&state_->evaluation, acts_.losses, nullptr, N, compute_);
   const double total = read_double(&state_->evaluation);
-  int64_t counted = 0;
-  for (int n = 0; n < N; ++n) counted += targets[n] >= 0;
   if (sum) *sum = total;
   return counted > 0 ? total / static_cast<double>(counted) : 0;
 }
@@ -266,8 +264,6 @@ GpuEvent::~GpuEvent() { cudaEventDestroy(event_); }
 
 namespace {
 
-constexpr int kBatchSlots = 4;
-
 // Bytes that operations of a (B, T) batch need besides their tensors, and the optimizer.
 int64_t scratch_bytes(const ModelConfig& config, int B, int T) {
   const int C = config.channels, N = B * T;
@@ -292,7 +288,6 @@ int64_t slot_elements(int64_t tokens) { return (tokens + 63) / 64 * 64; }  // ea
 template <class floatX>
 GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, int T, const GpuTiers& tiers)
     : Model(c), options(o), tiers_(tiers) {
-  static_assert(kSlots == kBatchSlots);
   const int64_t n = arena_size(table);
   param_memory_ = DeviceBuffer(n * static_cast<int64_t>(sizeof(floatX)));
   if (sizeof(floatX) == 2 && options.master_weights) master_memory_ = DeviceBuffer(n * 4);
@@ -334,16 +329,15 @@ void GpuModel<floatX>::resize(int B, int T) {
     logits_rows_ = batch_tokens_ = 0;
     const auto grow = [](DeviceBuffer& buffer, int64_t bytes) {
       if (bytes <= buffer.bytes()) return;
-      const int64_t more = std::max(bytes, buffer.bytes() + buffer.bytes() / 2);  // generation adds a token at a time
       buffer = DeviceBuffer();  // the old one goes before the new one comes
-      buffer = DeviceBuffer(more);
+      buffer = DeviceBuffer(bytes);
     };
     grow(activation_memory_, activations);
     grow(scratch_memory_, scratch);
-    grow(batch_memory_, kSlots * 3 * slot_elements(tokens) * 4);
-    const int64_t elements = batch_memory_.bytes() / (kSlots * 3 * 4) / 64 * 64;
+    grow(batch_memory_, kBatchSlots * 3 * slot_elements(tokens) * 4);
+    const int64_t elements = batch_memory_.bytes() / (kBatchSlots * 3 * 4) / 64 * 64;
     pinned_batches_ = PinnedBuffer(batch_memory_.bytes());
-    for (int k = 0; k < kSlots; ++k) {
+    for (int k = 0; k < kBatchSlots; ++k) {
       int32_t *device = batch_memory_.as<int32_t>() + k * 3 * elements,
               *host = pinned_batches_.as<int32_t>() + k * 3 * elements;
       Slot& slot = slots_[k];
@@ -582,7 +576,7 @@ void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, in
   batch = B;
   while (batch > 1 && needed(all, batch) > available) batch /= 2;
   if (batch < B) all_flags += strprintf(" --batch-size %d", batch);
-  if (all_flags.find(" --") != std::string::npos) way(all_flags, all, batch);
+  if (all_flags.find(" --", 1) != std::string::npos) way(all_flags, all, batch);
   if (ways.empty()) ways = "\n  (no flag is left that takes less)";
   fail(
       "training takes %.0f bytes of GPU memory and %lld are free. It would take with\n"

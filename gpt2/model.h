@@ -105,7 +105,7 @@ class Model {
   explicit Model(const ModelConfig& c) : config(c), table(param_table(c)) {}
   // What forward, backward and loss, set_dropout promise to refuse.
   void check_batch(const int32_t* inputs, int B, int T) const;
-  void check_targets(const int32_t* targets, int N) const;
+  int64_t check_targets(const int32_t* targets, int N) const;  // how many are not -1
   static void check_dropout(float dropout);
   // Philox's sequence for a place of a layer. `base` is set_dropout's; the first 2^16 of a seed are init_weights'.
   static uint64_t dropout_sequence(uint64_t base, int layer, DropoutPlace place) {
@@ -116,8 +116,12 @@ class Model {
 // The CPU's, in fp32. `reference`: plain loops only, no oneDNN.
 std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, Recompute recompute = Recompute::none);
 
-// What matrix products reach on this machine, FLOP/s: the best of a few square ones by the fast path.
+// What matrix products reach on this machine, FLOP/s: the best of the square ones that fit into 0.2 s, by the fast path.
 double measure_peak_flops();
+
+// Threads of the CPU's loops from now on, at least 1; how many that are.
+void set_cpu_threads(int threads);
+int cpu_threads();
 
 // GPT-2's initialisation, from numbers that depend only on the seed and the tensor's place in the table.
 void init_weights(Model& model, uint64_t seed);

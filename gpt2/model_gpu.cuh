@@ -45,6 +45,8 @@ double measure_gpu_peak_flops(Precision precision, bool reference);
 std::unique_ptr<Model> make_gpu_model(const ModelConfig& config, const ModelOptions& options, int B, int T,
                                       bool reference);
 
+inline constexpr int kBatchSlots = 4;  // batches that the host may be ahead
+
 // ---- the model -----------------------------------------------------------------------------------------------------
 
 // Memory of the GPU, zeroed. Throws std::bad_alloc if there is not as much.
@@ -140,7 +142,6 @@ class GpuModel final : public Model {
   const ModelOptions options;
 
  private:
-  static constexpr int kSlots = 4;    // batches that the host may be ahead
   static constexpr int kResults = 2;  // updates that result() knows
 
   // Numbers of a step that live on the GPU.
@@ -186,7 +187,7 @@ class GpuModel final : public Model {
   State* state_ = nullptr;        // on the GPU
   AdamWStep* results_ = nullptr;  // (kResults)  pinned
   GpuEvent result_copied_[kResults];
-  Slot slots_[kSlots];
+  Slot slots_[kBatchSlots];
   int slot_ = 0;              // of the last forward
   int64_t batch_tokens_ = 0;  // that a slot holds
   int64_t update_calls_ = 0;

@@ -37,7 +37,7 @@ __global__ void attention_delta_kernel(float* delta,        // (B, NH, T)
 inline AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
   if (B < 1 || T < 1 || NH < 1 || C < NH || C % NH != 0 || static_cast<int64_t>(B) * NH > INT32_MAX) {
     throw CudaError("attention: B " + std::to_string(B) + ", T " + std::to_string(T) + ", C " + std::to_string(C) +
-                    ", NH " + std::to_string(NH) + ": sizes must be positive and NH must divide C");
+                    ", NH " + std::to_string(NH) + ": sizes must be positive, B NH below 2^31, and NH must divide C");
   }
   const int HS = C / NH;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));

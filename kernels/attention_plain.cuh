@@ -16,8 +16,6 @@
 // other touch all 32 banks once.
 #pragma once
 
-#include <climits>
-
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
 

@@ -57,12 +57,12 @@ __device__ void load_rows(bf16* tile, const bf16* from, int row_stride, int rows
 
 // ---- fragments (layouts: ptx.cuh) ----------------------------------------------------------------------------------
 
+__device__ inline int lane_id() { return static_cast<int>(threadIdx.x % 32); }
+
 // 16 rows from `row` on (a multiple of 16) and 16 channels from `chunk` on (even): r[0] rows 0-7 and channels 0-7, r[1]
 // rows 8-15, r[2], r[3] the same of channels 8-15. As factor A that is {r[0], r[1], r[2], r[3]}; as factor B, whose
 // columns are the tile's rows, {r[0], r[2]} for rows 0-7 and {r[1], r[3]} for rows 8-15. Places of chunks repeat after
 // 16 rows and the chunk is even, so an address is the tile's plus one of kHS / 16 numbers that depend on the lane.
-__device__ inline int lane_id() { return static_cast<int>(threadIdx.x % 32); }
-
 template <int kHS>
 __device__ void load_fragment(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
   ldmatrix_x4(r, chunk_at<kHS>(tile + row * kHS, lane_id() % 16, chunk ^ (lane_id() / 16)));

@@ -115,16 +115,7 @@ struct alignas(16) Pack {
   static constexpr int size = 16 / sizeof(T);
   T values[size];
   __device__ T& operator[](int i) { return values[i]; }
-  __device__ const T& operator[](int i) const { return values[i]; }
 };
-
-template <class T>
-__device__ Pack<T> load_pack(const T* from) {  // aligned to 16 bytes
-  const int4 bits = *reinterpret_cast<const int4*>(from);
-  Pack<T> pack;
-  std::memcpy(&pack, &bits, sizeof bits);
-  return pack;
-}
 
 template <class T>
 __device__ void store_pack(T* to, const Pack<T>& pack) {  // aligned to 16 bytes

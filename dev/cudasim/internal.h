@@ -1,5 +1,5 @@
 // What the files of the runtime share.
-//   fiber.*    a stack and a context to switch to          block.cpp   one block: lanes, warps, barriers, reports
+//   fiber.*    a stack and a context to switch to          worker.cpp  one block: lanes, warps, barriers, reports
 //   grid.cpp   the worker threads and the order of blocks  memory.cpp  device and pinned memory, faults
 //   stream.cpp streams, events, copies                     runtime.cpp the rest of the API;  names.cpp kernels' names
 #pragma once

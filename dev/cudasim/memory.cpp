@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 
@@ -217,8 +218,11 @@ void unlock_device_memory() {
   install_fault_handler();
   if (all.unlocked) return;
   for (const auto& [begin, allocation] : all.live) {
-    if (!allocation.pinned)
-      mprotect(allocation.low, static_cast<size_t>(allocation.high - allocation.low), PROT_READ | PROT_WRITE);
+    if (!allocation.pinned &&
+        mprotect(allocation.low, static_cast<size_t>(allocation.high - allocation.low), PROT_READ | PROT_WRITE) != 0) {
+      std::perror("cudasim: opening device memory");
+      std::abort();
+    }
   }
   all.unlocked = true;
 }

@@ -151,8 +151,8 @@ expect_ok train --memory --run looked
 expect_output '^total +[0-9]+ bytes$'
 expect_output '^block.0.fch +\(64, 64\) +16384$'
 expect_ok train --check --run looked --dropout 0.1
-expect_output 'the fast path agrees with the reference'
-expect_ok train --check --reference --run looked
+expect_output 'the model agrees with the reference'
+expect_error 2 "give one of them" train --check --reference --run looked
 expect_error 1 'beyond tolerance' "$trainer" --data text.txt --model huge --check
 [ ! -e looked ] || die "--memory or --check made a run"
 

@@ -106,7 +106,7 @@ expect_error 1 'not finite in 5 steps in a row, up to step [0-9]+; the last good
 # ---- looking without training --------------------------------------------------------------------------------------
 for precision in fp32 tf32 bf16; do
   expect_ok sim --check --run looked --precision $precision --dropout 0.1
-  expect_output 'the fast path agrees with the reference'
+  expect_output 'the model agrees with the reference'
 done
 total() { sed -n 's/^total *\([0-9]*\) bytes$/\1/p' out; }
 CUDASIM_DEVICES=0 expect_ok sim --memory --run looked
@@ -125,15 +125,16 @@ expect_refused() {  # CODE REGEX COMMAND...: and no run's folder is left
 CUDASIM_DEVICES=0 expect_refused 1 'no CUDA device .*; train on the CPU with build/train_gpt2$' sim
 CUDASIM_DEVICES=0 expect_refused 1 'no CUDA device' sim --check
 CUDASIM_CAPABILITY=75 expect_refused 1 'cudasim has compute capability 7.5, and the kernels need 8.0 or later; train on the CPU' sim
-CUDASIM_DEVICES=0 expect_refused 2 "precision is 'fp8'" sim --precision fp8
+CUDASIM_DEVICES=0 expect_refused 2 "precision is 'fp8', expected one of fp32 tf32 bf16" sim --precision fp8
 CUDASIM_MEMORY=$bytes expect_ok sim --run fits --steps 2
 CUDASIM_MEMORY=$((bytes - 1)) expect_refused 1 "training takes $bytes bytes of GPU memory and $((bytes - 1)) are free" sim
 for way in '--recompute gelu' '--recompute block' '--no-master-weights' '--batch-size 1'; do
   expect_output "^  $way +[0-9]+ bytes, fits\$"
 done
 CUDASIM_MEMORY=$((bytes - 1)) expect_ok sim --run fits2 --steps 2 --recompute gelu
+CUDASIM_MEMORY=100000 expect_refused 1 '^  --batch-size 1 ' sim --recompute block --no-master-weights
+[ "$(grep -c -- '--batch-size 1 ' err out | awk -F: '{n += $2} END {print n}')" = 1 ] || die "the same advice twice"
 CUDASIM_MEMORY=100000 expect_refused 1 '^  --recompute block --no-master-weights --batch-size 1 +[0-9]+ bytes$' sim
-expect_refused 2 "precision is 'fp8', expected one of fp32 tf32 bf16" sim --precision fp8
 expect_refused 2 'no-master-weights goes with --precision bf16' sim --precision fp32 --no-master-weights
 expect_ok sim --help
 expect_output 'precision TEXT=bf16'

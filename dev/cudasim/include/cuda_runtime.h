@@ -1,4 +1,4 @@
-// The part of CUDA's runtime API that wrought uses, for g++ and cudasim: same names, same numbers, same meaning.
+// The part of CUDA's runtime API that wrought uses, and what a kernel of one's own is likely to, for g++ and cudasim: same names, same numbers, same meaning.
 // Device code's intrinsics are in cudasim_device.h, what goes beyond CUDA in cudasim.h.
 #pragma once
 

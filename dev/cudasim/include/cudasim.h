@@ -4,11 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <set>
 #include <source_location>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "cudasim_types.h"
 
@@ -35,6 +37,57 @@ std::string last_report();
 
 // Names of the __global__ functions that ran so far in this process, with namespaces and template arguments.
 std::set<std::string> launched_kernels();
+
+// ---- checks and counts: of code that was compiled for them (wrought_checked_sources in CMakeLists.txt) --------------
+
+// Whether the program has such code. Then every access of a kernel to memory is looked at: the checks end a launch with
+// a report at the first that is wrong.
+bool instrumented();
+
+// The checks cost time and memory; without them only counts are made. On at first.
+void set_checks(bool on);
+
+// What all launches of one kernel did between start_counting() and stop_counting(). A request is one access of a warp:
+// what its lanes do at the same instruction, at the same time of its coming by.
+struct LineCounts {
+  std::string place;  // "kernels/gelu.cuh:31": of an access or a collective, the innermost line
+  uint64_t requests = 0;
+  uint64_t bytes = 0;                              // that lanes asked for, each byte once a request
+  uint64_t sectors = 0, least_sectors = 0;         // global memory, 32 bytes each; the least for those bytes
+  uint64_t wavefronts = 0, least_wavefronts = 0;   // shared memory; the difference: bank conflicts
+  uint64_t partial = 0;                            // requests without some of the warp's lanes
+};
+
+struct KernelCounts {
+  std::string name;  // as in launched_kernels()
+  uint64_t launches = 0, blocks = 0, warps = 0;
+
+  // Global memory, by warps' requests.
+  uint64_t read_requests = 0, write_requests = 0;
+  uint64_t read_bytes = 0, write_bytes = 0;        // each byte once a request
+  uint64_t sectors = 0, least_sectors = 0;
+
+  // Global memory, behind a cache of start_counting()'s size that is empty when the launch starts: 32 bytes for each
+  // sector that is not in it, and for each that is written back. distinct: bytes that the launch touched, each once.
+  uint64_t dram_read_bytes = 0, dram_write_bytes = 0;
+  uint64_t distinct_read_bytes = 0, distinct_write_bytes = 0;
+
+  // Shared memory: a wavefront serves 32 banks of 4 bytes.
+  uint64_t shared_requests = 0, wavefronts = 0, least_wavefronts = 0;
+
+  // Of warps: collectives by name ("__shfl_xor_sync", "mma.m16n8k16", "ldmatrix.x4", "__syncwarp", ...), atomics, and
+  // requests of any kind that not all of the warp's lanes took part in. Of blocks: barriers.
+  std::map<std::string, uint64_t> collectives;
+  uint64_t atomics = 0, partial_requests = 0, requests = 0;
+  uint64_t barriers = 0;
+
+  std::vector<LineCounts> lines;  // by place
+  uint64_t bank_conflicts() const { return wavefronts - least_wavefronts; }
+};
+
+// cache_bytes: of the least recently used cache between kernels and memory. Launches still run one after another.
+void start_counting(size_t cache_bytes);
+std::vector<KernelCounts> stop_counting();  // after all that was launched has run; by name
 
 // ---- for ptx.cuh: instructions with a CPU body ---------------------------------------------------------------------
 

@@ -178,6 +178,7 @@ __device__ void store_rows(bf16* to, bf16* staging, const float (&sum)[kM][kHS /
                            int rows) {
   constexpr int kChunks = kHS / 8;
   const int group = lane_id() / 4, pair = lane_id() % 4;
+  __syncwarp();  // all lanes have read what the rows held before
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll

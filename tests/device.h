@@ -10,15 +10,18 @@
 
 // ---- tensors -------------------------------------------------------------------------------------------------------
 
-// n elements of device memory, `offset` elements behind a 256-byte boundary: 1 tries a kernel's way for unaligned data.
+// n elements of device memory, from a 256-byte boundary on; `unaligned`: from no multiple of 16 bytes on, for a
+// kernel's other way, and to the end of the allocation (or one element before), behind which cudasim lets nobody read.
 template <class T>
 class DeviceArray {
  public:
-  explicit DeviceArray(size_t n, size_t offset = 0) : size_(n) {
-    CUDA_CHECK(cudaMalloc(&allocation_, std::max<size_t>(offset + n, 1) * sizeof(T)));
-    data_ = allocation_ + offset;
+  explicit DeviceArray(size_t n, bool unaligned = false) : size_(n) {
+    const size_t bytes = n * sizeof(T), all = (bytes + sizeof(T) + 255) / 256 * 256;
+    CUDA_CHECK(cudaMalloc(&allocation_, unaligned ? all : std::max<size_t>(bytes, 1)));
+    const size_t start = unaligned ? all - bytes - ((all - bytes) % 16 == 0 ? sizeof(T) : 0) : 0;
+    data_ = allocation_ + start / sizeof(T);
   }
-  explicit DeviceArray(const std::vector<T>& from, size_t offset = 0) : DeviceArray(from.size(), offset) {
+  explicit DeviceArray(const std::vector<T>& from, bool unaligned = false) : DeviceArray(from.size(), unaligned) {
     write(from);
   }
   ~DeviceArray() { cudaFree(allocation_); }
@@ -75,6 +78,19 @@ std::vector<Number> to_numbers(const std::vector<floatX>& stored) {
 template <class floatX>
 std::vector<floatX> random_storage(size_t n, uint64_t seed, double scale = 1) {
   return to_storage<floatX>(random_tensor<float>(n, seed, scale));
+}
+
+// Which of a launcher's tensors are unaligned: none, one, or all. `for (const Shift shift : shifts(3, true))` tries
+// none, all, and each of three alone, so that a launcher which forgets to look at one of them is found out.
+struct Shift {
+  int tensor;  // -1: none
+  bool all;
+  bool operator[](int i) const { return all || i == tensor; }
+};
+inline std::vector<Shift> shifts(int tensors, bool each) {
+  std::vector<Shift> some = {{-1, false}, {-1, true}};
+  for (int i = 0; each && i < tensors; ++i) some.push_back({i, false});
+  return some;
 }
 
 // ---- checks --------------------------------------------------------------------------------------------------------

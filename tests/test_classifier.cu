@@ -22,9 +22,9 @@ struct Result {
 
 template <class floatX>
 Result run_classifier(const std::vector<floatX>& logits, const std::vector<int32_t>& targets, const Floats& weights,
-                      int V, int Vp, size_t offset) {
+                      int V, int Vp, bool unaligned) {
   const int N = static_cast<int>(targets.size());
-  const DeviceArray<floatX> device_logits(logits, offset);
+  const DeviceArray<floatX> device_logits(logits, unaligned);
   const DeviceArray<int32_t> device_targets(targets);
   const DeviceArray<float> device_weights(weights), losses(N);
   Result result;
@@ -47,9 +47,9 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
   for (const auto [N, V, Vp] :
        {Sizes{1, 1, 1}, Sizes{3, 1, 128}, Sizes{5, 33, 33}, Sizes{4, 61, 128}, Sizes{3, 256, 256}, Sizes{2, 1003, 1024},
         Sizes{2, 12'007, 12'007}, Sizes{2, 50'257, 50'304}}) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       CAPTURE(V);
-      CAPTURE(offset);
+      CAPTURE(unaligned);
       const auto logits = random_logits<floatX>(N, V, Vp, 5);
       std::vector<int32_t> targets = random_ints(N, 2, V);
       targets[0] = V - 1;
@@ -59,7 +59,7 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
       Doubles expected = to_numbers(logits), expected_losses(N);
       cpu::classifier_backward(expected.data(), expected_losses.data(), targets.data(), weights.data(), N, V, Vp);
 
-      const Result result = run_classifier(logits, targets, weights, V, Vp, offset);
+      const Result result = run_classifier(logits, targets, weights, V, Vp, unaligned);
       CHECK(same_bits(result.forward_losses, result.losses));
       check_close("losses", result.losses, expected_losses, V);
       // An exponential of float is wrong by some units in its last place, and so is the sum of V: relative to each

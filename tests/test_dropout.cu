@@ -7,16 +7,16 @@ constexpr double kRoundings = 4;
 
 TEST_CASE_TEMPLATE("dropout on the device against the CPU, forward and backward", floatX, float, bf16) {
   for (const int64_t N : {1, 3, 8, 33, 1000, 4099}) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       for (const float dropout : {0.1f, 0.5f, 0.9f}) {
         CAPTURE(N);
-        CAPTURE(offset);
+        CAPTURE(unaligned);
         CAPTURE(dropout);
         const auto inp = random_storage<floatX>(N, 1);
         const Doubles inp_exact = to_numbers(inp);
         Doubles expected(N);
         cpu::dropout_forward(expected.data(), inp_exact.data(), dropout, 7, 8, N);
-        const DeviceArray<floatX> from(inp, offset), to(N, offset), in_place(inp, offset);
+        const DeviceArray<floatX> from(inp, unaligned), to(N, unaligned), in_place(inp, unaligned);
         dropout_forward(to.data(), from.data(), dropout, 7, 8, N, nullptr);
         check_close("out", to.host(), expected, kRoundings);
         dropout_backward(in_place.data(), in_place.data(), dropout, 7, 8, N, nullptr);

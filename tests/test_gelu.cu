@@ -18,9 +18,9 @@ void check_gelu(const std::vector<floatX>& actual, const Doubles& expected, cons
 
 TEST_CASE_TEMPLATE("gelu on the device against the CPU", floatX, float, bf16) {
   for (const int64_t N : {1, 5, 8, 33, 1000, 2051}) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       CAPTURE(N);
-      CAPTURE(offset);
+      CAPTURE(unaligned);
       auto inp = random_storage<floatX>(N, 1, 5);
       if (N > 5) {  // where the exponential is 0 or infinite, and where x^3 is large
         const auto extremes = to_storage<floatX>({30, -30, 1e6f, -1e6f, 0});
@@ -32,7 +32,7 @@ TEST_CASE_TEMPLATE("gelu on the device against the CPU", floatX, float, bf16) {
       cpu::gelu_forward(expected.data(), x.data(), N);
       cpu::gelu_backward(expected_dinp.data(), dy.data(), x.data(), N);
 
-      const DeviceArray<floatX> from(inp, offset), from_dout(dout, offset), to(N, offset), dinp(N, offset);
+      const DeviceArray<floatX> from(inp, unaligned), from_dout(dout, unaligned), to(N, unaligned), dinp(N, unaligned);
       gelu_forward(to.data(), from.data(), N, nullptr);
       check_gelu(to.host(), expected, Doubles(N, 1), x);
       gelu_backward(dinp.data(), from_dout.data(), from.data(), N, nullptr);

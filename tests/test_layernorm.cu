@@ -68,10 +68,10 @@ void append(std::vector<A>& all, const std::vector<B>& part) {
 
 TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf16) {
   for (const auto [N, C] : kSizes) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       CAPTURE(N);
       CAPTURE(C);
-      CAPTURE(offset);
+      CAPTURE(unaligned);
       const size_t NC = static_cast<size_t>(N) * C;
       const auto inp = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
                  bias = random_storage<floatX>(C, 3);
@@ -79,9 +79,9 @@ TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf1
       Doubles expected(NC), expected_mean(N), expected_rstd(N);
       cpu::layernorm_forward(expected.data(), expected_mean.data(), expected_rstd.data(), x.data(), w.data(), b.data(),
                              N, C);
-      const DeviceArray<floatX> device_inp(inp, offset), device_weight(weight, offset), device_bias(bias, offset),
-          out(NC, offset);
-      const DeviceArray<float> mean(N, offset), rstd(N, offset);
+      const DeviceArray<floatX> device_inp(inp, unaligned), device_weight(weight, unaligned),
+          device_bias(bias, unaligned), out(NC, unaligned);
+      const DeviceArray<float> mean(N, unaligned), rstd(N, unaligned);
       layernorm_forward(out.data(), mean.data(), rstd.data(), device_inp.data(), device_weight.data(),
                         device_bias.data(), N, C, nullptr);
       const Doubles lost = lost_digits(x, expected_rstd);
@@ -94,11 +94,11 @@ TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf1
 
 TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU", floatX, float, bf16) {
   for (const auto [N, C] : kSizes) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       for (const float dropout : {0.0f, 0.3f}) {
         CAPTURE(N);
         CAPTURE(C);
-        CAPTURE(offset);
+        CAPTURE(unaligned);
         CAPTURE(dropout);
         const size_t NC = static_cast<size_t>(N) * C;
         const auto inp1 = random_rows<floatX>(N, C, 1), inp2 = random_rows<floatX>(N, C, 4),
@@ -108,8 +108,8 @@ TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU"
         cpu::dropout_forward(expected.data(), x2.data(), dropout, 7, 8, static_cast<int64_t>(NC));
         cpu::residual_forward(expected_residual.data(), x1.data(), expected.data(), static_cast<int64_t>(NC));
 
-        const DeviceArray<floatX> device_inp1(inp1, offset), device_inp2(inp2, offset), device_weight(weight, offset),
-            device_bias(bias, offset), residual(NC, offset), out(NC, offset);
+        const DeviceArray<floatX> device_inp1(inp1, unaligned), device_inp2(inp2, unaligned),
+            device_weight(weight, unaligned), device_bias(bias, unaligned), residual(NC, unaligned), out(NC, unaligned);
         const DeviceArray<float> mean(N), rstd(N);
         residual_layernorm_forward(residual.data(), out.data(), mean.data(), rstd.data(), device_inp1.data(),
                                    device_inp2.data(), device_weight.data(), device_bias.data(), dropout, 7, 8, N, C,
@@ -140,10 +140,10 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
   sizes.push_back({8 * kLayernormBackwardBlocks + 13, 33});  // blocks with several rows a warp
   sizes.push_back({kLayernormBackwardBlocks + 5, 2564});     // and a block
   for (const auto [N, C] : sizes) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       CAPTURE(N);
       CAPTURE(C);
-      CAPTURE(offset);
+      CAPTURE(unaligned);
       const size_t NC = static_cast<size_t>(N) * C;
       const auto inp = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
                  dout = random_storage<floatX>(NC, 3), before_dinp = random_storage<floatX>(NC, 4);
@@ -158,10 +158,10 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
       cpu::layernorm_backward(expected_dinp.data(), expected_dweight.data(), expected_dbias.data(), dy.data(), x.data(),
                               w.data(), mean.data(), rstd.data(), N, C);
 
-      const DeviceArray<floatX> dinp(before_dinp, offset), device_dout(dout, offset), device_inp(inp, offset),
-          device_weight(weight, offset);
-      const DeviceArray<float> dweight(before_dweight, offset), dbias(before_dbias, offset), device_mean(float_mean),
-          device_rstd(float_rstd);
+      const DeviceArray<floatX> dinp(before_dinp, unaligned), device_dout(dout, unaligned), device_inp(inp, unaligned),
+          device_weight(weight, unaligned);
+      const DeviceArray<float> dweight(before_dweight, unaligned), dbias(before_dbias, unaligned),
+          device_mean(float_mean), device_rstd(float_rstd);
       const DeviceArray<char> scratch(layernorm_backward_scratch(N, C));
       layernorm_backward(dinp.data(), dweight.data(), dbias.data(), scratch.data(), device_dout.data(),
                          device_inp.data(), device_weight.data(), device_mean.data(), device_rstd.data(), N, C,

@@ -4,14 +4,14 @@
 
 TEST_CASE_TEMPLATE("residual connections on the device against the CPU", floatX, float, bf16) {
   for (const int64_t N : {1, 7, 8, 33, 2051}) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       CAPTURE(N);
-      CAPTURE(offset);
+      CAPTURE(unaligned);
       const auto inp1 = random_storage<floatX>(N, 1), inp2 = random_storage<floatX>(N, 2);
       const Doubles x = to_numbers(inp1), y = to_numbers(inp2);
       Doubles expected(N);
       cpu::residual_forward(expected.data(), x.data(), y.data(), N);
-      const DeviceArray<floatX> from1(inp1, offset), from2(inp2, offset), to(N, offset);
+      const DeviceArray<floatX> from1(inp1, unaligned), from2(inp2, unaligned), to(N, unaligned);
       residual_forward(to.data(), from1.data(), from2.data(), N, nullptr);
       check_close("out", to.host(), expected, 1);
       residual_forward(from1.data(), from1.data(), from2.data(), N, nullptr);  // in place

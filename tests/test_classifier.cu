@@ -80,6 +80,8 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
       }
     }
   }
+  check_ran<floatX>("classifier_forward_kernel<floatX, true");
+  check_ran<floatX>("classifier_backward_kernel<floatX, true");
 }
 
 TEST_CASE("the classifier takes a vocabulary of a million, in rows beyond element 2^31") {

@@ -7,16 +7,17 @@ constexpr double kRoundings = 4;
 
 TEST_CASE_TEMPLATE("dropout on the device against the CPU, forward and backward", floatX, float, bf16) {
   for (const int64_t N : {1, 3, 8, 33, 1000, 4099}) {
-    for (const bool unaligned : {false, true}) {
+    for (const Shift shift : shifts(2, N == 33)) {
       for (const float dropout : {0.1f, 0.5f, 0.9f}) {
         CAPTURE(N);
-        CAPTURE(unaligned);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
         CAPTURE(dropout);
         const auto inp = random_storage<floatX>(N, 1);
         const Doubles inp_exact = to_numbers(inp);
         Doubles expected(N);
         cpu::dropout_forward(expected.data(), inp_exact.data(), dropout, 7, 8, N);
-        const DeviceArray<floatX> from(inp, unaligned), to(N, unaligned), in_place(inp, unaligned);
+        const DeviceArray<floatX> from(inp, shift[0]), to(N, shift[1]), in_place(inp, shift.all);
         dropout_forward(to.data(), from.data(), dropout, 7, 8, N, nullptr);
         check_close("out", to.host(), expected, kRoundings);
         dropout_backward(in_place.data(), in_place.data(), dropout, 7, 8, N, nullptr);
@@ -24,6 +25,7 @@ TEST_CASE_TEMPLATE("dropout on the device against the CPU, forward and backward"
       }
     }
   }
+  check_ran<floatX>("dropout_forward_kernel<floatX, true");
 }
 
 TEST_CASE_TEMPLATE("dropout of zero changes nothing on the device; what is dropped is zero, whatever it was", floatX,

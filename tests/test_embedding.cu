@@ -58,10 +58,11 @@ void check_rows(const char* name, const Floats& actual, const Doubles& expected,
 TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf16) {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;
-    for (const bool unaligned : {false, true}) {
+    for (const Shift shift : shifts(3, C == 64)) {
       for (const float dropout : {0.0f, 0.2f}) {
         INFO(std::string(name));
-        CAPTURE(unaligned);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
         CAPTURE(dropout);
         const size_t NC = static_cast<size_t>(B) * T * C;
         const auto wte = random_storage<floatX>(static_cast<size_t>(V) * C, 1),
@@ -71,22 +72,24 @@ TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf1
         cpu::embedding_forward(expected.data(), tokens.data(), exact_wte.data(), exact_wpe.data(), B, T, C);
         cpu::dropout_forward(expected.data(), expected.data(), dropout, 7, 8, static_cast<int64_t>(NC));
         const DeviceArray<int32_t> inp(tokens);
-        const DeviceArray<floatX> device_wte(wte, unaligned), device_wpe(wpe, unaligned), out(NC, unaligned);
+        const DeviceArray<floatX> device_wte(wte, shift[0]), device_wpe(wpe, shift[1]), out(NC, shift[2]);
         embedding_forward(out.data(), inp.data(), device_wte.data(), device_wpe.data(), dropout, 7, 8, B, T, C,
                           nullptr);
         check_close("out", out.host(), expected, 2);
       }
     }
   }
+  check_ran<floatX>("embedding_forward_kernel<floatX, true");
 }
 
 TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to what was there", floatX, float, bf16) {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;
-    for (const bool unaligned : {false, true}) {
+    for (const Shift shift : shifts(3, C == 64)) {
       for (const float dropout : {0.0f, 0.2f}) {
         INFO(std::string(name));
-        CAPTURE(unaligned);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
         CAPTURE(dropout);
         const size_t NC = static_cast<size_t>(B) * T * C;
         const auto dout = random_storage<floatX>(NC, 3);
@@ -97,8 +100,8 @@ TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to
         cpu::embedding_backward(expected_wte.data(), expected_wpe.data(), dy.data(), tokens.data(), B, T, C);
 
         const DeviceArray<int32_t> inp(tokens);
-        const DeviceArray<floatX> device_dout(dout, unaligned);
-        const DeviceArray<float> dwte(before_wte, unaligned), dwpe(before_wpe, unaligned);
+        const DeviceArray<floatX> device_dout(dout, shift[0]);
+        const DeviceArray<float> dwte(before_wte, shift[1]), dwpe(before_wpe, shift[2]);
         const DeviceArray<char> scratch(embedding_backward_scratch(B, T, C, V));
         embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(), dropout, 7, 8, B,
                            T, C, V, nullptr);

@@ -29,6 +29,7 @@ TEST_CASE("the global norm on the device against the CPU") {
       }
     }
   }
+  check_ran<float>("global_norm_chunk_kernel<256, true");
 }
 
 TEST_CASE("the global norm of more chunks than the last block has threads") {

@@ -104,7 +104,7 @@ TEST_CASE("adamw of float parameters on the device against the CPU, three steps"
         const DeviceArray<float> device_params(params, shift[0]), device_m(Floats(N, 0), shift[1]),
             device_v(Floats(N, 0), shift[2]);
         float* no_master = nullptr;
-        const DeviceArray<uint8_t> device_decay(decay);
+        const DeviceArray<uint8_t> device_decay(decay, true);
         const DeviceArray<AdamWStep> step = step_after(0);
         for (int t = 1; t <= 3; ++t) {
           const Floats grads = random_tensor<float>(N, 10 + t);
@@ -135,7 +135,7 @@ TEST_CASE("adamw of bf16 parameters with a master copy: the copy as float, the p
       const DeviceArray<bf16> params(N, shift[0]);
       const DeviceArray<float> device_master(master, shift[1]), device_m(Floats(N, 0), shift[2]),
           device_v(Floats(N, 0), shift[3]), device_grads(grads, shift[4]);
-      const DeviceArray<uint8_t> device_decay(decay);
+      const DeviceArray<uint8_t> device_decay(decay, true);
       const DeviceArray<AdamWStep> step = step_after(0);
       twin_update(p, m, v, grads, decay, prepare(step, 1, 1, 0));
       adamw_update(params.data(), device_master.data(), device_m.data(), device_v.data(), device_grads.data(),
@@ -180,7 +180,7 @@ TEST_CASE("adamw of bf16 parameters alone rounds to a neighbour, on average to t
         const float stored = __bfloat162float(__float2bfloat16_rn(start)), exact = stored - rate * (kDecay * stored);
         const DeviceArray<bf16> params(std::vector<bf16>(N, __float2bfloat16_rn(start)), unaligned);
         const DeviceArray<float> m(Floats(N, 0), unaligned), v(Floats(N, 0), unaligned), grads(Floats(N, 0), unaligned);
-        const DeviceArray<uint8_t> device_decay(decay);
+        const DeviceArray<uint8_t> device_decay(decay, true);
         const DeviceArray<AdamWStep> step = step_after(0);
         prepare(step, 0, 1, 0);
         float* no_master = nullptr;

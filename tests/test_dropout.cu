@@ -53,10 +53,13 @@ __global__ void dropout_factors_test_kernel(float* one_by_one, float* together, 
   }
 }
 
-TEST_CASE("dropout's factors are those of philox_uniform, wherever they start") {
-  constexpr int n = 8;
+TEST_CASE_TEMPLATE("dropout's factors are those of philox_uniform, wherever they start and however many", Count,
+                   std::integral_constant<int, 2>, std::integral_constant<int, 4>, std::integral_constant<int, 6>,
+                   std::integral_constant<int, 8>) {
+  constexpr int n = Count::value;
   const uint64_t far = uint64_t{1} << 33;
-  for (const float dropout : {0.0f, 0.3f, 0.5f}) {
+  // Also a dropout that is one of the numbers: what is at least dropout stays.
+  for (const float dropout : {0.0f, 0.3f, 0.5f, philox_uniform(5, 6, 1), philox_uniform(5, 6, 6)}) {
     for (const uint64_t first : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{3}, uint64_t{4}, far, far + 3}) {
       CAPTURE(dropout);
       CAPTURE(first);

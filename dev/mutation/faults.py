@@ -38,6 +38,8 @@ template <class T>
 INLINE T plus(int k, T x) { return on(k) ? static_cast<T>(x + 1) : x; }
 template <class T>
 INLINE T minus(int k, T x) { return on(k) ? static_cast<T>(x - 1) : x; }
+template <class T, class Step>
+INLINE T round_less(int k, T x, Step step) { return on(k) ? static_cast<T>(x - step) : x; }
 template <class T>
 INLINE T half(int k, T x) { return on(k) ? static_cast<T>(x / 2) : x; }
 template <class T>
@@ -410,6 +412,7 @@ class File:
         if len(parts) != 2:
             return
         shrinking = any(self.text(j) in ("/=", ">>=") for j in range(parts[1], end))
+        steps = [(j + 1, self.right(j, -1)) for j in range(parts[1], end) if self.text(j) == "+=" and self.tokens[j].open == i]
         for j in range(i, parts[0]):
             if self.text(j) == "=" and self.tokens[j].open == i:
                 stop = self.right(j, -1)
@@ -419,11 +422,14 @@ class File:
             if self.binary(j) and self.text(j) in COMPARE and self.tokens[j].open == i:
                 bounds.add(j)
                 begin, stop = self.left(j, 8), self.right(j, 7)
-                for step, helper in (("+ 1", "plus"), ("- 1", "minus")):
-                    if shrinking and step == "- 1":
-                        continue  # for (n = 16; n > 0; n /= 2) would not end
-                    change = f"{self.snippet(begin, stop)} -> {self.snippet(begin, stop)} {step}"
-                    self.add("loop bound", j, change, [(j + 1, stop, f"@{helper}(#k, ", ")")])
+                bound = self.snippet(begin, stop)
+                self.add("loop bound", j, f"{bound} -> {bound} + 1", [(j + 1, stop, "@plus(#k, ", ")")])
+                if steps:  # by less than a step, it would often change nothing
+                    step = self.snippet(*steps[0])
+                    self.add("loop bound", j, f"{bound} -> {bound} - ({step})",
+                             [(j + 1, stop, "@round_less(#k, ", f", {step})")])  # fmt: skip
+                elif not shrinking:  # for (n = 16; n > 0; n /= 2) would not end
+                    self.add("loop bound", j, f"{bound} -> {bound} - 1", [(j + 1, stop, "@minus(#k, ", ")")])
 
     def guard(self, i, end):
         begin = i + 2

@@ -60,6 +60,7 @@ void check_all() {
   Case<floatX>({150}, 1, 1040, 150).check();      // rows of more groups than threads
   Case<floatX>({17000, 5}, 1, 8, 17001).check();  // more chunks than threads
   check_ran<floatX>("attention_decode_kernel<floatX, true");
+  check_ran<floatX>("attention_decode_combine_kernel<floatX, true");
 }
 
 }  // namespace

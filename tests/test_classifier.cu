@@ -31,6 +31,7 @@ Result run_classifier(const std::vector<floatX>& logits, const std::vector<int32
   classifier_forward(losses.data(), device_logits.data(), device_targets.data(), N, V, Vp, nullptr);
   result.forward_losses = losses.host();
   CHECK(same_bits(device_logits.host(), logits));
+  losses.write(Floats(N, kNaN));  // backward computes them itself
   classifier_backward(device_logits.data(), losses.data(), device_targets.data(), device_weights.data(), N, V, Vp,
                       nullptr);
   result.losses = losses.host();
@@ -50,10 +51,13 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
     for (const bool unaligned : {false, true}) {
       CAPTURE(V);
       CAPTURE(unaligned);
-      const auto logits = random_logits<floatX>(N, V, Vp, 5);
+      auto logits = random_logits<floatX>(N, V, Vp, 5);
       std::vector<int32_t> targets = random_ints(N, 2, V);
       targets[0] = V - 1;
-      if (N > 2) targets[1] = -1;
+      if (N > 2) {  // ignored, whatever its logits are
+        targets[1] = -1;
+        logits[Vp] = to_storage<floatX>({kNaN})[0];
+      }
       if (N > 3) targets[2] = 0;
       const Floats weights = random_tensor<float>(N, 3);
       Doubles expected = to_numbers(logits), expected_losses(N);
@@ -173,4 +177,15 @@ TEST_CASE("the classifier does not depend on the schedule") {
     all.push_back(loss.host()[0]);
     return all;
   });
+  check_ran<float>("classifier_forward_kernel<floatX, true");
+  check_ran<float>("classifier_backward_kernel<floatX, true");
+}
+
+TEST_CASE("the classifier's threads: one for 16 bytes of a row, in whole warps, at most 1024") {
+  CHECK(classifier_threads<float>(1) == 32);
+  CHECK(classifier_threads<float>(128) == 32);
+  CHECK(classifier_threads<float>(132) == 64);
+  CHECK(classifier_threads<bf16>(256) == 32);
+  CHECK(classifier_threads<float>(4095) == 1024);
+  CHECK(classifier_threads<float>(50'304) == 1024);
 }

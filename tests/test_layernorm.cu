@@ -93,6 +93,7 @@ TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf1
   }
   check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, false");
   check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, true, false");
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, false, false");  // what does not fit is read again
 }
 
 TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU", floatX, float, bf16) {
@@ -105,8 +106,12 @@ TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU"
         CAPTURE(shift.all);
         CAPTURE(dropout);
         const size_t NC = static_cast<size_t>(N) * C;
-        const auto inp1 = random_rows<floatX>(N, C, 1), inp2 = random_rows<floatX>(N, C, 4),
-                   weight = random_storage<floatX>(C, 2), bias = random_storage<floatX>(C, 3);
+        const auto inp1 = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
+                   bias = random_storage<floatX>(C, 3);
+        auto inp2 = random_rows<floatX>(N, C, 4);
+        for (size_t i = 0; i < NC; i += 5) {  // what is dropped is zero, whatever it was
+          if (philox_uniform(7, 8, i) < dropout) inp2[i] = to_storage<floatX>({INFINITY})[0];
+        }
         const Doubles x1 = to_numbers(inp1), x2 = to_numbers(inp2), w = to_numbers(weight), b = to_numbers(bias);
         Doubles expected(NC), expected_residual(NC), expected_mean(N), expected_rstd(N);
         cpu::dropout_forward(expected.data(), x2.data(), dropout, 7, 8, static_cast<int64_t>(NC));
@@ -184,6 +189,9 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
   }
   check_ran<floatX>("layernorm_backward_kernel<floatX, true, 32, true");
   check_ran<floatX>("layernorm_backward_kernel<floatX, true, 256, true");
+  // Scratch is for as many blocks as there are rows, up to a limit, and packs of 8 channels.
+  CHECK(layernorm_backward_scratch(3, 33) == 3 * 2 * 40 * 4);
+  CHECK(layernorm_backward_scratch(kLayernormBackwardBlocks + 1, 8) == kLayernormBackwardBlocks * 2 * 8 * 4);
 }
 
 TEST_CASE("layernorm on the device: a mean far above the spread, and a row without spread") {

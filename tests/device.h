@@ -10,15 +10,18 @@
 
 // ---- tensors -------------------------------------------------------------------------------------------------------
 
-// n elements of device memory, `offset` elements behind a 256-byte boundary: 1 tries a kernel's way for unaligned data.
+// n elements of device memory, from a 256-byte boundary on; `unaligned`: from no multiple of 16 bytes on, for a
+// kernel's other way, and to the end of the allocation (or one element before), behind which cudasim lets nobody read.
 template <class T>
 class DeviceArray {
  public:
-  explicit DeviceArray(size_t n, size_t offset = 0) : size_(n) {
-    CUDA_CHECK(cudaMalloc(&allocation_, std::max<size_t>(offset + n, 1) * sizeof(T)));
-    data_ = allocation_ + offset;
+  explicit DeviceArray(size_t n, bool unaligned = false) : size_(n) {
+    const size_t bytes = n * sizeof(T), all = (bytes + sizeof(T) + 255) / 256 * 256;
+    CUDA_CHECK(cudaMalloc(&allocation_, unaligned ? all : std::max<size_t>(bytes, 1)));
+    const size_t start = unaligned ? all - bytes - ((all - bytes) % 16 == 0 ? sizeof(T) : 0) : 0;
+    data_ = allocation_ + start / sizeof(T);
   }
-  explicit DeviceArray(const std::vector<T>& from, size_t offset = 0) : DeviceArray(from.size(), offset) {
+  explicit DeviceArray(const std::vector<T>& from, bool unaligned = false) : DeviceArray(from.size(), unaligned) {
     write(from);
   }
   ~DeviceArray() { cudaFree(allocation_); }
@@ -77,6 +80,19 @@ std::vector<floatX> random_storage(size_t n, uint64_t seed, double scale = 1) {
   return to_storage<floatX>(random_tensor<float>(n, seed, scale));
 }
 
+// Which of a launcher's tensors are unaligned: none, one, or all. `for (const Shift shift : shifts(3, true))` tries
+// none, all, and each of three alone, so that a launcher which forgets to look at one of them is found out.
+struct Shift {
+  int tensor;  // -1: none
+  bool all;
+  bool operator[](int i) const { return all || i == tensor; }
+};
+inline std::vector<Shift> shifts(int tensors, bool each) {
+  std::vector<Shift> some = {{-1, false}, {-1, true}};
+  for (int i = 0; each && i < tensors; ++i) some.push_back({i, false});
+  return some;
+}
+
 // ---- checks --------------------------------------------------------------------------------------------------------
 
 // Unit round-off of a storage type: half a unit in the last of 24 or 8 bits.
@@ -105,6 +121,22 @@ void check_close(const char* name, const std::vector<floatX>& actual, const Doub
   INFO(std::string(name), ", element ", worst_i, " of ", a.size(), ": ", a.empty() ? 0 : a[worst_i], ", expected ",
        expected.empty() ? 0 : expected[worst_i]);
   CHECK(worst <= 1);
+}
+
+// That a kernel ran whose name begins so, with the storage type for floatX: "gelu_forward_kernel<floatX, true" is the
+// one of 16-byte accesses, which gives the same results as the other and is all the launcher has to choose. On a GPU
+// nobody keeps the names.
+template <class floatX>
+void check_ran([[maybe_unused]] std::string name) {
+#ifdef WROUGHT_CUDASIM
+  if (const size_t at = name.find("floatX"); at != std::string::npos) {
+    name.replace(at, 6, std::is_same_v<floatX, float> ? "float" : "__nv_bfloat16");
+  }
+  bool ran = false;
+  for (const std::string& launched : cudasim::launched_kernels()) ran = ran || launched.starts_with(name);
+  INFO(name);
+  CHECK(ran);
+#endif
 }
 
 // run() -> a std::vector (of several tensors: joined): the same bits under every schedule of blocks, warps and

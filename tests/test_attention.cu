@@ -248,23 +248,30 @@ TEST_CASE("attention's tiers fall back to plain where tensor cores cannot: same 
   CHECK(same_bits(backward(in, s, 0, AttentionTier::tensor_core), backward(in, s, 0, AttentionTier::plain)));
 }
 
-TEST_CASE("attention on tensors that do not start at multiples of 16 bytes") {
+TEST_CASE("attention takes tensor cores where all their tensors start at multiples of 16 bytes, else plain") {
   const Sizes s{2, 21, 2, 32};
-  const BackwardInputs<bf16> in(s, 0.1f);
-  const auto shifted = [](std::vector<bf16> values) {
-    values.insert(values.begin(), bf16());
-    return values;
-  };
-  const DeviceArray<bf16> inp(shifted(in.inp)), dout(shifted(in.dout)), o(shifted(in.out));
-  const DeviceArray<bf16> out(shifted(in.out)), dinp(shifted(in.inp));
-  const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
-  const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
-  attention_forward(out.data() + 1, lse.data(), inp.data() + 1, 0.1f, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
-                    AttentionTier::tensor_core, nullptr);
-  attention_backward(dinp.data() + 1, scratch.data(), dout.data() + 1, o.data() + 1, lse_in.data(), inp.data() + 1,
-                     0.1f, kSeed, kSequence, s.B, s.T, s.C(), s.NH, AttentionTier::tensor_core, nullptr);
-  CHECK(same_bits(out.host(), shifted(forward(in.inp, s, 0.1f, AttentionTier::plain).out)));
-  CHECK(same_bits(dinp.host(), shifted(backward(in, s, 0.1f, AttentionTier::plain))));
+  const float dropout = 0.1f;
+  const BackwardInputs<bf16> in(s, dropout);
+  for (const Shift shift : shifts(5, true)) {
+    CAPTURE(shift.tensor);
+    CAPTURE(shift.all);
+    const DeviceArray<bf16> inp(in.inp, shift[0]), out(s.out(), shift[1]), dinp(s.inp(), shift[2]),
+        dout(in.dout, shift[3]), o(in.out, shift[4]);
+    const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
+    const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
+    attention_forward(out.data(), lse.data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+                      AttentionTier::tensor_core, nullptr);
+    attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), dropout, kSeed,
+                       kSequence, s.B, s.T, s.C(), s.NH, AttentionTier::tensor_core, nullptr);
+    const auto tier = [](bool unaligned) { return unaligned ? AttentionTier::plain : AttentionTier::tensor_core; };
+    CHECK(same_bits(out.host(), forward(in.inp, s, dropout, tier(shift[0] || shift[1])).out));
+    CHECK(same_bits(dinp.host(), backward(in, s, dropout, tier(shift[0] || shift[2] || shift[3]))));
+  }
+  // They round p to bf16, so bits tell who was at work.
+  const auto plain = forward(in.inp, s, dropout, AttentionTier::plain).out;
+  CHECK_FALSE(same_bits(forward(in.inp, s, dropout, AttentionTier::tensor_core).out, plain));
+  CHECK_FALSE(
+      same_bits(backward(in, s, dropout, AttentionTier::tensor_core), backward(in, s, dropout, AttentionTier::plain)));
 }
 
 TEST_CASE("attention with scores that would overflow exp") {
@@ -301,11 +308,21 @@ TEST_CASE("attention: the same bits under all schedules") {
 }
 
 TEST_CASE("attention refuses sizes that fit no model") {
-  const auto run = [](int B, int T, int C, int NH) {
-    attention_forward<float>(nullptr, nullptr, nullptr, 0, 0, 0, B, T, C, NH, AttentionTier::plain, nullptr);
+  const auto check = [](int B, int T, int C, int NH) {
+    CAPTURE(B);
+    CAPTURE(T);
+    CAPTURE(C);
+    CAPTURE(NH);
+    CHECK_THROWS_WITH_AS(attention_sizes(0, 0, 0, B, T, C, NH), doctest::Contains("NH must divide C"), CudaError);
   };
-  CHECK_THROWS_WITH_AS(run(1, 1, 10, 3), doctest::Contains("NH must divide C"), CudaError);
-  CHECK_THROWS_AS(run(1, 0, 10, 2), CudaError);
-  CHECK_THROWS_AS(run(0, 1, 10, 2), CudaError);
-  CHECK_THROWS_AS(run(1, 1, 0, 2), CudaError);
+  check(1, 1, 10, 3);
+  check(0, 1, 10, 2);
+  check(1, 0, 10, 2);
+  check(1, 1, 0, 2);
+  check(1, 1, 10, 0);
+  check(1 << 16, 1, 1 << 15, 1 << 15);  // 2^31 heads
+  CHECK_NOTHROW(attention_sizes(0, 0, 0, 1, 1, INT32_MAX, INT32_MAX));
+  CHECK_THROWS_AS(
+      attention_forward<float>(nullptr, nullptr, nullptr, 0, 0, 0, 1, 1, 10, 3, AttentionTier::plain, nullptr),
+      CudaError);
 }

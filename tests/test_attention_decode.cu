@@ -24,20 +24,13 @@ struct Case {
     }
   }
 
-  // shift: elements by which the tensors miss an alignment to 16 bytes.
-  std::vector<floatX> run(size_t shift = 0) const {
-    const auto shifted = [&](std::vector<floatX> values) {
-      values.insert(values.begin(), shift, floatX());
-      return values;
-    };
-    const DeviceArray<floatX> out(q.size() + shift), dq(shifted(q)), dk(shifted(k)), dv(shifted(v));
+  std::vector<floatX> run(Shift shift = {-1, false}) const {
+    const DeviceArray<floatX> out(q.size(), shift[0]), dk(k, shift[1]), dv(v, shift[2]), dq(q, shift[4]);
     const DeviceArray<int32_t> dlengths(lengths);
-    const DeviceArray<char> scratch(attention_decode_scratch(B, NH, HS, max_T));
-    attention_decode(out.data() + shift, scratch.data(), dq.data() + shift, dk.data() + shift, dv.data() + shift,
-                     dlengths.data(), B, NH, HS, max_T, nullptr);
-    std::vector<floatX> all = out.host();
-    all.erase(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(shift));
-    return all;
+    const DeviceArray<float> scratch(attention_decode_scratch(B, NH, HS, max_T) / sizeof(float), shift[3]);
+    attention_decode(out.data(), scratch.data(), dq.data(), dk.data(), dv.data(), dlengths.data(), B, NH, HS, max_T,
+                     nullptr);
+    return out.host();
   }
   Doubles twin() const {
     Doubles out(q.size());
@@ -49,8 +42,12 @@ struct Case {
     CAPTURE(NH);
     CAPTURE(HS);
     CAPTURE(max_T);
-    check_close("out", run(), twin(), max_T + HS);
-    check_close("out, not aligned", run(1), twin(), max_T + HS);
+    const Doubles expected = twin();
+    for (const Shift shift : shifts(5, HS == 64)) {
+      CAPTURE(shift.tensor);
+      CAPTURE(shift.all);
+      check_close("out", run(shift), expected, max_T + HS);
+    }
   }
 };
 
@@ -62,6 +59,8 @@ void check_all() {
   }
   Case<floatX>({150}, 1, 1040, 150).check();      // rows of more groups than threads
   Case<floatX>({17000, 5}, 1, 8, 17001).check();  // more chunks than threads
+  check_ran<floatX>("attention_decode_kernel<floatX, true");
+  check_ran<floatX>("attention_decode_combine_kernel<floatX, true");
 }
 
 }  // namespace

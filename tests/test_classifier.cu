@@ -22,15 +22,16 @@ struct Result {
 
 template <class floatX>
 Result run_classifier(const std::vector<floatX>& logits, const std::vector<int32_t>& targets, const Floats& weights,
-                      int V, int Vp, size_t offset) {
+                      int V, int Vp, bool unaligned) {
   const int N = static_cast<int>(targets.size());
-  const DeviceArray<floatX> device_logits(logits, offset);
+  const DeviceArray<floatX> device_logits(logits, unaligned);
   const DeviceArray<int32_t> device_targets(targets);
   const DeviceArray<float> device_weights(weights), losses(N);
   Result result;
   classifier_forward(losses.data(), device_logits.data(), device_targets.data(), N, V, Vp, nullptr);
   result.forward_losses = losses.host();
   CHECK(same_bits(device_logits.host(), logits));
+  losses.write(Floats(N, kNaN));  // backward computes them itself
   classifier_backward(device_logits.data(), losses.data(), device_targets.data(), device_weights.data(), N, V, Vp,
                       nullptr);
   result.losses = losses.host();
@@ -47,19 +48,22 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
   for (const auto [N, V, Vp] :
        {Sizes{1, 1, 1}, Sizes{3, 1, 128}, Sizes{5, 33, 33}, Sizes{4, 61, 128}, Sizes{3, 256, 256}, Sizes{2, 1003, 1024},
         Sizes{2, 12'007, 12'007}, Sizes{2, 50'257, 50'304}}) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       CAPTURE(V);
-      CAPTURE(offset);
-      const auto logits = random_logits<floatX>(N, V, Vp, 5);
+      CAPTURE(unaligned);
+      auto logits = random_logits<floatX>(N, V, Vp, 5);
       std::vector<int32_t> targets = random_ints(N, 2, V);
       targets[0] = V - 1;
-      if (N > 2) targets[1] = -1;
+      if (N > 2) {  // ignored, whatever its logits are
+        targets[1] = -1;
+        logits[Vp] = to_storage<floatX>({kNaN})[0];
+      }
       if (N > 3) targets[2] = 0;
       const Floats weights = random_tensor<float>(N, 3);
       Doubles expected = to_numbers(logits), expected_losses(N);
       cpu::classifier_backward(expected.data(), expected_losses.data(), targets.data(), weights.data(), N, V, Vp);
 
-      const Result result = run_classifier(logits, targets, weights, V, Vp, offset);
+      const Result result = run_classifier(logits, targets, weights, V, Vp, unaligned);
       CHECK(same_bits(result.forward_losses, result.losses));
       check_close("losses", result.losses, expected_losses, V);
       // An exponential of float is wrong by some units in its last place, and so is the sum of V: relative to each
@@ -80,6 +84,8 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
       }
     }
   }
+  check_ran<floatX>("classifier_forward_kernel<floatX, true");
+  check_ran<floatX>("classifier_backward_kernel<floatX, true");
 }
 
 TEST_CASE("the classifier takes a vocabulary of a million, in rows beyond element 2^31") {
@@ -171,4 +177,15 @@ TEST_CASE("the classifier does not depend on the schedule") {
     all.push_back(loss.host()[0]);
     return all;
   });
+  check_ran<float>("classifier_forward_kernel<floatX, true");
+  check_ran<float>("classifier_backward_kernel<floatX, true");
+}
+
+TEST_CASE("the classifier's threads: one for 16 bytes of a row, in whole warps, at most 1024") {
+  CHECK(classifier_threads<float>(1) == 32);
+  CHECK(classifier_threads<float>(128) == 32);
+  CHECK(classifier_threads<float>(132) == 64);
+  CHECK(classifier_threads<bf16>(256) == 32);
+  CHECK(classifier_threads<float>(4095) == 1024);
+  CHECK(classifier_threads<float>(50'304) == 1024);
 }

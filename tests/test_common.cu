@@ -60,7 +60,7 @@ void check_copies() {
     CAPTURE(left);
     // Exactly as much memory as may be read: more would be noticed.
     const std::vector<floatX> readable(inp.begin(), inp.begin() + std::clamp<int64_t>(left, 0, n));
-    const DeviceArray<floatX> from(readable), to(before);
+    const DeviceArray<floatX> from(readable, !kVector), to(before, !kVector);  // aligned only where they must be
     const DeviceArray<float> seen(n);
     launch(copy_test_kernel<floatX, kVector, n>, 1, 1, 0, nullptr, to.data(), seen.data(), from.data(), left);
     const Doubles out = to_numbers(to.host()), loaded = to_numbers(seen.host());
@@ -90,7 +90,51 @@ TEST_CASE("a launch that CUDA refuses names the kernel, the grid and the reason"
     CHECK(text.find("reductions_test_kernel") != std::string::npos);
     CHECK(text.find("2048 threads") != std::string::npos);
   }
+  try {
+    launch(reductions_test_kernel<32>, dim3(2, 3, 4), dim3(32, 6, 8), 0, nullptr, out.data(), inp.data());
+    FAIL("1536 threads a block were accepted");
+  } catch (const CudaError& error) {
+    CHECK(std::string(error.what()).find("a grid of (2, 3, 4), 1536 threads") != std::string::npos);
+  }
   cudaGetLastError();
   CHECK_THROWS_AS(grid_for(int64_t{1} << 40, 256), CudaError);
+  CHECK_THROWS_AS(grid_for((int64_t{1} << 31), 1), CudaError);
+  CHECK(grid_for(INT32_MAX, 1).x == INT32_MAX);
   CHECK(grid_for(257, 256).x == 2);
+}
+
+template <class T>
+__global__ void shared_test_kernel(T* out, int last) {
+  T* shared = dynamic_shared<T>();
+  shared[last] = 7;
+  *out = shared[last];
+}
+
+TEST_CASE(
+    "launch() asks for more than 48 KiB of shared memory where a kernel needs it, and says where that is too much") {
+  const DeviceArray<int> out(1);
+  for (const int bytes : {4, 48 * 1024, 48 * 1024 + 4, 99 * 1024}) {
+    CAPTURE(bytes);
+    out.write({0});
+    launch(shared_test_kernel<int>, 1, 1, bytes, nullptr, out.data(), bytes / 4 - 1);
+    CHECK(out.host()[0] == 7);
+  }
+  CHECK_THROWS_WITH_AS(launch(shared_test_kernel<int>, 1, 1, 1 << 20, nullptr, out.data(), 0),
+                       doctest::Contains("1048576 bytes shared"), CudaError);
+  cudaGetLastError();
+}
+
+TEST_CASE("ceil_div and aligned16") {
+  for (const int b : {1, 2, 7, 16}) {
+    for (int a = 0; a < 40; ++a) CHECK(ceil_div(a, b) == a / b + (a % b != 0));
+  }
+  alignas(16) const float x[8] = {};
+  const float* none = nullptr;
+  CHECK(aligned16(x));
+  CHECK(aligned16(x, x + 4, none));
+  for (int i = 1; i < 4; ++i) {
+    CHECK_FALSE(aligned16(x + i));
+    CHECK_FALSE(aligned16(x, x + i));
+    CHECK_FALSE(aligned16(x + i, x));
+  }
 }

@@ -7,16 +7,17 @@ constexpr double kRoundings = 4;
 
 TEST_CASE_TEMPLATE("dropout on the device against the CPU, forward and backward", floatX, float, bf16) {
   for (const int64_t N : {1, 3, 8, 33, 1000, 4099}) {
-    for (const size_t offset : {0, 1}) {
+    for (const Shift shift : shifts(2, N == 33)) {
       for (const float dropout : {0.1f, 0.5f, 0.9f}) {
         CAPTURE(N);
-        CAPTURE(offset);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
         CAPTURE(dropout);
         const auto inp = random_storage<floatX>(N, 1);
         const Doubles inp_exact = to_numbers(inp);
         Doubles expected(N);
         cpu::dropout_forward(expected.data(), inp_exact.data(), dropout, 7, 8, N);
-        const DeviceArray<floatX> from(inp, offset), to(N, offset), in_place(inp, offset);
+        const DeviceArray<floatX> from(inp, shift[0]), to(N, shift[1]), in_place(inp, shift.all);
         dropout_forward(to.data(), from.data(), dropout, 7, 8, N, nullptr);
         check_close("out", to.host(), expected, kRoundings);
         dropout_backward(in_place.data(), in_place.data(), dropout, 7, 8, N, nullptr);
@@ -24,6 +25,7 @@ TEST_CASE_TEMPLATE("dropout on the device against the CPU, forward and backward"
       }
     }
   }
+  check_ran<floatX>("dropout_forward_kernel<floatX, true");
 }
 
 TEST_CASE_TEMPLATE("dropout of zero changes nothing on the device; what is dropped is zero, whatever it was", floatX,
@@ -51,10 +53,13 @@ __global__ void dropout_factors_test_kernel(float* one_by_one, float* together, 
   }
 }
 
-TEST_CASE("dropout's factors are those of philox_uniform, wherever they start") {
-  constexpr int n = 8;
+TEST_CASE_TEMPLATE("dropout's factors are those of philox_uniform, wherever they start and however many", Count,
+                   std::integral_constant<int, 2>, std::integral_constant<int, 4>, std::integral_constant<int, 6>,
+                   std::integral_constant<int, 8>) {
+  constexpr int n = Count::value;
   const uint64_t far = uint64_t{1} << 33;
-  for (const float dropout : {0.0f, 0.3f, 0.5f}) {
+  // Also a dropout that is one of the numbers: what is at least dropout stays.
+  for (const float dropout : {0.0f, 0.3f, 0.5f, philox_uniform(5, 6, 1), philox_uniform(5, 6, 6)}) {
     for (const uint64_t first : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{3}, uint64_t{4}, far, far + 3}) {
       CAPTURE(dropout);
       CAPTURE(first);

@@ -58,10 +58,11 @@ void check_rows(const char* name, const Floats& actual, const Doubles& expected,
 TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf16) {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;
-    for (const size_t offset : {0, 1}) {
+    for (const Shift shift : shifts(3, C == 64)) {
       for (const float dropout : {0.0f, 0.2f}) {
         INFO(std::string(name));
-        CAPTURE(offset);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
         CAPTURE(dropout);
         const size_t NC = static_cast<size_t>(B) * T * C;
         const auto wte = random_storage<floatX>(static_cast<size_t>(V) * C, 1),
@@ -71,22 +72,24 @@ TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf1
         cpu::embedding_forward(expected.data(), tokens.data(), exact_wte.data(), exact_wpe.data(), B, T, C);
         cpu::dropout_forward(expected.data(), expected.data(), dropout, 7, 8, static_cast<int64_t>(NC));
         const DeviceArray<int32_t> inp(tokens);
-        const DeviceArray<floatX> device_wte(wte, offset), device_wpe(wpe, offset), out(NC, offset);
+        const DeviceArray<floatX> device_wte(wte, shift[0]), device_wpe(wpe, shift[1]), out(NC, shift[2]);
         embedding_forward(out.data(), inp.data(), device_wte.data(), device_wpe.data(), dropout, 7, 8, B, T, C,
                           nullptr);
         check_close("out", out.host(), expected, 2);
       }
     }
   }
+  check_ran<floatX>("embedding_forward_kernel<floatX, true");
 }
 
 TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to what was there", floatX, float, bf16) {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;
-    for (const size_t offset : {0, 1}) {
+    for (const Shift shift : shifts(4, C == 64)) {
       for (const float dropout : {0.0f, 0.2f}) {
         INFO(std::string(name));
-        CAPTURE(offset);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
         CAPTURE(dropout);
         const size_t NC = static_cast<size_t>(B) * T * C;
         const auto dout = random_storage<floatX>(NC, 3);
@@ -97,9 +100,9 @@ TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to
         cpu::embedding_backward(expected_wte.data(), expected_wpe.data(), dy.data(), tokens.data(), B, T, C);
 
         const DeviceArray<int32_t> inp(tokens);
-        const DeviceArray<floatX> device_dout(dout, offset);
-        const DeviceArray<float> dwte(before_wte, offset), dwpe(before_wpe, offset);
-        const DeviceArray<char> scratch(embedding_backward_scratch(B, T, C, V));
+        const DeviceArray<floatX> device_dout(dout, shift[0]);
+        const DeviceArray<float> dwte(before_wte, shift[1]), dwpe(before_wpe, shift[2]);
+        const DeviceArray<uint64_t> scratch(ceil_div<int64_t>(embedding_backward_scratch(B, T, C, V), 8), shift[3]);
         embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(), dropout, 7, 8, B,
                            T, C, V, nullptr);
         std::vector<int> counts(V);
@@ -109,6 +112,7 @@ TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to
       }
     }
   }
+  check_ran<floatX>("embedding_dwpe_kernel<floatX, true");
 }
 
 TEST_CASE("embedding's gradient of a token adds its rows in their order, chunks of 32 sorted rows apart") {

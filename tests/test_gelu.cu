@@ -18,9 +18,10 @@ void check_gelu(const std::vector<floatX>& actual, const Doubles& expected, cons
 
 TEST_CASE_TEMPLATE("gelu on the device against the CPU", floatX, float, bf16) {
   for (const int64_t N : {1, 5, 8, 33, 1000, 2051}) {
-    for (const size_t offset : {0, 1}) {
+    for (const Shift shift : shifts(4, N == 33)) {
       CAPTURE(N);
-      CAPTURE(offset);
+      CAPTURE(shift.tensor);
+      CAPTURE(shift.all);
       auto inp = random_storage<floatX>(N, 1, 5);
       if (N > 5) {  // where the exponential is 0 or infinite, and where x^3 is large
         const auto extremes = to_storage<floatX>({30, -30, 1e6f, -1e6f, 0});
@@ -32,7 +33,7 @@ TEST_CASE_TEMPLATE("gelu on the device against the CPU", floatX, float, bf16) {
       cpu::gelu_forward(expected.data(), x.data(), N);
       cpu::gelu_backward(expected_dinp.data(), dy.data(), x.data(), N);
 
-      const DeviceArray<floatX> from(inp, offset), from_dout(dout, offset), to(N, offset), dinp(N, offset);
+      const DeviceArray<floatX> from(inp, shift[0]), from_dout(dout, shift[1]), to(N, shift[2]), dinp(N, shift[3]);
       gelu_forward(to.data(), from.data(), N, nullptr);
       check_gelu(to.host(), expected, Doubles(N, 1), x);
       gelu_backward(dinp.data(), from_dout.data(), from.data(), N, nullptr);
@@ -41,6 +42,8 @@ TEST_CASE_TEMPLATE("gelu on the device against the CPU", floatX, float, bf16) {
       CHECK(same_bits(from_dout.host(), dinp.host()));
     }
   }
+  check_ran<floatX>("gelu_forward_kernel<floatX, true");
+  check_ran<floatX>("gelu_backward_kernel<floatX, true");
 }
 
 TEST_CASE("gelu does not depend on the schedule") {

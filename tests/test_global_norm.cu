@@ -4,9 +4,9 @@
 
 namespace {
 
-double device_norm_squared(const Floats& grads, size_t offset) {
+double device_norm_squared(const Floats& grads, bool unaligned) {
   const auto N = static_cast<int64_t>(grads.size());
-  const DeviceArray<float> from(grads, offset);
+  const DeviceArray<float> from(grads, unaligned);
   const DeviceArray<char> scratch(global_norm_scratch(N));
   const DeviceArray<double> out(1);
   global_norm_squared(out.data(), scratch.data(), from.data(), N, nullptr);
@@ -18,17 +18,18 @@ double device_norm_squared(const Floats& grads, size_t offset) {
 TEST_CASE("the global norm on the device against the CPU") {
   // Sums of N positive numbers in double: relative errors of 1.1e-16 times a small multiple of sqrt(N).
   for (const int64_t N : {1, 3, 33, 1024, 16383, 16384, 16385, 100'003}) {
-    for (const size_t offset : {0, 1}) {
+    for (const bool unaligned : {false, true}) {
       CAPTURE(N);
-      CAPTURE(offset);
+      CAPTURE(unaligned);
       for (const double scale : {1.0, 1e30, 1e-30}) {  // squares beyond float's range on either side
         const Floats grads = random_tensor<float>(N, 1, scale);
         const double expected = cpu::global_norm_squared(grads.data(), N);
-        CHECK(std::abs(device_norm_squared(grads, offset) - expected) <=
+        CHECK(std::abs(device_norm_squared(grads, unaligned) - expected) <=
               sum_tolerance<double>(static_cast<double>(N), 1) * expected);
       }
     }
   }
+  check_ran<float>("global_norm_chunk_kernel<256, true");
 }
 
 TEST_CASE("the global norm of more chunks than the last block has threads") {

@@ -68,10 +68,11 @@ void append(std::vector<A>& all, const std::vector<B>& part) {
 
 TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf16) {
   for (const auto [N, C] : kSizes) {
-    for (const size_t offset : {0, 1}) {
+    for (const Shift shift : shifts(4, C == 64)) {
       CAPTURE(N);
       CAPTURE(C);
-      CAPTURE(offset);
+      CAPTURE(shift.tensor);
+      CAPTURE(shift.all);
       const size_t NC = static_cast<size_t>(N) * C;
       const auto inp = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
                  bias = random_storage<floatX>(C, 3);
@@ -79,9 +80,9 @@ TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf1
       Doubles expected(NC), expected_mean(N), expected_rstd(N);
       cpu::layernorm_forward(expected.data(), expected_mean.data(), expected_rstd.data(), x.data(), w.data(), b.data(),
                              N, C);
-      const DeviceArray<floatX> device_inp(inp, offset), device_weight(weight, offset), device_bias(bias, offset),
-          out(NC, offset);
-      const DeviceArray<float> mean(N, offset), rstd(N, offset);
+      const DeviceArray<floatX> device_inp(inp, shift[0]), device_weight(weight, shift[1]), device_bias(bias, shift[2]),
+          out(NC, shift[3]);
+      const DeviceArray<float> mean(N, shift.all), rstd(N, shift.all);
       layernorm_forward(out.data(), mean.data(), rstd.data(), device_inp.data(), device_weight.data(),
                         device_bias.data(), N, C, nullptr);
       const Doubles lost = lost_digits(x, expected_rstd);
@@ -90,26 +91,34 @@ TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf1
       check_rows("rstd", rstd.host(), expected_rstd, C, product(lost, expected_rstd));
     }
   }
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, false");
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, true, false");
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, false, false");  // what does not fit is read again
 }
 
 TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU", floatX, float, bf16) {
   for (const auto [N, C] : kSizes) {
-    for (const size_t offset : {0, 1}) {
+    for (const Shift shift : shifts(6, C == 64)) {
       for (const float dropout : {0.0f, 0.3f}) {
         CAPTURE(N);
         CAPTURE(C);
-        CAPTURE(offset);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
         CAPTURE(dropout);
         const size_t NC = static_cast<size_t>(N) * C;
-        const auto inp1 = random_rows<floatX>(N, C, 1), inp2 = random_rows<floatX>(N, C, 4),
-                   weight = random_storage<floatX>(C, 2), bias = random_storage<floatX>(C, 3);
+        const auto inp1 = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
+                   bias = random_storage<floatX>(C, 3);
+        auto inp2 = random_rows<floatX>(N, C, 4);
+        for (size_t i = 0; i < NC; i += 5) {  // what is dropped is zero, whatever it was
+          if (philox_uniform(7, 8, i) < dropout) inp2[i] = to_storage<floatX>({INFINITY})[0];
+        }
         const Doubles x1 = to_numbers(inp1), x2 = to_numbers(inp2), w = to_numbers(weight), b = to_numbers(bias);
         Doubles expected(NC), expected_residual(NC), expected_mean(N), expected_rstd(N);
         cpu::dropout_forward(expected.data(), x2.data(), dropout, 7, 8, static_cast<int64_t>(NC));
         cpu::residual_forward(expected_residual.data(), x1.data(), expected.data(), static_cast<int64_t>(NC));
 
-        const DeviceArray<floatX> device_inp1(inp1, offset), device_inp2(inp2, offset), device_weight(weight, offset),
-            device_bias(bias, offset), residual(NC, offset), out(NC, offset);
+        const DeviceArray<floatX> device_inp1(inp1, shift[0]), device_inp2(inp2, shift[1]),
+            device_weight(weight, shift[2]), device_bias(bias, shift[3]), residual(NC, shift[4]), out(NC, shift[5]);
         const DeviceArray<float> mean(N), rstd(N);
         residual_layernorm_forward(residual.data(), out.data(), mean.data(), rstd.data(), device_inp1.data(),
                                    device_inp2.data(), device_weight.data(), device_bias.data(), dropout, 7, 8, N, C,
@@ -133,6 +142,7 @@ TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU"
       }
     }
   }
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, true");
 }
 
 TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to what was there", floatX, float, bf16) {
@@ -140,10 +150,11 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
   sizes.push_back({8 * kLayernormBackwardBlocks + 13, 33});  // blocks with several rows a warp
   sizes.push_back({kLayernormBackwardBlocks + 5, 2564});     // and a block
   for (const auto [N, C] : sizes) {
-    for (const size_t offset : {0, 1}) {
+    for (const Shift shift : shifts(4, C == 64)) {
       CAPTURE(N);
       CAPTURE(C);
-      CAPTURE(offset);
+      CAPTURE(shift.tensor);
+      CAPTURE(shift.all);
       const size_t NC = static_cast<size_t>(N) * C;
       const auto inp = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
                  dout = random_storage<floatX>(NC, 3), before_dinp = random_storage<floatX>(NC, 4);
@@ -158,10 +169,10 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
       cpu::layernorm_backward(expected_dinp.data(), expected_dweight.data(), expected_dbias.data(), dy.data(), x.data(),
                               w.data(), mean.data(), rstd.data(), N, C);
 
-      const DeviceArray<floatX> dinp(before_dinp, offset), device_dout(dout, offset), device_inp(inp, offset),
-          device_weight(weight, offset);
-      const DeviceArray<float> dweight(before_dweight, offset), dbias(before_dbias, offset), device_mean(float_mean),
-          device_rstd(float_rstd);
+      const DeviceArray<floatX> dinp(before_dinp, shift[0]), device_dout(dout, shift[1]), device_inp(inp, shift[2]),
+          device_weight(weight, shift[3]);
+      const DeviceArray<float> dweight(before_dweight, shift.all), dbias(before_dbias, shift.all),
+          device_mean(float_mean), device_rstd(float_rstd);
       const DeviceArray<char> scratch(layernorm_backward_scratch(N, C));
       layernorm_backward(dinp.data(), dweight.data(), dbias.data(), scratch.data(), device_dout.data(),
                          device_inp.data(), device_weight.data(), device_mean.data(), device_rstd.data(), N, C,
@@ -176,6 +187,11 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
       check_close("dbias", dbias.host(), expected_dbias, N + 1);
     }
   }
+  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 32, true");
+  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 256, true");
+  // Scratch is for as many blocks as there are rows, up to a limit, and packs of 8 channels.
+  CHECK(layernorm_backward_scratch(3, 33) == 3 * 2 * 40 * 4);
+  CHECK(layernorm_backward_scratch(kLayernormBackwardBlocks + 1, 8) == kLayernormBackwardBlocks * 2 * 8 * 4);
 }
 
 TEST_CASE("layernorm on the device: a mean far above the spread, and a row without spread") {

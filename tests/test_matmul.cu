@@ -143,19 +143,22 @@ struct Wanted {
   bool bias = true, out_gelu = true, pre_gelu = true;
   bool dinp = true, dweight = true, dbias = true;
   size_t shift = 0;  // of all pointers
+  int only = -1;     // or of this one alone
 };
 
 // Forward and backward; what is not wanted is null, and stays empty or as it was.
 template <class floatX>
 Outputs<floatX> run(const Layer<floatX>& l, MatmulMode mode, Wanted wanted = {}) {
-  const size_t shift = wanted.shift;
+  const auto shift = [&](int pointer) { return wanted.only < 0 || wanted.only == pointer ? wanted.shift : 0; };
   const floatX nan = to_storage<floatX>({std::numeric_limits<float>::quiet_NaN()})[0];
   const std::vector<floatX> no_out(l.dout.size(), nan), no_inp(l.inp.size(), nan);
-  const Guarded<floatX> inp(l.inp, shift), weight(l.weight, shift), bias(l.bias, shift), dout(l.dout, shift),
-      pre_gelu(l.pre_gelu, shift), out(no_out, shift), out_gelu(no_out, shift), dinp(no_inp, shift);
-  const Guarded<float> dweight(l.dweight, shift), dbias(l.dbias, shift);
+  const Guarded<floatX> inp(l.inp, shift(0)), weight(l.weight, shift(1)), bias(l.bias, shift(2)),
+      dout(l.dout, shift(3)), pre_gelu(l.pre_gelu, shift(4)), out(no_out, shift(5)), out_gelu(no_out, shift(6)),
+      dinp(no_inp, shift(7));
+  const Guarded<float> dweight(l.dweight, shift(8)), dbias(l.dbias, shift(9));
   const Guarded<unsigned char> scratch(
-      std::vector<unsigned char>(matmul_backward_scratch(l.N, l.C, l.OC), static_cast<unsigned char>(0xff)), 0);
+      std::vector<unsigned char>(matmul_backward_scratch(l.N, l.C, l.OC), static_cast<unsigned char>(0xff)),
+      wanted.only == 10 ? sizeof(float) : 0);
   const auto pointer = [](bool want, auto* data) { return want ? data : nullptr; };
   matmul_forward<floatX>(out.data(), pointer(wanted.out_gelu, out_gelu.data()), inp.data(), weight.data(),
                          pointer(wanted.bias, bias.data()), l.N, l.C, l.OC, mode, nullptr);
@@ -224,6 +227,11 @@ TEST_CASE_TEMPLATE("matmul: every tier against the twin", floatX, float, bf16) {
       check_against_twin(layer, tier.mode, run(layer, tier.mode));
     }
   }
+  for (const std::string layout : {"(Major)0, (Major)0", "(Major)0, (Major)1", "(Major)1, (Major)1"}) {
+    check_ran<floatX>("matmul_plain_kernel<floatX, " + layout + ", true");
+    check_ran<floatX>("matmul_tensor_core_kernel<floatX, " + layout + ", TensorTile<64, 64, 32, 32, 4, 4>, true");
+  }
+  check_ran<floatX>("bias_partial_kernel<floatX, true");
 }
 
 TEST_CASE_TEMPLATE("matmul: the same bits whatever the pointers' alignment", floatX, float, bf16) {
@@ -236,6 +244,10 @@ TEST_CASE_TEMPLATE("matmul: the same bits whatever the pointers' alignment", flo
     for (const size_t shift : {1, 2, 3, 4}) {
       CAPTURE(shift);
       CHECK(same_bits(run(layer, tier.mode, {.pre_gelu = false, .shift = shift}).joined(), aligned));
+    }
+    for (int only = 0; only < 10; ++only) {  // a launcher that forgets one of them
+      CAPTURE(only);
+      check_against_twin(layer, tier.mode, run(layer, tier.mode, {.shift = 1, .only = only}));
     }
   }
 }
@@ -321,7 +333,9 @@ TEST_CASE_TEMPLATE("matmul: dweight over many rows is summed in parts", floatX, 
   }
   const MatmulMode mode{MatmulTier::tensor_core, true};
   same_under_all_schedules([&] { return run(layer, mode).joined(); });
-  CHECK(same_bits(run(layer, mode, {.shift = 1}).dweight, run(layer, mode).dweight));
+  const Floats dweight = run(layer, mode).dweight;
+  CHECK(same_bits(run(layer, mode, {.shift = 1}).dweight, dweight));
+  CHECK(same_bits(run(layer, mode, {.only = 10}).dweight, dweight));
 }
 
 TEST_CASE("matmul: parts of dweight keep to their limits") {

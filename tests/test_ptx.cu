@@ -103,6 +103,12 @@ __global__ void to_tf32_kernel(uint32_t* out, const T* x, int n) {
   if (i < n) out[i] = to_tf32(x[i]);
 }
 
+template <class T>
+__global__ void exp2_kernel(T* out, const T* x, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = exp2_approximate(x[i]);
+}
+
 uint32_t bits_of(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -227,4 +233,38 @@ TEST_CASE("ptx: to_tf32 takes the nearest, ties away from zero") {
     CAPTURE(x[i]);
     CHECK(actual[i] == expected);
   }
+  for (const uint32_t bits : {0x7fffffffu, 0xffffffffu}) {  // NaN that rounding up would make a zero
+    float nan;
+    std::memcpy(&nan, &bits, sizeof nan);
+    const DeviceArray<float> from_nan(Floats{nan});
+    launch(to_tf32_kernel<float>, 1, 1, 0, nullptr, out.data(), static_cast<const float*>(from_nan.data()), 1);
+    const uint32_t read = out.host()[0] & 0xffffe000u;  // what an mma reads of it
+    std::memcpy(&nan, &read, sizeof nan);
+    CHECK(std::isnan(nan));
+  }
+}
+
+TEST_CASE("ptx: exp2_approximate is 2^x, but 0 instead of a subnormal number") {
+  const float inf = std::numeric_limits<float>::infinity();
+  Floats x = random_tensor<float>(1000, 1, 100);
+  for (const float special :
+       {0.0f, 1.0f, -1.0f, 127.5f, 128.0f, inf, -125.5f, -126.0f, -126.5f, -149.0f, -1000.0f, -inf}) {
+    x.push_back(special);
+  }
+  const int n = static_cast<int>(x.size());
+  const DeviceArray<float> from(x), out(n);
+  launch(exp2_kernel<float>, grid_for(n, 256), 256, 0, nullptr, out.data(), static_cast<const float*>(from.data()), n);
+  const Floats actual = out.host();
+  for (int i = 0; i < n; ++i) {
+    const double exact = std::exp2(static_cast<double>(x[i])), expected = exact < 0x1p-126 ? 0 : exact;
+    CAPTURE(x[i]);
+    if (std::isinf(static_cast<float>(expected))) {
+      CHECK(std::isinf(actual[i]));
+    } else {
+      CHECK(std::abs(actual[i] - expected) <= 4 * 0x1p-24 * expected);  // two units in the last place
+    }
+  }
+  const DeviceArray<float> nan(Floats{std::numeric_limits<float>::quiet_NaN()});
+  launch(exp2_kernel<float>, 1, 1, 0, nullptr, out.data(), static_cast<const float*>(nan.data()), 1);
+  CHECK(std::isnan(out.host()[0]));
 }

@@ -4,14 +4,15 @@
 
 TEST_CASE_TEMPLATE("residual connections on the device against the CPU", floatX, float, bf16) {
   for (const int64_t N : {1, 7, 8, 33, 2051}) {
-    for (const size_t offset : {0, 1}) {
+    for (const Shift shift : shifts(3, N == 33)) {
       CAPTURE(N);
-      CAPTURE(offset);
+      CAPTURE(shift.tensor);
+      CAPTURE(shift.all);
       const auto inp1 = random_storage<floatX>(N, 1), inp2 = random_storage<floatX>(N, 2);
       const Doubles x = to_numbers(inp1), y = to_numbers(inp2);
       Doubles expected(N);
       cpu::residual_forward(expected.data(), x.data(), y.data(), N);
-      const DeviceArray<floatX> from1(inp1, offset), from2(inp2, offset), to(N, offset);
+      const DeviceArray<floatX> from1(inp1, shift[0]), from2(inp2, shift[1]), to(N, shift[2]);
       residual_forward(to.data(), from1.data(), from2.data(), N, nullptr);
       check_close("out", to.host(), expected, 1);
       residual_forward(from1.data(), from1.data(), from2.data(), N, nullptr);  // in place
@@ -20,6 +21,7 @@ TEST_CASE_TEMPLATE("residual connections on the device against the CPU", floatX,
       CHECK(same_bits(to.host(), inp2));
     }
   }
+  check_ran<floatX>("residual_forward_kernel<floatX, true");
 }
 
 TEST_CASE("residual connections do not depend on the schedule") {

@@ -245,10 +245,18 @@ double launch_us(const Row& row, bool bf16, bool* memory = nullptr) {
   return 1e6 * std::max(moving, computing);
 }
 
+// The ladder of dev/bench whose counts hold for a row: of a product's parts each has its own; dinp's is that of
+// forward, whose kernel it runs on.
+std::string ladder_of(const Row& row) {
+  if (row.operation.rfind("matmul", 0) != 0) return row.operation;
+  const auto has = [&](const char* text) { return row.part.find(text) != std::string::npos; };
+  return has("dbias") ? "matmul_backward_bias" : has("dweight") ? "matmul_backward_weight" : "matmul_forward_bf16";
+}
+
 Prediction predict(const Config& config, const std::map<std::string, double>& ratios) {
   Prediction p{config, Step(config).rows()};
   for (Row& row : p.rows) {
-    const auto found = ratios.find(row.operation);
+    const auto found = ratios.find(ladder_of(row));
     if (found != ratios.end()) row.ratio = found->second;
     row.us = row.launches * launch_us(row, config.bf16);
     p.launches += row.launches;
@@ -266,7 +274,7 @@ Prediction predict(const Config& config, const std::map<std::string, double>& ra
   return p;
 }
 
-// Operation -> DRAM bytes counted / the least, of the ladders' versions from kernels/ (the last that is one).
+// Ladder -> DRAM bytes counted / the least, of the ladders' versions from kernels/ (the last that is one).
 std::map<std::string, double> read_counts(const std::string& file) {
   std::ifstream in(file);
   if (!in) fail("%s cannot be read; build/bench_kernels_sim --json %s writes it", file.c_str(), file.c_str());
@@ -466,7 +474,7 @@ void run(const Flags& flags) {
     std::printf("Bytes: the least possible (no --counts).\n\n");
   } else {
     std::printf("Bytes: the least possible, times what %s counted over the least:", flags.counts.c_str());
-    for (const auto& [operation, ratio] : ratios) std::printf(" %s %.3f", operation.c_str(), ratio);
+    for (const auto& [ladder, ratio] : ratios) std::printf(" %s %.3f", ladder.c_str(), ratio);
     std::printf("; 1 for others.\n\n");
   }
   if (predictions.size() == 1) {

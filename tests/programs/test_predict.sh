@@ -87,6 +87,12 @@ expect_ok "$predict" --model gpt2 --json predicted.json --counts counts.json
 expect_output 'over the least: residual_layernorm_forward 1.500; 1 for others'
 norm=$(row residual_layernorm_forward ln2 layernorm_forward_kernel)
 equals "the time of counted bytes" "$(field "$norm" us)" "$(awk -v b=$bytes 'BEGIN { printf "%.10g", 12 * 1.5 * b / 2.7e6 }')"
+counts matmul_backward_bias 100 "$last"
+expect_ok "$predict" --model gpt2 --json predicted.json --counts counts.json
+for of in dbias dweight dinp; do
+  equals "counted over least of fc's $of" "$(field "$(awk -v RS='}' "/\"of\": \"fc: $of\"/" predicted.json)" counted_over_least)" \
+    "$([ $of = dbias ] && echo 1.5 || echo 1)"
+done
 counts residual_layernorm_forward 0 "$last"
 expect_error 1 'counts.json: the ladder of residual_layernorm_forward has no positive "bytes"' "$predict" --counts counts.json
 counts residual_layernorm_forward 100 "$naive"

@@ -95,16 +95,11 @@ template class Buffers<uint8_t>;
 
 // ---- checks --------------------------------------------------------------------------------------------------------
 
-std::vector<int64_t> sample_rows(int64_t N, int64_t most) {
-  std::vector<int64_t> rows;
-  if (N <= most) {
-    for (int64_t row = 0; row < N; ++row) rows.push_back(row);
-    return rows;
-  }
-  const int64_t run = std::max<int64_t>(1, most / 4);
-  for (int place = 0; place < 4; ++place) {
-    for (int64_t k = 0; k < run; ++k) rows.push_back((N - run) * place / 3 + k);
-  }
+std::vector<Rows> sample_rows(int64_t N, int64_t most) {
+  if (N <= most) return {{0, N}};
+  const int64_t count = std::max<int64_t>(1, most / 4);
+  std::vector<Rows> rows;
+  for (int place = 0; place < 4; ++place) rows.push_back({(N - count) * place / 3, count});
   return rows;
 }
 

@@ -76,8 +76,12 @@ class Buffers {
   std::vector<T*> data_;
 };
 
-// The rows of N that a check looks at: all up to `most`; of more, `most` / 4 at each of four places from first to last.
-std::vector<int64_t> sample_rows(int64_t N, int64_t most);
+// The rows of N that a check looks at, as stretches of neighbours: all up to `most`; of more, a quarter of `most` at each
+// of four places from first to last.
+struct Rows {
+  int64_t first, count;
+};
+std::vector<Rows> sample_rows(int64_t N, int64_t most);
 
 // actual, sums over K terms in float that were then stored as T, against expected in double: each element within
 // 4 u sqrt(K) rms, plus T's u for the rounding at the end (docs/testing.md), plus `slack`, what the operation itself

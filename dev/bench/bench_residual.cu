@@ -78,11 +78,12 @@ bench::Ladder make(const bench::Problem& problem) {
        [=](int set, cudaStream_t stream) { residual_forward(t->out[set], t->inp1[set], t->inp2[set], N, stream); }}};
   ladder.reset = [=] { t->out.poison(0); };
   ladder.check = [=] {
-    for (const int64_t row : bench::sample_rows(rows, 256)) {
-      const auto x = bench::to_doubles(t->inp1.host(0, row * C, C)), y = bench::to_doubles(t->inp2.host(0, row * C, C));
-      std::vector<double> expected(C);
-      cpu::residual_forward(expected.data(), x.data(), y.data(), C);
-      bench::check_close("out", t->out.host(0, row * C, C), expected, 1, 0);
+    for (const auto [first, count] : bench::sample_rows(rows, 256)) {
+      const int64_t at = first * C, n = count * C;
+      const auto x = bench::to_doubles(t->inp1.host(0, at, n)), y = bench::to_doubles(t->inp2.host(0, at, n));
+      std::vector<double> expected(n);
+      cpu::residual_forward(expected.data(), x.data(), y.data(), n);
+      bench::check_close("out", t->out.host(0, at, n), expected, 1, 0);
     }
   };
   return ladder;

@@ -130,6 +130,102 @@ __global__ void __launch_bounds__(kTiledQueries)
   lse[static_cast<int64_t>(blockIdx.y) * T + t] = max + logf(sum);
 }
 
+// ---- forward: tensor cores -----------------------------------------------------------------------------------------
+
+// tile (64, kHS) = rows of `from`, in chunks of 16 bytes that change places with the row (kernels/ says how).
+constexpr int kMmaTile = 64, kMmaThreads = 128;
+__device__ void copy_tile(bf16* tile, const bf16* from, int row) {
+  for (int i = threadIdx.x; i < kMmaTile * kHS / 8; i += kMmaThreads) {
+    bf16* to = attention_tensor_core::chunk_at<kHS>(tile, i / 8, i % 8);
+    *reinterpret_cast<int4*>(to) = *reinterpret_cast<const int4*>(from + i / 8 * row + i % 8 * 8);
+  }
+}
+
+// A block makes 64 queries' outputs, a warp 16 of them: scores = q k^T by mma, the softmax on the way, and acc += p v
+// by mma again. A lane has of 16 x 8 sums those of rows group and group + 8, columns 2 pair and the next; in the same
+// places mma wants p as its factor, so probabilities never leave the registers. Four lanes share a row.
+__global__ void __launch_bounds__(kMmaThreads)
+    attention_mma_kernel(bf16* out, float* lse, const bf16* inp, int T, int NH) {
+  using namespace attention_tensor_core;
+  alignas(128) __shared__ bf16 keys[kMmaTile * kHS], values[kMmaTile * kHS];
+  const Head head(blockIdx.y, T, NH);
+  const int t0 = blockIdx.x * kMmaTile, warp_row = threadIdx.x / 32 * 16, group = lane_id() / 4, pair = lane_id() % 4;
+  const bf16 *q = inp + head.inp + t0 * head.row, *k = inp + head.inp + head.C;
+  uint32_t queries[kHS / 16][4];
+  copy_tile(keys, q, head.row);  // on their way to the registers
+  __syncthreads();
+#pragma unroll
+  for (int c = 0; c < kHS / 16; ++c) load_fragment<kHS>(queries[c], keys, warp_row, 2 * c);
+  float acc[kHS / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+  for (int u0 = 0; u0 <= t0; u0 += kMmaTile) {
+    __syncthreads();  // what was there has been read
+    copy_tile(keys, k + u0 * head.row, head.row);
+    copy_tile(values, k + head.C + u0 * head.row, head.row);
+    __syncthreads();
+    float p[kMmaTile / 8][4] = {};
+#pragma unroll
+    for (int c = 0; c < kHS / 16; ++c) {
+#pragma unroll
+      for (int n = 0; n < kMmaTile / 8; n += 2) {
+        uint32_t b[4];
+        load_fragment<kHS>(b, keys, 8 * n, 2 * c);
+        mma_m16n8k16(p[n], queries[c], {b[0], b[2]});
+        mma_m16n8k16(p[n + 1], queries[c], {b[1], b[3]});
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {  // the lane's row group, then group + 8
+      const int t = t0 + warp_row + group + 4 * e, half = e / 2;
+      float larger = max[half];
+#pragma unroll
+      for (int n = 0; n < kMmaTile / 8; ++n) {
+        const int u = u0 + 8 * n + 2 * pair;
+        p[n][e] = u <= t ? p[n][e] * kScale : -INFINITY;
+        p[n][e + 1] = u + 1 <= t ? p[n][e + 1] * kScale : -INFINITY;
+        larger = fmaxf(larger, fmaxf(p[n][e], p[n][e + 1]));
+      }
+      larger = fmaxf(larger, __shfl_xor_sync(kFullWarp, larger, 1));
+      larger = fmaxf(larger, __shfl_xor_sync(kFullWarp, larger, 2));
+      const float keep = expf(max[half] - larger);
+      max[half] = larger;
+      sum[half] *= keep;  // of this lane's columns
+#pragma unroll
+      for (int n = 0; n < kMmaTile / 8; ++n) {
+        p[n][e] = expf(p[n][e] - larger);
+        p[n][e + 1] = expf(p[n][e + 1] - larger);
+        sum[half] += p[n][e] + p[n][e + 1];
+      }
+#pragma unroll
+      for (int n = 0; n < kHS / 8; ++n) acc[n][e] *= keep, acc[n][e + 1] *= keep;
+    }
+#pragma unroll
+    for (int u = 0; u < kMmaTile / 16; ++u) {
+      const uint32_t a[4] = {pack_bf16(p[2 * u][0], p[2 * u][1]), pack_bf16(p[2 * u][2], p[2 * u][3]),
+                             pack_bf16(p[2 * u + 1][0], p[2 * u + 1][1]), pack_bf16(p[2 * u + 1][2], p[2 * u + 1][3])};
+#pragma unroll
+      for (int n = 0; n < kHS / 8; n += 2) {
+        uint32_t b[4];
+        load_fragment_trans<kHS>(b, values, 16 * u, n);
+        mma_m16n8k16(acc[n], a, {b[0], b[1]});
+        mma_m16n8k16(acc[n + 1], a, {b[2], b[3]});
+      }
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int t = t0 + warp_row + group + 8 * half;
+    sum[half] += __shfl_xor_sync(kFullWarp, sum[half], 1);
+    sum[half] += __shfl_xor_sync(kFullWarp, sum[half], 2);
+    bf16* to = out + head.out + t * head.C + 2 * pair;
+#pragma unroll
+    for (int n = 0; n < kHS / 8; ++n) {
+      *reinterpret_cast<__nv_bfloat162*>(to + 8 * n) =
+          __floats2bfloat162_rn(acc[n][2 * half] / sum[half], acc[n][2 * half + 1] / sum[half]);
+    }
+    if (pair == 0) lse[static_cast<int64_t>(blockIdx.y) * T + t] = max[half] + logf(sum[half]);
+  }
+}
+
 // ---- backward: p and ds in memory ----------------------------------------------------------------------------------
 
 // p and ds (B NH, T, T): a thread makes one of each, and 0 above the diagonal.
@@ -291,11 +387,11 @@ struct Attention : Sizes {
 
 using Shared = std::shared_ptr<Attention>;
 
-// A version that is one of the kernels above, `queries` of which have a block of `threads`.
+// A version that is one of the kernels above: `queries` have a block of `threads`, which may round p to bf16.
 Version version(const Shared& p, const char* name, const char* idea,
-                void (*kernel)(bf16*, float*, const bf16*, int, int), int queries, int threads) {
+                void (*kernel)(bf16*, float*, const bf16*, int, int), int queries, int threads, bool rounds) {
   return {name, idea, [=](int set, cudaStream_t stream) {
-            p->rounds = false;
+            p->rounds = rounds;
             launch(kernel, dim3(p->T / queries, p->heads), threads, 0, stream, p->out[set], p->lse[set],
                    static_cast<const bf16*>(p->inp[set]), p->T, p->NH);
           }};
@@ -337,20 +433,23 @@ const Register forward("attention_forward", [](const Problem& problem) {
           p, "online softmax",
           "A warp makes one query's output in one pass: scores are used and forgotten, but every query reads all keys "
           "and values, and every score costs five shuffles.",
-          attention_online_kernel, 4, 128),
+          attention_online_kernel, 4, 128, false),
       version(p, "shared memory",
               "Keys and values come by tiles into shared memory for 128 queries, a thread each: no shuffles, a 128th "
               "of the "
               "reads.",
-              attention_tiled_kernel, kTiledQueries, kTiledQueries),
+              attention_tiled_kernel, kTiledQueries, kTiledQueries, false),
       tier(
           "register tiles",
           "kernels/' plain tier: 4 x 4 scores a thread, so that a number read from shared memory serves four products.",
           AttentionTier::plain, false),
+      version(p, "mma",
+              "Both products on tensor cores, 16 queries a warp; probabilities go from the first to the second in "
+              "registers.",
+              attention_mma_kernel, kMmaTile, kMmaThreads, true),
       tier("kernels/",
-           "Both products on tensor cores; probabilities go from one to the next in registers, and the next tile of "
-           "keys "
-           "arrives by cp.async meanwhile.",
+           "32 queries a warp, so that a fragment of keys serves two products; the next tile arrives by cp.async "
+           "meanwhile; one multiply-add and one instruction an exponential; rows stored 16 bytes at a time.",
            AttentionTier::tensor_core, false),
   };
 #ifdef WROUGHT_CUDNN

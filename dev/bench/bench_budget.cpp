@@ -1,0 +1,151 @@
+// The budget: what the kernels of kernels/ may be counted to do at most, so that a change that makes one do more fails.
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "dev/bench/bench_run.h"
+#include "gpt2/error.h"
+
+namespace bench {
+
+namespace {
+
+struct Figure {
+  const char* key;
+  const char* meaning;  // for a message
+};
+const Figure kFigures[] = {
+    {"dram_ratio", "bytes to and from memory, for each byte that the launch touches"},
+    {"sector_ratio", "sectors, for each that its bytes need"},
+    {"bank_conflicts", "wavefronts beyond those that its shared accesses need"},
+    {"barriers_a_block", "barriers a block"},
+    {"mma", "mma instructions"},
+    {"atomics", "atomic operations"},
+    {"partial_share", "share of requests in which a lane is missing"},
+};
+
+// Four digits, upwards: what was counted is then within the budget that was written of it.
+double rounded_up(double x) { return std::max(0.0, std::ceil(x * 1e4 - 1e-6) / 1e4); }
+
+double ratio(const json& counts, const char* part, const char* whole) {
+  const double of = counts[whole].get<double>();
+  return of > 0 ? counts[part].get<double>() / of : 0;
+}
+
+// What one kernel did, by the keys above.
+json figures(const json& counts) {
+  return {{"dram_ratio", rounded_up(ratio(counts, "dram_bytes", "distinct_bytes"))},
+          {"sector_ratio", rounded_up(ratio(counts, "sectors", "least_sectors"))},
+          {"bank_conflicts", counts["bank_conflicts"]},
+          {"barriers_a_block", rounded_up(counts["barriers_a_block"].get<double>())},
+          {"mma", counts["mma"]},
+          {"atomics", counts["atomics"]},
+          {"partial_share", rounded_up(counts["partial_share"].get<double>())}};
+}
+
+std::string ladder_name(const json& ladder) {
+  return ladder["operation"].get<std::string>() + " " + ladder["size"].get<std::string>();
+}
+
+const json* kernel_version(const json& ladder) {
+  for (const json& version : ladder["versions"]) {
+    if (version["kernel"].get<bool>() && version.contains("counts")) return &version;
+  }
+  return nullptr;
+}
+
+// The kernel's line that wastes most, as advice.
+std::string worst_line(const json& kernel) {
+  if (kernel["lines"].empty()) return "";
+  return "; look at " + kernel["lines"][0]["place"].get<std::string>();
+}
+
+// A number of the budget. Throws Error if it is none.
+double allowed(const json& object, const char* key, const std::string& where) {
+  if (!object.contains(key) || !object[key].is_number()) {
+    fail("%s: \"%s\" is missing or no number; write the file anew with --write-budget", where.c_str(), key);
+  }
+  return object[key].get<double>();
+}
+
+const json& member(const json& object, const std::string& key, const std::string& where) {
+  if (!object.is_object() || !object.contains(key) || !object[key].is_object()) {
+    fail("%s: expected an object with an object \"%s\"; write the file anew with --write-budget", where.c_str(),
+         key.c_str());
+  }
+  return object[key];
+}
+
+void compare(double counted, double most, const std::string& what, const std::string& meaning, const std::string& file,
+             const std::string& hint, std::vector<std::string>& lines) {
+  if (counted <= most) return;
+  lines.push_back(strprintf("%s: %s: counted %.10g, allowed %.10g%s. Mend it, or raise the figure in %s with a reason",
+                            what.c_str(), meaning.c_str(), counted, most, hint.c_str(), file.c_str()));
+}
+
+}  // namespace
+
+json make_budget(const json& results) {
+  json ladders;
+  for (const json& ladder : results["ladders"]) {
+    const json* version = kernel_version(ladder);
+    if (!version) continue;
+    const json& counts = (*version)["counts"];
+    json entry = {{"dram_bytes_to_least", rounded_up(counts["ratio"].get<double>())}};
+    for (const json& kernel : counts["kernels"]) {
+      entry["kernels"][kernel["name"].get<std::string>()] = figures(kernel);
+    }
+    ladders[ladder_name(ladder)] = entry;
+  }
+  json about;
+  for (const Figure& figure : kFigures) about[figure.key] = figure.meaning;
+  return {{"about", about}, {"ladders", ladders}};
+}
+
+std::vector<std::string> budget_excesses(const json& budget, const json& results, const std::string& path,
+                                         bool all_ladders) {
+  std::vector<std::string> lines;
+  std::map<std::string, bool> seen;
+  const json& ladders = member(budget, "ladders", path);
+  for (const json& ladder : results["ladders"]) {
+    const json* version = kernel_version(ladder);
+    if (!version) continue;
+    const std::string name = ladder_name(ladder);
+    seen[name] = true;
+    if (!ladders.contains(name)) {
+      lines.push_back(name + ": not in " + path + "; add it with --write-budget");
+      continue;
+    }
+    const json &entry = ladders[name], &kernels = member(entry, "kernels", path + ": " + name);
+    const json& counts = (*version)["counts"];
+    compare(rounded_up(counts["ratio"].get<double>()), allowed(entry, "dram_bytes_to_least", path + ": " + name), name,
+            "bytes to and from memory, for each of the least", path, "", lines);
+    std::map<std::string, bool> ran;
+    for (const json& kernel : counts["kernels"]) {
+      const std::string kernel_name = kernel["name"].get<std::string>(), where = name + ", " + kernel_name;
+      ran[kernel_name] = true;
+      if (!kernels.contains(kernel_name)) {
+        lines.push_back(where + ": not in " + path + "; add it with --write-budget");
+        continue;
+      }
+      const json counted = figures(kernel);
+      for (const Figure& figure : kFigures) {
+        compare(counted[figure.key].get<double>(), allowed(kernels[kernel_name], figure.key, path + ": " + where),
+                where, figure.meaning, path, worst_line(kernel), lines);
+      }
+    }
+    for (const auto& [kernel_name, unused] : kernels.items()) {
+      if (!ran[kernel_name]) {
+        lines.push_back(name + ", " + kernel_name + ": in " + path + ", but it no longer runs; take it out");
+      }
+    }
+  }
+  if (all_ladders) {
+    for (const auto& [name, unused] : ladders.items()) {
+      if (!seen[name]) lines.push_back(name + ": in " + path + ", but no ladder is called so; take it out");
+    }
+  }
+  return lines;
+}
+
+}  // namespace bench

@@ -418,8 +418,7 @@ const Register forward("attention_forward", [](const Problem& problem) {
   ladder.versions = {
       {"naive",
        "Three kernels, with all scores, then all probabilities, in memory: T numbers a query and head, written twice "
-       "and "
-       "read four times.",
+       "and read four times.",
        [p](int set, cudaStream_t stream) {
          p->rounds = false;
          const bf16* inp = p->inp[set];
@@ -434,11 +433,11 @@ const Register forward("attention_forward", [](const Problem& problem) {
           "A warp makes one query's output in one pass: scores are used and forgotten, but every query reads all keys "
           "and values, and every score costs five shuffles.",
           attention_online_kernel, 4, 128, false),
-      version(p, "shared memory",
-              "Keys and values come by tiles into shared memory for 128 queries, a thread each: no shuffles, a 128th "
-              "of the "
-              "reads.",
-              attention_tiled_kernel, kTiledQueries, kTiledQueries, false),
+      version(
+          p, "shared memory",
+          "Keys and values come by tiles into shared memory for 128 queries, a thread each: no shuffles, a 128th of "
+          "the reads.",
+          attention_tiled_kernel, kTiledQueries, kTiledQueries, false),
       tier(
           "register tiles",
           "kernels/' plain tier: 4 x 4 scores a thread, so that a number read from shared memory serves four products.",
@@ -447,7 +446,7 @@ const Register forward("attention_forward", [](const Problem& problem) {
               "Both products on tensor cores, 16 queries a warp; probabilities go from the first to the second in "
               "registers.",
               attention_mma_kernel, kMmaTile, kMmaThreads, true),
-      tier("kernels/",
+      tier("32 rows a warp",
            "32 queries a warp, so that a fragment of keys serves two products; the next tile arrives by cp.async "
            "meanwhile; one multiply-add and one instruction an exponential; rows stored 16 bytes at a time.",
            AttentionTier::tensor_core, false),
@@ -492,7 +491,7 @@ const Register backward("attention_backward", [](const Problem& problem) {
            "kernels/' plain tier: probabilities are made again from lse, tile by tile in shared memory; dk and dv by "
            "blocks of keys, dq by blocks of queries.",
            AttentionTier::plain, false),
-      tier("kernels/",
+      tier("tensor cores",
            "The same division of the work on tensor cores, seven products instead of five, without an atomic.",
            AttentionTier::tensor_core, false),
   };

@@ -184,13 +184,13 @@ const Register decode("attention_decode", [](const Problem& problem) {
   ladder.versions = {
       one_block_a_head(
           p, "naive",
-          "A block a head: a thread a key for the scores, a thread a channel for the output. Lanes read 32 "
-          "different keys, a number of each.",
+          "A block a head: a thread a key for the scores, a thread a channel for the output. Lanes read 32 different "
+          "keys, a number of each.",
           decode_naive_kernel, p->max_T * sizeof(float)),
       one_block_a_head(
           p, "coalesced",
-          "A warp a key, its lanes side by side, and the softmax on the way: keys and values are read once, in "
-          "whole sectors.",
+          "A warp a key, its lanes side by side, and the softmax on the way: keys and values are read once, in whole "
+          "sectors.",
           decode_online_kernel, 0),
       {"chunks",
        "A block for each 128 keys of a head: a few long sequences fill the GPU too. A second kernel adds the chunks "
@@ -203,10 +203,9 @@ const Register decode("attention_decode", [](const Problem& problem) {
          launch(decode_combine_kernel, p->heads, 32, 0, stream, p->out[set], static_cast<const float*>(p->scratch[set]),
                 lengths, p->NH);
        }},
-      {"kernels/",
+      {"16 bytes",
        "16 bytes a load, so eight lanes a key and three shuffles a score for four keys at once; one maximum and one "
-       "sum a "
-       "chunk instead of one a key; any head size.",
+       "sum a chunk instead of one a key; any head size.",
        [p](int set, cudaStream_t stream) {
          attention_decode<bf16>(p->out[set], p->scratch[set], p->q[set], p->k[set], p->v[set], p->lengths[0], p->B,
                                 p->NH, kHS, p->max_T, stream);

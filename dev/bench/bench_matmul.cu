@@ -345,10 +345,9 @@ const Register forward_float("matmul_forward_float", [](const Problem& problem) 
               "16 bytes a load, and slices transposed in shared memory so that this holds there too: a quarter of the "
               "loads.",
               matmul_vectorised_kernel, 64, 64, 256),
-      tier(p, "kernels/",
+      tier(p, "8 x 8 a thread",
            "8 x 8 outputs a thread by blocks of 64: a quarter of a read a product; blocks run in bands that share L2; "
-           "any "
-           "size, bias and GELU in the epilogue.",
+           "any size, bias and GELU in the epilogue.",
            {MatmulTier::plain, false}),
   };
 #ifdef WROUGHT_CUBLASLT
@@ -363,11 +362,10 @@ const Register forward_bf16("matmul_forward_bf16", [](const Problem& problem) {
   ladder.versions = {
       version(p, "mma", "Tensor cores, their registers loaded straight from global memory: 4 bytes a lane and load.",
               matmul_mma_kernel, 64, 64, kMmaThreads),
-      version(
-          p, "ldmatrix",
-          "Slices in shared memory, copied 16 bytes at a time and read by ldmatrix, four registers at once; but 8 rows "
-          "64 bytes apart meet in the same banks.",
-          matmul_ldmatrix_kernel<false>, 64, 64, kMmaThreads),
+      version(p, "ldmatrix",
+              "Slices in shared memory, copied 16 bytes at a time and read by ldmatrix, four registers at once; but 8 "
+              "rows 64 bytes apart meet in the same banks.",
+              matmul_ldmatrix_kernel<false>, 64, 64, kMmaThreads),
       version(p, "swizzled",
               "Chunks of 16 bytes change places by exclusive or with their row: no bank conflict is left.",
               matmul_ldmatrix_kernel<true>, 64, 64, kMmaThreads),
@@ -376,18 +374,16 @@ const Register forward_bf16("matmul_forward_bf16", [](const Problem& problem) {
               matmul_async_kernel, 64, 64, kMmaThreads),
       {"64 x 64 a warp",
        "A block makes 128 x 128 outputs, a warp 64 x 64: half the shared memory reads a product; rows are stored 16 "
-       "bytes "
-       "at a time.",
+       "bytes at a time.",
        [p](int set, cudaStream_t stream) {
          const ForwardEpilogue<bf16> epilogue{p->out[set], nullptr, nullptr, p->OC};
          matmul_tensor_core_tile<SquareTile, true, Major::k, Major::k>(epilogue, static_cast<const bf16*>(p->inp[set]),
                                                                        static_cast<const bf16*>(p->weight[set]), p->N,
                                                                        p->OC, p->C, p->C, stream);
        }},
-      tier(p, "kernels/",
+      tier(p, "choice of tile",
            "The largest of three tiles that leaves work for every multiprocessor: 128 x 256 at the training sizes, 64 "
-           "x 64 "
-           "at this ladder's size in cudasim.",
+           "x 64 at this ladder's size in cudasim.",
            {MatmulTier::tensor_core, false}),
   };
 #ifdef WROUGHT_CUBLASLT
@@ -462,17 +458,16 @@ const Register backward_weight("matmul_backward_weight", [](const Problem& probl
           MatmulTier::plain),
       {"tensor cores",
        "mma; ldmatrix transposes as it loads. But a block sums a whole column of the batch, and there are fewer tiles "
-       "than "
-       "multiprocessors.",
+       "than multiprocessors.",
        [p](int set, cudaStream_t stream) {
          matmul_tensor_core<Major::mn, Major::mn>(
              AccumulateEpilogue{p->dweight[set], p->C}, static_cast<const bf16*>(p->dout[set]),
              static_cast<const bf16*>(p->inp[set]), p->OC, p->C, p->N, p->N, stream);
        }},
       weight_version(
-          p, "kernels/",
-          "The batch is cut into parts of at least 1,024 rows, a block each, and a second kernel adds their sums "
-          "in order.",
+          p, "parts",
+          "The batch is cut into parts of at least 1,024 rows, a block each, and a second kernel adds their sums in "
+          "order.",
           MatmulTier::tensor_core),
   };
 #ifdef WROUGHT_CUBLASLT

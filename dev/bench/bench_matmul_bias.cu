@@ -105,8 +105,8 @@ const Register bias("matmul_backward_bias", [](const Problem& problem) {
   ladder.reset = [p] { p->dbias.write(0, p->before); };
   ladder.versions = {
       {"naive",
-       "A thread sums one column: some thousand threads, where a large GPU has room for 200,000 and needs them to keep "
-       "its memory busy.",
+       "A thread sums one column: some thousand threads, where a large GPU has room for 200,000 and needs them to "
+       "keep its memory busy.",
        [p](int set, cudaStream_t stream) {
          launch(bias_naive_kernel, grid_for(p->OC, 64), 64, 0, stream, p->dbias[set],
                 static_cast<const bf16*>(p->dout[set]), p->N, p->OC);
@@ -121,7 +121,7 @@ const Register bias("matmul_backward_bias", [](const Problem& problem) {
           "Eight warps of a block share a chunk of 512 rows and add up through shared memory: as many threads, an "
           "eighth of the partial sums.",
           bias_block_kernel, kBlockChunk, 32, 256),
-      {"kernels/", "16 bytes a load, eight columns a lane: an eighth of the requests.",
+      {"16 bytes", "16 bytes a load, eight columns a lane: an eighth of the requests.",
        [p](int set, cudaStream_t stream) {
          bias_backward<bf16>(p->dbias[set], p->partial[set], p->dout[set], p->N, p->OC, stream);
        }},

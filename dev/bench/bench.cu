@@ -82,6 +82,13 @@ void Buffers<T>::write(int set, const std::vector<T>& values) const {
 }
 
 template <class T>
+void Buffers<T>::copy(int set, const Buffers& from) const {
+  if (from.n_ != n_) throw std::logic_error("Buffers::copy: another size");
+  CUDA_CHECK(cudaMemcpy(data_.at(set), from[0], n_ * sizeof(T), cudaMemcpyDeviceToDevice));
+  CUDA_CHECK(cudaDeviceSynchronize());
+}
+
+template <class T>
 void Buffers<T>::poison(int set) const {
   CUDA_CHECK(cudaMemset(data_.at(set), 0xFF, n_ * sizeof(T)));
   CUDA_CHECK(cudaDeviceSynchronize());
@@ -126,7 +133,8 @@ void check_close(const char* name, const std::vector<T>& actual, const std::vect
   constexpr double roundoff = std::is_same_v<T, double> ? 0x1p-53 : std::is_same_v<T, float> ? 0x1p-24 : 0x1p-8;
   double squares = 0;
   for (const double x : expected) squares += x * x;
-  const double sums = 4 * 0x1p-24 * std::sqrt(K) * std::sqrt(squares / static_cast<double>(expected.size())) + slack;
+  constexpr double in_sums = std::is_same_v<T, double> ? 0x1p-53 : 0x1p-24;
+  const double sums = 4 * in_sums * std::sqrt(K) * std::sqrt(squares / static_cast<double>(expected.size())) + slack;
   const std::vector<double> values = to_doubles(actual);
   double worst = 0;
   size_t worst_i = 0;

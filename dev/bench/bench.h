@@ -69,6 +69,7 @@ class Buffers {
   std::vector<T> host(int set) const { return host(set, 0, n_); }  // after everything that was launched before
   std::vector<T> host(int set, int64_t begin, int64_t n) const;    // a part: of a GPU's sizes not all can be checked
   void write(int set, const std::vector<T>& values) const;         // to every element
+  void copy(int set, const Buffers& from) const;                   // from its set 0, as long as this one
   void poison(int set) const;                                      // every byte 0xFF: a NaN as a float
 
  private:
@@ -76,16 +77,16 @@ class Buffers {
   std::vector<T*> data_;
 };
 
-// The rows of N that a check looks at, as stretches of neighbours: all up to `most`; of more, a quarter of `most` at each
-// of four places from first to last.
+// The rows of N that a check looks at, as stretches of neighbours: all up to `most`; of more, a quarter of `most` at
+// each of four places from first to last.
 struct Rows {
   int64_t first, count;
 };
 std::vector<Rows> sample_rows(int64_t N, int64_t most);
 
-// actual, sums over K terms in float that were then stored as T, against expected in double: each element within
-// 4 u sqrt(K) rms, plus T's u for the rounding at the end (docs/testing.md), plus `slack`, what the operation itself
-// loses (rounding of intermediate tensors, cancellation). Throws std::runtime_error naming the worst.
+// actual, sums over K terms in float (of doubles: in double) that were then stored as T, against expected in double:
+// each element within 4 u sqrt(K) rms, plus T's u for the rounding at the end (docs/testing.md), plus `slack`, what the
+// operation itself loses (rounding of intermediate tensors, cancellation). Throws std::runtime_error naming the worst.
 template <class T>
 void check_close(const char* name, const std::vector<T>& actual, const std::vector<double>& expected, double K,
                  double slack);

@@ -144,6 +144,7 @@ __device__ inline uint32_t to_tf32(float x) {
 // column change places.
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 #ifdef WROUGHT_CUDASIM
+  cudasim::note_read(row, 16);
   ptx_cpu::Ldmatrix mine{r, row};
   cudasim::warp_collective(mine, ptx_cpu::ldmatrix<4, false>, "ldmatrix.x4");
 #else
@@ -156,6 +157,7 @@ __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 
 __device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
 #ifdef WROUGHT_CUDASIM
+  cudasim::note_read(row, 16);
   ptx_cpu::Ldmatrix mine{r, row};
   cudasim::warp_collective(mine, ptx_cpu::ldmatrix<4, true>, "ldmatrix.x4.trans");
 #else

@@ -146,7 +146,7 @@ TEST_CASE("embedding's gradient of a token adds its rows in their order, chunks 
     }
     const DeviceArray<int32_t> inp(tokens);
     const DeviceArray<float> device_dout(dout), dwte(Floats(static_cast<size_t>(V) * C, 1)),
-        dwpe(static_cast<size_t>(T) * C);
+        dwpe(Floats(static_cast<size_t>(T) * C, 0));
     const DeviceArray<char> scratch(embedding_backward_scratch(B, T, C, V));
     embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(), 0, 7, 8, B, T, C, V,
                        nullptr);

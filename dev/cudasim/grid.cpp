@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <mutex>
 
-#include "dev/cudasim/internal.h"
+#include "dev/cudasim/observe.h"
 
 namespace cudasim {
 
@@ -121,11 +121,13 @@ class WorkerThreads {
       Grid& grid = *grid_;
       const BlockOrder& order = *order_;
       lock.unlock();
+      if (instrumented()) observe_launch(worker, grid);
       while (grid.error.load(std::memory_order_relaxed) == cudaSuccess) {
         const uint64_t i = grid.next.fetch_add(1, std::memory_order_relaxed);
         if (i >= grid.blocks) break;
         run_block(worker, grid, order(i));
       }
+      if (instrumented()) observe_launch_end();
       lock.lock();
       if (--busy_ == 0) done_.notify_one();
     }
@@ -146,7 +148,7 @@ cudaError_t run_grid(Grid& grid) {
   static WorkerThreads* threads = nullptr;  // never destroyed: its threads use it until the process ends
   if (!threads || threads->process() != getpid()) threads = new WorkerThreads;  // a forked child has no threads
   note_kernel(grid.kernel->address);
-  threads->run(grid, settings().threads);
+  threads->run(grid, instrumented() ? 1 : settings().threads);
   return static_cast<cudaError_t>(grid.error.load());
 }
 

@@ -2,12 +2,14 @@
 //   fiber.*    a stack and a context to switch to          worker.cpp  one block: lanes, warps, barriers, reports
 //   grid.cpp   the worker threads and the order of blocks  memory.cpp  device and pinned memory, faults
 //   stream.cpp streams, events, copies                     runtime.cpp the rest of the API;  names.cpp kernels' names
+// For instrumented code (observe.h): hooks.cpp, observe.cpp, check.cpp, count.cpp, places.cpp.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <cudasim.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -58,6 +60,9 @@ std::string place_text(const Place& place);
 std::string kernel_name(const void* kernel);  // demangled, with template arguments, without parameters
 void note_kernel(const void* kernel);         // for launched_kernels() and CUDASIM_KERNELS
 
+// The program's thread-local variables, __shared__ ones among them: offsets from the start of its storage.
+void for_thread_local_symbols(const std::function<void(const char* mangled, size_t offset, size_t bytes)>& f);
+
 // ---- grids ---------------------------------------------------------------------------------------------------------
 
 // A launch while it runs.
@@ -83,13 +88,16 @@ void end_hung_lane();  // in a signal handler on the worker's thread
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
+struct Shadow;
+
 struct Allocation {
   char* begin = nullptr;
   size_t bytes = 0;
   char *low = nullptr, *high = nullptr;  // the pages it lies in: red zones before begin and behind begin + bytes
-  Place where;
+  Place where, freed_where;
   bool pinned = false;
-  bool reset = false;  // freed by cudaDeviceReset
+  bool reset = false;                // freed by cudaDeviceReset
+  mutable Shadow* shadow = nullptr;  // check.cpp's
 };
 
 enum class Space { host, pinned, device };

@@ -12,8 +12,7 @@
 #include <cstdlib>
 #include <map>
 
-#include "dev/cudasim/internal.h"
-#include "dev/cudasim/worker.h"
+#include "dev/cudasim/observe.h"
 
 namespace cudasim {
 
@@ -150,14 +149,15 @@ cudaError_t allocate(Range& range, void** pointer, size_t bytes, bool pinned, co
 
 void release(const Allocation& allocation) {
   Memory& all = memory();
+  observe_free(all.live.at(allocation.begin));
   mmap(allocation.low, static_cast<size_t>(allocation.high - allocation.low), PROT_NONE,
        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);  // the memory goes, the addresses stay
   if (!allocation.pinned) all.used -= allocation.bytes;
-  all.freed.emplace(allocation.begin, allocation);
+  all.freed.emplace(allocation.begin, allocation).first->second.shadow = nullptr;
   all.live.erase(allocation.begin);
 }
 
-cudaError_t free_pointer(void* pointer, bool pinned) {
+cudaError_t free_pointer(void* pointer, bool pinned, const Place& where) {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!pointer) return cudaSuccess;
@@ -170,6 +170,7 @@ cudaError_t free_pointer(void* pointer, bool pinned) {
       report("freed what is no allocation\n  " + describe_address(pointer));
     return returned(cudaErrorInvalidValue);
   }
+  found->second.freed_where = where;
   release(Allocation(found->second));
   return cudaSuccess;
 }
@@ -205,7 +206,10 @@ std::string describe_address(const void* pointer) {
   if (in_freed || (!found && freed)) found = freed;
   if (!found) return description + (device ? ", in device memory" : ", in pinned memory") + ", far from any allocation";
   const std::string of = " of an allocation of " + std::to_string(found->bytes) + " bytes made at " +
-                         place_text(found->where) + (found == freed ? " and freed since" : "");
+                         place_text(found->where) +
+                         (found != freed ? ""
+                          : found->reset ? " and freed since by cudaDeviceReset"
+                                         : " and freed since at " + place_text(found->freed_where));
   if (holds(found)) return description + ", byte " + std::to_string(byte - found->begin) + of;
   if (byte < found->begin)
     return description + ", " + std::to_string(found->begin - byte) + " bytes before the start" + of;
@@ -278,14 +282,15 @@ void handle_fault(int signal, siginfo_t* info, void* context) {
   if (worker && worker->running()) {
     cudaError_t error = cudaErrorIllegalAddress;
     if (info->si_code == SI_KERNEL) {  // the processor gives no address
-      worker->describe("access to a misaligned address");
+      worker->reporting().describe("access to a misaligned address");
       error = cudaErrorMisalignedAddress;
     } else if (worker->fibers().in_guard_page(address)) {
-      worker->describe("stack overflow", "\n  " + worker->lane_text(worker->current()) + " needs more than " +
-                                             std::to_string(FiberPool::kStackSize) + " bytes");
+      worker->reporting().describe("stack overflow", "\n  " + worker->lane_text(worker->current()) +
+                                                         " needs more than " + std::to_string(FiberPool::kStackSize) +
+                                                         " bytes");
     } else {
-      worker->describe("access outside of allocations",
-                       "\n  " + worker->lane_text(worker->current()) + " " + access + " " + describe_address(address));
+      worker->reporting().describe("access outside of allocations", "\n  " + worker->lane_text(worker->current()) +
+                                                                        " " + access + " " + describe_address(address));
     }
     worker->fail(error);
   }
@@ -330,7 +335,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes, std::source_location where)
   return returned(status);
 }
 
-cudaError_t cudaFree(void* pointer) { return free_pointer(pointer, false); }
+cudaError_t cudaFree(void* pointer, std::source_location where) { return free_pointer(pointer, false, where); }
 
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned, std::source_location where) {
   const std::lock_guard guard(api_lock());
@@ -345,7 +350,7 @@ cudaError_t cudaMallocHost(void** pointer, size_t bytes, std::source_location wh
   return cudaHostAlloc(pointer, bytes, cudaHostAllocDefault, where);
 }
 
-cudaError_t cudaFreeHost(void* pointer) { return free_pointer(pointer, true); }
+cudaError_t cudaFreeHost(void* pointer, std::source_location where) { return free_pointer(pointer, true, where); }
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const std::lock_guard guard(api_lock());

@@ -18,24 +18,17 @@ namespace cudasim {
 
 namespace {
 
-// Address -> mangled name of every function in the program's file; empty if that was stripped.
-std::map<uintptr_t, std::string> read_symbols() {
-  std::map<uintptr_t, std::string> symbols;
-  uintptr_t base = 0;  // where the program is loaded; it is listed first
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* to) {
-        *static_cast<uintptr_t*>(to) = info->dlpi_addr;
-        return 1;
-      },
-      &base);
+// f(name, symbol) for every symbol in the program's file; none if that was stripped.
+template <class F>
+void for_symbols(F&& f) {
   const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-  if (file < 0) return symbols;
+  if (file < 0) return;
   struct stat status;
   void* mapped = MAP_FAILED;
   if (fstat(file, &status) == 0)
     mapped = mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file, 0);
   close(file);
-  if (mapped == MAP_FAILED) return symbols;
+  if (mapped == MAP_FAILED) return;
   const char* bytes = static_cast<const char*>(mapped);
   const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(bytes);
   const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(bytes + header->e_shoff);
@@ -43,13 +36,25 @@ std::map<uintptr_t, std::string> read_symbols() {
     if (sections[s].sh_type != SHT_SYMTAB) continue;
     const auto* table = reinterpret_cast<const ElfW(Sym)*>(bytes + sections[s].sh_offset);
     const char* names = bytes + sections[sections[s].sh_link].sh_offset;
-    for (size_t i = 0; i < sections[s].sh_size / sizeof *table; ++i) {
-      if ((table[i].st_info & 15) == STT_FUNC && table[i].st_value != 0)
-        symbols.emplace(base + table[i].st_value, names + table[i].st_name);
-    }
+    for (size_t i = 0; i < sections[s].sh_size / sizeof *table; ++i) f(names + table[i].st_name, table[i]);
   }
   munmap(mapped, static_cast<size_t>(status.st_size));
-  return symbols;
+}
+
+// Address -> mangled name of every function.
+std::map<uintptr_t, std::string> read_functions() {
+  std::map<uintptr_t, std::string> functions;
+  uintptr_t base = 0;  // where the program is loaded; it is listed first
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* to) {
+        *static_cast<uintptr_t*>(to) = info->dlpi_addr;
+        return 1;
+      },
+      &base);
+  for_symbols([&](const char* name, const ElfW(Sym) & symbol) {
+    if ((symbol.st_info & 15) == STT_FUNC && symbol.st_value != 0) functions.emplace(base + symbol.st_value, name);
+  });
+  return functions;
 }
 
 // "void ns::kernel<float, 4>(float*, int)" -> "ns::kernel<float, 4>"
@@ -112,7 +117,7 @@ void write_launched() {
 
 std::string kernel_name(const void* kernel) {
   const std::lock_guard guard(names_lock());
-  static const auto* symbols = new std::map<uintptr_t, std::string>(read_symbols());
+  static const auto* symbols = new std::map<uintptr_t, std::string>(read_functions());
   const auto found = symbols->find(reinterpret_cast<uintptr_t>(kernel));
   if (found == symbols->end()) return "a kernel without a name";
   int status = 0;
@@ -120,6 +125,12 @@ std::string kernel_name(const void* kernel) {
   const std::string name = demangled ? without_signature(demangled) : found->second;
   std::free(demangled);
   return name;
+}
+
+void for_thread_local_symbols(const std::function<void(const char* mangled, size_t offset, size_t bytes)>& f) {
+  for_symbols([&](const char* name, const ElfW(Sym) & symbol) {
+    if ((symbol.st_info & 15) == STT_TLS && symbol.st_size > 0) f(name, symbol.st_value, symbol.st_size);
+  });
 }
 
 void note_kernel(const void* kernel) {

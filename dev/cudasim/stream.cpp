@@ -7,7 +7,7 @@
 #include <functional>
 #include <map>
 
-#include "dev/cudasim/internal.h"
+#include "dev/cudasim/observe.h"
 
 using namespace cudasim;
 
@@ -159,7 +159,10 @@ struct Rows {  // of a copy: `height` pieces of `width` bytes
   const char* from;
   size_t from_pitch, width, height;
   void copy() const {
-    for (size_t y = 0; y < height; ++y) std::memmove(to + y * to_pitch, from + y * from_pitch, width);
+    for (size_t y = 0; y < height; ++y) {
+      std::memmove(to + y * to_pitch, from + y * from_pitch, width);
+      observe_copy(to + y * to_pitch, from + y * from_pitch, width);
+    }
   }
 };
 
@@ -224,6 +227,7 @@ cudaError_t set_memory(void* to, int value, size_t bytes, cudaStream_t handle) {
   if (status != cudaSuccess) return returned(status);
   enqueue(*stream, [=] {
     std::memset(to, value, bytes);
+    observe_copy(to, nullptr, bytes);
     return cudaSuccess;
   });
   return cudaSuccess;

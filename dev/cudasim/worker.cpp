@@ -13,10 +13,12 @@
 #include <exception>
 #include <numeric>
 
+#include "dev/cudasim/observe.h"
+
 constinit thread_local uint3 threadIdx = {0, 0, 0};
 constinit thread_local uint3 blockIdx = {0, 0, 0};
-constinit thread_local dim3 blockDim;
-constinit thread_local dim3 gridDim;
+constinit thread_local dim3 blockDim = {0, 0, 0};
+constinit thread_local dim3 gridDim = {0, 0, 0};
 
 namespace cudasim {
 
@@ -61,6 +63,11 @@ bool guard_is_whole(const char* from, size_t bytes) {
   return true;
 }
 
+uint3 block_at(uint64_t block, const dim3& grid) {
+  return {static_cast<unsigned>(block % grid.x), static_cast<unsigned>(block / grid.x % grid.y),
+          static_cast<unsigned>(block / grid.x / grid.y)};
+}
+
 std::string triple(const uint3& v) {
   char text[64];
   std::snprintf(text, sizeof text, "(%u, %u, %u)", v.x, v.y, v.z);
@@ -97,7 +104,7 @@ uint64_t heartbeat(const Worker& worker) { return worker.heartbeat(); }
 
 void end_hung_lane() {
   if (!worker || !worker->running()) return;
-  worker->describe("a thread neither waits nor ends");
+  worker->reporting().describe("a thread neither waits nor ends");
   worker->fail();
 }
 
@@ -115,6 +122,18 @@ Worker::Worker() : fibers_(fiber_entry) {
         return 1;
       },
       this);
+  for (const auto& [begin, bytes] : {std::pair<void*, size_t>{&threadIdx, sizeof threadIdx},
+                                     {&blockIdx, sizeof blockIdx},
+                                     {&blockDim, sizeof blockDim},
+                                     {&gridDim, sizeof gridDim}}) {
+    char* first = static_cast<char*>(begin);
+    builtins_begin_ = builtins_begin_ ? std::min(builtins_begin_, first) : first;
+    builtins_end_ = std::max(builtins_end_, first + bytes);
+  }
+  if (builtins_end_ - builtins_begin_ > 128) {
+    std::fprintf(stderr, "cudasim: threadIdx and its like do not lie side by side\n");
+    std::abort();
+  }
   dynamic_shared_ = static_cast<char*>(
       mmap(nullptr, kSharedPages, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   pthread_attr_t attributes;
@@ -142,6 +161,7 @@ void Worker::run(Grid& grid, uint64_t block) {
   first->fiber = &fiber;
   set_current(*first);
   running_ = true;
+  own_work_ = false;
   switch_fiber(main_, fiber);
   running_ = false;
   end_block();
@@ -149,8 +169,7 @@ void Worker::run(Grid& grid, uint64_t block) {
 
 void Worker::start_block(Grid& grid, uint64_t block) {
   grid_ = &grid;
-  block_index_ = {static_cast<unsigned>(block % grid.grid.x), static_cast<unsigned>(block / grid.grid.x % grid.grid.y),
-                  static_cast<unsigned>(block / grid.grid.x / grid.grid.y)};
+  block_index_ = block_at(block, grid.grid);
   fill_static_shared();
   blockIdx = block_index_;
   blockDim = grid.block;
@@ -191,9 +210,11 @@ void Worker::start_block(Grid& grid, uint64_t block) {
     warp.ended = ~warp.exists;
   }
   start_block_pass();
+  if (instrumented()) observe_block(*this, block);
 }
 
 void Worker::end_block() {
+  if (instrumented()) observe_block_end(*this);
   if (!guard_is_whole(dynamic_shared_ + grid_->shared_bytes, kSharedGuard) && grid_->error == cudaSuccess) {
     size_t first = grid_->shared_bytes;
     while (guard_is_whole(dynamic_shared_ + first, 2)) first += 2;
@@ -210,6 +231,10 @@ __attribute__((noinline)) void Worker::fill_static_shared() {
   if (tls_begin_) std::memset(tls_begin_, 0xff, static_cast<size_t>(tls_end_ - tls_begin_));
   asm volatile("" ::: "memory");
   worker = self;
+}
+
+bool Worker::in_dynamic_shared(const char* address) const {
+  return address >= dynamic_shared_ && address < dynamic_shared_ + kSharedPages;
 }
 
 bool Worker::is_shared(const void* pointer, size_t bytes) const {
@@ -240,10 +265,10 @@ void Worker::fiber_loop(Fiber& self) {
     try {
       grid_->kernel->run_thread();
     } catch (const std::exception& error) {
-      describe("exception in device code", "\n  " + lane_text(*current_) + ": " + error.what());
+      reporting().describe("exception in device code", "\n  " + lane_text(*current_) + ": " + error.what());
       thrown = true;
     } catch (...) {
-      describe("exception in device code");
+      reporting().describe("exception in device code");
       thrown = true;
     }
     if (thrown) fail();
@@ -333,6 +358,7 @@ Lane* Worker::next_lane() {
     for (unsigned w = 0; w < warp_count_; ++w) runnable |= warps_[w].runnable != 0;
     if (!runnable) {
       if (at_barrier_ != alive_ || barrier_differs_) report_stuck();
+      if (instrumented()) observe_barrier(*this);
       votes_ = {static_cast<int>(alive_), nonzero_};
       at_barrier_ = 0;
       nonzero_ = 0;
@@ -372,8 +398,8 @@ void Worker::collective(unsigned mask, void* mine, detail::Complete complete, vo
   lane.mine = mine;
   lane.complete = complete;
   if (!(mask >> lane.index % 32 & 1)) {
-    describe("call with a mask that does not name the caller",
-             "\n  " + lane_text(lane) + ": " + what + " (mask " + hex(mask) + "), " + place_text(where));
+    reporting().describe("call with a mask that does not name the caller",
+                         "\n  " + lane_text(lane) + ": " + what + " (mask " + hex(mask) + "), " + place_text(where));
     fail();
   }
   lane.state = LaneState::at_collective;
@@ -396,7 +422,9 @@ bool Worker::try_complete(Warp& warp, unsigned warp_index, const Lane& like, voi
       return false;
     mine[i] = lane.mine;
   }
+  const OwnWork own_work(*this);
   like.complete(context, mine, needed);
+  if (instrumented()) observe_collective(warp_index, needed, warp.ended, like.what, like.any_place);
   warp.waiting &= ~needed;
   warp.runnable |= needed;
   return true;
@@ -406,7 +434,7 @@ void Worker::yield_if_spinning() {
   if (++steps_ < kStepsPerTurn) return;
   Lane& lane = *current_;
   if (++yields_ > kMaxTurns) {
-    describe("a thread spins on an atomic, and no other lets it go on");
+    reporting().describe("a thread spins on an atomic, and no other lets it go on");
     fail();
   }
   warps_[lane.index / 32].runnable |= 1u << lane.index % 32;
@@ -420,6 +448,8 @@ std::string Worker::block_text() const {
   return kernel_name(grid_->kernel->address) + ", block " + triple(block_index_) + " of " + triple(grid_->grid) + ", " +
          std::to_string(threads_) + " threads";
 }
+
+std::string Worker::block_index_text(uint64_t block) const { return triple(block_at(block, grid_->grid)); }
 
 std::string Worker::lane_text(const Lane& lane) const {
   return "thread " + triple(lane.thread) + " (warp " + std::to_string(lane.index / 32) + ", lane " +
@@ -486,7 +516,7 @@ std::string Worker::waiting_text() const {
 }
 
 void Worker::report_stuck() {
-  describe(at_barrier_ == alive_ ? "divergent barrier" : "deadlock", waiting_text());
+  reporting().describe(at_barrier_ == alive_ ? "divergent barrier" : "deadlock", waiting_text());
   fail();
 }
 
@@ -503,16 +533,17 @@ Votes barrier(int predicate, const char* what, Place where) { return worker->bar
 
 void check_width(int width, const char* what, Place where) {
   if (width >= 1 && width <= 32 && std::has_single_bit(static_cast<unsigned>(width))) return;
-  worker->describe("shuffle with a bad width", "\n  " + worker->lane_text(worker->current()) + ": " + what +
-                                                   " with width " + std::to_string(width) + ", " + place_text(where));
+  worker->reporting().describe("shuffle with a bad width", "\n  " + worker->lane_text(worker->current()) + ": " + what +
+                                                               " with width " + std::to_string(width) + ", " +
+                                                               place_text(where));
   worker->fail();
 }
 
 void report_bad_source(int lane, int from, unsigned mask, const char* what, Place where) {
-  worker->describe("shuffle from a lane that takes no part", "\n  lane " + std::to_string(lane) + " of warp " +
-                                                                 std::to_string(worker->current().index / 32) +
-                                                                 " reads lane " + std::to_string(from) + ": " + what +
-                                                                 " (mask " + hex(mask) + "), " + place_text(where));
+  worker->reporting().describe(
+      "shuffle from a lane that takes no part",
+      "\n  lane " + std::to_string(lane) + " of warp " + std::to_string(worker->current().index / 32) + " reads lane " +
+          std::to_string(from) + ": " + what + " (mask " + hex(mask) + "), " + place_text(where));
   worker->fail();
 }
 
@@ -529,9 +560,11 @@ int lane_index() { return static_cast<int>(worker->current().index % 32); }
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 
 void async_copy(void* shared, const void* global, int bytes, int valid_bytes, Place where) {
+  const uintptr_t pc = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
   const auto bad = [&](const char* what) {
-    worker->describe("bad asynchronous copy", "\n  " + worker->lane_text(worker->current()) + ": " + what + ", " +
-                                                  std::to_string(bytes) + " bytes, " + place_text(where));
+    worker->reporting().describe("bad asynchronous copy", "\n  " + worker->lane_text(worker->current()) + ": " + what +
+                                                              ", " + std::to_string(bytes) + " bytes, " +
+                                                              place_text(where));
     worker->fail();
   };
   if (bytes != 4 && bytes != 8 && bytes != 16) bad("size is not 4, 8 or 16");
@@ -540,11 +573,15 @@ void async_copy(void* shared, const void* global, int bytes, int valid_bytes, Pl
   if (reinterpret_cast<uintptr_t>(shared) & alignment) bad("the target is not aligned to its size");
   if (reinterpret_cast<uintptr_t>(global) & alignment) bad("the source is not aligned to its size");
   if (!worker->is_shared(shared, static_cast<size_t>(bytes))) bad("the target is not in shared memory");
+  if (instrumented())
+    observe_async_issue(pc, shared, global, static_cast<size_t>(bytes), static_cast<size_t>(valid_bytes));
+  const Worker::OwnWork own_work(*worker);
   std::memset(shared, 0xff, static_cast<size_t>(bytes));
-  worker->current().copies.push_back({shared, global, bytes, valid_bytes});
+  worker->current().copies.push_back({shared, global, bytes, valid_bytes, pc});
 }
 
 void async_commit() {
+  const Worker::OwnWork own_work(*worker);
   Lane& lane = worker->current();
   lane.copy_groups.push_back(lane.copies.size());
 }
@@ -558,7 +595,9 @@ void async_wait(int groups_still_allowed) {
     const AsyncCopy& copy = lane.copies[i];
     if (copy.valid_bytes > 0) std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.valid_bytes));
     std::memset(static_cast<char*>(copy.to) + copy.valid_bytes, 0, static_cast<size_t>(copy.bytes - copy.valid_bytes));
+    if (instrumented()) observe_async_done(copy.pc, copy.to, static_cast<size_t>(copy.bytes));
   }
+  const Worker::OwnWork own_work(*worker);
   lane.copies.erase(lane.copies.begin(), lane.copies.begin() + static_cast<std::ptrdiff_t>(copies));
   lane.copy_groups.erase(lane.copy_groups.begin(), lane.copy_groups.begin() + static_cast<std::ptrdiff_t>(groups));
   for (size_t& end : lane.copy_groups) end -= copies;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <utility>
 
 #include "dev/cudasim/fiber.h"
 #include "dev/cudasim/internal.h"
@@ -15,6 +16,7 @@ struct AsyncCopy {
   void* to;
   const void* from;
   int bytes, valid_bytes;
+  uintptr_t pc;  // of the instruction
 };
 
 // One CUDA thread.
@@ -66,11 +68,45 @@ class Worker {
   // Ends the block, and with it the launch, with the report that describe() has put down. The stacks of all lanes are
   // given up, the caller's too: destructors do not run, so nothing that owns memory may be alive there. Hence two
   // calls.
+  Worker& reporting() {  // call it first: what follows is the runtime's work, until the block ends
+    own_work_ = true;
+    return *this;
+  }
   void describe(const std::string& what, const std::string& details = "");  // "WHAT in KERNEL, BLOCK", details
   [[noreturn]] void fail(cudaError_t error = cudaErrorLaunchFailure);
   std::string block_text() const;
   std::string lane_text(const Lane& lane) const;
   bool is_shared(const void* pointer, size_t bytes) const;  // of this block, static or dynamic
+
+  // For those who observe what lanes do (observe.h):
+  bool observed() const { return running_ && !own_work_; }  // a lane's own code runs
+  // Until the end of its scope the runtime works on a lane's behalf. Also its templates: the linker may have taken the
+  // instrumented ones.
+  class OwnWork {
+   public:
+    explicit OwnWork(Worker& worker) : worker_(worker), before_(std::exchange(worker.own_work_, true)) {}
+    ~OwnWork() { worker_.own_work_ = before_; }
+    OwnWork(const OwnWork&) = delete;
+    OwnWork& operator=(const OwnWork&) = delete;
+
+   private:
+    Worker& worker_;
+    const bool before_;
+  };
+  const Grid& grid() const { return *grid_; }
+  const Lane& lane(unsigned index) const { return lanes_[index]; }
+  unsigned threads() const { return threads_; }
+  unsigned warp_count() const { return warp_count_; }
+  std::string block_index_text(uint64_t block) const;
+  bool on_stack(const char* address) const {  // of the lane that runs
+    return address >= current_->fiber->low && address < current_->fiber->low + current_->fiber->size;
+  }
+  bool in_dynamic_shared(const char* address) const;
+  size_t dynamic_shared_offset(const char* address) const { return static_cast<size_t>(address - dynamic_shared_); }
+  bool in_thread_storage(const char* address) const { return address >= tls_begin_ && address < tls_end_; }
+  size_t thread_storage_offset(const char* address) const { return static_cast<size_t>(address - tls_begin_); }
+  size_t thread_storage_bytes() const { return static_cast<size_t>(tls_end_ - tls_begin_); }
+  bool is_builtin(const char* address) const { return address >= builtins_begin_ && address < builtins_end_; }
 
  private:
   static void fiber_entry(boost::context::detail::transfer_t transfer);
@@ -92,6 +128,7 @@ class Worker {
   FiberPool fibers_;
   Lane* current_ = nullptr;
   bool running_ = false;
+  bool own_work_ = false;               // the runtime works on a lane's behalf
   std::atomic<uint64_t> heartbeat_{0};  // changes whenever another lane goes on
   std::string failure_;
 
@@ -117,6 +154,8 @@ class Worker {
 
   char* dynamic_shared_ = nullptr;
   char *tls_begin_ = nullptr, *tls_end_ = nullptr;
+  char *builtins_begin_ = nullptr,
+       *builtins_end_ = nullptr;  // threadIdx and so on: variables of one file, side by side
 };
 
 Worker* this_worker();  // null on host threads

@@ -1,5 +1,6 @@
-// The part of CUDA's runtime API that wrought uses, and what a kernel of one's own is likely to, for g++ and cudasim: same names, same numbers, same meaning.
-// Device code's intrinsics are in cudasim_device.h, what goes beyond CUDA in cudasim.h.
+// The part of CUDA's runtime API that wrought uses, and what a kernel of one's own is likely to, for g++ and cudasim:
+// same names, same numbers, same meaning. Device code's intrinsics are in cudasim_device.h, what goes beyond CUDA in
+// cudasim.h.
 #pragma once
 
 #include <math.h>
@@ -118,11 +119,11 @@ typedef struct CUevent_st* cudaEvent_t;
 
 // `where` is the place that reports about this allocation will name.
 cudaError_t cudaMalloc(void** pointer, size_t bytes, std::source_location where = std::source_location::current());
-cudaError_t cudaFree(void* pointer);
+cudaError_t cudaFree(void* pointer, std::source_location where = std::source_location::current());
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned flags,
                           std::source_location where = std::source_location::current());
 cudaError_t cudaMallocHost(void** pointer, size_t bytes, std::source_location where = std::source_location::current());
-cudaError_t cudaFreeHost(void* pointer);
+cudaError_t cudaFreeHost(void* pointer, std::source_location where = std::source_location::current());
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 
 template <class T>
@@ -198,7 +199,8 @@ namespace cudasim::detail {
 // What a launch carries: the kernel and its own copy of the arguments.
 struct Kernel {
   const void* address;
-  explicit Kernel(const void* address) : address(address) {}
+  size_t bytes;  // of all of it, the arguments included
+  Kernel(const void* address, size_t bytes) : address(address), bytes(bytes) {}
   virtual ~Kernel() = default;
   virtual void run_thread() const = 0;
 };
@@ -210,7 +212,9 @@ struct KernelWithArguments final : Kernel {
 
   template <class... Args>
   explicit KernelWithArguments(void (*kernel)(Parameters...), Args&&... args)
-      : Kernel(reinterpret_cast<const void*>(kernel)), kernel(kernel), arguments(std::forward<Args>(args)...) {}
+      : Kernel(reinterpret_cast<const void*>(kernel), sizeof *this),
+        kernel(kernel),
+        arguments(std::forward<Args>(args)...) {}
   void run_thread() const override { std::apply(kernel, arguments); }
 };
 

@@ -50,12 +50,12 @@ void set_checks(bool on);
 // What all launches of one kernel did between start_counting() and stop_counting(). A request is one access of a warp:
 // what its lanes do at the same instruction, at the same time of its coming by.
 struct LineCounts {
-  std::string place;  // "kernels/gelu.cuh:31": of an access or a collective, the innermost line
+  std::string place;  // "kernels/common.cuh:150 < kernels/gelu.cuh:31": the access, then the calls around it
   uint64_t requests = 0;
-  uint64_t bytes = 0;                              // that lanes asked for, each byte once a request
-  uint64_t sectors = 0, least_sectors = 0;         // global memory, 32 bytes each; the least for those bytes
-  uint64_t wavefronts = 0, least_wavefronts = 0;   // shared memory; the difference: bank conflicts
-  uint64_t partial = 0;                            // requests without some of the warp's lanes
+  uint64_t bytes = 0;                             // that lanes asked for, each byte once a request
+  uint64_t sectors = 0, least_sectors = 0;        // global memory, 32 bytes each; the least for those bytes
+  uint64_t wavefronts = 0, least_wavefronts = 0;  // shared memory; the difference: bank conflicts
+  uint64_t partial = 0;                           // requests without some of the warp's lanes
 };
 
 struct KernelCounts {
@@ -64,7 +64,7 @@ struct KernelCounts {
 
   // Global memory, by warps' requests.
   uint64_t read_requests = 0, write_requests = 0;
-  uint64_t read_bytes = 0, write_bytes = 0;        // each byte once a request
+  uint64_t read_bytes = 0, write_bytes = 0;  // each byte once a request
   uint64_t sectors = 0, least_sectors = 0;
 
   // Global memory, behind a cache of start_counting()'s size that is empty when the launch starts: 32 bytes for each
@@ -127,6 +127,9 @@ void warp_collective(Args& mine, F&& f, const char* what, Place where = Place::c
       },
       const_cast<void*>(reinterpret_cast<const void*>(std::addressof(f))), what, where);
 }
+
+// A collective's body reads for all lanes; here the calling lane says what it wants read, for checks and counts.
+void note_read(const void* from, int bytes);
 
 // cp.async: the copy happens at the wait; until then the target is 0xFF in every byte. The first valid_bytes bytes
 // are copied, the rest become 0. Both addresses must be multiples of `bytes` (4, 8 or 16).

@@ -5,7 +5,11 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef CUDASIM_INSTRUMENTED
+#define __global__ __attribute__((flatten))  // so that an instruction has one place in the source
+#else
 #define __global__
+#endif
 #define __device__
 #define __host__
 #define __constant__
@@ -16,27 +20,35 @@
 // A block runs on one OS thread from its first instruction to its last, so that thread's storage is the block's.
 #define __shared__ static thread_local
 
+// An assignment is one access, as a GPU makes it, also where the compiler would rather write member by member.
+#define CUDASIM_ONE_ACCESS(type, bytes)                                       \
+  type& operator=(const type& from) {                                         \
+    typedef bytes Whole __attribute__((may_alias));                           \
+    *reinterpret_cast<Whole*>(this) = *reinterpret_cast<const Whole*>(&from); \
+    return *this;                                                             \
+  }
+
 // clang-format off
-struct alignas(2) char2 { signed char x, y; };
-struct alignas(4) char4 { signed char x, y, z, w; };
-struct alignas(2) uchar2 { unsigned char x, y; };
-struct alignas(4) uchar4 { unsigned char x, y, z, w; };
-struct alignas(4) short2 { short x, y; };
-struct alignas(8) short4 { short x, y, z, w; };
-struct alignas(4) ushort2 { unsigned short x, y; };
-struct alignas(8) ushort4 { unsigned short x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
+struct alignas(2) char2 { signed char x, y; CUDASIM_ONE_ACCESS(char2, uint16_t) };
+struct alignas(4) char4 { signed char x, y, z, w; CUDASIM_ONE_ACCESS(char4, uint32_t) };
+struct alignas(2) uchar2 { unsigned char x, y; CUDASIM_ONE_ACCESS(uchar2, uint16_t) };
+struct alignas(4) uchar4 { unsigned char x, y, z, w; CUDASIM_ONE_ACCESS(uchar4, uint32_t) };
+struct alignas(4) short2 { short x, y; CUDASIM_ONE_ACCESS(short2, uint32_t) };
+struct alignas(8) short4 { short x, y, z, w; CUDASIM_ONE_ACCESS(short4, uint64_t) };
+struct alignas(4) ushort2 { unsigned short x, y; CUDASIM_ONE_ACCESS(ushort2, uint32_t) };
+struct alignas(8) ushort4 { unsigned short x, y, z, w; CUDASIM_ONE_ACCESS(ushort4, uint64_t) };
+struct alignas(8) int2 { int x, y; CUDASIM_ONE_ACCESS(int2, uint64_t) };
 struct int3 { int x, y, z; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) int4 { int x, y, z, w; CUDASIM_ONE_ACCESS(int4, unsigned __int128) };
+struct alignas(8) uint2 { unsigned x, y; CUDASIM_ONE_ACCESS(uint2, uint64_t) };
 struct uint3 { unsigned x, y, z; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) longlong2 { long long x, y; };
-struct alignas(16) ulonglong2 { unsigned long long x, y; };
-struct alignas(8) float2 { float x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; CUDASIM_ONE_ACCESS(uint4, unsigned __int128) };
+struct alignas(16) longlong2 { long long x, y; CUDASIM_ONE_ACCESS(longlong2, unsigned __int128) };
+struct alignas(16) ulonglong2 { unsigned long long x, y; CUDASIM_ONE_ACCESS(ulonglong2, unsigned __int128) };
+struct alignas(8) float2 { float x, y; CUDASIM_ONE_ACCESS(float2, uint64_t) };
 struct float3 { float x, y, z; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
+struct alignas(16) float4 { float x, y, z, w; CUDASIM_ONE_ACCESS(float4, unsigned __int128) };
+struct alignas(16) double2 { double x, y; CUDASIM_ONE_ACCESS(double2, unsigned __int128) };
 
 constexpr char4 make_char4(signed char x, signed char y, signed char z, signed char w) { return {x, y, z, w}; }
 constexpr uchar4 make_uchar4(unsigned char x, unsigned char y, unsigned char z, unsigned char w) { return {x, y, z, w}; }
@@ -55,6 +67,8 @@ constexpr float3 make_float3(float x, float y, float z) { return {x, y, z}; }
 constexpr float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 constexpr double2 make_double2(double x, double y) { return {x, y}; }
 // clang-format on
+
+#undef CUDASIM_ONE_ACCESS
 
 struct dim3 {
   unsigned x, y, z;

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <map>
 
-#include "dev/bench/bench_run.h"
+#include "dev/bench/bench_report.h"
 #include "gpt2/error.h"
 
 namespace bench {

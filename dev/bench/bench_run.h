@@ -1,18 +1,12 @@
-// What bench_kernels.cu is put together from: a way to measure, which is bench_time.cu (times, on a GPU) or
-// bench_count.cu (counts, in cudasim), a page, and a budget.
+// How bench_kernels.cu measures: in bench_time.cu (times, on a GPU) or in bench_count.cu (counts, in cudasim).
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
-#include <vector>
 
 #include "dev/bench/bench.h"
+#include "dev/bench/bench_report.h"
 
 namespace bench {
-
-using json = nlohmann::ordered_json;
-
-// ---- measuring: one of the two files -------------------------------------------------------------------------------
 
 struct MeasureOptions {
   bool quick = false;
@@ -33,18 +27,5 @@ void measure(const Ladder& ladder, const Version& version, const MeasureOptions&
 
 // A ladder's results as a table of text.
 std::string table(const json& ladder);
-
-// ---- report --------------------------------------------------------------------------------------------------------
-
-// A page for a browser that needs nothing besides itself.
-std::string html_page(const json& results);
-
-// What the last versions of results' ladders were counted to do, as a budget file has it.
-json make_budget(const json& results);
-
-// One line for each figure that is above the budget's, and each kernel or ladder that only one of the two has
-// (ladders of the budget that were not run: if all_ladders were to be). Throws Error for a budget that is none.
-std::vector<std::string> budget_excesses(const json& budget, const json& results, const std::string& path,
-                                         bool all_ladders);
 
 }  // namespace bench

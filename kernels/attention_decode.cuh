@@ -67,18 +67,18 @@ __global__ void __launch_bounds__(kDecodeChunk)
                             float scale, int heads, int NH, int HS, int max_T) {
   constexpr int n = kVector ? Pack<floatX>::size : 1;
   __shared__ float scores[kDecodeChunk], sums[kDecodeChunk * n];
-  float* query = dynamic_shared<float>();  // (HS)  times 1 / sqrt(HS)
+  float* query = dynamic_shared<float>();  // (n, packs)  times 1 / sqrt(HS), neighbouring packs side by side
   const int chunk = static_cast<int>(blockIdx.x) / heads, bh = static_cast<int>(blockIdx.x) % heads;
   const int first = chunk * kDecodeChunk, keys = min(kDecodeChunk, lengths[bh / NH] - first);
   if (keys <= 0) return;
   const int64_t start = (static_cast<int64_t>(bh) * max_T + first) * HS;
+  const int packs = HS / n;
   for (int i = threadIdx.x; i < HS; i += kDecodeChunk) {
-    query[i] = to_float(q[static_cast<int64_t>(bh) * HS + i]) * scale;
+    query[i % n * packs + i / n] = to_float(q[static_cast<int64_t>(bh) * HS + i]) * scale;
   }
   __syncthreads();
 
   // Scores: a key has as many lanes as its row has groups of channels, up to a warp.
-  const int packs = HS / n;
   int lanes = 1;
   while (lanes < packs && lanes < 32) lanes *= 2;
   const int lane = static_cast<int>(threadIdx.x) % lanes, at_once = kDecodeChunk / lanes;
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kDecodeChunk)
         float x[n];
         load_floats<kVector>(x, k_cache + start + static_cast<int64_t>(u) * HS + pack * n, n);
 #pragma unroll
-        for (int i = 0; i < n; ++i) dot += query[pack * n + i] * x[i];
+        for (int i = 0; i < n; ++i) dot += query[i * packs + pack] * x[i];
       }
     }
     for (int offset = lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(kFullWarp, dot, offset);

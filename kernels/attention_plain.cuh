@@ -13,7 +13,7 @@
 //
 // Threads are 16 x 16: thread (y, x) has rows y + 16 r and columns x + 16 c of the scores, and of the outputs channels
 // 4 x to 4 x + 3. Rows of a tile lie 68 floats apart: eight threads that read 16 bytes each of eight rows one below the
-// other touch all 32 banks once.
+// other touch all 32 banks once. Rows of scores, which a warp writes 16 numbers of two rows at a time, lie 80 apart.
 #pragma once
 
 #include "kernels/common.cuh"
@@ -43,6 +43,8 @@ namespace attention_plain {
 inline constexpr int kTile = 64;           // rows of a tile and channels of a slice
 inline constexpr int kStride = kTile + 4;  // floats from one row to the next
 inline constexpr int kTileFloats = kTile * kStride;
+inline constexpr int kScoreStride = kTile + 16;  // of a tile of scores
+inline constexpr int kScoreFloats = kTile * kScoreStride;
 inline constexpr int kThreads = 256;
 
 struct Thread {
@@ -94,7 +96,7 @@ __device__ inline void add_weighted(float (&sum)[4][4], const float* p, const fl
     float weights[4][4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const float4 w = *reinterpret_cast<const float4*>(p + (y + 16 * r) * kStride + u);
+      const float4 w = *reinterpret_cast<const float4*>(p + (y + 16 * r) * kScoreStride + u);
       weights[r][0] = w.x, weights[r][1] = w.y, weights[r][2] = w.z, weights[r][3] = w.w;
     }
 #pragma unroll
@@ -197,7 +199,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
         if (s.dropout > 0 && u <= t && t < s.T) {
           p *= dropout_factor(s.dropout, s.seed, s.sequence, s.element(work.bh, t) + static_cast<uint64_t>(u));
         }
-        p_tile[(y + 16 * r) * kStride + x + 16 * c] = p;
+        p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = p;
       }
       sum[r] = sum[r] * correction + row_sum(tile_sum);
 #pragma unroll
@@ -285,7 +287,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int r = 0; r < 4; ++r) {
         const auto [weight, ds] =
             probability_gradient(score[r][c], dp[r][c], lse_t, delta_t, work.bh, t, u0 + y + 16 * r, s);
-        p_tile[(y + 16 * r) * kStride + x + 16 * c] = weight;
+        p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = weight;
         dp[r][c] = ds;
       }
     }
@@ -295,7 +297,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) p_tile[(y + 16 * r) * kStride + x + 16 * c] = dp[r][c];
+      for (int c = 0; c < 4; ++c) p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = dp[r][c];
     }
     __syncthreads();
     add_weighted(dk, p_tile, q_tile);
@@ -350,7 +352,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const float lse_t = t < s.T ? lse[rows + t] : 0, delta_t = t < s.T ? delta[rows + t] : 0;
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        ds_tile[(y + 16 * r) * kStride + x + 16 * c] =
+        ds_tile[(y + 16 * r) * kScoreStride + x + 16 * c] =
             probability_gradient(score[r][c], dp[r][c], lse_t, delta_t, work.bh, t, u0 + x + 16 * c, s).ds;
       }
     }
@@ -362,23 +364,25 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // ---- launchers -----------------------------------------------------------------------------------------------------
 
+inline constexpr size_t kForwardBytes = (2 * kTileFloats + kScoreFloats) * sizeof(float);
+inline constexpr size_t kBackwardBytes = (4 * kTileFloats + kScoreFloats) * sizeof(float);
+
 inline dim3 grid(const AttentionSizes& s) {
   return grid_for(static_cast<int64_t>(ceil_div(s.T, kTile)) * ceil_div(s.HS, kTile) * s.heads, 1);
 }
 
 template <class floatX>
 void forward(floatX* out, float* lse, const floatX* inp, const AttentionSizes& s, cudaStream_t stream) {
-  launch(attention_forward_plain_kernel<floatX>, grid(s), kThreads, 3 * kTileFloats * sizeof(float), stream, out, lse,
-         inp, s);
+  launch(attention_forward_plain_kernel<floatX>, grid(s), kThreads, kForwardBytes, stream, out, lse, inp, s);
 }
 
 template <class floatX>
 void backward(floatX* dinp, const floatX* dout, const float* lse, const float* delta, const floatX* inp,
               const AttentionSizes& s, cudaStream_t stream) {
-  launch(attention_backward_keys_plain_kernel<floatX>, grid(s), kThreads, 5 * kTileFloats * sizeof(float), stream, dinp,
-         dout, lse, delta, inp, s);
-  launch(attention_backward_queries_plain_kernel<floatX>, grid(s), kThreads, 5 * kTileFloats * sizeof(float), stream,
-         dinp, dout, lse, delta, inp, s);
+  launch(attention_backward_keys_plain_kernel<floatX>, grid(s), kThreads, kBackwardBytes, stream, dinp, dout, lse,
+         delta, inp, s);
+  launch(attention_backward_queries_plain_kernel<floatX>, grid(s), kThreads, kBackwardBytes, stream, dinp, dout, lse,
+         delta, inp, s);
 }
 
 }  // namespace attention_plain

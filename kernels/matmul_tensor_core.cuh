@@ -202,17 +202,19 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 
   // mma leaves 2 neighbouring sums in a lane. By way of shared memory, each warp in its own part of it, a lane gets as
   // many as 16 bytes of the output hold. Rows of 8 words more than a multiple of 32: the 4 rows of a half warp's 8-byte
-  // stores touch different banks.
+  // stores touch different banks. Lanes that read 32 bytes do so in two steps, 16 bytes of every 32: so that 8 of them
+  // find theirs in all banks, the two change places in every other row and every other 128 bytes of a row.
   constexpr int kPitch = Tile::kWarpN + 8;
   constexpr int kWidth = Epilogue::kWidth, kLanes = Tile::kWarpN / kWidth;  // lanes for a row
   static_assert(Tile::kThreads / 32 * 16 * kPitch * sizeof(float) <= Tile::kStages * kStageBytes);
   float* sums = reinterpret_cast<float*>(stages) + warp * 16 * kPitch;
+  const auto place = [](int row, int column) { return row * kPitch + (column ^ (column / 32 + row) % 2 * 4); };
   __syncthreads();  // everybody is done with the last slices
 #pragma unroll
   for (int i = 0; i < Tile::kWarpM / 16; ++i) {
 #pragma unroll
     for (int j = 0; j < Tile::kWarpN / 8; ++j) {
-      float* to = sums + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
+      float* to = sums + place(lane / 4, j * 8 + lane % 4 * 2);
       *reinterpret_cast<float2*>(to) = make_float2(d[i][j][0], d[i][j][1]);
       *reinterpret_cast<float2*>(to + 8 * kPitch) = make_float2(d[i][j][2], d[i][j][3]);
     }
@@ -222,7 +224,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       const int64_t row = first_row + warp_row + i * 16 + r;
       const int64_t column = first_column + warp_column + lane % kLanes * kWidth;
       float x[kWidth];
-      load_floats<true>(x, sums + r * kPitch + lane % kLanes * kWidth, kWidth);
+#pragma unroll
+      for (int k = 0; k < kWidth; k += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(sums + place(r, lane % kLanes * kWidth + k));
+        x[k] = four.x, x[k + 1] = four.y, x[k + 2] = four.z, x[k + 3] = four.w;
+      }
       if (row < M && column < N) {
         epilogue.template store<kVector>(x, blockIdx.y * static_cast<int64_t>(M) + row, static_cast<int>(column));
       }

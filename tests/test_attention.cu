@@ -1,5 +1,6 @@
 #include "kernels/attention.cuh"
 #include "kernels/attention.h"
+#include "tests/attention_terms.h"
 #include "tests/device.h"
 
 namespace {
@@ -78,61 +79,14 @@ Doubles twin_backward(const BackwardInputs<floatX>& in, const Sizes& s, float dr
 
 // ---- comparisons ---------------------------------------------------------------------------------------------------
 
-// Root of the sum of squares of the terms of each sum: what such a sum's rms would be over random signs. Elements
-// differ (row 0 of out is one term, row 100 a mean of 101), so each has its own. dinp's terms hold ds = p (dp - delta),
-// where the two nearly cancel at times: `parts` counts them apart, as the sizes at which float rounded them.
-struct TermSizes {
-  Doubles out, dinp, parts;
-};
-
 template <class floatX>
-TermSizes term_sizes(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
-  TermSizes sizes{Doubles(s.out()), Doubles(s.inp()), Doubles(s.inp())};
-  const Doubles x = to_numbers(in.inp), dy = to_numbers(in.dout), y = to_numbers(in.out);
-  const size_t C = s.C(), HS = s.HS, T = s.T;
-  const double scale = 1 / std::sqrt(s.HS);
-  const auto add = [](double& sum, double term) { sum += term * term; };
-  for (size_t bh = 0; bh < static_cast<size_t>(s.B) * s.NH; ++bh) {
-    for (size_t t = 0; t < T; ++t) {
-      for (size_t u = 0; u <= t; ++u) {
-        const size_t token = bh / s.NH * T, head = bh % s.NH * HS;
-        const size_t q = (token + t) * 3 * C + head, k = (token + u) * 3 * C + C + head, v = k + C;
-        const size_t o = (token + t) * C + head;
-        double score = 0, dp = 0, delta = 0, dp_squares = 0, delta_squares = 0;
-        for (size_t i = 0; i < HS; ++i) {
-          score += x[q + i] * x[k + i];
-          dp += dy[o + i] * x[v + i];
-          delta += dy[o + i] * y[o + i];
-          add(dp_squares, dy[o + i] * x[v + i]);
-          add(delta_squares, dy[o + i] * y[o + i]);
-        }
-        const double factor = cpu::dropout_factor<double>(dropout, kSeed, kSequence, (bh * T + t) * T + u);
-        const double p = std::exp(score * scale - in.lse[bh * T + t]), ds = p * (factor * dp - delta) * scale;
-        const double parts = p * (factor * std::sqrt(dp_squares) + std::sqrt(delta_squares)) * scale;
-        for (size_t i = 0; i < HS; ++i) {
-          add(sizes.out[o + i], factor * p * x[v + i]);
-          add(sizes.dinp[q + i], ds * x[k + i]);
-          add(sizes.dinp[k + i], ds * x[q + i]);
-          add(sizes.dinp[v + i], factor * p * dy[o + i]);
-          add(sizes.parts[q + i], parts * x[k + i]);
-          add(sizes.parts[k + i], parts * x[q + i]);
-          add(sizes.parts[v + i], factor * p * dy[o + i]);
-        }
-      }
-    }
-  }
-  for (Doubles* squares : {&sizes.out, &sizes.dinp, &sizes.parts}) {
-    for (double& value : *squares) value = std::sqrt(value);
-  }
-  return sizes;
+AttentionTerms term_sizes(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
+  return attention_terms(to_numbers(in.inp), to_numbers(in.dout), to_numbers(in.out), to_numbers(in.lse), dropout,
+                         kSeed, kSequence, s.B * s.NH, s.T, s.NH, s.HS);
 }
 
-// Against the twin in double on the same stored values, element by element, within
-//   4 u sqrt(K) parts   for sums in float (docs/testing.md), K = T + HS: over keys, of products of HS channels
-//   4 u terms           with u = 2^-8 where p and ds are rounded to bf16 before the second product: n roundings of at
-//                       most u of a term each, independent of each other, add up to less than u times the terms' root
-//                       of the sum of squares (half of it on average); four times that for the largest of many
-//   u |x|               for the storage of the result
+// Against the twin in double on the same stored values, element by element, within attention_tolerance() and u |x| for
+// the storage of the result.
 template <class floatX>
 void check_sums(const char* name, const std::vector<floatX>& actual, const Doubles& expected, const Doubles& parts,
                 const Doubles& terms, double K, bool rounded_factors) {
@@ -141,7 +95,7 @@ void check_sums(const char* name, const std::vector<floatX>& actual, const Doubl
   double worst = 0;
   size_t worst_i = 0;
   for (size_t i = 0; i < a.size(); ++i) {
-    const double tolerance = sum_tolerance<float>(K, parts[i]) + (rounded_factors ? 4 * 0x1p-8 * terms[i] : 0) +
+    const double tolerance = attention_tolerance(parts[i], terms[i], K, rounded_factors) +
                              unit_roundoff<floatX>() * std::abs(expected[i]) + 1e-30;
     const double error = std::abs(a[i] - expected[i]) / tolerance;
     if (!(error <= worst)) {
@@ -172,7 +126,7 @@ void check_case(const Sizes& s, float dropout, AttentionTier tier) {
   const double K = s.T + s.HS;
   const bool rounded = std::is_same_v<floatX, bf16> && tier != AttentionTier::plain;
   const BackwardInputs<floatX> in(s, dropout);
-  const TermSizes sizes = term_sizes(in, s, dropout);
+  const AttentionTerms sizes = term_sizes(in, s, dropout);
   Doubles lse;
   const Doubles expected = twin_forward(to_numbers(in.inp), s, dropout, &lse);
   const Outputs<floatX> o = forward(in.inp, s, dropout, tier);

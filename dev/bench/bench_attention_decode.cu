@@ -1,0 +1,217 @@
+// Attention of one new query a head against a cache of keys and values, step by step. It is bound by memory: each key
+// and value is read once. The kernels here have heads of 64 channels; kernels/attention_decode.cuh takes any.
+#include <memory>
+
+#include "dev/bench/bench.h"
+#include "kernels/attention_decode.cuh"
+#include "kernels/attention_decode.h"
+
+using namespace bench;
+
+namespace {
+
+using Doubles = std::vector<double>;
+
+constexpr int kHS = 64;  // channels a head
+constexpr float kScale = 0.125f;
+constexpr int kThreads = 128;
+
+// A block has one head. A thread makes the scores of every 128th key, then (the first 64) one channel of the output.
+__global__ void __launch_bounds__(kThreads)
+    decode_naive_kernel(bf16* out, const bf16* q, const bf16* k_cache, const bf16* v_cache, const int32_t* lengths,
+                        int NH, int max_T) {
+  float* p = dynamic_shared<float>();  // (max_T)
+  const int bh = blockIdx.x, n = lengths[bh / NH];
+  const int64_t start = static_cast<int64_t>(bh) * max_T * kHS;
+  float max = -INFINITY, sum = 0;
+  for (int u = threadIdx.x; u < n; u += kThreads) {
+    float score = 0;
+    for (int c = 0; c < kHS; ++c) score += to_float(q[bh * kHS + c]) * to_float(k_cache[start + u * kHS + c]);
+    p[u] = score * kScale;
+    max = fmaxf(max, p[u]);
+  }
+  max = block_max(max);
+  for (int u = threadIdx.x; u < n; u += kThreads) sum += p[u] = expf(p[u] - max);
+  sum = block_sum(sum);  // and its barriers: all of p is there
+  const int c = threadIdx.x;
+  if (c >= kHS) return;
+  float acc = 0;
+  for (int u = 0; u < n; ++u) acc += p[u] * to_float(v_cache[start + u * kHS + c]);
+  out[bh * kHS + c] = from_float<bf16>(acc / sum);
+}
+
+// What some keys left: the largest score, and relative to it the sum of exponentials and of values, two channels a
+// lane.
+struct Partial {
+  float max = -INFINITY, sum = 0;
+  float2 acc = {0, 0};
+
+  __device__ void add(float other_max, float other_sum, float2 other_acc) {
+    const float larger = fmaxf(max, other_max), keep = expf(max - larger), take = expf(other_max - larger);
+    max = larger;
+    sum = sum * keep + other_sum * take;
+    acc.x = acc.x * keep + other_acc.x * take;
+    acc.y = acc.y * keep + other_acc.y * take;
+  }
+};
+
+// A warp takes every 4th key from `first` to `end`: its lanes read a key from end to end, 128 bytes, then its value.
+// The first warp then adds up what the four have left; only its result counts.
+__device__ Partial over_keys(const bf16* q, const bf16* k, const bf16* v, int first, int end) {
+  __shared__ float maxima[4], sums[4];
+  __shared__ float2 accs[4][32];
+  const auto pair = [](const bf16* from) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(from)); };
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const float2 query = pair(q + 2 * lane);
+  Partial mine;
+  for (int u = first + warp; u < end; u += 4) {
+    const float2 key = pair(k + u * kHS + 2 * lane);
+    mine.add(warp_sum(query.x * key.x + query.y * key.y) * kScale, 1, pair(v + u * kHS + 2 * lane));
+  }
+  if (lane == 0) maxima[warp] = mine.max, sums[warp] = mine.sum;
+  accs[warp][lane] = mine.acc;
+  __syncthreads();
+  for (int w = 1; w < 4 && warp == 0; ++w) {
+    if (maxima[w] > -INFINITY) mine.add(maxima[w], sums[w], accs[w][lane]);  // a warp may have had no key
+  }
+  return mine;
+}
+
+__device__ void store_pair(bf16* to, float2 x) {
+  *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(x.x, x.y);
+}
+
+// A block has one head, and goes over its keys and values once.
+__global__ void __launch_bounds__(kThreads)
+    decode_online_kernel(bf16* out, const bf16* q, const bf16* k_cache, const bf16* v_cache, const int32_t* lengths,
+                         int NH, int max_T) {
+  const int bh = blockIdx.x;
+  const int64_t start = static_cast<int64_t>(bh) * max_T * kHS;
+  const Partial all = over_keys(q + bh * kHS, k_cache + start, v_cache + start, 0, lengths[bh / NH]);
+  if (threadIdx.x < 32) {
+    store_pair(out + bh * kHS + 2 * threadIdx.x, make_float2(all.acc.x / all.sum, all.acc.y / all.sum));
+  }
+}
+
+// A block has 128 keys of one head, and leaves maximum, sum and weighted values (66 floats) to the next kernel.
+constexpr int kChunk = 128;
+__global__ void __launch_bounds__(kThreads) decode_chunk_kernel(float* partial,  // (chunks, B NH, 2 + kHS)
+                                                                const bf16* q, const bf16* k_cache, const bf16* v_cache,
+                                                                const int32_t* lengths, int NH, int max_T) {
+  const int bh = blockIdx.x, first = blockIdx.y * kChunk, end = min(first + kChunk, lengths[bh / NH]);
+  if (first >= end) return;
+  const int64_t start = static_cast<int64_t>(bh) * max_T * kHS;
+  const Partial chunk = over_keys(q + bh * kHS, k_cache + start, v_cache + start, first, end);
+  float* to = partial + (blockIdx.y * gridDim.x + bh) * (2 + kHS);
+  if (threadIdx.x == 0) to[0] = chunk.max, to[1] = chunk.sum;
+  if (threadIdx.x < 32) *reinterpret_cast<float2*>(to + 2 + 2 * threadIdx.x) = chunk.acc;
+}
+
+// A warp adds up the chunks of one head, in their order.
+__global__ void decode_combine_kernel(bf16* out, const float* partial, const int32_t* lengths, int NH) {
+  const int bh = blockIdx.x, chunks = ceil_div(lengths[bh / NH], kChunk);
+  Partial all;
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const float* from = partial + (chunk * gridDim.x + bh) * (2 + kHS);
+    all.add(from[0], from[1], *reinterpret_cast<const float2*>(from + 2 + 2 * threadIdx.x));
+  }
+  store_pair(out + bh * kHS + 2 * threadIdx.x, make_float2(all.acc.x / all.sum, all.acc.y / all.sum));
+}
+
+// ---- the ladder ----------------------------------------------------------------------------------------------------
+
+struct Sizes {
+  int B, NH, max_T;
+};
+
+struct Decode : Sizes {
+  int heads, sets;
+  Buffers<bf16> q, k, v, out;
+  Buffers<float> scratch;
+  Buffers<int32_t> lengths;
+  Doubles expected;
+
+  explicit Decode(const Problem& problem)
+      : Sizes(sizes(problem.on_gpu())),
+        heads(B * NH),
+        sets(problem.sets(bytes(*this))),
+        q(sets, heads * kHS, 1, 1),
+        k(sets, static_cast<int64_t>(heads) * max_T * kHS, 2, 1),
+        v(sets, static_cast<int64_t>(heads) * max_T * kHS, 3, 1),
+        out(sets, heads * kHS, 0, 0),
+        scratch(sets, attention_decode_scratch(B, NH, kHS, max_T) / 4, 0, 0),
+        lengths(1, B, 0, 0) {
+    lengths.write(0, std::vector<int32_t>(B, max_T));  // full caches: the bytes are known
+  }
+
+  static Sizes sizes(bool on_gpu) { return on_gpu ? Sizes{8, 12, 1024} : Sizes{2, 4, 512}; }
+  static double bytes(const Sizes& s) { return 4.0 * s.B * s.NH * kHS * (s.max_T + 1); }
+  void check() {
+    if (expected.empty()) {
+      expected.resize(static_cast<size_t>(heads) * kHS);
+      cpu::attention_decode<double>(expected.data(), to_doubles(q.host(0)).data(), to_doubles(k.host(0)).data(),
+                                    to_doubles(v.host(0)).data(), lengths.host(0).data(), B, NH, kHS, max_T);
+    }
+    check_close("out", out.host(0), expected, max_T + kHS, 0);
+  }
+};
+
+using Shared = std::shared_ptr<Decode>;
+
+Version one_block_a_head(const Shared& p, const char* name, const char* idea,
+                         void (*kernel)(bf16*, const bf16*, const bf16*, const bf16*, const int32_t*, int, int),
+                         size_t shared_bytes) {
+  return {name, idea, [=](int set, cudaStream_t stream) {
+            launch(kernel, p->heads, kThreads, shared_bytes, stream, p->out[set], static_cast<const bf16*>(p->q[set]),
+                   static_cast<const bf16*>(p->k[set]), static_cast<const bf16*>(p->v[set]),
+                   static_cast<const int32_t*>(p->lengths[0]), p->NH, p->max_T);
+          }};
+}
+
+const Register decode("attention_decode", [](const Problem& problem) {
+  const auto p = std::make_shared<Decode>(problem);
+  Ladder ladder;
+  ladder.operation = "attention_decode";
+  ladder.size =
+      "B=" + std::to_string(p->B) + " NH=" + std::to_string(p->NH) + " HS=64 T=" + std::to_string(p->max_T) + " bf16";
+  ladder.limit = Limit::memory;
+  ladder.bytes = p->bytes(*p);
+  ladder.gpu_bytes = p->bytes(p->sizes(true));
+  ladder.flops = 4.0 * p->heads * p->max_T * kHS;
+  ladder.sets = p->sets;
+  ladder.check = [p] { p->check(); };
+  ladder.reset = [p] { p->out.poison(0); };
+  ladder.versions = {
+      one_block_a_head(
+          p, "naive",
+          "A block a head: a thread a key for the scores, a thread a channel for the output. Lanes read 32 different "
+          "keys, a number of each.",
+          decode_naive_kernel, p->max_T * sizeof(float)),
+      one_block_a_head(
+          p, "coalesced",
+          "A warp a key, its lanes side by side, and the softmax on the way: keys and values are read once, in whole "
+          "sectors.",
+          decode_online_kernel, 0),
+      {"chunks",
+       "A block for each 128 keys of a head: a few long sequences fill the GPU too. A second kernel adds the chunks "
+       "up.",
+       [p](int set, cudaStream_t stream) {
+         const int32_t* lengths = p->lengths[0];
+         launch(decode_chunk_kernel, dim3(p->heads, ceil_div(p->max_T, kChunk)), kThreads, 0, stream, p->scratch[set],
+                static_cast<const bf16*>(p->q[set]), static_cast<const bf16*>(p->k[set]),
+                static_cast<const bf16*>(p->v[set]), lengths, p->NH, p->max_T);
+         launch(decode_combine_kernel, p->heads, 32, 0, stream, p->out[set], static_cast<const float*>(p->scratch[set]),
+                lengths, p->NH);
+       }},
+      {"16 bytes",
+       "16 bytes a load, so eight lanes a key and three shuffles a score for four keys at once; one maximum and one "
+       "sum a chunk instead of one a key; any head size.",
+       [p](int set, cudaStream_t stream) {
+         attention_decode<bf16>(p->out[set], p->scratch[set], p->q[set], p->k[set], p->v[set], p->lengths[0], p->B,
+                                p->NH, kHS, p->max_T, stream);
+       }},
+  };
+  return ladder;
+});
+
+}  // namespace

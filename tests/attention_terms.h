@@ -1,0 +1,69 @@
+// How large the terms of attention's sums are: what tests and benchmarks of its kernels hold their differences against.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/attention.h"
+
+// Root of the sum of squares of the terms of each sum: what such a sum's rms would be over random signs. Elements
+// differ (row 0 of out is one term, row 100 a mean of 101), so each has its own. dinp's terms hold ds = p (dp - delta),
+// where the two nearly cancel at times: `parts` counts them apart, as the sizes at which float rounded them.
+struct AttentionTerms {
+  std::vector<double> out, dinp, parts;
+};
+
+inline AttentionTerms attention_terms(const std::vector<double>& x,    // inp (B, T, 3, NH, HS)
+                                      const std::vector<double>& dy,   // dout (B, T, C)
+                                      const std::vector<double>& y,    // out (B, T, C)
+                                      const std::vector<double>& lse,  // (B, NH, T)
+                                      float dropout, uint64_t seed, uint64_t sequence, int heads, int T_, int NH_,
+                                      int HS_) {
+  const size_t T = T_, NH = NH_, HS = HS_, C = NH * HS;
+  AttentionTerms terms{std::vector<double>(y.size()), std::vector<double>(x.size()), std::vector<double>(x.size())};
+  const double scale = 1 / std::sqrt(HS_);
+  const auto add = [](double& sum, double term) { sum += term * term; };
+  for (size_t bh = 0; bh < static_cast<size_t>(heads); ++bh) {
+    for (size_t t = 0; t < T; ++t) {
+      for (size_t u = 0; u <= t; ++u) {
+        const size_t token = bh / NH * T, head = bh % NH * HS;
+        const size_t q = (token + t) * 3 * C + head, k = (token + u) * 3 * C + C + head, v = k + C;
+        const size_t o = (token + t) * C + head;
+        double score = 0, dp = 0, delta = 0, dp_squares = 0, delta_squares = 0;
+        for (size_t i = 0; i < HS; ++i) {
+          score += x[q + i] * x[k + i];
+          dp += dy[o + i] * x[v + i];
+          delta += dy[o + i] * y[o + i];
+          add(dp_squares, dy[o + i] * x[v + i]);
+          add(delta_squares, dy[o + i] * y[o + i]);
+        }
+        const double factor = cpu::dropout_factor<double>(dropout, seed, sequence, (bh * T + t) * T + u);
+        const double p = std::exp(score * scale - lse[bh * T + t]), ds = p * (factor * dp - delta) * scale;
+        const double parts = p * (factor * std::sqrt(dp_squares) + std::sqrt(delta_squares)) * scale;
+        for (size_t i = 0; i < HS; ++i) {
+          add(terms.out[o + i], factor * p * x[v + i]);
+          add(terms.dinp[q + i], ds * x[k + i]);
+          add(terms.dinp[k + i], ds * x[q + i]);
+          add(terms.dinp[v + i], factor * p * dy[o + i]);
+          add(terms.parts[q + i], parts * x[k + i]);
+          add(terms.parts[k + i], parts * x[q + i]);
+          add(terms.parts[v + i], factor * p * dy[o + i]);
+        }
+      }
+    }
+  }
+  for (std::vector<double>* squares : {&terms.out, &terms.dinp, &terms.parts}) {
+    for (double& value : *squares) value = std::sqrt(value);
+  }
+  return terms;
+}
+
+// What an element may be wrong by, but for the storage of the result:
+//   4 u sqrt(K) parts   for sums in float (docs/testing.md), K = T + HS: over keys, of products of HS channels
+//   4 u terms           with u = 2^-8 where p and ds are rounded to bf16 before the second product: n roundings of at
+//                       most u of a term each, independent of each other, add up to less than u times the terms' root
+//                       of the sum of squares (half of it on average); four times that for the largest of many
+inline double attention_tolerance(double parts, double terms, double K, bool rounded_factors) {
+  return 4 * 0x1p-24 * std::sqrt(K) * parts + (rounded_factors ? 4 * 0x1p-8 * terms : 0);
+}

@@ -125,16 +125,16 @@ __device__ inline float row_sum(float value) {
   return value;
 }
 
-// to[row y + 16 r][4 x + c] = sum[r][c] * factor, where they exist.
+// to[row y + 16 r][4 x + c] = sum[r][c], where they exist.
 template <class floatX>
-__device__ void store_rows(floatX* to, const float (&sum)[4][4], float factor, int64_t row, int rows, int channels) {
+__device__ void store_rows(floatX* to, const float (&sum)[4][4], int64_t row, int rows, int channels) {
   const auto [y, x] = this_thread();
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       if (y + 16 * r < rows && 4 * x + c < channels) {
-        to[(y + 16 * r) * row + 4 * x + c] = from_float<floatX>(sum[r][c] * factor);
+        to[(y + 16 * r) * row + 4 * x + c] = from_float<floatX>(sum[r][c]);
       }
     }
   }
@@ -216,8 +216,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
     for (float& a : acc[r]) a /= sum[r];
     if (work.slice == 0 && x == 0 && t < s.T) lse[static_cast<int64_t>(work.bh) * s.T + t] = max[r] + logf(sum[r]);
   }
-  store_rows(out + s.out_start(work.bh) + static_cast<int64_t>(t0) * s.C + channel, acc, 1, s.C, s.T - t0,
-             s.HS - channel);
+  store_rows(out + s.out_start(work.bh) + static_cast<int64_t>(t0) * s.C + channel, acc, s.C, s.T - t0, s.HS - channel);
 }
 
 // ---- backward ------------------------------------------------------------------------------------------------------
@@ -303,8 +302,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     add_weighted(dk, p_tile, q_tile);
   }
   floatX* dk_rows = dinp + start + s.C + u0 * row + channel;
-  store_rows(dk_rows, dk, 1, row, s.T - u0, s.HS - channel);
-  store_rows(dk_rows + s.C, dv, 1, row, s.T - u0, s.HS - channel);
+  store_rows(dk_rows, dk, row, s.T - u0, s.HS - channel);
+  store_rows(dk_rows + s.C, dv, row, s.T - u0, s.HS - channel);
 }
 
 // dq of a tile of queries, over the tiles of keys up to the diagonal.
@@ -359,7 +358,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     __syncthreads();
     add_weighted(dq, ds_tile, k_tile);
   }
-  store_rows(dinp + start + t0 * row + channel, dq, 1, row, s.T - t0, s.HS - channel);
+  store_rows(dinp + start + t0 * row + channel, dq, row, s.T - t0, s.HS - channel);
 }
 
 // ---- launchers -----------------------------------------------------------------------------------------------------

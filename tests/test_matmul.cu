@@ -216,6 +216,17 @@ constexpr Sizes kSizes[] = {{1, 1, 1},    {5, 1, 3},     {1, 33, 2},    {33, 33,
 
 }  // namespace
 
+// The first test, as it asks what ran.
+TEST_CASE_TEMPLATE("matmul: 16-byte accesses where sizes and tensors allow it", floatX, float, bf16) {
+  const Layer<floatX> layer({72, 64, 80});
+  for (const Tier& tier : tiers<floatX>()) check_against_twin(layer, tier.mode, run(layer, tier.mode));
+  for (const std::string layout : {"(Major)0, (Major)0", "(Major)0, (Major)1", "(Major)1, (Major)1"}) {
+    check_ran<floatX>("matmul_plain_kernel<floatX, " + layout + ", true");
+    check_ran<floatX>("matmul_tensor_core_kernel<floatX, " + layout + ", TensorTile<64, 64, 32, 32, 4, 4>, true");
+  }
+  check_ran<floatX>("bias_partial_kernel<floatX, true");
+}
+
 TEST_CASE_TEMPLATE("matmul: every tier against the twin", floatX, float, bf16) {
   for (const Tier& tier : tiers<floatX>()) {
     for (const Sizes sizes : kSizes) {
@@ -227,11 +238,6 @@ TEST_CASE_TEMPLATE("matmul: every tier against the twin", floatX, float, bf16) {
       check_against_twin(layer, tier.mode, run(layer, tier.mode));
     }
   }
-  for (const std::string layout : {"(Major)0, (Major)0", "(Major)0, (Major)1", "(Major)1, (Major)1"}) {
-    check_ran<floatX>("matmul_plain_kernel<floatX, " + layout + ", true");
-    check_ran<floatX>("matmul_tensor_core_kernel<floatX, " + layout + ", TensorTile<64, 64, 32, 32, 4, 4>, true");
-  }
-  check_ran<floatX>("bias_partial_kernel<floatX, true");
 }
 
 TEST_CASE_TEMPLATE("matmul: the same bits whatever the pointers' alignment", floatX, float, bf16) {
@@ -333,12 +339,17 @@ TEST_CASE_TEMPLATE("matmul: dweight over many rows is summed in parts", floatX, 
   }
   const MatmulMode mode{MatmulTier::tensor_core, true};
   same_under_all_schedules([&] { return run(layer, mode).joined(); });
+  check_ran<floatX>(
+      "matmul_tensor_core_kernel<floatX, (Major)1, (Major)1, TensorTile<64, 64, 32, 32, 4, 4>, true, PartEpilogue>");
   const Floats dweight = run(layer, mode).dweight;
   CHECK(same_bits(run(layer, mode, {.shift = 1}).dweight, dweight));
   CHECK(same_bits(run(layer, mode, {.only = 10}).dweight, dweight));
 }
 
 TEST_CASE("matmul: parts of dweight keep to their limits") {
+  CHECK(weight_part(2048, 16, 8) == 1024);
+  CHECK(weight_part(2047, 16, 8) == 2047);
+  CHECK(matmul_backward_scratch(2047, 768, 768) == bias_backward_scratch(2047, 768));  // one part needs no room
   for (const int N : {1, 1023, 2047, 2048, 4096, 65536, 1 << 20}) {
     for (const Sizes sizes : {Sizes{N, 1, 1}, Sizes{N, 768, 768}, Sizes{N, 768, 2304}, Sizes{N, 768, 50304}}) {
       const int part = weight_part(N, sizes.C, sizes.OC), parts = ceil_div(N, part);
@@ -481,8 +492,18 @@ TEST_CASE("matmul: blocks visit each tile once, in bands") {
 
 #ifndef WROUGHT_CUBLASLT
 TEST_CASE("matmul: a tier that is not compiled says so") {
-  const Layer<float> layer({1, 1, 1});
-  CHECK_THROWS_WITH_AS(run(layer, {MatmulTier::cublaslt, false}), "matmul: this program was built without cuBLASLt",
-                       CudaError);
+  const MatmulMode mode{MatmulTier::cublaslt, false};
+  const DeviceArray<float> x(Floats{1}), out(1), gradient(Floats{0});
+  const DeviceArray<char> scratch(matmul_backward_scratch(1, 1, 1));
+  const char* message = "matmul: this program was built without cuBLASLt";
+  CHECK_THROWS_WITH_AS(matmul_forward<float>(out.data(), nullptr, x.data(), x.data(), nullptr, 1, 1, 1, mode, nullptr),
+                       message, CudaError);
+  const auto backward = [&](float* dinp, float* dweight) {
+    matmul_backward<float>(dinp, dweight, nullptr, scratch.data(), x.data(), x.data(), x.data(), nullptr, 1, 1, 1, mode,
+                           nullptr);
+  };
+  CHECK_THROWS_WITH_AS(backward(out.data(), nullptr), message, CudaError);
+  CHECK_THROWS_WITH_AS(backward(nullptr, gradient.data()), message, CudaError);
+  CHECK_NOTHROW(backward(nullptr, nullptr));  // nothing is wanted
 }
 #endif

@@ -402,8 +402,12 @@ class File:
                 self.exchange("index", i + 1, token.mate, token.mate + 2, self.tokens[token.mate + 1].mate)
             elif self.binary(i):
                 self.operator(i, i in loops)
+        seen = {}
         for number, fault in enumerate(self.faults, 1):
             fault.number = number
+            place = seen[fault.line, fault.change] = seen.get((fault.line, fault.change), 0) + 1
+            if place > 1:
+                fault.change += f" (place {place} of the line)"
         return self.faults
 
     def loop(self, i, bounds):

@@ -2,8 +2,8 @@
 
     python3 dev/bench/pytorch_gpt2.py --model gpt2 --batch-size 16 --seq-len 1024 --steps 20
 
-torch.compile, bf16 by autocast (weights and moments stay float), attention by scaled_dot_product_attention, fused AdamW,
-the vocabulary padded to a multiple of 128, as wrought's is. One line a step, then the median of the steps
+torch.compile, bf16 by autocast (weights and moments stay float), attention by scaled_dot_product_attention, fused
+AdamW, the vocabulary padded to a multiple of 128, as wrought's is. One line a step, then the median of the steps
 after the first few. --weights takes a model directory that wrought or transformers wrote, --data a token shard that is
 read in order: then its losses are those of
 
@@ -176,9 +176,9 @@ def train(a):
     for step, (loss, time_taken) in enumerate(zip(losses, ms), 1):
         print(f"step {step}/{a.steps} | loss {loss:.6f} | {time_taken:.2f} ms")
     median = statistics.median(ms[a.warmup :])
-    print(f"median of {a.steps - a.warmup}: {median:.3f} ms a step, "
-          f"{a.batch_size * a.seq_len / median * 1e3:.0f} tokens/s (torch {torch.__version__}, {torch.cuda.get_device_name() if on_gpu else 'cpu'}, {a.precision}, "
-          f"compile {a.compile}, attention {a.attention})")
+    tokens, device = a.batch_size * a.seq_len / median * 1e3, torch.cuda.get_device_name() if on_gpu else "cpu"
+    print(f"median of {a.steps - a.warmup}: {median:.3f} ms a step, {tokens:.0f} tokens/s (torch {torch.__version__}, "
+          f"{device}, {a.precision}, compile {a.compile}, attention {a.attention})")
 
 
 def main():

@@ -86,14 +86,16 @@ if [ -n "$pack" ]; then
   python3 -m pip download -q --no-deps -d . nvidia-cudnn-frontend
   python3 -m zipfile -e nvidia_cudnn_frontend-*.whl wheel
   rm -rf "${deps:?}/usr"
-  mkdir -p "$deps/usr/lib" "$deps/usr/share"
+  mkdir -p "$deps/usr/lib" "$deps/usr/share/cmake"
   mv all/usr/include "$deps/usr/"
   cp -r wheel/include/. "$deps/usr/include/"
   cp all/usr/lib/*/libpcre2-8.a "$deps/usr/lib/"  # not the .so: programs then need nothing of this at run time
-  for folder in all/usr/lib/cmake all/usr/share/cmake; do
-    [ ! -d $folder ] || cp -r $folder "$deps/usr/${folder#all/usr/}"
+  for folder in all/usr/lib/cmake all/usr/lib/*/cmake all/usr/share/cmake; do
+    [ ! -d "$folder" ] || cp -r "$folder" "$deps/usr/share/"
   done
-  [ -d all/usr/lib/x86_64-linux-gnu/cmake ] && cp -r all/usr/lib/x86_64-linux-gnu/cmake "$deps/usr/lib/"
+  # Debian's name /usr itself where they should look beside them.
+  grep -rl '_IMPORT_PREFIX "/usr"' "$deps/usr/share/cmake" | xargs -r sed -i \
+    's|set(_IMPORT_PREFIX "/usr")|get_filename_component(_IMPORT_PREFIX "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)|'
   kib=$(du -sk "$deps/usr" | cut -f1)
   echo "$deps: $((kib / 1024)) MiB"
   [ "$kib" -le $((50 * 1024)) ] || { echo "error: expected at most 50 MiB, so that it travels with the source" >&2; exit 1; }

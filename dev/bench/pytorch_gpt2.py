@@ -2,8 +2,8 @@
 
     python3 dev/bench/pytorch_gpt2.py --model gpt2 --batch-size 16 --seq-len 1024 --steps 20
 
-torch.compile, bf16 by autocast (weights and moments stay float), attention by scaled_dot_product_attention, AdamW in one
-fused kernel, the vocabulary padded to a multiple of 128, as wrought's is. One line a step, then the median of the steps
+torch.compile, bf16 by autocast (weights and moments stay float), attention by scaled_dot_product_attention, fused
+AdamW, the vocabulary padded to a multiple of 128, as wrought's is. One line a step, then the median of the steps
 after the first few. --weights takes a model directory that wrought or transformers wrote, --data a token shard that is
 read in order: then its losses are those of
 
@@ -24,7 +24,12 @@ try:
 except ImportError:
     sys.exit("error: this python3 has no PyTorch; install torch, or run another python3")
 
-PRESETS = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
+# layers, heads, channels
+PRESETS = {
+    "gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)
+}
+# a directory's names -> those below
+NAMES = {"attn.c_attn": "c_attn", "attn.c_proj": "attn_proj", "mlp.c_fc": "c_fc", "mlp.c_proj": "mlp_proj"}
 
 
 class Block(torch.nn.Module):
@@ -90,7 +95,7 @@ def load(folder):
             if name == "lm_head.weight" or name.endswith((".attn.bias", ".attn.masked_bias")):
                 continue  # the tied head again; masks
             ours = name.replace("h.", "blocks.", 1) if name.startswith("h.") else name
-            for theirs, to in (("attn.c_attn", "c_attn"), ("attn.c_proj", "attn_proj"), ("mlp.c_fc", "c_fc"), ("mlp.c_proj", "mlp_proj")):
+            for theirs, to in NAMES.items():
                 ours = ours.replace(theirs, to)
             p = left.pop(ours)
             p.zero_()
@@ -105,8 +110,8 @@ def read_shard(path):
     header = struct.unpack_from("<256i", path.read_bytes()[:1024])
     if header[0] != 20240520 or header[1] not in (1, 2):
         sys.exit(f"error: {path} is no token shard: it starts with {header[0]}, version {header[1]}")
-    tokens = torch.frombuffer(bytearray(path.read_bytes()[1024:]), dtype=torch.uint16 if header[1] == 1 else torch.int32)
-    return tokens.to(torch.int64)
+    number = torch.uint16 if header[1] == 1 else torch.int32
+    return torch.frombuffer(bytearray(path.read_bytes()[1024:]), dtype=number).to(torch.int64)
 
 
 def batches(a, V):
@@ -171,15 +176,15 @@ def train(a):
     for step, (loss, time_taken) in enumerate(zip(losses, ms), 1):
         print(f"step {step}/{a.steps} | loss {loss:.6f} | {time_taken:.2f} ms")
     median = statistics.median(ms[a.warmup :])
-    print(f"median of {a.steps - a.warmup}: {median:.3f} ms a step, {a.batch_size * a.seq_len / median * 1e3:.0f} tokens/s "
-          f"(torch {torch.__version__}, {torch.cuda.get_device_name() if on_gpu else 'cpu'}, {a.precision}, "
-          f"compile {a.compile}, attention {a.attention})")
+    tokens, device = a.batch_size * a.seq_len / median * 1e3, torch.cuda.get_device_name() if on_gpu else "cpu"
+    print(f"median of {a.steps - a.warmup}: {median:.3f} ms a step, {tokens:.0f} tokens/s (torch {torch.__version__}, "
+          f"{device}, {a.precision}, compile {a.compile}, attention {a.attention})")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="gpt2", choices=PRESETS)
-    parser.add_argument("--weights", type=pathlib.Path, help="a model directory, instead of random weights of --model's size")
+    parser.add_argument("--weights", type=pathlib.Path, help="a model directory, instead of random weights")
     parser.add_argument("--data", type=pathlib.Path, help="token shard, read in order; default: random tokens")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=1024)

@@ -50,6 +50,13 @@ expect_ok "$predict" --markdown --model gpt2-xl --batch-size 2 --recompute block
 expect_output '^\| matmul_forward \| qkv, again \| matmul_tensor_core_kernel \| 47 \|'
 expect_output '^\| step \|'
 
+# What docs/performance.md shows is what predict says.
+"$predict" --markdown >said
+"$predict" --model gpt2 --markdown >>said
+sed -n 's/ not measured yet |$//p' "$SOURCE/docs/performance.md" | grep ' %' >shown
+[ "$(wc -l <shown)" -ge 30 ] || die "docs/performance.md shows only $(wc -l <shown) rows of predict's"
+grep -vxFf said shown >stale && { cat stale; die "docs/performance.md has rows that predict does not print (build/predict --markdown)"; }
+
 # ---- how the launchers divide their work: as predict.cpp has it ----------------------------------------------------
 has() { grep -qE "$2" "$SOURCE/kernels/$1" || die "kernels/$1 has no '$2' any more: see the constants of dev/bench/predict.cpp"; }
 has matmul.cuh 'kBiasChunk = 512;'

@@ -50,11 +50,6 @@ check-kernels: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target checked_tests
 	@ctest --test-dir $(BUILD) -j $(JOBS) -R '_check$$|^test_cudasim_checks$$' --output-on-failure
 
-# The benchmarks' ladders in counts instead of times; $(BUILD)/kernels.html shows them.
-bench-sim: configure
-	@cmake --build $(BUILD) -j $(JOBS) --target bench_kernels_sim
-	@$(BUILD)/bench_kernels_sim --json $(BUILD)/kernels.json --html $(BUILD)/kernels.html
-
 test: setup
 	cmake -S . -B $(BUILD)
 	cmake --build $(BUILD) -j $(JOBS)
@@ -66,8 +61,20 @@ sanitize: setup
 	cmake --build $(BUILD)-sanitize -j $(JOBS)
 	ctest --test-dir $(BUILD)-sanitize -j $(JOBS) --output-on-failure
 
+# Each version of each kernel, counted in cudasim: tables, $(BUILD)/bench_sim.json and a page, $(BUILD)/bench_sim.html.
+bench-sim: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target bench_kernels_sim
+	@$(BUILD)/bench_kernels_sim --json $(BUILD)/bench_sim.json --html $(BUILD)/bench_sim.html
+	@echo "the page: $(BUILD)/bench_sim.html"
+
+# With a GPU and nvcc also the kernels' times, as a page too.
 bench: all
 	@cmake --build $(BUILD) -j $(JOBS) --target benchmarks
+	@if [ "`cat $(BUILD)/trainer.txt`" = train_gpt2cu ]; then \
+	  cmake --build $(BUILD) -j $(JOBS) --target bench_kernels_cu && \
+	  $(BUILD)/bench_kernels_cu --json $(BUILD)/bench.json --html $(BUILD)/bench.html && \
+	  echo "the page: $(BUILD)/bench.html"; \
+	else echo "left out: the kernels' times (no GPU with nvcc here; make bench-sim counts instead)"; fi
 	@$(BUILD)/make_stories --out $(BUILD)/stories.txt
 	@$(BUILD)/tokenize train --tokenizer bpe:4096 --data $(BUILD)/stories.txt --out $(BUILD)/stories.json
 	@$(BUILD)/bench_tokenizer train 4096 $(BUILD)/stories.txt

@@ -2,7 +2,7 @@
 //
 // Backward without atomics on floats. dwpe[t] is a sum over b, in order. For dwte the positions are sorted by token,
 // stably (a radix sort, 8 bits a pass), so that each token's rows are neighbours, in the order of (b, t). Chunks of 32
-// sorted positions are then summed, one warp each and 32 packs of channels: a token's run that lies inside a chunk is
+// sorted positions are then summed, one warp each and 128 channels: a token's run that lies inside a chunk is
 // added to dwte at once; what a run has in the first, the middle and the last chunks it crosses goes to scratch, and
 // a second kernel adds it up in order. So no token is too frequent: the work of all warps is equal.
 //
@@ -55,7 +55,7 @@ void embedding_forward(floatX* out,         // (B, T, C)
 template <class floatX, bool kVector>
 __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dropout, uint64_t seed, uint64_t sequence,
                                       int B, int T, int C) {
-  constexpr int n = Pack<floatX>::size;
+  constexpr int n = Pack<float>::size;  // a lane's floats are one access, neighbours of the next lane's
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kEmbeddingRows + threadIdx.y;
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
   if (t >= T || c >= C) return;
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class floatX, bool kVector>
 __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsigned long long* items, const floatX* dout,
                                       float dropout, uint64_t seed, uint64_t sequence, int N, int C) {
-  constexpr int n = Pack<floatX>::size, kAhead = 4;  // rows loaded ahead of the sums
+  constexpr int n = Pack<float>::size, kAhead = 8;  // rows loaded ahead of the sums
   const int64_t chunk = static_cast<int64_t>(blockIdx.x) * kEmbeddingRows + threadIdx.y;
   const int64_t begin = chunk * kEmbeddingChunk;
   if (begin >= N) return;
@@ -332,14 +332,14 @@ void embedding_backward(float* dwte,         // (V, C)  +=
   }
 
   const dim3 block(32, kEmbeddingRows);
-  const unsigned slices = ceil_div(C, 32 * Pack<floatX>::size);
+  const unsigned slices = ceil_div(C, 32 * Pack<float>::size);
   const int chunks = ceil_div(N, kEmbeddingChunk);
   const bool vector = aligned16(dwte, dwpe, scratch, dout) && C % Pack<floatX>::size == 0;
   const auto dwte_kernel = vector ? embedding_dwte_kernel<floatX, true> : embedding_dwte_kernel<floatX, false>;
   launch(dwte_kernel, dim3(ceil_div(chunks, kEmbeddingRows), slices), block, 0, stream, dwte, partials, items, dout,
          dropout, seed, sequence, N, C);
   const auto combine = vector ? embedding_dwte_combine_kernel<true> : embedding_dwte_combine_kernel<false>;
-  launch(combine, dim3(chunks, ceil_div(C, 32 * Pack<float>::size)), block, 0, stream, dwte, partials, items, N, C);
+  launch(combine, dim3(chunks, slices), block, 0, stream, dwte, partials, items, N, C);
   const auto dwpe_kernel = vector ? embedding_dwpe_kernel<floatX, true> : embedding_dwpe_kernel<floatX, false>;
   launch(dwpe_kernel, dim3(ceil_div(T, kEmbeddingRows), slices), block, 0, stream, dwpe, dout, dropout, seed, sequence,
          B, T, C);

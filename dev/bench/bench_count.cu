@@ -119,6 +119,8 @@ json open_device(const MeasureOptions&) {
     fail("this program's kernels were compiled without counting: build it by CMake's target bench_kernels_sim");
   }
   cudasim::set_checks(false);  // counts are wanted; the tests check
+  cudasim::set_schedule(
+      cudasim::Schedule::forward);  // whatever CUDASIM_SCHEDULE says: what the cache holds depends on it
   json results;
   results["device"] = "cudasim, counting; ceilings predicted for an H100 SXM";
   results["kind"] = "cudasim";

@@ -82,6 +82,6 @@ HOOK void __ubsan_handle_out_of_bounds(SourceLocation* where, uintptr_t index) {
 
 namespace cudasim {
 void note_read(const void* from, int bytes) {
-  observe(CALLER, const_cast<void*>(from), static_cast<size_t>(bytes), false, false, true);
+  if (instrumented()) observe(CALLER, const_cast<void*>(from), static_cast<size_t>(bytes), false, false, true);
 }
 }  // namespace cudasim

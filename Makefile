@@ -2,6 +2,8 @@
 #   make train [DATA=file|folder|shakespeare] [ARGS="--steps 500 ..."]      on the GPU where there is one
 #   make cuda [CUDA_ARCH=90a]                                               the GPU's programs and tests
 #   make sim                                                                train_gpt2sim: the GPU's trainer without a GPU
+#   make check-kernels                                                      every kernel's memory accesses checked, without a GPU
+#   make bench-sim                                                          what each version of each kernel asks of memory
 MAKEFLAGS += --no-print-directory
 BUILD ?= build
 JOBS ?= $(shell nproc)
@@ -10,7 +12,7 @@ ARGS ?=
 
 CUDA_ARCH ?=
 
-.PHONY: all configure setup train cuda sim test sanitize bench clean
+.PHONY: all configure setup train cuda sim check-kernels bench-sim test sanitize bench clean
 
 all: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target programs
@@ -42,6 +44,16 @@ cuda: configure
 # build/train_gpt2sim: the GPU's trainer, run on the CPU by dev/cudasim.
 sim: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target train_gpt2sim
+
+# The kernels' tests, instrumented: races, reads of what nobody wrote, bounds, alignment (docs/cudasim.md).
+check-kernels: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target checked_tests
+	@ctest --test-dir $(BUILD) -j $(JOBS) -R '_check$$|^test_cudasim_checks$$' --output-on-failure
+
+# The benchmarks' ladders in counts instead of times; $(BUILD)/kernels.html shows them.
+bench-sim: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target bench_kernels_sim
+	@$(BUILD)/bench_kernels_sim --json $(BUILD)/kernels.json --html $(BUILD)/kernels.html
 
 test: setup
 	cmake -S . -B $(BUILD)

@@ -1,4 +1,5 @@
 // The counts of instrumented code (dev/cudasim/count.cpp), against numbers made by hand.
+#include "kernels/ptx.cuh"
 #include "tests/cudasim_checks.h"
 
 namespace {
@@ -60,6 +61,13 @@ __global__ void twice_kernel(float* out, const float* inp, int n) {
   out[threadIdx.x] = sum;
 }
 
+// 16 bytes a lane, whose places in shared memory lie `stride` times 16 bytes apart.
+__global__ void async_kernel(const float* inp, int stride) {
+  cp_async<16>(dynamic_shared<float>() + threadIdx.x * stride * 4, inp + threadIdx.x * 4, 16);
+  cp_async_commit();
+  cp_async_wait<0>();
+}
+
 template <class Launch>
 cudasim::KernelCounts count(Launch&& launch_kernels, size_t cache_bytes = 1 << 20) {
   cudasim::start_counting(cache_bytes);
@@ -91,7 +99,7 @@ TEST_CASE("neighbouring lanes, neighbouring words") {
   CHECK(c.requests == 64);
   CHECK(c.partial_requests == 2);  // the last warp has 8 elements
   REQUIRE(c.lines.size() == 1);
-  CHECK(c.lines[0].place == "tests/test_cudasim_counts.cu:9");
+  CHECK(c.lines[0].place == "tests/test_cudasim_counts.cu:10");
   CHECK(c.lines[0].requests == 64);
   CHECK(c.lines[0].bytes == 8000);
 }
@@ -156,6 +164,22 @@ TEST_CASE("one word for all lanes is one wavefront") {
   CHECK(c.bank_conflicts() == 0);
   CHECK(c.barriers == 1);
   CHECK(c.partial_requests == 2);  // lane 0's read and write
+}
+
+TEST_CASE("cp.async reads global memory and writes shared memory, once each") {
+  DeviceArray<float> inp(Floats(128, 1));
+  for (const int stride : {1, 2}) {
+    const auto c = count([&] { launch(async_kernel, 1, 32, 32 * 16 * stride, nullptr, inp.data(), stride); });
+    CHECK(c.read_requests == 1);
+    CHECK(c.write_requests == 0);
+    CHECK(c.read_bytes == 512);
+    CHECK(c.sectors == 16);
+    CHECK(c.dram_read_bytes == 512);
+    CHECK(c.dram_write_bytes == 0);
+    CHECK(c.shared_requests == 1);
+    CHECK(c.wavefronts == 4 * stride);  // 8 lanes at a time
+    CHECK(c.least_wavefronts == 4);
+  }
 }
 
 TEST_CASE("requests are put together across divergence") {

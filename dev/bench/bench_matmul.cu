@@ -270,7 +270,7 @@ struct Forward : Sizes {
         weight(sets, static_cast<int64_t>(OC) * C, 2, 1),
         out(sets, static_cast<int64_t>(N) * OC, 0, 0) {}
 
-  static Sizes sizes(bool on_gpu) { return on_gpu ? Sizes{16384, 768, 3072} : Sizes{256, 128, 128}; }
+  static Sizes sizes(bool on_gpu) { return on_gpu ? Sizes{16384, 768, 3072} : Sizes{512, 128, 128}; }
   static double bytes(const Sizes& s) { return sizeof(T) * (1.0 * s.N * s.C + 1.0 * s.OC * s.C + 1.0 * s.N * s.OC); }
   void check() {
     const int step = check_step(*this), rows = ceil_div(N, step);

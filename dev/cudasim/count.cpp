@@ -243,8 +243,9 @@ bool counting() { return active != nullptr; }
 void count_access(Worker& worker, const Access& access) {
   const unsigned thread = worker.current().index, lane = thread % 32;
   WarpRequests& warp = active->warps[thread / 32];
-  // A range is several accesses by one instruction; they differ in size, or are told apart by their order.
-  const uint64_t key = uint64_t{access.pc} << 5 | access.bytes;
+  // A range is several accesses by one instruction; they differ in size, or are told apart by their order. cp.async is
+  // two accesses of one size, to global and to shared memory.
+  const uint64_t key = uint64_t{access.pc} << 6 | uint64_t{access.bytes} << 1 | is_shared(access);
   const auto [found, is_new] = warp.index.try_emplace(key, warp.instructions.size());
   if (is_new) {
     Instruction& instruction = warp.instructions.emplace_back();

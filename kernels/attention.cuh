@@ -34,14 +34,19 @@ __global__ void attention_delta_kernel(float* delta,        // (B, NH, T)
   if (threadIdx.x % 32 == 0) delta[(b * s.NH + h) * s.T + t] = sum;
 }
 
-inline AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
+template <class floatX>
+AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
   if (B < 1 || T < 1 || NH < 1 || C < NH || C % NH != 0 || static_cast<int64_t>(B) * NH > INT32_MAX) {
     throw CudaError("attention: B " + std::to_string(B) + ", T " + std::to_string(T) + ", C " + std::to_string(C) +
                     ", NH " + std::to_string(NH) + ": sizes must be positive, B NH below 2^31, and NH must divide C");
   }
   const int HS = C / NH;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
-  return {T, C, NH, HS, B * NH, scale, dropout, seed, sequence};
+  int device, cache_bytes;
+  CUDA_CHECK(cudaGetDevice(&device));
+  CUDA_CHECK(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
+  const int section = attention_section(B * NH, static_cast<int64_t>(T) * HS * sizeof(floatX), cache_bytes);
+  return {T, C, NH, HS, B * NH, section, scale, dropout, seed, sequence};
 }
 
 inline void check_attention_tier(AttentionTier tier) {
@@ -59,7 +64,7 @@ void attention_forward(floatX* out,        // (B, T, C)
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, AttentionTier tier,
                        cudaStream_t stream) {
   check_attention_tier(tier);
-  const AttentionSizes s = attention_sizes(dropout, seed, sequence, B, T, C, NH);
+  const AttentionSizes s = attention_sizes<floatX>(dropout, seed, sequence, B, T, C, NH);
   if constexpr (std::is_same_v<floatX, bf16>) {
 #ifdef WROUGHT_CUDNN
     if (tier == AttentionTier::cudnn && dropout == 0 && aligned16(out, lse, inp) &&
@@ -90,7 +95,7 @@ void attention_backward(floatX* dinp,        // (B, T, 3, NH, HS)  =
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH,
                         AttentionTier tier, cudaStream_t stream) {
   check_attention_tier(tier);
-  const AttentionSizes s = attention_sizes(dropout, seed, sequence, B, T, C, NH);
+  const AttentionSizes s = attention_sizes<floatX>(dropout, seed, sequence, B, T, C, NH);
 #ifdef WROUGHT_CUDNN
   if constexpr (std::is_same_v<floatX, bf16>) {
     if (tier == AttentionTier::cudnn && dropout == 0 && aligned16(dinp, dout, out, lse, inp) &&

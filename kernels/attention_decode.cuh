@@ -41,40 +41,52 @@ __device__ void add_rows(float (&acc)[n], const T* rows, int64_t stride, const f
   }
 }
 
-// For threads of part 0, acc = the sum of all parts' acc, in their order. sums: n * kDecodeChunk floats of the block.
-// Rounds may follow each other at once: where there are several, there is one part, and no thread reads another's.
+// What the threads' acc of a round add up to: channel e of its share.across groups, over all parts in their order. Each
+// thread adds up other channels than it has in acc, so that neighbours store neighbours.
 template <int n>
-__device__ void sum_parts(float (&acc)[n], float* sums, const DecodeShare& share) {
+struct DecodeSums {
+  static constexpr int kStride = kDecodeChunk + 32 / n;  // 32 channels, n a pack, lie in 32 banks
+  float values[n * kStride];
+
+  __device__ void put(const float (&acc)[n]) {
 #pragma unroll
-  for (int i = 0; i < n; ++i) sums[i * kDecodeChunk + threadIdx.x] = acc[i];
-  __syncthreads();
-  if (share.part != 0) return;
-  for (int part = 1; part < share.parts; ++part) {
-#pragma unroll
-    for (int i = 0; i < n; ++i) acc[i] += sums[i * kDecodeChunk + part * share.across + threadIdx.x];
+    for (int i = 0; i < n; ++i) values[i * kStride + threadIdx.x] = acc[i];
   }
+  __device__ float total(int e, const DecodeShare& share) const {
+    float sum = 0;
+    for (int part = 0; part < share.parts; ++part) sum += values[e % n * kStride + part * share.across + e / n];
+    return sum;
+  }
+};
+
+// The query lies in shared memory by packs of n channels: first all packs' first channels, so many floats on all their
+// second ones. 32 neighbouring channels lie in 32 banks, and so do the same ones of 32 packs.
+inline __host__ __device__ int query_stride(int packs, int n) {
+  return ceil_div(packs, 64 / n) * (64 / n) + 32 / n;
 }
 
 // A block: one chunk of one head's keys.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kDecodeChunk)
     attention_decode_kernel(float* partial,          // (chunks, B * NH, HS)  acc
-                            float* statistics,       // (chunks, B * NH, 2)  m, sum
+                            float* maxima,           // (B * NH, chunks)  m
+                            float* sums,             // (B * NH, chunks)  sum
                             const floatX* q,         // (B, NH, HS)
                             const floatX* k_cache,   // (B, NH, max_T, HS)
                             const floatX* v_cache,   // (B, NH, max_T, HS)
                             const int32_t* lengths,  // (B)
                             float scale, int heads, int NH, int HS, int max_T) {
   constexpr int n = kVector ? Pack<floatX>::size : 1;
-  __shared__ float scores[kDecodeChunk], sums[kDecodeChunk * n];
-  float* query = dynamic_shared<float>();  // (n, packs)  times 1 / sqrt(HS), neighbouring packs side by side
+  __shared__ float scores[kDecodeChunk];
+  __shared__ DecodeSums<n> values;
+  float* query = dynamic_shared<float>();  // (n, query_stride)  times 1 / sqrt(HS)
   const int chunk = static_cast<int>(blockIdx.x) / heads, bh = static_cast<int>(blockIdx.x) % heads;
   const int first = chunk * kDecodeChunk, keys = min(kDecodeChunk, lengths[bh / NH] - first);
   if (keys <= 0) return;
   const int64_t start = (static_cast<int64_t>(bh) * max_T + first) * HS;
-  const int packs = HS / n;
+  const int packs = HS / n, stride = query_stride(packs, n);
   for (int i = threadIdx.x; i < HS; i += kDecodeChunk) {
-    query[i % n * packs + i / n] = to_float(q[static_cast<int64_t>(bh) * HS + i]) * scale;
+    query[i % n * stride + i / n] = to_float(q[static_cast<int64_t>(bh) * HS + i]) * scale;
   }
   __syncthreads();
 
@@ -90,7 +102,7 @@ __global__ void __launch_bounds__(kDecodeChunk)
         float x[n];
         load_floats<kVector>(x, k_cache + start + static_cast<int64_t>(u) * HS + pack * n, n);
 #pragma unroll
-        for (int i = 0; i < n; ++i) dot += query[i * packs + pack] * x[i];
+        for (int i = 0; i < n; ++i) dot += query[i * stride + pack] * x[i];
       }
     }
     for (int offset = lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(kFullWarp, dot, offset);
@@ -101,17 +113,22 @@ __global__ void __launch_bounds__(kDecodeChunk)
   const float score = u < keys ? scores[u] : -INFINITY, max = block_max(score), p = expf(score - max);
   scores[u] = p;
   const float sum = block_sum(p);  // and its barriers: all probabilities are there
-  const int64_t item = static_cast<int64_t>(chunk) * heads + bh;
   if (u == 0) {
-    statistics[2 * item] = max;
-    statistics[2 * item + 1] = sum;
+    const int64_t at = static_cast<int64_t>(bh) * (gridDim.x / heads) + chunk;
+    maxima[at] = max;
+    sums[at] = sum;
   }
+  float* to = partial + (static_cast<int64_t>(chunk) * heads + bh) * HS;
   for (int pack0 = 0; pack0 < packs; pack0 += kDecodeChunk) {
     const DecodeShare share(packs, pack0);
     float acc[n] = {};
     add_rows<kVector>(acc, v_cache + start, HS, scores, keys, share);
-    sum_parts(acc, sums, share);
-    if (share.part == 0 && share.active) store_floats<kVector>(partial + item * HS + share.pack * n, acc, n);
+    if (pack0 > 0) __syncthreads();  // the round before has been read
+    values.put(acc);
+    __syncthreads();
+    for (int e = threadIdx.x; e < share.across * n && pack0 * n + e < HS; e += kDecodeChunk) {
+      to[pack0 * n + e] = values.total(e, share);
+    }
   }
 }
 
@@ -120,17 +137,17 @@ template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kDecodeChunk)
     attention_decode_combine_kernel(floatX* out,              // (B, NH, HS)
                                     const float* partial,     // (chunks, B * NH, HS)
-                                    const float* statistics,  // (chunks, B * NH, 2)
+                                    const float* maxima,      // (B * NH, chunks)
+                                    const float* sums,        // (B * NH, chunks)
                                     const int32_t* lengths,   // (B)
-                                    int heads, int NH, int HS) {
-  constexpr int n = kVector ? Pack<floatX>::size : 1;
-  __shared__ float weights[kDecodeChunk], sums[kDecodeChunk * n];
+                                    int heads, int NH, int HS, int max_chunks) {
+  constexpr int n = kVector ? Pack<float>::size : 1;
+  __shared__ float weights[kDecodeChunk];
+  __shared__ DecodeSums<n> values;
   const int bh = static_cast<int>(blockIdx.x), chunks = ceil_div(lengths[bh / NH], kDecodeChunk);
-  const int64_t stride = static_cast<int64_t>(heads) * HS;
+  const int64_t stride = static_cast<int64_t>(heads) * HS, start = static_cast<int64_t>(bh) * max_chunks;
   float max = -INFINITY, sum = 0;
-  for (int c = threadIdx.x; c < chunks; c += kDecodeChunk) {
-    max = fmaxf(max, statistics[2 * (static_cast<int64_t>(c) * heads + bh)]);
-  }
+  for (int c = threadIdx.x; c < chunks; c += kDecodeChunk) max = fmaxf(max, maxima[start + c]);
   max = block_max(max);
   const int packs = HS / n;
   for (int pack0 = 0; pack0 < packs; pack0 += kDecodeChunk) {
@@ -138,23 +155,21 @@ __global__ void __launch_bounds__(kDecodeChunk)
     float acc[n] = {};
     for (int c0 = 0; c0 < chunks; c0 += kDecodeChunk) {
       const int c = c0 + static_cast<int>(threadIdx.x);
-      const float* of_chunk = statistics + 2 * (static_cast<int64_t>(c) * heads + bh);
-      __syncthreads();  // the weights before these have been read
+      __syncthreads();  // the weights before these have been read, and the values of the round before
       if (c < chunks) {
-        const float weight = expf(of_chunk[0] - max);
+        const float weight = expf(maxima[start + c] - max);
         weights[threadIdx.x] = weight;
-        if (pack0 == 0) sum += weight * of_chunk[1];
+        if (pack0 == 0) sum += weight * sums[start + c];
       }
       __syncthreads();
       add_rows<kVector>(acc, partial + c0 * stride + static_cast<int64_t>(bh) * HS, stride, weights,
                         min(kDecodeChunk, chunks - c0), share);
     }
     if (pack0 == 0) sum = block_sum(sum);
-    sum_parts(acc, sums, share);
-    if (share.part == 0 && share.active) {
-#pragma unroll
-      for (int i = 0; i < n; ++i) acc[i] /= sum;
-      store_floats<kVector>(out + static_cast<int64_t>(bh) * HS + share.pack * n, acc, n);
+    values.put(acc);
+    __syncthreads();
+    for (int e = threadIdx.x; e < share.across * n && pack0 * n + e < HS; e += kDecodeChunk) {
+      out[static_cast<int64_t>(bh) * HS + pack0 * n + e] = from_float<floatX>(values.total(e, share) / sum);
     }
   }
 }
@@ -174,13 +189,16 @@ void attention_decode(floatX* out,             // (B, NH, HS)
                       int B, int NH, int HS, int max_T, cudaStream_t stream) {
   const int chunks = ceil_div(max_T, kDecodeChunk), heads = B * NH;
   float* partial = static_cast<float*>(scratch);
-  float* statistics = partial + static_cast<int64_t>(chunks) * heads * HS;
+  float* maxima = partial + static_cast<int64_t>(chunks) * heads * HS;
+  float* sums = maxima + static_cast<int64_t>(chunks) * heads;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
-  const bool vector = HS % Pack<floatX>::size == 0 && aligned16(out, scratch, k_cache, v_cache);
+  const bool vector = HS % Pack<floatX>::size == 0 && aligned16(scratch, k_cache, v_cache);
   const auto decode = vector ? attention_decode_kernel<floatX, true> : attention_decode_kernel<floatX, false>;
   const auto combine =
       vector ? attention_decode_combine_kernel<floatX, true> : attention_decode_combine_kernel<floatX, false>;
-  launch(decode, grid_for(static_cast<int64_t>(chunks) * heads, 1), kDecodeChunk, HS * sizeof(float), stream, partial,
-         statistics, q, k_cache, v_cache, lengths, scale, heads, NH, HS, max_T);
-  launch(combine, heads, kDecodeChunk, 0, stream, out, partial, statistics, lengths, heads, NH, HS);
+  const int n = vector ? Pack<floatX>::size : 1;
+  launch(decode, grid_for(static_cast<int64_t>(chunks) * heads, 1), kDecodeChunk,
+         n * query_stride(HS / n, n) * sizeof(float), stream, partial, maxima, sums, q, k_cache, v_cache, lengths, scale,
+         heads, NH, HS, max_T);
+  launch(combine, heads, kDecodeChunk, 0, stream, out, partial, maxima, sums, lengths, heads, NH, HS, chunks);
 }

@@ -273,8 +273,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int kM = Tiles::kM, kKeys = Tiles::kKeys, kTiles = kKeys / 8;
   bf16* q_tile = dynamic_shared<bf16>();
   bf16* stages = q_tile + Tiles::kQueries * kHS;  // two of keys and values
-  const int bh = static_cast<int>(blockIdx.x) % s.heads;
-  const int t0 = (ceil_div(s.T, Tiles::kQueries) - 1 - static_cast<int>(blockIdx.x) / s.heads) * Tiles::kQueries;
+  const int tiles = ceil_div(s.T, Tiles::kQueries);
+  const auto [bh, tile] = attention_block(s, tiles);
+  const int t0 = (tiles - 1 - tile) * Tiles::kQueries;
   const int warp_t = t0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first query
   const int group = lane_id() / 4, pair = lane_id() % 4;
   const int64_t row = s.inp_row();
@@ -429,7 +430,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   bf16* v_tile = k_tile + Tiles::kOwn * kHS;
   bf16* stages = v_tile + Tiles::kOwn * kHS;                                      // two of q and dout
   float* statistics = reinterpret_cast<float*>(stages + 2 * 2 * kQueries * kHS);  // two of lse and delta
-  const int bh = static_cast<int>(blockIdx.x) % s.heads, u0 = static_cast<int>(blockIdx.x) / s.heads * Tiles::kOwn;
+  const auto [bh, tile] = attention_block(s, ceil_div(s.T, Tiles::kOwn));
+  const int u0 = tile * Tiles::kOwn;
   const int warp_u = u0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first key
   const int group = lane_id() / 4, pair = lane_id() % 4;
   const int64_t row = s.inp_row(), start = s.inp_start(bh), rows = static_cast<int64_t>(bh) * s.T;
@@ -510,8 +512,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   bf16* q_tile = dynamic_shared<bf16>();
   bf16* dout_tile = q_tile + Tiles::kOwn * kHS;
   bf16* stages = dout_tile + Tiles::kOwn * kHS;  // two of keys and values
-  const int bh = static_cast<int>(blockIdx.x) % s.heads;
-  const int t0 = (ceil_div(s.T, Tiles::kOwn) - 1 - static_cast<int>(blockIdx.x) / s.heads) * Tiles::kOwn;
+  const int tiles = ceil_div(s.T, Tiles::kOwn);
+  const auto [bh, tile] = attention_block(s, tiles);
+  const int t0 = (tiles - 1 - tile) * Tiles::kOwn;
   const int warp_t = t0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first query
   const int group = lane_id() / 4, pair = lane_id() % 4;
   const int64_t row = s.inp_row(), start = s.inp_start(bh), rows = static_cast<int64_t>(bh) * s.T;

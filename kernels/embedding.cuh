@@ -319,6 +319,15 @@ void embedding_backward(float* dwte,         // (V, C)  +=
   int *counts = reinterpret_cast<int*>(at(layout.counts)), *totals = reinterpret_cast<int*>(at(layout.totals));
   float* partials = reinterpret_cast<float*>(at(layout.partials));
 
+  const dim3 block(32, kEmbeddingRows);
+  const unsigned slices = ceil_div(C, 32 * Pack<float>::size);
+  const bool vector = aligned16(dwte, dwpe, scratch, dout) && C % Pack<floatX>::size == 0;
+
+  // The positions first: they read dout from end to end and leave it in the cache for the sums by token.
+  const auto dwpe_kernel = vector ? embedding_dwpe_kernel<floatX, true> : embedding_dwpe_kernel<floatX, false>;
+  launch(dwpe_kernel, dim3(ceil_div(T, kEmbeddingRows), slices), block, 0, stream, dwpe, dout, dropout, seed, sequence,
+         B, T, C);
+
   const unsigned long long* items = nullptr;  // none yet: the tokens as they came
   const int tiles = ceil_div(N, kSortTile);
   for (int shift = 0, pass = 0; pass == 0 || static_cast<int64_t>(V - 1) >> shift > 0; shift += 8, ++pass) {
@@ -331,16 +340,10 @@ void embedding_backward(float* dwte,         // (V, C)  +=
     items = sorted;
   }
 
-  const dim3 block(32, kEmbeddingRows);
-  const unsigned slices = ceil_div(C, 32 * Pack<float>::size);
   const int chunks = ceil_div(N, kEmbeddingChunk);
-  const bool vector = aligned16(dwte, dwpe, scratch, dout) && C % Pack<floatX>::size == 0;
   const auto dwte_kernel = vector ? embedding_dwte_kernel<floatX, true> : embedding_dwte_kernel<floatX, false>;
   launch(dwte_kernel, dim3(ceil_div(chunks, kEmbeddingRows), slices), block, 0, stream, dwte, partials, items, dout,
          dropout, seed, sequence, N, C);
   const auto combine = vector ? embedding_dwte_combine_kernel<true> : embedding_dwte_combine_kernel<false>;
   launch(combine, dim3(chunks, slices), block, 0, stream, dwte, partials, items, N, C);
-  const auto dwpe_kernel = vector ? embedding_dwpe_kernel<floatX, true> : embedding_dwpe_kernel<floatX, false>;
-  launch(dwpe_kernel, dim3(ceil_div(T, kEmbeddingRows), slices), block, 0, stream, dwpe, dout, dropout, seed, sequence,
-         B, T, C);
 }

@@ -261,27 +261,27 @@ __global__ void __launch_bounds__(kLayernormBlock, 2)
   }
 }
 
-// dweight and dbias += the sums of all blocks. A thread's x is a place of the sums, its y one of kRows runs through the
-// blocks, each in order.
+// dweight and dbias += the sums of all blocks. A thread's x is a channel of dweight, or behind them one of dbias; its y
+// one of kRows runs through the blocks, each in order.
 template <int kRows>
 __global__ void __launch_bounds__(32 * kRows)
     layernorm_backward_sum_kernel(float* dweight, float* dbias, const float* partials, int blocks, int n, int C) {
   __shared__ float sums[kRows][32];
   const int packs = ceil_div(C, n), width = packs * n;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  const int c = static_cast<int>(i % width);
   float sum = 0;
   if (i < 2 * width) {
+    const int64_t place = i - c + (c % n / 4 * packs + c / n) * 4 + c % 4;
 #pragma unroll 4
-    for (int b = threadIdx.y; b < blocks; b += kRows) sum += partials[static_cast<int64_t>(b) * 2 * width + i];
+    for (int b = threadIdx.y; b < blocks; b += kRows) sum += partials[static_cast<int64_t>(b) * 2 * width + place];
   }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
-  if (threadIdx.y > 0 || i >= 2 * width) return;
+  if (threadIdx.y > 0 || i >= 2 * width || c >= C) return;
   sum = 0;
   for (int r = 0; r < kRows; ++r) sum += sums[r][threadIdx.x];
-  const int place = static_cast<int>(i % width), group = place / 4;
-  const int c = group % packs * n + group / packs * 4 + place % 4;
-  if (c < C) (i < width ? dweight : dbias)[c] += sum;
+  (i < width ? dweight : dbias)[c] += sum;
 }
 
 inline int64_t layernorm_backward_scratch(int N, int C) {  // of either type: packs have 4 or 8 channels

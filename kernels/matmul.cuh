@@ -127,15 +127,16 @@ void matmul_plain(const Epilogue& epilogue,
 // product's N OC C multiplications. In chunks of rows, whose sums are then added in order: the chunks depend on N
 // alone.
 inline constexpr int kBiasChunk = 512;  // rows
-inline constexpr int kBiasWarps = 8;
+inline constexpr int kBiasWarps = 8;  // as many threads as a block has columns of bf16
 
 // partial (chunks, OC) = sums of the rows of each chunk. Block (x, y): 32 kWidth columns of chunk y; warp w takes every
 // 8th row.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(32 * kBiasWarps)
     bias_partial_kernel(float* partial, const floatX* dout, int N, int OC) {
-  constexpr int kWidth = kVector ? Pack<floatX>::size : 1;
-  __shared__ float sums[kBiasWarps][kWidth][32];
+  constexpr int kWidth = kVector ? Pack<floatX>::size : 1, kColumns = 32 * kWidth;
+  // A warp writes sums of 32 lanes, reads those of 32 columns, which are kWidth of 32 / kWidth lanes: both in 32 banks.
+  __shared__ float sums[kBiasWarps][kWidth][32 + 32 / kWidth];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t o = (static_cast<int64_t>(blockIdx.x) * 32 + lane) * kWidth;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kBiasChunk;
@@ -150,12 +151,12 @@ __global__ void __launch_bounds__(32 * kBiasWarps)
 #pragma unroll
   for (int j = 0; j < kWidth; ++j) sums[warp][j][lane] = sum[j];
   __syncthreads();
-  if (warp > 0 || o >= OC) return;
-  for (int w = 1; w < kBiasWarps; ++w) {
-#pragma unroll
-    for (int j = 0; j < kWidth; ++j) sum[j] += sums[w][j][lane];
-  }
-  store_floats<kVector>(partial + blockIdx.y * static_cast<int64_t>(OC) + o, sum, OC - o);
+  const int column = threadIdx.x;  // a thread adds up one, so that neighbours write neighbours
+  const int64_t to = static_cast<int64_t>(blockIdx.x) * kColumns + column;
+  if (column >= kColumns || to >= OC) return;
+  float total = 0;
+  for (int w = 0; w < kBiasWarps; ++w) total += sums[w][column % kWidth][column / kWidth];
+  partial[blockIdx.y * static_cast<int64_t>(OC) + to] = total;
 }
 
 // sums (n) += the parts (parts, n), added up in order

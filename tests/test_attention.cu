@@ -276,13 +276,56 @@ TEST_CASE("attention: the same bits under all schedules") {
   }
 }
 
+TEST_CASE("a section of heads has a quarter of the cache for two tensors") {
+  CHECK(attention_section(192, 1024 * 64 * 2, 50 << 20) == 48);  // 50 would fit; sections are of equal size
+  CHECK(attention_section(192, 1024 * 64 * 2, 64 << 20) == 64);
+  CHECK(attention_section(192, 1024 * 64 * 2, 1 << 30) == 192);
+  CHECK(attention_section(5, 1024 * 64 * 2, 12 * 1024 * 64 * 4) == 3);
+  CHECK(attention_section(5, 1024 * 64 * 2, 1000) == 1);
+  CHECK(attention_section(1, int64_t{1} << 40, 1 << 20) == 1);
+}
+
+TEST_CASE("attention: sections of heads change the order of blocks and nothing else") {
+  const auto check = [&]<class floatX>(floatX, const Sizes& sizes, AttentionTier tier) {
+    CAPTURE(name_of(sizes));
+    const BackwardInputs<floatX> in(sizes, 0);
+    const Outputs<floatX> expected = forward(in.inp, sizes, 0, tier);
+    const std::vector<floatX> expected_dinp = backward(in, sizes, 0, tier);
+    AttentionSizes s = attention_sizes<floatX>(0, kSeed, kSequence, sizes.B, sizes.T, sizes.C(), sizes.NH);
+    REQUIRE(s.section == s.heads);
+    const DeviceArray<floatX> inp(in.inp), dout(in.dout), out_in(in.out);
+    const DeviceArray<float> lse_in(in.lse), delta(in.lse.size());
+    launch(attention_delta_kernel<floatX>, grid_for(static_cast<int64_t>(in.lse.size()), 1), 32, 0, nullptr, delta.data(),
+           dout.data(), out_in.data(), s);
+    for (s.section = 1; s.section < s.heads; ++s.section) {  // all divisions, with a smaller last section or without
+      CAPTURE(s.section);
+      const DeviceArray<floatX> out(sizes.out()), dinp(sizes.inp());
+      const DeviceArray<float> lse(sizes.lse());
+      const auto run = [&](auto forward_of_tier, auto backward_of_tier) {
+        forward_of_tier(out.data(), lse.data(), inp.data(), s, nullptr);
+        backward_of_tier(dinp.data(), dout.data(), lse_in.data(), delta.data(), inp.data(), s, nullptr);
+      };
+      if constexpr (std::is_same_v<floatX, bf16>) {
+        run(attention_tensor_core::forward, attention_tensor_core::backward);
+      } else {
+        run(attention_plain::forward<floatX>, attention_plain::backward<floatX>);
+      }
+      CHECK(same_bits(out.host(), expected.out));
+      CHECK(same_bits(lse.host(), expected.lse));
+      CHECK(same_bits(dinp.host(), expected_dinp));
+    }
+  };
+  check(float(), {1, 70, 5, 72}, AttentionTier::plain);  // two tiles, two slices
+  check(bf16(), {1, 150, 5, 32}, AttentionTier::tensor_core);
+}
+
 TEST_CASE("attention refuses sizes that fit no model") {
   const auto check = [](int B, int T, int C, int NH) {
     CAPTURE(B);
     CAPTURE(T);
     CAPTURE(C);
     CAPTURE(NH);
-    CHECK_THROWS_WITH_AS(attention_sizes(0, 0, 0, B, T, C, NH), doctest::Contains("NH must divide C"), CudaError);
+    CHECK_THROWS_WITH_AS(attention_sizes<float>(0, 0, 0, B, T, C, NH), doctest::Contains("NH must divide C"), CudaError);
   };
   check(1, 1, 10, 3);
   check(0, 1, 10, 2);
@@ -290,7 +333,7 @@ TEST_CASE("attention refuses sizes that fit no model") {
   check(1, 1, 0, 2);
   check(1, 1, 10, 0);
   check(1 << 16, 1, 1 << 15, 1 << 15);  // 2^31 heads
-  CHECK_NOTHROW(attention_sizes(0, 0, 0, 1, 1, INT32_MAX, INT32_MAX));
+  CHECK_NOTHROW(attention_sizes<float>(0, 0, 0, 1, 1, INT32_MAX, INT32_MAX));
   CHECK_THROWS_AS(
       attention_forward<float>(nullptr, nullptr, nullptr, 0, 0, 0, 1, 1, 10, 3, AttentionTier::plain, nullptr),
       CudaError);

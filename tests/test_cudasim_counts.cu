@@ -221,7 +221,28 @@ TEST_CASE("launches of several kernels add up, by name") {
   REQUIRE(counts.size() == 2);
   CHECK(counts[0].name == "(anonymous namespace)::copy_kernel");
   CHECK(counts[0].launches == 3);
-  CHECK(counts[0].dram_read_bytes == 3 * 128);  // each launch starts with an empty cache
   CHECK(counts[1].launches == 1);
   CHECK(cudasim::stop_counting().empty());
+}
+
+TEST_CASE("what one launch leaves in the cache for the next") {
+  DeviceArray<float> out(1024), inp(Floats(1024, 1));
+  const auto run = [&](size_t cache_bytes) {
+    cudasim::start_counting(cache_bytes);
+    for (int i = 0; i < 3; ++i) launch(copy_kernel, 4, 256, 0, nullptr, out.data(), inp.data(), 1024);
+    launch(copy_vectors_kernel, 1, 32, 0, nullptr, out.data(), inp.data());  // the first 128
+    return cudasim::stop_counting();
+  };
+  const auto counts = run(1 << 20);
+  REQUIRE(counts.size() == 2);
+  CHECK(counts[0].dram_read_bytes == 3 * 4096);  // empty when a launch begins
+  CHECK(counts[0].dram_write_bytes == 3 * 4096);
+  CHECK(counts[0].kept_dram_read_bytes == 4096);  // all of inp is there the second time
+  CHECK(counts[0].kept_dram_write_bytes == 0);
+  CHECK(counts[1].dram_read_bytes == 512);
+  CHECK(counts[1].kept_dram_read_bytes == 0);
+  CHECK(counts[1].kept_dram_write_bytes == 4096);  // the last launch's: out goes back once
+  const auto small = run(1 << 10);  // a cache that keeps nothing of use
+  CHECK(small[0].kept_dram_read_bytes == 3 * 4096);
+  CHECK(small[0].kept_dram_write_bytes + small[1].kept_dram_write_bytes == 3 * 4096 + 512);
 }

@@ -274,7 +274,7 @@ struct Sizes {
   // Forward: inp, out and lse; backward: inp, dinp, dout, out and lse.
   double bytes(bool backward) const { return tokens() * NH * ((backward ? 16.0 : 8.0) * kHS + 4); }
 };
-Sizes sizes(bool on_gpu) { return on_gpu ? Sizes{16, 1024, 12} : Sizes{1, 256, 2}; }
+Sizes sizes(bool on_gpu) { return on_gpu ? Sizes{16, 1024, 12} : Sizes{1, 256, 4}; }
 
 struct Attention : Sizes {
   int C, heads, sets;
@@ -477,7 +477,7 @@ const Register backward("attention_backward", [](const Problem& problem) {
       {"naive", "All probabilities and their gradients in memory; then a thread sums one channel of dq, dk and dv.",
        [p](int set, cudaStream_t stream) {
          p->rounds = false;
-         const AttentionSizes sizes = attention_sizes(0, 0, 0, p->B, p->T, p->C, p->NH);
+         const AttentionSizes sizes = attention_sizes<bf16>(0, 0, 0, p->B, p->T, p->C, p->NH);
          const bf16 *inp = p->inp[set], *dout = p->dout[set];
          float *delta = p->scratch[set], *probabilities = p->p[0], *ds = p->ds[0];
          launch(attention_delta_kernel<bf16>, p->heads * p->T / 8, 256, 0, stream, delta, dout,

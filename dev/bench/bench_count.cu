@@ -73,8 +73,8 @@ void add(cudasim::KernelCounts& to, const cudasim::KernelCounts& c) {
                             &Counts::write_bytes,
                             &Counts::sectors,
                             &Counts::least_sectors,
-                            &Counts::dram_read_bytes,
-                            &Counts::dram_write_bytes,
+                            &Counts::kept_dram_read_bytes,
+                            &Counts::kept_dram_write_bytes,
                             &Counts::distinct_read_bytes,
                             &Counts::distinct_write_bytes,
                             &Counts::shared_requests,
@@ -158,6 +158,8 @@ void measure(const Ladder& ladder, const Version& version, const MeasureOptions&
     named["lines"] = wasteful_lines(kernel);
     of_kernels.push_back(named);
   }
+  all.dram_read_bytes = all.kept_dram_read_bytes;
+  all.dram_write_bytes = all.kept_dram_write_bytes;
   json counts = counts_of(all);
   counts["cache_bytes"] = cache_bytes;
   counts["ratio"] = counts["dram_bytes"].get<double>() / ladder.bytes;

@@ -13,7 +13,8 @@ namespace bench {
 //   ladders: operation, size, limit, bytes, flops (the least), and of each version
 //     name, idea, library, kernel (whether it is the one in kernels/)
 //     on a GPU  us, us_p10, us_p90, samples, launches_a_sample, gbps, tflops, share (of the ceiling)
-//     counted   counts: sums over its kernels, and of each the same; ratio: dram_bytes / bytes
+//     counted   counts: sums over its kernels, and of each the same; ratio: dram_bytes / bytes. A kernel's DRAM bytes
+//               are those behind an empty cache, the version's those behind one that its kernels share.
 //     or error, where it does not compute what the CPU twin does
 using json = nlohmann::ordered_json;
 

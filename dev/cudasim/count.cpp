@@ -5,7 +5,9 @@
 // again; there the counting of comings starts anew.
 #include <algorithm>
 #include <bit>
+#include <climits>
 #include <unordered_map>
+#include <utility>
 
 #include "dev/cudasim/observe.h"
 
@@ -22,13 +24,13 @@ class Cache {
  public:
   explicit Cache(size_t bytes) : capacity_(std::max<size_t>(bytes / kSector, 1)) {}
 
-  void touch(uintptr_t sector, bool write, KernelCounts& counts) {
+  void touch(uintptr_t sector, bool write) {
     const auto [entry, is_new] = index_.try_emplace(sector, 0u);
     if (is_new) {
-      if (!write) counts.dram_read_bytes += kSector;
+      if (!write) read_ += kSector;
       if (index_.size() > capacity_) {
         entry->second = oldest_;
-        leave(oldest_, counts);
+        leave(oldest_);
         index_.erase(nodes_[entry->second].sector);
       } else {
         entry->second = static_cast<uint32_t>(nodes_.size());
@@ -51,12 +53,16 @@ class Cache {
     if (oldest_ == kNone) oldest_ = entry->second;
   }
 
-  void write_back_all(KernelCounts& counts) {
-    for (uint32_t i = oldest_; i != kNone; i = nodes_[i].newer)
-      counts.dram_write_bytes += nodes_[i].dirty ? kSector : 0;
+  void write_back_all() {
+    for (uint32_t i = oldest_; i != kNone; i = nodes_[i].newer) written_ += nodes_[i].dirty ? kSector : 0;
     index_.clear();
     nodes_.clear();
     oldest_ = newest_ = kNone;
+  }
+
+  void move_bytes_to(uint64_t& read, uint64_t& written) {  // those since the last time
+    read += std::exchange(read_, 0);
+    written += std::exchange(written_, 0);
   }
 
  private:
@@ -72,12 +78,13 @@ class Cache {
     (node.older == kNone ? oldest_ : nodes_[node.older].newer) = node.newer;
     (node.newer == kNone ? newest_ : nodes_[node.newer].older) = node.older;
   }
-  void leave(uint32_t i, KernelCounts& counts) {
-    if (nodes_[i].dirty) counts.dram_write_bytes += kSector;
+  void leave(uint32_t i) {
+    if (nodes_[i].dirty) written_ += kSector;
     unlink(i);
   }
 
   size_t capacity_;
+  uint64_t read_ = 0, written_ = 0;  // bytes
   std::unordered_map<uintptr_t, uint32_t> index_;
   std::vector<Node> nodes_;
   uint32_t oldest_ = kNone, newest_ = kNone;
@@ -118,10 +125,11 @@ struct Kernel {
 };
 
 struct Counting {
-  explicit Counting(size_t cache_bytes) : cache(cache_bytes) {}
-  Cache cache;
+  explicit Counting(size_t bytes) : cache_bytes(bytes), cache(bytes), kept(bytes) {}
+  size_t cache_bytes;
+  Cache cache, kept;  // empty when a launch begins; with what earlier launches left
   std::map<const void*, Kernel> kernels;
-  Kernel* kernel = nullptr;  // that runs
+  Kernel* kernel = nullptr;  // that runs, or ran last
   std::vector<WarpRequests> warps = std::vector<WarpRequests>(32);
   std::vector<unsigned> exists = std::vector<unsigned>(32);
   std::map<const char*, Touched> touched;
@@ -157,7 +165,8 @@ void count_global(const Instruction& instruction, const Request& request, LineCo
     bytes += stop - begin;
     for (uintptr_t sector = std::max(begin / kSector, next_sector); sector <= (stop - 1) / kSector; ++sector) {
       ++sectors;
-      active->cache.touch(sector, instruction.write, counts);
+      active->cache.touch(sector, instruction.write);
+      active->kept.touch(sector, instruction.write);
       next_sector = sector + 1;
     }
     const Allocation* allocation = allocation_of(reinterpret_cast<void*>(begin), 1);
@@ -240,6 +249,8 @@ void finish_all(WarpRequests& warp, unsigned exists) {
 
 bool counting() { return active != nullptr; }
 
+int counted_cache_bytes() { return static_cast<int>(std::min<size_t>(active->cache_bytes, INT_MAX)); }
+
 void count_access(Worker& worker, const Access& access) {
   const unsigned thread = worker.current().index, lane = thread % 32;
   WarpRequests& warp = active->warps[thread / 32];
@@ -304,8 +315,10 @@ void end_counting_block(unsigned warps) {
 }
 
 void end_counting_launch() {
-  active->cache.write_back_all(active->kernel->counts);
-  active->kernel = nullptr;
+  KernelCounts& counts = active->kernel->counts;
+  active->cache.write_back_all();
+  active->cache.move_bytes_to(counts.dram_read_bytes, counts.dram_write_bytes);
+  active->kept.move_bytes_to(counts.kept_dram_read_bytes, counts.kept_dram_write_bytes);
 }
 
 void start_counting(size_t cache_bytes) {
@@ -319,6 +332,11 @@ std::vector<KernelCounts> stop_counting() {
   drain_all();
   std::vector<KernelCounts> result;
   if (!active) return result;
+  if (active->kernel) {
+    KernelCounts& last = active->kernel->counts;
+    active->kept.write_back_all();
+    active->kept.move_bytes_to(last.kept_dram_read_bytes, last.kept_dram_write_bytes);
+  }
   for (auto& [address, kernel] : active->kernels) {
     std::map<std::string, LineCounts> lines;  // several instructions may stand on one
     for (const auto& [pc, counts] : kernel.lines) {

@@ -68,6 +68,7 @@ void forget_shadow(const Allocation& allocation);
 // ---- observe.cpp -> count.cpp --------------------------------------------------------------------------------------
 
 bool counting();
+int counted_cache_bytes();  // while counting: what start_counting() was given
 void count_access(Worker& worker, const Access& access);
 void start_counting_launch(const Grid& grid);
 void start_counting_block(unsigned threads);

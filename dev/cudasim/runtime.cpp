@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "dev/cudasim/internal.h"
+#include "dev/cudasim/observe.h"
 
 namespace cudasim {
 
@@ -359,7 +360,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       *value = p.memoryBusWidth;
       break;
     case cudaDevAttrL2CacheSize:
-      *value = p.l2CacheSize;
+      *value = counting() ? counted_cache_bytes() : p.l2CacheSize;
       break;
     case cudaDevAttrMaxThreadsPerMultiProcessor:
       *value = p.maxThreadsPerMultiProcessor;

@@ -20,7 +20,8 @@ struct Version {
   std::string name;  // "coalesced": one or two words, unique in its ladder
   std::string idea;  // one sentence: what it does differently from the one before, and why
   std::function<void(int set, cudaStream_t stream)> run;  // starts the kernels, on buffers number `set` of Buffers
-  bool library = false;                                   // cuBLASLt or cuDNN: shown beside the ladder; only on a GPU
+  bool library = false;     // cuBLASLt or cuDNN: shown beside the ladder; only on a GPU
+  bool in_kernels = false;  // of kernels/, though not the last: the budget holds it too
 };
 
 struct Ladder {

@@ -412,8 +412,9 @@ const Register forward("attention_forward", [](const Problem& problem) {
     p->out.poison(0);
     p->lse.poison(0);
   };
-  const auto tier = [p](const char* name, const char* idea, AttentionTier tier, bool library) -> Version {
-    return {name, idea, [=](int set, cudaStream_t stream) { p->forward(set, tier, stream); }, library};
+  const auto tier = [p](const char* name, const char* idea, AttentionTier tier) -> Version {
+    const bool library = tier == AttentionTier::cudnn;
+    return {name, idea, [=](int set, cudaStream_t stream) { p->forward(set, tier, stream); }, library, !library};
   };
   ladder.versions = {
       {"naive",
@@ -441,7 +442,7 @@ const Register forward("attention_forward", [](const Problem& problem) {
       tier(
           "register tiles",
           "kernels/' plain tier: 4 x 4 scores a thread, so that a number read from shared memory serves four products.",
-          AttentionTier::plain, false),
+          AttentionTier::plain),
       version(p, "mma",
               "Both products on tensor cores, 16 queries a warp; probabilities go from the first to the second in "
               "registers.",
@@ -449,10 +450,10 @@ const Register forward("attention_forward", [](const Problem& problem) {
       tier("32 rows a warp",
            "32 queries a warp, so that a fragment of keys serves two products; the next tile arrives by cp.async "
            "meanwhile; one multiply-add and one instruction an exponential; rows stored 16 bytes at a time.",
-           AttentionTier::tensor_core, false),
+           AttentionTier::tensor_core),
   };
 #ifdef WROUGHT_CUDNN
-  ladder.versions.push_back(tier("cuDNN", "NVIDIA's flash attention.", AttentionTier::cudnn, true));
+  ladder.versions.push_back(tier("cuDNN", "NVIDIA's flash attention.", AttentionTier::cudnn));
 #endif
   return ladder;
 });
@@ -470,8 +471,9 @@ const Register backward("attention_backward", [](const Problem& problem) {
   ladder.sets = p->sets;
   ladder.check = [p] { p->check_backward(); };
   ladder.reset = [p] { p->dinp.poison(0); };
-  const auto tier = [p](const char* name, const char* idea, AttentionTier tier, bool library) -> Version {
-    return {name, idea, [=](int set, cudaStream_t stream) { p->backward(set, tier, stream); }, library};
+  const auto tier = [p](const char* name, const char* idea, AttentionTier tier) -> Version {
+    const bool library = tier == AttentionTier::cudnn;
+    return {name, idea, [=](int set, cudaStream_t stream) { p->backward(set, tier, stream); }, library, !library};
   };
   ladder.versions = {
       {"naive", "All probabilities and their gradients in memory; then a thread sums one channel of dq, dk and dv.",
@@ -490,13 +492,13 @@ const Register backward("attention_backward", [](const Problem& problem) {
       tier("tiles",
            "kernels/' plain tier: probabilities are made again from lse, tile by tile in shared memory; dk and dv by "
            "blocks of keys, dq by blocks of queries.",
-           AttentionTier::plain, false),
+           AttentionTier::plain),
       tier("tensor cores",
            "The same division of the work on tensor cores, seven products instead of five, without an atomic.",
-           AttentionTier::tensor_core, false),
+           AttentionTier::tensor_core),
   };
 #ifdef WROUGHT_CUDNN
-  ladder.versions.push_back(tier("cuDNN", "NVIDIA's, in its deterministic mode.", AttentionTier::cudnn, true));
+  ladder.versions.push_back(tier("cuDNN", "NVIDIA's, in its deterministic mode.", AttentionTier::cudnn));
 #endif
   return ladder;
 });

@@ -43,15 +43,22 @@ json figures(const json& counts) {
           {"partial_share", rounded_up(counts["partial_share"].get<double>())}};
 }
 
-std::string ladder_name(const json& ladder) {
-  return ladder["operation"].get<std::string>() + " " + ladder["size"].get<std::string>();
-}
-
-const json* kernel_version(const json& ladder) {
-  for (const json& version : ladder["versions"]) {
-    if (version["kernel"].get<bool>() && version.contains("counts")) return &version;
+// What a budget holds: a version that is in kernels/, and its name there.
+struct Held {
+  std::string name;
+  const json& counts;
+};
+std::vector<Held> held(const json& results) {
+  std::vector<Held> all;
+  for (const json& ladder : results["ladders"]) {
+    for (const json& version : ladder["versions"]) {
+      if (!version["in_kernels"].get<bool>() || !version.contains("counts")) continue;
+      all.push_back({ladder["operation"].get<std::string>() + " " + ladder["size"].get<std::string>() + ", " +
+                         version["name"].get<std::string>(),
+                     version["counts"]});
+    }
   }
-  return nullptr;
+  return all;
 }
 
 // The kernel's line that wastes most, as advice.
@@ -86,38 +93,31 @@ void compare(double counted, double most, const std::string& what, const std::st
 }  // namespace
 
 json make_budget(const json& results) {
-  json ladders;
-  for (const json& ladder : results["ladders"]) {
-    const json* version = kernel_version(ladder);
-    if (!version) continue;
-    const json& counts = (*version)["counts"];
+  json versions;
+  for (const auto& [name, counts] : held(results)) {
     json entry = {{"dram_bytes_to_least", rounded_up(counts["ratio"].get<double>())}};
     for (const json& kernel : counts["kernels"]) {
       entry["kernels"][kernel["name"].get<std::string>()] = figures(kernel);
     }
-    ladders[ladder_name(ladder)] = entry;
+    versions[name] = entry;
   }
   json about;
   for (const Figure& figure : kFigures) about[figure.key] = figure.meaning;
-  return {{"about", about}, {"ladders", ladders}};
+  return {{"about", about}, {"versions", versions}};
 }
 
 std::vector<std::string> budget_excesses(const json& budget, const json& results, const std::string& path,
                                          bool all_ladders) {
   std::vector<std::string> lines;
   std::map<std::string, bool> seen;
-  const json& ladders = member(budget, "ladders", path);
-  for (const json& ladder : results["ladders"]) {
-    const json* version = kernel_version(ladder);
-    if (!version) continue;
-    const std::string name = ladder_name(ladder);
+  const json& versions = member(budget, "versions", path);
+  for (const auto& [name, counts] : held(results)) {
     seen[name] = true;
-    if (!ladders.contains(name)) {
+    if (!versions.contains(name)) {
       lines.push_back(name + ": not in " + path + "; add it with --write-budget");
       continue;
     }
-    const json &entry = ladders[name], &kernels = member(entry, "kernels", path + ": " + name);
-    const json& counts = (*version)["counts"];
+    const json &entry = versions[name], &kernels = member(entry, "kernels", path + ": " + name);
     compare(rounded_up(counts["ratio"].get<double>()), allowed(entry, "dram_bytes_to_least", path + ": " + name), name,
             "bytes to and from memory, for each of the least", path, "", lines);
     std::map<std::string, bool> ran;
@@ -141,8 +141,8 @@ std::vector<std::string> budget_excesses(const json& budget, const json& results
     }
   }
   if (all_ladders) {
-    for (const auto& [name, unused] : ladders.items()) {
-      if (!seen[name]) lines.push_back(name + ": in " + path + ", but no ladder is called so; take it out");
+    for (const auto& [name, unused] : versions.items()) {
+      if (!seen[name]) lines.push_back(name + ": in " + path + ", but no version is called so; take it out");
     }
   }
   return lines;

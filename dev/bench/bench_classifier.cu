@@ -91,6 +91,19 @@ __global__ void classifier_fused_kernel(bf16* dlogits, float* losses, const int3
   }
 }
 
+// ---- the loss of a batch -------------------------------------------------------------------------------------------
+
+__global__ void loss_thread_kernel(double* loss, const float* losses, const float* weights, int N) {
+  double sum = 0;
+  for (int n = 0; n < N; ++n) sum += static_cast<double>(weights[n]) * losses[n];
+  *loss += sum;
+}
+
+__global__ void loss_atomics_kernel(double* loss, const float* losses, const float* weights, int N) {
+  const int n = blockIdx.x * blockDim.x + threadIdx.x;
+  if (n < N) atomicAdd(loss, static_cast<double>(weights[n]) * losses[n]);
+}
+
 // ---- ladders -------------------------------------------------------------------------------------------------------
 
 struct Sizes {
@@ -240,7 +253,53 @@ bench::Ladder make_backward(const bench::Problem& problem) {
   return ladder;
 }
 
+bench::Ladder make_loss(const bench::Problem& problem) {
+  const int N = static_cast<int>(problem.size(kGpu.N, 2048));
+  struct Losses {
+    bench::Buffers<float> losses, weights;
+    bench::Buffers<double> loss;
+  };
+  const double bytes = 8.0 * N + 16;
+  const int sets = problem.sets(bytes);
+  const auto t =
+      std::shared_ptr<Losses>(new Losses{{sets, N, 1, 1}, {sets, N, 2, 1.0 / N}, {1, 1, 0, 0}});
+
+  bench::Ladder ladder;
+  ladder.operation = "classifier_loss";
+  ladder.size = "N=" + std::to_string(N) + " float";
+  ladder.limit = bench::Limit::memory;
+  ladder.bytes = bytes;
+  ladder.flops = 2.0 * N;
+  ladder.sets = sets;
+  ladder.gpu_bytes = 8.0 * kGpu.N + 16;
+  ladder.versions = {
+      {"a thread",
+       "One thread adds all losses in order: a request for each number, and one of 2,048 threads at work.",
+       [=](int set, cudaStream_t stream) {
+         launch(loss_thread_kernel, 1, 1, 0, stream, t->loss[0], t->losses[set], t->weights[set], N);
+       }},
+      {"atomics", "A thread a loss, all adding to one place: they queue there, in an order that changes.",
+       [=](int set, cudaStream_t stream) {
+         launch(loss_atomics_kernel, grid_for(N, 256), 256, 0, stream, t->loss[0], t->losses[set], t->weights[set], N);
+       }},
+      {"a block",
+       "1,024 threads add every 1,024th loss each, then their sums meet in shared memory: the same order every time. "
+       "More blocks would only wait for one another: it is 128 KB.",
+       [=](int set, cudaStream_t stream) {
+         classifier_loss(t->loss[0], t->losses[set], t->weights[set], N, stream);
+       }}};
+  ladder.reset = [=] { t->loss.write(0, {1.0}); };
+  ladder.check = [=] {
+    const std::vector<float> losses = t->losses.host(0), weights = t->weights.host(0);
+    double expected = 1;
+    for (int n = 0; n < N; ++n) expected += static_cast<double>(weights[n]) * losses[n];
+    bench::check_close("loss", t->loss.host(0), {expected}, N, 0);
+  };
+  return ladder;
+}
+
 const bench::Register forward("classifier_forward", make_forward);
 const bench::Register backward("classifier_backward", make_backward);
+const bench::Register loss("classifier_loss", make_loss);
 
 }  // namespace

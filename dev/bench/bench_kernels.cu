@@ -18,7 +18,7 @@ struct Options {
   bool list = false;
   bench::MeasureOptions measure;
 
-  bool last_only() const { return !budget_file.empty() || !write_budget_file.empty(); }
+  bool kernels_only() const { return !budget_file.empty() || !write_budget_file.empty(); }
 };
 
 // The ladders whose operation `only` names; all without it.
@@ -62,10 +62,14 @@ json run_ladder(const bench::Ladder& ladder, const Options& options, const json&
   const size_t kernel = kernel_version(ladder);
   for (size_t i = 0; i < ladder.versions.size(); ++i) {
     const bench::Version& version = ladder.versions[i];
-    if (options.last_only() && i != kernel) continue;
+    const bool in_kernels = version.in_kernels || i == kernel;
+    if (options.kernels_only() && !in_kernels) continue;
     if (options.measure.quick && bench::kCounts && i != 0 && i != kernel) continue;
-    json entry = {
-        {"name", version.name}, {"idea", version.idea}, {"library", version.library}, {"kernel", i == kernel}};
+    json entry = {{"name", version.name},
+                  {"idea", version.idea},
+                  {"library", version.library},
+                  {"kernel", i == kernel},
+                  {"in_kernels", in_kernels}};
     try {
       bench::measure(ladder, version, options.measure, ceilings, entry);
     } catch (const CudaError& error) {  // the device can do nothing more

@@ -11,7 +11,7 @@ namespace bench {
 //   device, kind ("gpu" or "cudasim"), date
 //   ceilings: measured, copy_gbps, matmul_tflops, float_tflops
 //   ladders: operation, size, limit, bytes, flops (the least), and of each version
-//     name, idea, library, kernel (whether it is the one in kernels/)
+//     name, idea, library, kernel (the last: that of kernels/), in_kernels (from there, the last or not)
 //     on a GPU  us, us_p10, us_p90, samples, launches_a_sample, gbps, tflops, share (of the ceiling)
 //     counted   counts: sums over its kernels, and of each the same; ratio: dram_bytes / bytes. A kernel's DRAM bytes
 //               are those behind an empty cache, the version's those behind one that its kernels share.
@@ -21,7 +21,7 @@ using json = nlohmann::ordered_json;
 // A page for a browser that needs nothing besides itself.
 std::string html_page(const json& results);
 
-// What the last versions of results' ladders were counted to do, as a budget file has it.
+// What the versions of results' ladders that are in kernels/ were counted to do, as a budget file has it.
 json make_budget(const json& results);
 
 // One line for each figure that is above the budget's, and each kernel or ladder that only one of the two has

@@ -417,6 +417,7 @@ alternate() {
 stage_pytorch() {
   local one model precision B T worst flags
   "$python" -c 'import torch' 2>/dev/null || { note "skipped: $python has no PyTorch"; return; }
+  "$python" dev/bench/pytorch_gpt2.py --help >/dev/null 2>"$out/logs/torch.log" || { note "skipped: $(head -n 1 "$out/logs/torch.log")"; return; }
   [ -n "$sim" ] || "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null ||
     { note "skipped: $python's PyTorch finds no GPU"; return; }
   prepare_data || return

@@ -215,8 +215,8 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
       for (int k = 0; k < n; ++k) sum[k] += factors[k] == 0 ? 0 : x[r][k] * factors[k];
       const bool last = i + 1 == count;
       const int token = item_token(here);
-      if (token == (last ? after : item_token(following)) && !last) continue;
-      if (began_before || (last && token == after)) {
+      if (!last && token == item_token(following)) continue;
+      if (began_before || token == after) {  // the items are sorted: only the last run can go on after the chunk
         store_floats<kVector>(partials + (chunk * 2 + (began_before ? 0 : 1)) * C + c, sum, C - c);
       } else {
         float total[n];
@@ -244,7 +244,7 @@ __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials
   if (next >= N) return;
   const int token = item_token(items[next]);
   if (item_token(items[next - 1]) != token) return;  // ends with the chunk
-  if (item_token(items[begin]) == token && begin > 0 && item_token(items[begin - 1]) == token) return;  // began before
+  if (begin > 0 && item_token(items[begin - 1]) == token) return;  // began before
   // The first chunk from `low` on whose first token is a larger one: by bisection, as the items are sorted.
   int64_t low = chunk + 2, high = ceil_div<int64_t>(N, kEmbeddingChunk);
   while (low < high) {

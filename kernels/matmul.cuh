@@ -181,7 +181,7 @@ void bias_backward(float* dbias,        // (OC)  +=
                    int N, int OC, cudaStream_t stream) {
   float* partial = static_cast<float*>(scratch);
   const int chunks = ceil_div(N, kBiasChunk);
-  const bool vector = OC % Pack<floatX>::size == 0 && aligned16(dout, partial);
+  const bool vector = OC % Pack<floatX>::size == 0 && aligned16(dout);
   const int columns = 32 * (vector ? Pack<floatX>::size : 1);
   launch(vector ? bias_partial_kernel<floatX, true> : bias_partial_kernel<floatX, false>,
          dim3(ceil_div(OC, columns), chunks), 32 * kBiasWarps, 0, stream, partial, dout, N, OC);

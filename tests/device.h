@@ -108,19 +108,14 @@ void check_close(const char* name, const std::vector<floatX>& actual, const Doub
   REQUIRE(actual.size() == expected.size());
   const double sums = sum_tolerance<float>(K, rms(expected));
   const Doubles a = to_numbers(actual);
-  double worst = 0;
-  size_t worst_i = 0;
+  Worst worst;
   for (size_t i = 0; i < a.size(); ++i) {
     const double tolerance = sums + unit_roundoff<floatX>() * std::abs(expected[i]) + 1e-30;
-    const double error = std::abs(a[i] - expected[i]) / tolerance;
-    if (!(error <= worst)) {
-      worst = error;
-      worst_i = i;
-    }
+    worst.see(std::abs(a[i] - expected[i]) / tolerance, i);
   }
-  INFO(std::string(name), ", element ", worst_i, " of ", a.size(), ": ", a.empty() ? 0 : a[worst_i], ", expected ",
-       expected.empty() ? 0 : expected[worst_i]);
-  CHECK(worst <= 1);
+  INFO(std::string(name), ", element ", worst.i, " of ", a.size(), ": ", a.empty() ? 0 : a[worst.i], ", expected ",
+       expected.empty() ? 0 : expected[worst.i]);
+  CHECK(worst.error <= 1);
 }
 
 // That a kernel ran whose name begins so, with the storage type for floatX: "gelu_forward_kernel<floatX, true" is the

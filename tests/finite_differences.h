@@ -54,16 +54,25 @@ double rms(const A& a) {
   return norm(a) / std::sqrt(static_cast<double>(a.size()));
 }
 
+// The largest of many errors, and where it was. What is not a number is larger than all that are, and stays.
+struct Worst {
+  double error = 0;
+  size_t i = 0;
+  void see(double e, size_t at = 0) {
+    if (std::isnan(e)) e = std::numeric_limits<double>::infinity();
+    if (e <= error) return;
+    error = e;
+    i = at;
+  }
+};
+
 // The largest |a - b|; infinite where one of the two is not a number.
 template <class A, class B>
 double max_difference(const A& a, const B& b) {
   REQUIRE(a.size() == b.size());
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double difference = std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
-    worst = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(worst, difference);
-  }
-  return worst;
+  Worst worst;
+  for (size_t i = 0; i < a.size(); ++i) worst.see(std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])), i);
+  return worst.error;
 }
 
 // |a - b| / |b| as vectors.
@@ -114,8 +123,7 @@ void check_gradient(const std::string& name, std::span<double> x, std::span<cons
   const ThreadCount one(1);  // thousands of tiny calls: starting threads would take all the time
   constexpr double h = 1e-5;
   const double scale = rms(dx);
-  double worst = 0;
-  size_t worst_i = 0;
+  Worst worst;
   for (size_t i = 0; i < x.size(); ++i) {
     const double saved = x[i];
     x[i] = saved + h;
@@ -123,14 +131,10 @@ void check_gradient(const std::string& name, std::span<double> x, std::span<cons
     x[i] = saved - h;
     const double below = loss();
     x[i] = saved;
-    const double error = std::abs((above - below) / (2 * h) - dx[i]) / (1e-6 * std::max(std::abs(dx[i]), scale) + 1e-9);
-    if (!(error <= worst)) {
-      worst = error;
-      worst_i = i;
-    }
+    worst.see(std::abs((above - below) / (2 * h) - dx[i]) / (1e-6 * std::max(std::abs(dx[i]), scale) + 1e-9), i);
   }
-  INFO("gradient of ", name, ", element ", worst_i, " of ", x.size());
-  CHECK(worst <= 1);
+  INFO("gradient of ", name, ", element ", worst.i, " of ", x.size());
+  CHECK(worst.error <= 1);
 }
 
 // run() -> a vector: the same bits on 1, 2 and 3 threads.

@@ -3,6 +3,7 @@
 #   tests/mutate_tool.sh BUILD_FOLDER
 set -euo pipefail
 build=$(cd "${1:?usage: tests/mutate_tool.sh BUILD_FOLDER}" && pwd)
+command -v python3 >/dev/null || { echo "skipped: dev/mutate needs python3"; exit 77; }
 mutate=$(cd "$(dirname "$0")/.." && pwd)/dev/mutate
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT

@@ -16,9 +16,12 @@ struct Figure {
 };
 const Figure kFigures[] = {
     {"dram_ratio", "bytes to and from memory, for each byte that the launch touches"},
+    {"requests", "requests of warps to global memory"},
     {"sector_ratio", "sectors, for each that its bytes need"},
+    {"shared_requests", "requests of warps to shared memory"},
     {"bank_conflicts", "wavefronts beyond those that its shared accesses need"},
     {"barriers_a_block", "barriers a block"},
+    {"shuffles", "shuffles"},
     {"mma", "mma instructions"},
     {"atomics", "atomic operations"},
     {"partial_share", "share of requests in which a lane is missing"},
@@ -35,9 +38,12 @@ double ratio(const json& counts, const char* part, const char* whole) {
 // What one kernel did, by the keys above.
 json figures(const json& counts) {
   return {{"dram_ratio", rounded_up(ratio(counts, "dram_bytes", "distinct_bytes"))},
+          {"requests", counts["requests"]},
           {"sector_ratio", rounded_up(ratio(counts, "sectors", "least_sectors"))},
+          {"shared_requests", counts["shared_requests"]},
           {"bank_conflicts", counts["bank_conflicts"]},
           {"barriers_a_block", rounded_up(counts["barriers_a_block"].get<double>())},
+          {"shuffles", counts["shuffles"]},
           {"mma", counts["mma"]},
           {"atomics", counts["atomics"]},
           {"partial_share", rounded_up(counts["partial_share"].get<double>())}};

@@ -23,6 +23,8 @@ try:
     import torch.nn.functional as F
 except ImportError:
     sys.exit("error: this python3 has no PyTorch; install torch, or run another python3")
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 3):
+    sys.exit(f"error: this python3 has PyTorch {torch.__version__}, expected 2.3 or later")
 
 # layers, heads, channels
 PRESETS = {

@@ -61,9 +61,7 @@ struct DecodeSums {
 
 // The query lies in shared memory by packs of n channels: first all packs' first channels, so many floats on all their
 // second ones. 32 neighbouring channels lie in 32 banks, and so do the same ones of 32 packs.
-inline __host__ __device__ int query_stride(int packs, int n) {
-  return ceil_div(packs, 64 / n) * (64 / n) + 32 / n;
-}
+inline __host__ __device__ int query_stride(int packs, int n) { return ceil_div(packs, 64 / n) * (64 / n) + 32 / n; }
 
 // A block: one chunk of one head's keys.
 template <class floatX, bool kVector>
@@ -135,11 +133,11 @@ __global__ void __launch_bounds__(kDecodeChunk)
 // A block: one head, over the chunks of its length.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kDecodeChunk)
-    attention_decode_combine_kernel(floatX* out,              // (B, NH, HS)
-                                    const float* partial,     // (chunks, B * NH, HS)
-                                    const float* maxima,      // (B * NH, chunks)
-                                    const float* sums,        // (B * NH, chunks)
-                                    const int32_t* lengths,   // (B)
+    attention_decode_combine_kernel(floatX* out,             // (B, NH, HS)
+                                    const float* partial,    // (chunks, B * NH, HS)
+                                    const float* maxima,     // (B * NH, chunks)
+                                    const float* sums,       // (B * NH, chunks)
+                                    const int32_t* lengths,  // (B)
                                     int heads, int NH, int HS, int max_chunks) {
   constexpr int n = kVector ? Pack<float>::size : 1;
   __shared__ float weights[kDecodeChunk];
@@ -196,9 +194,8 @@ void attention_decode(floatX* out,             // (B, NH, HS)
   const auto decode = vector ? attention_decode_kernel<floatX, true> : attention_decode_kernel<floatX, false>;
   const auto combine =
       vector ? attention_decode_combine_kernel<floatX, true> : attention_decode_combine_kernel<floatX, false>;
-  const int n = vector ? Pack<floatX>::size : 1;
-  launch(decode, grid_for(static_cast<int64_t>(chunks) * heads, 1), kDecodeChunk,
-         n * query_stride(HS / n, n) * sizeof(float), stream, partial, maxima, sums, q, k_cache, v_cache, lengths, scale,
-         heads, NH, HS, max_T);
+  const size_t query_bytes = query_stride(HS, 1) * sizeof(float);  // of whichever kernel: n query_stride(HS / n, n)
+  launch(decode, grid_for(static_cast<int64_t>(chunks) * heads, 1), kDecodeChunk, query_bytes, stream, partial, maxima,
+         sums, q, k_cache, v_cache, lengths, scale, heads, NH, HS, max_T);
   launch(combine, heads, kDecodeChunk, 0, stream, out, partial, maxima, sums, lengths, heads, NH, HS, chunks);
 }

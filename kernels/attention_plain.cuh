@@ -45,21 +45,28 @@ struct AttentionSizes {
 // and values (backward: or queries and dout) that others of this head read, so of all tensors these should stay in the
 // cache, and with all heads side by side they would not: 50 MB at B 16, T 1024, NH 12 in bf16. A section's two tensors
 // have a quarter of the cache: two sections at a time and what streams by fit in. Sections are of equal size, because
-// the smaller the last one the more of the GPU waits for its end.
+// the smaller the last one the more of the GPU waits for its end; a grid has at most 65,535 of them.
 inline int attention_section(int heads, int64_t head_bytes /* of one tensor */, int64_t cache_bytes) {
-  const int64_t most = std::max<int64_t>(cache_bytes / 4 / (2 * head_bytes), 1);
+  const int64_t most = std::max<int64_t>({cache_bytes / 4 / (2 * head_bytes), ceil_div(heads, 65'535), 1});
   return static_cast<int>(ceil_div<int64_t>(heads, ceil_div<int64_t>(heads, most)));
 }
 
-// What a block works on, of `blocks` a head. Later queries have more keys, and earlier keys more queries: blocks start
-// in order of their index, so the longest of a section go first and none is left to run alone at the end.
+// What a block works on: blockIdx is (head of the section, item, section), and blocks start in that order. Later
+// queries have more keys, and earlier keys more queries: items are counted from the one with the most work, so the
+// longest of a section go first and none is left to run alone at the end. The last section may have fewer heads: its
+// other blocks end at once.
 struct AttentionBlock {
-  int bh, item;  // item: counted from the one with the most work
+  int bh, item;
 };
-__device__ inline AttentionBlock attention_block(const AttentionSizes& s, int blocks) {
-  const int index = static_cast<int>(blockIdx.x), first = index / (s.section * blocks) * s.section;  // of the heads
-  const int heads = min(s.section, s.heads - first), in_section = index - first * blocks;
-  return {first + in_section % heads, in_section / heads};
+__device__ inline AttentionBlock attention_block(const AttentionSizes& s) {
+  return {static_cast<int>(blockIdx.z) * s.section + static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y)};
+}
+inline dim3 attention_grid(const AttentionSizes& s, int64_t blocks_a_head) {
+  if (blocks_a_head > 65'535) {
+    throw CudaError("attention: T " + std::to_string(s.T) + " makes " + std::to_string(blocks_a_head) +
+                    " blocks a head, a grid has at most 65535");
+  }
+  return dim3(s.section, static_cast<unsigned>(blocks_a_head), ceil_div(s.heads, s.section));
 }
 
 namespace attention_plain {
@@ -169,7 +176,7 @@ struct Work {
 };
 __device__ inline Work this_work(const AttentionSizes& s) {
   const int slices = ceil_div(s.HS, kTile);
-  const auto [bh, item] = attention_block(s, slices * ceil_div(s.T, kTile));
+  const auto [bh, item] = attention_block(s);
   return {bh, slices, item % slices, item / slices};
 }
 
@@ -183,6 +190,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
   float* p_tile = kv_tile + kTileFloats;  // (queries, keys)
   const auto [y, x] = this_thread();
   const Work work = this_work(s);
+  if (work.bh >= s.heads) return;
   const int t0 = (ceil_div(s.T, kTile) - 1 - work.tile) * kTile;
   const floatX* q = inp + s.inp_start(work.bh);
   const floatX* k = q + s.C;
@@ -278,6 +286,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* p_tile = dout_tile + kTileFloats;  // (keys, queries): p, then ds
   const auto [y, x] = this_thread();
   const Work work = this_work(s);
+  if (work.bh >= s.heads) return;
   const int u0 = work.tile * kTile, channel = work.slice * kTile;
   const int64_t row = s.inp_row(), start = s.inp_start(work.bh), rows = static_cast<int64_t>(work.bh) * s.T;
   const floatX* q = inp + start;
@@ -345,6 +354,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   float* ds_tile = v_tile + kTileFloats;  // (queries, keys)
   const auto [y, x] = this_thread();
   const Work work = this_work(s);
+  if (work.bh >= s.heads) return;
   const int t0 = (ceil_div(s.T, kTile) - 1 - work.tile) * kTile, channel = work.slice * kTile;
   const int64_t row = s.inp_row(), start = s.inp_start(work.bh), rows = static_cast<int64_t>(work.bh) * s.T;
   const floatX* q = inp + start + t0 * row;
@@ -390,7 +400,7 @@ inline constexpr size_t kForwardBytes = (2 * kTileFloats + kScoreFloats) * sizeo
 inline constexpr size_t kBackwardBytes = (4 * kTileFloats + kScoreFloats) * sizeof(float);
 
 inline dim3 grid(const AttentionSizes& s) {
-  return grid_for(static_cast<int64_t>(ceil_div(s.T, kTile)) * ceil_div(s.HS, kTile) * s.heads, 1);
+  return attention_grid(s, static_cast<int64_t>(ceil_div(s.T, kTile)) * ceil_div(s.HS, kTile));
 }
 
 template <class floatX>

@@ -253,6 +253,8 @@ __device__ void dropout_bits(uint32_t (&bits)[kM], int bh, int t, int u, const A
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
+// __grid_constant__: the sizes are read where they lie, instead of being copied into registers, of which none is free.
+//
 // Sizes of tiles. 32 own rows a warp: a fragment of the others serves two products, which halves the reads of shared
 // memory that would otherwise bound the kernel. As much as 255 registers allow: kHS / 2 of out for each 16 rows, and
 // half a register a score; for small heads q's fragments too (kHS / 4).
@@ -268,14 +270,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
                                          float* lse,       // (B, NH, T)
                                          const bf16* inp,  // (B, T, 3, NH, HS)
-                                         AttentionSizes s) {
+                                         const __grid_constant__ AttentionSizes s) {
   using Tiles = ForwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kKeys = Tiles::kKeys, kTiles = kKeys / 8;
   bf16* q_tile = dynamic_shared<bf16>();
   bf16* stages = q_tile + Tiles::kQueries * kHS;  // two of keys and values
-  const int tiles = ceil_div(s.T, Tiles::kQueries);
-  const auto [bh, tile] = attention_block(s, tiles);
-  const int t0 = (tiles - 1 - tile) * Tiles::kQueries;
+  const auto [bh, item] = attention_block(s);
+  if (bh >= s.heads) return;
+  const int t0 = (ceil_div(s.T, Tiles::kQueries) - 1 - item) * Tiles::kQueries;
   const int warp_t = t0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first query
   const int group = lane_id() / 4, pair = lane_id() % 4;
   const int64_t row = s.inp_row();
@@ -423,15 +425,16 @@ __global__ void __launch_bounds__(kThreads, 2)
                                                const float* lse,    // (B, NH, T)
                                                const float* delta,  // (B, NH, T)  dout . out
                                                const bf16* inp,     // (B, T, 3, NH, HS)
-                                               AttentionSizes s) {
+                                               const __grid_constant__ AttentionSizes s) {
   using Tiles = BackwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kQueries = Tiles::kOther, kStep = Tiles::kStep, kTiles = kStep / 8;
   bf16* k_tile = dynamic_shared<bf16>();
   bf16* v_tile = k_tile + Tiles::kOwn * kHS;
   bf16* stages = v_tile + Tiles::kOwn * kHS;                                      // two of q and dout
   float* statistics = reinterpret_cast<float*>(stages + 2 * 2 * kQueries * kHS);  // two of lse and delta
-  const auto [bh, tile] = attention_block(s, ceil_div(s.T, Tiles::kOwn));
-  const int u0 = tile * Tiles::kOwn;
+  const auto [bh, item] = attention_block(s);
+  if (bh >= s.heads) return;
+  const int u0 = item * Tiles::kOwn;
   const int warp_u = u0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first key
   const int group = lane_id() / 4, pair = lane_id() % 4;
   const int64_t row = s.inp_row(), start = s.inp_start(bh), rows = static_cast<int64_t>(bh) * s.T;
@@ -506,15 +509,15 @@ __global__ void __launch_bounds__(kThreads, 2)
                                                   const float* lse,    // (B, NH, T)
                                                   const float* delta,  // (B, NH, T)
                                                   const bf16* inp,     // (B, T, 3, NH, HS)
-                                                  AttentionSizes s) {
+                                                  const __grid_constant__ AttentionSizes s) {
   using Tiles = BackwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kKeys = Tiles::kOther, kStep = Tiles::kStep, kTiles = kStep / 8;
   bf16* q_tile = dynamic_shared<bf16>();
   bf16* dout_tile = q_tile + Tiles::kOwn * kHS;
   bf16* stages = dout_tile + Tiles::kOwn * kHS;  // two of keys and values
-  const int tiles = ceil_div(s.T, Tiles::kOwn);
-  const auto [bh, tile] = attention_block(s, tiles);
-  const int t0 = (tiles - 1 - tile) * Tiles::kOwn;
+  const auto [bh, item] = attention_block(s);
+  if (bh >= s.heads) return;
+  const int t0 = (ceil_div(s.T, Tiles::kOwn) - 1 - item) * Tiles::kOwn;
   const int warp_t = t0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first query
   const int group = lane_id() / 4, pair = lane_id() % 4;
   const int64_t row = s.inp_row(), start = s.inp_start(bh), rows = static_cast<int64_t>(bh) * s.T;
@@ -597,16 +600,12 @@ bool with_head_size(int HS, F&& f) {
          take(std::integral_constant<int, 128>());
 }
 
-inline dim3 grid(const AttentionSizes& s, int own_rows) {
-  return grid_for(static_cast<int64_t>(ceil_div(s.T, own_rows)) * s.heads, 1);
-}
-
 // Both return false, and have done nothing, where there is no kernel for the head size. Pointers are multiples of 16.
 inline bool forward(bf16* out, float* lse, const bf16* inp, const AttentionSizes& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = ForwardTiles<size>;
-    launch(attention_forward_tensor_core_kernel<size>, grid(s, Tiles::kQueries), kThreads, Tiles::kBytes, stream, out,
-           lse, inp, s);
+    launch(attention_forward_tensor_core_kernel<size>, attention_grid(s, ceil_div(s.T, Tiles::kQueries)), kThreads,
+           Tiles::kBytes, stream, out, lse, inp, s);
   });
 }
 
@@ -614,10 +613,10 @@ inline bool backward(bf16* dinp, const bf16* dout, const float* lse, const float
                      const AttentionSizes& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = BackwardTiles<size>;
-    launch(attention_backward_keys_tensor_core_kernel<size>, grid(s, Tiles::kOwn), kThreads, Tiles::kKeysBytes, stream,
-           dinp, dout, lse, delta, inp, s);
-    launch(attention_backward_queries_tensor_core_kernel<size>, grid(s, Tiles::kOwn), kThreads, Tiles::kBytes, stream,
-           dinp, dout, lse, delta, inp, s);
+    launch(attention_backward_keys_tensor_core_kernel<size>, attention_grid(s, ceil_div(s.T, Tiles::kOwn)), kThreads,
+           Tiles::kKeysBytes, stream, dinp, dout, lse, delta, inp, s);
+    launch(attention_backward_queries_tensor_core_kernel<size>, attention_grid(s, ceil_div(s.T, Tiles::kOwn)), kThreads,
+           Tiles::kBytes, stream, dinp, dout, lse, delta, inp, s);
   });
 }
 

@@ -289,6 +289,22 @@ TEST_CASE("a section of heads has a quarter of the cache for two tensors") {
   CHECK(attention_section(5, 1024 * 64 * 2, 12 * 1024 * 64 * 4) == 3);
   CHECK(attention_section(5, 1024 * 64 * 2, 1000) == 1);
   CHECK(attention_section(1, int64_t{1} << 40, 1 << 20) == 1);
+  CHECK(attention_section(200'000, 1 << 20, 1 << 20) == 4);  // at most 65,535 sections
+  int device, cache;
+  CUDA_CHECK(cudaGetDevice(&device));
+  CUDA_CHECK(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device));
+  CHECK(attention_sizes<bf16>(0, 0, 0, 16, 1024, 768, 12).section == attention_section(192, 1024 * 64 * 2, cache));
+  CHECK(attention_sizes<float>(0, 0, 0, 16, 1024, 768, 12).section == attention_section(192, 1024 * 64 * 4, cache));
+}
+
+TEST_CASE("attention's grid has as many blocks a head as a grid can have") {
+  AttentionSizes s = attention_sizes<float>(0, 0, 0, 7, 1, 1, 1);
+  s.section = 3;
+  const dim3 grid = attention_grid(s, 65'535);
+  CHECK(grid.x == 3);
+  CHECK(grid.y == 65'535);
+  CHECK(grid.z == 3);
+  CHECK_THROWS_WITH_AS(attention_grid(s, 65'536), doctest::Contains("blocks a head"), CudaError);
 }
 
 TEST_CASE("attention: sections of heads change the order of blocks and nothing else") {
@@ -301,8 +317,8 @@ TEST_CASE("attention: sections of heads change the order of blocks and nothing e
     REQUIRE(s.section == s.heads);
     const DeviceArray<floatX> inp(in.inp), dout(in.dout), out_in(in.out);
     const DeviceArray<float> lse_in(in.lse), delta(in.lse.size());
-    launch(attention_delta_kernel<floatX>, grid_for(static_cast<int64_t>(in.lse.size()), 1), 32, 0, nullptr, delta.data(),
-           dout.data(), out_in.data(), s);
+    launch(attention_delta_kernel<floatX>, grid_for(static_cast<int64_t>(in.lse.size()), 1), 32, 0, nullptr,
+           delta.data(), dout.data(), out_in.data(), s);
     for (s.section = 1; s.section < s.heads; ++s.section) {  // all divisions, with a smaller last section or without
       CAPTURE(s.section);
       const DeviceArray<floatX> out(sizes.out()), dinp(sizes.inp());
@@ -331,7 +347,8 @@ TEST_CASE("attention refuses sizes that fit no model") {
     CAPTURE(T);
     CAPTURE(C);
     CAPTURE(NH);
-    CHECK_THROWS_WITH_AS(attention_sizes<float>(0, 0, 0, B, T, C, NH), doctest::Contains("NH must divide C"), CudaError);
+    CHECK_THROWS_WITH_AS(attention_sizes<float>(0, 0, 0, B, T, C, NH), doctest::Contains("NH must divide C"),
+                         CudaError);
   };
   check(1, 1, 10, 3);
   check(0, 1, 10, 2);

@@ -206,13 +206,13 @@ class Step {
     int passes = 1;
     for (int V = config_.shape.vocab_size - 1; V >> (8 * passes) > 0;) ++passes;
     const double items = 8 * N_, counts = std::ceil(N_ / kSortTile) * kDigits * 4;
+    add(op, "dwpe", "embedding_dwpe_kernel", 1, N_ * C_ * e_ + 8 * static_cast<double>(config_.T) * C_);
     add(op, "sort", "embedding_sort_count_kernel", passes, items + counts);
     add(op, "sort", "embedding_sort_scan_kernel", passes, 2 * counts + kDigits * 4);
     add(op, "sort", "embedding_sort_scatter_kernel", passes, 2 * items + counts);
     const double rows = std::min<double>(N_, config_.shape.vocab_size);
     add(op, "dwte", "embedding_dwte_kernel", 1, N_ * C_ * e_ + items + 8 * rows * C_);
     add(op, "dwte", "embedding_dwte_combine_kernel", 1, items);
-    add(op, "dwpe", "embedding_dwpe_kernel", 1, N_ * C_ * e_ + 8 * static_cast<double>(config_.T) * C_);
   }
 
   const Config config_;

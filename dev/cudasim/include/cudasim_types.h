@@ -15,6 +15,7 @@
 #define __constant__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
 // A block runs on one OS thread from its first instruction to its last, so that thread's storage is the block's.

@@ -21,7 +21,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     check_cpu(run);
     if (flags.reference)
       fail_usage("--check compares with the reference, which --reference asks for: give one of them");
-    const auto model = make_cpu_model(run.shape, false, model_options(c).recompute);
+    const auto model = make_cpu_model(run.shape, false, model_options(c));
     const auto reference = make_cpu_model(run.shape, true);
     return check_against_reference(*model, *reference, run);
   }
@@ -38,8 +38,8 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   }
 
   // model
-  const double peak_flops = measure_peak_flops();
-  const std::unique_ptr<Model> model = make_cpu_model(run.shape, flags.reference, model_options(config).recompute);
+  const double peak_flops = measure_peak_flops(model_options(config).precision);
+  const std::unique_ptr<Model> model = make_cpu_model(run.shape, flags.reference, model_options(config));
   load_or_initialise(*model, run);
   DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order == "shuffled", config.seed, 0, 1});
   if (!run.resume_from.empty()) loader.seek(run.position);

@@ -19,11 +19,10 @@ if command -v g++ >/dev/null; then
   need libcli11-dev header CLI/CLI.hpp
   need libpcre2-dev header pcre2posix.h
   need libxxhash-dev header xxhash.h
-  need libdnnl-dev header dnnl.h
   need doctest-dev header doctest/doctest.h
   need libboost-context-dev header boost/context/detail/fcontext.hpp
 else
-  packages+=(nlohmann-json3-dev libcli11-dev libpcre2-dev libxxhash-dev libdnnl-dev doctest-dev libboost-context-dev)
+  packages+=(nlohmann-json3-dev libcli11-dev libpcre2-dev libxxhash-dev doctest-dev libboost-context-dev)
 fi
 [ ${#packages[@]} -eq 0 ] && exit 0
 

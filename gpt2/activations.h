@@ -2,6 +2,7 @@
 // What backward computes again (Recompute) has one buffer for all blocks: their pointers are the same.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -37,7 +38,7 @@ struct Activations {
   std::vector<BlockActivations<floatX>> block;
   floatX* lnf;                 // (N, C)
   sum_t *lnf_mean, *lnf_rstd;  // (N)
-  floatX* logits;              // (N, Vp)  dlogits in backward
+  floatX* logits;              // (logits_rows, Vp)  dlogits in backward; the GPU has all N, the CPU a chunk of them
   sum_t* losses;               // (N)
   floatX* sublayer;            // (N, C)  a sublayer's output before it joins the stream
   // gradients, used by one block after another
@@ -49,10 +50,16 @@ struct Activations {
   floatX* dfch;       // (N, 4C)
 };
 
+// Rows of logits that the CPU holds at a time, of N: 8 MB of them, or 256 rows where the vocabulary is large, so that
+// the head's gradient is not read and written too often for them.
+inline int64_t logits_chunk_rows(const ModelConfig& config, int64_t N) {
+  return std::min<int64_t>(N, std::max<int64_t>(256, (8 << 20) / 4 / config.padded_vocab_size()));
+}
+
 // Calls visit(pointer member, name, rows, cols) for every activation of a (B, T) batch, in the order of the arena.
 template <class floatX, class Visit>
-void for_each_activation(const ModelConfig& config, Recompute recompute, int64_t B, int64_t T, Activations<floatX>& a,
-                         Visit&& visit) {
+void for_each_activation(const ModelConfig& config, Recompute recompute, int64_t B, int64_t T, int64_t logits_rows,
+                         Activations<floatX>& a, Visit&& visit) {
   const int64_t C = config.channels, NH = config.num_heads, Vp = config.padded_vocab_size(), N = B * T;
   visit(a.encoded, "encoded", N, C);
   a.block.resize(static_cast<size_t>(config.num_layers));
@@ -80,7 +87,7 @@ void for_each_activation(const ModelConfig& config, Recompute recompute, int64_t
   visit(a.lnf, "lnf", N, C);
   visit(a.lnf_mean, "lnf_mean", N, int64_t{1});
   visit(a.lnf_rstd, "lnf_rstd", N, int64_t{1});
-  visit(a.logits, "logits", N, Vp);
+  visit(a.logits, "logits", logits_rows, Vp);
   visit(a.losses, "losses", N, int64_t{1});
   visit(a.sublayer, "sublayer", N, C);
   visit(a.dresidual, "dresidual", N, C);
@@ -100,12 +107,14 @@ inline int64_t activation_bytes(int64_t rows, int64_t cols, size_t element) {
 
 // The arena's bytes; points `a` into it, if there is one.
 template <class floatX>
-int64_t bind_activations(const ModelConfig& config, Recompute recompute, int64_t B, int64_t T, Activations<floatX>& a,
-                         std::byte* arena) {
+int64_t bind_activations(const ModelConfig& config, Recompute recompute, int64_t B, int64_t T, int64_t logits_rows,
+                         Activations<floatX>& a, std::byte* arena) {
   int64_t offset = 0;
-  for_each_activation(config, recompute, B, T, a, [&](auto*& pointer, const std::string&, int64_t rows, int64_t cols) {
-    if (arena) pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(arena + offset);
-    offset += activation_bytes(rows, cols, sizeof(*pointer));
-  });
+  for_each_activation(config, recompute, B, T, logits_rows, a,
+                      [&](auto*& pointer, const std::string&, int64_t rows, int64_t cols) {
+                        if (arena)
+                          pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(arena + offset);
+                        offset += activation_bytes(rows, cols, sizeof(*pointer));
+                      });
   return offset;
 }

@@ -128,7 +128,7 @@ void for_each_flag(Config& c, Flag&& flag) {
 
   g = "Arithmetic and memory";
   flag(g, "precision", c.precision, OnResume::free, FlagRange{0, 0, {"fp32", "tf32", "bf16"}},
-       "fp32 | tf32 | bf16: of weights and activations (tf32: of products' factors alone); the CPU has fp32");
+       "fp32 | tf32 | bf16: of weights and activations (tf32, and bf16 on the CPU: of products' factors alone)");
   flag(g, "recompute", c.recompute, OnResume::free, FlagRange{0, 0, {"none", "gelu", "block"}},
        "none | gelu | block: what backward computes again instead of keeping it; same results, less memory");
   flag(g, "no-master-weights", c.no_master_weights, OnResume::free, FlagRange{},

@@ -13,28 +13,23 @@
 
 #include "gpt2/error.h"
 #include "gpt2/model_cpu.h"
-#include "kernels/adamw.h"
-#include "kernels/attention_fast.h"
-#include "kernels/classifier_fast.h"
 #include "kernels/dropout.h"
 #include "kernels/embedding.h"
-#include "kernels/gelu_fast.h"
-#include "kernels/global_norm.h"
-#include "kernels/layernorm.h"
-#include "kernels/matmul_fast.h"
+#include "kernels/philox.h"
 #include "kernels/residual.h"
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
 template <class floatX>
 void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
-  const int Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers;
+  const int C = config.channels, L = config.num_layers;
   check_batch(inputs, B, T);
   const int N = B * T;
   resize(B, T);
   inputs_.assign(inputs, inputs + N);
   pass_ = pass;
   logits_rows_ = pass == Pass::generate ? B : N;
+  first_logits_row_ = -1;
   const float dropout = pass == Pass::train ? dropout_ : 0;
   const int64_t NC = static_cast<int64_t>(N) * C;
 
@@ -46,16 +41,32 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
     forward_block(l, dropout);
     forward_block_output(l, dropout);
   }
-  cpu::layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, stream(L), params.lnfw, params.lnfb, N, C);
+  k_.layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, stream(L), params.lnfw, params.lnfb, N, C);
 
-  if (pass == Pass::generate) {
+  if (pass == Pass::generate) {  // the last position of each sequence, side by side
     for (int b = 0; b < B; ++b) {
       const floatX* last = acts.lnf + (static_cast<int64_t>(b) * T + T - 1) * C;
-      k_.matmul_forward(acts.logits + static_cast<int64_t>(b) * Vp, last, params.wte, nullptr, 1, C, Vp);
+      std::copy(last, last + C, acts.lnf + static_cast<int64_t>(b) * C);
     }
-  } else {
-    k_.matmul_forward(acts.logits, acts.lnf, params.wte, nullptr, N, C, Vp);
   }
+}
+
+// Logits are made chunk by chunk when they are asked for, by read_logits(), loss() or backward(): all of them at once
+// would be most of the memory, and no cache holds them.
+template <class floatX>
+int64_t CpuModel<floatX>::logits_chunk() const {
+  return logits_chunk_rows(config, static_cast<int64_t>(B_) * T_);
+}
+
+template <class floatX>
+int64_t CpuModel<floatX>::make_logits(int64_t row) {
+  const int Vp = config.padded_vocab_size(), C = config.channels;
+  const int64_t first = row / logits_chunk() * logits_chunk(), rows = std::min(logits_chunk(), logits_rows_ - first);
+  if (first_logits_row_ != first) {
+    k_.matmul_forward(acts.logits, acts.lnf + first * C, params.wte, nullptr, static_cast<int>(rows), C, Vp);
+    first_logits_row_ = first;
+  }
+  return rows;
 }
 
 template <class floatX>
@@ -65,7 +76,7 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
   const BlockParams<floatX>& w = params.block[static_cast<size_t>(l)];
   const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
 
-  cpu::layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b, N, C);
+  k_.layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b, N, C);
   k_.matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
   k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH);
   k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
@@ -74,7 +85,7 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
   }
   cpu::residual_forward(a.residual2, stream(l), acts.sublayer, NC);
 
-  cpu::layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
+  k_.layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
   k_.matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
   k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
 }
@@ -98,7 +109,11 @@ double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
   const int N = B_ * T_;
   if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
   const int64_t counted = check_targets(targets, N);
-  k_.classifier_forward(acts.losses, acts.logits, targets, N, config.vocab_size, config.padded_vocab_size());
+  for (int64_t n = 0; n < N; n += logits_chunk()) {
+    const int rows = static_cast<int>(make_logits(n));
+    k_.classifier_forward(acts.losses + n, acts.logits, targets + n, rows, config.vocab_size,
+                          config.padded_vocab_size());
+  }
   double total = 0;
   for (int n = 0; n < N; ++n) total += acts.losses[n];
   if (sum) *sum = total;
@@ -117,18 +132,23 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   }
   check_targets(targets, N);
   allocate_grads();
-  logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
+  grads_are_zero_ = false;
 
-  floatX* dlogits = acts.logits;
-  k_.classifier_backward(dlogits, acts.losses, targets, weights, N, V, Vp);
   double loss = 0;
+  for (int64_t n = 0; n < N; n += logits_chunk()) {
+    const int rows = static_cast<int>(make_logits(n));
+    floatX* dlogits = acts.logits;  // in their place
+    first_logits_row_ = -1;
+    k_.classifier_backward(dlogits, acts.losses + n, targets + n, weights + n, rows, V, Vp);
+    k_.matmul_backward(acts.dnorm + n * C, grads.wte, nullptr, dlogits, acts.lnf + n * C, params.wte, rows, C, Vp);
+  }
+  logits_rows_ = 0;  // a second backward needs a new forward
   for (int n = 0; n < N; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
   loss_ += loss;
 
-  k_.matmul_backward(acts.dnorm, grads.wte, nullptr, dlogits, acts.lnf, params.wte, N, C, Vp);
   std::fill(acts.dresidual, acts.dresidual + NC, floatX(0));
-  cpu::layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, stream(L), params.lnfw, acts.lnf_mean,
-                          acts.lnf_rstd, N, C);
+  k_.layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, stream(L), params.lnfw, acts.lnf_mean,
+                        acts.lnf_rstd, N, C);
   for (int l = L - 1; l >= 0; --l) {
     // What blocks share still holds the last block's.
     if (recompute_ == Recompute::block && l < L - 1) forward_block(l, dropout_);
@@ -153,27 +173,26 @@ void CpuModel<floatX>::backward_block(int l) {
   const BlockParams<floatX>& dw = grads.block[static_cast<size_t>(l)];
   const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
 
-  cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
+  const floatX* dsublayer = acts.dresidual;  // the residual connection hands the gradient to both of its inputs
   if (dropout_ > 0) {
-    cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
+    cpu::dropout_backward(acts.dsublayer, acts.dresidual, dropout_, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
+    dsublayer = acts.dsublayer;
   }
-  k_.matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, acts.dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
+  k_.matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
   k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
   k_.matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C);
-  cpu::layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N,
-                          C);
+  k_.layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N,
+                        C);
 
-  cpu::residual_backward(acts.dsublayer, acts.dresidual, NC);
   if (dropout_ > 0) {
-    cpu::dropout_backward(acts.dsublayer, acts.dsublayer, dropout_, dropout_seed_, sequence(l, DropoutPlace::attproj),
+    cpu::dropout_backward(acts.dsublayer, acts.dresidual, dropout_, dropout_seed_, sequence(l, DropoutPlace::attproj),
                           NC);
   }
-  k_.matmul_backward(acts.datty, dw.attprojw, dw.attprojb, acts.dsublayer, a.atty, w.attprojw, N, C, C);
+  k_.matmul_backward(acts.datty, dw.attprojw, dw.attprojb, dsublayer, a.atty, w.attprojw, N, C, C);
   k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
                         sequence(l, DropoutPlace::attention), B, T, C, NH);
   k_.matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
-  cpu::layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd, N,
-                          C);
+  k_.layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
 }
 
 // ---- update --------------------------------------------------------------------------------------------------------
@@ -181,17 +200,19 @@ void CpuModel<floatX>::backward_block(int l) {
 template <class floatX>
 void CpuModel<floatX>::zero_grad() {
   allocate_grads();
+  loss_ = 0;
+  if (grads_are_zero_) return;  // update() leaves them so
   floatX* g = static_cast<floatX*>(grad_memory_.data());
   const int64_t n = arena_size(table);
 #pragma omp parallel for simd
   for (int64_t i = 0; i < n; ++i) g[i] = 0;
-  loss_ = 0;
+  grads_are_zero_ = true;
 }
 
 template <class floatX>
 double CpuModel<floatX>::grad_norm() {
   allocate_grads();
-  return std::sqrt(cpu::global_norm_squared(static_cast<const floatX*>(grad_memory_.data()), arena_size(table)));
+  return std::sqrt(k_.global_norm_squared(static_cast<const floatX*>(grad_memory_.data()), arena_size(table)));
 }
 
 template <class floatX>
@@ -211,10 +232,10 @@ void CpuModel<floatX>::update(const AdamW& o, float grad_clip) {
   const floatX beta2_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), t));
   for (const ParamTensor& p : table) {
     const auto at = [&](const Buffer& memory) { return static_cast<floatX*>(memory.data()) + p.offset; };
-    cpu::adamw_update<floatX>(at(param_memory_), at(m_memory_), at(v_memory_), at(grad_memory_), grad_scale, o.lr,
-                              o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps, p.decay ? o.weight_decay : 0,
-                              p.size());
+    k_.adamw_update(at(param_memory_), at(m_memory_), at(v_memory_), at(grad_memory_), grad_scale, o.lr, o.beta1,
+                    o.beta2, beta1_correction, beta2_correction, o.eps, p.decay ? o.weight_decay : 0, p.size());
   }
+  grads_are_zero_ = true;
 }
 
 template <class floatX>
@@ -240,9 +261,30 @@ Buffer::~Buffer() {
   if (data_) ::munmap(data_, static_cast<size_t>(bytes_));
 }
 
+namespace {
+
+const cpu::Kernels<float>& fast_kernels(Precision precision) {
+  const cpu::Kernels<float>* kernels = cpu::fast_kernels(cpu::best_isa(), precision == Precision::bf16);
+  if (!kernels) {
+    fail("--precision bf16 needs a CPU with AVX512-BF16 instructions; this one has %s: take --precision fp32",
+         cpu::name_of(cpu::best_isa()));
+  }
+  return *kernels;
+}
+
 template <class floatX>
-CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference, Recompute recompute)
-    : Model(c), k_(cpu_kernels<floatX>(reference)), recompute_(recompute) {
+const cpu::Kernels<floatX>& choose_kernels(bool reference, Precision precision) {
+  if constexpr (std::is_same_v<floatX, float>) {
+    if (!reference) return fast_kernels(precision);
+  }
+  return cpu::kPlainKernels<floatX>;
+}
+
+}  // namespace
+
+template <class floatX>
+CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference, const ModelOptions& options)
+    : Model(c), k_(choose_kernels<floatX>(reference, options.precision)), recompute_(options.recompute) {
   param_memory_ = Buffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
   bind_params(config, params, static_cast<floatX*>(param_memory_.data()));
 }
@@ -257,23 +299,25 @@ void CpuModel<floatX>::allocate_grads() {
 template <class floatX>
 void CpuModel<floatX>::resize(int B, int T) {
   if (B == B_ && T == T_) return;
-  const int64_t bytes = bind_activations<floatX>(config, recompute_, B, T, acts, nullptr);
+  const int64_t bytes =
+      bind_activations<floatX>(config, recompute_, B, T, logits_chunk_rows(config, int64_t{B} * T), acts, nullptr);
   if (bytes > activation_memory_.bytes()) {
     B_ = T_ = 0;  // nothing is bound, should the allocation throw
     logits_rows_ = 0;
     activation_memory_ = Buffer();  // the old one goes before the new one comes
     activation_memory_ = Buffer(bytes);
   }
-  bind_activations(config, recompute_, B, T, acts, static_cast<std::byte*>(activation_memory_.data()));
+  bind_activations(config, recompute_, B, T, logits_chunk_rows(config, int64_t{B} * T), acts,
+                   static_cast<std::byte*>(activation_memory_.data()));
   B_ = B;
   T_ = T;
 }
 
-std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
+std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
+                                  int64_t logits_rows, bool bf16) {
   std::vector<MemoryRow> rows;
   const std::vector<ParamTensor> table = param_table(config);
   const std::string shape = std::to_string(num_parameters(table));
-  const bool bf16 = options.precision == Precision::bf16;
   const auto arena = [&](const char* name, size_t element) {
     rows.push_back({name, shape, arena_size(table) * static_cast<int64_t>(element)});
   };
@@ -282,7 +326,8 @@ std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions
   for (const char* name : {"gradients", "AdamW m", "AdamW v"}) arena(name, 4);
   const auto activations = [&](auto acts) {
     for_each_activation(
-        config, options.recompute, B, T, acts, [&](auto*& pointer, const std::string& name, int64_t r, int64_t c) {
+        config, options.recompute, B, T, logits_rows, acts,
+        [&](auto*& pointer, const std::string& name, int64_t r, int64_t c) {
           rows.push_back({name, strprintf("(%lld, %lld)", static_cast<long long>(r), static_cast<long long>(c)),
                           activation_bytes(r, c, sizeof(*pointer))});
         });
@@ -295,6 +340,10 @@ std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions
   return rows;
 }
 
+std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
+  return arena_plan(config, options, B, T, logits_chunk_rows(config, int64_t{B} * T), false);
+}
+
 // ---- access --------------------------------------------------------------------------------------------------------
 
 template <class floatX>
@@ -302,7 +351,8 @@ void CpuModel<floatX>::read_logits(int64_t row, float* out) {
   if (row < 0 || row >= logits_rows_) {
     throw std::logic_error("read_logits() of a row that the last forward() did not make");
   }
-  const floatX* from = acts.logits + row * config.padded_vocab_size();
+  make_logits(row);
+  const floatX* from = acts.logits + (row - first_logits_row_) * config.padded_vocab_size();
   std::copy(from, from + config.vocab_size, out);
 }
 
@@ -326,7 +376,10 @@ template <class floatX>
 void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float* in) {
   Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_};
   Buffer& to = *memory[static_cast<int>(which)];
-  if (which == Arena::grads) allocate_grads();
+  if (which == Arena::grads) {
+    allocate_grads();
+    grads_are_zero_ = false;
+  }
   if (!to.data()) to = Buffer(param_memory_.bytes());
   std::copy(in, in + tensor.size(), static_cast<floatX*>(to.data()) + tensor.offset);
 }
@@ -340,50 +393,23 @@ void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequen
   dropout_base_ = sequence;
 }
 
-template <class floatX>
-const CpuKernels<floatX>& cpu_kernels(bool reference) {
-  static const CpuKernels<floatX> plain = {cpu::matmul_forward<floatX>,     cpu::matmul_backward<floatX>,
-                                           cpu::attention_forward<floatX>,  cpu::attention_backward<floatX>,
-                                           cpu::gelu_forward<floatX>,       cpu::gelu_backward<floatX>,
-                                           cpu::classifier_forward<floatX>, cpu::classifier_backward<floatX>};
-  if constexpr (std::is_same_v<floatX, float>) {
-    static const CpuKernels<float> fast = [] {
-      CpuKernels<float> k = plain;
-#ifdef WROUGHT_ONEDNN
-      k.matmul_forward = cpu::fast::matmul_forward;
-      k.matmul_backward = cpu::fast::matmul_backward;
-      k.attention_forward = cpu::fast::attention_forward;
-      k.attention_backward = cpu::fast::attention_backward;
-#endif
-      k.gelu_forward = cpu::fast::gelu_forward;
-      k.gelu_backward = cpu::fast::gelu_backward;
-      k.classifier_forward = cpu::fast::classifier_forward;
-      k.classifier_backward = cpu::fast::classifier_backward;
-      return k;
-    }();
-    if (!reference) return fast;
-  }
-  return plain;
-}
-
 template class CpuModel<float>;
 template class CpuModel<double>;
 
-std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, Recompute recompute) {
-  return std::make_unique<CpuModel<float>>(config, reference, recompute);
+std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, const ModelOptions& options) {
+  return std::make_unique<CpuModel<float>>(config, reference, options);
 }
 
-double measure_peak_flops() {
-#ifdef WROUGHT_ONEDNN
+void check_cpu_can(Precision precision) { fast_kernels(precision); }
+
+double measure_peak_flops(Precision precision) {
+  const cpu::Kernels<float>& kernels = fast_kernels(precision);
   const int n = 1024;
-#else
-  const int n = 256;
-#endif
   std::vector<float> a(static_cast<size_t>(n) * n, 1.0f), b(a), c(a);
   double best = 0, spent = 0;
   while (spent < 0.2) {  // long enough to meet a moment when nothing else runs
     const auto start = std::chrono::steady_clock::now();
-    cpu_kernels<float>(false).matmul_forward(c.data(), a.data(), b.data(), nullptr, n, n, n);
+    kernels.matmul_forward(c.data(), a.data(), b.data(), nullptr, n, n, n);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = std::max(best, 2.0 * n * n * n / seconds);
     spent += seconds;

@@ -321,7 +321,7 @@ template <class floatX>
 void GpuModel<floatX>::resize(int B, int T) {
   if (B == B_ && T == T_) return;
   const int64_t tokens = int64_t{B} * T;
-  const int64_t activations = bind_activations<floatX>(config, options.recompute, B, T, acts_, nullptr);
+  const int64_t activations = bind_activations<floatX>(config, options.recompute, B, T, int64_t{B} * T, acts_, nullptr);
   const int64_t scratch = scratch_bytes(config, B, T);
   if (activations > activation_memory_.bytes() || scratch > scratch_memory_.bytes() || tokens > batch_tokens_) {
     CUDA_CHECK(cudaStreamSynchronize(compute_));
@@ -350,7 +350,7 @@ void GpuModel<floatX>::resize(int B, int T) {
     }
     batch_tokens_ = elements;
   }
-  bind_activations(config, options.recompute, B, T, acts_, activation_memory_.as<std::byte>());
+  bind_activations(config, options.recompute, B, T, int64_t{B} * T, acts_, activation_memory_.as<std::byte>());
   B_ = B;
   T_ = T;
 }
@@ -512,8 +512,9 @@ int64_t free_gpu_memory() {
 }
 
 std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
-  std::vector<MemoryRow> rows = memory_plan(config, options, B, T);
   const int64_t tokens = int64_t{B} * T;
+  std::vector<MemoryRow> rows =
+      arena_plan(config, options, B, T, tokens, options.precision == Precision::bf16);
   const auto shape = [](int64_t a, int64_t b) {
     return strprintf("(%lld, %lld)", static_cast<long long>(a), static_cast<long long>(b));
   };

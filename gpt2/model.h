@@ -113,11 +113,16 @@ class Model {
   }
 };
 
-// The CPU's, in fp32. `reference`: plain loops only, no oneDNN.
-std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, Recompute recompute = Recompute::none);
+// The CPU's. `reference`: plain loops only, in float whatever the precision. With bf16 the factors of matrix products
+// are rounded to it, and weights, activations, gradients and sums stay float; throws Error where the machine has no
+// such products.
+std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, const ModelOptions& options = {});
 
-// What matrix products reach on this machine, FLOP/s: the best of the square ones that fit into 0.2 s, by the fast path.
-double measure_peak_flops();
+// Throws Error where this machine's CPU cannot train in that precision.
+void check_cpu_can(Precision precision);
+
+// What the CPU's matrix products reach, FLOP/s: the best of the square ones that fit into 0.2 s, by the fast path.
+double measure_peak_flops(Precision precision = Precision::fp32);
 
 // Threads of the CPU's loops from now on, at least 1; how many that are.
 void set_cpu_threads(int threads);
@@ -126,6 +131,9 @@ int cpu_threads();
 // GPT-2's initialisation, from numbers that depend only on the seed and the tensor's place in the table.
 void init_weights(Model& model, uint64_t seed);
 
-// What training at (B, T) takes, arena by arena and tensor by tensor, before anything is allocated. On a GPU:
-// gpu_memory_plan() of model_gpu.cuh, which adds to this.
+// What training at (B, T) takes on the CPU, arena by arena and tensor by tensor, before anything is allocated. The
+// GPU's is gpu_memory_plan() of model_gpu.cuh.
 std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
+// What the two share. `logits_rows`: rows of logits that are kept; `bf16`: weights and activations are stored in it.
+std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
+                                  int64_t logits_rows, bool bf16);

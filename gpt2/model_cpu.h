@@ -6,10 +6,7 @@
 
 #include "gpt2/activations.h"
 #include "gpt2/model.h"
-#include "kernels/attention.h"
-#include "kernels/classifier.h"
-#include "kernels/gelu.h"
-#include "kernels/matmul.h"
+#include "kernels/fast.h"
 
 // Zeroed memory from mmap: page-aligned, and the system gives each page only when it is first touched, so what a pass
 // does not use costs nothing.
@@ -33,27 +30,11 @@ class Buffer {
   int64_t bytes_ = 0;
 };
 
-// The operations that have a fast version (kernels/X_fast.h) beside the plain one; signatures as in kernels/X.h.
-template <class floatX>
-struct CpuKernels {
-  decltype(&cpu::matmul_forward<floatX>) matmul_forward;
-  decltype(&cpu::matmul_backward<floatX>) matmul_backward;
-  decltype(&cpu::attention_forward<floatX>) attention_forward;
-  decltype(&cpu::attention_backward<floatX>) attention_backward;
-  decltype(&cpu::gelu_forward<floatX>) gelu_forward;
-  decltype(&cpu::gelu_backward<floatX>) gelu_backward;
-  decltype(&cpu::classifier_forward<floatX>) classifier_forward;
-  decltype(&cpu::classifier_backward<floatX>) classifier_backward;
-};
-
-// The plain ones, or the fastest there are: for double, and where oneDNN is missing, some of them are the same.
-template <class floatX>
-const CpuKernels<floatX>& cpu_kernels(bool reference);
-
 template <class floatX>
 class CpuModel final : public Model {
  public:
-  CpuModel(const ModelConfig& config, bool reference, Recompute recompute = Recompute::none);
+  // Throws Error where the machine lacks what options.precision wants.
+  CpuModel(const ModelConfig& config, bool reference, const ModelOptions& options = {});
 
   void forward(const int32_t* inputs, int B, int T, Pass pass) override;
   void read_logits(int64_t row, float* out) override;
@@ -78,19 +59,23 @@ class CpuModel final : public Model {
   void forward_block(int l, float dropout);         // from the stream to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, and the stream after it
   void backward_block(int l);
+  int64_t logits_chunk() const;      // rows of logits that are in memory at a time
+  int64_t make_logits(int64_t row);  // those of the chunk with this row; how many
   const floatX* stream(int l) const { return l == 0 ? acts.encoded : acts.block[static_cast<size_t>(l - 1)].residual3; }
   void resize(int B, int T);
   void allocate_grads();
   const floatX* arena(Arena which) const;  // null if not allocated
   uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
 
-  const CpuKernels<floatX>& k_;
+  const cpu::Kernels<floatX>& k_;
   Buffer param_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_;
   std::vector<int32_t> inputs_;
   int B_ = 0, T_ = 0;
-  int64_t logits_rows_ = 0;  // of the last forward; none once backward has made them dlogits
+  int64_t logits_rows_ = 0;        // that the last forward can be asked for; none after backward
+  int64_t first_logits_row_ = -1;  // of the chunk that acts.logits holds; -1: none
   Pass pass_ = Pass::evaluate;
   const Recompute recompute_;
+  bool grads_are_zero_ = true;
   double loss_ = 0;                  // of the step so far
   int64_t updates_ = 0;              // AdamW's t
   std::vector<StepResult> results_;  // of the last two updates, the newest last

@@ -31,7 +31,7 @@ GpuTiers gpu_tiers(Precision precision, bool reference);
 void check_gpu();
 std::string gpu_name();
 
-// memory_plan(), and what a GPU needs besides; in builds with cuBLASLt or cuDNN also what these take. Needs no GPU.
+// What training at (B, T) takes; in builds with cuBLASLt or cuDNN also what these take. Needs no GPU.
 inline constexpr const char* kLibraryRow = "libraries, at most";
 std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
 // Throws Error if that is more than `free` bytes: with what would help, and how much.

@@ -290,10 +290,16 @@ Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Sa
 }
 
 void check_cpu_precision(const TrainConfig& c) {
-  if (c.precision != "fp32") {
-    fail_usage("--precision %s needs a GPU (build/train_gpt2cu); on the CPU it is --precision fp32",
-               c.precision.c_str());
+  if (c.precision == "tf32") {
+    fail_usage("--precision tf32 needs a GPU (build/train_gpt2cu); on the CPU it is fp32 or bf16");
   }
+  if (c.reference && c.precision != "fp32") {
+    fail_usage("--reference has no --precision %s: its plain loops run in fp32", c.precision.c_str());
+  }
+  if (c.no_master_weights) {
+    fail_usage("--no-master-weights needs a GPU (build/train_gpt2cu): on the CPU weights are float in every precision");
+  }
+  check_cpu_can(model_options(c).precision);
 }
 
 void check_cpu(const Run& run) {

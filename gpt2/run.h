@@ -37,7 +37,7 @@ Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Sa
 // Throws Error if the device cannot hold the run: asked before anything is written.
 using CheckDevice = std::function<void(const Run&)>;
 
-// The CPU's: fp32 alone; and what memory_plan() says fits the machine, which is said before the system says it by
+// The CPU's: fp32 or bf16; and what memory_plan() says fits the machine, which is said before the system says it by
 // killing the program.
 void check_cpu(const Run& run);
 void check_cpu_precision(const TrainConfig& config);

@@ -1,110 +1,236 @@
-// attention.h by tiles of kRows queries: scores, outputs and gradients are small matrix products (oneDNN's sgemm on one
-// thread, one head of one sequence per task), the softmax between them runs on vectors. A tile of scores is (kRows, T);
-// keys beyond the tile's last query are never multiplied.
+// attention.h in tiles, online (Milakov and Gimelshein 2018; Dao et al. 2022): kQueries queries of a head meet kKeys
+// keys at a time, the softmax is corrected whenever a row's maximum grows, and nothing of size T x T exists. Products
+// are those of gemm_fast.h, on one thread; a head of a sequence is a task.
+//
+// A head's keys and values are packed once. In the backward pass
+//   p = exp(scale q k^T - lse)    dv += p^T dy    dp = dy v^T    ds = scale p (dp - dy . y)    dq += ds k    dk += ds^T
+//   q
 #pragma once
 
-#include <stdexcept>
+#include <cmath>
 
 #include "kernels/attention.h"
 #include "kernels/exp_fast.h"
+#include "kernels/gemm_fast.h"
 
-#ifdef WROUGHT_ONEDNN
-#include <dnnl.h>
+namespace cpu::WROUGHT_ISA {
 
-namespace cpu::fast {
+inline constexpr int kQueries = 64;  // of a tile
+inline constexpr int kKeys = 256;    // of a tile: a tile of scores, (kQueries, kKeys), stays in the second cache
 
-inline constexpr int kRows = 64;  // queries of a tile
-
-// drop(p): what p of query t and keys [0, t] is multiplied by; leaves p alone where dropout is 0.
-inline void multiply_dropout(float* p, int t, int T, int64_t bh, float dropout, uint64_t seed, uint64_t sequence) {
+// drop(p): what p of query t and keys [u0, u0 + n) is multiplied by; leaves p alone where dropout is 0.
+inline void multiply_dropout(float* p, int t, int u0, int n, int T, int64_t bh, float dropout, uint64_t seed,
+                             uint64_t sequence) {
   if (dropout == 0) return;
   const uint64_t element =
       (static_cast<uint64_t>(bh) * static_cast<uint64_t>(T) + static_cast<uint64_t>(t)) * static_cast<uint64_t>(T);
-  for (int u = 0; u <= t; ++u)
-    p[u] *= dropout_factor<float>(dropout, seed, sequence, element + static_cast<uint64_t>(u));
+  for (int u = 0; u < n; ++u)
+    p[u] *= dropout_factor<float>(dropout, seed, sequence, element + static_cast<uint64_t>(u0 + u));
 }
 
-inline void attention_forward(float* out, float* lse, const float* inp, float dropout, uint64_t seed, uint64_t sequence,
-                              int B, int T, int C, int NH) {
-  const int HS = C / NH, row = 3 * C;
+inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
+
+// B packed whole: all panels over one depth <= kSteps steps, a panel after another.
+template <bool kBf16>
+void pack_panels(float* to, const Matrix& b, int64_t n0, int cols, int64_t k0, int depth) {
+  for (int j = 0; j < cols; j += kTileCols) {
+    pack_b<kBf16>(to + static_cast<int64_t>(j) * steps_of(depth, kBf16), b, n0 + j, std::min(kTileCols, cols - j), k0,
+                  depth);
+  }
+}
+
+// c (rows, cols rounded up to whole tiles) = or += a @ b, both packed, over the first `depth` of the packed_depth that
+// b has.
+template <bool kBf16>
+void multiply_packed(float* c, int64_t ldc, bool add, const float* a, bool by_rows, int rows, const float* b, int cols,
+                     int depth, int packed_depth) {
+  const int steps = steps_of(depth, kBf16), panel_steps = steps_of(packed_depth, kBf16);
+  for (int j = 0; j < cols; j += kTileCols) {
+    const Result result{c + j, ldc, add ? c + j : nullptr, ldc};
+    multiply_panel<kBf16>(a, by_rows, rows, b + static_cast<int64_t>(j) * panel_steps, steps, result,
+                          Lines{nullptr, 0, 0, 0, 0}, result.c);
+  }
+}
+
+// Memory of one task, carved from one thread's scratch.
+class Carver {
+ public:
+  explicit Carver(float* memory) : next_(memory) {}
+  float* take(int64_t floats) {
+    float* begin = next_;
+    next_ += (floats + kLine - 1) / kLine * kLine;
+    return begin;
+  }
+
+ private:
+  float* next_;
+};
+
+inline constexpr int kMaxHeadSize = kSteps;  // what one packed block holds; larger heads take the plain version
+
+template <bool kBf16>
+void attention_forward(float* out, float* lse, const float* inp, float dropout, uint64_t seed, uint64_t sequence, int B,
+                       int T, int C, int NH) {
+  if (C / NH > kMaxHeadSize) return cpu::attention_forward(out, lse, inp, dropout, seed, sequence, B, T, C, NH);
+  const int HS = C / NH, row = 3 * C, cols = round_up(HS, kTileCols), key_blocks = (T + kKeys - 1) / kKeys;
   const float scale = 1 / std::sqrt(static_cast<float>(HS));
-  int failed = 0;
-#pragma omp parallel for schedule(dynamic) reduction(| : failed)
+  const int64_t rows_floats = kQueries * kRowStride, block_floats = static_cast<int64_t>(kKeys) * cols;
+  const int64_t floats = 3 * rows_floats + 2 * key_blocks * block_floats + kQueries * (cols + 2);
+#pragma omp parallel for schedule(dynamic) if (static_cast <int64_t>(B) * T * C > 10000)
   for (int bh = 0; bh < B * NH; ++bh) {
+    static thread_local Scratch scratch;
+    Carver carver(scratch.get(static_cast<size_t>(floats)));
+    float *packed_q = carver.take(rows_floats), *packed_p = carver.take(rows_floats);
+    float *keys = carver.take(key_blocks * block_floats), *values = carver.take(key_blocks * block_floats);
+    float *scores = carver.take(rows_floats), *y = carver.take(kQueries * cols);
+    float *max = carver.take(kQueries), *sum = carver.take(kQueries);
+
     const int b = bh / NH, h = bh % NH;
     const float* q = inp + static_cast<int64_t>(b) * T * row + h * HS;
     const float *k = q + C, *v = k + C;
-    float* y = out + static_cast<int64_t>(b) * T * C + h * HS;
-    std::vector<float> scores(static_cast<size_t>(std::min(kRows, T)) * static_cast<size_t>(T));
-    for (int t0 = 0; t0 < T; t0 += kRows) {
-      const int U = std::min(T, t0 + kRows), R = U - t0;  // keys, queries
-      float* s = scores.data();                           // (R, U)
-      failed |= dnnl_sgemm('N', 'T', R, U, HS, scale, q + static_cast<int64_t>(t0) * row, row, k, row, 0, s, U);
-      for (int t = t0; t < U; ++t) {
-        float* p = s + static_cast<int64_t>(t - t0) * U;
-        float max = p[0], sum = 0;
-#pragma omp simd reduction(max : max)
-        for (int u = 0; u <= t; ++u) max = std::max(max, p[u]);
-#pragma omp simd reduction(+ : sum)
-        for (int u = 0; u <= t; ++u) sum += p[u] = exp(p[u] - max);
-        lse[static_cast<int64_t>(bh) * T + t] = max + std::log(sum);
-        const float inverse = 1 / sum;
-#pragma omp simd
-        for (int u = 0; u <= t; ++u) p[u] *= inverse;
-        std::fill(p + t + 1, p + U, 0.0f);
-        multiply_dropout(p, t, T, bh, dropout, seed, sequence);
+    for (int block = 0; block < key_blocks; ++block) {
+      const int u0 = block * kKeys, n = std::min(kKeys, T - u0);
+      pack_panels<kBf16>(keys + block * block_floats, {k, row, true}, u0, n, 0, HS);
+      pack_panels<kBf16>(values + block * block_floats, {v, row, false}, 0, HS, u0, n);
+    }
+    for (int t0 = 0; t0 < T; t0 += kQueries) {
+      const int R = std::min(kQueries, T - t0), U = t0 + R;
+      pack_a<kBf16>(packed_q, {q, row, false}, t0, R, 0, HS);
+      for (int r = 0; r < R; ++r) {
+        max[r] = -INFINITY;
+        sum[r] = 0;
       }
-      failed |= dnnl_sgemm('N', 'N', R, HS, U, 1, s, U, v, row, 0, y + static_cast<int64_t>(t0) * C, C);
+      for (int u0 = 0; u0 < U; u0 += kKeys) {
+        const int block = u0 / kKeys, n = std::min(kKeys, T - u0), wanted = std::min(n, U - u0);
+        multiply_packed<kBf16>(scores, kRowStride, false, packed_q, true, R, keys + block * block_floats, wanted, HS,
+                               HS);
+        for (int r = 0; r < R; ++r) {
+          float* p = scores + r * kRowStride;
+          const int t = t0 + r, seen = std::min(wanted, t + 1 - u0);
+          float top = max[r], added = 0;
+#pragma omp simd reduction(max : top)
+          for (int u = 0; u < seen; ++u) top = std::max(top, p[u] * scale);
+#pragma omp simd reduction(+ : added)
+          for (int u = 0; u < seen; ++u) added += p[u] = exp(p[u] * scale - top);
+          std::fill(p + seen, p + wanted, 0.0f);
+          const float correction = u0 > 0 ? exp(max[r] - top) : 0;
+          sum[r] = sum[r] * correction + added;
+          max[r] = top;
+          multiply_dropout(p, t, u0, seen, T, bh, dropout, seed, sequence);
+          if (u0 > 0 && correction != 1) {
+            float* yr = y + r * cols;
+            for (int c = 0; c < cols; ++c) yr[c] *= correction;
+          }
+        }
+        const float* p = scores;
+        if constexpr (kBf16) {
+          pack_a<kBf16>(packed_p, {scores, kRowStride, false}, 0, R, 0, wanted);
+          p = packed_p;
+        }
+        multiply_packed<kBf16>(y, cols, u0 > 0, p, true, R, values + block * block_floats, HS, wanted, n);
+      }
+      for (int r = 0; r < R; ++r) {
+        const int t = t0 + r;
+        lse[static_cast<int64_t>(bh) * T + t] = max[r] + std::log(sum[r]);
+        float* to = out + (static_cast<int64_t>(b) * T + t) * C + h * HS;
+        const float inverse = 1 / sum[r];
+        for (int c = 0; c < HS; ++c) to[c] = y[r * cols + c] * inverse;
+      }
     }
   }
-  if (failed) throw std::runtime_error("oneDNN failed to multiply matrices, most likely for want of memory");
 }
 
-inline void attention_backward(float* dinp, const float* dout, const float* out, const float* lse, const float* inp,
-                               float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
-  const int HS = C / NH, row = 3 * C;
+template <bool kBf16>
+void attention_backward(float* dinp, const float* dout, const float* out, const float* lse, const float* inp,
+                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
+  if (C / NH > kMaxHeadSize) {
+    return cpu::attention_backward(dinp, dout, out, lse, inp, dropout, seed, sequence, B, T, C, NH);
+  }
+  const int HS = C / NH, row = 3 * C, cols = round_up(HS, kTileCols), key_blocks = (T + kKeys - 1) / kKeys;
   const float scale = 1 / std::sqrt(static_cast<float>(HS));
-  int failed = 0;
-#pragma omp parallel for schedule(dynamic) reduction(| : failed)
+  const int64_t rows_floats = kQueries * kRowStride, block_floats = static_cast<int64_t>(kKeys) * cols;
+  const int64_t floats =
+      5 * rows_floats + kPanels * kPanelStride + 5 * key_blocks * block_floats + kQueries * (3 * cols + 1);
+#pragma omp parallel for schedule(dynamic) if (static_cast <int64_t>(B) * T * C > 10000)
   for (int bh = 0; bh < B * NH; ++bh) {
+    static thread_local Scratch scratch;
+    Carver carver(scratch.get(static_cast<size_t>(floats)));
+    float *packed_q = carver.take(rows_floats), *packed_dy = carver.take(rows_floats);
+    float *packed_ds = carver.take(rows_floats), *packed_by_keys = carver.take(kPanels * kPanelStride);
+    float *keys_t = carver.take(key_blocks * block_floats), *keys = carver.take(key_blocks * block_floats);
+    float* values_t = carver.take(key_blocks * block_floats);
+    float *dk_sum = carver.take(key_blocks * block_floats), *dv_sum = carver.take(key_blocks * block_floats);
+    float *scores = carver.take(rows_floats), *gradients = carver.take(rows_floats);
+    float *q_rows = carver.take(kQueries * cols), *dy_rows = carver.take(kQueries * cols);
+    float *dq_sum = carver.take(kQueries * cols), *delta = carver.take(kQueries);
+
     const int b = bh / NH, h = bh % NH;
     const int64_t at = static_cast<int64_t>(b) * T * row + h * HS;
     const float *q = inp + at, *k = q + C, *v = k + C;
     float *dq = dinp + at, *dk = dq + C, *dv = dk + C;
-    const size_t tile = static_cast<size_t>(std::min(kRows, T)) * static_cast<size_t>(T);
-    std::vector<float> probabilities(tile), gradients(tile);
-    // From the last tile, which has all the keys and sets dk and dv, to the first; the others add.
-    for (int t0 = (T - 1) / kRows * kRows; t0 >= 0; t0 -= kRows) {
-      const int U = std::min(T, t0 + kRows), R = U - t0;
-      const float beta = U == T ? 0.0f : 1.0f;
-      const float* qt = q + static_cast<int64_t>(t0) * row;
-      const int64_t row_out = (static_cast<int64_t>(b) * T + t0) * C + h * HS;
-      const float *dy = dout + row_out, *y = out + row_out;
-      float *p = probabilities.data(), *ds = gradients.data();  // (R, U)
-      failed |= dnnl_sgemm('N', 'T', R, U, HS, scale, qt, row, k, row, 0, p, U);
-      failed |= dnnl_sgemm('N', 'T', R, U, HS, 1, dy, C, v, row, 0, ds, U);  // dp, without its mask yet
-      for (int t = t0; t < U; ++t) {
-        const int64_t r = t - t0;
-        float *pt = p + r * U, *dst = ds + r * U;
-        const float log_sum = lse[static_cast<int64_t>(bh) * T + t], dp_sum = dot(dy + r * C, y + r * C, HS);
-        multiply_dropout(dst, t, T, bh, dropout, seed, sequence);
-#pragma omp simd
-        for (int u = 0; u <= t; ++u) {
-          pt[u] = exp(pt[u] - log_sum);
-          dst[u] = scale * pt[u] * (dst[u] - dp_sum);
-        }
-        std::fill(pt + t + 1, pt + U, 0.0f);
-        std::fill(dst + t + 1, dst + U, 0.0f);
-        multiply_dropout(pt, t, T, bh, dropout, seed, sequence);  // now what multiplied v
+    for (int block = 0; block < key_blocks; ++block) {
+      const int u0 = block * kKeys, n = std::min(kKeys, T - u0);
+      pack_panels<kBf16>(keys_t + block * block_floats, {k, row, true}, u0, n, 0, HS);
+      pack_panels<kBf16>(keys + block * block_floats, {k, row, false}, 0, HS, u0, n);
+      pack_panels<kBf16>(values_t + block * block_floats, {v, row, true}, u0, n, 0, HS);
+    }
+    std::fill(dk_sum, dk_sum + key_blocks * block_floats, 0.0f);
+    std::fill(dv_sum, dv_sum + key_blocks * block_floats, 0.0f);
+    for (int t0 = 0; t0 < T; t0 += kQueries) {
+      const int R = std::min(kQueries, T - t0), U = t0 + R;
+      const int64_t out_at = (static_cast<int64_t>(b) * T + t0) * C + h * HS;
+      const float *dy = dout + out_at, *y = out + out_at;
+      pack_a<kBf16>(packed_q, {q, row, false}, t0, R, 0, HS);
+      pack_a<kBf16>(packed_dy, {dy, C, false}, 0, R, 0, HS);
+      pack_panels<kBf16>(q_rows, {q, row, false}, 0, HS, t0, R);
+      pack_panels<kBf16>(dy_rows, {dy, C, false}, 0, HS, 0, R);
+      for (int r = 0; r < R; ++r) {
+        float d = 0;
+#pragma omp simd reduction(+ : d)
+        for (int c = 0; c < HS; ++c) d += dy[static_cast<int64_t>(r) * C + c] * y[static_cast<int64_t>(r) * C + c];
+        delta[r] = d;
       }
-      failed |= dnnl_sgemm('T', 'N', U, HS, R, 1, p, U, dy, C, beta, dv, row);
-      failed |= dnnl_sgemm('T', 'N', U, HS, R, 1, ds, U, qt, row, beta, dk, row);
-      failed |= dnnl_sgemm('N', 'N', R, HS, U, 1, ds, U, k, row, 0, dq + static_cast<int64_t>(t0) * row, row);
+      for (int u0 = 0; u0 < U; u0 += kKeys) {
+        const int block = u0 / kKeys, n = std::min(kKeys, T - u0), wanted = std::min(n, U - u0);
+        const int64_t offset = block * block_floats;
+        multiply_packed<kBf16>(scores, kRowStride, false, packed_q, true, R, keys_t + offset, wanted, HS, HS);
+        multiply_packed<kBf16>(gradients, kRowStride, false, packed_dy, true, R, values_t + offset, wanted, HS, HS);
+        for (int r = 0; r < R; ++r) {
+          float *p = scores + r * kRowStride, *ds = gradients + r * kRowStride;
+          const int t = t0 + r, seen = std::min(wanted, t + 1 - u0);
+          const float log_sum = lse[static_cast<int64_t>(bh) * T + t], d = delta[r];
+          multiply_dropout(ds, t, u0, seen, T, bh, dropout, seed, sequence);
+#pragma omp simd
+          for (int u = 0; u < seen; ++u) {
+            p[u] = exp(p[u] * scale - log_sum);
+            ds[u] = scale * p[u] * (ds[u] - d);
+          }
+          std::fill(p + seen, p + wanted, 0.0f);
+          std::fill(ds + seen, ds + wanted, 0.0f);
+          multiply_dropout(p, t, u0, seen, T, bh, dropout, seed, sequence);  // now what multiplied v
+        }
+        pack_a<kBf16>(packed_by_keys, {scores, kRowStride, true}, 0, wanted, 0, R);
+        multiply_packed<kBf16>(dv_sum + offset, cols, true, packed_by_keys, false, wanted, dy_rows, HS, R, R);
+        pack_a<kBf16>(packed_by_keys, {gradients, kRowStride, true}, 0, wanted, 0, R);
+        multiply_packed<kBf16>(dk_sum + offset, cols, true, packed_by_keys, false, wanted, q_rows, HS, R, R);
+        const float* ds = gradients;
+        if constexpr (kBf16) {
+          pack_a<kBf16>(packed_ds, {gradients, kRowStride, false}, 0, R, 0, wanted);
+          ds = packed_ds;
+        }
+        multiply_packed<kBf16>(dq_sum, cols, u0 > 0, ds, true, R, keys + offset, HS, wanted, n);
+      }
+      for (int r = 0; r < R; ++r) {
+        std::copy(dq_sum + r * cols, dq_sum + r * cols + HS, dq + static_cast<int64_t>(t0 + r) * row);
+      }
+    }
+    for (int u = 0; u < T; ++u) {
+      const int64_t from = u / kKeys * block_floats + static_cast<int64_t>(u % kKeys) * cols,
+                    to = static_cast<int64_t>(u) * row;
+      std::copy(dk_sum + from, dk_sum + from + HS, dk + to);
+      std::copy(dv_sum + from, dv_sum + from + HS, dv + to);
     }
   }
-  if (failed) throw std::runtime_error("oneDNN failed to multiply matrices, most likely for want of memory");
 }
 
-}  // namespace cpu::fast
-
-#endif  // WROUGHT_ONEDNN
+}  // namespace cpu::WROUGHT_ISA

@@ -4,7 +4,7 @@
 #include "kernels/classifier.h"
 #include "kernels/exp_fast.h"
 
-namespace cpu::fast {
+namespace cpu::WROUGHT_ISA {
 
 inline float row_max(const float* row, int V) {
   float max = row[0];
@@ -55,4 +55,4 @@ inline void classifier_backward(float* dlogits, float* losses, const int32_t* ta
   }
 }
 
-}  // namespace cpu::fast
+}  // namespace cpu::WROUGHT_ISA

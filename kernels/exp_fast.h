@@ -8,7 +8,9 @@
 #include <bit>
 #include <cstdint>
 
-namespace cpu::fast {
+#include "kernels/simd.h"
+
+namespace cpu::WROUGHT_ISA {
 
 inline float exp(float x) {
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
@@ -31,4 +33,4 @@ inline float exp(float x) {
   return x < -87.33f ? 0.0f : p * scale1 * scale2;
 }
 
-}  // namespace cpu::fast
+}  // namespace cpu::WROUGHT_ISA

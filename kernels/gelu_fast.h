@@ -6,7 +6,7 @@
 #include "kernels/exp_fast.h"
 #include "kernels/gelu.h"
 
-namespace cpu::fast {
+namespace cpu::WROUGHT_ISA {
 
 inline void gelu_forward(float* out, const float* inp, int64_t N) {
 #pragma omp parallel for simd
@@ -28,4 +28,4 @@ inline void gelu_backward(float* dinp, const float* dout, const float* inp, int6
   }
 }
 
-}  // namespace cpu::fast
+}  // namespace cpu::WROUGHT_ISA

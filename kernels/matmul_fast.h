@@ -1,39 +1,60 @@
-// matmul.h by oneDNN's sgemm (row-major, transposes by flag, beta = 1 accumulates). Bit-stable for a given number of
-// threads. Only where oneDNN was found (WROUGHT_ONEDNN).
+// matmul.h by blocks and tiles (gemm_fast.h).
 #pragma once
 
-#include "kernels/matmul.h"
+#include <cmath>
 
-#ifdef WROUGHT_ONEDNN
-#include <dnnl.h>
+#include "kernels/gemm_fast.h"
 
-#include <stdexcept>
+namespace cpu::WROUGHT_ISA {
 
-namespace cpu::fast {
+// Rows so few that packing the weights would cost more than the product: each output is a dot product.
+inline constexpr int kFewRows = 3;
 
-// c (M, N) = op(a) (M, K) @ op(b) (K, N) + beta c
-inline void sgemm(char op_a, char op_b, int M, int N, int K, const float* a, int lda, const float* b, int ldb,
-                  float beta, float* c) {
-  if (dnnl_sgemm(op_a, op_b, M, N, K, 1.0f, a, lda, b, ldb, beta, c, N) != dnnl_success) {
-    throw std::runtime_error("oneDNN failed to multiply matrices, most likely for want of memory");
+inline void multiply_few_rows(float* out, const float* inp, const float* weight, const float* bias, int N, int C,
+                              int OC) {
+#pragma omp parallel for if (static_cast <int64_t>(OC) * C > 50000)
+  for (int o = 0; o < OC; ++o) {
+    const float* w = weight + static_cast<int64_t>(o) * C;
+    for (int n = 0; n < N; ++n) {
+      const float* x = inp + static_cast<int64_t>(n) * C;
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int c = 0; c < C; ++c) sum += x[c] * w[c];
+      out[static_cast<int64_t>(n) * OC + o] = sum + (bias ? bias[o] : 0);
+    }
   }
 }
 
-inline void matmul_forward(float* out, const float* inp, const float* weight, const float* bias, int N, int C, int OC) {
-  if (bias) {
-#pragma omp parallel for
-    for (int n = 0; n < N; ++n) std::copy(bias, bias + OC, out + static_cast<int64_t>(n) * OC);
+template <bool kBf16>
+void matmul_forward(float* out, const float* inp, const float* weight, const float* bias, int N, int C, int OC) {
+  if (N <= kFewRows) return multiply_few_rows(out, inp, weight, bias, N, C, OC);
+  multiply<kBf16>(N, OC, C, {inp, C, false}, {weight, C, true}, {out, OC, bias, 0});
+}
+
+inline void bias_backward(float* dbias, const float* dout, int N, int OC) {
+  constexpr int kSlice = 64;  // columns of an owner
+#pragma omp parallel for if (static_cast <int64_t>(N) * OC > 50000)
+  for (int o0 = 0; o0 < OC; o0 += kSlice) {
+    const int width = std::min(kSlice, OC - o0);
+    float sum[kSlice] = {};
+    for (int n = 0; n < N; ++n) {
+      const float* row = dout + static_cast<int64_t>(n) * OC + o0;
+      if (width == kSlice) {
+        for (int o = 0; o < kSlice; ++o) sum[o] += row[o];
+      } else {
+        for (int o = 0; o < width; ++o) sum[o] += row[o];
+      }
+    }
+    for (int o = 0; o < width; ++o) dbias[o0 + o] += sum[o];
   }
-  sgemm('N', 'T', N, OC, C, inp, C, weight, C, bias ? 1.0f : 0.0f, out);
 }
 
-inline void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp,
-                            const float* weight, int N, int C, int OC) {
-  if (dinp) sgemm('N', 'N', N, C, OC, dout, OC, weight, C, 0.0f, dinp);
-  if (dweight) sgemm('T', 'N', OC, C, N, dout, OC, inp, C, 1.0f, dweight);
-  if (dbias) cpu::bias_backward(dbias, dout, N, OC);
+template <bool kBf16>
+void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp,
+                     const float* weight, int N, int C, int OC) {
+  if (dinp) multiply<kBf16>(N, C, OC, {dout, OC, false}, {weight, C, false}, {dinp, C, nullptr, 0});
+  if (dweight) multiply<kBf16>(OC, C, N, {dout, OC, true}, {inp, C, false}, {dweight, C, dweight, C});
+  if (dbias) bias_backward(dbias, dout, N, OC);
 }
 
-}  // namespace cpu::fast
-
-#endif  // WROUGHT_ONEDNN
+}  // namespace cpu::WROUGHT_ISA

@@ -1,16 +1,12 @@
-#include "kernels/attention_fast.h"
-#include "tests/finite_differences.h"
-
-#ifndef WROUGHT_ONEDNN
-TEST_CASE("fast attention") { MESSAGE("skipped: oneDNN was not found, so there is no fast path"); }
-#else
+#include "tests/fast_kernels.h"
 
 TEST_CASE("fast attention equals the plain one in double, without and with dropout") {
   struct Sizes {
     int B, T, C, NH;
   };
-  for (const auto [B, T, C, NH] : {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 63, 32, 2}, Sizes{2, 64, 33, 3},
-                                   Sizes{1, 65, 64, 1}, Sizes{3, 130, 51, 3}, Sizes{1, 257, 128, 4}}) {
+  for (const auto [B, T, C, NH] :
+       {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 63, 32, 2}, Sizes{2, 64, 33, 3}, Sizes{1, 65, 64, 1},
+        Sizes{3, 130, 51, 3}, Sizes{1, 257, 128, 4}, Sizes{1, 600, 36, 2}, Sizes{1, 66, 321, 1}}) {
     for (const float dropout : {0.0f, 0.3f}) {
       CAPTURE(T);
       CAPTURE(C);
@@ -24,31 +20,34 @@ TEST_CASE("fast attention equals the plain one in double, without and with dropo
       cpu::attention_backward(exact_dinp.data(), exact_dout.data(), exact_out.data(), exact_lse.data(),
                               exact_inp.data(), dropout, 7, 8, B, T, C, NH);
 
-      const float poison = std::numeric_limits<float>::quiet_NaN();  // everything is set, nothing added to
-      Floats out(out_size, poison), lse(lse_size, poison), dinp(inp_size, poison);
-      cpu::fast::attention_forward(out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T, C, NH);
-      cpu::fast::attention_backward(dinp.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T,
-                                    C, NH);
-      // Scores are sums over HS products, outputs and gradients over T of them.
-      const double rms_score = 4.0 / 3 / std::sqrt(3.0) * 2, K = T + C / NH;
-      CHECK(max_difference(lse, exact_lse) <= sum_tolerance<float>(K, std::max(1.0, rms_score * std::log(T + 2.0))));
-      CHECK(max_difference(out, exact_out) <= sum_tolerance<float>(K, 2));
-      CHECK(max_difference(dinp, exact_dinp) <= sum_tolerance<float>(K, std::max(1.0, rms(exact_dinp)) * 4));
+      for_each_fast([&](const cpu::Kernels<float>& fast, bool bf16) {
+        const float poison = std::numeric_limits<float>::quiet_NaN();  // everything is set, nothing added to
+        Floats out(out_size, poison), lse(lse_size, poison), dinp(inp_size, poison);
+        fast.attention_forward(out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T, C, NH);
+        fast.attention_backward(dinp.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T, C,
+                                NH);
+        // Scores are sums over HS products, outputs and gradients over T of them.
+        const double rms_score = 4.0 / 3 / std::sqrt(3.0) * 2, K = T + C / NH;
+        CHECK(max_difference(lse, exact_lse) <=
+              product_tolerance(K, std::max(1.0, rms_score * std::log(T + 2.0)), bf16));
+        CHECK(max_difference(out, exact_out) <= product_tolerance(K, 2, bf16));
+        CHECK(max_difference(dinp, exact_dinp) <= product_tolerance(K, std::max(1.0, rms(exact_dinp)) * 4, bf16));
 
-      Floats again(inp_size);
-      cpu::fast::attention_backward(again.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T,
-                                    C, NH);
-      CHECK(same_bits(again, dinp));
+        Floats again(inp_size);
+        fast.attention_backward(again.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, 7, 8, B, T, C,
+                                NH);
+        CHECK(same_bits(again, dinp));
+      });
     }
   }
 }
 
 TEST_CASE("fast attention survives scores beyond exp's range") {
   const int T = 70, C = 4;
-  Floats inp(T * 3 * C, 100.0f), out(T * C), lse(T);
-  cpu::fast::attention_forward(out.data(), lse.data(), inp.data(), 0, 0, 0, 1, T, C, 1);
-  for (const float y : out) CHECK(y == doctest::Approx(100));
-  for (int t = 0; t < T; ++t) CHECK(lse[t] == doctest::Approx(100.0 * 100 * C / 2 + std::log(t + 1.0)));
+  for_each_fast([&](const cpu::Kernels<float>& fast, bool) {
+    Floats inp(T * 3 * C, 100.0f), out(T * C), lse(T);
+    fast.attention_forward(out.data(), lse.data(), inp.data(), 0, 0, 0, 1, T, C, 1);
+    for (const float y : out) CHECK(y == doctest::Approx(100));
+    for (int t = 0; t < T; ++t) CHECK(lse[t] == doctest::Approx(100.0 * 100 * C / 2 + std::log(t + 1.0)));
+  });
 }
-
-#endif  // WROUGHT_ONEDNN

@@ -1,10 +1,9 @@
-#include "kernels/exp_fast.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <limits>
 
+#include "kernels/exp_fast.h"
 #include "tests/finite_differences.h"
 
 namespace {

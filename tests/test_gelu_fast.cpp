@@ -1,5 +1,4 @@
-#include "kernels/gelu_fast.h"
-#include "tests/finite_differences.h"
+#include "tests/fast_kernels.h"
 
 // The exact values are the plain kernel's in double; rounding x, u and the exponential once each moves a value of size
 // |x| by a few units of 2^-24.
@@ -19,17 +18,19 @@ TEST_CASE("fast GELU equals the plain one in double, from far left to far right"
     Doubles exact(N), exact_dinp(N);
     cpu::gelu_forward(exact.data(), exact_inp.data(), N);
     cpu::gelu_backward(exact_dinp.data(), exact_dout.data(), exact_inp.data(), N);
-    Floats out(N), dinp(N);
-    cpu::fast::gelu_forward(out.data(), inp.data(), N);
-    cpu::fast::gelu_backward(dinp.data(), dout.data(), inp.data(), N);
-    for (int i = 0; i < N; ++i) {
-      CAPTURE(inp[i]);
-      const double tolerance = 32 * 0x1p-24 * std::max(1.0, std::abs(exact_inp[i]));
-      CHECK(std::abs(out[i] - exact[i]) <= tolerance);
-      CHECK(std::abs(dinp[i] - exact_dinp[i]) <= tolerance);
-    }
-    Floats in_place = dout;  // dinp may be dout itself
-    cpu::fast::gelu_backward(in_place.data(), in_place.data(), inp.data(), N);
-    CHECK(same_bits(in_place, dinp));
+    for_each_fast([&](const cpu::Kernels<float>& fast, bool) {
+      Floats out(N), dinp(N);
+      fast.gelu_forward(out.data(), inp.data(), N);
+      fast.gelu_backward(dinp.data(), dout.data(), inp.data(), N);
+      for (int i = 0; i < N; ++i) {
+        CAPTURE(inp[i]);
+        const double tolerance = 32 * 0x1p-24 * std::max(1.0, std::abs(exact_inp[i]));
+        CHECK(std::abs(out[i] - exact[i]) <= tolerance);
+        CHECK(std::abs(dinp[i] - exact_dinp[i]) <= tolerance);
+      }
+      Floats in_place = dout;  // dinp may be dout itself
+      fast.gelu_backward(in_place.data(), in_place.data(), inp.data(), N);
+      CHECK(same_bits(in_place, dinp));
+    });
   }
 }

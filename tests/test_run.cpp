@@ -153,7 +153,13 @@ TEST_CASE("what cannot be is refused, says why, and leaves nothing behind") {
   refused("--warmup-steps", true, [](TrainConfig& c) { c.steps = 0, c.epochs = 0.01, c.warmup_steps = 50; });
   refused("--val-data goes with", true, [](TrainConfig& c) { c.val_data = "x.bin"; });
   refused("this machine has", false, [](TrainConfig& c) { c.layers = 4096, c.channels = 1 << 20; });
-  refused("--precision bf16 needs a GPU", true, [](TrainConfig& c) { c.precision = "bf16"; });
+  refused("--precision tf32 needs a GPU", true, [](TrainConfig& c) { c.precision = "tf32"; });
+  refused("--reference has no", true, [](TrainConfig& c) { c.precision = "bf16", c.reference = true; });
+  refused("--no-master-weights needs a GPU", true,
+          [](TrainConfig& c) { c.precision = "bf16", c.no_master_weights = true; });
+  ::setenv("WROUGHT_ISA", "avx2", 1);
+  refused("needs a CPU with AVX512-BF16", false, [](TrainConfig& c) { c.precision = "bf16"; });
+  ::unsetenv("WROUGHT_ISA");
   refused("made from text", true, [](TrainConfig& c) { c.data = "x.bin", c.tokenizer = "bpe:300"; });
   refused("neither bytes", true, [](TrainConfig& c) { c.tokenizer = "words"; });
   refused("--prompt cannot be encoded", true, [](TrainConfig& c) { c.tokenizer = "chars", c.prompt = "\xea\x99\xae"; });

@@ -88,6 +88,31 @@ expect_ok train --run one --steps 4 --reference --threads 1
 expect_ok train --run two --steps 4 --reference --threads 2
 same_state one two
 
+# Every instruction set trains to the same curve (those that the machine lacks are left out by the program itself).
+for isa in portable avx2 avx512 avx512_bf16; do
+  WROUGHT_ISA=$isa expect_ok train --run $isa --steps 6 --seq-len 16 --total-batch-tokens 192
+  paste -d: <(losses portable) <(losses $isa) |
+    awk -F: '{ d = $2 - $4; if (d < 0) d = -d; if (d > 1e-5) exit 1 } END { exit NR != 6 }' || die "$isa differs from portable"
+done
+
+# bf16, where the CPU has it: near fp32, the same bits again and after a resume.
+if grep -q avx512_bf16 /proc/cpuinfo; then
+  half=(--precision bf16 --steps 12 --save-every 6 --dropout 0.1)
+  expect_ok train --run half "${half[@]}"
+  expect_ok train --run single --steps 12 --save-every 6 --dropout 0.1
+  paste -d: <(losses half) <(losses single) |
+    awk -F: '{ d = $2 / $4 - 1; if (d < 0) d = -d; if (d > 0.01) exit 1 } END { exit NR != 12 }' || die "bf16 is far from fp32"
+  cmp -s half/latest/model.safetensors single/latest/model.safetensors && die "--precision bf16 changes nothing"
+  ln -sfn checkpoints/step_000006 half/latest
+  cp -r half resumed && rm -r resumed/checkpoints/step_000012
+  expect_ok "$trainer" --run resumed --resume
+  ln -sfn checkpoints/step_000012 half/latest
+  same_state half resumed
+  expect_ok train --check --precision bf16
+else
+  echo "left out: training in bf16 (this CPU has no AVX512-BF16)"
+fi
+
 # Accumulation is a bigger batch.
 expect_ok train --run big --steps 6 --batch-size 8
 expect_ok train --run accumulated --steps 6 --batch-size 4 --total-batch-tokens 128
@@ -229,13 +254,15 @@ for flags in '--steps 1e3' '--steps -1' '--steps 99999999999999999999' '--seed -
   '--keep -1' '--threads -1' '--val-fraction 0.95' '--save-every -2' '--nonsense' 'loose' '--steps 5 --epochs 1' \
   '--steps 5 --warmup-steps 6' '--lr 0.1 --min-lr 0.2' '--total-batch-tokens 65' '--memory --check' '--resume' '--lossy maybe' \
   '--batch-size 1000000 --seq-len 1000000' '--total-batch-tokens 8999999999999936' \
-  '--precision fp8' '--precision bf16' '--precision tf32 --memory' '--precision bf16 --check' '--recompute all' '--no-master-weights'; do
+  '--precision fp8' '--precision tf32' '--precision tf32 --memory' '--precision tf32 --check' '--precision bf16 --reference' \
+  '--precision bf16 --no-master-weights' '--recompute all' '--no-master-weights'; do
   code=0
   # shellcheck disable=SC2086
   "$trainer" --data text.txt --channels 16 --heads 2 --tokenizer bytes $([[ $flags == *len* ]] || echo --seq-len 16) $flags >out 2>&1 || code=$?
   [ $code -eq 2 ] || { cat out; die "exit $code instead of 2 from: $flags"; }
 done
-expect_refused 2 'precision bf16 needs a GPU .build/train_gpt2cu.' train --precision bf16
+expect_refused 2 'precision tf32 needs a GPU .build/train_gpt2cu.' train --precision tf32
+WROUGHT_ISA=avx512 expect_refused 1 'bf16 needs a CPU with AVX512-BF16 instructions; this one has (avx512|avx2|portable)' train --precision bf16
 expect_refused 1 '3 heads do not divide 16 channels' train --heads 3
 expect_ok "$trainer" --help
 expect_output '--total-batch-tokens'

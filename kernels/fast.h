@@ -1,0 +1,55 @@
+// The CPU's operations as a table: the plain ones of kernels/X.h, or the fast ones of kernels/X_fast.h, which are
+// compiled for several instruction sets into one program. Which of them a machine can run is found out when it starts.
+#pragma once
+
+#include "kernels/adamw.h"
+#include "kernels/attention.h"
+#include "kernels/classifier.h"
+#include "kernels/gelu.h"
+#include "kernels/global_norm.h"
+#include "kernels/layernorm.h"
+#include "kernels/matmul.h"
+
+namespace cpu {
+
+// The operations that have a fast version; signatures as in kernels/X.h.
+template <class floatX>
+struct Kernels {
+  decltype(&layernorm_forward<floatX>) layernorm_forward;
+  decltype(&layernorm_backward<floatX>) layernorm_backward;
+  decltype(&matmul_forward<floatX>) matmul_forward;
+  decltype(&matmul_backward<floatX>) matmul_backward;
+  decltype(&attention_forward<floatX>) attention_forward;
+  decltype(&attention_backward<floatX>) attention_backward;
+  decltype(&gelu_forward<floatX>) gelu_forward;
+  decltype(&gelu_backward<floatX>) gelu_backward;
+  decltype(&classifier_forward<floatX>) classifier_forward;
+  decltype(&classifier_backward<floatX>) classifier_backward;
+  decltype(&global_norm_squared<floatX>) global_norm_squared;
+  decltype(&adamw_update<floatX>) adamw_update;
+};
+
+template <class floatX>
+inline constexpr Kernels<floatX> kPlainKernels = {
+    layernorm_forward<floatX>,  layernorm_backward<floatX>,  matmul_forward<floatX>,      matmul_backward<floatX>,
+    attention_forward<floatX>,  attention_backward<floatX>,  gelu_forward<floatX>,        gelu_backward<floatX>,
+    classifier_forward<floatX>, classifier_backward<floatX>, global_norm_squared<floatX>, adamw_update<floatX>};
+
+// From the slowest to the fastest.
+enum class Isa {
+  portable,     // what the compiler takes for granted: SSE2 or NEON
+  avx2,         // with FMA
+  avx512,       // F, BW, DQ, VL
+  avx512_bf16,  // and products of bf16
+};
+inline constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+
+const char* name_of(Isa isa);
+bool can_run(Isa isa);  // both the machine and the build
+Isa best_isa();         // the fastest that can; WROUGHT_ISA=name in the environment: none faster than that
+
+// null where the machine cannot run it, or, with bf16_products, where the instruction set has none. bf16_products:
+// factors of matrix products, attention's included, are rounded to bf16; sums and everything else stay float.
+const Kernels<float>* fast_kernels(Isa isa, bool bf16_products);
+
+}  // namespace cpu

@@ -1,0 +1,72 @@
+// layernorm.h on vectors, backward in one reading: each thread sums the parameters' gradients over its own rows, and
+// the threads' sums are added in their order. So those bits depend on the number of threads, and on nothing else.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/gemm_fast.h"
+
+namespace cpu::WROUGHT_ISA {
+
+inline void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, const float* weight,
+                              const float* bias, int N, int C) {
+#pragma omp parallel for if (static_cast <int64_t>(N) * C > 20000)
+  for (int n = 0; n < N; ++n) {
+    const float* x = inp + static_cast<int64_t>(n) * C;
+    float* y = out + static_cast<int64_t>(n) * C;
+    float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int c = 0; c < C; ++c) sum += x[c];
+    const float m = sum / static_cast<float>(C);
+#pragma omp simd reduction(+ : squares)
+    for (int c = 0; c < C; ++c) squares += (x[c] - m) * (x[c] - m);
+    const float s = 1 / std::sqrt(squares / static_cast<float>(C) + 1e-5f);
+#pragma omp simd
+    for (int c = 0; c < C; ++c) y[c] = (x[c] - m) * s * weight[c] + bias[c];
+    mean[n] = m;
+    rstd[n] = s;
+  }
+}
+
+inline void layernorm_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp,
+                               const float* weight, const float* mean, const float* rstd, int N, int C) {
+  const int threads = static_cast<int64_t>(N) * C > 20000 ? threads_of_loops() : 1;
+  std::vector<float> sums(static_cast<size_t>(threads) * 2 * static_cast<size_t>(C));
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int part = 0; part < threads; ++part) {
+    float *dw = sums.data() + static_cast<int64_t>(part) * 2 * C, *db = dw + C;
+    const int n0 = static_cast<int>(static_cast<int64_t>(N) * part / threads);
+    const int n1 = static_cast<int>(static_cast<int64_t>(N) * (part + 1) / threads);
+    for (int n = n0; n < n1; ++n) {
+      const float *x = inp + static_cast<int64_t>(n) * C, *dy = dout + static_cast<int64_t>(n) * C;
+      float* dx = dinp + static_cast<int64_t>(n) * C;
+      const float m = mean[n], s = rstd[n];
+      float dnorm_sum = 0, dnorm_norm_sum = 0;
+#pragma omp simd reduction(+ : dnorm_sum, dnorm_norm_sum)
+      for (int c = 0; c < C; ++c) {
+        const float dnorm = dy[c] * weight[c], norm = (x[c] - m) * s;
+        dnorm_sum += dnorm;
+        dnorm_norm_sum += dnorm * norm;
+        dw[c] += dy[c] * norm;
+        db[c] += dy[c];
+      }
+      const float dnorm_avg = dnorm_sum / static_cast<float>(C),
+                  dnorm_norm_avg = dnorm_norm_sum / static_cast<float>(C);
+#pragma omp simd
+      for (int c = 0; c < C; ++c) {
+        dx[c] += s * (dy[c] * weight[c] - dnorm_avg - (x[c] - m) * s * dnorm_norm_avg);
+      }
+    }
+  }
+  for (int part = 0; part < threads; ++part) {
+    const float *dw = sums.data() + static_cast<int64_t>(part) * 2 * C, *db = dw + C;
+#pragma omp simd
+    for (int c = 0; c < C; ++c) {
+      dweight[c] += dw[c];
+      dbias[c] += db[c];
+    }
+  }
+}
+
+}  // namespace cpu::WROUGHT_ISA

@@ -132,7 +132,6 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   }
   check_targets(targets, N);
   allocate_grads();
-  grads_are_zero_ = false;
 
   double loss = 0;
   for (int64_t n = 0; n < N; n += logits_chunk()) {
@@ -140,7 +139,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     floatX* dlogits = acts.logits;  // in their place
     first_logits_row_ = -1;
     k_.classifier_backward(dlogits, acts.losses + n, targets + n, weights + n, rows, V, Vp);
-    k_.matmul_backward(acts.dnorm + n * C, grads.wte, nullptr, dlogits, acts.lnf + n * C, params.wte, rows, C, Vp);
+    matmul_backward(acts.dnorm + n * C, grads.wte, nullptr, dlogits, acts.lnf + n * C, params.wte, rows, C, Vp, n == 0);
   }
   logits_rows_ = 0;  // a second backward needs a new forward
   for (int n = 0; n < N; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
@@ -163,6 +162,15 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
                           NC);
   }
   cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
+  weight_grads_unset_ = false;
+}
+
+template <class floatX>
+void CpuModel<floatX>::matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout,
+                                       const floatX* inp, const floatX* weight, int N, int C, int OC, bool first) {
+  const bool set = weight_grads_unset_ && first;
+  k_.matmul_backward(dinp, set ? nullptr : dweight, dbias, dout, inp, weight, N, C, OC);
+  if (set) k_.matmul_dweight(dweight, dout, inp, N, C, OC);
 }
 
 template <class floatX>
@@ -178,9 +186,9 @@ void CpuModel<floatX>::backward_block(int l) {
     cpu::dropout_backward(acts.dsublayer, acts.dresidual, dropout_, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
     dsublayer = acts.dsublayer;
   }
-  k_.matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C);
+  matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C, true);
   k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
-  k_.matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C);
+  matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C, true);
   k_.layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N,
                         C);
 
@@ -188,10 +196,10 @@ void CpuModel<floatX>::backward_block(int l) {
     cpu::dropout_backward(acts.dsublayer, acts.dresidual, dropout_, dropout_seed_, sequence(l, DropoutPlace::attproj),
                           NC);
   }
-  k_.matmul_backward(acts.datty, dw.attprojw, dw.attprojb, dsublayer, a.atty, w.attprojw, N, C, C);
+  matmul_backward(acts.datty, dw.attprojw, dw.attprojb, dsublayer, a.atty, w.attprojw, N, C, C, true);
   k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
                         sequence(l, DropoutPlace::attention), B, T, C, NH);
-  k_.matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
+  matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C, true);
   k_.layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
 }
 
@@ -201,17 +209,31 @@ template <class floatX>
 void CpuModel<floatX>::zero_grad() {
   allocate_grads();
   loss_ = 0;
-  if (grads_are_zero_) return;  // update() leaves them so
-  floatX* g = static_cast<floatX*>(grad_memory_.data());
-  const int64_t n = arena_size(table);
-#pragma omp parallel for simd
-  for (int64_t i = 0; i < n; ++i) g[i] = 0;
-  grads_are_zero_ = true;
+  weight_grads_unset_ = true;
+  clear_grads(false);
+}
+
+template <class floatX>
+void CpuModel<floatX>::clear_grads(bool of_weights) const {
+  for (const ParamTensor& tensor : table) {
+    const bool is_weight = !tensor.vector && tensor.name != "wpe";
+    if (is_weight != of_weights) continue;
+    floatX* g = static_cast<floatX*>(grad_memory_.data()) + tensor.offset;
+#pragma omp parallel for if (tensor.size() > 50000)
+    for (int64_t i = 0; i < tensor.size(); ++i) g[i] = 0;
+  }
+}
+
+template <class floatX>
+void CpuModel<floatX>::settle_grads() const {
+  if (weight_grads_unset_ && grad_memory_.data()) clear_grads(true);
+  weight_grads_unset_ = false;
 }
 
 template <class floatX>
 double CpuModel<floatX>::grad_norm() {
   allocate_grads();
+  settle_grads();
   return std::sqrt(k_.global_norm_squared(static_cast<const floatX*>(grad_memory_.data()), arena_size(table)));
 }
 
@@ -235,7 +257,6 @@ void CpuModel<floatX>::update(const AdamW& o, float grad_clip) {
     k_.adamw_update(at(param_memory_), at(m_memory_), at(v_memory_), at(grad_memory_), grad_scale, o.lr, o.beta1,
                     o.beta2, beta1_correction, beta2_correction, o.eps, p.decay ? o.weight_decay : 0, p.size());
   }
-  grads_are_zero_ = true;
 }
 
 template <class floatX>
@@ -364,6 +385,7 @@ const floatX* CpuModel<floatX>::arena(Arena which) const {
 
 template <class floatX>
 void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) const {
+  if (which == Arena::grads) settle_grads();
   const floatX* from = arena(which);
   if (from) {
     std::copy(from + tensor.offset, from + tensor.offset + tensor.size(), out);
@@ -378,7 +400,7 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
   Buffer& to = *memory[static_cast<int>(which)];
   if (which == Arena::grads) {
     allocate_grads();
-    grads_are_zero_ = false;
+    settle_grads();
   }
   if (!to.data()) to = Buffer(param_memory_.bytes());
   std::copy(in, in + tensor.size(), static_cast<floatX*>(to.data()) + tensor.offset);

@@ -59,6 +59,11 @@ class CpuModel final : public Model {
   void forward_block(int l, float dropout);         // from the stream to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, and the stream after it
   void backward_block(int l);
+  // Of a product; `first`: nothing of this micro-batch is in dweight yet.
+  void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
+                       const floatX* weight, int N, int C, int OC, bool first);
+  void clear_grads(bool of_weights) const;
+  void settle_grads() const;
   int64_t logits_chunk() const;      // rows of logits that are in memory at a time
   int64_t make_logits(int64_t row);  // those of the chunk with this row; how many
   const floatX* stream(int l) const { return l == 0 ? acts.encoded : acts.block[static_cast<size_t>(l - 1)].residual3; }
@@ -75,7 +80,9 @@ class CpuModel final : public Model {
   int64_t first_logits_row_ = -1;  // of the chunk that acts.logits holds; -1: none
   Pass pass_ = Pass::evaluate;
   const Recompute recompute_;
-  bool grads_are_zero_ = true;
+  // After zero_grad(): the gradients of the matrices that products are with hold anything, and stand for zeros. The
+  // first backward sets them; settle_grads() makes them zeros for whoever looks before that.
+  mutable bool weight_grads_unset_ = false;
   double loss_ = 0;                  // of the step so far
   int64_t updates_ = 0;              // AdamW's t
   std::vector<StepResult> results_;  // of the last two updates, the newest last

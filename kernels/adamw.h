@@ -11,11 +11,11 @@
 namespace cpu {
 
 template <class floatX>
-void adamw_update(floatX* params,     // (N)  updated
-                  floatX* m,          // (N)  updated
-                  floatX* v,          // (N)  updated
-                  floatX* grads,      // (N)  used up: zero afterwards
-                  floatX grad_scale,  // what clipping multiplies the gradients by
+void adamw_update(floatX* params,       // (N)  updated
+                  floatX* m,            // (N)  updated
+                  floatX* v,            // (N)  updated
+                  const floatX* grads,  // (N)
+                  floatX grad_scale,    // what clipping multiplies the gradients by
                   floatX lr, floatX beta1, floatX beta2,
                   floatX beta1_correction,  // 1 - beta1^t
                   floatX beta2_correction,  // 1 - beta2^t
@@ -25,7 +25,6 @@ void adamw_update(floatX* params,     // (N)  updated
     const floatX g = grad_scale * grads[i];
     const floatX mi = beta1 * m[i] + (1 - beta1) * g;
     const floatX vi = beta2 * v[i] + (1 - beta2) * g * g;
-    grads[i] = 0;
     m[i] = mi;
     v[i] = vi;
     const floatX step = (mi / beta1_correction) / (std::sqrt(vi / beta2_correction) + eps);

@@ -19,6 +19,7 @@ struct Kernels {
   decltype(&layernorm_backward<floatX>) layernorm_backward;
   decltype(&matmul_forward<floatX>) matmul_forward;
   decltype(&matmul_backward<floatX>) matmul_backward;
+  decltype(&matmul_dweight<floatX>) matmul_dweight;
   decltype(&attention_forward<floatX>) attention_forward;
   decltype(&attention_backward<floatX>) attention_backward;
   decltype(&gelu_forward<floatX>) gelu_forward;
@@ -31,9 +32,10 @@ struct Kernels {
 
 template <class floatX>
 inline constexpr Kernels<floatX> kPlainKernels = {
-    layernorm_forward<floatX>,  layernorm_backward<floatX>,  matmul_forward<floatX>,      matmul_backward<floatX>,
-    attention_forward<floatX>,  attention_backward<floatX>,  gelu_forward<floatX>,        gelu_backward<floatX>,
-    classifier_forward<floatX>, classifier_backward<floatX>, global_norm_squared<floatX>, adamw_update<floatX>};
+    layernorm_forward<floatX>, layernorm_backward<floatX>, matmul_forward<floatX>,      matmul_backward<floatX>,
+    matmul_dweight<floatX>,    attention_forward<floatX>,  attention_backward<floatX>,  gelu_forward<floatX>,
+    gelu_backward<floatX>,     classifier_forward<floatX>, classifier_backward<floatX>, global_norm_squared<floatX>,
+    adamw_update<floatX>};
 
 // From the slowest to the fastest.
 enum class Isa {

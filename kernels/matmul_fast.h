@@ -57,4 +57,9 @@ void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dou
   if (dbias) bias_backward(dbias, dout, N, OC);
 }
 
+template <bool kBf16>
+void matmul_dweight(float* dweight, const float* dout, const float* inp, int N, int C, int OC) {
+  multiply<kBf16>(OC, C, N, {dout, OC, true}, {inp, C, false}, {dweight, C, nullptr, 0});
+}
+
 }  // namespace cpu::WROUGHT_ISA

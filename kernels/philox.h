@@ -35,9 +35,7 @@ WROUGHT_HOST_DEVICE inline Philox4 philox4(uint64_t seed, uint64_t sequence, uin
 }
 
 // Uniform in [0, 1), a multiple of 2^-24: exact in float.
-WROUGHT_HOST_DEVICE inline float uniform_from_bits(uint32_t bits) {
-  return static_cast<float>(bits >> 8) * 0x1p-24f;
-}
+WROUGHT_HOST_DEVICE inline float uniform_from_bits(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
 
 // Element i of a sequence of uniforms in [0, 1).
 WROUGHT_HOST_DEVICE inline float philox_uniform(uint64_t seed, uint64_t sequence, uint64_t i) {

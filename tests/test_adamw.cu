@@ -29,7 +29,7 @@ std::vector<uint8_t> random_decay(int64_t N) {
 // One update of the twin, with weight decay where the flags say.
 void twin_update(Doubles& params, Doubles& m, Doubles& v, const Floats& grads, const std::vector<uint8_t>& decay,
                  const AdamWStep& step) {
-  Doubles g = to_numbers(grads);
+  const Doubles g = to_numbers(grads);
   const double t = static_cast<double>(step.updates);
   for (size_t i = 0; i < params.size(); i += 64) {
     cpu::adamw_update<double>(&params[i], &m[i], &v[i], &g[i], step.grad_scale, kRate, kBeta1, kBeta2,

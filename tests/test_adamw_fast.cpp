@@ -1,23 +1,21 @@
 #include "tests/fast_kernels.h"
 
-TEST_CASE("fast AdamW equals the plain one in double over three steps, and uses the gradients up") {
+TEST_CASE("fast AdamW equals the plain one in double over three steps") {
   for (const int64_t N : {1, 7, 33, 1003, 60'001}) {
     CAPTURE(N);
     const Floats start = random_tensor<float>(N, 1), grads = random_tensor<float>(N, 2);
     Doubles params(start.begin(), start.end()), m(N), v(N);
     for (int t = 1; t <= 3; ++t) {
-      Doubles used(grads.begin(), grads.end());
-      cpu::adamw_update<double>(params.data(), m.data(), v.data(), used.data(), 0.7f, 1e-2f, 0.9f, 0.95f,
+      const Doubles exact(grads.begin(), grads.end());
+      cpu::adamw_update<double>(params.data(), m.data(), v.data(), exact.data(), 0.7f, 1e-2f, 0.9f, 0.95f,
                                 1 - std::pow(0.9f, t), 1 - std::pow(0.95f, t), 1e-8f, 0.1f, N);
     }
     for_each_fast([&](const cpu::Kernels<float>& fast, bool) {
       Floats params_f = start, m_f(N), v_f(N);
       for (int t = 1; t <= 3; ++t) {
-        Floats used = grads;
-        fast.adamw_update(params_f.data(), m_f.data(), v_f.data(), used.data(), 0.7f, 1e-2f, 0.9f, 0.95f,
+        fast.adamw_update(params_f.data(), m_f.data(), v_f.data(), grads.data(), 0.7f, 1e-2f, 0.9f, 0.95f,
                           static_cast<float>(1 - std::pow(0.9f, t)), static_cast<float>(1 - std::pow(0.95f, t)), 1e-8f,
                           0.1f, N);
-        CHECK(same_bits(used, Floats(N)));
       }
       CHECK(max_difference(params_f, params) <= 8 * 0x1p-24);  // values up to 1, three steps of a few roundings
       CHECK(max_difference(m_f, m) <= 8 * 0x1p-24);

@@ -59,6 +59,8 @@ TEST_CASE("matmul without a bias, and with only some of the gradients") {
   cpu::matmul_backward(none, none, dbias1.data(), dout.data(), inp.data(), weight.data(), N, C, OC);
   CHECK(same_bits(dinp, dinp1));
   CHECK(same_bits(dweight, dweight1));
+  cpu::matmul_dweight(dweight1.data(), dout.data(), inp.data(), N, C, OC);  // set, whatever was there
+  CHECK(same_bits(dweight, dweight1));
   CHECK(same_bits(dbias, dbias1));
 }
 

@@ -41,6 +41,13 @@ TEST_CASE("fast matmul equals the plain one within rounding") {
       CHECK(max_difference(dweight, dweight_fast) <= tolerance(N));
       CHECK(max_difference(dbias, dbias_fast) <= sum_tolerance<float>(N + 1, std::sqrt(N + 1.0) * x));
 
+      // The weights' gradient set instead of added to.
+      Floats set(OC * C, std::numeric_limits<float>::quiet_NaN());
+      Doubles set_exact(OC * C);
+      cpu::matmul_dweight(set_exact.data(), dout_e.data(), inp_e.data(), N, C, OC);
+      fast_kernels.matmul_dweight(set.data(), dout.data(), inp.data(), N, C, OC);
+      CHECK(max_difference(set, set_exact) <= tolerance(N));
+
       // Any of the gradients may be left out.
       float* none = nullptr;
       Floats alone(N * C);

@@ -644,6 +644,37 @@ TEST_CASE("a batch that no memory can hold is an exception; the model stays usab
   CHECK(row[0] == 0);  // all weights are zero
 }
 
+TEST_CASE("zeroed gradients read as zeros before the first backward, and the next backward replaces the last step's") {
+  for (const bool reference : {true, false}) {
+    CpuModel<float> model(kSmall, reference), fresh(kSmall, reference);
+    const Batch first(kSmall, 2, 8, 1), second(kSmall, 3, 7, 2);
+    for (CpuModel<float>* m : {&model, &fresh}) formula_weights(*m, 0.25);
+    const auto backward = [](CpuModel<float>& m, const Batch& batch, int B, int T) {
+      m.forward(batch.inputs.data(), B, T, Pass::train);
+      m.backward(batch.targets.data(), batch.weights.data());
+    };
+    model.zero_grad();
+    backward(model, first, 2, 8);
+    CHECK(model.grad_norm() > 0);
+    model.zero_grad();
+    backward(model, second, 3, 7);
+    fresh.zero_grad();
+    backward(fresh, second, 3, 7);
+    for (const ParamTensor& tensor : model.table) {
+      Floats a(static_cast<size_t>(tensor.size())), b(a.size());
+      model.read(Arena::grads, tensor, a.data());
+      fresh.read(Arena::grads, tensor, b.data());
+      CHECK(same_bits(a, b));
+    }
+    model.zero_grad();
+    Floats row(static_cast<size_t>(model.table[0].size()), 1);
+    model.read(Arena::grads, model.table[0], row.data());
+    CHECK(std::all_of(row.begin(), row.end(), [](float g) { return g == 0; }));
+    model.zero_grad();
+    CHECK(model.grad_norm() == 0);
+  }
+}
+
 TEST_CASE("targets that are all ignored: loss zero, gradients zero") {
   CpuModel<float> model(kTiny, true);
   formula_weights(model, 0.25);

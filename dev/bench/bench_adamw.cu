@@ -76,7 +76,7 @@ void check(const Tensors& t, int64_t N) {
   for (const auto [first, count] : bench::sample_rows(N / 64, 1 << 14)) {
     const int64_t at = first * 64, n = count * 64;
     auto p = bench::to_doubles(t.first_master.host(0, at, n)), m = bench::to_doubles(t.first_m.host(0, at, n));
-    auto g = bench::to_doubles(t.grads.host(0, at, n));
+    const auto g = bench::to_doubles(t.grads.host(0, at, n));
     std::vector<double> v(n, std::bit_cast<float>(0x01010101u * kFirstV));
     for (int64_t i = 0; i < n; i += 64) {
       cpu::adamw_update<double>(&p[i], &m[i], &v[i], &g[i], t.step.grad_scale, kLr, kBeta1, kBeta2,

@@ -162,6 +162,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
                           NC);
   }
   cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
+  squares_known_ = weight_grads_unset_;  // of block weights that this backward alone has set
   weight_grads_unset_ = false;
 }
 
@@ -170,7 +171,9 @@ void CpuModel<floatX>::matmul_backward(floatX* dinp, floatX* dweight, floatX* db
                                        const floatX* inp, const floatX* weight, int N, int C, int OC, bool first) {
   const bool set = weight_grads_unset_ && first;
   k_.matmul_backward(dinp, set ? nullptr : dweight, dbias, dout, inp, weight, N, C, OC);
-  if (set) k_.matmul_dweight(dweight, dout, inp, N, C, OC);
+  if (!set) return;
+  const double squares = k_.matmul_dweight(dweight, dout, inp, N, C, OC);
+  if (dweight != grads.wte) squares_ += squares;  // wte's are not all: the embedding adds to it
 }
 
 template <class floatX>
@@ -210,6 +213,8 @@ void CpuModel<floatX>::zero_grad() {
   allocate_grads();
   loss_ = 0;
   weight_grads_unset_ = true;
+  squares_known_ = false;
+  squares_ = 0;
   clear_grads(false);
 }
 
@@ -234,7 +239,13 @@ template <class floatX>
 double CpuModel<floatX>::grad_norm() {
   allocate_grads();
   settle_grads();
-  return std::sqrt(k_.global_norm_squared(static_cast<const floatX*>(grad_memory_.data()), arena_size(table)));
+  const floatX* g = static_cast<const floatX*>(grad_memory_.data());
+  if (!squares_known_) return std::sqrt(k_.global_norm_squared(g, arena_size(table)));
+  double squares = squares_;
+  for (const ParamTensor& tensor : table) {
+    if (!tensor.transposed) squares += k_.global_norm_squared(g + tensor.offset, tensor.size());
+  }
+  return std::sqrt(squares);
 }
 
 template <class floatX>
@@ -401,6 +412,7 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
   if (which == Arena::grads) {
     allocate_grads();
     settle_grads();
+    squares_known_ = false;
   }
   if (!to.data()) to = Buffer(param_memory_.bytes());
   std::copy(in, in + tensor.size(), static_cast<floatX*>(to.data()) + tensor.offset);

@@ -83,6 +83,8 @@ class CpuModel final : public Model {
   // After zero_grad(): the gradients of the matrices that products are with hold anything, and stand for zeros. The
   // first backward sets them; settle_grads() makes them zeros for whoever looks before that.
   mutable bool weight_grads_unset_ = false;
+  double squares_ = 0;               // of the block weights' gradients, summed up when they were set
+  bool squares_known_ = false;       // and nothing was added to them since
   double loss_ = 0;                  // of the step so far
   int64_t updates_ = 0;              // AdamW's t
   std::vector<StepResult> results_;  // of the last two updates, the newest last

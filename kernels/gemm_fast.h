@@ -21,6 +21,7 @@
 #include <cstdlib>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "kernels/simd.h"
 
@@ -49,11 +50,13 @@ struct Matrix {
 };
 
 // c (rows of ldc) = a @ b + start, where start is a matrix of ldstart, a row for all (ldstart 0), or null: none.
+// squares, unless null: the squares of what c holds in the end are added to it.
 struct Result {
   float* c;
   int64_t ldc;
   const float* start;
   int64_t ldstart;
+  double* squares = nullptr;
 };
 
 inline int steps_of(int depth, bool bf16) { return bf16 ? (depth + 1) / 2 : depth; }
@@ -242,6 +245,12 @@ __attribute__((noinline)) void compute_tile(const float* a, const float* b, int 
     store(result.c + r * result.ldc, sum[r][0]);
     store(result.c + r * result.ldc + kLanes, sum[r][1]);
   }
+  if (result.squares) {
+    Vec squares{};
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) squares += sum[r][0] * sum[r][0] + sum[r][1] * sum[r][1];
+    for (int i = 0; i < kLanes; ++i) *result.squares += static_cast<double>(squares[i]);
+  }
 }
 
 using ComputeTile = void (*)(const float*, const float*, int, const Result&, Lines, const float*);
@@ -263,7 +272,7 @@ inline void multiply_panel(const float* a, bool by_rows, int rows, const float* 
   for (int p = 0; p < panels; ++p) {
     const int r0 = panel_begin(rows, p), r1 = panel_begin(rows, p + 1);
     const Result part{result.c + r0 * result.ldc, result.ldc,
-                      result.start ? result.start + r0 * result.ldstart : nullptr, result.ldstart};
+                      result.start ? result.start + r0 * result.ldstart : nullptr, result.ldstart, result.squares};
     const int line_row0 = next_b.rows * p / panels, line_row1 = next_b.rows * (p + 1) / panels;
     const Lines lines{next_b.at + line_row0 * next_b.stride, next_b.stride, next_b.row_lines, line_row1 - line_row0, 0};
     const float* next_c = p + 1 < panels ? result.c + r1 * result.ldc : next_column;
@@ -333,7 +342,8 @@ void multiply_part(int64_t m0, int64_t m1, int64_t n0, int64_t n1, int64_t K, co
               next_b = {b.data + k0 * b.stride + j + kTileCols, b.stride, (next_cols + kLine - 1) / kLine, depth, 0};
             }
           }
-          Result part{result.c + i0 * result.ldc + j, result.ldc, nullptr, 0};
+          Result part{result.c + i0 * result.ldc + j, result.ldc, nullptr, 0,
+                      k0 + depth == K ? result.squares : nullptr};
           if (k0 > 0) {
             part.start = part.c;
             part.ldstart = part.ldc;
@@ -354,7 +364,9 @@ void multiply_part(int64_t m0, int64_t m1, int64_t n0, int64_t n1, int64_t K, co
           for (int r = 0; r < rows; ++r) {
             for (int q = 0; q < cols; ++q) {
               const float start = part.start ? part.start[r * part.ldstart + q] : 0;
-              part.c[r * part.ldc + q] = whole[r * kTileCols + q] + start;
+              const float value = whole[r * kTileCols + q] + start;
+              part.c[r * part.ldc + q] = value;
+              if (part.squares) *part.squares += static_cast<double>(value) * static_cast<double>(value);
             }
           }
         }
@@ -391,12 +403,21 @@ void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b,
     }
   }
   const int by_cols = threads / by_rows;
+  std::vector<double> squares(static_cast<size_t>(threads));
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int part = 0; part < threads; ++part) {
     const int i = part % by_rows, j = part / by_rows;
     const int64_t m0 = M * i / by_rows, m1 = M * (i + 1) / by_rows;
     const int64_t n0 = panels * j / by_cols * kTileCols, n1 = std::min(N, panels * (j + 1) / by_cols * kTileCols);
-    if (m0 < m1 && n0 < n1) multiply_part<kBf16>(m0, m1, n0, n1, K, a, b, result);
+    if (m0 >= m1 || n0 >= n1) continue;
+    Result own = result;
+    double sum = 0;  // on the thread's own stack: neighbours in `squares` share a cache line
+    if (result.squares) own.squares = &sum;
+    multiply_part<kBf16>(m0, m1, n0, n1, K, a, b, own);
+    squares[static_cast<size_t>(part)] = sum;
+  }
+  for (const double sum : squares) {
+    if (result.squares) *result.squares += sum;
   }
 }
 

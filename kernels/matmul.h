@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "kernels/common.h"
+#include "kernels/global_norm.h"
 
 namespace cpu {
 
@@ -84,14 +85,17 @@ void matmul_backward(floatX* dinp,          // (N, C)  =, or null: not wanted
 }
 
 // The weights' gradient alone, set instead of added to: a step's first micro-batch need not read what it replaces.
+// Returns the sum of its squares, for the global norm: while it is at hand.
 template <class floatX>
-void matmul_dweight(floatX* dweight,     // (OC, C)  =
-                    const floatX* dout,  // (N, OC)
-                    const floatX* inp,   // (N, C)
-                    int N, int C, int OC) {
-  std::fill(dweight, dweight + static_cast<int64_t>(OC) * C, floatX(0));
+double matmul_dweight(floatX* dweight,     // (OC, C)  =
+                      const floatX* dout,  // (N, OC)
+                      const floatX* inp,   // (N, C)
+                      int N, int C, int OC) {
+  const int64_t size = static_cast<int64_t>(OC) * C;
+  std::fill(dweight, dweight + size, floatX(0));
   floatX* none = nullptr;
   matmul_backward(none, dweight, none, dout, inp, static_cast<const floatX*>(nullptr), N, C, OC);
+  return global_norm_squared(dweight, size);
 }
 
 }  // namespace cpu

@@ -666,6 +666,22 @@ TEST_CASE("zeroed gradients read as zeros before the first backward, and the nex
       fresh.read(Arena::grads, tensor, b.data());
       CHECK(same_bits(a, b));
     }
+    // The norm is that of the tensors, whether its squares were summed up on the way or not.
+    const auto norm_of_tensors = [&] {
+      double squares = 0;
+      for (const ParamTensor& tensor : model.table) {
+        Floats g(static_cast<size_t>(tensor.size()));
+        model.read(Arena::grads, tensor, g.data());
+        squares += dot_product(g, g);
+      }
+      return std::sqrt(squares);
+    };
+    CHECK(model.grad_norm() == doctest::Approx(norm_of_tensors()).epsilon(1e-6));
+    backward(model, first, 2, 8);
+    CHECK(model.grad_norm() == doctest::Approx(norm_of_tensors()).epsilon(1e-6));
+    Floats changed(static_cast<size_t>(model.table[2].size()), 3);
+    model.write(Arena::grads, model.table[2], changed.data());
+    CHECK(model.grad_norm() == doctest::Approx(norm_of_tensors()).epsilon(1e-6));
     model.zero_grad();
     Floats row(static_cast<size_t>(model.table[0].size()), 1);
     model.read(Arena::grads, model.table[0], row.data());

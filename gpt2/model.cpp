@@ -172,8 +172,8 @@ void CpuModel<floatX>::matmul_backward(floatX* dinp, floatX* dweight, floatX* db
   const bool set = weight_grads_unset_ && first;
   k_.matmul_backward(dinp, set ? nullptr : dweight, dbias, dout, inp, weight, N, C, OC);
   if (!set) return;
-  const double squares = k_.matmul_dweight(dweight, dout, inp, N, C, OC);
-  if (dweight != grads.wte) squares_ += squares;  // wte's are not all: the embedding adds to it
+  const bool complete = dweight != grads.wte;  // the embedding adds to wte's
+  k_.matmul_dweight(dweight, complete ? &squares_ : nullptr, dout, inp, N, C, OC);
 }
 
 template <class floatX>

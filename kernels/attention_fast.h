@@ -48,7 +48,7 @@ void multiply_packed(float* c, int64_t ldc, bool add, const float* a, bool by_ro
   for (int j = 0; j < cols; j += kTileCols) {
     const Result result{c + j, ldc, add ? c + j : nullptr, ldc};
     multiply_panel<kBf16>(a, by_rows, rows, b + static_cast<int64_t>(j) * panel_steps, steps, result,
-                          Lines{nullptr, 0, 0, 0, 0}, result.c);
+                          Next{{}, {}, result.c});
   }
 }
 

@@ -33,9 +33,9 @@ inline constexpr int kTileRows = 14;
 inline constexpr int kTileRows = 6;
 #endif
 inline constexpr int kTileCols = 2 * kLanes;
-inline constexpr int kSteps = 320;                 // steps of a block at most: A's block stays in the second cache
+inline constexpr int kSteps = 384;                 // steps of a block at most: A's block stays in the second cache
 inline constexpr int kBlockRows = 256;             // rows of A's block at most
-inline constexpr int kBlockCols = 512;             // columns of B's block, where several blocks of A share it
+inline constexpr int kPackedB = 512 * kSteps;      // floats of packed B that several blocks of A share
 inline constexpr int kLine = 16;                   // floats of a cache line
 inline constexpr int kRowStride = kSteps + kLine;  // of A packed by rows
 inline constexpr int kColStride = kLine;           // of A packed by columns: a step's rows
@@ -56,7 +56,7 @@ struct Result {
   int64_t ldc;
   const float* start;
   int64_t ldstart;
-  double* squares = nullptr;
+  DoubleVec* squares = nullptr;
 };
 
 inline int steps_of(int depth, bool bf16) { return bf16 ? (depth + 1) / 2 : depth; }
@@ -182,6 +182,21 @@ struct Lines {
   int row_lines, rows, line;
 };
 
+// Rows [i, i + m) and columns [k, k + n) of a factor, as they lie in memory.
+inline Lines lines_of(const Matrix& x, int64_t i, int m, int64_t k, int n) {
+  if (x.transposed) {
+    std::swap(i, k);
+    std::swap(m, n);
+  }
+  return {x.data + i * x.stride + k, x.stride, (n + kLine - 1) / kLine, m, 0};
+}
+
+// The p-th of `parts` shares.
+inline Lines share_of(const Lines& lines, int p, int parts) {
+  const int row0 = lines.rows * p / parts, row1 = lines.rows * (p + 1) / parts;
+  return {lines.at + row0 * lines.stride, lines.stride, lines.row_lines, row1 - row0, 0};
+}
+
 // Always inlined: the compiler holds a function that only prefetches for one that does nothing.
 __attribute__((always_inline)) inline void prefetch_next(Lines& lines) {
   if (lines.rows <= 0) return;
@@ -203,10 +218,16 @@ inline Vec multiply_add(Vec sum, Vec a, Vec b) {
   return sum + a * b;
 }
 
-// One tile: kRows x kTileCols. next_c: the tile that comes next.
+// What the tiles after this one will read of A and B, and which comes next.
+struct Next {
+  Lines a, b;
+  const float* c;
+};
+
+// One tile: kRows x kTileCols.
 template <int kRows, bool kBf16, bool kByRows>
 __attribute__((noinline)) void compute_tile(const float* a, const float* b, int steps, const Result& result,
-                                            Lines next_b, const float* next_c) {
+                                            Next next) {
   constexpr int kARow = kByRows ? kRowStride : 1, kAStep = kByRows ? 1 : kColStride;
   constexpr int kBetween = kBf16 ? 4 : 8;  // steps from one prefetch to the next
   Vec sum[kRows][2];
@@ -214,11 +235,12 @@ __attribute__((noinline)) void compute_tile(const float* a, const float* b, int 
   for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = Vec{};
   int next_rows = kRows;
   for (int s0 = 0; s0 < steps; s0 += kBetween) {
-    prefetch_next(next_b);
+    prefetch_next(next.a);
+    prefetch_next(next.b);
     if (next_rows > 0) {
-      __builtin_prefetch(next_c, 1);
-      __builtin_prefetch(next_c + kTileCols - 1, 1);
-      next_c += result.ldc;
+      __builtin_prefetch(next.c, 1);
+      __builtin_prefetch(next.c + kTileCols - 1, 1);
+      next.c += result.ldc;
       --next_rows;
     }
     for (int s = s0; s < std::min(steps, s0 + kBetween); ++s) {
@@ -249,11 +271,11 @@ __attribute__((noinline)) void compute_tile(const float* a, const float* b, int 
     Vec squares{};
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) squares += sum[r][0] * sum[r][0] + sum[r][1] * sum[r][1];
-    for (int i = 0; i < kLanes; ++i) *result.squares += static_cast<double>(squares[i]);
+    *result.squares += __builtin_convertvector(squares, DoubleVec);
   }
 }
 
-using ComputeTile = void (*)(const float*, const float*, int, const Result&, Lines, const float*);
+using ComputeTile = void (*)(const float*, const float*, int, const Result&, Next);
 struct TileTable {
   ComputeTile of_rows[kTileRows];
 };
@@ -264,22 +286,23 @@ constexpr TileTable tile_table(std::index_sequence<r...>) {
 template <bool kBf16, bool kByRows>
 inline constexpr TileTable kTiles = tile_table<kBf16, kByRows>(std::make_index_sequence<kTileRows>());
 
-// Rows [0, rows) of a packed block of A times one panel of B, whole tiles: c and start have kTileCols columns.
+// Rows [0, rows) of a packed block of A times one panel of B, whole tiles: c and start have kTileCols columns. next.c
+// is where the next panel's first tile will be.
 template <bool kBf16>
 inline void multiply_panel(const float* a, bool by_rows, int rows, const float* b, int steps, const Result& result,
-                           const Lines& next_b, const float* next_column) {
+                           const Next& next) {
   const int panels = (rows + kTileRows - 1) / kTileRows;
   for (int p = 0; p < panels; ++p) {
     const int r0 = panel_begin(rows, p), r1 = panel_begin(rows, p + 1);
-    const Result part{result.c + r0 * result.ldc, result.ldc,
-                      result.start ? result.start + r0 * result.ldstart : nullptr, result.ldstart, result.squares};
-    const int line_row0 = next_b.rows * p / panels, line_row1 = next_b.rows * (p + 1) / panels;
-    const Lines lines{next_b.at + line_row0 * next_b.stride, next_b.stride, next_b.row_lines, line_row1 - line_row0, 0};
-    const float* next_c = p + 1 < panels ? result.c + r1 * result.ldc : next_column;
+    Result part = result;
+    part.c += r0 * result.ldc;
+    if (result.start) part.start += r0 * result.ldstart;
+    const Next share{share_of(next.a, p, panels), share_of(next.b, p, panels),
+                     p + 1 < panels ? result.c + r1 * result.ldc : next.c};
     if (by_rows) {
-      kTiles<kBf16, true>.of_rows[r1 - r0 - 1](a + r0 * kRowStride, b, steps, part, lines, next_c);
+      kTiles<kBf16, true>.of_rows[r1 - r0 - 1](a + r0 * kRowStride, b, steps, part, share);
     } else {
-      kTiles<kBf16, false>.of_rows[r1 - r0 - 1](a + p * kPanelStride, b, steps, part, lines, next_c);
+      kTiles<kBf16, false>.of_rows[r1 - r0 - 1](a + p * kPanelStride, b, steps, part, share);
     }
   }
 }
@@ -310,65 +333,75 @@ class Scratch {
   size_t size_ = 0;
 };
 
+// The last columns, which are no whole tile: computed beside c.
+template <bool kBf16>
+void multiply_edge(const float* a, bool by_rows, int rows, int cols, const float* b, int steps, const Result& result) {
+  static thread_local Scratch scratch;
+  float* whole = scratch.get(kBlockRows * kTileCols);
+  multiply_panel<kBf16>(a, by_rows, rows, b, steps, {whole, kTileCols, nullptr, 0}, Next{{}, {}, whole});
+  for (int r = 0; r < rows; ++r) {
+    for (int q = 0; q < cols; ++q) {
+      const float value = whole[r * kTileCols + q] + (result.start ? result.start[r * result.ldstart + q] : 0);
+      result.c[r * result.ldc + q] = value;
+      if (result.squares) (*result.squares)[0] += static_cast<double>(value) * static_cast<double>(value);
+    }
+  }
+}
+
 // c [m0, m1) x [n0, n1) of the product over k in [0, K), on one thread. start: see Result, from c's first element on.
 template <bool kBf16>
 void multiply_part(int64_t m0, int64_t m1, int64_t n0, int64_t n1, int64_t K, const Matrix& a, const Matrix& b,
                    const Result& result) {
-  static thread_local Scratch scratch_a, scratch_b, scratch_edge;
-  const int64_t max_depth = kBf16 ? 2 * kSteps : kSteps, depths = (K + max_depth - 1) / max_depth;
-  const int64_t M = m1 - m0, blocks = (M + kBlockRows - 1) / kBlockRows;
-  const int64_t depth_step = ((K + depths - 1) / depths + 1) / 2 * 2;
-  const int64_t col_step = blocks == 1 ? n1 - n0 : kBlockCols;  // one block of A: panels of B are used up at once
+  static thread_local Scratch scratch_a, scratch_b;
+  const int64_t M = m1 - m0, max_depth = kBf16 ? 2 * kSteps : kSteps;
+  const int64_t depths = (K + max_depth - 1) / max_depth, depth_step = ((K + depths - 1) / depths + 1) / 2 * 2;
+  const int64_t blocks = (M + kBlockRows - 1) / kBlockRows;
+  const auto block_begin = [&](int64_t block) { return m0 + M * block / blocks; };
+  const int panel_floats = steps_of(static_cast<int>(depth_step), kBf16) * kTileCols;
+  // With one block of A each panel of B is used up at once; else as many as fit are kept for the next blocks.
+  const int64_t kept = blocks == 1 ? 1 : kPackedB / panel_floats;
+  const int64_t col_step = blocks == 1 ? n1 - n0 : kept * kTileCols;
   float* packed_a = scratch_a.get(std::max(kPanels * kPanelStride, kBlockRows * kRowStride));
-  float* packed_b = scratch_b.get(static_cast<size_t>(blocks == 1 ? kTileCols : kBlockCols) * kSteps);
+  float* packed_b = scratch_b.get(static_cast<size_t>(kept * panel_floats));
   for (int64_t c0 = n0; c0 < n1; c0 += col_step) {
     const int64_t c1 = std::min(n1, c0 + col_step);
+    const int panels = static_cast<int>((c1 - c0 + kTileCols - 1) / kTileCols);
     for (int64_t k0 = 0; k0 < K; k0 += depth_step) {
-      const int depth = static_cast<int>(std::min(depth_step, K - k0));
+      const int depth = static_cast<int>(std::min(depth_step, K - k0)), steps = steps_of(depth, kBf16);
       for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t i0 = m0 + M * block / blocks;
-        const int rows = static_cast<int>(m0 + M * (block + 1) / blocks - i0);
+        const int64_t i0 = block_begin(block);
+        const int rows = static_cast<int>(block_begin(block + 1) - i0);
         pack_a<kBf16>(packed_a, a, i0, rows, k0, depth);
-        for (int64_t j = c0; j < c1; j += kTileCols) {
+        Lines next_a{};  // the block that comes next, if it is not what was just read
+        if (block + 1 < blocks) {
+          next_a = lines_of(a, i0 + rows, static_cast<int>(block_begin(block + 2) - i0 - rows), k0, depth);
+        } else if (k0 + depth < K) {
+          next_a = lines_of(a, m0, static_cast<int>(block_begin(1) - m0), k0 + depth,
+                            static_cast<int>(std::min(depth_step, K - k0 - depth)));
+        }
+        for (int panel = 0; panel < panels; ++panel) {
+          const int64_t j = c0 + panel * kTileCols, next_j = j + kTileCols;
           const int cols = static_cast<int>(std::min<int64_t>(kTileCols, c1 - j));
-          const int next_cols = static_cast<int>(std::min<int64_t>(kTileCols, c1 - j - kTileCols));
-          float* panel = packed_b + (blocks == 1 ? 0 : (j - c0) * kSteps);
-          Lines next_b{nullptr, 0, 0, 0, 0};
-          if (block == 0) {
-            pack_b<kBf16>(panel, b, j, cols, k0, depth);
-            if (next_cols > 0 && b.transposed) {
-              next_b = {b.data + (j + kTileCols) * b.stride + k0, b.stride, (depth + kLine - 1) / kLine, next_cols, 0};
-            } else if (next_cols > 0) {
-              next_b = {b.data + k0 * b.stride + j + kTileCols, b.stride, (next_cols + kLine - 1) / kLine, depth, 0};
-            }
-          }
-          Result part{result.c + i0 * result.ldc + j, result.ldc, nullptr, 0,
-                      k0 + depth == K ? result.squares : nullptr};
+          float* pb = packed_b + (blocks == 1 ? 0 : panel * panel_floats);
+          if (block == 0) pack_b<kBf16>(pb, b, j, cols, k0, depth);
+          Result part = result;
+          part.c += i0 * result.ldc + j;
           if (k0 > 0) {
             part.start = part.c;
             part.ldstart = part.ldc;
           } else if (result.start) {
-            part.start = result.start + i0 * result.ldstart + j;
-            part.ldstart = result.ldstart;
+            part.start += i0 * result.ldstart + j;
           }
-          const int steps = steps_of(depth, kBf16);
-          if (cols == kTileCols) {
-            multiply_panel<kBf16>(packed_a, !a.transposed, rows, panel, steps, part, next_b,
-                                  part.c + (next_cols > 0 ? kTileCols : 0));
+          if (k0 + depth < K) part.squares = nullptr;
+          if (cols < kTileCols) {
+            multiply_edge<kBf16>(packed_a, !a.transposed, rows, cols, pb, steps, part);
             continue;
           }
-          float* whole = scratch_edge.get(static_cast<size_t>(kBlockRows) *
-                                          kTileCols);  // the last columns, which are no whole tile
-          multiply_panel<kBf16>(packed_a, !a.transposed, rows, panel, steps, {whole, kTileCols, nullptr, 0}, next_b,
-                                whole);
-          for (int r = 0; r < rows; ++r) {
-            for (int q = 0; q < cols; ++q) {
-              const float start = part.start ? part.start[r * part.ldstart + q] : 0;
-              const float value = whole[r * kTileCols + q] + start;
-              part.c[r * part.ldc + q] = value;
-              if (part.squares) *part.squares += static_cast<double>(value) * static_cast<double>(value);
-            }
+          Next next{share_of(next_a, panel, panels), {}, part.c + (next_j < c1 ? kTileCols : 0)};
+          if (block == 0 && next_j < c1) {
+            next.b = lines_of(b, k0, depth, next_j, static_cast<int>(std::min<int64_t>(kTileCols, c1 - next_j)));
           }
+          multiply_panel<kBf16>(packed_a, !a.transposed, rows, pb, steps, part, next);
         }
       }
     }
@@ -384,8 +417,10 @@ inline int threads_of_loops() {
 }
 
 // The whole product, (M, N), on all threads: each has some rows and some columns, divided so that the least is packed.
+// squares: the sum of the result's squares is added to it; null: not wanted.
 template <bool kBf16>
-void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b, const Result& result) {
+void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b, const Result& result,
+              double* squares = nullptr) {
   const int64_t panels = (N + kTileCols - 1) / kTileCols;
   // A thread is worth its start from some 50,000 products on.
   const int threads = static_cast<int>(std::clamp<int64_t>(M * N * K / 50000, 1, threads_of_loops()));
@@ -403,7 +438,7 @@ void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b,
     }
   }
   const int by_cols = threads / by_rows;
-  std::vector<double> squares(static_cast<size_t>(threads));
+  std::vector<double> squares_of(static_cast<size_t>(threads));
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int part = 0; part < threads; ++part) {
     const int i = part % by_rows, j = part / by_rows;
@@ -411,13 +446,13 @@ void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b,
     const int64_t n0 = panels * j / by_cols * kTileCols, n1 = std::min(N, panels * (j + 1) / by_cols * kTileCols);
     if (m0 >= m1 || n0 >= n1) continue;
     Result own = result;
-    double sum = 0;  // on the thread's own stack: neighbours in `squares` share a cache line
-    if (result.squares) own.squares = &sum;
+    DoubleVec sums{};  // on the thread's own stack: neighbours in squares_of share a cache line
+    if (squares) own.squares = &sums;
     multiply_part<kBf16>(m0, m1, n0, n1, K, a, b, own);
-    squares[static_cast<size_t>(part)] = sum;
+    for (int i = 0; i < kLanes; ++i) squares_of[static_cast<size_t>(part)] += sums[i];
   }
-  for (const double sum : squares) {
-    if (result.squares) *result.squares += sum;
+  for (const double sum : squares_of) {
+    if (squares) *squares += sum;
   }
 }
 

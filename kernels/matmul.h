@@ -84,18 +84,19 @@ void matmul_backward(floatX* dinp,          // (N, C)  =, or null: not wanted
   if (dbias) bias_backward(dbias, dout, N, OC);
 }
 
-// The weights' gradient alone, set instead of added to: a step's first micro-batch need not read what it replaces.
-// Returns the sum of its squares, for the global norm: while it is at hand.
+// The weights' gradient alone, set instead of added to: a step's first micro-batch need not read what it replaces. The
+// sum of its squares is for the global norm, while it is at hand.
 template <class floatX>
-double matmul_dweight(floatX* dweight,     // (OC, C)  =
-                      const floatX* dout,  // (N, OC)
-                      const floatX* inp,   // (N, C)
-                      int N, int C, int OC) {
+void matmul_dweight(floatX* dweight,     // (OC, C)  =
+                    double* squares,     // +=, or null: not wanted
+                    const floatX* dout,  // (N, OC)
+                    const floatX* inp,   // (N, C)
+                    int N, int C, int OC) {
   const int64_t size = static_cast<int64_t>(OC) * C;
   std::fill(dweight, dweight + size, floatX(0));
   floatX* none = nullptr;
   matmul_backward(none, dweight, none, dout, inp, static_cast<const floatX*>(nullptr), N, C, OC);
-  return global_norm_squared(dweight, size);
+  if (squares) *squares += global_norm_squared(dweight, size);
 }
 
 }  // namespace cpu

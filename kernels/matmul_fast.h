@@ -58,10 +58,8 @@ void matmul_backward(float* dinp, float* dweight, float* dbias, const float* dou
 }
 
 template <bool kBf16>
-double matmul_dweight(float* dweight, const float* dout, const float* inp, int N, int C, int OC) {
-  double squares = 0;
-  multiply<kBf16>(OC, C, N, {dout, OC, true}, {inp, C, false}, {dweight, C, nullptr, 0, &squares});
-  return squares;
+void matmul_dweight(float* dweight, double* squares, const float* dout, const float* inp, int N, int C, int OC) {
+  multiply<kBf16>(OC, C, N, {dout, OC, true}, {inp, C, false}, {dweight, C, nullptr, 0}, squares);
 }
 
 }  // namespace cpu::WROUGHT_ISA

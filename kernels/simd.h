@@ -26,6 +26,7 @@ inline constexpr int kLanes = WROUGHT_VECTOR_BYTES / 4;
 
 typedef float Vec __attribute__((vector_size(WROUGHT_VECTOR_BYTES), may_alias));
 typedef float UnalignedVec __attribute__((vector_size(WROUGHT_VECTOR_BYTES), may_alias, aligned(4)));
+typedef double DoubleVec __attribute__((vector_size(2 * WROUGHT_VECTOR_BYTES), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(WROUGHT_VECTOR_BYTES)));
 
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }

@@ -59,7 +59,9 @@ TEST_CASE("matmul without a bias, and with only some of the gradients") {
   cpu::matmul_backward(none, none, dbias1.data(), dout.data(), inp.data(), weight.data(), N, C, OC);
   CHECK(same_bits(dinp, dinp1));
   CHECK(same_bits(dweight, dweight1));
-  cpu::matmul_dweight(dweight1.data(), dout.data(), inp.data(), N, C, OC);  // set, whatever was there
+  double squares = 1;
+  cpu::matmul_dweight(dweight1.data(), &squares, dout.data(), inp.data(), N, C, OC);  // set, whatever was there
+  CHECK(squares == doctest::Approx(1 + dot_product(dweight, dweight)));
   CHECK(same_bits(dweight, dweight1));
   CHECK(same_bits(dbias, dbias1));
 }

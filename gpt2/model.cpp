@@ -224,7 +224,7 @@ void CpuModel<floatX>::clear_grads(bool of_weights) const {
     const bool is_weight = !tensor.vector && tensor.name != "wpe";
     if (is_weight != of_weights) continue;
     floatX* g = static_cast<floatX*>(grad_memory_.data()) + tensor.offset;
-#pragma omp parallel for if (tensor.size() > 50000)
+#pragma omp parallel for
     for (int64_t i = 0; i < tensor.size(); ++i) g[i] = 0;
   }
 }

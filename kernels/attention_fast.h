@@ -76,7 +76,7 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
   const float scale = 1 / std::sqrt(static_cast<float>(HS));
   const int64_t rows_floats = kQueries * kRowStride, block_floats = static_cast<int64_t>(kKeys) * cols;
   const int64_t floats = 3 * rows_floats + 2 * key_blocks * block_floats + kQueries * (cols + 2);
-#pragma omp parallel for schedule(dynamic) if (static_cast <int64_t>(B) * T * C > 10000)
+#pragma omp parallel for schedule(dynamic)
   for (int bh = 0; bh < B * NH; ++bh) {
     static thread_local Scratch scratch;
     Carver carver(scratch.get(static_cast<size_t>(floats)));
@@ -151,7 +151,7 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
   const int64_t rows_floats = kQueries * kRowStride, block_floats = static_cast<int64_t>(kKeys) * cols;
   const int64_t floats =
       5 * rows_floats + kPanels * kPanelStride + 5 * key_blocks * block_floats + kQueries * (3 * cols + 1);
-#pragma omp parallel for schedule(dynamic) if (static_cast <int64_t>(B) * T * C > 10000)
+#pragma omp parallel for schedule(dynamic)
   for (int bh = 0; bh < B * NH; ++bh) {
     static thread_local Scratch scratch;
     Carver carver(scratch.get(static_cast<size_t>(floats)));

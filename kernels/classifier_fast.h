@@ -14,30 +14,28 @@ inline float row_max(const float* row, int V) {
 }
 
 inline void classifier_forward(float* losses, const float* logits, const int32_t* targets, int N, int V, int Vp) {
-#pragma omp parallel for
-  for (int n = 0; n < N; ++n) {
-    const float* row = logits + static_cast<int64_t>(n) * Vp;
+  for_each_index(N, static_cast<int64_t>(N) * V > 10000, [&](int64_t n) {
+    const float* row = logits + n * Vp;
     if (targets[n] < 0) {
       losses[n] = 0;
-      continue;
+      return;
     }
     const float max = row_max(row, V);
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int v = 0; v < V; ++v) sum += exp(row[v] - max);
     losses[n] = max + std::log(sum) - row[targets[n]];
-  }
+  });
 }
 
 inline void classifier_backward(float* dlogits, float* losses, const int32_t* targets, const float* weights, int N,
                                 int V, int Vp) {
-#pragma omp parallel for
-  for (int n = 0; n < N; ++n) {
-    float* row = dlogits + static_cast<int64_t>(n) * Vp;
+  for_each_index(N, static_cast<int64_t>(N) * V > 10000, [&](int64_t n) {
+    float* row = dlogits + n * Vp;
     if (targets[n] < 0) {
       losses[n] = 0;
       std::fill(row, row + Vp, 0.0f);
-      continue;
+      return;
     }
     const float max = row_max(row, V), target_logit = row[targets[n]];
     float sum = 0;
@@ -52,7 +50,7 @@ inline void classifier_backward(float* dlogits, float* losses, const int32_t* ta
     for (int v = 0; v < V; ++v) row[v] *= scale;
     row[targets[n]] -= weights[n];
     std::fill(row + V, row + Vp, 0.0f);
-  }
+  });
 }
 
 }  // namespace cpu::WROUGHT_ISA

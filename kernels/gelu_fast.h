@@ -9,23 +9,27 @@
 namespace cpu::WROUGHT_ISA {
 
 inline void gelu_forward(float* out, const float* inp, int64_t N) {
-#pragma omp parallel for simd
-  for (int64_t i = 0; i < N; ++i) {
-    const float x = inp[i];
-    const float u = float(kGeluScale) * (x + float(kGeluCubic) * x * x * x);
-    out[i] = x / (1 + exp(-2 * u));
-  }
+  for_each_range(N, N > 10000, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const float x = inp[i];
+      const float u = float(kGeluScale) * (x + float(kGeluCubic) * x * x * x);
+      out[i] = x / (1 + exp(-2 * u));
+    }
+  });
 }
 
 inline void gelu_backward(float* dinp, const float* dout, const float* inp, int64_t N) {
-#pragma omp parallel for simd
-  for (int64_t i = 0; i < N; ++i) {
-    const float x = inp[i];
-    const float u = float(kGeluScale) * (x + float(kGeluCubic) * x * x * x);
-    const float du = float(kGeluScale) * (1 + 3 * float(kGeluCubic) * x * x);
-    const float e = exp(-2 * u), s = 1 / (1 + e);
-    dinp[i] = dout[i] * (s + x * s * (e * s) * 2 * du);
-  }
+  for_each_range(N, N > 10000, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const float x = inp[i];
+      const float u = float(kGeluScale) * (x + float(kGeluCubic) * x * x * x);
+      const float du = float(kGeluScale) * (1 + 3 * float(kGeluCubic) * x * x);
+      const float e = exp(-2 * u), s = 1 / (1 + e);
+      dinp[i] = dout[i] * (s + x * s * (e * s) * 2 * du);
+    }
+  });
 }
 
 }  // namespace cpu::WROUGHT_ISA

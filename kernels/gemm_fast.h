@@ -14,10 +14,6 @@
 // result depend neither on the number of threads nor on how rows and columns are divided.
 #pragma once
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -408,22 +404,13 @@ void multiply_part(int64_t m0, int64_t m1, int64_t n0, int64_t n1, int64_t K, co
   }
 }
 
-inline int threads_of_loops() {
-#ifdef _OPENMP
-  return omp_in_parallel() ? 1 : omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
 // The whole product, (M, N), on all threads: each has some rows and some columns, divided so that the least is packed.
 // squares: the sum of the result's squares is added to it; null: not wanted.
 template <bool kBf16>
 void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b, const Result& result,
               double* squares = nullptr) {
   const int64_t panels = (N + kTileCols - 1) / kTileCols;
-  // A thread is worth its start from some 50,000 products on.
-  const int threads = static_cast<int>(std::clamp<int64_t>(M * N * K / 50000, 1, threads_of_loops()));
+  const int threads = M * N * K > 100000 ? threads_of_loops() : 1;
   int by_rows = 1;
   double least = 0;
   for (int t = 1; t <= threads; ++t) {
@@ -439,18 +426,17 @@ void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b,
   }
   const int by_cols = threads / by_rows;
   std::vector<double> squares_of(static_cast<size_t>(threads));
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int part = 0; part < threads; ++part) {
-    const int i = part % by_rows, j = part / by_rows;
+  for_each_index(threads, threads > 1, [&](int64_t part) {
+    const int64_t i = part % by_rows, j = part / by_rows;
     const int64_t m0 = M * i / by_rows, m1 = M * (i + 1) / by_rows;
     const int64_t n0 = panels * j / by_cols * kTileCols, n1 = std::min(N, panels * (j + 1) / by_cols * kTileCols);
-    if (m0 >= m1 || n0 >= n1) continue;
+    if (m0 >= m1 || n0 >= n1) return;
     Result own = result;
     DoubleVec sums{};  // on the thread's own stack: neighbours in squares_of share a cache line
     if (squares) own.squares = &sums;
     multiply_part<kBf16>(m0, m1, n0, n1, K, a, b, own);
     for (int i = 0; i < kLanes; ++i) squares_of[static_cast<size_t>(part)] += sums[i];
-  }
+  });
   for (const double sum : squares_of) {
     if (squares) *squares += sum;
   }

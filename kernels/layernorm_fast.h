@@ -11,10 +11,9 @@ namespace cpu::WROUGHT_ISA {
 
 inline void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, const float* weight,
                               const float* bias, int N, int C) {
-#pragma omp parallel for if (static_cast <int64_t>(N) * C > 20000)
-  for (int n = 0; n < N; ++n) {
-    const float* x = inp + static_cast<int64_t>(n) * C;
-    float* y = out + static_cast<int64_t>(n) * C;
+  for_each_index(N, static_cast<int64_t>(N) * C > 20000, [&](int64_t n) {
+    const float* x = inp + n * C;
+    float* y = out + n * C;
     float sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
     for (int c = 0; c < C; ++c) sum += x[c];
@@ -26,18 +25,17 @@ inline void layernorm_forward(float* out, float* mean, float* rstd, const float*
     for (int c = 0; c < C; ++c) y[c] = (x[c] - m) * s * weight[c] + bias[c];
     mean[n] = m;
     rstd[n] = s;
-  }
+  });
 }
 
 inline void layernorm_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp,
                                const float* weight, const float* mean, const float* rstd, int N, int C) {
   const int threads = static_cast<int64_t>(N) * C > 20000 ? threads_of_loops() : 1;
   std::vector<float> sums(static_cast<size_t>(threads) * 2 * static_cast<size_t>(C));
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int part = 0; part < threads; ++part) {
-    float *dw = sums.data() + static_cast<int64_t>(part) * 2 * C, *db = dw + C;
-    const int n0 = static_cast<int>(static_cast<int64_t>(N) * part / threads);
-    const int n1 = static_cast<int>(static_cast<int64_t>(N) * (part + 1) / threads);
+  for_each_index(threads, threads > 1, [&](int64_t part) {
+    float *dw = sums.data() + part * 2 * C, *db = dw + C;
+    const int n0 = static_cast<int>(N * part / threads);
+    const int n1 = static_cast<int>(N * (part + 1) / threads);
     for (int n = n0; n < n1; ++n) {
       const float *x = inp + static_cast<int64_t>(n) * C, *dy = dout + static_cast<int64_t>(n) * C;
       float* dx = dinp + static_cast<int64_t>(n) * C;
@@ -58,7 +56,7 @@ inline void layernorm_backward(float* dinp, float* dweight, float* dbias, const 
         dx[c] += s * (dy[c] * weight[c] - dnorm_avg - (x[c] - m) * s * dnorm_norm_avg);
       }
     }
-  }
+  });
   for (int part = 0; part < threads; ++part) {
     const float *dw = sums.data() + static_cast<int64_t>(part) * 2 * C, *db = dw + C;
 #pragma omp simd

@@ -12,9 +12,8 @@ inline constexpr int kFewRows = 3;
 
 inline void multiply_few_rows(float* out, const float* inp, const float* weight, const float* bias, int N, int C,
                               int OC) {
-#pragma omp parallel for if (static_cast <int64_t>(OC) * C > 50000)
-  for (int o = 0; o < OC; ++o) {
-    const float* w = weight + static_cast<int64_t>(o) * C;
+  for_each_index(OC, static_cast<int64_t>(OC) * C > 50000, [&](int64_t o) {
+    const float* w = weight + o * C;
     for (int n = 0; n < N; ++n) {
       const float* x = inp + static_cast<int64_t>(n) * C;
       float sum = 0;
@@ -22,7 +21,7 @@ inline void multiply_few_rows(float* out, const float* inp, const float* weight,
       for (int c = 0; c < C; ++c) sum += x[c] * w[c];
       out[static_cast<int64_t>(n) * OC + o] = sum + (bias ? bias[o] : 0);
     }
-  }
+  });
 }
 
 template <bool kBf16>
@@ -33,9 +32,8 @@ void matmul_forward(float* out, const float* inp, const float* weight, const flo
 
 inline void bias_backward(float* dbias, const float* dout, int N, int OC) {
   constexpr int kSlice = 64;  // columns of an owner
-#pragma omp parallel for if (static_cast <int64_t>(N) * OC > 50000)
-  for (int o0 = 0; o0 < OC; o0 += kSlice) {
-    const int width = std::min(kSlice, OC - o0);
+  for_each_index((OC + kSlice - 1) / kSlice, static_cast<int64_t>(N) * OC > 50000, [&](int64_t slice) {
+    const int o0 = static_cast<int>(slice) * kSlice, width = std::min(kSlice, OC - o0);
     float sum[kSlice] = {};
     for (int n = 0; n < N; ++n) {
       const float* row = dout + static_cast<int64_t>(n) * OC + o0;
@@ -46,7 +44,7 @@ inline void bias_backward(float* dbias, const float* dout, int N, int OC) {
       }
     }
     for (int o = 0; o < width; ++o) dbias[o0 + o] += sum[o];
-  }
+  });
 }
 
 template <bool kBf16>

@@ -5,6 +5,10 @@
 // that instruction set. Anyone else gets cpu::fast, with the vectors that every machine has.
 #pragma once
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -78,5 +82,38 @@ inline Vec bf16_pairs(Vec even, Vec odd) {
   return reinterpret_cast<Vec>(_mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(both)));
 }
 #endif
+
+// ---- threads -------------------------------------------------------------------------------------------------------
+
+inline int threads_of_loops() {
+#ifdef _OPENMP
+  return omp_in_parallel() ? 1 : omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+// f(i) for i in [0, n): on all threads, or, where that is not worth starting them, on this one without a parallel
+// region. Never on some of them: OpenMP's runtime takes a team apart and builds it anew when its size changes.
+template <class F>
+inline void for_each_index(int64_t n, bool worth_threads, F&& f) {
+  if (!worth_threads || threads_of_loops() == 1) {
+    for (int64_t i = 0; i < n; ++i) f(i);
+    return;
+  }
+#pragma omp parallel for
+  for (int64_t i = 0; i < n; ++i) f(i);
+}
+
+// f(begin, end) for ranges that make up [0, n).
+template <class F>
+inline void for_each_range(int64_t n, bool worth_threads, F&& f) {
+  const int64_t threads = worth_threads ? threads_of_loops() : 1;
+  if (threads == 1) return f(int64_t{0}, n);
+  for_each_index(threads, true, [&](int64_t part) {
+    const auto begin = [&](int64_t p) { return n / kLanes * p / threads * kLanes; };  // whole vectors
+    f(begin(part), part + 1 < threads ? begin(part + 1) : n);
+  });
+}
 
 }  // namespace cpu::WROUGHT_ISA

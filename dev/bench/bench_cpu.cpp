@@ -127,12 +127,25 @@ std::vector<Ceilings::Product> measure_products(const cpu::Kernels<float>& kerne
   return products;
 }
 
+// Not in a lambda: of a captured pointer the compiler makes gathers.
+uint64_t sum_of(const uint64_t* a, int64_t n) {
+  uint64_t sum = 0;
+#pragma omp parallel for reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += a[i];
+  return sum;
+}
+
+void increment(uint64_t* a, int64_t n) {
+#pragma omp parallel for
+  for (int64_t i = 0; i < n; ++i) ++a[i];
+}
+
 // Bandwidth, by arrays of which no cache holds much: the best pass. Read: whole numbers are added up, because their
 // sum has no order that the compiler would have to keep. Copy: by the C library's memcpy. In place: what is read is
 // written back changed, as AdamW does; both then count, as for the copy.
 void measure_memory(Ceilings& c, bool quick) {
   const long cache = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
-  int64_t bytes = std::max<int64_t>(256 << 20, 8 * static_cast<int64_t>(cache));
+  int64_t bytes = std::clamp<int64_t>(8 * static_cast<int64_t>(cache), 256 << 20, 1 << 30);
   if (quick) bytes = 16 << 20;
   const double available = available_memory();
   if (available > 0) bytes = std::min(bytes, static_cast<int64_t>(available / 4));
@@ -144,12 +157,7 @@ void measure_memory(Ceilings& c, bool quick) {
   for (int64_t i = 0; i < n; ++i) a[i] = b[i] = static_cast<uint64_t>(i);
   const double seconds = quick ? 0 : 1;
   uint64_t total = 0;
-  const std::vector<double> reads = times_of(seconds, [&] {
-    uint64_t sum = 0;
-#pragma omp parallel for simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; ++i) sum += a[i];
-    total += sum;
-  });
+  const std::vector<double> reads = times_of(seconds, [&] { total += sum_of(a, n); });
   const uint64_t once = static_cast<uint64_t>(n) * static_cast<uint64_t>(n - 1) / 2;
   if (total != (reads.size() + 1) * once) throw std::logic_error("the sum of what was read is wrong");
   constexpr int64_t kSlice = 1 << 17;  // numbers that a thread copies at a time
@@ -159,10 +167,7 @@ void measure_memory(Ceilings& c, bool quick) {
       std::memcpy(b + i, a + i, sizeof(uint64_t) * static_cast<size_t>(std::min(kSlice, n - i)));
     }
   });
-  const std::vector<double> updates = times_of(seconds, [&] {
-#pragma omp parallel for simd
-    for (int64_t i = 0; i < n; ++i) ++b[i];
-  });
+  const std::vector<double> updates = times_of(seconds, [&] { increment(b, n); });
   c.array_bytes = 8.0 * static_cast<double>(n);
   c.read = c.array_bytes / least(reads);
   c.copy = 2 * c.array_bytes / least(copies);

@@ -33,9 +33,11 @@ positive T "$T"
 [ "$steps" -ge 2 ] || misused "STEPS is $steps, expected at least 2: the first does not count"
 if [ -n "$shard" ]; then
   [ -f "$shard" ] || fail "there is no shard $shard"
+  [ "$(od -An -td4 -N4 "$shard" | tr -d ' ')" = 20240520 ] || fail "$shard is no token shard; build/tokenize shard makes one"
   shard=$(realpath "$shard")
 fi
 build=$(realpath -m "${BUILD:-$(dirname "$0")/../../build}")
+[[ $python != */* ]] || python=$(realpath -s "$python")  # -s: a virtual environment's is a link
 [ -z "${LLMC_DIR:-}" ] || LLMC_DIR=$(realpath -m "$LLMC_DIR")
 cd "$(dirname "$0")/../.."
 for program in train_gpt2 make_stories tokenize convert; do

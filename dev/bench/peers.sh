@@ -109,8 +109,8 @@ round_of() {
       ;;
     llm.c)
       # It would go on after these steps; closing the pipe ends it.
-      { (cd "$tmp" && stdbuf -oL "$LLMC_DIR/train_gpt2" 2>"$tmp/log") | grep --line-buffered -o 'took [0-9.]*' |
-        head -n "$steps" | cut -d' ' -f2; } || true
+      { (cd "$tmp" && stdbuf -oL "$LLMC_DIR/train_gpt2" 2>"$tmp/log") | grep --line-buffered -m "$steps" -o 'took [0-9.]*' |
+        cut -d' ' -f2; } || true
       ;;
   esac
 }

@@ -53,7 +53,7 @@ while read -r part count; do
   [ "$(rows all.json "$part")" = "$count" ] || die "$part has $(rows all.json "$part") rows instead of $count"
 done <<<"operations 36
 steps 1
-thread_scaling 2
+thread_scaling $(sed -n 's/^ "threads": \([0-9]*\),\{0,1\}$/\1/p' all.json)
 length_scaling 2
 model_scaling 2"
 

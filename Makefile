@@ -67,7 +67,7 @@ bench-sim: configure
 	@$(BUILD)/bench_kernels_sim --json $(BUILD)/bench_sim.json --html $(BUILD)/bench_sim.html
 	@echo "the page: $(BUILD)/bench_sim.html"
 
-# With a GPU and nvcc also the kernels' times, as a page too.
+# The CPU's kernels and steps, $(BUILD)/bench_cpu.json (minutes); with a GPU and nvcc also its kernels' times, as a page too.
 bench: all
 	@cmake --build $(BUILD) -j $(JOBS) --target benchmarks
 	@if [ "`cat $(BUILD)/trainer.txt`" = train_gpt2cu ]; then \
@@ -75,6 +75,7 @@ bench: all
 	  $(BUILD)/bench_kernels_cu --json $(BUILD)/bench.json --html $(BUILD)/bench.html && \
 	  echo "the page: $(BUILD)/bench.html"; \
 	else echo "left out: the kernels' times (no GPU with nvcc here; make bench-sim counts instead)"; fi
+	@$(BUILD)/bench_cpu --json $(BUILD)/bench_cpu.json
 	@$(BUILD)/make_stories --out $(BUILD)/stories.txt
 	@$(BUILD)/tokenize train --tokenizer bpe:4096 --data $(BUILD)/stories.txt --out $(BUILD)/stories.json
 	@$(BUILD)/bench_tokenizer train 4096 $(BUILD)/stories.txt

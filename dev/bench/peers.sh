@@ -1,34 +1,155 @@
 #!/usr/bin/env bash
-# GPT-2 124M on the CPU, B=4 T=64: our step beside llm.c's train_gpt2.c, in turn, in one run; the ratio of medians.
-#   LLMC_DIR=path/to/llm.c dev/bench/peers.sh SHARD [ROUNDS]
-# LLMC_DIR holds llm.c with its train_gpt2 built; SHARD is a GPT-2 token shard (build/tokenize shard makes one). Both start
-# from the same weights, read the same shard (llm.c shuffles it, which costs it nothing), and take ten steps a round; the
-# first of each round is left out (it touches new memory).
+# A training step of GPT-2 on the CPU beside other programs', in turn, in one run: ratios of medians.
+usage() {
+  cat <<'END'
+usage: dev/bench/peers.sh [SHARD [ROUNDS]]
+
+Compares, round by round, a step of build/train_gpt2 in fp32 and bf16 with PyTorch's (dev/bench/pytorch_cpu_gpt2.py, where
+the interpreter has torch) and with that of llm.c's train_gpt2 (where LLMC_DIR says). What is missing is left out, and said.
+SHARD is a token shard with GPT-2's vocabulary or a smaller one; without it the built-in stories make one. The
+vocabulary of the models is GPT-2's in any case. The first step of a round touches new memory and does not count.
+
+Variables:
+  ROUNDS    rounds (3)                     STEPS    steps of a round, one of which does not count (10)
+  B, T      sequences, tokens in each (4, 64)       MODEL    a preset of train_gpt2 (gpt2)
+  PYTHON    an interpreter with torch (python3)     BUILD    the folder with our programs (build)
+  LLMC_DIR  a folder with llm.c, its train_gpt2 built: it has GPT-2 124M, B=4, T=64 and fp32
+END
+}
 set -euo pipefail
-: "${LLMC_DIR:?set LLMC_DIR to a folder with llm.c and its train_gpt2 built}"
-shard=$(realpath "${1:?usage: LLMC_DIR=... dev/bench/peers.sh SHARD [ROUNDS]}")
-rounds=${2:-3}
+misused() { echo "error: $*" >&2; usage >&2; exit 2; }
+fail() { echo "error: $*" >&2; exit 1; }
+case ${1:-} in
+  --help | -h) usage; exit ;;
+  -*) misused "there is no option $1" ;;
+esac
+[ $# -le 2 ] || misused "$# arguments, expected at most a shard and a number of rounds"
+shard=${1:-} rounds=${2:-${ROUNDS:-3}} steps=${STEPS:-10} B=${B:-4} T=${T:-64} model=${MODEL:-gpt2} python=${PYTHON:-python3}
+positive() { [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || misused "$1 is '$2', expected a whole number from 1 on"; }
+positive ROUNDS "$rounds"
+positive STEPS "$steps"
+positive B "$B"
+positive T "$T"
+[ "$steps" -ge 2 ] || misused "STEPS is $steps, expected at least 2: the first does not count"
+if [ -n "$shard" ]; then
+  [ -f "$shard" ] || fail "there is no shard $shard"
+  [ "$(od -An -td4 -N4 "$shard" | tr -d ' ')" = 20240520 ] || fail "$shard is no token shard; build/tokenize shard makes one"
+  shard=$(realpath "$shard")
+fi
+build=$(realpath -m "${BUILD:-$(dirname "$0")/../../build}")
+[[ $python != */* ]] || python=$(realpath -s "$python")  # -s: a virtual environment's is a link
+[ -z "${LLMC_DIR:-}" ] || LLMC_DIR=$(realpath -m "$LLMC_DIR")
 cd "$(dirname "$0")/../.."
-build=$PWD/build tmp=$(mktemp -d)
+for program in train_gpt2 make_stories tokenize convert; do
+  [ -x "$build/$program" ] || fail "$build/$program is not there; make builds it"
+done
+tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-# One model for both: ours takes one step from random weights, convert makes llm.c's file.
-steps=(--data "$shard" --lr 1e-4 --schedule constant --warmup-steps 0 --beta2 0.999
-       --weight-decay 0 --grad-clip 0 --data-order sequential --sample-tokens 0 --save-every 0)
-"$build/train_gpt2" "${steps[@]}" --model gpt2 --steps 1 --seq-len 1024 --batch-size 1 --run "$tmp/start" >/dev/null
-"$build/convert" --from "$tmp/start/latest" --to "$tmp/gpt2_124M.bin" >/dev/null
-mkdir -p "$tmp/dev/data/tinyshakespeare"
-for part in train val; do ln -s "$shard" "$tmp/dev/data/tinyshakespeare/tiny_shakespeare_$part.bin"; done
+median() { sort -n | awk '{ a[NR] = $1 } END { if (NR) print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
 
-median() { sort -n | awk '{ a[NR] = $1 } END { print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
+# ---- what there is to compare: each lane is a program and a precision ---------------------------------------------------
+if [ -z "$shard" ]; then
+  echo "no SHARD: the built-in stories, with a vocabulary of 4,096"
+  shard=$tmp/stories/train.bin
+  {
+    "$build/make_stories" --out "$tmp/stories.txt" &&
+      "$build/tokenize" shard --tokenizer bpe:4096 --data "$tmp/stories.txt" --val-fraction 0 --out "$tmp/stories"
+  } >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; fail "no shard could be made"; }
+fi
+lanes=("wrought fp32")
+flags=(--data "$shard" --model "$model" --vocab-size 50257 --lr 1e-4 --schedule constant --warmup-steps 0 --grad-clip 1
+  --data-order sequential --sample-tokens 0 --save-every 0)
+shape=(--batch-size "$B" --seq-len "$T")
+if "$build/train_gpt2" "${flags[@]}" "${shape[@]}" --precision bf16 --memory >"$tmp/log" 2>&1; then
+  lanes+=("wrought bf16")
+else
+  echo "left out: wrought bf16 ($(tail -n 1 "$tmp/log"))"
+fi
+if "$python" -c 'import torch' >"$tmp/log" 2>&1; then
+  lanes+=("PyTorch fp32" "PyTorch bf16")
+  "$python" dev/bench/pytorch_cpu_gpt2.py --model gpt2-nano --batch-size 1 --seq-len 1 --steps 1 >"$tmp/log" 2>&1 || true
+  sed -n 's/^\(torch .*\), [0-9]* parameters.*/PyTorch: \1/p' "$tmp/log"
+  # Debian's libblas3, which it installs with PyTorch, is the plain reference; libopenblas0-pthread takes its place.
+  if grep -q 'BLAS [^,]*/blas/libblas' "$tmp/log"; then
+    echo "warning: that BLAS is the unoptimised reference: PyTorch's fp32 is far below what it can with libopenblas0-pthread"
+  fi
+else
+  echo "left out: PyTorch ($python has no torch; PYTHON=... names another interpreter)"
+fi
+if [ -z "${LLMC_DIR:-}" ]; then
+  echo "left out: llm.c (LLMC_DIR does not say where it is)"
+elif [ ! -x "$LLMC_DIR/train_gpt2" ]; then
+  echo "left out: llm.c ($LLMC_DIR/train_gpt2 is not there; make train_gpt2 builds it)"
+elif [ "$model $B $T" != "gpt2 4 64" ]; then
+  echo "left out: llm.c (it has GPT-2 124M, B=4 and T=64, and no others)"
+else
+  lanes+=("llm.c fp32")
+  # One model for both: ours takes one step from random weights, convert makes llm.c's file.
+  "$build/train_gpt2" "${flags[@]}" --steps 1 --seq-len 1024 --batch-size 1 --run "$tmp/start" >"$tmp/log" 2>&1 ||
+    { cat "$tmp/log" >&2; fail "no model to start from"; }
+  "$build/convert" --from "$tmp/start/latest" --to "$tmp/gpt2_124M.bin" >/dev/null
+  flags[3]=$tmp/start/latest
+  mkdir -p "$tmp/dev/data/tinyshakespeare"
+  for part in train val; do ln -s "$shard" "$tmp/dev/data/tinyshakespeare/tiny_shakespeare_$part.bin"; done
+fi
+
+# ---- one round of a lane: a line of milliseconds for each step ----------------------------------------------------------
+round_of() {
+  case $1 in
+    wrought)
+      "$build/train_gpt2" "${flags[@]}" "${shape[@]}" --precision "$2" --steps "$steps" --run "$tmp/run" >"$tmp/log" 2>&1 || return
+      grep -o '"ms":[0-9.]*' "$tmp/run/metrics.jsonl" | cut -d: -f2
+      rm -rf "$tmp/run"
+      ;;
+    PyTorch)
+      "$python" dev/bench/pytorch_cpu_gpt2.py --model "$model" "${shape[@]}" --data "$shard" --precision "$2" \
+        --steps "$steps" >"$tmp/log" 2>&1 || return
+      sed -n 's/^step .* \([0-9.]*\) ms$/\1/p' "$tmp/log"
+      ;;
+    llm.c)
+      # It would go on after these steps; closing the pipe ends it.
+      { (cd "$tmp" && stdbuf -oL "$LLMC_DIR/train_gpt2" 2>"$tmp/log") | grep --line-buffered -m "$steps" -o 'took [0-9.]*' |
+        cut -d' ' -f2; } || true
+      ;;
+  esac
+}
+
 for ((round = 1; round <= rounds; ++round)); do
-  "$build/train_gpt2" "${steps[@]}" --model "$tmp/start/latest" --batch-size 4 --seq-len 64 --steps 10 --run "$tmp/run$round" >/dev/null
-  grep -o '"ms":[0-9.]*' "$tmp/run$round/metrics.jsonl" | cut -d: -f2 | tail -n +2 >>"$tmp/ours"
-  rm -rf "$tmp/run$round"
-  # llm.c runs on after its tenth step; closing the pipe ends it
-  { (cd "$tmp" && stdbuf -oL "$LLMC_DIR/train_gpt2" 2>/dev/null) | grep --line-buffered -o 'took [0-9.]*' | head -10 |
-    cut -d' ' -f2 | tail -n +2 >>"$tmp/theirs"; } || true
-  echo "round $round: wrought $(tail -9 "$tmp/ours" | median) ms a step, llm.c $(tail -9 "$tmp/theirs" | median) ms"
+  line="round $round:"
+  for lane in "${lanes[@]}"; do
+    read -r program precision <<<"$lane"
+    file=$tmp/${program}_$precision
+    [ ! -e "$file.failed" ] || continue
+    if round_of "$program" "$precision" >"$tmp/steps" && [ "$(wc -l <"$tmp/steps")" -ge 2 ]; then
+      tail -n +2 "$tmp/steps" >"$tmp/counted"
+      cat "$tmp/counted" >>"$file"
+      median <"$tmp/counted" >>"$file.rounds"
+      line+=" $lane $(tail -n 1 "$file.rounds" | xargs printf '%.1f') ms,"
+    elif [ "$program" = wrought ]; then
+      cat "$tmp/log" >&2
+      fail "$build/train_gpt2 failed"
+    else
+      echo "left out: $lane (it failed: $(tail -n 1 "$tmp/log"))"
+      touch "$file.failed"
+    fi
+  done
+  echo "${line%,}"
 done
-awk -v a="$(median <"$tmp/ours")" -v b="$(median <"$tmp/theirs")" \
-  'BEGIN { printf "medians: wrought %.0f ms, llm.c %.0f ms: %.2f times as fast\n", a, b, b / a }'
+
+# ---- the table ----------------------------------------------------------------------------------------------------------
+echo
+echo "$model, B=$B T=$T, $rounds rounds of $((steps - 1)) steps; the last column: its time over wrought's of that precision"
+echo
+echo "| program | precision | ms a step | by round | tokens/s | times as long as wrought |"
+echo "|---|---|---:|---|---:|---:|"
+for lane in "${lanes[@]}"; do
+  read -r program precision <<<"$lane"
+  file=$tmp/${program}_$precision ours=$tmp/wrought_$precision
+  if [ ! -s "$file" ] || [ -e "$file.failed" ]; then continue; fi
+  awk -v program="$program" -v precision="$precision" -v ms="$(median <"$file")" -v tokens=$((B * T)) \
+    -v ours="$([ ! -s "$ours" ] || median <"$ours")" -v by="$(xargs printf '%.1f\n' <"$file.rounds" | paste -sd' ')" \
+    'BEGIN { gsub(" ", ", ", by)
+      printf "| %s | %s | %.1f | %s | %.0f | %s |\n", program, precision, ms, by, 1e3 * tokens / ms,
+        ours == "" ? "" : sprintf("%.2f", ms / ours) }'
+done

@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "apps/command_line.h"
+#include "dev/bench/table.h"
 #include "gpt2/config.h"
 #include "gpt2/json.h"
 
@@ -312,31 +313,6 @@ std::map<std::string, double> read_counts(const std::string& file) {
 }
 
 // ---- how it is shown -----------------------------------------------------------------------------------------------
-
-// Columns of text, the first `left` of them aligned to the left; as Markdown or for a terminal.
-void print_table(const std::vector<std::vector<std::string>>& rows, size_t left, bool markdown) {
-  std::vector<size_t> widths(rows[0].size());
-  for (const auto& row : rows) {
-    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
-  }
-  for (size_t r = 0; r < rows.size(); ++r) {
-    std::string line = markdown ? "|" : "";
-    for (size_t c = 0; c < rows[r].size(); ++c) {
-      const std::string space(widths[c] - rows[r][c].size(), ' ');
-      if (markdown) {
-        line += " " + rows[r][c] + " |";
-      } else {
-        line += (c ? "  " : "") + (c < left ? rows[r][c] + space : space + rows[r][c]);
-      }
-    }
-    std::printf("%s\n", line.c_str());
-    if (markdown && r == 0) {
-      line = "|";
-      for (size_t c = 0; c < widths.size(); ++c) line += c < left ? "---|" : "---:|";
-      std::printf("%s\n", line.c_str());
-    }
-  }
-}
 
 const char* size_name(const std::string& model) {
   static const std::map<std::string, const char*> names{

@@ -67,7 +67,7 @@ struct Batch {
   }
 };
 
-StepResult step(Model& model, const Batch& batch, const AdamW& optimizer) {
+StepResult step(Model& model, const Batch& batch, const OptimizerConfig& optimizer) {
   model.zero_grad();
   model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
   model.backward(batch.targets.data(), batch.weights.data());
@@ -148,7 +148,7 @@ void check_against_pytorch(const char* file, bool reference, const Tolerances& t
   }
   CHECK(std::abs(model.grad_norm() / std::sqrt(squares) - 1) <= tolerance.gradient);
 
-  const AdamW optimizer = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
+  const OptimizerConfig optimizer = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
   const Doubles o = golden.get("optimizer");
   REQUIRE(o == Doubles{optimizer.lr, optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay});
   for (size_t t = 0; t < curve.size(); ++t) {
@@ -230,7 +230,7 @@ TEST_CASE("one batch is learnt by heart") {
   CpuModel<float> model(kSmall, false);
   init_weights(model, 1);
   const Batch batch(kSmall, 2, 16, 1);
-  const AdamW optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
+  const OptimizerConfig optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
   double loss = 0;
   for (int t = 1; t <= 200; ++t) loss = step(model, batch, optimizer).loss;
   CHECK(loss < 0.01);
@@ -256,7 +256,7 @@ TEST_CASE("training repeats its bits, and the reference does so on any number of
     init_weights(model, 1);
     for (int t = 1; t <= 3; ++t) {
       model.set_dropout(0.1f, 5, static_cast<uint64_t>(t));
-      step(model, batch, AdamW{});
+      step(model, batch, OptimizerConfig{});
     }
     Floats all = read_all(model, Arena::params);
     for (const Arena arena : {Arena::grads, Arena::m, Arena::v}) {
@@ -371,8 +371,8 @@ TEST_CASE("clipping counts as gradients scaled down, and only if they are larger
   const double norm = b.grad_norm();
   CHECK(a.grad_norm() == doctest::Approx(4 * norm).epsilon(1e-12));
   // Clipped to four times less than they are. The scale is rounded to float: as is b's, which then is 1 but for that.
-  a.update(AdamW{}, static_cast<float>(norm));
-  b.update(AdamW{}, static_cast<float>(2 * norm));
+  a.update(OptimizerConfig{}, static_cast<float>(norm));
+  b.update(OptimizerConfig{}, static_cast<float>(2 * norm));
   CHECK(a.result(0).grad_norm == doctest::Approx(4 * norm).epsilon(1e-12));
   CHECK(relative_difference(read_all(a, Arena::m), read_all(b, Arena::m)) < 1e-6);
   CHECK(relative_difference(read_all(a, Arena::v), read_all(b, Arena::v)) < 1e-6);
@@ -383,11 +383,11 @@ TEST_CASE("results are those of the last two updates; a step that is not finite 
   formula_weights(model, 0.25);
   Batch batch(kTiny, 2, 8, 1);
   CHECK_THROWS_AS(model.result(0), std::logic_error);
-  const StepResult first = step(model, batch, AdamW{});
+  const StepResult first = step(model, batch, OptimizerConfig{});
   CHECK(first.updated);
   CHECK_THROWS_AS(model.result(1), std::logic_error);
   CHECK_THROWS_AS(model.result(-1), std::logic_error);
-  const StepResult second = step(model, batch, AdamW{});
+  const StepResult second = step(model, batch, OptimizerConfig{});
   CHECK(second.loss < first.loss);
   CHECK(model.result(1).loss == first.loss);
   CHECK(model.result(1).grad_norm == first.grad_norm);
@@ -399,9 +399,9 @@ TEST_CASE("results are those of the last two updates; a step that is not finite 
   };
   const std::vector<Floats> before = state();
   batch.weights[3] = std::numeric_limits<float>::infinity();
-  CHECK_FALSE(step(model, batch, AdamW{}).updated);
+  CHECK_FALSE(step(model, batch, OptimizerConfig{}).updated);
   batch.weights[3] = std::numeric_limits<float>::quiet_NaN();
-  CHECK_FALSE(step(model, batch, AdamW{}).updated);
+  CHECK_FALSE(step(model, batch, OptimizerConfig{}).updated);
   CHECK(model.updates() == 2);
   CHECK(std::isnan(model.result(0).loss));
   const std::vector<Floats> after = state();
@@ -421,7 +421,7 @@ TEST_CASE("recomputing gives the same bits, whatever is recomputed, and takes le
         model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
         model.backward(batch.targets.data(), batch.weights.data());
       }
-      model.update(AdamW{}, 1);
+      model.update(OptimizerConfig{}, 1);
     }
     Floats all = read_all(model, Arena::params);
     const Floats grads = read_all(model, Arena::grads);
@@ -449,7 +449,7 @@ TEST_CASE("a vocabulary of odd size: wte's padding stays exactly zero") {
   CpuModel<float> model(config, false);
   init_weights(model, 1);
   const Batch batch(config, 2, 8, 1);
-  for (int t = 1; t <= 10; ++t) step(model, batch, AdamW{.lr = 1e-2f});
+  for (int t = 1; t <= 10; ++t) step(model, batch, OptimizerConfig{.lr = 1e-2f});
   const ParamTensor& wte = model.table[0];
   for (const Arena arena : {Arena::params, Arena::grads, Arena::m, Arena::v}) {
     Floats values(static_cast<size_t>(wte.size()));
@@ -482,7 +482,7 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
   for (const bool reference : {true, false}) {
     CpuModel<float> unbroken(kSmall, reference), resumed(kSmall, reference);
     init_weights(unbroken, 1);
-    for (int t = 1; t <= 3; ++t) step(unbroken, batch, AdamW{});
+    for (int t = 1; t <= 3; ++t) step(unbroken, batch, OptimizerConfig{});
     for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
       for (const ParamTensor& tensor : unbroken.table) {
         Floats values(static_cast<size_t>(tensor.size()));
@@ -492,8 +492,8 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
     }
     resumed.set_updates(unbroken.updates());
     for (int t = 4; t <= 6; ++t) {
-      step(unbroken, batch, AdamW{});
-      step(resumed, batch, AdamW{});
+      step(unbroken, batch, OptimizerConfig{});
+      step(resumed, batch, OptimizerConfig{});
     }
     CHECK(same_bits(read_all(unbroken, Arena::params), read_all(resumed, Arena::params)));
   }

@@ -37,7 +37,7 @@ void micro_step(Model& model, const Batch& batch) {
   model.backward(batch.targets.data(), batch.weights.data());
 }
 
-StepResult step(Model& model, const Batch& batch, const AdamW& optimizer = {}, float grad_clip = 1) {
+StepResult step(Model& model, const Batch& batch, const OptimizerConfig& optimizer = {}, float grad_clip = 1) {
   model.zero_grad();
   micro_step(model, batch);
   model.update(optimizer, grad_clip);
@@ -79,7 +79,7 @@ Floats train(const ModelConfig& config, const ModelOptions& options, int B, int 
       model->set_dropout(dropout, 5, static_cast<uint64_t>(2 * t + micro));
       micro_step(*model, random_batch(config, B, T, static_cast<uint64_t>(2 * t + micro)));
     }
-    model->update(AdamW{}, 1);
+    model->update(OptimizerConfig{}, 1);
     all.push_back(static_cast<float>(model->result(0).loss));
   }
   const Floats state = state_of(*model);
@@ -131,7 +131,7 @@ TEST_CASE("loss, logits and all gradients are the CPU's, within what the precisi
 
 TEST_CASE("ten steps follow the CPU's") {
   // fp32: docs/testing.md's bound on a curve. bf16: its bound on gradients' norms, 1 %, on each loss too.
-  const AdamW optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
+  const OptimizerConfig optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
   const auto cpu = make_cpu_model(kRagged, true);
   init_weights(*cpu, 1);
   std::vector<StepResult> expected;
@@ -211,7 +211,7 @@ TEST_CASE("a host that runs ahead, and changes what it gave, changes nothing") {
         std::fill(batch.weights.begin(), batch.weights.end(), 1e9f);
         if (waits) model->step_loss();
       }
-      model->update(AdamW{}, 1);
+      model->update(OptimizerConfig{}, 1);
       if (waits) model->result(0);
     }
     return state_of(*model);
@@ -229,7 +229,7 @@ TEST_CASE("results are read a step late, of the step that is asked for") {
     const Batch batch = random_batch(kRagged, 1, 9, t);
     model->zero_grad();
     micro_step(*model, batch);
-    model->update(AdamW{}, 1);
+    model->update(OptimizerConfig{}, 1);
     if (t > 0) {
       found.push_back(model->result(1));
     } else {
@@ -316,7 +316,7 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
 
 TEST_CASE("bf16: with master weights small updates count; without they do on average, and weights are bf16") {
   // Updates of lr against weights of 1: below half of bf16's spacing there.
-  const AdamW optimizer = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
+  const OptimizerConfig optimizer = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
   const Batch batch = random_batch(kSmall, 2, 16, 1);
   for (const bool master : {true, false}) {
     const auto model = gpu_model(kSmall, with(Precision::bf16, Recompute::none, master), 2, 16);
@@ -359,7 +359,7 @@ TEST_CASE("a step that is not finite changes nothing") {
 
 TEST_CASE("weight decay acts where the table says, padding stays zero") {
   const ModelConfig config = {.max_seq_len = 8, .vocab_size = 1003, .num_layers = 1, .num_heads = 1, .channels = 12};
-  const AdamW decay_alone = {.lr = 0.5f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f};
+  const OptimizerConfig decay_alone = {.lr = 0.5f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f};
   const auto model = make_gpu_model(config, with(Precision::fp32), 1, 8, false);
   for (const ParamTensor& tensor : model->table) {
     const Floats ones(static_cast<size_t>(tensor.size()), 1);
@@ -374,7 +374,7 @@ TEST_CASE("weight decay acts where the table says, padding stays zero") {
     CHECK(std::all_of(values.begin(), values.end(), [&](float x) { return x == (tensor.decay ? 0.75f : 1.0f); }));
   }
   init_weights(*model, 1);
-  for (uint64_t t = 0; t < 2; ++t) step(*model, random_batch(config, 2, 8, t), AdamW{.lr = 1e-2f});
+  for (uint64_t t = 0; t < 2; ++t) step(*model, random_batch(config, 2, 8, t), OptimizerConfig{.lr = 1e-2f});
   const ParamTensor& wte = model->table[0];
   for (const Arena arena : {Arena::params, Arena::grads, Arena::m, Arena::v}) {
     Floats values(static_cast<size_t>(wte.size()));

@@ -3,6 +3,7 @@
 
 #include "gpt2/model.h"
 #include "gpt2/model_cpu.h"
+#include "kernels/muon.h"
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 
@@ -48,6 +49,12 @@ Floats read_all(const Model& model, Arena arena) {
     all.insert(all.end(), values.begin(), values.end());
   }
   return all;
+}
+
+Floats read_tensor(const Model& model, Arena arena, const ParamTensor& tensor) {
+  Floats values(static_cast<size_t>(tensor.size()));
+  model.read(arena, tensor, values.data());
+  return values;
 }
 
 Floats read_logits(Model& model, int64_t rows) {
@@ -499,6 +506,99 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
   }
 }
 
+TEST_CASE("Muon updates the blocks' matrices, three of them in qkvw, and AdamW the rest") {
+  const OptimizerConfig o = {.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
+  const Batch batch(kSmall, 2, 16, 1);
+  CpuModel<double> muon(kSmall, true, Recompute::none, Optimizer::muon), adamw(kSmall, true);
+  for (CpuModel<double>* model : {&muon, &adamw}) {
+    formula_weights(*model, 0.25);
+    for (int t = 0; t < 2; ++t) {  // the gradients of the first weights: a second step has a momentum
+      model->zero_grad();
+      model->forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+      model->backward(batch.targets.data(), batch.weights.data());
+      if (t == 0) model->update({.lr = 0, .weight_decay = 0}, 0);
+    }
+  }
+  const double clip = 0.5 * adamw.grad_norm();
+  const auto before = tensors(kSmall, adamw.params), grads = tensors(kSmall, adamw.grads);
+  std::vector<Doubles> expected;
+  for (size_t k = 0; k < before.size(); ++k) {
+    const ParamTensor& tensor = muon.table[k];
+    Doubles p(before[k].values.begin(), before[k].values.end());
+    const Doubles g(grads[k].values.begin(), grads[k].values.end());
+    CHECK((tensor.muon > 0) == tensor.transposed);
+    CHECK((tensor.muon == 3) == tensor.name.ends_with("qkvw"));
+    if (tensor.muon > 0) {
+      const int rows = static_cast<int>(tensor.rows) / tensor.muon, cols = static_cast<int>(tensor.cols);
+      Doubles m(p.size()), scratch(static_cast<size_t>(muon_scratch(rows, cols)));
+      for (size_t i = 0; i < m.size(); ++i) m[i] = g[i];  // the first step's, unclipped
+      for (size_t i = 0; i < p.size(); i += static_cast<size_t>(rows) * cols) {
+        cpu::muon_update<double>(&p[i], &m[i], scratch.data(), &g[i], 0.5, o.lr, o.momentum, o.weight_decay, rows, cols,
+                                 cpu::matmul_forward<double>, cpu::matmul_backward<double>);
+      }
+    }
+    expected.push_back(p);
+  }
+  for (CpuModel<double>* model : {&muon, &adamw}) {
+    model->update(o, static_cast<float>(clip));
+    CHECK(model->result(0).updated);
+  }
+  const auto after = tensors(kSmall, muon.params), other = tensors(kSmall, adamw.params);
+  for (size_t k = 0; k < after.size(); ++k) {
+    CAPTURE(after[k].tensor.name);
+    if (muon.table[k].muon > 0) {
+      CHECK(max_difference(after[k].values, expected[k]) < 1e-8);  // grad_scale is a float
+      CHECK(max_difference(after[k].values, other[k].values) > 1e-4);
+      CHECK(rms(read_tensor(muon, Arena::m, muon.table[k])) > 0);
+      CHECK(rms(read_tensor(muon, Arena::v, muon.table[k])) == 0);
+    } else {
+      CHECK(max_difference(after[k].values, other[k].values) == 0);
+      CHECK(same_bits(read_tensor(muon, Arena::v, muon.table[k]), read_tensor(adamw, Arena::v, adamw.table[k])));
+    }
+  }
+}
+
+TEST_CASE("Muon learns, skips a step that is not finite, and goes on from its written state bit for bit") {
+  const Batch batch(kSmall, 2, 8, 1);
+  const OptimizerConfig o = {.lr = 3e-3f, .weight_decay = 0};
+  for (const bool reference : {true, false}) {
+    CpuModel<float> unbroken(kSmall, reference, Recompute::none, Optimizer::muon),
+        resumed(kSmall, reference, Recompute::none, Optimizer::muon);
+    init_weights(unbroken, 1);
+    double first = 0, last = 0;
+    for (int t = 1; t <= 20; ++t) (t == 1 ? first : last) = step(unbroken, batch, o).loss;
+    CHECK(last < 0.5 * first);
+
+    Batch bad = batch;
+    bad.weights[3] = std::numeric_limits<float>::infinity();
+    const auto state = [&] {
+      return std::vector<Floats>{read_all(unbroken, Arena::params), read_all(unbroken, Arena::m),
+                                 read_all(unbroken, Arena::v)};
+    };
+    const std::vector<Floats> before = state();
+    CHECK_FALSE(step(unbroken, bad, o).updated);
+    const std::vector<Floats> after = state();
+    for (size_t k = 0; k < 3; ++k) CHECK(same_bits(before[k], after[k]));
+
+    for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
+      for (const ParamTensor& tensor : unbroken.table) {
+        const Floats values = read_tensor(unbroken, arena, tensor);
+        if (arena == Arena::v && tensor.muon > 0) {
+          CHECK_THROWS_AS(resumed.write(arena, tensor, values.data()), std::logic_error);
+        } else {
+          resumed.write(arena, tensor, values.data());
+        }
+      }
+    }
+    resumed.set_updates(unbroken.updates());
+    for (int t = 4; t <= 6; ++t) {
+      step(unbroken, batch, o);
+      step(resumed, batch, o);
+    }
+    CHECK(same_bits(read_all(unbroken, Arena::params), read_all(resumed, Arena::params)));
+  }
+}
+
 TEST_CASE("initial weights: by the table, by the seed, padding zero") {
   const ModelConfig config = {.max_seq_len = 64, .vocab_size = 1003, .num_layers = 2, .num_heads = 4, .channels = 64};
   const auto a = make_cpu_model(config, true), b = make_cpu_model(config, true), c = make_cpu_model(config, true);
@@ -552,6 +652,14 @@ TEST_CASE("the memory plan lists what is allocated") {
   CHECK(bytes("block.1.fch") == -1);
   plan = memory_plan(kSmall, {.precision = Precision::bf16, .master_weights = false}, 2, 8);
   CHECK(bytes("master weights") == -1);
+  plan = memory_plan(kSmall, {.optimizer = Optimizer::muon}, 2, 8);
+  CHECK(bytes("Muon, AdamW m") == arena);
+  CHECK(bytes("AdamW m") == -1);
+  const auto whole = [](int64_t n) { return (n + 63) / 64 * 64 * 4; };
+  CHECK(bytes("AdamW v") == arena - 2 * (whole(3 * 33 * 33) + whole(33 * 33) + 2 * whole(4 * 33 * 33)));
+  CHECK(bytes("Muon scratch") == 2 * whole(4 * 33 * 33) + 2 * whole(33 * 33));
+  plan = memory_plan(kSmall, {.precision = Precision::bf16, .optimizer = Optimizer::muon}, 2, 8);
+  CHECK(bytes("Muon scratch") == whole(4 * 33 * 33) + whole(33 * 33));
 }
 
 // ---- misuse --------------------------------------------------------------------------------------------------------

@@ -112,7 +112,6 @@ struct MuonEpilogue {
   __device__ void store(float (&x)[n], int64_t row, int column) const {
     const int64_t at = row * N + column;
     const int64_t left = row + 1 - column;  // up to the diagonal
-    if (left <= 0) return;
     if (inp) {
       float a[n];
       load_floats<kVector>(a, inp + at, left);

@@ -109,11 +109,12 @@ TEST_CASE_TEMPLATE("symmetric products: tiles up to the diagonal, stored on both
     for (const int n : {1, 7, 33, 64, 65, 128, 136, 200}) {
       for (const int K : {1, 40, 64}) {
         for (const bool by_columns : {false, true}) {
-          for (const bool unaligned : {false, true}) {
+          for (const Shift shift : shifts(3, n == 64 && K == 64)) {
             CAPTURE(n);
             CAPTURE(K);
             CAPTURE(by_columns);
-            CAPTURE(unaligned);
+            CAPTURE(shift.tensor);
+            CAPTURE(shift.all);
             const auto x = random_storage<floatX>(static_cast<size_t>(n) * K, 1);
             Doubles numbers = to_numbers(x), rows(numbers), expected(static_cast<size_t>(n) * n);
             for (int i = 0; by_columns && i < n; ++i) {
@@ -122,8 +123,7 @@ TEST_CASE_TEMPLATE("symmetric products: tiles up to the diagonal, stored on both
             }
             const double* none = nullptr;
             cpu::matmul_forward<double>(expected.data(), rows.data(), rows.data(), none, n, K, n);
-            const DeviceArray<floatX> device_x(x, unaligned), a(expected.size(), unaligned),
-                b(expected.size(), unaligned);
+            const DeviceArray<floatX> device_x(x, shift[0]), a(expected.size(), shift[1]), b(expected.size(), shift[1]);
             const floatX* no_inp = nullptr;
             symmetric_product<floatX>({a.data(), no_inp, n}, device_x.data(), n, K, by_columns, mode);
             check_close("A", a.host(), expected, K * K);  // on the diagonal squares: sums grow like k, not its root
@@ -134,7 +134,7 @@ TEST_CASE_TEMPLATE("symmetric products: tiles up to the diagonal, stored on both
               for (int j = 0; j < n; ++j)
                 inp[static_cast<size_t>(i * n + j)] = static_cast<float>((i * j + i + j) % 13) / 16;
             }
-            const DeviceArray<floatX> device_inp(to_storage<floatX>(inp), unaligned);
+            const DeviceArray<floatX> device_inp(to_storage<floatX>(inp), shift[2]);
             const Doubles stored = to_numbers(device_inp.host());
             for (int i = 0; i < n; ++i) {
               for (int j = 0; j < n; ++j) {

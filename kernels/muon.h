@@ -5,7 +5,7 @@
 //   W -= lr * ( 0.2 sqrt(max(rows, cols)) X + weight_decay W )
 //
 // A step of the iteration maps each singular value s of X to a s + b s^3 + c s^5 and leaves the singular vectors. With
-// Jordan's coefficients five of them take all s from about 0.003 up to 1 to between 0.68 and 1.2: X is about the
+// Jordan's coefficients five of them take all s from 0.002 to 1 to between 0.68 and 1.21: X is about the
 // orthogonal matrix nearest to u. Its elements have an rms of about 1 / sqrt(max(rows, cols)), so W moves by an rms of
 // 0.2 lr, which is what AdamW's updates have: one learning rate and one weight decay serve both.
 //

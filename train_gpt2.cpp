@@ -38,8 +38,9 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   }
 
   // model
-  const double peak_flops = measure_peak_flops(model_options(config).precision);
-  const std::unique_ptr<Model> model = make_cpu_model(run.shape, flags.reference, model_options(config));
+  const ModelOptions options = model_options(config);
+  const double peak_flops = measure_peak_flops(options.precision);
+  const std::unique_ptr<Model> model = make_cpu_model(run.shape, flags.reference, options);
   load_or_initialise(*model, run);
   DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order == "shuffled", config.seed, 0, 1});
   if (!run.resume_from.empty()) loader.seek(run.position);
@@ -78,7 +79,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     }
 
     // update
-    model->update(adamw_of(config, learning_rate(schedule, step)), static_cast<float>(config.grad_clip));
+    model->update(optimizer_of(config, learning_rate(schedule, step)), static_cast<float>(config.grad_clip));
     ++step;
 
     // log

@@ -93,7 +93,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     }
 
     // update
-    model->update(adamw_of(config, learning_rate(schedule, step)), static_cast<float>(config.grad_clip));
+    model->update(optimizer_of(config, learning_rate(schedule, step)), static_cast<float>(config.grad_clip));
     ++step;
 
     // log: of the step before, which the GPU has done while this one was queued; and of this one where the loop is to

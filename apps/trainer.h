@@ -142,9 +142,14 @@ inline void print_start(const Run& run, const std::string& device) {
   say("run: " + run.folder.string());
 }
 
-inline AdamW adamw_of(const TrainConfig& c, double lr) {
-  return {static_cast<float>(lr), static_cast<float>(c.beta1), static_cast<float>(c.beta2), static_cast<float>(c.eps),
-          static_cast<float>(c.weight_decay)};
+inline OptimizerConfig optimizer_of(const TrainConfig& c, double lr) {
+  OptimizerConfig o;
+  o.lr = static_cast<float>(lr);
+  o.beta1 = static_cast<float>(c.beta1);
+  o.beta2 = static_cast<float>(c.beta2);
+  o.eps = static_cast<float>(c.eps);
+  o.weight_decay = static_cast<float>(c.weight_decay);
+  return o;
 }
 
 // A line for each step, on the terminal and in metrics.jsonl; and the end of a run whose loss is not finite any more.

@@ -181,17 +181,21 @@ void from_file(std::vector<float>& out, const TensorView& view, const ParamTenso
   }
 }
 
+bool has(Arena arena, const ParamTensor& tensor) { return tensor.offset_in(arena == Arena::v) >= 0; }
+
 // Writes arenas of a model under the tensors' names, each after its prefix.
 void save_arenas(const Model& model, const std::vector<std::pair<Arena, std::string>>& arenas, const fs::path& path) {
   std::vector<TensorHeader> headers;
   for (const auto& [arena, prefix] : arenas) {
-    for (const ParamTensor& tensor : model.table)
-      headers.push_back({prefix + tensor.hf_name, "F32", file_shape(tensor)});
+    for (const ParamTensor& tensor : model.table) {
+      if (has(arena, tensor)) headers.push_back({prefix + tensor.hf_name, "F32", file_shape(tensor)});
+    }
   }
   SafetensorsWriter file(path, headers, {{"format", "pt"}});
   std::vector<float> values, transposed;
   for (const auto& [arena, prefix] : arenas) {
     for (const ParamTensor& tensor : model.table) {
+      if (!has(arena, tensor)) continue;
       values.resize(static_cast<size_t>(tensor.size()));
       model.read(arena, tensor, values.data());
       if (tensor.transposed) {
@@ -317,6 +321,7 @@ void check_tensors(const std::vector<ParamTensor>& table, const ModelConfig& con
 void load_arena(Model& model, Arena arena, const std::string& prefix, const TensorFiles& files) {
   std::vector<float> values;
   for (const ParamTensor& tensor : model.table) {
+    if (!has(arena, tensor)) continue;
     const TensorView& view = files.get(prefix + tensor.hf_name, file_shape(tensor));
     from_file(values, view, tensor);
     drop_pages(view.bytes);
@@ -362,6 +367,23 @@ namespace {
 const char* const kOptimizerFile = "optimizer.safetensors";
 const char* const kStateFile = "trainer_state.json";
 const std::string kUnfinished = ".tmp";
+const std::vector<std::pair<Arena, std::string>> kMoments = {{Arena::m, "m."}, {Arena::v, "v."}};
+
+// Throws Error if the moments are those of the other optimizer: Muon keeps no v of the blocks' matrices. A file that
+// has it for some of them is no optimizer's, which is said later.
+void check_optimizer(const std::vector<ParamTensor>& table, const TensorFiles& moments) {
+  bool muon = false, has_v = false, lacks_v = false;
+  for (const ParamTensor& tensor : table) {
+    if (!tensor.transposed) continue;
+    muon = tensor.muon > 0;
+    (moments.tensors().contains("v." + tensor.hf_name) ? has_v : lacks_v) = true;
+  }
+  if (has_v == lacks_v || has_v != muon) return;
+  fail(
+      "%s: the state of --optimizer %s, expected that of %s; go on with the run's own, or start a new run from the "
+      "weights with --model",
+      moments.where().c_str(), has_v ? "adamw" : "muon", muon ? "muon" : "adamw");
+}
 
 // The step of a finished checkpoint's folder, or -1.
 int64_t step_of(const fs::path& folder) {
@@ -444,7 +466,7 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, 
   {
     const UnfinishedFolder unfinished(folder.string() + kUnfinished);
     save_model(model, tokenizer, unfinished.path);
-    save_arenas(model, {{Arena::m, "m."}, {Arena::v, "v."}}, unfinished.path / kOptimizerFile);
+    save_arenas(model, kMoments, unfinished.path / kOptimizerFile);
     json complete = state;
     complete["checksums"] = json::object();
     for (const fs::directory_entry& entry : fs::directory_iterator(unfinished.path)) {
@@ -510,13 +532,18 @@ json read_training_state(const fs::path& dir) {
 
 void load_checkpoint(Model& model, const fs::path& dir) {
   const TensorFiles moments({dir / kOptimizerFile});
-  for (const char* prefix : {"m.", "v."}) {
-    for (const ParamTensor& tensor : model.table) moments.get(prefix + tensor.hf_name, file_shape(tensor));
+  check_optimizer(model.table, moments);
+  size_t expected = 0;
+  for (const auto& [arena, prefix] : kMoments) {
+    for (const ParamTensor& tensor : model.table) {
+      if (!has(arena, tensor)) continue;
+      moments.get(prefix + tensor.hf_name, file_shape(tensor));
+      ++expected;
+    }
   }
-  if (moments.tensors().size() != 2 * model.table.size()) {
-    fail("%s: %zu tensors, expected %zu", moments.where().c_str(), moments.tensors().size(), 2 * model.table.size());
+  if (moments.tensors().size() != expected) {
+    fail("%s: %zu tensors, expected %zu", moments.where().c_str(), moments.tensors().size(), expected);
   }
   load_weights(model, dir);
-  load_arena(model, Arena::m, "m.", moments);
-  load_arena(model, Arena::v, "v.", moments);
+  for (const auto& [arena, prefix] : kMoments) load_arena(model, arena, prefix, moments);
 }

@@ -24,6 +24,7 @@ ModelOptions model_options(const TrainConfig& c) {
                       : c.recompute == "gelu" ? Recompute::gelu
                                               : Recompute::none;
   options.master_weights = !c.no_master_weights;
+  options.optimizer = c.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
   options.seed = c.seed ^ 0x726f756e64;  // numbers of its own: initialisation and dropout draw from the seed itself
   return options;
 }

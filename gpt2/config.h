@@ -30,7 +30,7 @@ struct TrainConfig {
 
   double lr = 0, min_lr = 0;
   int64_t warmup_steps = -1;
-  std::string schedule = "linear";
+  std::string schedule = "linear", optimizer = "adamw";
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0, eps = 1e-8, grad_clip = 1.0, dropout = 0;
   uint64_t seed = 1337;
 
@@ -104,7 +104,9 @@ void for_each_flag(Config& c, Flag&& flag) {
        "steps of linear warm-up; -1: a twentieth of the steps");
   flag(g, "schedule", c.schedule, OnResume::same, FlagRange{0, 0, {"cosine", "linear", "constant", "wsd"}},
        "after the warm-up; wsd: constant, then linear over the last fifth");
-  flag(g, "weight-decay", c.weight_decay, OnResume::same, FlagRange{0, 10, {}}, "AdamW's, on matrices only");
+  flag(g, "optimizer", c.optimizer, OnResume::same, FlagRange{0, 0, {"adamw", "muon"}},
+       "adamw | muon: Muon for the blocks' weight matrices, AdamW for the rest");
+  flag(g, "weight-decay", c.weight_decay, OnResume::same, FlagRange{0, 10, {}}, "decoupled, on matrices only");
   flag(g, "beta1", c.beta1, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's");
   flag(g, "beta2", c.beta2, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's; 0: the preset's");
   flag(g, "eps", c.eps, OnResume::same, FlagRange{1e-30, 1, {}}, "AdamW's");

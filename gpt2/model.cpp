@@ -15,6 +15,7 @@
 #include "gpt2/model_cpu.h"
 #include "kernels/dropout.h"
 #include "kernels/embedding.h"
+#include "kernels/muon.h"
 #include "kernels/philox.h"
 #include "kernels/residual.h"
 
@@ -249,7 +250,7 @@ double CpuModel<floatX>::grad_norm() {
 }
 
 template <class floatX>
-void CpuModel<floatX>::update(const AdamW& o, float grad_clip) {
+void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
   StepResult result{loss_, grad_norm(), false};
   result.updated = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
   if (results_.size() == 2) results_.erase(results_.begin());
@@ -258,15 +259,27 @@ void CpuModel<floatX>::update(const AdamW& o, float grad_clip) {
   const double t = static_cast<double>(++updates_);
   const float grad_scale =
       grad_clip > 0 && result.grad_norm > grad_clip ? static_cast<float>(grad_clip / result.grad_norm) : 1.0f;
-  const int64_t bytes = arena_size(table) * static_cast<int64_t>(sizeof(floatX));
-  if (!m_memory_.data()) m_memory_ = Buffer(bytes);
-  if (!v_memory_.data()) v_memory_ = Buffer(bytes);
+  if (!m_memory_.data()) m_memory_ = Buffer(arena_bytes(Arena::m));
+  if (!v_memory_.data()) v_memory_ = Buffer(arena_bytes(Arena::v));
+  const int64_t scratch = muon_scratch(table) * static_cast<int64_t>(sizeof(floatX));
+  if (scratch > 0 && !muon_memory_.data()) muon_memory_ = Buffer(scratch);
   const floatX beta1_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta1), t));
   const floatX beta2_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), t));
   for (const ParamTensor& p : table) {
-    const auto at = [&](const Buffer& memory) { return static_cast<floatX*>(memory.data()) + p.offset; };
-    k_.adamw_update(at(param_memory_), at(m_memory_), at(v_memory_), at(grad_memory_), grad_scale, o.lr, o.beta1,
-                    o.beta2, beta1_correction, beta2_correction, o.eps, p.decay ? o.weight_decay : 0, p.size());
+    const auto at = [](const Buffer& memory, int64_t offset) { return static_cast<floatX*>(memory.data()) + offset; };
+    const int64_t i = p.offset;
+    if (p.muon == 0) {
+      k_.adamw_update(at(param_memory_, i), at(m_memory_, i), at(v_memory_, p.v_offset), at(grad_memory_, i),
+                                grad_scale, o.lr, o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps,
+                                p.decay ? o.weight_decay : 0, p.size());
+      continue;
+    }
+    const int rows = static_cast<int>(p.rows / p.muon), cols = static_cast<int>(p.cols);
+    for (int64_t k = i; k < i + p.size(); k += int64_t{rows} * cols) {
+      cpu::muon_update<floatX>(at(param_memory_, k), at(m_memory_, k), at(muon_memory_, 0), at(grad_memory_, k),
+                               grad_scale, o.lr, o.momentum, p.decay ? o.weight_decay : 0, rows, cols,
+                               k_.matmul_forward, k_.matmul_backward);
+    }
   }
 }
 
@@ -316,7 +329,7 @@ const cpu::Kernels<floatX>& choose_kernels(bool reference, Precision precision) 
 
 template <class floatX>
 CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference, const ModelOptions& options)
-    : Model(c), k_(choose_kernels<floatX>(reference, options.precision)), recompute_(options.recompute) {
+    : Model(c, options.optimizer), k_(choose_kernels<floatX>(reference, options.precision)), recompute_(options.recompute) {
   param_memory_ = Buffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
   bind_params(config, params, static_cast<floatX*>(param_memory_.data()));
 }
@@ -348,14 +361,26 @@ void CpuModel<floatX>::resize(int B, int T) {
 std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
                                   int64_t logits_rows, bool bf16) {
   std::vector<MemoryRow> rows;
-  const std::vector<ParamTensor> table = param_table(config);
+  const std::vector<ParamTensor> table = param_table(config, options.optimizer);
   const std::string shape = std::to_string(num_parameters(table));
   const auto arena = [&](const char* name, size_t element) {
     rows.push_back({name, shape, arena_size(table) * static_cast<int64_t>(element)});
   };
   arena("parameters", bf16 ? 2 : 4);
   if (bf16 && options.master_weights) arena("master weights", 4);
-  for (const char* name : {"gradients", "AdamW m", "AdamW v"}) arena(name, 4);
+  arena("gradients", 4);
+  if (options.optimizer == Optimizer::adamw) {
+    arena("AdamW m", 4);
+    arena("AdamW v", 4);
+  } else {
+    std::vector<ParamTensor> of_adamw;
+    for (const ParamTensor& tensor : table) {
+      if (tensor.muon == 0) of_adamw.push_back(tensor);
+    }
+    arena("Muon, AdamW m", 4);
+    rows.push_back({"AdamW v", std::to_string(num_parameters(of_adamw)), v_size(table) * 4});
+    rows.push_back({"Muon scratch", "", muon_scratch(table) * (bf16 ? 2 : 4)});
+  }
   const auto activations = [&](auto acts) {
     for_each_activation(
         config, options.recompute, B, T, logits_rows, acts,
@@ -395,11 +420,17 @@ const floatX* CpuModel<floatX>::arena(Arena which) const {
 }
 
 template <class floatX>
+int64_t CpuModel<floatX>::arena_bytes(Arena which) const {
+  return (which == Arena::v ? v_size(table) : arena_size(table)) * static_cast<int64_t>(sizeof(floatX));
+}
+
+template <class floatX>
 void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) const {
   if (which == Arena::grads) settle_grads();
   const floatX* from = arena(which);
-  if (from) {
-    std::copy(from + tensor.offset, from + tensor.offset + tensor.size(), out);
+  const int64_t offset = tensor.offset_in(which == Arena::v);
+  if (from && offset >= 0) {
+    std::copy(from + offset, from + offset + tensor.size(), out);
   } else {
     std::fill(out, out + tensor.size(), 0.0f);
   }
@@ -409,13 +440,15 @@ template <class floatX>
 void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float* in) {
   Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_};
   Buffer& to = *memory[static_cast<int>(which)];
+  const int64_t offset = tensor.offset_in(which == Arena::v);
+  if (offset < 0) throw std::logic_error("write() of v for a tensor that is Muon's");
   if (which == Arena::grads) {
     allocate_grads();
     settle_grads();
     squares_known_ = false;
   }
-  if (!to.data()) to = Buffer(param_memory_.bytes());
-  std::copy(in, in + tensor.size(), static_cast<floatX*>(to.data()) + tensor.offset);
+  if (!to.data()) to = Buffer(arena_bytes(which));
+  std::copy(in, in + tensor.size(), static_cast<floatX*>(to.data()) + offset);
 }
 
 template <class floatX>

@@ -11,6 +11,7 @@
 #include "kernels/embedding.cuh"
 #include "kernels/global_norm.cuh"
 #include "kernels/layernorm.cuh"
+#include "kernels/muon.cuh"
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
@@ -198,13 +199,27 @@ double GpuModel<floatX>::grad_norm() {
 }
 
 template <class floatX>
-void GpuModel<floatX>::update(const AdamW& o, float grad_clip) {
-  const int64_t n = arena_size(table);
-  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(), n, compute_);
+void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
+  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(), arena_size(table), compute_);
   adamw_prepare(&state_->step, &state_->norm, &state_->loss, grad_clip, o.beta1, o.beta2, compute_);
-  adamw_update(param_memory_.as<floatX>(), master_memory_.as<float>(), m_memory_.as<float>(), v_memory_.as<float>(),
-               grad_memory_.as<float>(), decay_memory_.as<uint8_t>(), &state_->step, o.lr, o.beta1, o.beta2, o.eps,
-               o.weight_decay, options.seed, n, compute_);
+  float* master = master_memory_.as<float>();
+  for (const ParamRun& run : adamw_runs(table)) {  // one, unless some tensors are Muon's
+    const int64_t i = run.offset;
+    adamw_update(param_memory_.as<floatX>() + i, master ? master + i : nullptr, m_memory_.as<float>() + i,
+                 v_memory_.as<float>() + run.v_offset, grad_memory_.as<float>() + i,
+                 decay_memory_.as<uint8_t>() + i / kParamAlignment, &state_->step, o.lr, o.beta1, o.beta2, o.eps,
+                 o.weight_decay, rounding_seed(i), run.size, compute_);
+  }
+  for (const ParamTensor& tensor : table) {
+    if (tensor.muon == 0) continue;
+    const int rows = static_cast<int>(tensor.rows / tensor.muon), cols = static_cast<int>(tensor.cols);
+    for (int64_t i = tensor.offset; i < tensor.offset + tensor.size(); i += int64_t{rows} * cols) {
+      muon_update(param_memory_.as<floatX>() + i, master ? master + i : nullptr, m_memory_.as<float>() + i,
+                  muon_memory_.as<floatX>(), scratch_memory_.as<double>(), grad_memory_.as<float>() + i, &state_->step,
+                  o.lr, o.momentum, tensor.decay ? o.weight_decay : 0, rounding_seed(i), rows, cols, tiers_.matmul,
+                  compute_);
+    }
+  }
   const int64_t k = update_calls_++ % kResults;
   CUDA_CHECK(cudaMemcpyAsync(results_ + k, &state_->step, sizeof(AdamWStep), cudaMemcpyDeviceToHost, compute_));
   CUDA_CHECK(cudaEventRecord(result_copied_[k], compute_));
@@ -265,8 +280,9 @@ GpuEvent::~GpuEvent() { cudaEventDestroy(event_); }
 namespace {
 
 // Bytes that operations of a (B, T) batch need besides their tensors, and the optimizer.
-int64_t scratch_bytes(const ModelConfig& config, int B, int T) {
+int64_t scratch_bytes(const ModelConfig& config, const ModelOptions& options, int B, int T) {
   const int C = config.channels, N = B * T;
+  const bool muon = options.optimizer == Optimizer::muon;
   return std::max({
       matmul_backward_scratch(N, C, config.padded_vocab_size()),
       matmul_backward_scratch(N, C, 3 * C),
@@ -277,6 +293,7 @@ int64_t scratch_bytes(const ModelConfig& config, int B, int T) {
       layernorm_backward_scratch(N, C),
       embedding_backward_scratch(B, T, C, config.vocab_size),
       global_norm_scratch(arena_size(param_table(config))),
+      muon ? muon_chunks(int64_t{4} * C * C) * static_cast<int64_t>(sizeof(double)) : 0,
       int64_t{256},
   });
 }
@@ -287,13 +304,16 @@ int64_t slot_elements(int64_t tokens) { return (tokens + 63) / 64 * 64; }  // ea
 
 template <class floatX>
 GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, int T, const GpuTiers& tiers)
-    : Model(c), options(o), tiers_(tiers) {
+    : Model(c, o.optimizer), options(o), tiers_(tiers) {
   const int64_t n = arena_size(table);
   param_memory_ = DeviceBuffer(n * static_cast<int64_t>(sizeof(floatX)));
   if (sizeof(floatX) == 2 && options.master_weights) master_memory_ = DeviceBuffer(n * 4);
   grad_memory_ = DeviceBuffer(n * 4);
   m_memory_ = DeviceBuffer(n * 4);
-  v_memory_ = DeviceBuffer(n * 4);
+  v_memory_ = DeviceBuffer(v_size(table) * 4);
+  if (const int64_t elements = muon_scratch(table); elements > 0) {
+    muon_memory_ = DeviceBuffer(elements * static_cast<int64_t>(sizeof(floatX)));
+  }
   bind_params(config, params_, param_memory_.as<floatX>());
   bind_params(config, grads_, grad_memory_.as<float>());
 
@@ -322,7 +342,7 @@ void GpuModel<floatX>::resize(int B, int T) {
   if (B == B_ && T == T_) return;
   const int64_t tokens = int64_t{B} * T;
   const int64_t activations = bind_activations<floatX>(config, options.recompute, B, T, int64_t{B} * T, acts_, nullptr);
-  const int64_t scratch = scratch_bytes(config, B, T);
+  const int64_t scratch = scratch_bytes(config, options, B, T);
   if (activations > activation_memory_.bytes() || scratch > scratch_memory_.bytes() || tokens > batch_tokens_) {
     CUDA_CHECK(cudaStreamSynchronize(compute_));
     B_ = T_ = 0;  // nothing is bound, should an allocation throw
@@ -370,8 +390,8 @@ template <class floatX>
 int64_t GpuModel<floatX>::allocated_bytes() const {
   int64_t sum = 0;
   for (const DeviceBuffer* buffer :
-       {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &activation_memory_, &scratch_memory_,
-        &batch_memory_, &decay_memory_, &state_memory_}) {
+       {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &muon_memory_, &activation_memory_,
+        &scratch_memory_, &batch_memory_, &decay_memory_, &state_memory_}) {
     sum += buffer->bytes();
   }
   return sum;
@@ -434,8 +454,11 @@ float* GpuModel<floatX>::float_arena(Arena arena) const {
 
 template <class floatX>
 void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) const {
-  if (const float* from = float_arena(arena)) {
-    read_floats(from + tensor.offset, out, tensor.size());
+  const int64_t offset = tensor.offset_in(arena == Arena::v);
+  if (offset < 0) {
+    std::fill(out, out + tensor.size(), 0.0f);
+  } else if (const float* from = float_arena(arena)) {
+    read_floats(from + offset, out, tensor.size());
   } else {
     read_floats(param_memory_.as<floatX>() + tensor.offset, out, tensor.size());
   }
@@ -444,7 +467,9 @@ void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) 
 template <class floatX>
 void GpuModel<floatX>::write(Arena arena, const ParamTensor& tensor, const float* in) {
   if (arena == Arena::params) write_floats(param_memory_.as<floatX>() + tensor.offset, in, tensor.size());
-  if (float* to = float_arena(arena)) write_floats(to + tensor.offset, in, tensor.size());
+  const int64_t offset = tensor.offset_in(arena == Arena::v);
+  if (offset < 0) throw std::logic_error("write() of v for a tensor that is Muon's");
+  if (float* to = float_arena(arena)) write_floats(to + offset, in, tensor.size());
 }
 
 template <class floatX>
@@ -521,7 +546,7 @@ std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOpt
   rows.push_back({"inputs", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
   rows.push_back({"targets", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
   rows.push_back({"weights", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
-  rows.push_back({"scratch", "", scratch_bytes(config, B, T)});
+  rows.push_back({"scratch", "", scratch_bytes(config, options, B, T)});
   rows.push_back({"decay", "", arena_size(param_table(config)) / kParamAlignment});
   rows.push_back({"step", "", 3 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
   int64_t libraries = 0;

@@ -40,13 +40,16 @@ struct ModelOptions {
   Recompute recompute = Recompute::none;
   bool master_weights = true;  // bf16: AdamW works on a float copy; without it, updates are rounded stochastically
   uint64_t seed = 0;           // of that rounding
+  Optimizer optimizer = Optimizer::adamw;
 };
 
-struct AdamW {
-  float lr = 3e-4f, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f;
+// What an update is told; the betas and eps are AdamW's, momentum is Muon's.
+struct OptimizerConfig {
+  float lr = 3e-4f, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f, momentum = 0.95f;
 };
 
-enum class Arena { params, grads, m, v };  // m, v: AdamW's moments
+// m, v: AdamW's moments; of a tensor that is Muon's, m is its momentum and v is not there (read as zeros).
+enum class Arena { params, grads, m, v };
 
 struct StepResult {
   double loss = 0;       // sum of weights * losses
@@ -83,9 +86,9 @@ class Model {
   // The step's so far.
   virtual double step_loss() = 0;
   virtual double grad_norm() = 0;
-  // One AdamW step, t = updates() + 1, with gradients scaled down to the norm grad_clip if theirs is larger (0: never).
-  // Does nothing if the step's loss or norm is not finite.
-  virtual void update(const AdamW& optimizer, float grad_clip) = 0;
+  // One step of AdamW, and of Muon for what is Muon's in the table, t = updates() + 1, with gradients scaled down to
+  // the norm grad_clip if theirs is larger (0: never). Does nothing if the step's loss or norm is not finite.
+  virtual void update(const OptimizerConfig& optimizer, float grad_clip) = 0;
   // Of the last update() (steps_back 0) or the one before it (1). Waits for that one, not for what was queued since.
   virtual StepResult result(int steps_back) = 0;
   // Updates that changed the weights: AdamW's t, part of a checkpoint.
@@ -102,7 +105,8 @@ class Model {
   virtual void set_dropout(float dropout, uint64_t seed, uint64_t sequence) = 0;
 
  protected:
-  explicit Model(const ModelConfig& c) : config(c), table(param_table(c)) {}
+  explicit Model(const ModelConfig& c, Optimizer optimizer = Optimizer::adamw)
+      : config(c), table(param_table(c, optimizer)) {}
   // What forward, backward and loss, set_dropout promise to refuse.
   void check_batch(const int32_t* inputs, int B, int T) const;
   int64_t check_targets(const int32_t* targets, int N) const;  // how many are not -1

@@ -43,7 +43,7 @@ class CpuModel final : public Model {
   void zero_grad() override;
   double step_loss() override { return loss_; }
   double grad_norm() override;
-  void update(const AdamW& optimizer, float grad_clip) override;
+  void update(const OptimizerConfig& optimizer, float grad_clip) override;
   StepResult result(int steps_back) override;
   int64_t updates() override { return updates_; }
   void set_updates(int64_t count) override { updates_ = count; }
@@ -70,10 +70,11 @@ class CpuModel final : public Model {
   void resize(int B, int T);
   void allocate_grads();
   const floatX* arena(Arena which) const;  // null if not allocated
+  int64_t arena_bytes(Arena which) const;
   uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
 
   const cpu::Kernels<floatX>& k_;
-  Buffer param_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_;
+  Buffer param_memory_, grad_memory_, m_memory_, v_memory_, muon_memory_, activation_memory_;
   std::vector<int32_t> inputs_;
   int B_ = 0, T_ = 0;
   int64_t logits_rows_ = 0;        // that the last forward can be asked for; none after backward

@@ -130,7 +130,7 @@ class GpuModel final : public Model {
   void zero_grad() override;
   double step_loss() override;
   double grad_norm() override;
-  void update(const AdamW& optimizer, float grad_clip) override;
+  void update(const OptimizerConfig& optimizer, float grad_clip) override;
   StepResult result(int steps_back) override;
   int64_t updates() override;
   void set_updates(int64_t count) override;
@@ -174,12 +174,14 @@ class GpuModel final : public Model {
   template <class Number>
   void write_floats(Number* to, const float* in, int64_t n) const;
   float* float_arena(Arena arena) const;
+  // Every stretch of the arena that is updated by itself draws numbers of its own for stochastic rounding.
+  uint64_t rounding_seed(int64_t offset) const { return options.seed + static_cast<uint64_t>(offset); }
   uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
 
   const GpuTiers tiers_;
   GpuStream compute_, copies_;
   DeviceBuffer param_memory_, master_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_, scratch_memory_,
-      batch_memory_, decay_memory_, state_memory_;
+      muon_memory_, batch_memory_, decay_memory_, state_memory_;
   PinnedBuffer pinned_batches_, pinned_results_;
   Params<floatX> params_;
   Params<float> grads_;

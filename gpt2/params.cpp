@@ -1,5 +1,7 @@
 #include "gpt2/params.h"
 
+#include "kernels/muon.h"
+
 void validate(const ModelConfig& config, const std::string& where) {
   const auto in_range = [&](const char* field, int64_t value, int64_t low, int64_t high) {
     if (value < low || value > high) {
@@ -24,21 +26,59 @@ double flops_per_token(const ModelConfig& config, int T) {
   return 6 * multiplied + 12 * L * C * T;
 }
 
-std::vector<ParamTensor> param_table(const ModelConfig& config) {
+namespace {
+
+int64_t aligned_size(const ParamTensor& tensor) {
+  return (tensor.size() + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
+}
+
+}  // namespace
+
+std::vector<ParamTensor> param_table(const ModelConfig& config, Optimizer optimizer) {
   std::vector<ParamTensor> table;
   Params<float> unused;
-  int64_t offset = 0;
+  int64_t offset = 0, v_offset = 0;
   for_each_param(config, unused, [&](float*&, ParamTensor tensor) {
+    if (optimizer == Optimizer::adamw) tensor.muon = 0;
     tensor.offset = offset;
-    offset += (tensor.size() + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
+    offset += aligned_size(tensor);
+    if (tensor.muon == 0) {
+      tensor.v_offset = v_offset;
+      v_offset += aligned_size(tensor);
+    }
     table.push_back(std::move(tensor));
   });
   return table;
 }
 
-int64_t arena_size(const std::vector<ParamTensor>& table) {
-  const ParamTensor& last = table.back();
-  return last.offset + (last.size() + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
+int64_t arena_size(const std::vector<ParamTensor>& table) { return table.back().offset + aligned_size(table.back()); }
+
+int64_t v_size(const std::vector<ParamTensor>& table) {
+  int64_t n = 0;
+  for (const ParamTensor& tensor : table) n += tensor.muon == 0 ? aligned_size(tensor) : 0;
+  return n;
+}
+
+std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table) {
+  std::vector<ParamRun> runs;
+  bool open = false;  // the last run goes on
+  for (const ParamTensor& tensor : table) {
+    if (tensor.muon == 0) {
+      if (!open) runs.push_back({tensor.offset, tensor.v_offset, 0});
+      runs.back().size += aligned_size(tensor);
+    }
+    open = tensor.muon == 0;
+  }
+  return runs;
+}
+
+int64_t muon_scratch(const std::vector<ParamTensor>& table) {
+  int64_t most = 0;
+  for (const ParamTensor& tensor : table) {
+    if (tensor.muon == 0) continue;
+    most = std::max(most, muon_scratch(static_cast<int>(tensor.rows / tensor.muon), static_cast<int>(tensor.cols)));
+  }
+  return most;
 }
 
 int64_t num_parameters(const std::vector<ParamTensor>& table) {

@@ -52,6 +52,7 @@ struct Params {
 // ---- the table ------------------------------------------------------------------------------------------------------
 
 enum class Init { zeros, ones, normal };
+enum class Optimizer { adamw, muon };  // muon: of the blocks' weight matrices; everything else is AdamW's
 
 struct ParamTensor {
   std::string name;     // as in Params: "wte", "block.3.qkvw"
@@ -61,11 +62,14 @@ struct ParamTensor {
   bool transposed;      // files hold (cols, rows): GPT-2's Conv1D layout
   bool vector;          // one-dimensional
   Init init;
-  float init_std;  // of Init::normal
-  bool decay;      // weight decay: matrices only
-  int64_t offset;  // of the first element in an arena
+  float init_std;         // of Init::normal
+  bool decay;             // weight decay: matrices only
+  int muon;               // matrices of rows / muon each, one below the other, that Muon makes orthogonal; 0: AdamW's
+  int64_t offset;         // of the first element in an arena
+  int64_t v_offset = -1;  // in AdamW's v, which has only what is AdamW's; -1: not there
 
   int64_t size() const { return rows * cols; }
+  int64_t offset_in(bool v) const { return v ? v_offset : offset; }
   int64_t file_size() const { return file_rows * cols; }
 };
 
@@ -81,23 +85,23 @@ void for_each_param(const ModelConfig& config, Params<floatX>& p, Visit&& visit)
   const float std = 0.02f * std::sqrt(std::max(1.0f, 768.0f / static_cast<float>(C)));
   const float residual_std = std / std::sqrt(2.0f * static_cast<float>(config.num_layers));
   const auto matrix = [&](floatX*& to, const std::string& name, const std::string& hf, int64_t rows, int64_t cols,
-                          float s) {
-    visit(to, ParamTensor{name, hf, rows, cols, rows, true, false, Init::normal, s, true, 0});
+                          float s, int muon = 1) {
+    visit(to, ParamTensor{name, hf, rows, cols, rows, true, false, Init::normal, s, true, muon, 0});
   };
   const auto vector = [&](floatX*& to, const std::string& name, const std::string& hf, int64_t n, Init init) {
-    visit(to, ParamTensor{name, hf, 1, n, 1, false, true, init, 0, false, 0});
+    visit(to, ParamTensor{name, hf, 1, n, 1, false, true, init, 0, false, 0, 0});
   };
 
-  visit(p.wte, ParamTensor{"wte", "wte.weight", Vp, C, V, false, false, Init::normal, std, true, 0});
+  visit(p.wte, ParamTensor{"wte", "wte.weight", Vp, C, V, false, false, Init::normal, std, true, 0, 0});
   visit(p.wpe, ParamTensor{"wpe", "wpe.weight", config.max_seq_len, C, config.max_seq_len, false, false, Init::normal,
-                           std / 2, true, 0});
+                           std / 2, true, 0, 0});
   p.block.resize(static_cast<size_t>(config.num_layers));
   for (int l = 0; l < config.num_layers; ++l) {
     BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];
     const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l);
     vector(w.ln1w, at + "ln1w", h + "ln_1.weight", C, Init::ones);
     vector(w.ln1b, at + "ln1b", h + "ln_1.bias", C, Init::zeros);
-    matrix(w.qkvw, at + "qkvw", h + "attn.c_attn.weight", 3 * C, C, std);
+    matrix(w.qkvw, at + "qkvw", h + "attn.c_attn.weight", 3 * C, C, std, 3);  // queries, keys, values
     vector(w.qkvb, at + "qkvb", h + "attn.c_attn.bias", 3 * C, Init::zeros);
     matrix(w.attprojw, at + "attprojw", h + "attn.c_proj.weight", C, C, residual_std);
     vector(w.attprojb, at + "attprojb", h + "attn.c_proj.bias", C, Init::zeros);
@@ -116,9 +120,19 @@ inline constexpr int64_t kParamAlignment =
     64;  // elements: every tensor begins on a cache line, and can be read by vectors
 
 // The table with offsets; the arena's size is that of the last tensor's end.
-std::vector<ParamTensor> param_table(const ModelConfig& config);
+std::vector<ParamTensor> param_table(const ModelConfig& config, Optimizer optimizer = Optimizer::adamw);
 int64_t arena_size(const std::vector<ParamTensor>& table);      // elements, alignment and padding included
+int64_t v_size(const std::vector<ParamTensor>& table);          // the same of AdamW's v
 int64_t num_parameters(const std::vector<ParamTensor>& table);  // elements without either: 124,439,808 for GPT-2
+
+// A stretch of an arena whose tensors are all AdamW's: its place there and in v, its elements up to the next tensor.
+struct ParamRun {
+  int64_t offset, v_offset, size;
+};
+std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table);
+
+// The most elements of scratch that a matrix of Muon's needs (kernels/muon.h); 0 if there is none.
+int64_t muon_scratch(const std::vector<ParamTensor>& table);
 
 // Points `p` into an arena.
 template <class floatX>

@@ -68,6 +68,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   tile_of_block(row_tile, column_tile, blockIdx.x, ceil_div(M, kPlainTile), ceil_div(N, kPlainTile));
   const int64_t first_row = static_cast<int64_t>(row_tile) * kPlainTile;
   const int64_t first_column = static_cast<int64_t>(column_tile) * kPlainTile;
+  if (kSymmetric<Epilogue> && column_tile > row_tile) return;
   const int y = threadIdx.x / 8 * 4, x = threadIdx.x % 8 * 4;
 
   float sums[8][8] = {};
@@ -127,7 +128,7 @@ void matmul_plain(const Epilogue& epilogue,
 // product's N OC C multiplications. In chunks of rows, whose sums are then added in order: the chunks depend on N
 // alone.
 inline constexpr int kBiasChunk = 512;  // rows
-inline constexpr int kBiasWarps = 8;  // as many threads as a block has columns of bf16
+inline constexpr int kBiasWarps = 8;    // as many threads as a block has columns of bf16
 
 // partial (chunks, OC) = sums of the rows of each chunk. Block (x, y): 32 kWidth columns of chunk y; warp w takes every
 // 8th row.

@@ -37,6 +37,12 @@ inline int64_t tile_count(int M, int N, int tile_m, int tile_n) {
 
 // ---- epilogues -----------------------------------------------------------------------------------------------------
 
+// An epilogue that has kSymmetric wants of D, symmetric, only the tiles that reach the diagonal or lie below it.
+template <class Epilogue>
+inline constexpr bool kSymmetric = requires {
+  Epilogue::kSymmetric;
+};
+
 // store() takes n sums of a row, from `column` on, and may change them; columns beyond the matrix are left out.
 // kVector: the rows and pointers are multiples of 16 bytes, and `column` is one of n. kWidth of them make 16 bytes.
 

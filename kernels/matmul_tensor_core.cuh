@@ -155,6 +155,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   tile_of_block(row_tile, column_tile, blockIdx.x, ceil_div(M, Tile::kM), ceil_div(N, Tile::kN));
   const int64_t first_row = static_cast<int64_t>(row_tile) * Tile::kM;
   const int64_t first_column = static_cast<int64_t>(column_tile) * Tile::kN;
+  if (kSymmetric<Epilogue> && first_column >= first_row + Tile::kM) return;
   const int64_t first_k = blockIdx.y * static_cast<int64_t>(part_k);
   const int64_t end_k = min(first_k + part_k, static_cast<int64_t>(K));
   const int slices = static_cast<int>((end_k - first_k + ASlice::kDepth - 1) / ASlice::kDepth);

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <set>
 
 #include "gpt2/checkpoint.h"
 #include "gpt2/error.h"
@@ -72,7 +73,7 @@ void train_step(Model& model, int64_t step) {
   model.forward(inputs, 1, 3, Pass::train);
   model.backward(targets, weights);
   model.set_updates(step - 1);
-  model.update(AdamW{}, 0);
+  model.update(OptimizerConfig{}, 0);
 }
 
 // Rewrites a safetensors file, each tensor through `change`, which may rename it, change it, or drop it by an empty
@@ -115,8 +116,7 @@ void check_against_transformers(const fs::path& dir, const fs::path& saved) {
   Worst largest;
   for (int n = 0; n < B * T; ++n) {
     model->read_logits(n, row.data());
-    for (int v = 0; v < V; ++v)
-      largest.see(std::abs(row[v] - expected[static_cast<size_t>(n) * V + v]));
+    for (int v = 0; v < V; ++v) largest.see(std::abs(row[v] - expected[static_cast<size_t>(n) * V + v]));
   }
   CHECK(largest.error <= 1e-4);
   MESSAGE(dir.filename().string(), ": largest difference of a logit ", largest.error);
@@ -532,6 +532,48 @@ TEST_CASE("a damaged training state is refused by name") {
   });
   CHECK_THROWS_WITH_AS(load_checkpoint(*target, good), Contains("tensor \"v.h.1.ln_2.bias\" is missing"), Error);
   CHECK(same(*untouched, *target, {Arena::params, Arena::m, Arena::v}));
+}
+
+TEST_CASE("Muon's state: momentum for every tensor, v for what is AdamW's; the other optimizer's is refused") {
+  const Folder folder;
+  const auto muon_model = [] { return make_cpu_model(kTiny, true, {.optimizer = Optimizer::muon}); };
+  const auto model = muon_model();
+  init_weights(*model, 1);
+  train_step(*model, 1);
+  const fs::path saved = save_checkpoint(folder.path, 1, *model, nullptr, {{"step", 1}}, 0);
+  std::set<std::string> names;
+  const SafetensorsFile file(saved / "optimizer.safetensors");
+  for (const TensorView& tensor : file.tensors()) names.insert(tensor.name);
+  CHECK(names.size() == 2 * model->table.size() - 4 * 2);
+  for (const char* matrix : {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}) {
+    CHECK(names.contains(strprintf("m.h.1.%s.weight", matrix)));
+    CHECK_FALSE(names.contains(strprintf("v.h.1.%s.weight", matrix)));
+    CHECK(names.contains(strprintf("v.h.1.%s.bias", matrix)));
+  }
+  CHECK(names.contains("v.wte.weight"));
+
+  const auto loaded = muon_model();
+  load_checkpoint(*loaded, saved);
+  CHECK(same(*model, *loaded, {Arena::params, Arena::m, Arena::v}));
+  train_step(*model, 2);
+  train_step(*loaded, 2);
+  CHECK(same(*model, *loaded, {Arena::params, Arena::m, Arena::v}));
+
+  const auto adamw = random_model(kTiny, 2), untouched = random_model(kTiny, 2);
+  CHECK_THROWS_WITH_AS(load_checkpoint(*adamw, saved),
+                       Contains("the state of --optimizer muon, expected that of adamw; go on with the run's own"),
+                       Error);
+  CHECK(same(*untouched, *adamw, {Arena::params, Arena::m, Arena::v}));
+  const fs::path other = save_checkpoint(folder.path / "adamw", 1, *adamw, nullptr, {{"step", 1}}, 0);
+  CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other),
+                       Contains("the state of --optimizer adamw, expected that of muon"), Error);
+  CHECK(same(*model, *loaded, {Arena::params, Arena::m, Arena::v}));
+  // Neither's: v of one matrix alone.
+  rewrite(other / "optimizer.safetensors", other / "optimizer.safetensors", [](Tensor& tensor) {
+    if (tensor.name.starts_with("v.h.") && tensor.name.ends_with("c_fc.weight")) tensor.name.clear();
+  });
+  CHECK_THROWS_WITH_AS(load_checkpoint(*adamw, other), Contains("\"v.h.0.mlp.c_fc.weight\" is missing"), Error);
+  CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other), Contains("54 tensors, expected 48"), Error);
 }
 
 TEST_CASE("without a checkpoint, the error says what there is instead") {

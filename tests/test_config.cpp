@@ -81,6 +81,8 @@ TEST_CASE("words outside a choice and contradictions are refused") {
   CHECK(contains(refused([](TrainConfig& c) { c.resume = true; }), "--resume needs --run"));
   CHECK(contains(refused([](TrainConfig& c) { c.memory = c.check = true; }), "--memory and --check"));
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.heads = 2; }), "own shape"));
+  CHECK(contains(refused([](TrainConfig& c) { c.optimizer = "Muon"; }),
+                 "--optimizer is 'Muon', expected one of adamw muon"));
   CHECK(contains(refused([](TrainConfig& c) { c.precision = "fp8"; }), "expected one of fp32 tf32 bf16"));
   CHECK(contains(refused([](TrainConfig& c) { c.recompute = "all"; }), "expected one of none gelu block"));
   CHECK(contains(refused([](TrainConfig& c) { c.no_master_weights = true; }), "goes with --precision bf16"));

@@ -26,7 +26,7 @@ class CountingModel : public Model {
   void zero_grad() override {}
   double step_loss() override { return 0; }
   double grad_norm() override { return 0; }
-  void update(const AdamW&, float) override {}
+  void update(const OptimizerConfig&, float) override {}
   StepResult result(int) override { return {}; }
   int64_t updates() override { return 0; }
   void set_updates(int64_t) override {}

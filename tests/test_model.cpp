@@ -3,6 +3,7 @@
 
 #include "gpt2/model.h"
 #include "gpt2/model_cpu.h"
+#include "kernels/muon.h"
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 
@@ -50,6 +51,12 @@ Floats read_all(const Model& model, Arena arena) {
   return all;
 }
 
+Floats read_tensor(const Model& model, Arena arena, const ParamTensor& tensor) {
+  Floats values(static_cast<size_t>(tensor.size()));
+  model.read(arena, tensor, values.data());
+  return values;
+}
+
 Floats read_logits(Model& model, int64_t rows) {
   Floats all(static_cast<size_t>(rows * model.config.vocab_size));
   for (int64_t r = 0; r < rows; ++r) model.read_logits(r, &all[static_cast<size_t>(r * model.config.vocab_size)]);
@@ -67,7 +74,7 @@ struct Batch {
   }
 };
 
-StepResult step(Model& model, const Batch& batch, const AdamW& optimizer) {
+StepResult step(Model& model, const Batch& batch, const OptimizerConfig& optimizer) {
   model.zero_grad();
   model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
   model.backward(batch.targets.data(), batch.weights.data());
@@ -150,7 +157,7 @@ void check_against_pytorch(const char* file, bool reference, const Tolerances& t
   }
   CHECK(std::abs(model.grad_norm() / std::sqrt(squares) - 1) <= tolerance.gradient);
 
-  const AdamW optimizer = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
+  const OptimizerConfig optimizer = {.lr = 1e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
   const Doubles o = golden.get("optimizer");
   REQUIRE(o == Doubles{optimizer.lr, optimizer.beta1, optimizer.beta2, optimizer.eps, optimizer.weight_decay});
   for (size_t t = 0; t < curve.size(); ++t) {
@@ -232,7 +239,7 @@ TEST_CASE("one batch is learnt by heart") {
   CpuModel<float> model(kSmall, false);
   init_weights(model, 1);
   const Batch batch(kSmall, 2, 16, 1);
-  const AdamW optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
+  const OptimizerConfig optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
   double loss = 0;
   for (int t = 1; t <= 200; ++t) loss = step(model, batch, optimizer).loss;
   CHECK(loss < 0.01);
@@ -258,7 +265,7 @@ TEST_CASE("training repeats its bits, and the reference does so on any number of
     init_weights(model, 1);
     for (int t = 1; t <= 3; ++t) {
       model.set_dropout(0.1f, 5, static_cast<uint64_t>(t));
-      step(model, batch, AdamW{});
+      step(model, batch, OptimizerConfig{});
     }
     Floats all = read_all(model, Arena::params);
     for (const Arena arena : {Arena::grads, Arena::m, Arena::v}) {
@@ -373,8 +380,8 @@ TEST_CASE("clipping counts as gradients scaled down, and only if they are larger
   const double norm = b.grad_norm();
   CHECK(a.grad_norm() == doctest::Approx(4 * norm).epsilon(1e-12));
   // Clipped to four times less than they are. The scale is rounded to float: as is b's, which then is 1 but for that.
-  a.update(AdamW{}, static_cast<float>(norm));
-  b.update(AdamW{}, static_cast<float>(2 * norm));
+  a.update(OptimizerConfig{}, static_cast<float>(norm));
+  b.update(OptimizerConfig{}, static_cast<float>(2 * norm));
   CHECK(a.result(0).grad_norm == doctest::Approx(4 * norm).epsilon(1e-12));
   CHECK(relative_difference(read_all(a, Arena::m), read_all(b, Arena::m)) < 1e-6);
   CHECK(relative_difference(read_all(a, Arena::v), read_all(b, Arena::v)) < 1e-6);
@@ -385,11 +392,11 @@ TEST_CASE("results are those of the last two updates; a step that is not finite 
   formula_weights(model, 0.25);
   Batch batch(kTiny, 2, 8, 1);
   CHECK_THROWS_AS(model.result(0), std::logic_error);
-  const StepResult first = step(model, batch, AdamW{});
+  const StepResult first = step(model, batch, OptimizerConfig{});
   CHECK(first.updated);
   CHECK_THROWS_AS(model.result(1), std::logic_error);
   CHECK_THROWS_AS(model.result(-1), std::logic_error);
-  const StepResult second = step(model, batch, AdamW{});
+  const StepResult second = step(model, batch, OptimizerConfig{});
   CHECK(second.loss < first.loss);
   CHECK(model.result(1).loss == first.loss);
   CHECK(model.result(1).grad_norm == first.grad_norm);
@@ -401,9 +408,9 @@ TEST_CASE("results are those of the last two updates; a step that is not finite 
   };
   const std::vector<Floats> before = state();
   batch.weights[3] = std::numeric_limits<float>::infinity();
-  CHECK_FALSE(step(model, batch, AdamW{}).updated);
+  CHECK_FALSE(step(model, batch, OptimizerConfig{}).updated);
   batch.weights[3] = std::numeric_limits<float>::quiet_NaN();
-  CHECK_FALSE(step(model, batch, AdamW{}).updated);
+  CHECK_FALSE(step(model, batch, OptimizerConfig{}).updated);
   CHECK(model.updates() == 2);
   CHECK(std::isnan(model.result(0).loss));
   const std::vector<Floats> after = state();
@@ -423,7 +430,7 @@ TEST_CASE("recomputing gives the same bits, whatever is recomputed, and takes le
         model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
         model.backward(batch.targets.data(), batch.weights.data());
       }
-      model.update(AdamW{}, 1);
+      model.update(OptimizerConfig{}, 1);
     }
     Floats all = read_all(model, Arena::params);
     const Floats grads = read_all(model, Arena::grads);
@@ -451,7 +458,7 @@ TEST_CASE("a vocabulary of odd size: wte's padding stays exactly zero") {
   CpuModel<float> model(config, false);
   init_weights(model, 1);
   const Batch batch(config, 2, 8, 1);
-  for (int t = 1; t <= 10; ++t) step(model, batch, AdamW{.lr = 1e-2f});
+  for (int t = 1; t <= 10; ++t) step(model, batch, OptimizerConfig{.lr = 1e-2f});
   model.forward(batch.inputs.data(), 2, 8, Pass::train);
   model.backward(batch.targets.data(), batch.weights.data());
   const ParamTensor& wte = model.table[0];
@@ -486,7 +493,7 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
   for (const bool reference : {true, false}) {
     CpuModel<float> unbroken(kSmall, reference), resumed(kSmall, reference);
     init_weights(unbroken, 1);
-    for (int t = 1; t <= 3; ++t) step(unbroken, batch, AdamW{});
+    for (int t = 1; t <= 3; ++t) step(unbroken, batch, OptimizerConfig{});
     for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
       for (const ParamTensor& tensor : unbroken.table) {
         Floats values(static_cast<size_t>(tensor.size()));
@@ -496,8 +503,101 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
     }
     resumed.set_updates(unbroken.updates());
     for (int t = 4; t <= 6; ++t) {
-      step(unbroken, batch, AdamW{});
-      step(resumed, batch, AdamW{});
+      step(unbroken, batch, OptimizerConfig{});
+      step(resumed, batch, OptimizerConfig{});
+    }
+    CHECK(same_bits(read_all(unbroken, Arena::params), read_all(resumed, Arena::params)));
+  }
+}
+
+TEST_CASE("Muon updates the blocks' matrices, three of them in qkvw, and AdamW the rest") {
+  const OptimizerConfig o = {.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
+  const Batch batch(kSmall, 2, 16, 1);
+  CpuModel<double> muon(kSmall, true, {.optimizer = Optimizer::muon}), adamw(kSmall, true);
+  for (CpuModel<double>* model : {&muon, &adamw}) {
+    formula_weights(*model, 0.25);
+    for (int t = 0; t < 2; ++t) {  // the gradients of the first weights: a second step has a momentum
+      model->zero_grad();
+      model->forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+      model->backward(batch.targets.data(), batch.weights.data());
+      if (t == 0) model->update({.lr = 0, .weight_decay = 0}, 0);
+    }
+  }
+  const double clip = 0.5 * adamw.grad_norm();
+  const auto before = tensors(kSmall, adamw.params), grads = tensors(kSmall, adamw.grads);
+  std::vector<Doubles> expected;
+  for (size_t k = 0; k < before.size(); ++k) {
+    const ParamTensor& tensor = muon.table[k];
+    Doubles p(before[k].values.begin(), before[k].values.end());
+    const Doubles g(grads[k].values.begin(), grads[k].values.end());
+    CHECK((tensor.muon > 0) == tensor.transposed);
+    CHECK((tensor.muon == 3) == tensor.name.ends_with("qkvw"));
+    if (tensor.muon > 0) {
+      const int rows = static_cast<int>(tensor.rows) / tensor.muon, cols = static_cast<int>(tensor.cols);
+      Doubles m(p.size()), scratch(static_cast<size_t>(muon_scratch(rows, cols)));
+      for (size_t i = 0; i < m.size(); ++i) m[i] = g[i];  // the first step's, unclipped
+      for (size_t i = 0; i < p.size(); i += static_cast<size_t>(rows) * cols) {
+        cpu::muon_update<double>(&p[i], &m[i], scratch.data(), &g[i], 0.5, o.lr, o.momentum, o.weight_decay, rows, cols,
+                                 cpu::matmul_forward<double>, cpu::matmul_backward<double>);
+      }
+    }
+    expected.push_back(p);
+  }
+  for (CpuModel<double>* model : {&muon, &adamw}) {
+    model->update(o, static_cast<float>(clip));
+    CHECK(model->result(0).updated);
+  }
+  const auto after = tensors(kSmall, muon.params), other = tensors(kSmall, adamw.params);
+  for (size_t k = 0; k < after.size(); ++k) {
+    CAPTURE(after[k].tensor.name);
+    if (muon.table[k].muon > 0) {
+      CHECK(max_difference(after[k].values, expected[k]) < 1e-8);  // grad_scale is a float
+      CHECK(max_difference(after[k].values, other[k].values) > 1e-4);
+      CHECK(rms(read_tensor(muon, Arena::m, muon.table[k])) > 0);
+      CHECK(rms(read_tensor(muon, Arena::v, muon.table[k])) == 0);
+    } else {
+      CHECK(max_difference(after[k].values, other[k].values) == 0);
+      CHECK(same_bits(read_tensor(muon, Arena::v, muon.table[k]), read_tensor(adamw, Arena::v, adamw.table[k])));
+    }
+  }
+}
+
+TEST_CASE("Muon learns, skips a step that is not finite, and goes on from its written state bit for bit") {
+  const Batch batch(kSmall, 2, 8, 1);
+  const OptimizerConfig o = {.lr = 3e-3f, .weight_decay = 0};
+  for (const bool reference : {true, false}) {
+    CpuModel<float> unbroken(kSmall, reference, {.optimizer = Optimizer::muon}),
+        resumed(kSmall, reference, {.optimizer = Optimizer::muon});
+    init_weights(unbroken, 1);
+    double first = 0, last = 0;
+    for (int t = 1; t <= 20; ++t) (t == 1 ? first : last) = step(unbroken, batch, o).loss;
+    CHECK(last < 0.5 * first);
+
+    Batch bad = batch;
+    bad.weights[3] = std::numeric_limits<float>::infinity();
+    const auto state = [&] {
+      return std::vector<Floats>{read_all(unbroken, Arena::params), read_all(unbroken, Arena::m),
+                                 read_all(unbroken, Arena::v)};
+    };
+    const std::vector<Floats> before = state();
+    CHECK_FALSE(step(unbroken, bad, o).updated);
+    const std::vector<Floats> after = state();
+    for (size_t k = 0; k < 3; ++k) CHECK(same_bits(before[k], after[k]));
+
+    for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
+      for (const ParamTensor& tensor : unbroken.table) {
+        const Floats values = read_tensor(unbroken, arena, tensor);
+        if (arena == Arena::v && tensor.muon > 0) {
+          CHECK_THROWS_AS(resumed.write(arena, tensor, values.data()), std::logic_error);
+        } else {
+          resumed.write(arena, tensor, values.data());
+        }
+      }
+    }
+    resumed.set_updates(unbroken.updates());
+    for (int t = 4; t <= 6; ++t) {
+      step(unbroken, batch, o);
+      step(resumed, batch, o);
     }
     CHECK(same_bits(read_all(unbroken, Arena::params), read_all(resumed, Arena::params)));
   }
@@ -562,6 +662,14 @@ TEST_CASE("the memory plan lists what is allocated") {
   CHECK(bytes("block.1.fch") == -1);
   plan = arena_plan(kSmall, {.precision = Precision::bf16, .master_weights = false}, 2, 8, 16, true);
   CHECK(bytes("master weights") == -1);
+  plan = memory_plan(kSmall, {.optimizer = Optimizer::muon}, 2, 8);
+  CHECK(bytes("Muon, AdamW m") == arena);
+  CHECK(bytes("AdamW m") == -1);
+  const auto whole = [](int64_t n) { return (n + 63) / 64 * 64 * 4; };
+  CHECK(bytes("AdamW v") == arena - 2 * (whole(3 * 33 * 33) + whole(33 * 33) + 2 * whole(4 * 33 * 33)));
+  CHECK(bytes("Muon scratch") == 2 * whole(4 * 33 * 33) + 2 * whole(33 * 33));
+  plan = arena_plan(kSmall, {.precision = Precision::bf16, .optimizer = Optimizer::muon}, 2, 8, 16, true);
+  CHECK(bytes("Muon scratch") == whole(4 * 33 * 33) + whole(33 * 33));
 }
 
 // ---- misuse --------------------------------------------------------------------------------------------------------

@@ -13,8 +13,13 @@ namespace {
 const ModelConfig kSmall = {.max_seq_len = 16, .vocab_size = 61, .num_layers = 3, .num_heads = 2, .channels = 64};
 const ModelConfig kRagged = {.max_seq_len = 40, .vocab_size = 131, .num_layers = 2, .num_heads = 3, .channels = 51};
 
-ModelOptions with(Precision precision, Recompute recompute = Recompute::none, bool master_weights = true) {
-  return {.precision = precision, .recompute = recompute, .master_weights = master_weights, .seed = 3};
+ModelOptions with(Precision precision, Recompute recompute = Recompute::none, bool master_weights = true,
+                  Optimizer optimizer = Optimizer::adamw) {
+  return {.precision = precision,
+          .recompute = recompute,
+          .master_weights = master_weights,
+          .seed = 3,
+          .optimizer = optimizer};
 }
 
 std::unique_ptr<Model> gpu_model(const ModelConfig& config, const ModelOptions& options, int B, int T,
@@ -37,7 +42,7 @@ void micro_step(Model& model, const Batch& batch) {
   model.backward(batch.targets.data(), batch.weights.data());
 }
 
-StepResult step(Model& model, const Batch& batch, const AdamW& optimizer = {}, float grad_clip = 1) {
+StepResult step(Model& model, const Batch& batch, const OptimizerConfig& optimizer = {}, float grad_clip = 1) {
   model.zero_grad();
   micro_step(model, batch);
   model.update(optimizer, grad_clip);
@@ -79,7 +84,7 @@ Floats train(const ModelConfig& config, const ModelOptions& options, int B, int 
       model->set_dropout(dropout, 5, static_cast<uint64_t>(2 * t + micro));
       micro_step(*model, random_batch(config, B, T, static_cast<uint64_t>(2 * t + micro)));
     }
-    model->update(AdamW{}, 1);
+    model->update(OptimizerConfig{}, 1);
     all.push_back(static_cast<float>(model->result(0).loss));
   }
   const Floats state = state_of(*model);
@@ -131,7 +136,7 @@ TEST_CASE("loss, logits and all gradients are the CPU's, within what the precisi
 
 TEST_CASE("ten steps follow the CPU's") {
   // fp32: docs/testing.md's bound on a curve. bf16: its bound on gradients' norms, 1 %, on each loss too.
-  const AdamW optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
+  const OptimizerConfig optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
   const auto cpu = make_cpu_model(kRagged, true);
   init_weights(*cpu, 1);
   std::vector<StepResult> expected;
@@ -151,6 +156,59 @@ TEST_CASE("ten steps follow the CPU's") {
       CHECK(result.updated);
     }
     CHECK(model->updates() == 10);
+  }
+}
+
+TEST_CASE("four steps of Muon follow the CPU's") {
+  const OptimizerConfig optimizer = {.lr = 1e-2f};
+  const auto cpu = make_cpu_model(kRagged, true, {.optimizer = Optimizer::muon});
+  init_weights(*cpu, 1);
+  std::vector<StepResult> expected;
+  std::vector<Floats> params, moments;
+  const Floats start = read(*cpu, Arena::params);
+  for (uint64_t t = 0; t < 4; ++t) {
+    expected.push_back(step(*cpu, random_batch(kRagged, 2, 33, 1), optimizer));
+    params.push_back(read(*cpu, Arena::params));
+    moments.push_back(read(*cpu, Arena::m));
+  }
+  CHECK(expected[3].loss < expected[0].loss - 0.1);
+  for (const auto& [precision, master, tolerance] : {std::tuple{Precision::fp32, true, 1e-4},
+                                                     {Precision::tf32, true, 2e-2},
+                                                     {Precision::bf16, true, 2e-2},
+                                                     {Precision::bf16, false, 2e-2}}) {
+    const auto model = gpu_model(kRagged, with(precision, Recompute::none, master, Optimizer::muon), 2, 33);
+    for (uint64_t t = 0; t < 4; ++t) {
+      const StepResult result = step(*model, random_batch(kRagged, 2, 33, 1), optimizer);
+      INFO(name_of(precision), ", step ", t);
+      const bool fp32 = precision == Precision::fp32;
+      CHECK(std::abs(result.loss - expected[t].loss) <= tolerance * (fp32 ? 1 : expected[t].loss));
+      CHECK(result.updated);
+      if (t > 0 || !fp32) continue;
+      // The update itself: gradients that differ by 1e-6 of their norm, of which the iteration makes up to 485 times
+      // as much where a matrix has a small singular value.
+      size_t begin = 0;
+      const Floats found = read(*model, Arena::params), m = read(*model, Arena::m);
+      for (const ParamTensor& tensor : model->table) {
+        const size_t end = begin + static_cast<size_t>(tensor.size());
+        Floats moved, expected_move, momentum, expected_momentum;
+        for (size_t i = begin; i < end; ++i) {
+          moved.push_back(found[i] - start[i]), expected_move.push_back(params[0][i] - start[i]);
+          momentum.push_back(m[i]), expected_momentum.push_back(moments[0][i]);
+        }
+        begin = end;
+        if (tensor.muon == 0) continue;
+        CAPTURE(tensor.name);
+        CHECK(relative_difference(moved, expected_move) < 1e-3);
+        CHECK(relative_difference(momentum, expected_momentum) < 1e-4);
+      }
+    }
+    for (const ParamTensor& tensor : model->table) {
+      Floats v(static_cast<size_t>(tensor.size()));
+      model->read(Arena::v, tensor, v.data());
+      CAPTURE(tensor.name);
+      CHECK((rms(v) > 0) == (tensor.muon == 0));
+      if (tensor.muon > 0) CHECK_THROWS_AS(model->write(Arena::v, tensor, v.data()), std::logic_error);
+    }
   }
 }
 
@@ -186,6 +244,11 @@ TEST_CASE("the same bits under every schedule, run after run") {
   }
 }
 
+TEST_CASE("the same bits under every schedule with Muon") {
+  same_under_all_schedules(
+      [&] { return train(kRagged, with(Precision::bf16, Recompute::none, true, Optimizer::muon), 1, 7, 0); });
+}
+
 TEST_CASE("the same bits, whatever is recomputed") {
   for (const Precision precision : {Precision::fp32, Precision::bf16}) {
     for (const float dropout : {0.0f, 0.2f}) {
@@ -211,7 +274,7 @@ TEST_CASE("a host that runs ahead, and changes what it gave, changes nothing") {
         std::fill(batch.weights.begin(), batch.weights.end(), 1e9f);
         if (waits) model->step_loss();
       }
-      model->update(AdamW{}, 1);
+      model->update(OptimizerConfig{}, 1);
       if (waits) model->result(0);
     }
     return state_of(*model);
@@ -229,7 +292,7 @@ TEST_CASE("results are read a step late, of the step that is asked for") {
     const Batch batch = random_batch(kRagged, 1, 9, t);
     model->zero_grad();
     micro_step(*model, batch);
-    model->update(AdamW{}, 1);
+    model->update(OptimizerConfig{}, 1);
     if (t > 0) {
       found.push_back(model->result(1));
     } else {
@@ -289,14 +352,19 @@ TEST_CASE("what is written is read; moments and gradients are zero at first") {
 }
 
 TEST_CASE("a run continued from its written state is the unbroken one, bit for bit") {
-  for (const auto& [precision, master] :
-       {std::pair{Precision::fp32, true}, {Precision::bf16, true}, {Precision::bf16, false}}) {
-    const ModelOptions options = with(precision, Recompute::none, master);
+  for (const auto& [precision, master, optimizer] : {std::tuple{Precision::fp32, true, Optimizer::adamw},
+                                                     {Precision::bf16, true, Optimizer::adamw},
+                                                     {Precision::bf16, false, Optimizer::adamw},
+                                                     {Precision::fp32, true, Optimizer::muon},
+                                                     {Precision::bf16, true, Optimizer::muon},
+                                                     {Precision::bf16, false, Optimizer::muon}}) {
+    const ModelOptions options = with(precision, Recompute::none, master, optimizer);
     const auto unbroken = gpu_model(kRagged, options, 2, 9);
     for (uint64_t t = 0; t < 2; ++t) step(*unbroken, random_batch(kRagged, 2, 9, t));
     const auto resumed = make_gpu_model(kRagged, options, 2, 9, false);
     for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
       for (const ParamTensor& tensor : unbroken->table) {
+        if (arena == Arena::v && tensor.muon > 0) continue;
         Floats values(static_cast<size_t>(tensor.size()));
         unbroken->read(arena, tensor, values.data());
         resumed->write(arena, tensor, values.data());
@@ -316,7 +384,7 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
 
 TEST_CASE("bf16: with master weights small updates count; without they do on average, and weights are bf16") {
   // Updates of lr against weights of 1: below half of bf16's spacing there.
-  const AdamW optimizer = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
+  const OptimizerConfig optimizer = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
   const Batch batch = random_batch(kSmall, 2, 16, 1);
   for (const bool master : {true, false}) {
     const auto model = gpu_model(kSmall, with(Precision::bf16, Recompute::none, master), 2, 16);
@@ -338,7 +406,10 @@ TEST_CASE("bf16: with master weights small updates count; without they do on ave
 }
 
 TEST_CASE("a step that is not finite changes nothing") {
-  const auto model = gpu_model(kSmall, with(Precision::bf16), 2, 8);
+  Optimizer optimizer = Optimizer::adamw;
+  SUBCASE("AdamW") {}
+  SUBCASE("Muon") { optimizer = Optimizer::muon; }
+  const auto model = gpu_model(kSmall, with(Precision::bf16, Recompute::none, true, optimizer), 2, 8);
   Batch batch = random_batch(kSmall, 2, 8, 1);
   step(*model, batch);
   const auto weights_and_moments = [&] {
@@ -359,7 +430,7 @@ TEST_CASE("a step that is not finite changes nothing") {
 
 TEST_CASE("weight decay acts where the table says, padding stays zero") {
   const ModelConfig config = {.max_seq_len = 8, .vocab_size = 1003, .num_layers = 1, .num_heads = 1, .channels = 12};
-  const AdamW decay_alone = {.lr = 0.5f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f};
+  const OptimizerConfig decay_alone = {.lr = 0.5f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f};
   const auto model = make_gpu_model(config, with(Precision::fp32), 1, 8, false);
   for (const ParamTensor& tensor : model->table) {
     const Floats ones(static_cast<size_t>(tensor.size()), 1);
@@ -374,7 +445,7 @@ TEST_CASE("weight decay acts where the table says, padding stays zero") {
     CHECK(std::all_of(values.begin(), values.end(), [&](float x) { return x == (tensor.decay ? 0.75f : 1.0f); }));
   }
   init_weights(*model, 1);
-  for (uint64_t t = 0; t < 2; ++t) step(*model, random_batch(config, 2, 8, t), AdamW{.lr = 1e-2f});
+  for (uint64_t t = 0; t < 2; ++t) step(*model, random_batch(config, 2, 8, t), OptimizerConfig{.lr = 1e-2f});
   const ParamTensor& wte = model->table[0];
   for (const Arena arena : {Arena::params, Arena::grads, Arena::m, Arena::v}) {
     Floats values(static_cast<size_t>(wte.size()));
@@ -387,9 +458,12 @@ TEST_CASE("weight decay acts where the table says, padding stays zero") {
 
 TEST_CASE("the memory plan is what is allocated") {
   for (const Recompute recompute : {Recompute::none, Recompute::gelu, Recompute::block}) {
-    for (const auto& [precision, master] :
-         {std::pair{Precision::fp32, true}, {Precision::bf16, true}, {Precision::bf16, false}}) {
-      const ModelOptions options = with(precision, recompute, master);
+    for (const auto& [precision, master, optimizer] : {std::tuple{Precision::fp32, true, Optimizer::adamw},
+                                                       {Precision::bf16, true, Optimizer::adamw},
+                                                       {Precision::bf16, false, Optimizer::adamw},
+                                                       {Precision::fp32, true, Optimizer::muon},
+                                                       {Precision::bf16, true, Optimizer::muon}}) {
+      const ModelOptions options = with(precision, recompute, master, optimizer);
       int64_t planned = 0;
       for (const MemoryRow& row : gpu_memory_plan(kRagged, options, 3, 21)) {
         if (row.name != kLibraryRow) planned += row.bytes;
@@ -403,6 +477,21 @@ TEST_CASE("the memory plan is what is allocated") {
 #endif
     }
   }
+}
+
+TEST_CASE("Muon takes less memory than AdamW: v has only what is AdamW's") {
+  const auto bytes = [](Optimizer optimizer) {
+    int64_t sum = 0;
+    const ModelConfig gpt2 = {
+        .max_seq_len = 1024, .vocab_size = 50257, .num_layers = 12, .num_heads = 12, .channels = 768};
+    for (const MemoryRow& row :
+         gpu_memory_plan(gpt2, with(Precision::bf16, Recompute::none, true, optimizer), 4, 1024)) {
+      sum += row.bytes;
+    }
+    return sum;
+  };
+  // 12 x 12 C^2 floats less of v, and X and A twice, in bf16.
+  CHECK(bytes(Optimizer::adamw) - bytes(Optimizer::muon) == int64_t{768} * 768 * (12 * 12 * 4 - (2 * 4 + 2 * 1) * 2));
 }
 
 TEST_CASE("what does not fit is refused with what would help, and what fits is not") {

@@ -38,6 +38,47 @@ TEST_CASE("the tensors lie in the arena one after another: aligned, no overlap, 
   }
 }
 
+TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor has its place of the arena") {
+  const std::vector<ParamTensor> adamw = param_table(kOdd), muon = param_table(kOdd, Optimizer::muon);
+  REQUIRE(adamw.size() == muon.size());
+  int64_t end = 0, left_out = 0;
+  for (size_t k = 0; k < adamw.size(); ++k) {
+    CAPTURE(adamw[k].name);
+    CHECK(adamw[k].v_offset == adamw[k].offset);
+    CHECK(adamw[k].muon == 0);
+    CHECK(muon[k].offset == adamw[k].offset);
+    const int expected = !muon[k].transposed ? 0 : muon[k].name.ends_with("qkvw") ? 3 : 1;
+    CHECK(muon[k].muon == expected);
+    const int64_t size = (muon[k].size() + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
+    CHECK(muon[k].v_offset == (expected > 0 ? -1 : end));
+    (expected > 0 ? left_out : end) += size;
+  }
+  CHECK(v_size(adamw) == arena_size(adamw));
+  CHECK(v_size(muon) == end);
+  CHECK(left_out + end == arena_size(muon));
+  CHECK(muon_scratch(adamw) == 0);
+  CHECK(muon_scratch(muon) == 2 * (163 * 64) + 2 * (41 * 64));  // X of 4 x 51 x 51, A of 51 x 51, to 64 each
+
+  // The runs are what has a v, in the same order in both.
+  REQUIRE(adamw_runs(adamw).size() == 1);
+  CHECK(adamw_runs(adamw)[0].size == arena_size(adamw));
+  const std::vector<ParamRun> runs = adamw_runs(muon);
+  CHECK(runs.size() == 1 + 3 * 4);
+  int64_t v = 0;
+  for (const ParamRun& run : runs) {
+    CHECK(run.v_offset == v);
+    v += run.size;
+    int64_t covered = 0;
+    for (const ParamTensor& tensor : muon) {
+      if (tensor.offset < run.offset || tensor.offset >= run.offset + run.size) continue;
+      CHECK(tensor.v_offset - run.v_offset == tensor.offset - run.offset);
+      covered += (tensor.size() + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
+    }
+    CHECK(covered == run.size);
+  }
+  CHECK(v == v_size(muon));
+}
+
 TEST_CASE("bind_params points to the table's offsets") {
   const std::vector<ParamTensor> table = param_table(kOdd);
   std::vector<float> arena(static_cast<size_t>(arena_size(table)));

@@ -5,6 +5,7 @@
 //   build/predict                               GPT-2's four sizes, side by side
 //   build/predict --model gpt2                  one of them, kernel by kernel
 //   build/predict --model gpt2 --counts FILE    bytes as bench_kernels_sim counted them (its --json), not the least
+//   build/predict --model gpt2 --optimizer muon --batch-size 64     and what Muon takes of the step
 //
 // Bytes are the least of docs/kernels.md: every input of a launch once, every output once; what is added to, twice.
 #include <algorithm>
@@ -36,6 +37,7 @@ struct Config {
   int B = 16, T = 1024;
   bool bf16 = true;
   Recompute recompute = Recompute::none;
+  Optimizer optimizer = Optimizer::adamw;
 };
 
 // A kernel, of all its launches in a step that are alike.
@@ -51,11 +53,12 @@ struct Row {
 };
 
 // As the launchers divide their work; tests/programs/test_predict.sh holds these against the kernels.
-constexpr int kBiasRows = 512;                      // kBiasChunk: rows that a block of bias_partial_kernel sums
-constexpr int kNormBlocks = 384;                    // kLayernormBackwardBlocks
-constexpr int kNormElements = 16384;                // kGlobalNormChunk
-constexpr int kSortTile = 1024, kDigits = 256;      // of the embedding's sort
-constexpr int kMasterBytes = 30, kFloatBytes = 28;  // adamw_update, a parameter: bf16 with master weights, float
+constexpr int kBiasRows = 512;                       // kBiasChunk: rows that a block of bias_partial_kernel sums
+constexpr int kNormBlocks = 384;                     // kLayernormBackwardBlocks
+constexpr int kNormElements = 16384;                 // kGlobalNormChunk
+constexpr int kSortTile = 1024, kDigits = 256;       // of the embedding's sort
+constexpr int kMasterBytes = 30, kFloatBytes = 28;   // adamw_update, a parameter: bf16 with master weights, float
+constexpr int kMuonElements = 4096, kMuonSteps = 5;  // kMuonChunk; of Newton and Schulz
 
 template <class Int>
 Int ceil_div(Int a, Int b) {
@@ -91,6 +94,7 @@ class Step {
     if (launches > 0) rows_.push_back({operation, part, kernel, unit, launches, bytes, flops, trainer_flops});
   }
   double parameters() const { return static_cast<double>(arena_size(param_table(config_.shape))); }
+  int adamw_bytes() const { return config_.bf16 ? kMasterBytes : kFloatBytes; }
 
   void zero_grad() { add("zero_grad", "", "memset", 1, 4 * parameters()); }
 
@@ -145,7 +149,32 @@ class Step {
     add("global_norm_squared", "", "global_norm_chunk_kernel", 1, 4 * P + sums);
     add("global_norm_squared", "sums", "global_norm_kernel", 1, sums);
     add("adamw_prepare", "", "adamw_prepare_kernel", 1, 0);
-    add("adamw_update", "", "adamw_update_kernel", 1, (config_.bf16 ? kMasterBytes : kFloatBytes) * P + P / 64);
+    const std::vector<ParamTensor> table = param_table(config_.shape, config_.optimizer);
+    const double with_v = static_cast<double>(v_size(table));
+    const int runs = static_cast<int>(adamw_runs(table).size());
+    add("adamw_update", "", "adamw_update_kernel", runs, (adamw_bytes() * with_v + with_v / 64) / runs);
+    if (config_.optimizer == Optimizer::muon) {
+      muon("qkv, attproj", 4 * L_, C_, C_);
+      muon("fc", L_, 4 * C_, C_);
+      muon("fcproj", L_, C_, 4 * C_);
+    }
+  }
+
+  // So many matrices (rows, cols). Of A and B, which are symmetric, only the tiles up to the diagonal.
+  void muon(const std::string& part, int matrices, double rows, double cols) {
+    const double n = std::min(rows, cols), size = rows * cols, sums = std::ceil(size / kMuonElements) * 8;
+    add("muon_momentum", part, "muon_momentum_kernel", matrices, 12 * size + sums);
+    add("muon_normalize", part, "muon_normalize_kernel", matrices, (8 + e_) * size + sums);
+    const double kernel_tile = std::pow(std::ceil(n / 128), 2) >= 128 ? 128 : 64, tiles = std::ceil(n / kernel_tile),
+                 half = (tiles + 1) / (2 * tiles);
+    const auto product = [&](const char* of, double bytes, double flops) {
+      add("muon_orthogonalize", part + ": " + of, "matmul_tensor_core_kernel", matrices * kMuonSteps, bytes * e_, flops,
+          0, Unit::tensor_cores);
+    };
+    product("A", size + n * n, 2 * n * size * half);
+    product("B", 2 * n * n, 2 * n * n * n * half);
+    product("X", 2 * size + n * n, 2 * n * size);
+    add("muon_apply", part, "muon_apply_kernel", matrices, 12 * size);
   }
 
   double layernorm_bytes() const { return (2 * N_ * C_ + 2 * C_) * e_ + 8 * N_; }
@@ -254,6 +283,21 @@ std::string ladder_of(const Row& row) {
   return has("dbias") ? "matmul_backward_bias" : has("dweight") ? "matmul_backward_weight" : "matmul_forward_bf16";
 }
 
+// What Muon's kernels take, all launches.
+struct Share {
+  double flops = 0, bytes = 0, us = 0;
+};
+Share muon_share(const std::vector<Row>& rows) {
+  Share share;
+  for (const Row& row : rows) {
+    if (row.operation.rfind("muon", 0) != 0) continue;
+    share.flops += row.launches * row.flops;
+    share.bytes += row.launches * row.bytes * row.ratio;
+    share.us += row.us;
+  }
+  return share;
+}
+
 Prediction predict(const Config& config, const std::map<std::string, double>& ratios) {
   Prediction p{config, Step(config).rows()};
   for (Row& row : p.rows) {
@@ -321,7 +365,7 @@ const char* size_name(const std::string& model) {
   return found == names.end() ? "" : found->second;
 }
 
-void print_rows(const Prediction& p, bool markdown) {
+void print_rows(const Prediction& p, const std::map<std::string, double>& ratios, bool markdown) {
   std::vector<std::vector<std::string>> table{
       {"operation", "of", "kernel", "launches", "MB", "GFLOP", "limit", "us", "share"}};
   for (const Row& row : p.rows) {
@@ -345,11 +389,20 @@ void print_rows(const Prediction& p, bool markdown) {
       "out)\n",
       p.us / 1e3, p.tokens_per_second(), 100 * p.mfu(), p.peak() / 1e12, p.trainer_flops / 1e9,
       100 * p.flops / p.trainer_flops);
+  if (p.config.optimizer != Optimizer::muon) return;
+  Config adamw = p.config;
+  adamw.optimizer = Optimizer::adamw;
+  const Share muon = muon_share(p.rows);
+  std::printf(
+      "Muon: %.0f GFLOP and %.2f GB in %.2f ms, %.2f %% of the step of %.0f tokens, which takes %.2f ms with AdamW\n",
+      muon.flops / 1e9, muon.bytes / 1e9, muon.us / 1e3, 100 * muon.us / p.us, p.tokens(),
+      predict(adamw, ratios).us / 1e3);
 }
 
 // One row a model: totals, and what share each kind of operation has.
 void print_overview(const std::vector<Prediction>& predictions, bool markdown) {
-  const std::vector<std::string> groups{"matmul", "attention", "classifier", "layernorm", "adamw", "rest"};
+  std::vector<std::string> groups{"matmul", "attention", "classifier", "layernorm", "adamw", "rest"};
+  if (predictions[0].config.optimizer == Optimizer::muon) groups.insert(groups.end() - 1, "muon");
   std::vector<std::vector<std::string>> table{
       {"model", "B x T", "launches", "GB", "TFLOP", "ms a step", "tokens/s", "MFU"}};
   for (const std::string& group : groups) table[0].push_back(group);
@@ -394,6 +447,7 @@ nlohmann::json to_json(const Prediction& p) {
           {"batch_size", p.config.B},
           {"seq_len", p.config.T},
           {"precision", p.config.bf16 ? "bf16" : "tf32"},
+          {"optimizer", p.config.optimizer == Optimizer::muon ? "muon" : "adamw"},
           {"kernels", rows},
           {"step",
            {{"launches", p.launches},
@@ -408,7 +462,7 @@ nlohmann::json to_json(const Prediction& p) {
 struct Flags {
   std::vector<std::string> models{"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"};
   int B = 16, T = 1024;
-  std::string precision = "bf16", recompute = "none", counts, json;
+  std::string precision = "bf16", recompute = "none", optimizer = "adamw", counts, json;
   bool markdown = false, kernels = false;
 };
 
@@ -426,7 +480,8 @@ void run(const Flags& flags) {
                   flags.precision == "bf16",
                   flags.recompute == "none"   ? Recompute::none
                   : flags.recompute == "gelu" ? Recompute::gelu
-                                              : Recompute::block};
+                                              : Recompute::block,
+                  flags.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw};
     if (config.T > config.shape.max_seq_len) {
       fail_usage("--seq-len is %d, and the context of %s is %d", config.T, name.c_str(), config.shape.max_seq_len);
     }
@@ -445,7 +500,10 @@ void run(const Flags& flags) {
       "Predicted, not measured: an H100 at %.0f %% of %.1f TB/s and %.0f %% of %.4g TFLOP/s%s, %s%s.\n",
       100 * kMemoryShare, kMemory / 1e12, 100 * kMatmulShare, predictions[0].peak() / 1e12,
       predictions[0].config.bf16 ? "" : strprintf(" (attention: of the float units' %.3g)", kFloatUnits / 1e12).c_str(),
-      flags.precision.c_str(), flags.recompute == "none" ? "" : (", recomputing " + flags.recompute).c_str());
+      flags.precision.c_str(),
+      ((flags.recompute == "none" ? "" : ", recomputing " + flags.recompute) +
+       (flags.optimizer == "adamw" ? "" : ", " + flags.optimizer))
+          .c_str());
   if (ratios.empty()) {
     std::printf("Bytes: the least possible (no --counts).\n\n");
   } else {
@@ -454,7 +512,7 @@ void run(const Flags& flags) {
     std::printf("; 1 for others.\n\n");
   }
   if (predictions.size() == 1) {
-    print_rows(predictions[0], flags.markdown);
+    print_rows(predictions[0], ratios, flags.markdown);
   } else {
     print_overview(predictions, flags.markdown);
   }
@@ -482,6 +540,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--recompute", flags.recompute, "none | gelu | block, as train_gpt2cu's")
       ->check(CLI::IsMember({"none", "gelu", "block"}))
+      ->capture_default_str();
+  app.add_option("--optimizer", flags.optimizer, "adamw | muon, as train_gpt2cu's")
+      ->check(CLI::IsMember({"adamw", "muon"}))
       ->capture_default_str();
   app.add_option("--counts", flags.counts, "what bench_kernels_sim --json wrote: bytes as counted; default: the least");
   app.add_option("--json", flags.json, "writes everything to this file too");

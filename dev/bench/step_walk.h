@@ -72,10 +72,12 @@ class StepWalk {
     for (Row& row : rows_) row.ms.clear();
   }
 
-  // Takes a whole step, from zero gradients to zero gradients.
+  // Takes a whole step.
   void step() {
     for (Row& row : rows_) row.calls = 0;
     const int L = model_.config.num_layers;
+    squares_ = 0;
+    at("zero_grad", "", 0, 4 * added_, [&] { model_.zero_grad(); });
     at("embedding_forward", "", 0, 4 * (2 * NC + T * C + N),
        [&] { cpu::embedding_forward(a_.encoded, batch_.inputs.data(), w_.wte, w_.wpe, batch_.B, batch_.T, C); });
     for (int l = 0; l < L; ++l) forward_block(l);
@@ -142,7 +144,7 @@ class StepWalk {
                                Vp);
       });
       product_backward("head" + (of.empty() ? "" : ", " + of), a_.dnorm + static_cast<int64_t>(n) * C, dw_.wte, nullptr,
-                       a_.logits, lnf, w_.wte, rows, C, Vp);
+                       a_.logits, lnf, w_.wte, rows, C, Vp, n == 0);
     }
     for (int n = 0; n < N; ++n) loss += static_cast<double>(batch_.weights[static_cast<size_t>(n)]) * a_.losses[n];
     loss_ = loss;
@@ -164,14 +166,20 @@ class StepWalk {
   }
 
   void update() {
-    const int64_t size = arena_size(model_.table);
-    double squares = 0, parameters = 0;
-    at("global_norm_squared", "", 0, 4 * static_cast<double>(size),
-       [&] { squares = k_.global_norm_squared(dw_.wte, size); });  // wte is the arena's first
-    norm_ = std::sqrt(squares);
-    for (const ParamTensor& p : model_.table) parameters += static_cast<double>(p.size());
+    double parameters = 0, rest = 0;
+    for (const ParamTensor& p : model_.table) {
+      parameters += static_cast<double>(p.size());
+      if (!p.transposed) rest += static_cast<double>(p.size());
+    }
+    at("global_norm_squared", "", 0, 4 * rest, [&] {  // of what was not summed up when it was made
+      for (const ParamTensor& p : model_.table) {
+        if (!p.transposed)
+          squares_ += k_.global_norm_squared(dw_.wte + p.offset, p.size());  // wte is the arena's first
+      }
+    });
+    norm_ = std::sqrt(squares_);
     const float scale = norm_ > 1 ? static_cast<float>(1 / norm_) : 1.0f;
-    at("adamw_update", "", 0, 32 * parameters, [&] {
+    at("adamw_update", "", 0, 28 * parameters, [&] {
       for (const ParamTensor& p : model_.table) {
         const auto in = [&](float* arena) { return arena + p.offset; };
         k_.adamw_update(in(w_.wte), in(static_cast<float*>(m_.data())), in(static_cast<float*>(v_.data())), in(dw_.wte),
@@ -189,14 +197,19 @@ class StepWalk {
   }
 
   void product_backward(const std::string& of, float* dinp, float* dweight, float* dbias, const float* dout,
-                        const float* inp, const float* weight, int rows, int IC, int OC) {
+                        const float* inp, const float* weight, int rows, int IC, int OC, bool first = true) {
     const double n = rows, c = IC, oc = OC;
     const auto part = [&](const char* name, double flops, double bytes, float* di, float* dw, float* db) {
       at("matmul_backward", of + ": " + name, flops, bytes,
          [&] { k_.matmul_backward(di, dw, db, dout, inp, weight, rows, IC, OC); });
     };
     part("dinp", 2 * n * c * oc, 4 * (n * oc + oc * c + n * c), dinp, nullptr, nullptr);
-    part("dweight", 2 * n * c * oc, 4 * (n * oc + n * c + 2 * oc * c), nullptr, dweight, nullptr);
+    if (first) {  // of the step: set, and for all but wte, which the embedding adds to, the squares summed up
+      at("matmul_dweight", of, 2 * n * c * oc, 4 * (n * oc + n * c + oc * c),
+         [&] { k_.matmul_dweight(dweight, dweight == dw_.wte ? nullptr : &squares_, dout, inp, rows, IC, OC); });
+    } else {
+      part("dweight", 2 * n * c * oc, 4 * (n * oc + n * c + 2 * oc * c), nullptr, dweight, nullptr);
+    }
     if (dbias) part("dbias", 0, 4 * (n * oc + 2 * oc), nullptr, nullptr, dbias);
   }
 
@@ -234,5 +247,10 @@ class StepWalk {
   const double NC = static_cast<double>(N) * C;  // for bytes and operations, which int would not hold
   Buffer m_, v_;  // AdamW's moments, given back with this: the model makes its own when it updates
   std::vector<Row> rows_;
-  double loss_ = 0, norm_ = 0;
+  double loss_ = 0, norm_ = 0, squares_ = 0;
+  const double added_ = [this] {  // gradients that are added to, and so begin as zeros
+    double n = 0;
+    for (const ParamTensor& p : model_.table) n += p.vector || p.name == "wpe" ? static_cast<double>(p.size()) : 0;
+    return n;
+  }();
 };

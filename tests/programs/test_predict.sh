@@ -50,6 +50,23 @@ expect_ok "$predict" --markdown --model gpt2-xl --batch-size 2 --recompute block
 expect_output '^\| matmul_forward \| qkv, again \| matmul_tensor_core_kernel \| 47 \|'
 expect_output '^\| step \|'
 
+# Muon, 64 x 1024 tokens: 12 of fc's matrices (3072, 768). A is of 12 x 12 tiles of 64, of which 78 reach the diagonal; AdamW
+# has what is left. All of Muon's kernels are at most 3 % of the step.
+expect_ok "$predict" --model gpt2 --batch-size 64 --optimizer muon --json predicted.json
+product=$(row muon_orthogonalize "fc: A" matmul_tensor_core_kernel)
+equals "A's launches" "$(field "$product" launches)" 60
+equals "A's operations" "$(field "$product" flops)" $((2 * 768 * 768 * 3072 * 78 / 144))
+equals "A's bytes" "$(field "$product" least_bytes)" $(((768 * 3072 + 768 * 768) * 2))
+equals "X's operations" "$(field "$(row muon_orthogonalize "fc: X" matmul_tensor_core_kernel)" flops)" $((2 * 768 * 768 * 3072))
+rest=$((124475904 - 12 * 12 * 768 * 768))
+equals "AdamW's bytes" "$(field "$(row adamw_update "" adamw_update_kernel)" least_bytes)" \
+  "$(awk -v n=$rest 'BEGIN { printf "%.12g", (30 + 1 / 64) * n / 49 }')"
+awk -v RS='}' '/"operation": "muon/' predicted.json | grep -o '"share": *[-0-9.e+]*' |
+  awk '{ sum += $2 } END { exit !(sum > 0.01 && sum <= 0.03) }' || die "Muon takes more than 3 % of a step of 65,536 tokens"
+expect_output '^Muon: [0-9]+ GFLOP and [0-9.]+ GB in [0-9.]+ ms, [0-9.]+ % of the step of 65536 tokens'
+expect_ok "$predict" --optimizer muon
+expect_output ' adamw +muon +rest$'
+
 # What docs/performance.md shows is what predict says.
 "$predict" --markdown >said
 "$predict" --model gpt2 --markdown >>said
@@ -62,6 +79,8 @@ has() { grep -qE "$2" "$SOURCE/kernels/$1" || die "kernels/$1 has no '$2' any mo
 has matmul.cuh 'kBiasChunk = 512;'
 has layernorm.cuh 'kLayernormBackwardBlocks = 384;'
 has global_norm.cuh 'kGlobalNormChunk = 16384;'
+has muon.cuh 'kMuonChunk = 4096;'
+has muon.h 'kMuonSteps = 5;'
 has embedding.cuh 'kSortTile = 1024, kSortDigits = 256;'
 
 # ---- the kernels that a step launches ------------------------------------------------------------------------------
@@ -73,12 +92,13 @@ has embedding.cuh 'kSortTile = 1024, kSortDigits = 256;'
 [ "$(sed -n 's/^scratch *\([0-9]*\)$/\1/p' memory)" = $((7 * 768 * 768 * 4)) ] ||
   die "dweight's parts are not 7 any more: see weight_parts() in dev/bench/predict.cpp"
 for i in $(seq 1 40); do echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17))."; done >text.txt
-for flags in "bf16 none" "bf16 gelu" "bf16 block" "tf32 none"; do
+for flags in "bf16 none adamw" "bf16 gelu adamw" "bf16 block adamw" "tf32 none adamw" "bf16 none muon" "tf32 none muon"; do
   set -- $flags
   rm -f launched
   CUDASIM_KERNELS=launched expect_ok "$BUILD/train_gpt2sim" --data text.txt --val-fraction 0 --tokenizer bytes --layers 2 --heads 2 \
-    --channels 64 --seq-len 32 --batch-size 2 --steps 2 --sample-tokens 0 --precision "$1" --recompute "$2" --run "run_$1_$2"
-  expect_ok "$predict" --kernels --model d4 --precision "$1" --recompute "$2" --seq-len 32
+    --channels 64 --seq-len 32 --batch-size 2 --steps 2 --sample-tokens 0 --precision "$1" --recompute "$2" --optimizer "$3" \
+    --run "run_$1_$2_$3"
+  expect_ok "$predict" --kernels --model d4 --precision "$1" --recompute "$2" --optimizer "$3" --seq-len 32
   diff <(sed 's/.*:://' launched | sort -u) out >difference ||
     { cat difference; die "a step ($flags) launches kernels (<) that predict does not know, or not (>) those that it counts"; }
 done
@@ -115,6 +135,7 @@ expect_error 2 "'gpt3', expected a preset" "$predict" --model gpt3
 expect_error 2 'seq-len is 2048, and the context of gpt2 is 1024' "$predict" --model gpt2 --seq-len 2048
 expect_error 2 'precision' "$predict" --precision fp64
 expect_error 2 'batch-size' "$predict" --batch-size 0
+expect_error 2 'optimizer' "$predict" --optimizer sgd
 expect_error 2 'unexpected|not expected' "$predict" --colour red
 expect_error 1 'cannot be written' "$predict" --json /nowhere/out.json
 expect_ok "$predict" --help

@@ -132,6 +132,27 @@ same_state kept keptwhole
 same_state gelu block
 [ "$(cat block.bytes)" -lt "$(cat gelu.bytes)" ] || die "--recompute block saves nothing"
 
+# Muon: learns, keeps no v of the blocks' matrices, and goes on as if nothing had happened; not as AdamW.
+expect_ok train --run muon "${hard[@]}" --optimizer muon
+head -1 muon/metrics.jsonl | grep -q '"optimizer":"muon"' || die "the record lacks the optimizer"
+losses muon | awk -F: 'NR == 1 { first = $2 } END { exit !($2 < first - 0.3) }' || die "the loss does not fall under Muon"
+cmp -s unbroken/latest/model.safetensors muon/latest/model.safetensors && die "--optimizer muon changes nothing"
+grep -q '"m.h.0.attn.c_attn.weight"' muon/latest/optimizer.safetensors || die "no momentum was saved"
+grep -q '"v.h.0.attn.c_attn.weight"' muon/latest/optimizer.safetensors && die "a v that Muon does not have was saved"
+cp -r muon muonresumed
+rm -r muonresumed/checkpoints/step_000010 muonresumed/checkpoints/step_000012
+ln -sfn checkpoints/step_000005 muonresumed/latest
+expect_ok "$trainer" --run muonresumed --resume
+same_state muon muonresumed
+expect_error 2 '--optimizer: the run has "muon", given is "adamw"' "$trainer" --run muon --resume --steps 20 --optimizer adamw
+expect_error 2 '--optimizer: the run has "adamw", given is "muon"' "$trainer" --run unbroken --resume --steps 20 --optimizer muon
+cp -r unbroken exchanged  # a state that says one optimizer and holds the other's
+sed -i 's/"optimizer": "adamw"/"optimizer": "muon"/' exchanged/latest/trainer_state.json
+expect_error 1 'optimizer.safetensors: the state of --optimizer adamw, expected that of muon' "$trainer" --run exchanged --resume --steps 20
+expect_ok train --memory --optimizer muon
+expect_output '^Muon, AdamW m '
+expect_output '^Muon scratch +[0-9]+$'
+
 # A finished run, and one made longer.
 expect_ok "$trainer" --run again --resume
 expect_output 'nothing to do: again has done 12 of 12 steps'
@@ -251,7 +272,7 @@ expect_refused 1 'this machine has' "$trainer" --data text.txt --layers 4096 --c
 # ---- flags ---------------------------------------------------------------------------------------------------------
 for flags in '--steps 1e3' '--steps -1' '--steps 99999999999999999999' '--seed -1' '--lr nan' '--lr -1' '--lr 11' '--layers x' \
   '--layers -1' '--layers 5000' '--batch-size 2.5' '--batch-size 9999999999' '--beta2 1' '--dropout 1' '--schedule stairs' \
-  '--keep -1' '--threads -1' '--val-fraction 0.95' '--save-every -2' '--nonsense' 'loose' '--steps 5 --epochs 1' \
+  '--optimizer sgd' '--keep -1' '--threads -1' '--val-fraction 0.95' '--save-every -2' '--nonsense' 'loose' '--steps 5 --epochs 1' \
   '--steps 5 --warmup-steps 6' '--lr 0.1 --min-lr 0.2' '--total-batch-tokens 65' '--memory --check' '--resume' '--lossy maybe' \
   '--batch-size 1000000 --seq-len 1000000' '--total-batch-tokens 8999999999999936' \
   '--precision fp8' '--precision tf32' '--precision tf32 --memory' '--precision tf32 --check' '--precision bf16 --reference' \

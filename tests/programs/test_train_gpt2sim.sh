@@ -88,6 +88,24 @@ near there cpu 1e-5 0
 expect_error 1 'precision bf16 needs a CPU with AVX512-BF16' env WROUGHT_ISA=avx2 "$BUILD/train_gpt2" --run bf16 --resume --steps 11
 expect_ok "$BUILD/train_gpt2" --run bf16 --resume --steps 11 --precision fp32
 
+# Muon: as the CPU's; resumed bit for bit; on from the CPU to here and back.
+expect_ok cpu --run cpumuon --steps 10 --optimizer muon
+for precision in fp32 bf16; do
+  expect_ok sim --run $precision.muon --steps 10 --precision $precision --optimizer muon --save-every 5 --keep 0
+done
+near fp32.muon cpumuon 1e-4 0
+near bf16.muon cpumuon 0 2e-2
+for precision in fp32 bf16; do
+  cp -r $precision.muon resumed.$precision && rm -r resumed.$precision/checkpoints/step_000010
+  ln -sfn checkpoints/step_000005 resumed.$precision/latest
+  expect_ok "$BUILD/train_gpt2sim" --run resumed.$precision --resume
+  same_state $precision.muon resumed.$precision
+done
+expect_ok sim --run muonthere --steps 4 --precision fp32 --optimizer muon
+expect_ok "$BUILD/train_gpt2" --run muonthere --resume --steps 10
+near muonthere cpumuon 1e-4 0
+expect_error 2 '--optimizer: the run has "muon", given is "adamw"' "$BUILD/train_gpt2sim" --run bf16.muon --resume --optimizer adamw
+
 # ---- signals, and a loss that is not finite --------------------------------------------------------------------------
 run_by=exec sim --run stopped --steps 1000000 --save-every 0 >stopped.out 2>&1 &
 pid=$!

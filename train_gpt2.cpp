@@ -112,5 +112,11 @@ int main(int argc, char** argv) {
   CLI::App app("Trains a GPT-2 on the CPU: text in, a model directory out.");
   TrainConfig config;
   add_train_flags(app, config);
-  return run_program(app, argc, argv, [&] { train(config, given_flags(app)); });
+  return run_program(app, argc, argv, [&] {
+    const std::vector<std::string> given = given_flags(app);
+    // As on a GPU: bf16 where there are products of it. On --resume the run's own precision takes its place.
+    const bool chosen = config.reference || std::find(given.begin(), given.end(), "precision") != given.end();
+    if (!chosen && cpu_can(Precision::bf16)) config.precision = "bf16";
+    train(config, given);
+  });
 }

@@ -38,7 +38,7 @@ struct TrainConfig {
   int sample_tokens = 160, keep = 3;
   std::string prompt;
 
-  std::string precision = "fp32";  // the GPU's trainer: bf16
+  std::string precision = "fp32";  // the trainers: bf16 where the device has it
   std::string recompute = "none";
   bool no_master_weights = false;
 
@@ -130,7 +130,8 @@ void for_each_flag(Config& c, Flag&& flag) {
 
   g = "Arithmetic and memory";
   flag(g, "precision", c.precision, OnResume::free, FlagRange{0, 0, {"fp32", "tf32", "bf16"}},
-       "fp32 | tf32 | bf16: of weights and activations (tf32, and bf16 on the CPU: of products' factors alone)");
+       "fp32 | tf32 | bf16: of weights and activations (tf32, and bf16 on the CPU: of products' factors alone); "
+       "default: bf16 where the device has it");
   flag(g, "recompute", c.recompute, OnResume::free, FlagRange{0, 0, {"none", "gelu", "block"}},
        "none | gelu | block: what backward computes again instead of keeping it; same results, less memory");
   flag(g, "no-master-weights", c.no_master_weights, OnResume::free, FlagRange{},

@@ -270,8 +270,8 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
     const int64_t i = p.offset;
     if (p.muon == 0) {
       k_.adamw_update(at(param_memory_, i), at(m_memory_, i), at(v_memory_, p.v_offset), at(grad_memory_, i),
-                                grad_scale, o.lr, o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps,
-                                p.decay ? o.weight_decay : 0, p.size());
+                      grad_scale, o.lr, o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps,
+                      p.decay ? o.weight_decay : 0, p.size());
       continue;
     }
     const int rows = static_cast<int>(p.rows / p.muon), cols = static_cast<int>(p.cols);
@@ -329,7 +329,9 @@ const cpu::Kernels<floatX>& choose_kernels(bool reference, Precision precision) 
 
 template <class floatX>
 CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference, const ModelOptions& options)
-    : Model(c, options.optimizer), k_(choose_kernels<floatX>(reference, options.precision)), recompute_(options.recompute) {
+    : Model(c, options.optimizer),
+      k_(choose_kernels<floatX>(reference, options.precision)),
+      recompute_(options.recompute) {
   param_memory_ = Buffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
   bind_params(config, params, static_cast<floatX*>(param_memory_.data()));
 }
@@ -467,6 +469,9 @@ std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference,
   return std::make_unique<CpuModel<float>>(config, reference, options);
 }
 
+bool cpu_can(Precision precision) {
+  return precision != Precision::tf32 && cpu::fast_kernels(cpu::best_isa(), precision == Precision::bf16);
+}
 void check_cpu_can(Precision precision) { fast_kernels(precision); }
 
 double measure_peak_flops(Precision precision) {

@@ -122,7 +122,8 @@ class Model {
 // such products.
 std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, const ModelOptions& options = {});
 
-// Throws Error where this machine's CPU cannot train in that precision.
+// Whether this machine's CPU can train in that precision; check_cpu_can() throws Error where it cannot.
+bool cpu_can(Precision precision);
 void check_cpu_can(Precision precision);
 
 // What the CPU's matrix products reach, FLOP/s: the best of the square ones that fit into 0.2 s, by the fast path.

@@ -55,6 +55,6 @@ class TokenSequence {
 
  private:
   std::vector<std::shared_ptr<const Shard>> shards_;  // shared: a sequence can be copied
-  std::vector<int64_t> begin_;  // position of each shard's first token in the sequence
+  std::vector<int64_t> begin_;                        // position of each shard's first token in the sequence
   int64_t size_ = 0;
 };

@@ -107,12 +107,14 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
         for (int r = 0; r < R; ++r) {
           float* p = scores + r * kRowStride;
           const int t = t0 + r, seen = std::min(wanted, t + 1 - u0);
+          const int whole = round_up(seen, kLanes);  // vectors: what is behind `seen` in the last becomes zero
+          std::fill(p + seen, p + whole, -INFINITY);
           float top = max[r], added = 0;
 #pragma omp simd reduction(max : top)
-          for (int u = 0; u < seen; ++u) top = std::max(top, p[u] * scale);
+          for (int u = 0; u < whole; ++u) top = std::max(top, p[u] * scale);
 #pragma omp simd reduction(+ : added)
-          for (int u = 0; u < seen; ++u) added += p[u] = exp(p[u] * scale - top);
-          std::fill(p + seen, p + wanted, 0.0f);
+          for (int u = 0; u < whole; ++u) added += p[u] = exp(p[u] * scale - top);
+          std::fill(p + std::min(whole, wanted), p + wanted, 0.0f);
           const float correction = u0 > 0 ? exp(max[r] - top) : 0;
           sum[r] = sum[r] * correction + added;
           max[r] = top;
@@ -200,13 +202,15 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
           const int t = t0 + r, seen = std::min(wanted, t + 1 - u0);
           const float log_sum = lse[static_cast<int64_t>(bh) * T + t], d = delta[r];
           multiply_dropout(ds, t, u0, seen, T, bh, dropout, seed, sequence);
+          const int whole = round_up(seen, kLanes);
+          std::fill(p + seen, p + whole, -INFINITY);
 #pragma omp simd
-          for (int u = 0; u < seen; ++u) {
+          for (int u = 0; u < whole; ++u) {
             p[u] = exp(p[u] * scale - log_sum);
             ds[u] = scale * p[u] * (ds[u] - d);
           }
-          std::fill(p + seen, p + wanted, 0.0f);
-          std::fill(ds + seen, ds + wanted, 0.0f);
+          std::fill(p + std::min(whole, wanted), p + wanted, 0.0f);
+          std::fill(ds + std::min(whole, wanted), ds + wanted, 0.0f);
           multiply_dropout(p, t, u0, seen, T, bh, dropout, seed, sequence);  // now what multiplied v
         }
         pack_a<kBf16>(packed_by_keys, {scores, kRowStride, true}, 0, wanted, 0, R);

@@ -81,8 +81,13 @@ inline void pack_run(float* to, const float* from, int depth) {
   std::memcpy(to, from, sizeof(float) * static_cast<size_t>(depth));
 }
 
-// First row of panel p of a block.
-inline int panel_begin(int rows, int p) { return rows * p / ((rows + kTileRows - 1) / kTileRows); }
+// How a block's rows are shared out: `count` panels, the first `longer` of them a row longer than the others.
+struct Panels {
+  int count, size, longer;
+  explicit Panels(int rows)
+      : count((rows + kTileRows - 1) / kTileRows), size(rows / count), longer(rows - count * size) {}
+  int begin(int p) const { return p * size + std::min(p, longer); }
+};
 
 // Rows [m0, m0 + rows), k in [k0, k0 + depth) of A. Packed by rows where A is row-major (row r of the block begins at
 // r kRowStride), else by columns (step s of panel p begins at p kPanelStride + s kColStride). `to` holds
@@ -95,11 +100,12 @@ void pack_a(float* to, const Matrix& a, int64_t m0, int rows, int64_t k0, int de
     }
     return;
   }
-  const int panels = (rows + kTileRows - 1) / kTileRows, steps = steps_of(depth, kBf16);
+  const Panels panels(rows);
+  const int steps = steps_of(depth, kBf16);
   for (int s = 0; s < steps; ++s) {  // panels inside: each row of memory is read from left to right
     const float* from = a.data + (k0 + (kBf16 ? 2 : 1) * s) * a.stride + m0;
-    for (int p = 0; p < panels; ++p) {
-      const int r0 = panel_begin(rows, p), n = std::min(kColStride, rows - r0);  // rows behind a panel's do no harm
+    for (int p = 0; p < panels.count; ++p) {
+      const int r0 = panels.begin(p), n = std::min(kColStride, rows - r0);  // rows behind a panel's do no harm
       float* out = to + p * kPanelStride + s * kColStride;
 #if WROUGHT_BF16
       if constexpr (kBf16) {
@@ -189,6 +195,7 @@ inline Lines lines_of(const Matrix& x, int64_t i, int m, int64_t k, int n) {
 
 // The p-th of `parts` shares.
 inline Lines share_of(const Lines& lines, int p, int parts) {
+  if (lines.rows == 0) return lines;
   const int row0 = lines.rows * p / parts, row1 = lines.rows * (p + 1) / parts;
   return {lines.at + row0 * lines.stride, lines.stride, lines.row_lines, row1 - row0, 0};
 }
@@ -287,14 +294,14 @@ inline constexpr TileTable kTiles = tile_table<kBf16, kByRows>(std::make_index_s
 template <bool kBf16>
 inline void multiply_panel(const float* a, bool by_rows, int rows, const float* b, int steps, const Result& result,
                            const Next& next) {
-  const int panels = (rows + kTileRows - 1) / kTileRows;
-  for (int p = 0; p < panels; ++p) {
-    const int r0 = panel_begin(rows, p), r1 = panel_begin(rows, p + 1);
+  const Panels panels(rows);
+  for (int p = 0; p < panels.count; ++p) {
+    const int r0 = panels.begin(p), r1 = panels.begin(p + 1);
     Result part = result;
     part.c += r0 * result.ldc;
     if (result.start) part.start += r0 * result.ldstart;
-    const Next share{share_of(next.a, p, panels), share_of(next.b, p, panels),
-                     p + 1 < panels ? result.c + r1 * result.ldc : next.c};
+    const Next share{share_of(next.a, p, panels.count), share_of(next.b, p, panels.count),
+                     p + 1 < panels.count ? result.c + r1 * result.ldc : next.c};
     if (by_rows) {
       kTiles<kBf16, true>.of_rows[r1 - r0 - 1](a + r0 * kRowStride, b, steps, part, share);
     } else {

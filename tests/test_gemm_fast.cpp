@@ -7,11 +7,11 @@ using namespace cpu::fast;
 
 TEST_CASE("panels share a block's rows evenly") {
   for (int rows = 1; rows <= kBlockRows; ++rows) {
-    const int panels = (rows + kTileRows - 1) / kTileRows;
-    CHECK(panel_begin(rows, 0) == 0);
-    CHECK(panel_begin(rows, panels) == rows);
-    for (int p = 0; p < panels; ++p) {
-      const int size = panel_begin(rows, p + 1) - panel_begin(rows, p);
+    const Panels panels(rows);
+    CHECK(panels.begin(0) == 0);
+    CHECK(panels.begin(panels.count) == rows);
+    for (int p = 0; p < panels.count; ++p) {
+      const int size = panels.begin(p + 1) - panels.begin(p);
       CHECK(size >= 1);
       CHECK(size <= kTileRows);
     }
@@ -29,12 +29,13 @@ TEST_CASE("A packed by rows and by columns holds the same numbers") {
   Floats by_rows(kPanels * kPanelStride), by_cols(kPanels * kPanelStride);
   pack_a<false>(by_rows.data(), {a.data(), depth, false}, 0, rows, 0, depth);
   pack_a<false>(by_cols.data(), {transposed.data(), rows, true}, 0, rows, 0, depth);
-  for (int p = 0; panel_begin(rows, p) < rows; ++p) {
-    for (int r = panel_begin(rows, p); r < panel_begin(rows, p + 1); ++r) {
+  const Panels panels(rows);
+  for (int p = 0; p < panels.count; ++p) {
+    for (int r = panels.begin(p); r < panels.begin(p + 1); ++r) {
       for (int k = 0; k < depth; ++k) {
         const float expected = a[static_cast<size_t>(r * depth + k)];
         CHECK(by_rows[static_cast<size_t>(r * kRowStride + k)] == expected);
-        CHECK(by_cols[static_cast<size_t>(p * kPanelStride + k * kColStride + r - panel_begin(rows, p))] == expected);
+        CHECK(by_cols[static_cast<size_t>(p * kPanelStride + k * kColStride + r - panels.begin(p))] == expected);
       }
     }
   }

@@ -10,7 +10,7 @@ done >text.txt
 # train FLAGS...: the trainer with a tiny model on text.txt, as far as FLAGS do not say otherwise.
 train() {
   local given=" $* " flags=()
-  for flag in '--data text.txt' '--layers 1' '--heads 2' '--channels 16' '--seq-len 16' '--batch-size 4' '--tokenizer bytes' '--sample-tokens 0'; do
+  for flag in '--data text.txt' '--layers 1' '--heads 2' '--channels 16' '--seq-len 16' '--batch-size 4' '--tokenizer bytes' '--sample-tokens 0' '--precision fp32'; do
     # shellcheck disable=SC2206
     [[ $given == *" ${flag% *} "* ]] || flags+=($flag)
   done

@@ -19,7 +19,7 @@ trainer() {
   done
   ${run_by:-} "$program" "${flags[@]}" "$@"
 }
-cpu() { trainer "$BUILD/train_gpt2" "$@"; }
+cpu() { trainer "$BUILD/train_gpt2" --precision fp32 "$@"; }
 sim() { trainer "$BUILD/train_gpt2sim" "$@"; }
 losses() { sed -n 's/.*"loss":\([^,}]*\).*"step":\([0-9]*\).*/\2 \1/p' "$1/metrics.jsonl"; }
 same_state() {  # two runs ended in the same state, bit for bit, and had the same losses on the way

@@ -1,8 +1,8 @@
 // SIGINT and SIGTERM as a question that the training loop asks between steps.
 //
 // The signals are blocked in every thread and taken by one thread of their own with sigwait(), not by a handler: a
-// handler would run on whatever stack the interrupted thread has, and oneDNN's sgemm (seen in 2.6) lets the stack
-// pointer point into the heap meanwhile, so that the signal's frame overwrites it.
+// handler would run on whatever stack the interrupted thread has, and libraries of tuned code may use the stack pointer
+// for other ends meanwhile (seen in a sgemm), so that the signal's frame overwrites what it points to.
 #pragma once
 
 #include <pthread.h>

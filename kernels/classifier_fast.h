@@ -13,6 +13,23 @@ inline float row_max(const float* row, int V) {
   return max;
 }
 
+// sum(exp(row - max)); in place row = exp(row - max).
+inline float sum_of_exp(const float* row, float max, int V) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int v = 0; v < V; ++v) sum += exp(row[v] - max);
+  return sum;
+}
+inline float take_exp(float* row, float max, int V) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int v = 0; v < V; ++v) {
+    row[v] = exp(row[v] - max);
+    sum += row[v];
+  }
+  return sum;
+}
+
 inline void classifier_forward(float* losses, const float* logits, const int32_t* targets, int N, int V, int Vp) {
   for_each_index(N, static_cast<int64_t>(N) * V > 10000, [&](int64_t n) {
     const float* row = logits + n * Vp;
@@ -21,10 +38,7 @@ inline void classifier_forward(float* losses, const float* logits, const int32_t
       return;
     }
     const float max = row_max(row, V);
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int v = 0; v < V; ++v) sum += exp(row[v] - max);
-    losses[n] = max + std::log(sum) - row[targets[n]];
+    losses[n] = max + std::log(sum_of_exp(row, max, V)) - row[targets[n]];
   });
 }
 
@@ -37,13 +51,7 @@ inline void classifier_backward(float* dlogits, float* losses, const int32_t* ta
       std::fill(row, row + Vp, 0.0f);
       return;
     }
-    const float max = row_max(row, V), target_logit = row[targets[n]];
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int v = 0; v < V; ++v) {
-      row[v] = exp(row[v] - max);
-      sum += row[v];
-    }
+    const float max = row_max(row, V), target_logit = row[targets[n]], sum = take_exp(row, max, V);
     losses[n] = max + std::log(sum) - target_logit;
     const float scale = weights[n] / sum;
 #pragma omp simd

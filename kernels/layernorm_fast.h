@@ -9,23 +9,43 @@
 
 namespace cpu::WROUGHT_ISA {
 
+inline void layernorm_row(float* y, float* mean, float* rstd, const float* x, const float* weight, const float* bias,
+                          int C) {
+  float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int c = 0; c < C; ++c) sum += x[c];
+  const float m = sum / static_cast<float>(C);
+#pragma omp simd reduction(+ : squares)
+  for (int c = 0; c < C; ++c) squares += (x[c] - m) * (x[c] - m);
+  const float s = 1 / std::sqrt(squares / static_cast<float>(C) + 1e-5f);
+#pragma omp simd
+  for (int c = 0; c < C; ++c) y[c] = (x[c] - m) * s * weight[c] + bias[c];
+  *mean = m;
+  *rstd = s;
+}
+
 inline void layernorm_forward(float* out, float* mean, float* rstd, const float* inp, const float* weight,
                               const float* bias, int N, int C) {
-  for_each_index(N, static_cast<int64_t>(N) * C > 20000, [&](int64_t n) {
-    const float* x = inp + n * C;
-    float* y = out + n * C;
-    float sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int c = 0; c < C; ++c) sum += x[c];
-    const float m = sum / static_cast<float>(C);
-#pragma omp simd reduction(+ : squares)
-    for (int c = 0; c < C; ++c) squares += (x[c] - m) * (x[c] - m);
-    const float s = 1 / std::sqrt(squares / static_cast<float>(C) + 1e-5f);
+  for_each_index(N, static_cast<int64_t>(N) * C > 20000,
+                 [&](int64_t n) { layernorm_row(out + n * C, mean + n, rstd + n, inp + n * C, weight, bias, C); });
+}
+
+inline void layernorm_backward_row(float* dx, float* dw, float* db, const float* dy, const float* x,
+                                   const float* weight, float m, float s, int C) {
+  float dnorm_sum = 0, dnorm_norm_sum = 0;
+#pragma omp simd reduction(+ : dnorm_sum, dnorm_norm_sum)
+  for (int c = 0; c < C; ++c) {
+    const float dnorm = dy[c] * weight[c], norm = (x[c] - m) * s;
+    dnorm_sum += dnorm;
+    dnorm_norm_sum += dnorm * norm;
+    dw[c] += dy[c] * norm;
+    db[c] += dy[c];
+  }
+  const float dnorm_avg = dnorm_sum / static_cast<float>(C), dnorm_norm_avg = dnorm_norm_sum / static_cast<float>(C);
 #pragma omp simd
-    for (int c = 0; c < C; ++c) y[c] = (x[c] - m) * s * weight[c] + bias[c];
-    mean[n] = m;
-    rstd[n] = s;
-  });
+  for (int c = 0; c < C; ++c) {
+    dx[c] += s * (dy[c] * weight[c] - dnorm_avg - (x[c] - m) * s * dnorm_norm_avg);
+  }
 }
 
 inline void layernorm_backward(float* dinp, float* dweight, float* dbias, const float* dout, const float* inp,
@@ -34,27 +54,8 @@ inline void layernorm_backward(float* dinp, float* dweight, float* dbias, const 
   std::vector<float> sums(static_cast<size_t>(threads) * 2 * static_cast<size_t>(C));
   for_each_index(threads, threads > 1, [&](int64_t part) {
     float *dw = sums.data() + part * 2 * C, *db = dw + C;
-    const int n0 = static_cast<int>(N * part / threads);
-    const int n1 = static_cast<int>(N * (part + 1) / threads);
-    for (int n = n0; n < n1; ++n) {
-      const float *x = inp + static_cast<int64_t>(n) * C, *dy = dout + static_cast<int64_t>(n) * C;
-      float* dx = dinp + static_cast<int64_t>(n) * C;
-      const float m = mean[n], s = rstd[n];
-      float dnorm_sum = 0, dnorm_norm_sum = 0;
-#pragma omp simd reduction(+ : dnorm_sum, dnorm_norm_sum)
-      for (int c = 0; c < C; ++c) {
-        const float dnorm = dy[c] * weight[c], norm = (x[c] - m) * s;
-        dnorm_sum += dnorm;
-        dnorm_norm_sum += dnorm * norm;
-        dw[c] += dy[c] * norm;
-        db[c] += dy[c];
-      }
-      const float dnorm_avg = dnorm_sum / static_cast<float>(C),
-                  dnorm_norm_avg = dnorm_norm_sum / static_cast<float>(C);
-#pragma omp simd
-      for (int c = 0; c < C; ++c) {
-        dx[c] += s * (dy[c] * weight[c] - dnorm_avg - (x[c] - m) * s * dnorm_norm_avg);
-      }
+    for (int64_t n = N * part / threads; n < N * (part + 1) / threads; ++n) {
+      layernorm_backward_row(dinp + n * C, dw, db, dout + n * C, inp + n * C, weight, mean[n], rstd[n], C);
     }
   });
   for (int part = 0; part < threads; ++part) {

@@ -10,16 +10,19 @@ namespace cpu::WROUGHT_ISA {
 // Rows so few that packing the weights would cost more than the product: each output is a dot product.
 inline constexpr int kFewRows = 3;
 
+inline float dot_product(const float* x, const float* w, int C) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int c = 0; c < C; ++c) sum += x[c] * w[c];
+  return sum;
+}
+
 inline void multiply_few_rows(float* out, const float* inp, const float* weight, const float* bias, int N, int C,
                               int OC) {
   for_each_index(OC, static_cast<int64_t>(OC) * C > 50000, [&](int64_t o) {
     const float* w = weight + o * C;
-    for (int n = 0; n < N; ++n) {
-      const float* x = inp + static_cast<int64_t>(n) * C;
-      float sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int c = 0; c < C; ++c) sum += x[c] * w[c];
-      out[static_cast<int64_t>(n) * OC + o] = sum + (bias ? bias[o] : 0);
+    for (int64_t n = 0; n < N; ++n) {
+      out[n * OC + o] = dot_product(inp + n * C, w, C) + (bias ? bias[o] : 0);
     }
   });
 }

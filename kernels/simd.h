@@ -93,6 +93,9 @@ inline int threads_of_loops() {
 #endif
 }
 
+// What f does in `omp simd` loops with reductions belongs into a function that f calls: in a lambda GCC 12 leaves such
+// loops scalar.
+
 // f(i) for i in [0, n): on all threads, or, where that is not worth starting them, on this one without a parallel
 // region. Never on some of them: OpenMP's runtime takes a team apart and builds it anew when its size changes.
 template <class F>

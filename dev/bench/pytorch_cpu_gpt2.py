@@ -9,6 +9,7 @@ so are the tokens without --data: neither changes how long a step takes. One lin
 """
 import argparse
 import array
+import os
 import pathlib
 import re
 import struct
@@ -111,6 +112,8 @@ def blas():
 
 
 def train(a):
+    if "OMP_NUM_THREADS" not in os.environ:  # some builds begin with fewer threads than there are cores
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(1)
     model = Gpt2(*PRESETS[a.model])
     groups = [

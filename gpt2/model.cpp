@@ -225,6 +225,10 @@ void CpuModel<floatX>::clear_grads(bool of_weights) const {
     const bool is_weight = !tensor.vector && tensor.name != "wpe";
     if (is_weight != of_weights) continue;
     floatX* g = static_cast<floatX*>(grad_memory_.data()) + tensor.offset;
+    if (tensor.size() < 100000) {
+      std::fill(g, g + tensor.size(), floatX(0));
+      continue;
+    }
 #pragma omp parallel for
     for (int64_t i = 0; i < tensor.size(); ++i) g[i] = 0;
   }
@@ -265,17 +269,30 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
   if (scratch > 0 && !muon_memory_.data()) muon_memory_ = Buffer(scratch);
   const floatX beta1_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta1), t));
   const floatX beta2_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), t));
+  const auto at = [](const Buffer& memory, int64_t offset) { return static_cast<floatX*>(memory.data()) + offset; };
+  // AdamW's tensors in pieces, all in one parallel region: most tensors are too small for a region of their own.
+  struct Piece {
+    const ParamTensor* tensor;
+    int64_t begin, end;
+  };
+  std::vector<Piece> pieces;
+  constexpr int64_t kPiece = 1 << 16;
   for (const ParamTensor& p : table) {
-    const auto at = [](const Buffer& memory, int64_t offset) { return static_cast<floatX*>(memory.data()) + offset; };
-    const int64_t i = p.offset;
-    if (p.muon == 0) {
-      k_.adamw_update(at(param_memory_, i), at(m_memory_, i), at(v_memory_, p.v_offset), at(grad_memory_, i),
-                      grad_scale, o.lr, o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps,
-                      p.decay ? o.weight_decay : 0, p.size());
-      continue;
-    }
+    if (p.muon > 0) continue;
+    for (int64_t i = 0; i < p.size(); i += kPiece) pieces.push_back({&p, i, std::min(p.size(), i + kPiece)});
+  }
+#pragma omp parallel for schedule(static, 1)
+  for (size_t k = 0; k < pieces.size(); ++k) {
+    const auto& [p, begin, end] = pieces[k];
+    const int64_t i = p->offset + begin;
+    k_.adamw_update(at(param_memory_, i), at(m_memory_, i), at(v_memory_, p->v_offset + begin), at(grad_memory_, i),
+                    grad_scale, o.lr, o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps,
+                    p->decay ? o.weight_decay : 0, end - begin);
+  }
+  for (const ParamTensor& p : table) {
+    if (p.muon == 0) continue;
     const int rows = static_cast<int>(p.rows / p.muon), cols = static_cast<int>(p.cols);
-    for (int64_t k = i; k < i + p.size(); k += int64_t{rows} * cols) {
+    for (int64_t k = p.offset; k < p.offset + p.size(); k += int64_t{rows} * cols) {
       cpu::muon_update<floatX>(at(param_memory_, k), at(m_memory_, k), at(muon_memory_, 0), at(grad_memory_, k),
                                grad_scale, o.lr, o.momentum, p.decay ? o.weight_decay : 0, rows, cols,
                                k_.matmul_forward, k_.matmul_backward);

@@ -196,15 +196,19 @@ void save_arenas(const Model& model, const std::vector<std::pair<Arena, std::str
   for (const auto& [arena, prefix] : arenas) {
     for (const ParamTensor& tensor : model.table) {
       if (!has(arena, tensor)) continue;
-      values.resize(static_cast<size_t>(tensor.size()));
-      model.read(arena, tensor, values.data());
-      if (tensor.transposed) {
-        transposed.resize(values.size());
-        transpose(transposed.data(), tensor.rows, tensor.cols,
-                  [&](int64_t i) { return values[static_cast<size_t>(i)]; });
+      const float* out = model.view(arena, tensor);  // without a copy where that is possible: wte is the largest tensor
+      if (!out) {
+        values.resize(static_cast<size_t>(tensor.size()));
+        model.read(arena, tensor, values.data());
+        out = values.data();
       }
-      const std::vector<float>& out = tensor.transposed ? transposed : values;
-      file.write(prefix + tensor.hf_name, std::as_bytes(std::span(out).first(static_cast<size_t>(tensor.file_size()))));
+      if (tensor.transposed) {
+        transposed.resize(static_cast<size_t>(tensor.size()));
+        transpose(transposed.data(), tensor.rows, tensor.cols, [&](int64_t i) { return out[i]; });
+        out = transposed.data();
+      }
+      const size_t size = static_cast<size_t>(tensor.file_size());
+      file.write(prefix + tensor.hf_name, std::as_bytes(std::span(out, size)));
     }
   }
   file.commit();

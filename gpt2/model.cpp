@@ -456,6 +456,16 @@ void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) 
 }
 
 template <class floatX>
+const float* CpuModel<floatX>::view(Arena which, const ParamTensor& tensor) const {
+  if constexpr (std::is_same_v<floatX, float>) {
+    if (which == Arena::grads) settle_grads();
+    const int64_t offset = tensor.offset_in(which == Arena::v);
+    if (arena(which) && offset >= 0) return arena(which) + offset;
+  }
+  return nullptr;
+}
+
+template <class floatX>
 void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float* in) {
   Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_};
   Buffer& to = *memory[static_cast<int>(which)];

@@ -99,6 +99,9 @@ class Model {
   // the moments read as zeros before the first update.
   virtual void read(Arena arena, const ParamTensor& tensor, float* out) const = 0;
   virtual void write(Arena arena, const ParamTensor& tensor, const float* in) = 0;
+  // The same numbers where they are, without a copy; null if they are not in host memory as floats. Good until the next
+  // call that changes them.
+  virtual const float* view(Arena, const ParamTensor&) const { return nullptr; }
 
   // Dropout's place in its random sequence; the trainer sets it from step and micro-batch, so that a resumed run draws
   // what the unbroken one would have. Before forward, which backward then repeats.

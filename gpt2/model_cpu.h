@@ -49,6 +49,7 @@ class CpuModel final : public Model {
   void set_updates(int64_t count) override { updates_ = count; }
   void read(Arena arena, const ParamTensor& tensor, float* out) const override;
   void write(Arena arena, const ParamTensor& tensor, const float* in) override;
+  const float* view(Arena arena, const ParamTensor& tensor) const override;
   void set_dropout(float dropout, uint64_t seed, uint64_t sequence) override;
 
   Params<floatX> params, grads;  // grads are bound from the first zero_grad or backward on

@@ -799,6 +799,26 @@ TEST_CASE("zeroed gradients read as zeros before the first backward, and the nex
   }
 }
 
+TEST_CASE("view is what read copies, and null where there is nothing to see") {
+  CpuModel<float> model(kSmall, false, {.optimizer = Optimizer::muon});
+  CpuModel<double> exact(kSmall, true);
+  formula_weights(model, 0.25);
+  const ParamTensor& wte = model.table[0];
+  CHECK(model.view(Arena::m, wte) == nullptr);  // before the first update
+  CHECK(exact.view(Arena::params, wte) == nullptr);
+  const Batch batch(kSmall, 2, 8, 1);
+  step(model, batch, OptimizerConfig{});
+  for (const ParamTensor& tensor : model.table) {
+    for (const Arena arena : {Arena::params, Arena::grads, Arena::m, Arena::v}) {
+      Floats copy(static_cast<size_t>(tensor.size()));
+      model.read(arena, tensor, copy.data());
+      const float* view = model.view(arena, tensor);
+      REQUIRE((view != nullptr) == (arena != Arena::v || tensor.muon == 0));
+      if (view) CHECK(std::equal(copy.begin(), copy.end(), view));
+    }
+  }
+}
+
 TEST_CASE("targets that are all ignored: loss zero, gradients zero") {
   CpuModel<float> model(kTiny, true);
   formula_weights(model, 0.25);

@@ -32,9 +32,8 @@ expect_output '^rest +-?[0-9.]+ +-?[0-9.]+ %$'
 expect_output '^measuring gpt2-nano fp32: steps'
 check_numbers all.json
 for of in qkv attproj fc fcproj head; do
-  for place in "$of" "$of:.dinp" "$of:.dweight"; do
-    operation=matmul_backward calls=4 # gpt2-nano has 4 blocks
-    [ "$place" != "$of" ] || operation=matmul_forward
+  for part in "matmul_forward $of" "matmul_backward $of:.dinp" "matmul_dweight $of"; do
+    operation=${part% *} place=${part#* } calls=4 # gpt2-nano has 4 blocks
     [ $of != head ] || calls=1
     found=$(row all.json operation $operation of "$place")
     [ -n "$found" ] || die "no row of $operation $place"
@@ -51,7 +50,7 @@ grep -q '"calls": 0,' <<<"$(row all.json operation classifier_forward)" || die "
 grep -q '"flops": 4194304.0,' <<<"$(row all.json operation matmul_forward of fc)" || die "wrong operations of fc"
 while read -r part count; do
   [ "$(rows all.json "$part")" = "$count" ] || die "$part has $(rows all.json "$part") rows instead of $count"
-done <<<"operations 36
+done <<<"operations 37
 steps 1
 thread_scaling $(sed -n 's/^ "threads": \([0-9]*\),\{0,1\}$/\1/p' all.json)
 length_scaling 2
@@ -64,7 +63,7 @@ expect_output '^portable, 1 threads'
 expect_output '^\*\*Operations of a step: d4 fp32, B 3, T 20'
 expect_output '^\| matmul_forward +\| qkv +\| +4 \|'
 check_numbers some.json
-[ "$(rows some.json operations)" = 72 ] || die "operations of two models are $(rows some.json operations) rows"
+[ "$(rows some.json operations)" = 74 ] || die "operations of two models are $(rows some.json operations) rows"
 [ "$(rows some.json steps)$(rows some.json thread_scaling)$(rows some.json model_scaling)" = 000 ] || die "--only is ignored"
 # More rows than the head takes at a time: two chunks, the second with fewer.
 expect_ok "$bench" --quick --only operations --precision fp32 --batch-size 3 --seq-len 100 --steps 1 --json chunks.json

@@ -12,6 +12,7 @@
 #include "kernels/attention.h"
 #include "kernels/exp_fast.h"
 #include "kernels/gemm_fast.h"
+#include "kernels/matmul_fast.h"
 
 namespace cpu::WROUGHT_ISA {
 
@@ -26,6 +27,28 @@ inline void multiply_dropout(float* p, int t, int u0, int n, int T, int64_t bh, 
       (static_cast<uint64_t>(bh) * static_cast<uint64_t>(T) + static_cast<uint64_t>(t)) * static_cast<uint64_t>(T);
   for (int u = 0; u < n; ++u)
     p[u] *= dropout_factor<float>(dropout, seed, sequence, element + static_cast<uint64_t>(u0 + u));
+}
+
+// A row's softmax.
+[[gnu::noinline]] inline float max_of_scores(const float* p, float scale, float max, int n) {
+#pragma omp simd reduction(max : max)
+  for (int u = 0; u < n; ++u) max = std::max(max, p[u] * scale);
+  return max;
+}
+[[gnu::noinline]] inline float take_exp_of_scores(float* p, float scale, float max, int n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int u = 0; u < n; ++u) sum += p[u] = exp(p[u] * scale - max);
+  return sum;
+}
+// p: scores, then probabilities. ds: gradients of the probabilities, then of the scores.
+[[gnu::noinline]] inline void take_gradients_of_scores(float* p, float* ds, float scale, float log_sum, float delta,
+                                                       int n) {
+#pragma omp simd
+  for (int u = 0; u < n; ++u) {
+    p[u] = exp(p[u] * scale - log_sum);
+    ds[u] = scale * p[u] * (ds[u] - delta);
+  }
 }
 
 inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
@@ -76,7 +99,7 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
   const float scale = 1 / std::sqrt(static_cast<float>(HS));
   const int64_t rows_floats = kQueries * kRowStride, block_floats = static_cast<int64_t>(kKeys) * cols;
   const int64_t floats = 3 * rows_floats + 2 * key_blocks * block_floats + kQueries * (cols + 2);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(static)
   for (int bh = 0; bh < B * NH; ++bh) {
     static thread_local Scratch scratch;
     Carver carver(scratch.get(static_cast<size_t>(floats)));
@@ -109,11 +132,7 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
           const int t = t0 + r, seen = std::min(wanted, t + 1 - u0);
           const int whole = round_up(seen, kLanes);  // vectors: what is behind `seen` in the last becomes zero
           std::fill(p + seen, p + whole, -INFINITY);
-          float top = max[r], added = 0;
-#pragma omp simd reduction(max : top)
-          for (int u = 0; u < whole; ++u) top = std::max(top, p[u] * scale);
-#pragma omp simd reduction(+ : added)
-          for (int u = 0; u < whole; ++u) added += p[u] = exp(p[u] * scale - top);
+          const float top = max_of_scores(p, scale, max[r], whole), added = take_exp_of_scores(p, scale, top, whole);
           std::fill(p + std::min(whole, wanted), p + wanted, 0.0f);
           const float correction = u0 > 0 ? exp(max[r] - top) : 0;
           sum[r] = sum[r] * correction + added;
@@ -153,7 +172,7 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
   const int64_t rows_floats = kQueries * kRowStride, block_floats = static_cast<int64_t>(kKeys) * cols;
   const int64_t floats =
       5 * rows_floats + kPanels * kPanelStride + 5 * key_blocks * block_floats + kQueries * (3 * cols + 1);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(static)
   for (int bh = 0; bh < B * NH; ++bh) {
     static thread_local Scratch scratch;
     Carver carver(scratch.get(static_cast<size_t>(floats)));
@@ -187,10 +206,8 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
       pack_panels<kBf16>(q_rows, {q, row, false}, 0, HS, t0, R);
       pack_panels<kBf16>(dy_rows, {dy, C, false}, 0, HS, 0, R);
       for (int r = 0; r < R; ++r) {
-        float d = 0;
-#pragma omp simd reduction(+ : d)
-        for (int c = 0; c < HS; ++c) d += dy[static_cast<int64_t>(r) * C + c] * y[static_cast<int64_t>(r) * C + c];
-        delta[r] = d;
+        const int64_t at_row = static_cast<int64_t>(r) * C;
+        delta[r] = dot_product(dy + at_row, y + at_row, HS);
       }
       for (int u0 = 0; u0 < U; u0 += kKeys) {
         const int block = u0 / kKeys, n = std::min(kKeys, T - u0), wanted = std::min(n, U - u0);
@@ -204,11 +221,7 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
           multiply_dropout(ds, t, u0, seen, T, bh, dropout, seed, sequence);
           const int whole = round_up(seen, kLanes);
           std::fill(p + seen, p + whole, -INFINITY);
-#pragma omp simd
-          for (int u = 0; u < whole; ++u) {
-            p[u] = exp(p[u] * scale - log_sum);
-            ds[u] = scale * p[u] * (ds[u] - d);
-          }
+          take_gradients_of_scores(p, ds, scale, log_sum, d, whole);
           std::fill(p + std::min(whole, wanted), p + wanted, 0.0f);
           std::fill(ds + std::min(whole, wanted), ds + wanted, 0.0f);
           multiply_dropout(p, t, u0, seen, T, bh, dropout, seed, sequence);  // now what multiplied v

@@ -6,7 +6,7 @@
 
 namespace cpu::WROUGHT_ISA {
 
-inline float row_max(const float* row, int V) {
+[[gnu::noinline]] inline float row_max(const float* row, int V) {
   float max = row[0];
 #pragma omp simd reduction(max : max)
   for (int v = 0; v < V; ++v) max = std::max(max, row[v]);
@@ -14,13 +14,13 @@ inline float row_max(const float* row, int V) {
 }
 
 // sum(exp(row - max)); in place row = exp(row - max).
-inline float sum_of_exp(const float* row, float max, int V) {
+[[gnu::noinline]] inline float sum_of_exp(const float* row, float max, int V) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int v = 0; v < V; ++v) sum += exp(row[v] - max);
   return sum;
 }
-inline float take_exp(float* row, float max, int V) {
+[[gnu::noinline]] inline float take_exp(float* row, float max, int V) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int v = 0; v < V; ++v) {

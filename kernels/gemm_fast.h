@@ -425,7 +425,12 @@ void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b,
     const double rows = static_cast<double>((M + t - 1) / t);
     const double cols = static_cast<double>((panels + threads / t - 1) / (threads / t) * kTileCols);
     // Cycles for each k: products, and what packing a number costs.
-    const double cost = rows * cols / (kBf16 ? 2 * kLanes : kLanes) + (a.transposed ? 0.5 : 0.2) * rows + 0.4 * cols;
+    const double cost = rows * cols / (kBf16 ? 2 * kLanes : kLanes) +
+                        (a.transposed   ? 0.5
+                         : t == threads ? 0.2
+                                        : 0.5) *
+                            rows +
+                        0.4 * cols;
     if (t == 1 || cost < least) {
       least = cost;
       by_rows = t;

@@ -8,7 +8,7 @@
 
 namespace cpu::WROUGHT_ISA {
 
-inline double sum_of_squares(const float* x, int64_t n) {
+[[gnu::noinline]] inline double sum_of_squares(const float* x, int64_t n) {
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);

@@ -9,8 +9,8 @@
 
 namespace cpu::WROUGHT_ISA {
 
-inline void layernorm_row(float* y, float* mean, float* rstd, const float* x, const float* weight, const float* bias,
-                          int C) {
+[[gnu::noinline]] inline void layernorm_row(float* y, float* mean, float* rstd, const float* x, const float* weight,
+                                            const float* bias, int C) {
   float sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
   for (int c = 0; c < C; ++c) sum += x[c];
@@ -30,8 +30,8 @@ inline void layernorm_forward(float* out, float* mean, float* rstd, const float*
                  [&](int64_t n) { layernorm_row(out + n * C, mean + n, rstd + n, inp + n * C, weight, bias, C); });
 }
 
-inline void layernorm_backward_row(float* dx, float* dw, float* db, const float* dy, const float* x,
-                                   const float* weight, float m, float s, int C) {
+[[gnu::noinline]] inline void layernorm_backward_row(float* dx, float* dw, float* db, const float* dy, const float* x,
+                                                     const float* weight, float m, float s, int C) {
   float dnorm_sum = 0, dnorm_norm_sum = 0;
 #pragma omp simd reduction(+ : dnorm_sum, dnorm_norm_sum)
   for (int c = 0; c < C; ++c) {

@@ -10,7 +10,7 @@ namespace cpu::WROUGHT_ISA {
 // Rows so few that packing the weights would cost more than the product: each output is a dot product.
 inline constexpr int kFewRows = 3;
 
-inline float dot_product(const float* x, const float* w, int C) {
+[[gnu::noinline]] inline float dot_product(const float* x, const float* w, int C) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int c = 0; c < C; ++c) sum += x[c] * w[c];

@@ -93,8 +93,8 @@ inline int threads_of_loops() {
 #endif
 }
 
-// What f does in `omp simd` loops with reductions belongs into a function that f calls: in a lambda GCC 12 leaves such
-// loops scalar.
+// GCC 12 leaves `omp simd` loops with reductions scalar where they end up in a lambda or in the body of a parallel
+// region, also by inlining: such loops are in functions of their own that are [[gnu::noinline]].
 
 // f(i) for i in [0, n): on all threads, or, where that is not worth starting them, on this one without a parallel
 // region. Never on some of them: OpenMP's runtime takes a team apart and builds it anew when its size changes.

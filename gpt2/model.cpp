@@ -19,6 +19,9 @@
 #include "kernels/philox.h"
 #include "kernels/residual.h"
 
+// Elements that a thread takes at a time where an arena is gone through.
+static constexpr int64_t kPiece = 1 << 16;
+
 // ---- forward -------------------------------------------------------------------------------------------------------
 
 template <class floatX>
@@ -276,7 +279,6 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
     int64_t begin, end;
   };
   std::vector<Piece> pieces;
-  constexpr int64_t kPiece = 1 << 16;
   for (const ParamTensor& p : table) {
     if (p.muon > 0) continue;
     for (int64_t i = 0; i < p.size(); i += kPiece) pieces.push_back({&p, i, std::min(p.size(), i + kPiece)});
@@ -477,7 +479,13 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
     squares_known_ = false;
   }
   if (!to.data()) to = Buffer(arena_bytes(which));
-  std::copy(in, in + tensor.size(), static_cast<floatX*>(to.data()) + offset);
+  // By all threads, piece by piece: on machines with several memories each then has its share of the weights.
+  floatX* out = static_cast<floatX*>(to.data()) + offset;
+  const int64_t pieces = (tensor.size() + kPiece - 1) / kPiece;
+#pragma omp parallel for schedule(static, 1)
+  for (int64_t k = 0; k < pieces; ++k) {
+    std::copy(in + k * kPiece, in + std::min(tensor.size(), (k + 1) * kPiece), out + k * kPiece);
+  }
 }
 
 template <class floatX>

@@ -6,8 +6,8 @@
 //   B is packed in panels of kTileCols columns, A in panels of at most kTileRows rows; how many rows a panel has is
 //   evened out (256 rows are 9 panels of 14 and 10 of 13), so that none is computed for nothing.
 //   A row-major A is packed row by row: no transposition, only a stride that cannot collide in the cache.
-//   While a tile is computed, the lines that the next panel of B and the next tile of C will need are prefetched, a few
-//   at a time: all at once they would fill the queue that the tile's own loads go through.
+//   While a tile is computed, the lines that the next panel of B, the next block of A and the next tile of C will need
+//   are prefetched, a few at a time: all at once they would fill the queue that the tile's own loads go through.
 //
 // bf16: factors are rounded to bf16 when they are packed, two consecutive k in 32 bits, and vdpbf16ps adds both
 // products in float. A step is then two k; everything else is the same. Sums run over k in order, so the bits of a
@@ -424,13 +424,10 @@ void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b,
     if (threads % t != 0) continue;
     const double rows = static_cast<double>((M + t - 1) / t);
     const double cols = static_cast<double>((panels + threads / t - 1) / (threads / t) * kTileCols);
-    // Cycles for each k: products, and what packing a number costs.
-    const double cost = rows * cols / (kBf16 ? 2 * kLanes : kLanes) +
-                        (a.transposed   ? 0.5
-                         : t == threads ? 0.2
-                                        : 0.5) *
-                            rows +
-                        0.4 * cols;
+    // Cycles for each k: products, and what packing a number costs; of A more where it is transposed, or where threads
+    // share its rows, half of which come from another core's cache then.
+    const double pack_a_cost = a.transposed || t < threads ? 0.5 : 0.2, pack_b_cost = 0.4;
+    const double cost = rows * cols / (kBf16 ? 2 * kLanes : kLanes) + pack_a_cost * rows + pack_b_cost * cols;
     if (t == 1 || cost < least) {
       least = cost;
       by_rows = t;

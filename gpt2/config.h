@@ -118,7 +118,7 @@ void for_each_flag(Config& c, Flag&& flag) {
 
   g = "Watching";
   flag(g, "eval-every", c.eval_every, OnResume::free, FlagRange{-1, big, {}},
-       "steps between validations; 0: only at the end; -1: ten in all");
+       "steps between validations; 0: only at the end; -1: five in all");
   flag(g, "eval-steps", c.eval_steps, OnResume::free, FlagRange{0, big, {}}, "batches a validation takes; 0: all");
   flag(g, "sample-every", c.sample_every, OnResume::free, FlagRange{-1, big, {}},
        "steps between samples; 0: only at the end; -1: four in all");

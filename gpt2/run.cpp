@@ -91,7 +91,7 @@ void settle_steps(TrainConfig& c, int64_t batches_per_epoch, int micro_batches) 
   const auto share = [&](int64_t& every, int64_t times) {
     if (every < 0) every = std::max<int64_t>(1, (c.steps + times - 1) / times);
   };
-  share(c.eval_every, 10);
+  share(c.eval_every, 5);
   share(c.sample_every, 4);
   share(c.save_every, 4);
 }

@@ -79,7 +79,7 @@ TEST_CASE("a new run: everything that a flag leaves open is settled, and shards 
   CHECK(run.micro_batches == 1);
   CHECK(run.config.total_batch_tokens == 64);
   CHECK(run.config.warmup_steps == 5);
-  CHECK(run.config.eval_every == 10);
+  CHECK(run.config.eval_every == 20);
   CHECK(run.config.save_every == 25);
   CHECK(run.config.stride == 16);
   CHECK(run.config.vocab_size == 257);

@@ -38,6 +38,7 @@ struct Activations {
   std::vector<BlockActivations<floatX>> block;
   floatX* lnf;                 // (N, C)
   sum_t *lnf_mean, *lnf_rstd;  // (N)
+  floatX* pooled = nullptr;    // (B, C)  a classifier's
   floatX* logits;              // (logits_rows, Vp)  dlogits in backward; the GPU has all N, the CPU a chunk of them
   sum_t* losses;               // (N)
   floatX* sublayer;            // (N, C)  a sublayer's output before it joins the stream
@@ -48,19 +49,36 @@ struct Activations {
   floatX* datty;      // (N, C)
   floatX* dqkv;       // (N, 3C)
   floatX* dfch;       // (N, 4C)
+  floatX* dpooled = nullptr;
+  // of adapters, for one at a time
+  floatX *lora_h = nullptr, *lora_dh = nullptr;     // (N, rank)
+  floatX *lora_out = nullptr, *lora_inp = nullptr;  // (N, 4C) at least
 };
+
+// Rows of the head's input: a classifier has one for each sequence.
+inline int64_t head_rows(const ModelConfig& config, int64_t B, int64_t T) { return config.num_classes > 0 ? B : B * T; }
+
+// What an adapter adds is made in lora_out, which has room for N rows of 4C numbers and at least one of the logits: how
+// many rows of OC that are.
+inline int64_t lora_out_rows(const ModelConfig& config, int64_t N) {
+  return std::max(N, (int64_t{config.padded_outputs()} + 4 * config.channels - 1) / (4 * config.channels));
+}
+inline int64_t lora_rows_at_once(const ModelConfig& config, int64_t N, int64_t OC) {
+  return lora_out_rows(config, N) * 4 * config.channels / OC;
+}
 
 // Rows of logits that the CPU holds at a time, of N: 8 MB of them, or 256 rows where the vocabulary is large, so that
 // the head's gradient is not read and written too often for them.
 inline int64_t logits_chunk_rows(const ModelConfig& config, int64_t N) {
-  return std::min<int64_t>(N, std::max<int64_t>(256, (8 << 20) / 4 / config.padded_vocab_size()));
+  return std::min<int64_t>(N, std::max<int64_t>(256, (8 << 20) / 4 / config.padded_outputs()));
 }
 
 // Calls visit(pointer member, name, rows, cols) for every activation of a (B, T) batch, in the order of the arena.
 template <class floatX, class Visit>
-void for_each_activation(const ModelConfig& config, Recompute recompute, int64_t B, int64_t T, int64_t logits_rows,
-                         Activations<floatX>& a, Visit&& visit) {
-  const int64_t C = config.channels, NH = config.num_heads, Vp = config.padded_vocab_size(), N = B * T;
+void for_each_activation(const ModelConfig& config, const ModelOptions& options, int64_t B, int64_t T,
+                         int64_t logits_rows, Activations<floatX>& a, Visit&& visit) {
+  const int64_t C = config.channels, NH = config.num_heads, Vp = config.padded_outputs(), N = B * T;
+  const Recompute recompute = options.recompute;
   visit(a.encoded, "encoded", N, C);
   a.block.resize(static_cast<size_t>(config.num_layers));
   for (int l = 0; l < config.num_layers; ++l) {
@@ -87,6 +105,7 @@ void for_each_activation(const ModelConfig& config, Recompute recompute, int64_t
   visit(a.lnf, "lnf", N, C);
   visit(a.lnf_mean, "lnf_mean", N, int64_t{1});
   visit(a.lnf_rstd, "lnf_rstd", N, int64_t{1});
+  if (config.num_classes > 0) visit(a.pooled, "pooled", B, C);
   visit(a.logits, "logits", logits_rows, Vp);
   visit(a.losses, "losses", N, int64_t{1});
   visit(a.sublayer, "sublayer", N, C);
@@ -96,6 +115,13 @@ void for_each_activation(const ModelConfig& config, Recompute recompute, int64_t
   visit(a.datty, "datty", N, C);
   visit(a.dqkv, "dqkv", N, 3 * C);
   visit(a.dfch, "dfch", N, 4 * C);
+  if (config.num_classes > 0) visit(a.dpooled, "dpooled", B, C);
+  if (const int64_t rank = options.lora.rank; rank > 0) {
+    visit(a.lora_h, "lora_h", N, rank);
+    visit(a.lora_dh, "lora_dh", N, rank);
+    visit(a.lora_out, "lora_out", lora_out_rows(config, N), 4 * C);
+    visit(a.lora_inp, "lora_inp", N, 4 * C);
+  }
 }
 
 inline constexpr int64_t kActivationAlignment = 64;  // bytes: every tensor begins on a cache line
@@ -107,10 +133,10 @@ inline int64_t activation_bytes(int64_t rows, int64_t cols, size_t element) {
 
 // The arena's bytes; points `a` into it, if there is one.
 template <class floatX>
-int64_t bind_activations(const ModelConfig& config, Recompute recompute, int64_t B, int64_t T, int64_t logits_rows,
-                         Activations<floatX>& a, std::byte* arena) {
+int64_t bind_activations(const ModelConfig& config, const ModelOptions& options, int64_t B, int64_t T,
+                         int64_t logits_rows, Activations<floatX>& a, std::byte* arena) {
   int64_t offset = 0;
-  for_each_activation(config, recompute, B, T, logits_rows, a,
+  for_each_activation(config, options, B, T, logits_rows, a,
                       [&](auto*& pointer, const std::string&, int64_t rows, int64_t cols) {
                         if (arena)
                           pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(arena + offset);

@@ -181,7 +181,10 @@ void from_file(std::vector<float>& out, const TensorView& view, const ParamTenso
   }
 }
 
-bool has(Arena arena, const ParamTensor& tensor) { return tensor.offset_in(arena == Arena::v) >= 0; }
+// A model's file has no adapters: they are merged (gpt2/lora.h) or saved on their own.
+bool has(Arena arena, const ParamTensor& tensor) {
+  return tensor.offset_in(arena) >= 0 && !(arena == Arena::params && tensor.adapter());
+}
 
 // Writes arenas of a model under the tensors' names, each after its prefix.
 void save_arenas(const Model& model, const std::vector<std::pair<Arena, std::string>>& arenas, const fs::path& path) {

@@ -15,8 +15,10 @@
 #include "gpt2/model_cpu.h"
 #include "kernels/dropout.h"
 #include "kernels/embedding.h"
+#include "kernels/lora.h"
 #include "kernels/muon.h"
 #include "kernels/philox.h"
+#include "kernels/pool.h"
 #include "kernels/residual.h"
 
 // Elements that a thread takes at a time where an arena is gone through.
@@ -28,11 +30,12 @@ template <class floatX>
 void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   const int C = config.channels, L = config.num_layers;
   check_batch(inputs, B, T);
+  if (config.num_classes > 0) check_pooling(pooling_B_ == B ? B : 0, pooling_T_ == T ? T : 0);
   const int N = B * T;
   resize(B, T);
   inputs_.assign(inputs, inputs + N);
   pass_ = pass;
-  logits_rows_ = pass == Pass::generate ? B : N;
+  logits_rows_ = pass == Pass::generate ? B : head_rows(config, B, T);
   first_logits_row_ = -1;
   const float dropout = pass == Pass::train ? dropout_ : 0;
   const int64_t NC = static_cast<int64_t>(N) * C;
@@ -47,6 +50,7 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   }
   k_.layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, stream(L), params.lnfw, params.lnfb, N, C);
 
+  if (config.num_classes > 0) cpu::pool_forward(acts.pooled, acts.lnf, pooling_.data(), B, T, C);
   if (pass == Pass::generate) {  // the last position of each sequence, side by side
     for (int b = 0; b < B; ++b) {
       const floatX* last = acts.lnf + (static_cast<int64_t>(b) * T + T - 1) * C;
@@ -59,15 +63,18 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
 // would be most of the memory, and no cache holds them.
 template <class floatX>
 int64_t CpuModel<floatX>::logits_chunk() const {
-  return logits_chunk_rows(config, static_cast<int64_t>(B_) * T_);
+  return logits_chunk_rows(config, head_rows(config, B_, T_));
 }
 
 template <class floatX>
 int64_t CpuModel<floatX>::make_logits(int64_t row) {
-  const int Vp = config.padded_vocab_size(), C = config.channels;
+  const int Vp = config.padded_outputs(), C = config.channels;
   const int64_t first = row / logits_chunk() * logits_chunk(), rows = std::min(logits_chunk(), logits_rows_ - first);
   if (first_logits_row_ != first) {
-    k_.matmul_forward(acts.logits, acts.lnf + first * C, params.wte, nullptr, static_cast<int>(rows), C, Vp);
+    k_.matmul_forward(acts.logits, head_input() + first * C, params.output_matrix(), params.headb,
+                      static_cast<int>(rows), C, Vp);
+    lora_forward(params.head_lora, acts.logits, head_input() + first * C, rows, C, Vp, Vp, config.num_layers,
+                 LoraPlace::head);
     first_logits_row_ = first;
   }
   return rows;
@@ -82,8 +89,13 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
 
   k_.layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b, N, C);
   k_.matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
-  k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH);
+  lora_forward(w.q, a.qkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
+  lora_forward(w.k, a.qkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
+  lora_forward(w.v, a.qkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
+  k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH,
+                       config.causal);
   k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
+  lora_forward(w.attproj, acts.sublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
   if (dropout > 0) {
     cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, sequence(l, DropoutPlace::attproj), NC);
   }
@@ -91,6 +103,7 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
 
   k_.layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
   k_.matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
+  lora_forward(w.fc, a.fch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
 }
 
@@ -102,21 +115,74 @@ void CpuModel<floatX>::forward_block_output(int l, float dropout) {
   const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
 
   k_.matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
+  lora_forward(w.fcproj, acts.sublayer, a.fch_gelu, N, 4 * C, C, C, l, LoraPlace::fcproj);
   if (dropout > 0) {
     cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
   }
   cpu::residual_forward(a.residual3, a.residual2, acts.sublayer, NC);
 }
 
+// ---- adapters ------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+const floatX* CpuModel<floatX>::lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
+                                            LoraPlace place) {
+  if (options.lora.dropout > 0 && pass_ == Pass::train) {
+    cpu::dropout_forward(acts.lora_inp, inp, options.lora.dropout, dropout_seed_, sequence(layer, place), N * C);
+    inp = acts.lora_inp;
+  }
+  k_.matmul_forward(acts.lora_h, inp, w.a, nullptr, static_cast<int>(N), C, options.lora.rank);
+  return inp;
+}
+
+template <class floatX>
+void CpuModel<floatX>::lora_forward(const LoraParams<floatX>& w, floatX* out, const floatX* inp, int64_t N, int C,
+                                    int OC, int stride, int layer, LoraPlace place) {
+  if (!w.a) return;
+  const int rank = options.lora.rank;
+  const int64_t rows_at_once = lora_rows_at_once(config, int64_t{B_} * T_, OC);
+  lora_hidden(w, inp, N, C, layer, place);
+  for (int64_t n = 0; n < N; n += rows_at_once) {
+    const int rows = static_cast<int>(std::min(rows_at_once, N - n));
+    k_.matmul_forward(acts.lora_out, acts.lora_h + n * rank, w.b, nullptr, rows, rank, OC);
+    cpu::lora_add(out + n * stride, acts.lora_out, lora_scale(), rows, OC, stride);
+  }
+}
+
+template <class floatX>
+void CpuModel<floatX>::lora_backward(const LoraParams<floatX>& w, const LoraParams<floatX>& dw, floatX* dinp,
+                                     const floatX* dout, const floatX* inp, int64_t N, int C, int OC, int stride,
+                                     int layer, LoraPlace place) {
+  if (!w.a) return;
+  const int rank = options.lora.rank;
+  const int64_t rows_at_once = lora_rows_at_once(config, int64_t{B_} * T_, OC);
+  const floatX* dropped = lora_hidden(w, inp, N, C, layer, place);
+  for (int64_t n = 0; n < N; n += rows_at_once) {
+    const int rows = static_cast<int>(std::min(rows_at_once, N - n));
+    cpu::lora_take(acts.lora_out, dout + n * stride, lora_scale(), rows, OC, stride);
+    k_.matmul_backward(acts.lora_dh + n * rank, dw.b, nullptr, acts.lora_out, acts.lora_h + n * rank, w.b, rows, rank,
+                       OC);
+  }
+  k_.matmul_backward(dinp ? acts.lora_out : nullptr, dw.a, nullptr, acts.lora_dh, dropped, w.a, static_cast<int>(N), C,
+                     rank);
+  if (!dinp) return;
+  if (dropped != inp) {
+    cpu::dropout_backward(acts.lora_out, acts.lora_out, options.lora.dropout, dropout_seed_, sequence(layer, place),
+                          N * C);
+  }
+  cpu::lora_add(dinp, acts.lora_out, 1, static_cast<int>(N), C, C);
+}
+
+// ---- loss ----------------------------------------------------------------------------------------------------------
+
 template <class floatX>
 double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
-  const int N = B_ * T_;
+  const int N = static_cast<int>(head_rows(config, B_, T_));
   if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
   const int64_t counted = check_targets(targets, N);
   for (int64_t n = 0; n < N; n += logits_chunk()) {
     const int rows = static_cast<int>(make_logits(n));
-    k_.classifier_forward(acts.losses + n, acts.logits, targets + n, rows, config.vocab_size,
-                          config.padded_vocab_size());
+    k_.classifier_forward(acts.losses + n, acts.logits, targets + n, rows, config.outputs(), config.padded_outputs());
   }
   double total = 0;
   for (int n = 0; n < N; ++n) total += acts.losses[n];
@@ -128,55 +194,66 @@ double CpuModel<floatX>::loss(const int32_t* targets, double* sum) {
 
 template <class floatX>
 void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
-  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers, B = B_,
-            T = T_, N = B * T;
-  const int64_t NC = static_cast<int64_t>(N) * C;
-  if (pass_ != Pass::train || logits_rows_ != N || N == 0) {
+  const int V = config.outputs(), Vp = config.padded_outputs(), C = config.channels, L = config.num_layers, B = B_,
+            T = T_, N = B * T, end = last_block_of_backward();
+  const int64_t NC = static_cast<int64_t>(N) * C, rows_of_head = head_rows(config, B, T);
+  if (pass_ != Pass::train || logits_rows_ != rows_of_head || N == 0) {
     throw std::logic_error("backward() without forward(Pass::train)");
   }
-  check_targets(targets, N);
+  check_targets(targets, static_cast<int>(rows_of_head));
   allocate_grads();
 
   double loss = 0;
-  for (int64_t n = 0; n < N; n += logits_chunk()) {
+  const bool pooled = config.num_classes > 0;
+  floatX* dhead = end > L ? nullptr : pooled ? acts.dpooled : acts.dnorm;  // null: nothing below the head is trained
+  floatX* dmatrix = params.head ? grads.head : grads.wte;
+  for (int64_t n = 0; n < rows_of_head; n += logits_chunk()) {
     const int rows = static_cast<int>(make_logits(n));
     floatX* dlogits = acts.logits;  // in their place
     first_logits_row_ = -1;
     k_.classifier_backward(dlogits, acts.losses + n, targets + n, weights + n, rows, V, Vp);
-    matmul_backward(acts.dnorm + n * C, grads.wte, nullptr, dlogits, acts.lnf + n * C, params.wte, rows, C, Vp, n == 0);
+    const floatX* inp = head_input() + n * C;
+    floatX* dinp = dhead ? dhead + n * C : nullptr;
+    matmul_backward(dinp, dmatrix, grads.headb, dlogits, inp, params.output_matrix(), rows, C, Vp, n == 0);
+    lora_backward(params.head_lora, grads.head_lora, dinp, dlogits, inp, rows, C, Vp, Vp, L, LoraPlace::head);
   }
   logits_rows_ = 0;  // a second backward needs a new forward
-  for (int n = 0; n < N; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
+  for (int64_t n = 0; n < rows_of_head; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
   loss_ += loss;
+  squares_known_ = weight_grads_unset_;  // of block weights that this backward alone sets
+  const auto done = [&] { weight_grads_unset_ = false; };
+  if (end > L) return done();
 
+  if (pooled) cpu::pool_backward(acts.dnorm, acts.dpooled, pooling_.data(), B, T, C);
   std::fill(acts.dresidual, acts.dresidual + NC, floatX(0));
   k_.layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, stream(L), params.lnfw, acts.lnf_mean,
                         acts.lnf_rstd, N, C);
-  for (int l = L - 1; l >= 0; --l) {
+  for (int l = L - 1; l >= end; --l) {
     // What blocks share still holds the last block's.
-    if (recompute_ == Recompute::block && l < L - 1) forward_block(l, dropout_);
-    if (recompute_ == Recompute::gelu && l < L - 1) {
+    if (options.recompute == Recompute::block && l < L - 1) forward_block(l, dropout_);
+    if (options.recompute == Recompute::gelu && l < L - 1) {
       const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
       k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
     }
     backward_block(l);
   }
-  if (dropout_ > 0) {
-    cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_, sequence(0, DropoutPlace::embedding),
-                          NC);
+  if (grads.wte) {
+    if (dropout_ > 0) {
+      cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_,
+                            sequence(0, DropoutPlace::embedding), NC);
+    }
+    cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
   }
-  cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
-  squares_known_ = weight_grads_unset_;  // of block weights that this backward alone has set
-  weight_grads_unset_ = false;
+  done();
 }
 
 template <class floatX>
 void CpuModel<floatX>::matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout,
                                        const floatX* inp, const floatX* weight, int N, int C, int OC, bool first) {
-  const bool set = weight_grads_unset_ && first;
+  const bool set = weight_grads_unset_ && first && dweight;
   k_.matmul_backward(dinp, set ? nullptr : dweight, dbias, dout, inp, weight, N, C, OC);
   if (!set) return;
-  const bool complete = dweight != grads.wte;  // the embedding adds to wte's
+  const bool complete = dweight != grads.wte && dweight != grads.head;  // to these more is added
   k_.matmul_dweight(dweight, complete ? &squares_ : nullptr, dout, inp, N, C, OC);
 }
 
@@ -194,8 +271,10 @@ void CpuModel<floatX>::backward_block(int l) {
     dsublayer = acts.dsublayer;
   }
   matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C, true);
+  lora_backward(w.fcproj, dw.fcproj, acts.dfch, dsublayer, a.fch_gelu, N, 4 * C, C, C, l, LoraPlace::fcproj);
   k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
   matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C, true);
+  lora_backward(w.fc, dw.fc, acts.dnorm, acts.dfch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   k_.layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N,
                         C);
 
@@ -204,9 +283,13 @@ void CpuModel<floatX>::backward_block(int l) {
                           NC);
   }
   matmul_backward(acts.datty, dw.attprojw, dw.attprojb, dsublayer, a.atty, w.attprojw, N, C, C, true);
+  lora_backward(w.attproj, dw.attproj, acts.datty, dsublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
   k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
-                        sequence(l, DropoutPlace::attention), B, T, C, NH);
+                        sequence(l, DropoutPlace::attention), B, T, C, NH, config.causal);
   matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C, true);
+  lora_backward(w.q, dw.q, acts.dnorm, acts.dqkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
+  lora_backward(w.k, dw.k, acts.dnorm, acts.dqkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
+  lora_backward(w.v, dw.v, acts.dnorm, acts.dqkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
   k_.layernorm_backward(acts.dresidual, dw.ln1w, dw.ln1b, acts.dnorm, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd, N, C);
 }
 
@@ -225,9 +308,9 @@ void CpuModel<floatX>::zero_grad() {
 template <class floatX>
 void CpuModel<floatX>::clear_grads(bool of_weights) const {
   for (const ParamTensor& tensor : table) {
-    const bool is_weight = !tensor.vector && tensor.name != "wpe";
-    if (is_weight != of_weights) continue;
-    floatX* g = static_cast<floatX*>(grad_memory_.data()) + tensor.offset;
+    const bool is_weight = tensor.transposed || tensor.name == (params.head ? "head" : "wte");
+    if (is_weight != of_weights || !tensor.trainable()) continue;
+    floatX* g = static_cast<floatX*>(grad_memory_.data()) + tensor.grad_offset;
     if (tensor.size() < 100000) {
       std::fill(g, g + tensor.size(), floatX(0));
       continue;
@@ -248,10 +331,12 @@ double CpuModel<floatX>::grad_norm() {
   allocate_grads();
   settle_grads();
   const floatX* g = static_cast<const floatX*>(grad_memory_.data());
-  if (!squares_known_) return std::sqrt(k_.global_norm_squared(g, arena_size(table)));
+  if (!squares_known_) return std::sqrt(k_.global_norm_squared(g, arena_size(table, Arena::grads)));
   double squares = squares_;
   for (const ParamTensor& tensor : table) {
-    if (!tensor.transposed) squares += k_.global_norm_squared(g + tensor.offset, tensor.size());
+    if (!tensor.transposed && tensor.trainable()) {
+      squares += k_.global_norm_squared(g + tensor.grad_offset, tensor.size());
+    }
   }
   return std::sqrt(squares);
 }
@@ -280,24 +365,25 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
   };
   std::vector<Piece> pieces;
   for (const ParamTensor& p : table) {
-    if (p.muon > 0) continue;
+    if (p.v_offset < 0) continue;
     for (int64_t i = 0; i < p.size(); i += kPiece) pieces.push_back({&p, i, std::min(p.size(), i + kPiece)});
   }
 #pragma omp parallel for schedule(static, 1)
   for (size_t k = 0; k < pieces.size(); ++k) {
     const auto& [p, begin, end] = pieces[k];
-    const int64_t i = p->offset + begin;
-    k_.adamw_update(at(param_memory_, i), at(m_memory_, i), at(v_memory_, p->v_offset + begin), at(grad_memory_, i),
-                    grad_scale, o.lr, o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps,
-                    p->decay ? o.weight_decay : 0, end - begin);
+    const int64_t i = p->grad_offset + begin;
+    k_.adamw_update(at(param_memory_, p->offset + begin), at(m_memory_, i), at(v_memory_, p->v_offset + begin),
+                    at(grad_memory_, i), grad_scale, o.lr * p->lr_scale, o.beta1, o.beta2, beta1_correction,
+                    beta2_correction, o.eps, p->decay ? o.weight_decay : 0, end - begin);
   }
   for (const ParamTensor& p : table) {
-    if (p.muon == 0) continue;
+    if (p.muon == 0 || !p.trainable()) continue;
     const int rows = static_cast<int>(p.rows / p.muon), cols = static_cast<int>(p.cols);
-    for (int64_t k = p.offset; k < p.offset + p.size(); k += int64_t{rows} * cols) {
-      cpu::muon_update<floatX>(at(param_memory_, k), at(m_memory_, k), at(muon_memory_, 0), at(grad_memory_, k),
-                               grad_scale, o.lr, o.momentum, p.decay ? o.weight_decay : 0, rows, cols,
-                               k_.matmul_forward, k_.matmul_backward);
+    for (int64_t k = 0; k < p.size(); k += int64_t{rows} * cols) {
+      const int64_t i = p.grad_offset + k;
+      cpu::muon_update<floatX>(at(param_memory_, p.offset + k), at(m_memory_, i), at(muon_memory_, 0),
+                               at(grad_memory_, i), grad_scale, o.lr * p.lr_scale, o.momentum,
+                               p.decay ? o.weight_decay : 0, rows, cols, k_.matmul_forward, k_.matmul_backward);
     }
   }
 }
@@ -348,32 +434,30 @@ const cpu::Kernels<floatX>& choose_kernels(bool reference, Precision precision) 
 
 template <class floatX>
 CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference, const ModelOptions& options)
-    : Model(c, options.optimizer),
-      k_(choose_kernels<floatX>(reference, options.precision)),
-      recompute_(options.recompute) {
+    : Model(c, options), k_(choose_kernels<floatX>(reference, options.precision)) {
   param_memory_ = Buffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
-  bind_params(config, params, static_cast<floatX*>(param_memory_.data()));
+  bind_params(config, options.lora, table, params, static_cast<floatX*>(param_memory_.data()));
 }
 
 template <class floatX>
 void CpuModel<floatX>::allocate_grads() {
   if (grad_memory_.data()) return;
-  grad_memory_ = Buffer(param_memory_.bytes());
-  bind_params(config, grads, static_cast<floatX*>(grad_memory_.data()));
+  grad_memory_ = Buffer(arena_bytes(Arena::grads));
+  bind_params(config, options.lora, table, grads, static_cast<floatX*>(grad_memory_.data()), Arena::grads);
 }
 
 template <class floatX>
 void CpuModel<floatX>::resize(int B, int T) {
   if (B == B_ && T == T_) return;
-  const int64_t bytes =
-      bind_activations<floatX>(config, recompute_, B, T, logits_chunk_rows(config, int64_t{B} * T), acts, nullptr);
+  const int64_t bytes = bind_activations<floatX>(config, options, B, T,
+                                                 logits_chunk_rows(config, head_rows(config, B, T)), acts, nullptr);
   if (bytes > activation_memory_.bytes()) {
     B_ = T_ = 0;  // nothing is bound, should the allocation throw
     logits_rows_ = 0;
     activation_memory_ = Buffer();  // the old one goes before the new one comes
     activation_memory_ = Buffer(bytes);
   }
-  bind_activations(config, recompute_, B, T, logits_chunk_rows(config, int64_t{B} * T), acts,
+  bind_activations(config, options, B, T, logits_chunk_rows(config, head_rows(config, B, T)), acts,
                    static_cast<std::byte*>(activation_memory_.data()));
   B_ = B;
   T_ = T;
@@ -382,30 +466,22 @@ void CpuModel<floatX>::resize(int B, int T) {
 std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
                                   int64_t logits_rows, bool bf16) {
   std::vector<MemoryRow> rows;
-  const std::vector<ParamTensor> table = param_table(config, options.optimizer);
-  const std::string shape = std::to_string(num_parameters(table));
-  const auto arena = [&](const char* name, size_t element) {
-    rows.push_back({name, shape, arena_size(table) * static_cast<int64_t>(element)});
+  const std::vector<ParamTensor> table = param_table(config, options);
+  const auto arena_row = [&](const char* name, Arena arena, int64_t element) {
+    int64_t elements = 0;
+    for (const ParamTensor& tensor : table) elements += tensor.offset_in(arena) >= 0 ? tensor.file_size() : 0;
+    rows.push_back({name, std::to_string(elements), arena_size(table, arena) * element});
   };
-  arena("parameters", bf16 ? 2 : 4);
-  if (bf16 && options.master_weights) arena("master weights", 4);
-  arena("gradients", 4);
-  if (options.optimizer == Optimizer::adamw) {
-    arena("AdamW m", 4);
-    arena("AdamW v", 4);
-  } else {
-    std::vector<ParamTensor> of_adamw;
-    for (const ParamTensor& tensor : table) {
-      if (tensor.muon == 0) of_adamw.push_back(tensor);
-    }
-    arena("Muon, AdamW m", 4);
-    rows.push_back({"AdamW v", std::to_string(num_parameters(of_adamw)), v_size(table) * 4});
-    rows.push_back({"Muon scratch", "", muon_scratch(table) * (bf16 ? 2 : 4)});
-  }
+  arena_row("parameters", Arena::params, bf16 ? 2 : 4);
+  if (bf16 && options.master_weights) arena_row("master weights", Arena::grads, 4);
+  arena_row("gradients", Arena::grads, 4);
+  const bool muon = options.optimizer == Optimizer::muon;
+  arena_row(muon ? "Muon, AdamW m" : "AdamW m", Arena::m, 4);
+  arena_row("AdamW v", Arena::v, 4);
+  if (muon) rows.push_back({"Muon scratch", "", muon_scratch(table) * (bf16 ? 2 : 4)});
   const auto activations = [&](auto acts) {
     for_each_activation(
-        config, options.recompute, B, T, logits_rows, acts,
-        [&](auto*& pointer, const std::string& name, int64_t r, int64_t c) {
+        config, options, B, T, logits_rows, acts, [&](auto*& pointer, const std::string& name, int64_t r, int64_t c) {
           rows.push_back({name, strprintf("(%lld, %lld)", static_cast<long long>(r), static_cast<long long>(c)),
                           activation_bytes(r, c, sizeof(*pointer))});
         });
@@ -419,7 +495,7 @@ std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions&
 }
 
 std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
-  return arena_plan(config, options, B, T, logits_chunk_rows(config, int64_t{B} * T), false);
+  return arena_plan(config, options, B, T, logits_chunk_rows(config, head_rows(config, B, T)), false);
 }
 
 // ---- access --------------------------------------------------------------------------------------------------------
@@ -430,8 +506,13 @@ void CpuModel<floatX>::read_logits(int64_t row, float* out) {
     throw std::logic_error("read_logits() of a row that the last forward() did not make");
   }
   make_logits(row);
-  const floatX* from = acts.logits + (row - first_logits_row_) * config.padded_vocab_size();
-  std::copy(from, from + config.vocab_size, out);
+  const floatX* from = acts.logits + (row - first_logits_row_) * config.padded_outputs();
+  std::copy(from, from + config.outputs(), out);
+}
+
+template <class floatX>
+void CpuModel<floatX>::read_losses(float* out) {
+  std::copy(acts.losses, acts.losses + head_rows(config, B_, T_), out);
 }
 
 template <class floatX>
@@ -442,14 +523,14 @@ const floatX* CpuModel<floatX>::arena(Arena which) const {
 
 template <class floatX>
 int64_t CpuModel<floatX>::arena_bytes(Arena which) const {
-  return (which == Arena::v ? v_size(table) : arena_size(table)) * static_cast<int64_t>(sizeof(floatX));
+  return arena_size(table, which) * static_cast<int64_t>(sizeof(floatX));
 }
 
 template <class floatX>
 void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) const {
   if (which == Arena::grads) settle_grads();
   const floatX* from = arena(which);
-  const int64_t offset = tensor.offset_in(which == Arena::v);
+  const int64_t offset = tensor.offset_in(which);
   if (from && offset >= 0) {
     std::copy(from + offset, from + offset + tensor.size(), out);
   } else {
@@ -461,7 +542,7 @@ template <class floatX>
 const float* CpuModel<floatX>::view(Arena which, const ParamTensor& tensor) const {
   if constexpr (std::is_same_v<floatX, float>) {
     if (which == Arena::grads) settle_grads();
-    const int64_t offset = tensor.offset_in(which == Arena::v);
+    const int64_t offset = tensor.offset_in(which);
     if (arena(which) && offset >= 0) return arena(which) + offset;
   }
   return nullptr;
@@ -471,8 +552,8 @@ template <class floatX>
 void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float* in) {
   Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_};
   Buffer& to = *memory[static_cast<int>(which)];
-  const int64_t offset = tensor.offset_in(which == Arena::v);
-  if (offset < 0) throw std::logic_error("write() of v for a tensor that is Muon's");
+  const int64_t offset = tensor.offset_in(which);
+  if (offset < 0) throw std::logic_error("write() to an arena that does not have " + tensor.name);
   if (which == Arena::grads) {
     allocate_grads();
     settle_grads();
@@ -495,6 +576,14 @@ void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequen
   dropout_ = dropout;
   dropout_seed_ = seed;
   dropout_base_ = sequence;
+}
+
+template <class floatX>
+void CpuModel<floatX>::set_pooling(const float* weights, int B, int T) {
+  check_pooling(B, T);
+  pooling_.assign(weights, weights + static_cast<int64_t>(B) * T);
+  pooling_B_ = B;
+  pooling_T_ = T;
 }
 
 template class CpuModel<float>;
@@ -553,11 +642,30 @@ int64_t Model::check_targets(const int32_t* targets, int N) const {
   int64_t counted = 0;
   for (int n = 0; n < N; ++n) {
     counted += targets[n] >= 0;
-    if (targets[n] < -1 || targets[n] >= config.vocab_size) {
+    if (targets[n] < -1 || targets[n] >= config.outputs()) {
+      if (config.num_classes > 0) fail("class %d of sequence %d is not among %d", targets[n], n, config.num_classes);
       fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, config.vocab_size);
     }
   }
   return counted;
+}
+
+void Model::check_pooling(int B, int T) const {
+  if (config.num_classes == 0) throw std::logic_error("set_pooling() of a model that is no classifier");
+  if (B < 1 || T < 1) throw std::logic_error("forward() of a classifier without set_pooling() of the batch's shape");
+}
+
+int Model::last_block_of_backward() const {
+  int last = config.num_layers + 1;
+  for (const ParamTensor& tensor : table) {
+    if (!tensor.trainable()) continue;
+    const bool embedding = tensor.name == "wte" || tensor.name == "wpe", block = tensor.name.rfind("block.", 0) == 0;
+    const bool norm = tensor.name.rfind("lnf", 0) == 0;
+    if (embedding) last = 0;
+    if (norm) last = std::min(last, config.num_layers);
+    if (block) last = std::min(last, std::stoi(tensor.name.substr(6)));
+  }
+  return last;
 }
 
 void Model::check_dropout(float dropout) {
@@ -571,13 +679,17 @@ void init_weights(Model& model, uint64_t seed) {
   for (size_t k = 0; k < model.table.size(); ++k) {
     const ParamTensor& tensor = model.table[k];
     values.assign(static_cast<size_t>(tensor.size()), tensor.init == Init::ones ? 1.0f : 0.0f);
+    const int64_t n = tensor.file_size();  // the padding of wte stays zero
     if (tensor.init == Init::normal) {
-      const int64_t n = tensor.file_size();  // the padding of wte stays zero
 #pragma omp parallel for
       for (int64_t i = 0; i < n; i += 4) {
         float normal[4];
         philox_normal4(normal, seed, k, static_cast<uint64_t>(i / 4));
         for (int64_t j = i; j < n && j < i + 4; ++j) values[static_cast<size_t>(j)] = tensor.init_std * normal[j - i];
+      }
+    } else if (tensor.init == Init::uniform) {
+      for (int64_t i = 0; i < n; ++i) {
+        values[static_cast<size_t>(i)] = tensor.init_std * (2 * philox_uniform(seed, k, static_cast<uint64_t>(i)) - 1);
       }
     }
     model.write(Arena::params, tensor, values.data());

@@ -9,23 +9,28 @@
 #include "kernels/classifier.cuh"
 #include "kernels/dropout.cuh"
 #include "kernels/embedding.cuh"
+#include "kernels/gelu.cuh"
 #include "kernels/global_norm.cuh"
 #include "kernels/layernorm.cuh"
+#include "kernels/lora.cuh"
 #include "kernels/muon.cuh"
+#include "kernels/pool.cuh"
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
 template <class floatX>
 void GpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   check_batch(inputs, B, T);
-  const int Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers, N = B * T;
+  const bool pooled = config.num_classes > 0;
+  if (pooled) check_pooling(pooling_B_ == B ? B : 0, pooling_T_ == T ? T : 0);
+  const int Vp = config.padded_outputs(), C = config.channels, L = config.num_layers, N = B * T;
   resize(B, T);
   slot_ = (slot_ + 1) % kBatchSlots;
   Slot& slot = slots_[slot_];
   CUDA_CHECK(cudaEventSynchronize(slot.done));  // waits only if the host is a whole ring ahead
   copy_in(slot, slot.inputs, slot.host_inputs, inputs, N);
   pass_ = pass;
-  logits_rows_ = pass == Pass::generate ? B : N;
+  logits_rows_ = pass == Pass::generate ? B : head_rows(config, B, T);
   const float dropout = pass == Pass::train ? dropout_ : 0;
 
   embedding_forward(acts_.encoded, slot.inputs, params_.wte, params_.wpe, dropout, dropout_seed_,
@@ -38,15 +43,19 @@ void GpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
     forward_block_output(l, dropout);
   }
 
-  const floatX* no_bias = nullptr;
-  floatX* no_gelu = nullptr;
-  if (pass == Pass::generate) {
-    for (int64_t b = 0; b < B; ++b) {
-      const floatX* last = acts_.lnf + (b * T + T - 1) * C;
-      matmul_forward(acts_.logits + b * Vp, no_gelu, last, params_.wte, no_bias, 1, C, Vp, tiers_.matmul, compute_);
-    }
+  const auto make_logits = [&](floatX* logits, const floatX* inp, int rows) {
+    const floatX *matrix = params_.output_matrix(), *bias = params_.headb;
+    matmul_forward(logits, static_cast<floatX*>(nullptr), inp, matrix, bias, rows, C, Vp, tiers_.matmul, compute_);
+    lora_forward(params_.head_lora, logits, inp, rows, C, Vp, Vp, L, LoraPlace::head);
+  };
+  if (pass == Pass::generate && !pooled) {
+    for (int64_t b = 0; b < B; ++b) make_logits(acts_.logits + b * Vp, acts_.lnf + (b * T + T - 1) * C, 1);
   } else {
-    matmul_forward(acts_.logits, no_gelu, acts_.lnf, params_.wte, no_bias, N, C, Vp, tiers_.matmul, compute_);
+    if (pooled) {
+      copy_in(slot, slot.pooling, slot.host_pooling, pooling_.data(), N);
+      pool_forward(acts_.pooled, acts_.lnf, slot.pooling, B, T, C, compute_);
+    }
+    make_logits(acts_.logits, head_input(), static_cast<int>(logits_rows_));
   }
   CUDA_CHECK(cudaEventRecord(slot.done, compute_));
 }
@@ -59,12 +68,19 @@ void GpuModel<floatX>::forward_block(int l, float dropout) {
   floatX* no_gelu = nullptr;
 
   matmul_forward(a.qkv, no_gelu, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C, tiers_.matmul, compute_);
+  lora_forward(w.q, a.qkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
+  lora_forward(w.k, a.qkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
+  lora_forward(w.v, a.qkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
   attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH,
-                    tiers_.attention, compute_);
+                    config.causal, tiers_.attention, compute_);
   matmul_forward(acts_.sublayer, no_gelu, a.atty, w.attprojw, w.attprojb, N, C, C, tiers_.matmul, compute_);
+  lora_forward(w.attproj, acts_.sublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
   residual_layernorm_forward(a.residual2, a.ln2, a.ln2_mean, a.ln2_rstd, stream(l), acts_.sublayer, w.ln2w, w.ln2b,
                              dropout, dropout_seed_, sequence(l, DropoutPlace::attproj), N, C, compute_);
-  matmul_forward(a.fch, a.fch_gelu, a.ln2, w.fcw, w.fcb, N, C, 4 * C, tiers_.matmul, compute_);
+  // With an adapter GELU waits for it, else it is part of the product.
+  matmul_forward(a.fch, w.fc.a ? no_gelu : a.fch_gelu, a.ln2, w.fcw, w.fcb, N, C, 4 * C, tiers_.matmul, compute_);
+  lora_forward(w.fc, a.fch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
+  if (w.fc.a) gelu_forward(a.fch_gelu, a.fch, int64_t{4} * N * C, compute_);
 }
 
 template <class floatX>
@@ -76,6 +92,7 @@ void GpuModel<floatX>::forward_block_output(int l, float dropout) {
   floatX* no_gelu = nullptr;
 
   matmul_forward(acts_.sublayer, no_gelu, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C, tiers_.matmul, compute_);
+  lora_forward(w.fcproj, acts_.sublayer, a.fch_gelu, N, 4 * C, C, C, l, LoraPlace::fcproj);
   if (l + 1 < config.num_layers) {
     const BlockParams<floatX>& next_w = params_.block[static_cast<size_t>(l + 1)];
     const BlockActivations<floatX>& next = acts_.block[static_cast<size_t>(l + 1)];
@@ -87,15 +104,72 @@ void GpuModel<floatX>::forward_block_output(int l, float dropout) {
   }
 }
 
+// ---- adapters ------------------------------------------------------------------------------------------------------
+
+template <class floatX>
+const floatX* GpuModel<floatX>::lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
+                                            LoraPlace place) {
+  if (options.lora.dropout > 0 && pass_ == Pass::train) {
+    dropout_forward(acts_.lora_inp, inp, options.lora.dropout, dropout_seed_, sequence(layer, place), N * C, compute_);
+    inp = acts_.lora_inp;
+  }
+  const floatX* no_bias = nullptr;
+  matmul_forward(acts_.lora_h, static_cast<floatX*>(nullptr), inp, static_cast<const floatX*>(w.a), no_bias,
+                 static_cast<int>(N), C, options.lora.rank, tiers_.matmul, compute_);
+  return inp;
+}
+
+template <class floatX>
+void GpuModel<floatX>::lora_forward(const LoraParams<floatX>& w, floatX* out, const floatX* inp, int64_t N, int C,
+                                    int OC, int stride, int layer, LoraPlace place) {
+  if (!w.a) return;
+  const int rank = options.lora.rank;
+  const int64_t rows_at_once = lora_rows_at_once(config, int64_t{B_} * T_, OC);
+  const floatX* no_bias = nullptr;
+  lora_hidden(w, inp, N, C, layer, place);
+  for (int64_t n = 0; n < N; n += rows_at_once) {
+    const int rows = static_cast<int>(std::min(rows_at_once, N - n));
+    matmul_forward(acts_.lora_out, static_cast<floatX*>(nullptr), acts_.lora_h + n * rank,
+                   static_cast<const floatX*>(w.b), no_bias, rows, rank, OC, tiers_.matmul, compute_);
+    lora_add(out + n * stride, acts_.lora_out, lora_scale(), rows, OC, stride, compute_);
+  }
+}
+
+template <class floatX>
+void GpuModel<floatX>::lora_backward(const LoraParams<floatX>& w, const LoraParams<float>& dw, floatX* dinp,
+                                     const floatX* dout, const floatX* inp, int64_t N, int C, int OC, int stride,
+                                     int layer, LoraPlace place) {
+  if (!w.a) return;
+  const int rank = options.lora.rank;
+  const int64_t rows_at_once = lora_rows_at_once(config, int64_t{B_} * T_, OC);
+  void* scratch = scratch_memory_.as<void>();
+  const floatX *no_gelu = nullptr, *dropped = lora_hidden(w, inp, N, C, layer, place);
+  for (int64_t n = 0; n < N; n += rows_at_once) {
+    const int rows = static_cast<int>(std::min(rows_at_once, N - n));
+    lora_take(acts_.lora_out, dout + n * stride, lora_scale(), rows, OC, stride, compute_);
+    matmul_backward(acts_.lora_dh + n * rank, dw.b, nullptr, scratch, acts_.lora_out, acts_.lora_h + n * rank, w.b,
+                    no_gelu, rows, rank, OC, tiers_.matmul, compute_);
+  }
+  matmul_backward(dinp ? acts_.lora_out : nullptr, dw.a, nullptr, scratch, acts_.lora_dh, dropped, w.a, no_gelu,
+                  static_cast<int>(N), C, rank, tiers_.matmul, compute_);
+  if (!dinp) return;
+  if (dropped != inp) {
+    dropout_backward(acts_.lora_out, acts_.lora_out, options.lora.dropout, dropout_seed_, sequence(layer, place), N * C,
+                     compute_);
+  }
+  lora_add(dinp, acts_.lora_out, 1, static_cast<int>(N), C, C, compute_);
+}
+
+// ---- loss ----------------------------------------------------------------------------------------------------------
+
 template <class floatX>
 double GpuModel<floatX>::loss(const int32_t* targets, double* sum) {
-  const int N = B_ * T_;
+  const int N = static_cast<int>(head_rows(config, B_, T_));
   if (N == 0 || logits_rows_ != N) throw std::logic_error("loss() without forward()'s logits for every position");
   const int64_t counted = check_targets(targets, N);
   Slot& slot = slots_[slot_];
   copy_in(slot, slot.targets, slot.host_targets, targets, N);
-  classifier_forward(acts_.losses, acts_.logits, slot.targets, N, config.vocab_size, config.padded_vocab_size(),
-                     compute_);
+  classifier_forward(acts_.losses, acts_.logits, slot.targets, N, config.outputs(), config.padded_outputs(), compute_);
   CUDA_CHECK(cudaMemsetAsync(&state_->evaluation, 0, sizeof(double), compute_));
   classifier_loss(&state_->evaluation, acts_.losses, nullptr, N, compute_);
   const double total = read_double(&state_->evaluation);
@@ -107,30 +181,38 @@ double GpuModel<floatX>::loss(const int32_t* targets, double* sum) {
 
 template <class floatX>
 void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
-  const int V = config.vocab_size, Vp = config.padded_vocab_size(), C = config.channels, L = config.num_layers, B = B_,
-            T = T_, N = B * T;
+  const int V = config.outputs(), Vp = config.padded_outputs(), C = config.channels, L = config.num_layers, B = B_,
+            T = T_, N = B * T, rows = static_cast<int>(head_rows(config, B, T)), end = last_block_of_backward();
   const int64_t NC = static_cast<int64_t>(N) * C;
-  if (pass_ != Pass::train || logits_rows_ != N || N == 0) {
+  if (pass_ != Pass::train || logits_rows_ != rows || N == 0) {
     throw std::logic_error("backward() without forward(Pass::train)");
   }
-  check_targets(targets, N);
+  check_targets(targets, rows);
   logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
   Slot& slot = slots_[slot_];
-  copy_in(slot, slot.targets, slot.host_targets, targets, N);
-  copy_in(slot, slot.weights, slot.host_weights, weights, N);
+  copy_in(slot, slot.targets, slot.host_targets, targets, rows);
+  copy_in(slot, slot.weights, slot.host_weights, weights, rows);
   void* scratch = scratch_memory_.as<void>();
 
   floatX* dlogits = acts_.logits;
-  classifier_backward(dlogits, acts_.losses, slot.targets, slot.weights, N, V, Vp, compute_);
-  classifier_loss(&state_->loss, acts_.losses, slot.weights, N, compute_);
+  classifier_backward(dlogits, acts_.losses, slot.targets, slot.weights, rows, V, Vp, compute_);
+  classifier_loss(&state_->loss, acts_.losses, slot.weights, rows, compute_);
 
   const floatX* no_gelu = nullptr;
-  matmul_backward(acts_.dnorm, grads_.wte, nullptr, scratch, dlogits, acts_.lnf, params_.wte, no_gelu, N, C, Vp,
-                  tiers_.matmul, compute_);
+  const bool pooled = config.num_classes > 0;
+  floatX* dhead = end > L ? nullptr : pooled ? acts_.dpooled : acts_.dnorm;  // null: nothing below the head is trained
+  matmul_backward(dhead, params_.head ? grads_.head : grads_.wte, grads_.headb, scratch, dlogits, head_input(),
+                  params_.output_matrix(), no_gelu, rows, C, Vp, tiers_.matmul, compute_);
+  lora_backward(params_.head_lora, grads_.head_lora, dhead, dlogits, head_input(), rows, C, Vp, Vp, L, LoraPlace::head);
+  if (end > L) {
+    CUDA_CHECK(cudaEventRecord(slot.done, compute_));
+    return;
+  }
+  if (pooled) pool_backward(acts_.dnorm, acts_.dpooled, slot.pooling, B, T, C, compute_);
   CUDA_CHECK(cudaMemsetAsync(acts_.dresidual, 0, static_cast<size_t>(NC) * sizeof(floatX), compute_));
   layernorm_backward(acts_.dresidual, grads_.lnfw, grads_.lnfb, scratch, acts_.dnorm, stream(L), params_.lnfw,
                      acts_.lnf_mean, acts_.lnf_rstd, N, C, compute_);
-  for (int l = L - 1; l >= 0; --l) {
+  for (int l = L - 1; l >= end; --l) {
     const BlockParams<floatX>& w = params_.block[static_cast<size_t>(l)];
     const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
     // What blocks share still holds the last block's.
@@ -141,8 +223,10 @@ void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     if (options.recompute == Recompute::gelu && l < L - 1) gelu_forward(a.fch_gelu, a.fch, 4 * NC, compute_);
     backward_block(l);
   }
-  embedding_backward(grads_.wte, grads_.wpe, scratch, acts_.dresidual, slot.inputs, dropout_, dropout_seed_,
-                     sequence(0, DropoutPlace::embedding), B, T, C, V, compute_);
+  if (grads_.wte) {
+    embedding_backward(grads_.wte, grads_.wpe, scratch, acts_.dresidual, slot.inputs, dropout_, dropout_seed_,
+                       sequence(0, DropoutPlace::embedding), B, T, C, config.vocab_size, compute_);
+  }
   CUDA_CHECK(cudaEventRecord(slot.done, compute_));
 }
 
@@ -162,19 +246,29 @@ void GpuModel<floatX>::backward_block(int l) {
     return acts_.dsublayer;
   };
 
-  matmul_backward(acts_.dfch, dw.fcprojw, dw.fcprojb, scratch, dsublayer(DropoutPlace::mlp), a.fch_gelu, w.fcprojw,
-                  a.fch, N, 4 * C, C, tiers_.matmul, compute_);
+  // With an adapter GELU's derivative waits for it, else it is part of the product.
+  const floatX* dy = dsublayer(DropoutPlace::mlp);
+  matmul_backward(acts_.dfch, dw.fcprojw, dw.fcprojb, scratch, dy, a.fch_gelu, w.fcprojw, w.fcproj.a ? no_gelu : a.fch,
+                  N, 4 * C, C, tiers_.matmul, compute_);
+  lora_backward(w.fcproj, dw.fcproj, acts_.dfch, dy, a.fch_gelu, N, 4 * C, C, C, l, LoraPlace::fcproj);
+  if (w.fcproj.a) gelu_backward(acts_.dfch, acts_.dfch, a.fch, 4 * NC, compute_);
   matmul_backward(acts_.dnorm, dw.fcw, dw.fcb, scratch, acts_.dfch, a.ln2, w.fcw, no_gelu, N, C, 4 * C, tiers_.matmul,
                   compute_);
+  lora_backward(w.fc, dw.fc, acts_.dnorm, acts_.dfch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   layernorm_backward(acts_.dresidual, dw.ln2w, dw.ln2b, scratch, acts_.dnorm, a.residual2, w.ln2w, a.ln2_mean,
                      a.ln2_rstd, N, C, compute_);
 
-  matmul_backward(acts_.datty, dw.attprojw, dw.attprojb, scratch, dsublayer(DropoutPlace::attproj), a.atty, w.attprojw,
-                  no_gelu, N, C, C, tiers_.matmul, compute_);
+  dy = dsublayer(DropoutPlace::attproj);
+  matmul_backward(acts_.datty, dw.attprojw, dw.attprojb, scratch, dy, a.atty, w.attprojw, no_gelu, N, C, C,
+                  tiers_.matmul, compute_);
+  lora_backward(w.attproj, dw.attproj, acts_.datty, dy, a.atty, N, C, C, C, l, LoraPlace::attproj);
   attention_backward(acts_.dqkv, scratch, acts_.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
-                     sequence(l, DropoutPlace::attention), B, T, C, NH, tiers_.attention, compute_);
+                     sequence(l, DropoutPlace::attention), B, T, C, NH, config.causal, tiers_.attention, compute_);
   matmul_backward(acts_.dnorm, dw.qkvw, dw.qkvb, scratch, acts_.dqkv, a.ln1, w.qkvw, no_gelu, N, C, 3 * C,
                   tiers_.matmul, compute_);
+  lora_backward(w.q, dw.q, acts_.dnorm, acts_.dqkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
+  lora_backward(w.k, dw.k, acts_.dnorm, acts_.dqkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
+  lora_backward(w.v, dw.v, acts_.dnorm, acts_.dqkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
   layernorm_backward(acts_.dresidual, dw.ln1w, dw.ln1b, scratch, acts_.dnorm, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd,
                      N, C, compute_);
 }
@@ -194,30 +288,33 @@ double GpuModel<floatX>::step_loss() {
 
 template <class floatX>
 double GpuModel<floatX>::grad_norm() {
-  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(), arena_size(table), compute_);
+  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(),
+                      arena_size(table, Arena::grads), compute_);
   return std::sqrt(read_double(&state_->norm));
 }
 
 template <class floatX>
 void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
-  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(), arena_size(table), compute_);
+  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(),
+                      arena_size(table, Arena::grads), compute_);
   adamw_prepare(&state_->step, &state_->norm, &state_->loss, grad_clip, o.beta1, o.beta2, compute_);
   float* master = master_memory_.as<float>();
   for (const ParamRun& run : adamw_runs(table)) {  // one, unless some tensors are Muon's
-    const int64_t i = run.offset;
-    adamw_update(param_memory_.as<floatX>() + i, master ? master + i : nullptr, m_memory_.as<float>() + i,
+    const int64_t i = run.grad_offset;             // the master copy has what is trained
+    adamw_update(param_memory_.as<floatX>() + run.offset, master ? master + i : nullptr, m_memory_.as<float>() + i,
                  v_memory_.as<float>() + run.v_offset, grad_memory_.as<float>() + i,
-                 decay_memory_.as<uint8_t>() + i / kParamAlignment, &state_->step, o.lr, o.beta1, o.beta2, o.eps,
-                 o.weight_decay, rounding_seed(i), run.size, compute_);
+                 decay_memory_.as<uint8_t>() + i / kParamAlignment, &state_->step, o.lr * run.lr_scale, o.beta1,
+                 o.beta2, o.eps, o.weight_decay, rounding_seed(i), run.size, compute_);
   }
   for (const ParamTensor& tensor : table) {
-    if (tensor.muon == 0) continue;
+    if (tensor.muon == 0 || !tensor.trainable()) continue;
     const int rows = static_cast<int>(tensor.rows / tensor.muon), cols = static_cast<int>(tensor.cols);
-    for (int64_t i = tensor.offset; i < tensor.offset + tensor.size(); i += int64_t{rows} * cols) {
-      muon_update(param_memory_.as<floatX>() + i, master ? master + i : nullptr, m_memory_.as<float>() + i,
-                  muon_memory_.as<floatX>(), scratch_memory_.as<double>(), grad_memory_.as<float>() + i, &state_->step,
-                  o.lr, o.momentum, tensor.decay ? o.weight_decay : 0, rounding_seed(i), rows, cols, tiers_.matmul,
-                  compute_);
+    for (int64_t k = 0; k < tensor.size(); k += int64_t{rows} * cols) {
+      const int64_t i = tensor.grad_offset + k;
+      muon_update(param_memory_.as<floatX>() + tensor.offset + k, master ? master + i : nullptr,
+                  m_memory_.as<float>() + i, muon_memory_.as<floatX>(), scratch_memory_.as<double>(),
+                  grad_memory_.as<float>() + i, &state_->step, o.lr * tensor.lr_scale, o.momentum,
+                  tensor.decay ? o.weight_decay : 0, rounding_seed(i), rows, cols, tiers_.matmul, compute_);
     }
   }
   const int64_t k = update_calls_++ % kResults;
@@ -281,10 +378,17 @@ namespace {
 
 // Bytes that operations of a (B, T) batch need besides their tensors, and the optimizer.
 int64_t scratch_bytes(const ModelConfig& config, const ModelOptions& options, int B, int T) {
-  const int C = config.channels, N = B * T;
+  const int C = config.channels, N = B * T, rank = options.lora.rank;
   const bool muon = options.optimizer == Optimizer::muon;
+  int64_t adapters = 0;
+  if (rank > 0) {  // every product's rows, also those of a part of the logits
+    for (const int OC : {C, 4 * C, config.padded_outputs()}) {
+      adapters = std::max({adapters, matmul_backward_scratch(N, rank, OC), matmul_backward_scratch(N, OC, rank)});
+    }
+  }
   return std::max({
-      matmul_backward_scratch(N, C, config.padded_vocab_size()),
+      adapters,
+      matmul_backward_scratch(N, C, config.padded_outputs()),
       matmul_backward_scratch(N, C, 3 * C),
       matmul_backward_scratch(N, C, C),
       matmul_backward_scratch(N, C, 4 * C),
@@ -292,34 +396,36 @@ int64_t scratch_bytes(const ModelConfig& config, const ModelOptions& options, in
       attention_backward_scratch(B, T, C, config.num_heads),
       layernorm_backward_scratch(N, C),
       embedding_backward_scratch(B, T, C, config.vocab_size),
-      global_norm_scratch(arena_size(param_table(config))),
+      global_norm_scratch(arena_size(param_table(config, options), Arena::grads)),
       muon ? muon_chunks(int64_t{4} * C * C) * static_cast<int64_t>(sizeof(double)) : 0,
       int64_t{256},
   });
 }
 
+int slot_arrays(const ModelConfig& config) { return config.num_classes > 0 ? 4 : 3; }
 int64_t slot_elements(int64_t tokens) { return (tokens + 63) / 64 * 64; }  // each array begins on a cache line
 
 }  // namespace
 
 template <class floatX>
 GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, int T, const GpuTiers& tiers)
-    : Model(c, o.optimizer), options(o), tiers_(tiers) {
-  const int64_t n = arena_size(table);
-  param_memory_ = DeviceBuffer(n * static_cast<int64_t>(sizeof(floatX)));
+    : Model(c, o), tiers_(tiers) {
+  const int64_t n = arena_size(table, Arena::grads);
+  param_memory_ = DeviceBuffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
   if (sizeof(floatX) == 2 && options.master_weights) master_memory_ = DeviceBuffer(n * 4);
   grad_memory_ = DeviceBuffer(n * 4);
   m_memory_ = DeviceBuffer(n * 4);
-  v_memory_ = DeviceBuffer(v_size(table) * 4);
+  v_memory_ = DeviceBuffer(arena_size(table, Arena::v) * 4);
   if (const int64_t elements = muon_scratch(table); elements > 0) {
     muon_memory_ = DeviceBuffer(elements * static_cast<int64_t>(sizeof(floatX)));
   }
-  bind_params(config, params_, param_memory_.as<floatX>());
-  bind_params(config, grads_, grad_memory_.as<float>());
+  bind_params(config, options.lora, table, params_, param_memory_.as<floatX>());
+  bind_params(config, options.lora, table, grads_, grad_memory_.as<float>(), Arena::grads);
 
   std::vector<uint8_t> decay(static_cast<size_t>(n / kParamAlignment));
   for (const ParamTensor& tensor : table) {
-    const auto first = decay.begin() + tensor.offset / kParamAlignment;
+    if (!tensor.trainable()) continue;
+    const auto first = decay.begin() + tensor.grad_offset / kParamAlignment;
     std::fill(first, first + ceil_div(tensor.size(), kParamAlignment), static_cast<uint8_t>(tensor.decay));
   }
   decay_memory_ = DeviceBuffer(static_cast<int64_t>(decay.size()));
@@ -341,7 +447,7 @@ template <class floatX>
 void GpuModel<floatX>::resize(int B, int T) {
   if (B == B_ && T == T_) return;
   const int64_t tokens = int64_t{B} * T;
-  const int64_t activations = bind_activations<floatX>(config, options.recompute, B, T, int64_t{B} * T, acts_, nullptr);
+  const int64_t activations = bind_activations<floatX>(config, options, B, T, head_rows(config, B, T), acts_, nullptr);
   const int64_t scratch = scratch_bytes(config, options, B, T);
   if (activations > activation_memory_.bytes() || scratch > scratch_memory_.bytes() || tokens > batch_tokens_) {
     CUDA_CHECK(cudaStreamSynchronize(compute_));
@@ -354,12 +460,13 @@ void GpuModel<floatX>::resize(int B, int T) {
     };
     grow(activation_memory_, activations);
     grow(scratch_memory_, scratch);
-    grow(batch_memory_, kBatchSlots * 3 * slot_elements(tokens) * 4);
-    const int64_t elements = batch_memory_.bytes() / (kBatchSlots * 3 * 4) / 64 * 64;
+    const int arrays = slot_arrays(config);
+    grow(batch_memory_, kBatchSlots * arrays * slot_elements(tokens) * 4);
+    const int64_t elements = batch_memory_.bytes() / (kBatchSlots * arrays * 4) / 64 * 64;
     pinned_batches_ = PinnedBuffer(batch_memory_.bytes());
     for (int k = 0; k < kBatchSlots; ++k) {
-      int32_t *device = batch_memory_.as<int32_t>() + k * 3 * elements,
-              *host = pinned_batches_.as<int32_t>() + k * 3 * elements;
+      int32_t *device = batch_memory_.as<int32_t>() + k * arrays * elements,
+              *host = pinned_batches_.as<int32_t>() + k * arrays * elements;
       Slot& slot = slots_[k];
       slot.inputs = device;
       slot.targets = device + elements;
@@ -367,10 +474,13 @@ void GpuModel<floatX>::resize(int B, int T) {
       slot.host_inputs = host;
       slot.host_targets = host + elements;
       slot.host_weights = reinterpret_cast<float*>(host + 2 * elements);
+      if (arrays == 3) continue;
+      slot.pooling = reinterpret_cast<float*>(device + 3 * elements);
+      slot.host_pooling = reinterpret_cast<float*>(host + 3 * elements);
     }
     batch_tokens_ = elements;
   }
-  bind_activations(config, options.recompute, B, T, int64_t{B} * T, acts_, activation_memory_.as<std::byte>());
+  bind_activations(config, options, B, T, head_rows(config, B, T), acts_, activation_memory_.as<std::byte>());
   B_ = B;
   T_ = T;
 }
@@ -442,7 +552,25 @@ void GpuModel<floatX>::read_logits(int64_t row, float* out) {
   if (row < 0 || row >= logits_rows_) {
     throw std::logic_error("read_logits() of a row that the last forward() did not make");
   }
-  read_floats(acts_.logits + row * config.padded_vocab_size(), out, config.vocab_size);
+  read_floats(acts_.logits + row * config.padded_outputs(), out, config.outputs());
+}
+
+template <class floatX>
+void GpuModel<floatX>::read_losses(float* out) {
+  read_floats(acts_.losses, out, head_rows(config, B_, T_));
+}
+
+template <class floatX>
+void GpuModel<floatX>::set_pooling(const float* weights, int B, int T) {
+  check_pooling(B, T);
+  pooling_.assign(weights, weights + static_cast<int64_t>(B) * T);
+  pooling_B_ = B;
+  pooling_T_ = T;
+}
+
+// Where it is among the floats: of the parameters, in the master copy, which has what is trained; -1: not there.
+int64_t float_offset(Arena arena, const ParamTensor& tensor) {
+  return tensor.offset_in(arena == Arena::params ? Arena::grads : arena);
 }
 
 // Of the parameters the master copy; null if there is none.
@@ -454,22 +582,25 @@ float* GpuModel<floatX>::float_arena(Arena arena) const {
 
 template <class floatX>
 void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) const {
-  const int64_t offset = tensor.offset_in(arena == Arena::v);
+  if (arena == Arena::params && !(float_arena(arena) && tensor.trainable())) {
+    read_floats(param_memory_.as<floatX>() + tensor.offset, out, tensor.size());
+    return;
+  }
+  const int64_t offset = float_offset(arena, tensor);
   if (offset < 0) {
     std::fill(out, out + tensor.size(), 0.0f);
-  } else if (const float* from = float_arena(arena)) {
-    read_floats(from + offset, out, tensor.size());
   } else {
-    read_floats(param_memory_.as<floatX>() + tensor.offset, out, tensor.size());
+    read_floats(float_arena(arena) + offset, out, tensor.size());
   }
 }
 
 template <class floatX>
 void GpuModel<floatX>::write(Arena arena, const ParamTensor& tensor, const float* in) {
   if (arena == Arena::params) write_floats(param_memory_.as<floatX>() + tensor.offset, in, tensor.size());
-  const int64_t offset = tensor.offset_in(arena == Arena::v);
-  if (offset < 0) throw std::logic_error("write() of v for a tensor that is Muon's");
-  if (float* to = float_arena(arena)) write_floats(to + offset, in, tensor.size());
+  const int64_t offset = float_offset(arena, tensor);
+  if (offset < 0 && arena != Arena::params)
+    throw std::logic_error("write() to an arena that does not have " + tensor.name);
+  if (float* to = float_arena(arena); to && offset >= 0) write_floats(to + offset, in, tensor.size());
 }
 
 template <class floatX>
@@ -539,15 +670,18 @@ int64_t free_gpu_memory() {
 std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
   const int64_t tokens = int64_t{B} * T;
   std::vector<MemoryRow> rows =
-      arena_plan(config, options, B, T, tokens, options.precision == Precision::bf16);
+      arena_plan(config, options, B, T, head_rows(config, B, T), options.precision == Precision::bf16);
   const auto shape = [](int64_t a, int64_t b) {
     return strprintf("(%lld, %lld)", static_cast<long long>(a), static_cast<long long>(b));
   };
   rows.push_back({"inputs", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
   rows.push_back({"targets", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
   rows.push_back({"weights", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
+  if (config.num_classes > 0) {
+    rows.push_back({"pooling", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
+  }
   rows.push_back({"scratch", "", scratch_bytes(config, options, B, T)});
-  rows.push_back({"decay", "", arena_size(param_table(config)) / kParamAlignment});
+  rows.push_back({"decay", "", arena_size(param_table(config, options), Arena::grads) / kParamAlignment});
   rows.push_back({"step", "", 3 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
   int64_t libraries = 0;
 #ifdef WROUGHT_CUBLASLT

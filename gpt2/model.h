@@ -22,34 +22,10 @@ enum class Pass {
   generate,  // dropout off, logits of each row's last position only
 };
 
-enum class Precision {
-  fp32,
-  tf32,  // fp32, but products may round their factors to 10 bits of mantissa
-  bf16,  // parameters, activations and their gradients; statistics, sums and parameters' gradients stay float
-};
-
-// What backward computes again instead of keeping it from forward; the results are the same bits.
-enum class Recompute {
-  none,
-  gelu,   // the MLP's activation
-  block,  // all of a block but the stream at its start
-};
-
-struct ModelOptions {
-  Precision precision = Precision::fp32;
-  Recompute recompute = Recompute::none;
-  bool master_weights = true;  // bf16: AdamW works on a float copy; without it, updates are rounded stochastically
-  uint64_t seed = 0;           // of that rounding
-  Optimizer optimizer = Optimizer::adamw;
-};
-
 // What an update is told; the betas and eps are AdamW's, momentum is Muon's.
 struct OptimizerConfig {
   float lr = 3e-4f, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f, momentum = 0.95f;
 };
-
-// m, v: AdamW's moments; of a tensor that is Muon's, m is its momentum and v is not there (read as zeros).
-enum class Arena { params, grads, m, v };
 
 struct StepResult {
   double loss = 0;       // sum of weights * losses
@@ -64,23 +40,33 @@ struct MemoryRow {
 
 // Where dropout draws, each place its own numbers.
 enum class DropoutPlace { embedding, attention, attproj, mlp };
+// The same of adapters: by the matrix that they stand beside.
+enum class LoraPlace { q, k, v, attproj, fc, fcproj, head };
 
 class Model {
  public:
   virtual ~Model() = default;
 
   const ModelConfig config;
+  const ModelOptions options;
   const std::vector<ParamTensor> table;
 
   // inputs (B, T) in [0, V), T <= max_seq_len: throws Error otherwise. The first call, and one with larger B*T,
   // allocates.
   virtual void forward(const int32_t* inputs, int B, int T, Pass pass) = 0;
-  // Logits of the last forward: row r, V values. Rows are (B*T), or (B) after Pass::generate; backward uses them up.
+  // Logits of the last forward: row r, outputs() values. Rows are (B*T), or (B) after Pass::generate and of a
+  // classifier; backward uses them up. Targets and weights below have as many rows.
   virtual void read_logits(int64_t row, float* out) = 0;
-  // Mean loss of the targets (B, T) that are not -1, after a forward for every position. Also their sum, if asked for.
+  // Mean loss of the targets that are not -1, after a forward for every position. Also their sum, if asked for.
   virtual double loss(const int32_t* targets, double* sum = nullptr) = 0;
-  // After Pass::train: adds to the gradients, and sum(weights * loss) to the step's loss. weights (B, T) e.g. 1/(B*T).
+  // After Pass::train: adds to the gradients, and sum(weights * loss) to the step's loss. weights e.g. 1/(B*T).
   virtual void backward(const int32_t* targets, const float* weights) = 0;
+  // After loss() or backward(): the loss of each row, 0 where its target is -1.
+  virtual void read_losses(float* out) = 0;
+  // What a classifier's head sees of the positions in the forwards from now on: of sequence b,
+  // sum_t weights[b,t] lnf[b,t]. weights (B, T): one 1 looks at one position, 1/T at the mean. Needed before the first
+  // forward of another shape.
+  virtual void set_pooling(const float* weights, int B, int T) = 0;
 
   virtual void zero_grad() = 0;  // begins a step: its loss is 0 again, too
   // The step's so far.
@@ -108,15 +94,22 @@ class Model {
   virtual void set_dropout(float dropout, uint64_t seed, uint64_t sequence) = 0;
 
  protected:
-  explicit Model(const ModelConfig& c, Optimizer optimizer = Optimizer::adamw)
-      : config(c), table(param_table(c, optimizer)) {}
+  Model(const ModelConfig& c, const ModelOptions& o) : config(c), options(o), table(param_table(c, o)) {}
   // What forward, backward and loss, set_dropout promise to refuse.
   void check_batch(const int32_t* inputs, int B, int T) const;
   int64_t check_targets(const int32_t* targets, int N) const;  // how many are not -1
+  void check_pooling(int B, int T) const;
   static void check_dropout(float dropout);
+  float lora_scale() const { return options.lora.alpha / static_cast<float>(options.lora.rank); }
+  // How far down backward goes: the first block with anything to train in or below it; num_layers: none, but the final
+  // norm; num_layers + 1: the head alone.
+  int last_block_of_backward() const;
   // Philox's sequence for a place of a layer. `base` is set_dropout's; the first 2^16 of a seed are init_weights'.
   static uint64_t dropout_sequence(uint64_t base, int layer, DropoutPlace place) {
     return ((base + 1) << 16) + static_cast<uint64_t>(layer) * 4 + static_cast<uint64_t>(place);
+  }
+  static uint64_t dropout_sequence(uint64_t base, int layer, LoraPlace place) {  // behind 4,096 layers of the others
+    return ((base + 1) << 16) + (1 << 14) + static_cast<uint64_t>(layer) * 8 + static_cast<uint64_t>(place);
   }
 };
 

@@ -44,6 +44,8 @@ class CpuModel final : public Model {
   double step_loss() override { return loss_; }
   double grad_norm() override;
   void update(const OptimizerConfig& optimizer, float grad_clip) override;
+  void read_losses(float* out) override;
+  void set_pooling(const float* weights, int B, int T) override;
   StepResult result(int steps_back) override;
   int64_t updates() override { return updates_; }
   void set_updates(int64_t count) override { updates_ = count; }
@@ -60,11 +62,21 @@ class CpuModel final : public Model {
   void forward_block(int l, float dropout);         // from the stream to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, and the stream after it
   void backward_block(int l);
+  // An adapter's part of a product out (N, OC) = inp (N, C) @ W^T, whose rows are `stride` apart; none if it has none.
+  void lora_forward(const LoraParams<floatX>& w, floatX* out, const floatX* inp, int64_t N, int C, int OC, int stride,
+                    int layer, LoraPlace place);
+  // The same of dinp, which is added to, and the adapter's gradients.
+  void lora_backward(const LoraParams<floatX>& w, const LoraParams<floatX>& dw, floatX* dinp, const floatX* dout,
+                     const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
+  // drop(inp) @ A^T into acts.lora_h; the dropped input, which is inp itself without dropout.
+  const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
+                            LoraPlace place);
   // Of a product; `first`: nothing of this micro-batch is in dweight yet.
   void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
                        const floatX* weight, int N, int C, int OC, bool first);
   void clear_grads(bool of_weights) const;
   void settle_grads() const;
+  const floatX* head_input() const { return config.num_classes > 0 ? acts.pooled : acts.lnf; }
   int64_t logits_chunk() const;      // rows of logits that are in memory at a time
   int64_t make_logits(int64_t row);  // those of the chunk with this row; how many
   const floatX* stream(int l) const { return l == 0 ? acts.encoded : acts.block[static_cast<size_t>(l - 1)].residual3; }
@@ -72,16 +84,20 @@ class CpuModel final : public Model {
   void allocate_grads();
   const floatX* arena(Arena which) const;  // null if not allocated
   int64_t arena_bytes(Arena which) const;
-  uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
+  template <class Place>
+  uint64_t sequence(int layer, Place place) const {
+    return dropout_sequence(dropout_base_, layer, place);
+  }
 
   const cpu::Kernels<floatX>& k_;
   Buffer param_memory_, grad_memory_, m_memory_, v_memory_, muon_memory_, activation_memory_;
   std::vector<int32_t> inputs_;
+  std::vector<float> pooling_;  // (B, T) of a classifier
+  int pooling_B_ = 0, pooling_T_ = 0;
   int B_ = 0, T_ = 0;
   int64_t logits_rows_ = 0;        // that the last forward can be asked for; none after backward
   int64_t first_logits_row_ = -1;  // of the chunk that acts.logits holds; -1: none
   Pass pass_ = Pass::evaluate;
-  const Recompute recompute_;
   // After zero_grad(): the gradients of the matrices that products are with hold anything, and stand for zeros. The
   // first backward sets them; settle_grads() makes them zeros for whoever looks before that.
   mutable bool weight_grads_unset_ = false;

@@ -131,6 +131,8 @@ class GpuModel final : public Model {
   double step_loss() override;
   double grad_norm() override;
   void update(const OptimizerConfig& optimizer, float grad_clip) override;
+  void read_losses(float* out) override;
+  void set_pooling(const float* weights, int B, int T) override;
   StepResult result(int steps_back) override;
   int64_t updates() override;
   void set_updates(int64_t count) override;
@@ -139,7 +141,6 @@ class GpuModel final : public Model {
   void set_dropout(float dropout, uint64_t seed, uint64_t sequence) override;
 
   int64_t allocated_bytes() const;  // of the GPU
-  const ModelOptions options;
 
  private:
   static constexpr int kResults = 2;  // updates that result() knows
@@ -154,13 +155,21 @@ class GpuModel final : public Model {
   // A batch on its way: host's side and GPU's.
   struct Slot {
     int32_t *host_inputs, *host_targets, *inputs, *targets;  // (N)
-    float *host_weights, *weights;                           // (N)
+    float *host_weights, *weights, *host_pooling, *pooling;  // (N)  pooling: a classifier's
     GpuEvent copied, done;                                   // done: the GPU needs it no more
   };
 
   void forward_block(int l, float dropout);         // from ln1 to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, the stream after it and its norm
   void backward_block(int l);
+  // As CpuModel's.
+  void lora_forward(const LoraParams<floatX>& w, floatX* out, const floatX* inp, int64_t N, int C, int OC, int stride,
+                    int layer, LoraPlace place);
+  void lora_backward(const LoraParams<floatX>& w, const LoraParams<float>& dw, floatX* dinp, const floatX* dout,
+                     const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
+  const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
+                            LoraPlace place);
+  const floatX* head_input() const { return config.num_classes > 0 ? acts_.pooled : acts_.lnf; }
   const floatX* stream(int l) const {
     return l == 0 ? acts_.encoded : acts_.block[static_cast<size_t>(l - 1)].residual3;
   }
@@ -176,7 +185,10 @@ class GpuModel final : public Model {
   float* float_arena(Arena arena) const;
   // Every stretch of the arena that is updated by itself draws numbers of its own for stochastic rounding.
   uint64_t rounding_seed(int64_t offset) const { return options.seed + static_cast<uint64_t>(offset); }
-  uint64_t sequence(int layer, DropoutPlace place) const { return dropout_sequence(dropout_base_, layer, place); }
+  template <class Place>
+  uint64_t sequence(int layer, Place place) const {
+    return dropout_sequence(dropout_base_, layer, place);
+  }
 
   const GpuTiers tiers_;
   GpuStream compute_, copies_;
@@ -190,7 +202,9 @@ class GpuModel final : public Model {
   AdamWStep* results_ = nullptr;  // (kResults)  pinned
   GpuEvent result_copied_[kResults];
   Slot slots_[kBatchSlots];
-  int slot_ = 0;              // of the last forward
+  int slot_ = 0;                // of the last forward
+  std::vector<float> pooling_;  // (B, T)
+  int pooling_B_ = 0, pooling_T_ = 0;
   int64_t batch_tokens_ = 0;  // that a slot holds
   int64_t update_calls_ = 0;
   int B_ = 0, T_ = 0;

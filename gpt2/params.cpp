@@ -14,15 +14,61 @@ void validate(const ModelConfig& config, const std::string& where) {
   in_range("the number of layers", config.num_layers, 1, 4096);
   in_range("the number of heads", config.num_heads, 1, 65536);
   in_range("the number of channels", config.channels, 1, 1 << 20);
+  in_range("the number of classes", config.num_classes, 0, 1 << 28);
   if (config.channels % config.num_heads != 0) {
     fail("%s: %d heads do not divide %d channels; choose channels as a multiple of heads (64 a head is usual)",
          where.c_str(), config.num_heads, config.channels);
   }
 }
 
+namespace {
+
+constexpr const char* kLoraTargets[] = {"q", "k", "v", "attproj", "fc", "fcproj", "head"};
+
+// Whether the comma list names it.
+bool in_list(const std::string& list, const std::string& name) {
+  return ("," + list + ",").find("," + name + ",") != std::string::npos;
+}
+
+}  // namespace
+
+bool lora_targets(const LoraOptions& lora, const ModelConfig& config, const char* matrix) {
+  if (lora.rank == 0) return false;
+  if (lora.targets == "all") return std::string(matrix) != "head" || config.has_head();
+  return in_list(lora.targets, matrix);
+}
+
+void validate(const ModelOptions& o, const ModelConfig& config, const std::string& where) {
+  const char* at = where.c_str();
+  if (o.lora.rank < 0 || o.lora.rank > config.channels) {
+    fail("%s: adapters of rank %d, expected 0 to the model's %d channels", at, o.lora.rank, config.channels);
+  }
+  if (!(o.lora.dropout >= 0 && o.lora.dropout < 1)) {
+    fail("%s: the adapters' dropout is %g, expected 0 <= dropout < 1", at, static_cast<double>(o.lora.dropout));
+  }
+  if (!(o.lora.alpha > 0))
+    fail("%s: the adapters' alpha is %g, expected above 0", at, static_cast<double>(o.lora.alpha));
+  if (o.lora.rank > 0 && o.lora.targets != "all") {
+    size_t found = 0;
+    for (const char* target : kLoraTargets) found += in_list(o.lora.targets, target);
+    if (found == 0 || found != 1 + static_cast<size_t>(std::count(o.lora.targets.begin(), o.lora.targets.end(), ','))) {
+      fail("%s: adapters on '%s', expected \"all\" or a list, each once, of q,k,v,attproj,fc,fcproj,head", at,
+           o.lora.targets.c_str());
+    }
+    if (in_list(o.lora.targets, "head") && !config.has_head()) {
+      fail("%s: adapters on the head, which is the token embedding in this model: leave it out", at);
+    }
+  }
+  if (o.trainable.first_block < 0 || o.trainable.first_block > config.num_layers) {
+    fail("%s: training from block %d on, expected 0 to %d", at, o.trainable.first_block, config.num_layers);
+  }
+}
+
 double flops_per_token(const ModelConfig& config, int T) {
   const double C = config.channels, L = config.num_layers;
-  const double multiplied = L * 12 * C * C + static_cast<double>(config.vocab_size) * C;
+  const double head =
+      config.num_classes > 0 ? 0 : static_cast<double>(config.vocab_size) * C;  // a classifier's is little
+  const double multiplied = L * 12 * C * C + head;
   return 6 * multiplied + 12 * L * C * T;
 }
 
@@ -34,28 +80,46 @@ int64_t aligned_size(const ParamTensor& tensor) {
 
 }  // namespace
 
-std::vector<ParamTensor> param_table(const ModelConfig& config, Optimizer optimizer) {
+std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptions& options) {
+  validate(options, config, "the model's options");
   std::vector<ParamTensor> table;
   Params<float> unused;
-  int64_t offset = 0, v_offset = 0;
-  for_each_param(config, unused, [&](float*&, ParamTensor tensor) {
-    if (optimizer == Optimizer::adamw) tensor.muon = 0;
+  const TrainablePart& part = options.trainable;
+  // Blocks, and before them the embeddings, are so many steps away from the head.
+  const auto depth_of = [&](const std::string& name) {
+    if (name.rfind("block.", 0) == 0) return config.num_layers - std::stoi(name.substr(6));
+    return name == "wte" || name == "wpe" ? config.num_layers + 1 : 0;
+  };
+  const auto trains = [&](const ParamTensor& tensor) {
+    const std::string& name = tensor.name;
+    if (options.lora.rank > 0) return tensor.adapter();
+    if (name.rfind("block.", 0) == 0) return std::stoi(name.substr(6)) >= part.first_block;
+    return name == "wte" || name == "wpe" ? part.embeddings : name[0] == 'l' ? part.final_norm : part.head;
+  };
+  int64_t offset = 0, grad_offset = 0, v_offset = 0;
+  for_each_param(config, options.lora, unused, [&](float*&, ParamTensor tensor) {
+    if (options.optimizer == Optimizer::adamw) tensor.muon = 0;
+    if (options.decay_all) tensor.decay = true;
+    tensor.lr_scale = static_cast<float>(std::pow(static_cast<double>(options.lr_layer_decay), depth_of(tensor.name)));
+    const int64_t size = aligned_size(tensor);
     tensor.offset = offset;
-    offset += aligned_size(tensor);
-    if (tensor.muon == 0) {
-      tensor.v_offset = v_offset;
-      v_offset += aligned_size(tensor);
+    offset += size;
+    if (trains(tensor)) {
+      tensor.grad_offset = grad_offset;
+      grad_offset += size;
+      if (tensor.muon == 0) {
+        tensor.v_offset = v_offset;
+        v_offset += size;
+      }
     }
     table.push_back(std::move(tensor));
   });
   return table;
 }
 
-int64_t arena_size(const std::vector<ParamTensor>& table) { return table.back().offset + aligned_size(table.back()); }
-
-int64_t v_size(const std::vector<ParamTensor>& table) {
+int64_t arena_size(const std::vector<ParamTensor>& table, Arena arena) {
   int64_t n = 0;
-  for (const ParamTensor& tensor : table) n += tensor.muon == 0 ? aligned_size(tensor) : 0;
+  for (const ParamTensor& tensor : table) n += tensor.offset_in(arena) >= 0 ? aligned_size(tensor) : 0;
   return n;
 }
 
@@ -63,11 +127,14 @@ std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table) {
   std::vector<ParamRun> runs;
   bool open = false;  // the last run goes on
   for (const ParamTensor& tensor : table) {
-    if (tensor.muon == 0) {
-      if (!open) runs.push_back({tensor.offset, tensor.v_offset, 0});
+    const bool of_adamw = tensor.v_offset >= 0;
+    if (of_adamw) {
+      if (!open || runs.back().lr_scale != tensor.lr_scale) {
+        runs.push_back({tensor.offset, tensor.grad_offset, tensor.v_offset, 0, tensor.lr_scale});
+      }
       runs.back().size += aligned_size(tensor);
     }
-    open = tensor.muon == 0;
+    open = of_adamw;
   }
   return runs;
 }
@@ -75,7 +142,7 @@ std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table) {
 int64_t muon_scratch(const std::vector<ParamTensor>& table) {
   int64_t most = 0;
   for (const ParamTensor& tensor : table) {
-    if (tensor.muon == 0) continue;
+    if (tensor.muon == 0 || !tensor.trainable()) continue;
     most = std::max(most, muon_scratch(static_cast<int>(tensor.rows / tensor.muon), static_cast<int>(tensor.cols)));
   }
   return most;
@@ -84,5 +151,11 @@ int64_t muon_scratch(const std::vector<ParamTensor>& table) {
 int64_t num_parameters(const std::vector<ParamTensor>& table) {
   int64_t n = 0;
   for (const ParamTensor& tensor : table) n += tensor.file_size();
+  return n;
+}
+
+int64_t num_trainable(const std::vector<ParamTensor>& table) {
+  int64_t n = 0;
+  for (const ParamTensor& tensor : table) n += tensor.trainable() ? tensor.file_size() : 0;
   return n;
 }

@@ -1,9 +1,11 @@
-// Causal multi-head attention on the GPU: the maths of attention.h, by flash attention (attention_plain.cuh says how it
-// goes about it, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
+// Multi-head attention on the GPU, causal or not: the maths of attention.h, by flash attention (attention_plain.cuh
+// says how it goes about it, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
 //   plain        float arithmetic, any storage type, any head size
-//   tensor_core  bf16 products of mma.sync with float sums; head sizes 32, 48, ... 128 and tensors that start at
+//   tensor_core  causal only: bf16 products of mma.sync with float sums; head sizes 32, 48, ... 128 and tensors that
+//   start at
 //                multiples of 16 bytes: otherwise plain is taken
-//   cudnn        NVIDIA's, for bf16 without dropout (its mask would be another) and for shapes that it has a plan for:
+//   cudnn        causal only: NVIDIA's, for bf16 without dropout (its mask would be another) and for shapes that it has
+//   a plan for:
 //                otherwise tensor_core is taken. A build without it (no WROUGHT_CUDNN) refuses this tier.
 // What forward saves (out and lse) is the same in all, and so is dropout's mask.
 #pragma once
@@ -35,7 +37,8 @@ __global__ void attention_delta_kernel(float* delta,        // (B, NH, T)
 }
 
 template <class floatX>
-AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
+AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH,
+                               bool causal) {
   if (B < 1 || T < 1 || NH < 1 || C < NH || C % NH != 0 || static_cast<int64_t>(B) * NH > INT32_MAX) {
     throw CudaError("attention: B " + std::to_string(B) + ", T " + std::to_string(T) + ", C " + std::to_string(C) +
                     ", NH " + std::to_string(NH) + ": sizes must be positive, B NH below 2^31, and NH must divide C");
@@ -46,7 +49,7 @@ AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t sequence, 
   CUDA_CHECK(cudaGetDevice(&device));
   CUDA_CHECK(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
   const int section = attention_section(B * NH, static_cast<int64_t>(T) * HS * sizeof(floatX), cache_bytes);
-  return {T, C, NH, HS, B * NH, section, scale, dropout, seed, sequence};
+  return {T, C, NH, HS, B * NH, section, scale, dropout, seed, sequence, causal};
 }
 
 inline void check_attention_tier(AttentionTier tier) {
@@ -61,10 +64,11 @@ template <class floatX>
 void attention_forward(floatX* out,        // (B, T, C)
                        float* lse,         // (B, NH, T)  saved for backward
                        const floatX* inp,  // (B, T, 3, NH, HS)  q, k, v
-                       float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, AttentionTier tier,
-                       cudaStream_t stream) {
+                       float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
+                       AttentionTier tier, cudaStream_t stream) {
   check_attention_tier(tier);
-  const AttentionSizes s = attention_sizes<floatX>(dropout, seed, sequence, B, T, C, NH);
+  if (!causal) tier = AttentionTier::plain;
+  const AttentionSizes s = attention_sizes<floatX>(dropout, seed, sequence, B, T, C, NH, causal);
   if constexpr (std::is_same_v<floatX, bf16>) {
 #ifdef WROUGHT_CUDNN
     if (tier == AttentionTier::cudnn && dropout == 0 && aligned16(out, lse, inp) &&
@@ -92,10 +96,11 @@ void attention_backward(floatX* dinp,        // (B, T, 3, NH, HS)  =
                         const floatX* out,   // (B, T, C)
                         const float* lse,    // (B, NH, T)
                         const floatX* inp,   // (B, T, 3, NH, HS)
-                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH,
+                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
                         AttentionTier tier, cudaStream_t stream) {
   check_attention_tier(tier);
-  const AttentionSizes s = attention_sizes<floatX>(dropout, seed, sequence, B, T, C, NH);
+  if (!causal) tier = AttentionTier::plain;
+  const AttentionSizes s = attention_sizes<floatX>(dropout, seed, sequence, B, T, C, NH, causal);
 #ifdef WROUGHT_CUDNN
   if constexpr (std::is_same_v<floatX, bf16>) {
     if (tier == AttentionTier::cudnn && dropout == 0 && aligned16(dinp, dout, out, lse, inp) &&

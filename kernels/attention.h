@@ -1,5 +1,5 @@
-// Causal multi-head attention (Vaswani et al. 2017, section 3.2), HS = C / NH channels a head:
-//   s[t,u] = q[t] . k[u] / sqrt(HS) for u <= t     p[t,:] = softmax(s[t,:])     out[t] = sum_u drop(p[t,u]) v[u]
+// Multi-head attention (Vaswani et al. 2017, section 3.2), HS = C / NH channels a head; causal: u <= t, else every u:
+//   s[t,u] = q[t] . k[u] / sqrt(HS)     p[t,:] = softmax(s[t,:])     out[t] = sum_u drop(p[t,u]) v[u]
 // drop zeroes a probability with chance `dropout` and scales what stays by 1 / (1 - dropout); its mask is number
 // ((b*NH + h)*T + t)*T + u of Philox's (seed, sequence), so backward makes it again.
 //
@@ -39,7 +39,7 @@ template <class floatX>
 void attention_forward(floatX* out,                // (B, T, C)
                        accumulate_t<floatX>* lse,  // (B, NH, T)  saved for backward
                        const floatX* inp,          // (B, T, 3, NH, HS)  q, k, v
-                       float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
+                       float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal) {
   using sum_t = accumulate_t<floatX>;
   const int HS = C / NH;
   const sum_t scale = 1 / std::sqrt(static_cast<sum_t>(HS));
@@ -53,15 +53,16 @@ void attention_forward(floatX* out,                // (B, T, C)
     floatX* y = out + static_cast<int64_t>(b) * T * C + h * HS;
     std::vector<sum_t> p(T);
     for (int t = 0; t < T; ++t) {
-      for (int u = 0; u <= t; ++u) p[u] = scale * dot(q + t * row, k + u * row, HS);
-      const sum_t max = *std::max_element(p.begin(), p.begin() + t + 1);
+      const int seen = causal ? t + 1 : T;
+      for (int u = 0; u < seen; ++u) p[u] = scale * dot(q + t * row, k + u * row, HS);
+      const sum_t max = *std::max_element(p.begin(), p.begin() + seen);
       sum_t sum = 0;
-      for (int u = 0; u <= t; ++u) sum += p[u] = std::exp(p[u] - max);
+      for (int u = 0; u < seen; ++u) sum += p[u] = std::exp(p[u] - max);
       lse[static_cast<int64_t>(bh) * T + t] = max + std::log(sum);
 
       floatX* yt = y + static_cast<int64_t>(t) * C;
       std::fill(yt, yt + HS, floatX(0));
-      for (int u = 0; u <= t; ++u) {
+      for (int u = 0; u < seen; ++u) {
         const uint64_t element = (static_cast<uint64_t>(bh) * T + t) * T + u;
         const sum_t pu = p[u] / sum * dropout_factor<sum_t>(dropout, seed, sequence, element);
         const floatX* vu = v + u * row;
@@ -77,7 +78,7 @@ void attention_backward(floatX* dinp,                     // (B, T, 3, NH, HS)  
                         const floatX* out,                // (B, T, C)
                         const accumulate_t<floatX>* lse,  // (B, NH, T)
                         const floatX* inp,                // (B, T, 3, NH, HS)
-                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
+                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal) {
   using sum_t = accumulate_t<floatX>;
   const int HS = C / NH;
   const sum_t scale = 1 / std::sqrt(static_cast<sum_t>(HS));
@@ -101,7 +102,7 @@ void attention_backward(floatX* dinp,                     // (B, T, 3, NH, HS)  
       const sum_t log_sum = lse[static_cast<int64_t>(bh) * T + t];
       const sum_t dp_sum = dot(dy, y, HS);
       floatX* dqt = dq + t * row;
-      for (int u = 0; u <= t; ++u) {
+      for (int u = 0; u < (causal ? t + 1 : T); ++u) {
         const floatX* ku = k + u * row;
         const uint64_t element = (static_cast<uint64_t>(bh) * T + t) * T + u;
         const sum_t factor = dropout_factor<sum_t>(dropout, seed, sequence, element);

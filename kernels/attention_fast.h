@@ -93,8 +93,10 @@ inline constexpr int kMaxHeadSize = kSteps;  // what one packed block holds; lar
 
 template <bool kBf16>
 void attention_forward(float* out, float* lse, const float* inp, float dropout, uint64_t seed, uint64_t sequence, int B,
-                       int T, int C, int NH) {
-  if (C / NH > kMaxHeadSize) return cpu::attention_forward(out, lse, inp, dropout, seed, sequence, B, T, C, NH);
+                       int T, int C, int NH, bool causal) {
+  if (C / NH > kMaxHeadSize) {
+    return cpu::attention_forward(out, lse, inp, dropout, seed, sequence, B, T, C, NH, causal);
+  }
   const int HS = C / NH, row = 3 * C, cols = round_up(HS, kTileCols), key_blocks = (T + kKeys - 1) / kKeys;
   const float scale = 1 / std::sqrt(static_cast<float>(HS));
   const int64_t rows_floats = kQueries * kRowStride, block_floats = static_cast<int64_t>(kKeys) * cols;
@@ -117,7 +119,7 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
       pack_panels<kBf16>(values + block * block_floats, {v, row, false}, 0, HS, u0, n);
     }
     for (int t0 = 0; t0 < T; t0 += kQueries) {
-      const int R = std::min(kQueries, T - t0), U = t0 + R;
+      const int R = std::min(kQueries, T - t0), U = causal ? t0 + R : T;
       pack_a<kBf16>(packed_q, {q, row, false}, t0, R, 0, HS);
       for (int r = 0; r < R; ++r) {
         max[r] = -INFINITY;
@@ -129,7 +131,7 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
                                HS);
         for (int r = 0; r < R; ++r) {
           float* p = scores + r * kRowStride;
-          const int t = t0 + r, seen = std::min(wanted, t + 1 - u0);
+          const int t = t0 + r, seen = causal ? std::min(wanted, t + 1 - u0) : wanted;
           const int whole = round_up(seen, kLanes);  // vectors: what is behind `seen` in the last becomes zero
           std::fill(p + seen, p + whole, -INFINITY);
           const float top = max_of_scores(p, scale, max[r], whole), added = take_exp_of_scores(p, scale, top, whole);
@@ -163,9 +165,9 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
 
 template <bool kBf16>
 void attention_backward(float* dinp, const float* dout, const float* out, const float* lse, const float* inp,
-                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH) {
+                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal) {
   if (C / NH > kMaxHeadSize) {
-    return cpu::attention_backward(dinp, dout, out, lse, inp, dropout, seed, sequence, B, T, C, NH);
+    return cpu::attention_backward(dinp, dout, out, lse, inp, dropout, seed, sequence, B, T, C, NH, causal);
   }
   const int HS = C / NH, row = 3 * C, cols = round_up(HS, kTileCols), key_blocks = (T + kKeys - 1) / kKeys;
   const float scale = 1 / std::sqrt(static_cast<float>(HS));
@@ -198,7 +200,7 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
     std::fill(dk_sum, dk_sum + key_blocks * block_floats, 0.0f);
     std::fill(dv_sum, dv_sum + key_blocks * block_floats, 0.0f);
     for (int t0 = 0; t0 < T; t0 += kQueries) {
-      const int R = std::min(kQueries, T - t0), U = t0 + R;
+      const int R = std::min(kQueries, T - t0), U = causal ? t0 + R : T;
       const int64_t out_at = (static_cast<int64_t>(b) * T + t0) * C + h * HS;
       const float *dy = dout + out_at, *y = out + out_at;
       pack_a<kBf16>(packed_q, {q, row, false}, t0, R, 0, HS);
@@ -216,7 +218,7 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
         multiply_packed<kBf16>(gradients, kRowStride, false, packed_dy, true, R, values_t + offset, wanted, HS, HS);
         for (int r = 0; r < R; ++r) {
           float *p = scores + r * kRowStride, *ds = gradients + r * kRowStride;
-          const int t = t0 + r, seen = std::min(wanted, t + 1 - u0);
+          const int t = t0 + r, seen = causal ? std::min(wanted, t + 1 - u0) : wanted;
           const float log_sum = lse[static_cast<int64_t>(bh) * T + t], d = delta[r];
           multiply_dropout(ds, t, u0, seen, T, bh, dropout, seed, sequence);
           const int whole = round_up(seen, kLanes);

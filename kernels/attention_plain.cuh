@@ -29,6 +29,9 @@ struct AttentionSizes {
   float scale;  // 1 / sqrt(HS)
   float dropout;
   uint64_t seed, sequence;
+  bool causal;  // query t sees keys up to t; else all T
+
+  __device__ int keys_of(int t) const { return causal ? t + 1 : T; }
 
   // From one token to the next, and where head bh of token 0 starts: in inp (B, T, 3, NH, HS), whose k and v follow q
   // after C and 2 C, and in out (B, T, C).
@@ -200,7 +203,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
 
   float acc[4][4] = {}, max[4], sum[4] = {};
   for (float& m : max) m = -INFINITY;
-  for (int u0 = 0; u0 <= t0; u0 += kTile) {  // tiles beyond the diagonal are never touched
+  const int end = s.causal ? t0 + 1 : s.T;  // tiles beyond the diagonal are never touched
+  for (int u0 = 0; u0 < end; u0 += kTile) {
     float score[4][4] = {};
     for (int i = 0; i < work.slices; ++i) {
       __syncthreads();  // what the tiles held has been read
@@ -211,11 +215,11 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const int t = t0 + y + 16 * r;
+      const int t = t0 + y + 16 * r, keys = s.keys_of(t);
       float tile_max = -INFINITY;
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        score[r][c] = u0 + x + 16 * c <= t ? score[r][c] * s.scale : -INFINITY;
+        score[r][c] = u0 + x + 16 * c < keys ? score[r][c] * s.scale : -INFINITY;
         tile_max = fmaxf(tile_max, score[r][c]);
       }
       const float new_max = fmaxf(max[r], row_max(tile_max));  // finite: key 0 is seen by every row
@@ -227,7 +231,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
         const int u = u0 + x + 16 * c;
         float p = expf(score[r][c] - new_max);
         tile_sum += p;  // the softmax comes before dropout
-        if (s.dropout > 0 && u <= t && t < s.T) {
+        if (s.dropout > 0 && u < keys && t < s.T) {
           p *= dropout_factor(s.dropout, s.seed, s.sequence, s.element(work.bh, t) + static_cast<uint64_t>(u));
         }
         p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = p;
@@ -261,7 +265,7 @@ struct ProbabilityGradient {
 };
 __device__ inline ProbabilityGradient probability_gradient(float score, float dp, float lse, float delta, int bh, int t,
                                                            int u, const AttentionSizes& s) {
-  if (u > t || t >= s.T) return {0, 0};
+  if (u >= s.keys_of(t) || t >= s.T) return {0, 0};
   const float p = expf(score * s.scale - lse);
   float factor = 1;
   if (s.dropout > 0) {
@@ -270,7 +274,8 @@ __device__ inline ProbabilityGradient probability_gradient(float score, float dp
   return {factor * p, p * (factor * dp - delta) * s.scale};
 }
 
-// dk and dv of a tile of keys, over the tiles of queries from the diagonal on. Products are transposed: rows are keys.
+// dk and dv of a tile of keys, over the tiles of queries that see any of them: from the diagonal on, if causal.
+// Products are transposed: rows are keys.
 template <class floatX>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_backward_keys_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dk and dv =
@@ -295,12 +300,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   const floatX* dy = dout + s.out_start(work.bh);
 
   float dk[4][4] = {}, dv[4][4] = {};
-  for (int t0 = u0; t0 < s.T; t0 += kTile) {
+  const int first = s.causal ? u0 : 0;
+  for (int t0 = first; t0 < s.T; t0 += kTile) {
     float score[4][4] = {}, dp[4][4] = {};
     for (int i = 1; i <= work.slices; ++i) {
       const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its q and dout stay
       __syncthreads();
-      if (t0 == u0 || work.slices > 1) {
+      if (t0 == first || work.slices > 1) {
         load_tile(k_tile, k + c, row, s.T - u0, s.HS - c);
         load_tile(v_tile, v + c, row, s.T - u0, s.HS - c);
       }
@@ -338,7 +344,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   store_rows(dk_rows + s.C, dv, row, s.T - u0, s.HS - channel);
 }
 
-// dq of a tile of queries, over the tiles of keys up to the diagonal.
+// dq of a tile of queries, over the tiles of keys that they see.
 template <class floatX>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_backward_queries_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dq =
@@ -363,7 +369,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const floatX* dy = dout + s.out_start(work.bh) + static_cast<int64_t>(t0) * s.C;
 
   float dq[4][4] = {};
-  for (int u0 = 0; u0 <= t0; u0 += kTile) {
+  const int end = s.causal ? t0 + 1 : s.T;
+  for (int u0 = 0; u0 < end; u0 += kTile) {
     float score[4][4] = {}, dp[4][4] = {};
     for (int i = 1; i <= work.slices; ++i) {
       const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its k stays

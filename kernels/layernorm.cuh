@@ -291,7 +291,7 @@ inline int64_t layernorm_backward_scratch(int N, int C) {  // of either type: pa
 
 template <class floatX>
 void layernorm_backward(floatX* dinp,          // (N, C)  +=
-                        float* dweight,        // (C)  +=
+                        float* dweight,        // (C)  +=, or null: not wanted, and dbias neither
                         float* dbias,          // (C)  +=
                         void* scratch,         // layernorm_backward_scratch(N, C) bytes
                         const floatX* dout,    // (N, C)
@@ -324,6 +324,7 @@ void layernorm_backward(floatX* dinp,          // (N, C)  +=
   } else {
     choose(std::false_type{});
   }
+  if (!dweight) return;
   constexpr int kRows = 32;
   launch(layernorm_backward_sum_kernel<kRows>, grid_for(2 * static_cast<int64_t>(ceil_div(C, n)) * n, 32),
          dim3(32, kRows), 0, stream, dweight, dbias, partials, blocks, n, C);

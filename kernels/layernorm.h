@@ -43,7 +43,7 @@ void layernorm_forward(floatX* out,                 // (N, C)
 
 template <class floatX>
 void layernorm_backward(floatX* dinp,                      // (N, C)  +=
-                        floatX* dweight,                   // (C)  +=
+                        floatX* dweight,                   // (C)  +=, or null: not wanted, and dbias neither
                         floatX* dbias,                     // (C)  +=
                         const floatX* dout,                // (N, C)
                         const floatX* inp,                 // (N, C)
@@ -72,6 +72,7 @@ void layernorm_backward(floatX* dinp,                      // (N, C)  +=
     }
   }
 
+  if (!dweight) return;
   constexpr int kSlice = 64;  // channels whose parameter gradients one owner sums over all rows
 #pragma omp parallel for
   for (int c0 = 0; c0 < C; c0 += kSlice) {

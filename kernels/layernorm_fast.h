@@ -58,7 +58,7 @@ inline void layernorm_backward(float* dinp, float* dweight, float* dbias, const 
       layernorm_backward_row(dinp + n * C, dw, db, dout + n * C, inp + n * C, weight, mean[n], rstd[n], C);
     }
   });
-  for (int part = 0; part < threads; ++part) {
+  for (int part = 0; dweight && part < threads; ++part) {
     const float *dw = sums.data() + static_cast<int64_t>(part) * 2 * C, *db = dw + C;
 #pragma omp simd
     for (int c = 0; c < C; ++c) {

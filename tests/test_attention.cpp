@@ -6,6 +6,7 @@ namespace {
 
 struct Sizes {
   int B, T, C, NH;
+  bool causal = true;
   size_t inp() const { return static_cast<size_t>(B) * T * 3 * C; }
   size_t out() const { return static_cast<size_t>(B) * T * C; }
   size_t lse() const { return static_cast<size_t>(B) * NH * T; }
@@ -20,7 +21,8 @@ template <class T>
 Outputs<T> forward(const std::vector<T>& inp, const Sizes& s, float dropout = 0, uint64_t seed = 0,
                    uint64_t sequence = 0) {
   Outputs<T> o{std::vector<T>(s.out()), std::vector<T>(s.lse())};
-  cpu::attention_forward(o.out.data(), o.lse.data(), inp.data(), dropout, seed, sequence, s.B, s.T, s.C, s.NH);
+  cpu::attention_forward(o.out.data(), o.lse.data(), inp.data(), dropout, seed, sequence, s.B, s.T, s.C, s.NH,
+                         s.causal);
   return o;
 }
 
@@ -30,7 +32,7 @@ std::vector<T> backward(const std::vector<T>& dout, const std::vector<T>& inp, c
   const Outputs<T> o = forward(inp, s, dropout, seed, sequence);
   std::vector<T> dinp = random_tensor<T>(s.inp(), 99);  // is set, not added to
   cpu::attention_backward(dinp.data(), dout.data(), o.out.data(), o.lse.data(), inp.data(), dropout, seed, sequence,
-                          s.B, s.T, s.C, s.NH);
+                          s.B, s.T, s.C, s.NH, s.causal);
   return dinp;
 }
 
@@ -47,9 +49,9 @@ TEST_CASE("attention against PyTorch") {
   CHECK(max_difference(backward(golden.get("dout"), inp, s), golden.get("dinp")) < 1e-13);
 }
 
-TEST_CASE("attention's gradients by finite differences, without and with dropout") {
-  for (const Sizes s :
-       {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 7, 33, 1}, Sizes{2, 5, 6, 6}, Sizes{1, 13, 10, 2}}) {
+TEST_CASE("attention's gradients by finite differences, causal and not, without and with dropout") {
+  for (const Sizes s : {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 7, 33, 1}, Sizes{2, 5, 6, 6},
+                        Sizes{1, 13, 10, 2}, Sizes{1, 7, 33, 1, false}, Sizes{2, 5, 6, 2, false}}) {
     for (const float dropout : {0.0f, 0.3f}) {
       CAPTURE(s.T);
       CAPTURE(s.C);
@@ -109,6 +111,28 @@ TEST_CASE("attention looks only back: a later token changes nothing before it") 
   const Doubles after = forward(inp, s).out;
   CHECK(std::equal(before.begin(), before.begin() + t * s.C, after.begin()));
   CHECK(std::isnan(after[t * s.C]));
+}
+
+TEST_CASE("attention that is not causal: every query sees what the last one of causal attention sees") {
+  const Sizes causal{2, 6, 12, 3}, all{2, 6, 12, 3, false};
+  const Doubles inp = random_tensor(causal.inp(), 1);
+  const Outputs<double> one = forward(inp, causal), other = forward(inp, all);
+  for (int b = 0; b < 2; ++b) {  // the last query's row
+    const auto row = (static_cast<std::ptrdiff_t>(b) * 6 + 5) * 12;
+    CHECK(std::equal(one.out.begin() + row, one.out.begin() + row + 12, other.out.begin() + row));
+  }
+  Doubles reversed(inp.size());  // a set of keys has no order: turned around, the queries find the same
+  for (int b = 0; b < 2; ++b) {
+    for (int t = 0; t < 6; ++t) std::copy_n(&inp[(b * 6 + t) * 36], 36, &reversed[(b * 6 + 5 - t) * 36]);
+  }
+  const Doubles turned = forward(reversed, all).out;
+  for (int b = 0; b < 2; ++b) {
+    for (int t = 0; t < 6; ++t) {
+      for (int c = 0; c < 12; ++c) {
+        CHECK(turned[(b * 6 + 5 - t) * 12 + c] == doctest::Approx(other.out[(b * 6 + t) * 12 + c]).epsilon(1e-12));
+      }
+    }
+  }
 }
 
 TEST_CASE("attention does not depend on the number of threads") {

@@ -7,6 +7,7 @@ namespace {
 
 struct Sizes {
   int B, T, NH, HS;
+  bool causal = true;
   int C() const { return NH * HS; }
   size_t inp() const { return static_cast<size_t>(B) * T * 3 * C(); }
   size_t out() const { return static_cast<size_t>(B) * T * C(); }
@@ -15,7 +16,7 @@ struct Sizes {
 
 std::string name_of(const Sizes& s) {
   return "B " + std::to_string(s.B) + ", T " + std::to_string(s.T) + ", NH " + std::to_string(s.NH) + ", HS " +
-         std::to_string(s.HS);
+         std::to_string(s.HS) + (s.causal ? "" : ", not causal");
 }
 
 constexpr uint64_t kSeed = 7, kSequence = 8;
@@ -33,15 +34,16 @@ Outputs<floatX> forward(const std::vector<floatX>& inp, const Sizes& s, float dr
   const bool plain = tier == AttentionTier::plain;  // takes any alignment: reads beyond the end show
   const DeviceArray<floatX> out(s.out(), plain), device_inp(inp, plain);
   const DeviceArray<float> lse(s.lse(), true);
-  attention_forward(out.data(), lse.data(), device_inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH, tier,
-                    nullptr);
+  attention_forward(out.data(), lse.data(), device_inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+                    s.causal, tier, nullptr);
   return {out.host(), lse.host()};
 }
 
 Doubles twin_forward(const Doubles& inp, const Sizes& s, float dropout, Doubles* lse) {
   Doubles out(s.out());
   lse->resize(s.lse());
-  cpu::attention_forward(out.data(), lse->data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH);
+  cpu::attention_forward(out.data(), lse->data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+                         s.causal);
   return out;
 }
 
@@ -67,7 +69,7 @@ std::vector<floatX> backward(const BackwardInputs<floatX>& in, const Sizes& s, f
   const DeviceArray<float> lse(in.lse, true);  // dinp: NaN until it is set
   const DeviceArray<float> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH) / sizeof(float), true);
   attention_backward(dinp.data(), scratch.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, kSeed,
-                     kSequence, s.B, s.T, s.C(), s.NH, tier, nullptr);
+                     kSequence, s.B, s.T, s.C(), s.NH, s.causal, tier, nullptr);
   return dinp.host();
 }
 
@@ -75,7 +77,7 @@ template <class floatX>
 Doubles twin_backward(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
   Doubles dinp(s.inp());
   cpu::attention_backward(dinp.data(), to_numbers(in.dout).data(), to_numbers(in.out).data(), to_numbers(in.lse).data(),
-                          to_numbers(in.inp).data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH);
+                          to_numbers(in.inp).data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal);
   return dinp;
 }
 
@@ -84,7 +86,7 @@ Doubles twin_backward(const BackwardInputs<floatX>& in, const Sizes& s, float dr
 template <class floatX>
 AttentionTerms term_sizes(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
   return attention_terms(to_numbers(in.inp), to_numbers(in.dout), to_numbers(in.out), to_numbers(in.lse), dropout,
-                         kSeed, kSequence, s.B * s.NH, s.T, s.NH, s.HS);
+                         kSeed, kSequence, s.B * s.NH, s.T, s.NH, s.HS, s.causal);
 }
 
 // Against the twin in double on the same stored values, element by element, within attention_tolerance() and u |x| for
@@ -144,7 +146,8 @@ void check_case(const Sizes& s, float dropout, AttentionTier tier) {
 TEST_CASE("attention in float arithmetic: any head size, any length") {
   for (const Sizes s :
        {Sizes{1, 1, 1, 1}, Sizes{2, 33, 3, 7}, Sizes{2, 67, 2, 33}, Sizes{1, 131, 1, 48}, Sizes{2, 129, 2, 64},
-        Sizes{1, 70, 2, 65}, Sizes{1, 67, 1, 80}, Sizes{1, 130, 1, 128}, Sizes{1, 65, 1, 200}, Sizes{3, 1, 2, 256}}) {
+        Sizes{1, 70, 2, 65}, Sizes{1, 67, 1, 80}, Sizes{1, 130, 1, 128}, Sizes{1, 65, 1, 200}, Sizes{3, 1, 2, 256},
+        Sizes{1, 1, 1, 1, false}, Sizes{2, 131, 2, 33, false}, Sizes{1, 66, 1, 130, false}}) {
     for (const float dropout : {0.0f, 0.2f}) {
       check_case<float>(s, dropout, AttentionTier::plain);
       check_case<bf16>(s, dropout, AttentionTier::plain);
@@ -206,6 +209,12 @@ TEST_CASE("attention's tiers fall back to plain where tensor cores cannot: same 
     same(forward(in.inp, s, 0, AttentionTier::tensor_core), forward(in.inp, s, 0, AttentionTier::plain));
     CHECK(same_bits(backward(in, s, 0, AttentionTier::tensor_core), backward(in, s, 0, AttentionTier::plain)));
   }
+  const Sizes all{1, 70, 1, 64, false};
+  const BackwardInputs<bf16> not_causal(all, 0);
+  same(forward(not_causal.inp, all, 0, AttentionTier::tensor_core),
+       forward(not_causal.inp, all, 0, AttentionTier::plain));
+  CHECK(same_bits(backward(not_causal, all, 0, AttentionTier::tensor_core),
+                  backward(not_causal, all, 0, AttentionTier::plain)));
   const Sizes s{1, 9, 2, 64};
   const BackwardInputs<float> in(s, 0);  // the type
   same(forward(in.inp, s, 0, AttentionTier::tensor_core), forward(in.inp, s, 0, AttentionTier::plain));
@@ -223,10 +232,10 @@ TEST_CASE("attention takes tensor cores where all their tensors start at multipl
         dout(in.dout, shift[3]), o(in.out, shift[4]);
     const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
     const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
-    attention_forward(out.data(), lse.data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+    attention_forward(out.data(), lse.data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal,
                       AttentionTier::tensor_core, nullptr);
     attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), dropout, kSeed,
-                       kSequence, s.B, s.T, s.C(), s.NH, AttentionTier::tensor_core, nullptr);
+                       kSequence, s.B, s.T, s.C(), s.NH, s.causal, AttentionTier::tensor_core, nullptr);
     const auto tier = [](bool unaligned) { return unaligned ? AttentionTier::plain : AttentionTier::tensor_core; };
     CHECK(same_bits(out.host(), forward(in.inp, s, dropout, tier(shift[0] || shift[1])).out));
     CHECK(same_bits(dinp.host(), backward(in, s, dropout, tier(shift[0] || shift[2] || shift[3]))));
@@ -237,10 +246,10 @@ TEST_CASE("attention takes tensor cores where all their tensors start at multipl
     const DeviceArray<bf16> inp(in.inp), out(s.out()), dinp(s.inp()), dout(in.dout), o(in.out);
     const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
     const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
-    attention_forward(out.data(), lse.data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+    attention_forward(out.data(), lse.data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal,
                       AttentionTier::plain, nullptr);
     attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), dropout, kSeed,
-                       kSequence, s.B, s.T, s.C(), s.NH, AttentionTier::plain, nullptr);
+                       kSequence, s.B, s.T, s.C(), s.NH, s.causal, AttentionTier::plain, nullptr);
     CHECK(same_bits(out.host(), plain));
     CHECK(same_bits(dinp.host(), backward(in, s, dropout, AttentionTier::plain)));
   }
@@ -293,12 +302,14 @@ TEST_CASE("a section of heads has a quarter of the cache for two tensors") {
   int device, cache;
   CUDA_CHECK(cudaGetDevice(&device));
   CUDA_CHECK(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device));
-  CHECK(attention_sizes<bf16>(0, 0, 0, 16, 1024, 768, 12).section == attention_section(192, 1024 * 64 * 2, cache));
-  CHECK(attention_sizes<float>(0, 0, 0, 16, 1024, 768, 12).section == attention_section(192, 1024 * 64 * 4, cache));
+  CHECK(attention_sizes<bf16>(0, 0, 0, 16, 1024, 768, 12, true).section ==
+        attention_section(192, 1024 * 64 * 2, cache));
+  CHECK(attention_sizes<float>(0, 0, 0, 16, 1024, 768, 12, true).section ==
+        attention_section(192, 1024 * 64 * 4, cache));
 }
 
 TEST_CASE("attention's grid has as many blocks a head as a grid can have") {
-  AttentionSizes s = attention_sizes<float>(0, 0, 0, 7, 1, 1, 1);
+  AttentionSizes s = attention_sizes<float>(0, 0, 0, 7, 1, 1, 1, true);
   s.section = 3;
   const dim3 grid = attention_grid(s, 65'535);
   CHECK(grid.x == 3);
@@ -313,7 +324,7 @@ TEST_CASE("attention: sections of heads change the order of blocks and nothing e
     const BackwardInputs<floatX> in(sizes, 0);
     const Outputs<floatX> expected = forward(in.inp, sizes, 0, tier);
     const std::vector<floatX> expected_dinp = backward(in, sizes, 0, tier);
-    AttentionSizes s = attention_sizes<floatX>(0, kSeed, kSequence, sizes.B, sizes.T, sizes.C(), sizes.NH);
+    AttentionSizes s = attention_sizes<floatX>(0, kSeed, kSequence, sizes.B, sizes.T, sizes.C(), sizes.NH, true);
     REQUIRE(s.section == s.heads);
     const DeviceArray<floatX> inp(in.inp), dout(in.dout), out_in(in.out);
     const DeviceArray<float> lse_in(in.lse), delta(in.lse.size());
@@ -347,7 +358,7 @@ TEST_CASE("attention refuses sizes that fit no model") {
     CAPTURE(T);
     CAPTURE(C);
     CAPTURE(NH);
-    CHECK_THROWS_WITH_AS(attention_sizes<float>(0, 0, 0, B, T, C, NH), doctest::Contains("NH must divide C"),
+    CHECK_THROWS_WITH_AS(attention_sizes<float>(0, 0, 0, B, T, C, NH, true), doctest::Contains("NH must divide C"),
                          CudaError);
   };
   check(1, 1, 10, 3);
@@ -356,8 +367,8 @@ TEST_CASE("attention refuses sizes that fit no model") {
   check(1, 1, 0, 2);
   check(1, 1, 10, 0);
   check(1 << 16, 1, 1 << 15, 1 << 15);  // 2^31 heads
-  CHECK_NOTHROW(attention_sizes<float>(0, 0, 0, 1, 1, INT32_MAX, INT32_MAX));
+  CHECK_NOTHROW(attention_sizes<float>(0, 0, 0, 1, 1, INT32_MAX, INT32_MAX, true));
   CHECK_THROWS_AS(
-      attention_forward<float>(nullptr, nullptr, nullptr, 0, 0, 0, 1, 1, 10, 3, AttentionTier::plain, nullptr),
+      attention_forward<float>(nullptr, nullptr, nullptr, 0, 0, 0, 1, 1, 10, 3, true, AttentionTier::plain, nullptr),
       CudaError);
 }

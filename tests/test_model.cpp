@@ -34,7 +34,7 @@ struct NamedTensor {
 template <class floatX>
 std::vector<NamedTensor<floatX>> tensors(const ModelConfig& config, Params<floatX>& params) {
   std::vector<NamedTensor<floatX>> all;
-  for_each_param(config, params, [&](floatX*& pointer, const ParamTensor& tensor) {
+  for_each_param(config, {}, params, [&](floatX*& pointer, const ParamTensor& tensor) {
     all.push_back({tensor, std::span<floatX>(pointer, static_cast<size_t>(tensor.file_size()))});
   });
   return all;
@@ -634,7 +634,7 @@ TEST_CASE("the memory plan lists what is allocated") {
   Activations<float> acts;
   int64_t activations = 0;
   for (size_t k = 4; k < plan.size(); ++k) activations += plan[k].bytes;
-  CHECK(activations == bind_activations(kSmall, Recompute::none, 2, 8, 16, acts, nullptr));
+  CHECK(activations == bind_activations(kSmall, {}, 2, 8, 16, acts, nullptr));
   const auto bytes = [&](const std::string& name) {
     for (const MemoryRow& row : plan) {
       if (row.name == name) return row.bytes;

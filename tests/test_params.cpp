@@ -39,7 +39,7 @@ TEST_CASE("the tensors lie in the arena one after another: aligned, no overlap, 
 }
 
 TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor has its place of the arena") {
-  const std::vector<ParamTensor> adamw = param_table(kOdd), muon = param_table(kOdd, Optimizer::muon);
+  const std::vector<ParamTensor> adamw = param_table(kOdd), muon = param_table(kOdd, {.optimizer = Optimizer::muon});
   REQUIRE(adamw.size() == muon.size());
   int64_t end = 0, left_out = 0;
   for (size_t k = 0; k < adamw.size(); ++k) {
@@ -53,8 +53,8 @@ TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor h
     CHECK(muon[k].v_offset == (expected > 0 ? -1 : end));
     (expected > 0 ? left_out : end) += size;
   }
-  CHECK(v_size(adamw) == arena_size(adamw));
-  CHECK(v_size(muon) == end);
+  CHECK(arena_size(adamw, Arena::v) == arena_size(adamw));
+  CHECK(arena_size(muon, Arena::v) == end);
   CHECK(left_out + end == arena_size(muon));
   CHECK(muon_scratch(adamw) == 0);
   CHECK(muon_scratch(muon) == 2 * (163 * 64) + 2 * (41 * 64));  // X of 4 x 51 x 51, A of 51 x 51, to 64 each
@@ -76,16 +76,16 @@ TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor h
     }
     CHECK(covered == run.size);
   }
-  CHECK(v == v_size(muon));
+  CHECK(v == arena_size(muon, Arena::v));
 }
 
 TEST_CASE("bind_params points to the table's offsets") {
   const std::vector<ParamTensor> table = param_table(kOdd);
   std::vector<float> arena(static_cast<size_t>(arena_size(table)));
   Params<float> params;
-  bind_params(kOdd, params, arena.data());
+  bind_params(kOdd, {}, table, params, arena.data());
   size_t k = 0;
-  for_each_param(kOdd, params, [&](float*& pointer, const ParamTensor& tensor) {
+  for_each_param(kOdd, {}, params, [&](float*& pointer, const ParamTensor& tensor) {
     CHECK(tensor.name == table[k].name);
     CHECK(pointer - arena.data() == table[k].offset);
     ++k;

@@ -149,8 +149,8 @@ class Step {
     add("global_norm_squared", "", "global_norm_chunk_kernel", 1, 4 * P + sums);
     add("global_norm_squared", "sums", "global_norm_kernel", 1, sums);
     add("adamw_prepare", "", "adamw_prepare_kernel", 1, 0);
-    const std::vector<ParamTensor> table = param_table(config_.shape, config_.optimizer);
-    const double with_v = static_cast<double>(v_size(table));
+    const std::vector<ParamTensor> table = param_table(config_.shape, {.optimizer = config_.optimizer});
+    const double with_v = static_cast<double>(arena_size(table, Arena::v));
     const int runs = static_cast<int>(adamw_runs(table).size());
     add("adamw_update", "", "adamw_update_kernel", runs, (adamw_bytes() * with_v + with_v / 64) / runs);
     if (config_.optimizer == Optimizer::muon) {

@@ -115,7 +115,7 @@ class StepWalk {
     layernorm("ln1", a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b);
     product("qkv", a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
     at("attention_forward", "", 2 * half_square(), 4 * (4 * NC + N * NH),
-       [&] { k_.attention_forward(a.atty, a.lse, a.qkv, 0, 0, 0, batch_.B, batch_.T, C, NH); });
+       [&] { k_.attention_forward(a.atty, a.lse, a.qkv, 0, 0, 0, batch_.B, batch_.T, C, NH, true); });
     product("attproj", a_.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
     residual(a.residual2, stream(l));
     layernorm("ln2", a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b);
@@ -159,8 +159,9 @@ class StepWalk {
     product_backward("fc", a_.dnorm, dw.fcw, dw.fcb, a_.dfch, a.ln2, w.fcw, N, C, 4 * C);
     layernorm_backward("ln2", dw.ln2w, dw.ln2b, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd);
     product_backward("attproj", a_.datty, dw.attprojw, dw.attprojb, a_.dresidual, a.atty, w.attprojw, N, C, C);
-    at("attention_backward", "", 5 * half_square(), 4 * (8 * NC + N * NH),
-       [&] { k_.attention_backward(a_.dqkv, a_.datty, a.atty, a.lse, a.qkv, 0, 0, 0, batch_.B, batch_.T, C, NH); });
+    at("attention_backward", "", 5 * half_square(), 4 * (8 * NC + N * NH), [&] {
+      k_.attention_backward(a_.dqkv, a_.datty, a.atty, a.lse, a.qkv, 0, 0, 0, batch_.B, batch_.T, C, NH, true);
+    });
     product_backward("qkv", a_.dnorm, dw.qkvw, dw.qkvb, a_.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
     layernorm_backward("ln1", dw.ln1w, dw.ln1b, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd);
   }

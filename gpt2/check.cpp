@@ -35,7 +35,7 @@ void bound_absolute(CheckRow& row, double bound) {
 }  // namespace
 
 std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch& batch, Precision precision) {
-  const int64_t V = model.config.vocab_size, N = int64_t{batch.B} * batch.T;
+  const int64_t V = model.config.outputs(), N = static_cast<int64_t>(batch.targets.size());
   std::vector<CheckRow> rows;
   std::vector<float> logits[2], loss[2];
   Model* both[2] = {&model, &reference};
@@ -59,6 +59,7 @@ std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch
   bound_absolute(rows[0], fp32 ? 1e-5 : rounded);
   bound_absolute(rows[1], fp32 ? 1e-4 : rounded);
   for (const ParamTensor& tensor : model.table) {
+    if (!tensor.trainable()) continue;
     std::vector<float> grads[2];
     for (int k = 0; k < 2; ++k) {
       grads[k].resize(static_cast<size_t>(tensor.size()));

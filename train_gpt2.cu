@@ -8,7 +8,7 @@
 //   build/train_gpt2cu --run runs/mine --resume --steps 2000  go on
 #include "apps/train_flags.h"
 #include "apps/trainer.h"
-#include "gpt2/model_gpu.cuh"
+#include "gpt2/gpu.h"
 
 namespace {
 

@@ -1,16 +1,14 @@
 // Continues a prompt with a trained model.
 //   build/generate --model runs/stories/latest --prompt "Once upon a time" --tokens 200
+#include "gpt2/generate.h"
+
 #include <cmath>
 #include <cstdio>
 #include <random>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "apps/command_line.h"
+#include "apps/device.h"
 #include "gpt2/checkpoint.h"
-#include "gpt2/generate.h"
 #include "gpt2/tokenizer.h"
 
 int main(int argc, char** argv) {
@@ -18,8 +16,8 @@ int main(int argc, char** argv) {
   std::string dir, tokenizer_path, prompt;
   GenerateConfig config;
   config.sampler.temperature = 0.8;
-  bool greedy = false, raw_ids = false, keep_going = false, reference = false;
-  int threads = 0;
+  bool greedy = false, raw_ids = false, keep_going = false;
+  DeviceFlags device;
   std::optional<uint64_t> seed;
   app.add_option("--model", dir, "model directory (a run's latest/, or one that transformers saved)")->required();
   app.add_option("--tokenizer", tokenizer_path, "tokenizer file; default: the model directory's tokenizer.json");
@@ -37,16 +35,13 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   app.add_option("--seed", seed, "same seed, same text; default: a new one each time")->check(CLI::NonNegativeNumber);
-  app.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 4096));
   app.add_flag("--greedy", greedy, "always the most likely token");
   app.add_flag("--keep-going", keep_going, "go on after the end of a text");
   app.add_flag("--ids", raw_ids, "prompt and output are token ids: needs no tokenizer");
-  app.add_flag("--reference", reference, "plain loops only");
+  add_device_flags(app, device);
 
   return run_program(app, argc, argv, [&] {
-#ifdef _OPENMP
-    if (threads > 0) omp_set_num_threads(threads);
-#endif
+    settle_device(device, true);
     if (std::isnan(config.sampler.temperature) || std::isnan(config.sampler.top_p)) {
       fail_usage("--temperature and --top-p are numbers, found nan");
     }
@@ -75,7 +70,7 @@ int main(int argc, char** argv) {
     if (ids.empty())
       fail_usage("--prompt is empty, and this model has no end-of-text token to start from: give a prompt");
 
-    const std::unique_ptr<Model> model = make_cpu_model(shape, reference);
+    const std::unique_ptr<Model> model = make_device_model(device, shape, {.trainable = trains_nothing(shape)}, 1, 1);
     load_weights(*model, dir);
     if (tokenizer) {
       std::fputs(prompt.c_str(), stdout);

@@ -350,6 +350,7 @@ void GpuModel<floatX>::set_updates(int64_t count) {
 // ---- memory --------------------------------------------------------------------------------------------------------
 
 DeviceBuffer::DeviceBuffer(int64_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
   const cudaError_t status = cudaMalloc(&data_, static_cast<size_t>(bytes));
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // said, and not to be found again by the next call

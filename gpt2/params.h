@@ -36,6 +36,9 @@ void validate(const ModelConfig& config, const std::string& where);
 // The same of what does not fit the model: blocks that it does not have, adapters of a matrix that it does not have.
 void validate(const ModelOptions& options, const ModelConfig& config, const std::string& where);
 
+// Of a model that only computes.
+inline TrainablePart trains_nothing(const ModelConfig& config) { return {config.num_layers, false, false, false}; }
+
 // Whether adapters are on one of q, k, v, attproj, fc, fcproj, head.
 bool lora_targets(const LoraOptions& lora, const ModelConfig& config, const char* matrix);
 

@@ -19,6 +19,19 @@ expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --temperature 50
 expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --temperature 50 --top-p 0
 [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "--top-p 0 is not greedy"
 
+# On the GPU, here dev/cudasim's, in both precisions.
+if [ -x "${generate}sim" ]; then
+  for precision in fp32 bf16; do
+    expect_ok "${generate}sim" --model $model --prompt "abc" --tokens 16 --greedy --precision $precision
+    [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "the GPU in $precision: $(cat out)"
+  done
+  expect_ok "${generate}sim" --model $model --prompt "abc" --tokens 16 --greedy --device cpu
+  [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "--device cpu: $(cat out)"
+fi
+expect_error 2 'device cuda needs the program of this name that ends in cu' "$generate" --model $model --device cuda
+expect_error 2 "device is 'tpu', expected one of cpu cuda" "$generate" --model $model --device tpu
+expect_error 2 "precision is 'fp8', expected one of fp32" "$generate" --model $model --precision fp8
+
 # Beyond the context of 32, and a prompt that is longer than it.
 expect_ok "$generate" --model $model --prompt "a" --tokens 100 --greedy
 [ "$(wc -c <out)" = 102 ] || die "expected the prompt, 100 characters and a line's end: $(wc -c <out)"

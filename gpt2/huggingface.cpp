@@ -12,6 +12,13 @@
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+namespace {
+
+const char* const kLanguageModel = "GPT2LMHeadModel";
+const char* const kClassifier = "GPT2ForSequenceClassification";
+
+}  // namespace
+
 // ---- config.json ---------------------------------------------------------------------------------------------------
 
 ModelConfig read_huggingface_config(const fs::path& dir) {
@@ -23,6 +30,11 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
     const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= INT32_MAX : value.is_number_integer();
     if (!fits) fail("%s: %s is %s, expected a whole number below 2^31", path.c_str(), field, shown(value).c_str());
     return static_cast<int>(std::max<int64_t>(value.get<int64_t>(), -1));  // validate() refuses what is below 1
+  };
+  const auto flag = [&](const char* field) {
+    const json value = get(field, true);
+    if (!value.is_boolean()) fail("%s: %s is %s, expected true or false", path.c_str(), field, shown(value).c_str());
+    return value.get<bool>();
   };
   const auto expect = [&](const char* field, const json& wanted, const char* why) {
     const json value = get(field, wanted);
@@ -40,6 +52,15 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
   config.num_layers = size("n_layer", 12);
   config.num_heads = size("n_head", 12);
   config.channels = size("n_embd", 768);
+  config.tied_head = flag("tie_word_embeddings");
+  config.qkv_bias = flag("qkv_bias");  // this and the next are wrought's own
+  config.causal = flag("causal");
+  if (get("architectures", json()) ==
+      json::array({kClassifier})) {  // transformers says how many classes by their names
+    config.num_classes = size("num_labels", static_cast<int>(get("id2label", {{"0", ""}, {"1", ""}}).size()));
+    if (config.num_classes < 1) fail("%s: num_labels is %d, expected at least 1", path.c_str(), config.num_classes);
+    config.tied_head = false;
+  }
   validate(config, path.string());
 
   if (get("activation_function", "gelu_new") != "gelu_pytorch_tanh") {  // the same function by another name
@@ -51,7 +72,6 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
   if (!epsilon.is_number() || std::abs(epsilon.get<double>() - 1e-5) > 1e-9) {
     fail("%s: layer_norm_epsilon is %s, expected 1e-05 as in GPT-2", path.c_str(), shown(epsilon).c_str());
   }
-  expect("tie_word_embeddings", true, "wrought's output head is the token embedding");
   expect("scale_attn_weights", true, "attention is scaled by 1/sqrt(head size)");
   expect("scale_attn_by_inverse_layer_idx", false, "wrought does not have this option");
   expect("add_cross_attention", false, "wrought has decoders only");
@@ -69,31 +89,42 @@ namespace {
 json config_json(const ModelConfig& config, const Tokenizer* tokenizer, Dtype dtype) {
   json end_of_text = nullptr;
   if (tokenizer && tokenizer->end_of_text() >= 0) end_of_text = tokenizer->end_of_text();
-  return {{"model_type", "gpt2"},
-          {"architectures", json::array({"GPT2LMHeadModel"})},
-          {"n_positions", config.max_seq_len},
-          {"n_ctx", config.max_seq_len},
-          {"vocab_size", config.vocab_size},
-          {"n_layer", config.num_layers},
-          {"n_head", config.num_heads},
-          {"n_embd", config.channels},
-          {"n_inner", nullptr},
-          {"activation_function", "gelu_new"},
-          {"layer_norm_epsilon", 1e-5},
-          {"initializer_range", 0.02},
-          {"attn_pdrop", 0.1},
-          {"embd_pdrop", 0.1},
-          {"resid_pdrop", 0.1},
-          {"scale_attn_weights", true},
-          {"scale_attn_by_inverse_layer_idx", false},
-          {"reorder_and_upcast_attn", false},
-          {"tie_word_embeddings", true},
-          {"use_cache", true},
-          {"bos_token_id", end_of_text},
-          {"eos_token_id", end_of_text},
-          {"torch_dtype", dtype == Dtype::f32   ? "float32"
-                          : dtype == Dtype::f16 ? "float16"
-                                                : "bfloat16"}};
+  json file = {{"model_type", "gpt2"},
+               {"architectures", json::array({config.num_classes > 0 ? kClassifier : kLanguageModel})},
+               {"n_positions", config.max_seq_len},
+               {"n_ctx", config.max_seq_len},
+               {"vocab_size", config.vocab_size},
+               {"n_layer", config.num_layers},
+               {"n_head", config.num_heads},
+               {"n_embd", config.channels},
+               {"n_inner", nullptr},
+               {"activation_function", "gelu_new"},
+               {"layer_norm_epsilon", 1e-5},
+               {"initializer_range", 0.02},
+               {"attn_pdrop", 0.1},
+               {"embd_pdrop", 0.1},
+               {"resid_pdrop", 0.1},
+               {"scale_attn_weights", true},
+               {"scale_attn_by_inverse_layer_idx", false},
+               {"reorder_and_upcast_attn", false},
+               {"tie_word_embeddings", config.tied_head || config.num_classes > 0},
+               {"use_cache", true},
+               {"bos_token_id", end_of_text},
+               {"eos_token_id", end_of_text},
+               {"torch_dtype", dtype == Dtype::f32   ? "float32"
+                               : dtype == Dtype::f16 ? "float16"
+                                                     : "bfloat16"}};
+  if (!config.qkv_bias) file["qkv_bias"] = false;
+  if (!config.causal) file["causal"] = false;
+  if (config.num_classes > 0) {
+    file["num_labels"] = config.num_classes;
+    for (int k = 0; k < config.num_classes; ++k) {
+      file["id2label"][std::to_string(k)] = "LABEL_" + std::to_string(k);
+      file["label2id"]["LABEL_" + std::to_string(k)] = k;
+    }
+    file["pad_token_id"] = end_of_text;  // transformers' classifier reads the position before the padding
+  }
+  return file;
 }
 
 // Without it, transformers' AutoTokenizer takes every GPT-2's tokenizer for byte-level BPE, and drops spaces in
@@ -109,14 +140,17 @@ json tokenizer_config_json(const ModelConfig& config, const Tokenizer& tokenizer
 const char* const kSingleFile = "model.safetensors";
 const char* const kIndexFile = "model.safetensors.index.json";
 const std::string kPrefix = "transformer.";
-const char* const kHead = "lm_head.weight";
+const char* const kTiedHead = "lm_head.weight";  // the same matrix as wte, which some files hold twice
 
 bool has_prefix(const std::string& name) { return name.rfind(kPrefix, 0) == 0; }
 
 // Two names of a tensor's: with and without the prefix, which transformers writes for models with a head and not for
-// the stream alone. A head's own tensors never have it.
+// the stream alone. The heads' own tensors never have it.
+bool of_head(const std::string& name) { return name.rfind("lm_head.", 0) == 0 || name.rfind("score.", 0) == 0; }
 std::string without_prefix(const std::string& name) { return has_prefix(name) ? name.substr(kPrefix.size()) : name; }
-std::string written_name(const ParamTensor& tensor) { return kPrefix + tensor.hf_name; }
+std::string written_name(const ParamTensor& tensor) {
+  return (of_head(tensor.hf_name) ? "" : kPrefix) + tensor.hf_name;
+}
 
 // ---- a model's tensors in one or several files ---------------------------------------------------------------------
 
@@ -205,7 +239,7 @@ class TensorFiles {
         }
         if (has_prefix(tensor.name)) {
           with = &tensor;
-        } else if (tensor.name != kHead) {
+        } else if (!of_head(tensor.name)) {
           without = &tensor;
         }
       }
@@ -238,37 +272,55 @@ class HuggingfaceWeights final : public Weights {
   explicit HuggingfaceWeights(const fs::path& dir) : HuggingfaceWeights(read_huggingface_config(dir), dir) {}
 
   void read(const ParamTensor& tensor, float* out) const override {
-    from_file(out, found(tensor).bytes, dtype(tensor), tensor);
+    if (const TensorView* view = find(tensor)) return from_file(out, view->bytes, *find_dtype(view->dtype), tensor);
+    std::fill(out, out + tensor.size(), 0.0f);
   }
-  Dtype dtype(const ParamTensor& tensor) const override { return *find_dtype(found(tensor).dtype); }
+  Dtype dtype(const ParamTensor& tensor) const override {
+    const TensorView* view = find(tensor);
+    return *find_dtype((view ? view : find(table[0]))->dtype);
+  }
 
  private:
   HuggingfaceWeights(const ModelConfig& c, const fs::path& dir) : Weights(c, param_table(c)), files_(dir) { check(); }
 
-  const TensorView& found(const ParamTensor& tensor) const { return *files_.tensors().at(tensor.hf_name).view; }
+  const TensorView* find(const ParamTensor& tensor) const {
+    const auto found = files_.tensors().find(tensor.hf_name);
+    return found == files_.tensors().end() ? nullptr : found->second.view;
+  }
 
-  // Every tensor of the table, nothing else but the old files' extras.
+  // Every tensor of the table, nothing else but what says nothing about the model.
   void check() const {
     std::set<std::string> known;
-    for (const ParamTensor& tensor : table) {
-      files_.get(tensor.hf_name, file_shape(tensor));
+    for (const ParamTensor& tensor : file_table(config)) {
       known.insert(tensor.hf_name);
+      const bool is_no_part = tensor.name.ends_with(".qkvb") && !config.qkv_bias;
+      const bool optional = is_no_part || tensor.name == "headb";  // transformers' classifiers have no bias
+      if (optional && !find(tensor)) continue;
+      const TensorView& view = files_.get(tensor.hf_name, file_shape(tensor));
+      const auto is_zero = [](std::byte b) { return b == std::byte{0}; };
+      if (is_no_part && !std::all_of(view.bytes.begin(), view.bytes.end(), is_zero)) {
+        fail("%s: tensor %s is not zero, but config.json has qkv_bias false", files_.where().c_str(),
+             in_quotes(view.name).c_str());
+      }
     }
-    for (int l = 0; l < config.num_layers; ++l) {  // causal masks, which say nothing about the model
+    for (int l = 0; l < config.num_layers; ++l) {  // causal masks, in old files
       known.insert(strprintf("h.%d.attn.bias", l));
       known.insert(strprintf("h.%d.attn.masked_bias", l));
     }
+    if (!config.has_head()) known.insert(kTiedHead);
     for (const auto& [name, found] : files_.tensors()) {
-      if (name != kHead && !known.contains(name)) {
-        fail("%s: tensor %s is not part of a GPT-2 of %d layers", found.file->c_str(),
-             in_quotes(found.view->name).c_str(), config.num_layers);
+      if (!known.contains(name)) {
+        fail("%s: tensor %s is not part of a GPT-2 of %d layers%s", found.file->c_str(),
+             in_quotes(found.view->name).c_str(), config.num_layers, config.num_classes > 0 ? " that classifies" : "");
       }
     }
-    if (files_.tensors().contains(kHead)) {
-      const std::vector<int64_t> shape = file_shape(table[0]);
-      const TensorView &head = files_.get(kHead, shape), &wte = files_.get(table[0].hf_name, shape);
+    if (!config.has_head() && files_.tensors().contains(kTiedHead)) {
+      const TensorView &head = files_.get(kTiedHead, file_shape(table[0])), &wte = *find(table[0]);
       if (head.dtype != wte.dtype || !same_bytes(head.bytes, wte.bytes)) {
-        fail("%s: \"%s\" differs from the token embedding; wrought ties the two", files_.where().c_str(), kHead);
+        fail(
+            "%s: \"%s\" differs from the token embedding, but config.json ties the two; if the head is right, set "
+            "tie_word_embeddings to false there",
+            files_.where().c_str(), kTiedHead);
       }
     }
   }
@@ -290,6 +342,7 @@ void remove_other_weights(const fs::path& dir, const std::set<std::string>& writ
 }
 
 void save_tensors(const Weights& weights, const fs::path& dir, const HuggingfaceOptions& options) {
+  const std::vector<ParamTensor> table = file_table(weights.config);
   const auto header = [&](const ParamTensor& tensor) {
     const Dtype dtype = options.dtype ? *options.dtype : weights.dtype(tensor);
     return TensorHeader{written_name(tensor), dtype_name(dtype), file_shape(tensor)};
@@ -297,7 +350,7 @@ void save_tensors(const Weights& weights, const fs::path& dir, const Huggingface
   // The table in pieces of at most shard_bytes, in its order.
   std::vector<std::vector<const ParamTensor*>> shards(1);
   int64_t bytes = 0, total = 0;
-  for (const ParamTensor& tensor : weights.table) {
+  for (const ParamTensor& tensor : table) {
     const int64_t size = tensor.file_size() * element_bytes(*find_dtype(header(tensor).dtype));
     if (options.shard_bytes > 0 && !shards.back().empty() && bytes + size > options.shard_bytes) {
       shards.emplace_back();
@@ -319,12 +372,7 @@ void save_tensors(const Weights& weights, const fs::path& dir, const Huggingface
     SafetensorsWriter file(dir / name, headers, {{"format", "pt"}});
     for (size_t t = 0; t < headers.size(); ++t) {
       const ParamTensor& tensor = *shards[i][t];
-      const float* from = weights.view(tensor);  // without a copy where that is possible: wte is the largest tensor
-      if (!from) {
-        values.resize(static_cast<size_t>(tensor.size()));
-        weights.read(tensor, values.data());
-        from = values.data();
-      }
+      const float* from = view_or_read(weights, tensor, values);
       write_tensor(file, headers[t].name, tensor, from, *find_dtype(headers[t].dtype));
       weight_map[headers[t].name] = name;
     }

@@ -14,13 +14,14 @@
 
 // Shape from DIR/config.json; a field that is absent has the value that `transformers` gives it (GPT-2 small's). Throws
 // Error: missing or not JSON, another model_type, a field of the wrong type or absurd, heads that do not divide
-// channels, an activation other than gelu_new, untied embeddings, other options of GPT-2 that change the result and
-// that wrought does not have.
+// channels, an activation other than gelu_new, other options of GPT-2 that change the result and that wrought does not
+// have. GPT2ForSequenceClassification is a classifier; wrought's own "qkv_bias" and "causal" are true where absent.
 ModelConfig read_huggingface_config(const std::filesystem::path& dir);
 
-// The weights, in F32, F16 or BF16; names with or without the "transformer." prefix, not both; "lm_head.weight" and the
-// attention masks that old files carry are accepted, but the head must equal wte. Throws Error for a missing, extra,
-// repeated or wrongly shaped tensor, and for an index of shards that does not fit them.
+// The weights, in F32, F16 or BF16; names with or without the "transformer." prefix, not both. What says nothing about
+// the model is passed over: the attention masks of old files, the "lm_head.weight" of a tied head, which must equal
+// wte, a bias of zeros where there is none. A classifier's bias that is absent is zero. Throws Error for a missing,
+// extra, repeated or wrongly shaped tensor, and for an index of shards that does not fit them.
 std::unique_ptr<Weights> open_huggingface(const std::filesystem::path& dir);
 
 // Throws Error if the tokenizer has more ids than the model's vocabulary. Fewer are fine: vocabularies are often padded

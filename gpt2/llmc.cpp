@@ -101,19 +101,21 @@ std::unique_ptr<Weights> open_llmc(const fs::path& path) { return std::make_uniq
 
 void save_llmc(const Weights& weights, const fs::path& path, LlmcType type) {
   const ModelConfig& c = weights.config;
+  if (c.has_head() || !c.causal) {
+    fail("%s: llm.c's format has no place for %s; save it as a Hugging Face directory", path.c_str(),
+         c.num_classes > 0 ? "a classifier"
+         : c.has_head()    ? "a head that is not the token embedding"
+                           : "attention that is not causal");
+  }
   const int32_t header[kHeaderInts] = {
       kMagic,     static_cast<int32_t>(type), c.max_seq_len, c.vocab_size, c.num_layers, c.num_heads,
       c.channels, c.padded_vocab_size()};
   FileWriter file(path);
   file.write(header, sizeof header);
   std::vector<float> values;
-  for (const ParamTensor* tensor : file_order(weights.table, c.num_layers)) {
-    const float* from = weights.view(*tensor);
-    if (!from) {
-      values.resize(static_cast<size_t>(tensor->size()));
-      weights.read(*tensor, values.data());
-      from = values.data();
-    }
+  const std::vector<ParamTensor> table = file_table(c);
+  for (const ParamTensor* tensor : file_order(table, c.num_layers)) {
+    const float* from = view_or_read(weights, *tensor, values);
     narrow(from, tensor->size(), dtype_of(type), path.string() + ": " + tensor->name,
            [&](std::span<const std::byte> bytes) { file.write(bytes.data(), bytes.size()); });
   }

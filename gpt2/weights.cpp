@@ -78,7 +78,11 @@ void check_config(const ModelConfig& file, const ModelConfig& model, const fs::p
   compare("n_layer", file.num_layers, model.num_layers);
   compare("n_head", file.num_heads, model.num_heads);
   compare("n_embd", file.channels, model.channels);
-  if (file != model) fail("%s: the model has another shape:%s", path.c_str(), differences.c_str());
+  compare("tie_word_embeddings", !file.has_head(), !model.has_head());
+  compare("qkv_bias", file.qkv_bias, model.qkv_bias);
+  compare("num_labels", file.num_classes, model.num_classes);
+  compare("causal", file.causal, model.causal);
+  if (!differences.empty()) fail("%s: the model has another shape:%s", path.c_str(), differences.c_str());
 }
 
 }  // namespace
@@ -92,6 +96,7 @@ void load_weights(Model& model, const fs::path& path) {
   check_config(weights->config, model.config, path);
   std::vector<float> values;
   for (const ParamTensor& tensor : model.table) {
+    if (tensor.adapter()) continue;
     values.resize(static_cast<size_t>(tensor.size()));
     weights->read(tensor, values.data());
     model.write(Arena::params, tensor, values.data());
@@ -100,8 +105,22 @@ void load_weights(Model& model, const fs::path& path) {
 
 // ---- one tensor between memory and file ----------------------------------------------------------------------------
 
+std::vector<ParamTensor> file_table(const ModelConfig& config) {
+  ModelConfig with_bias = config;
+  with_bias.qkv_bias = true;
+  return param_table(with_bias);
+}
+
+const float* view_or_read(const Weights& weights, const ParamTensor& tensor, std::vector<float>& memory) {
+  const bool there = weights.config.qkv_bias || !tensor.name.ends_with(".qkvb");
+  if (const float* values = there ? weights.view(tensor) : nullptr) return values;
+  memory.assign(static_cast<size_t>(tensor.size()), 0.0f);
+  if (there) weights.read(tensor, memory.data());
+  return memory.data();
+}
+
 std::vector<int64_t> file_shape(const ParamTensor& tensor) {
-  if (tensor.vector) return {tensor.cols};
+  if (tensor.vector) return {tensor.file_size()};
   if (tensor.transposed) return {tensor.cols, tensor.rows};
   return {tensor.file_rows, tensor.cols};
 }

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -38,17 +39,19 @@ class Weights {
   Weights(const ModelConfig& c, std::vector<ParamTensor> t) : config(c), table(std::move(t)) {}
 };
 
-// A model's arena.
+// A model's parameters, but for adapters: those are merged (gpt2/lora.h) or saved on their own.
 class ModelWeights final : public Weights {
  public:
-  explicit ModelWeights(const Model& model, Arena arena = Arena::params)
-      : Weights(model.config, model.table), model_(model), arena_(arena) {}
-  void read(const ParamTensor& tensor, float* out) const override { model_.read(arena_, tensor, out); }
-  const float* view(const ParamTensor& tensor) const override { return model_.view(arena_, tensor); }
+  explicit ModelWeights(const Model& model) : Weights(model.config, param_table(model.config)), model_(model) {
+    for (const ParamTensor& tensor : model.table) by_name_[tensor.name] = &tensor;
+  }
+  void read(const ParamTensor& tensor, float* out) const override { model_.read(Arena::params, of(tensor), out); }
+  const float* view(const ParamTensor& tensor) const override { return model_.view(Arena::params, of(tensor)); }
 
  private:
+  const ParamTensor& of(const ParamTensor& tensor) const { return *by_name_.at(tensor.name); }
   const Model& model_;
-  Arena arena_;
+  std::map<std::string, const ParamTensor*> by_name_;
 };
 
 // ---- any kind of file ----
@@ -74,6 +77,12 @@ void check_weights(const ModelConfig& config, const std::filesystem::path& path)
 void load_weights(Model& model, const std::filesystem::path& path);
 
 // ---- one tensor between memory and file ----
+
+// The table of what files hold: queries, keys and values always have a bias there, of zeros where the model has none.
+std::vector<ParamTensor> file_table(const ModelConfig& config);
+
+// A tensor of that table's values: where they are, or read into `memory`.
+const float* view_or_read(const Weights& weights, const ParamTensor& tensor, std::vector<float>& memory);
 
 // What files hold of it: V rows of wte, matrices transposed (GPT-2's Conv1D).
 std::vector<int64_t> file_shape(const ParamTensor& tensor);

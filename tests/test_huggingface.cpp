@@ -8,6 +8,7 @@
 #include "gpt2/float16.h"
 #include "gpt2/huggingface.h"
 #include "tests/finite_differences.h"
+#include "tests/golden.h"
 #include "tests/model_files.h"
 
 namespace fs = std::filesystem;
@@ -157,7 +158,9 @@ TEST_CASE("a config without a field has transformers' default; what changes the 
            {"activation_function", "gelu", "activation_function is \"gelu\""},
            {"layer_norm_epsilon", 1e-6, "layer_norm_epsilon is 1e-06"},
            {"layer_norm_epsilon", "1e-5", "layer_norm_epsilon"},
-           {"tie_word_embeddings", false, "tie_word_embeddings is false"},
+           {"tie_word_embeddings", 3, "tie_word_embeddings is 3, expected true or false"},
+           {"qkv_bias", "no", "qkv_bias is \"no\", expected true or false"},
+           {"causal", nullptr, "causal is null"},
            {"scale_attn_weights", false, "scale_attn_weights is false"},
            {"scale_attn_by_inverse_layer_idx", true, "scale_attn_by_inverse_layer_idx is true"},
            {"add_cross_attention", true, "add_cross_attention"},
@@ -214,7 +217,9 @@ TEST_CASE("weights are read in the forms that files have") {
     std::string other = wte;
     other[17] ^= 1;
     rewrite(kGolden / "model.safetensors", path, keep, {extra("lm_head.weight", "F32", {103, 10}, other)});
-    CHECK_THROWS_WITH_AS(load_weights(*model, folder.path), Contains("differs from the token embedding"), Error);
+    CHECK_THROWS_WITH_AS(
+        load_weights(*model, folder.path),
+        Contains("differs from the token embedding, but config.json ties the two; if the head is right"), Error);
     rewrite(kGolden / "model.safetensors", path, keep, {extra("lm_head.weight", "F32", {10, 103}, wte)});
     CHECK_THROWS_WITH_AS(load_weights(*model, folder.path), Contains("expected (103, 10) F32, F16 or BF16"), Error);
   }
@@ -392,4 +397,170 @@ TEST_CASE("a value that F16 cannot hold is refused, and leaves no file") {
   values[3] = 65519.99f;
   model->write(Arena::params, model->table[1], values.data());
   save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f16, 0});
+}
+
+TEST_CASE("heads of their own, classifiers, models without biases or that see everything come back") {
+  const Folder folder;
+  ModelConfig untied = kTiny, classifier = kTiny, without_bias = kTiny, looks_ahead = kTiny, all = kTiny;
+  untied.tied_head = without_bias.qkv_bias = looks_ahead.causal = false;
+  classifier.num_classes = 3;
+  classifier.tied_head = false;
+  all.num_classes = 200;
+  all.tied_head = all.qkv_bias = all.causal = false;
+  for (const ModelConfig& config : {untied, classifier, without_bias, looks_ahead, all}) {
+    const auto model = random_model(config, 7), loaded = random_model(config, 8);
+    for (const int64_t shard_bytes : {0, 1000}) {
+      save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f32, shard_bytes});
+      CHECK(read_model_config(folder.path) == config);
+      load_weights(*loaded, folder.path);
+      CHECK(same(*model, *loaded, {Arena::params}));
+    }
+    CHECK_THROWS_WITH_AS(load_weights(*random_model(kTiny, 1), folder.path), Contains("another shape"), Error);
+  }
+  const fs::path path = folder.path / "model.safetensors";
+  const auto save = [&](const ModelConfig& config) {
+    std::unique_ptr<Model> model = random_model(config, 7);
+    save_model(*model, nullptr, folder.path);
+    return model;
+  };
+  const auto change_tensor = [&](const std::string& name, const std::function<void(FileTensor&)>& change) {
+    int found = 0;
+    rewrite(path, path, [&](FileTensor& tensor) {
+      if (tensor.name != name) return;
+      change(tensor);
+      ++found;
+    });
+    REQUIRE(found == 1);
+  };
+  const auto drop = [](FileTensor& tensor) { tensor.name.clear(); };
+  const auto change_config = [&](const char* field, const json& value) {
+    json config = read_json(folder.path / "config.json");
+    config[field] = value;
+    if (value.is_null()) config.erase(field);
+    write_text(folder.path / "config.json", config.dump());
+  };
+
+  SUBCASE("an untied head must be there; a tied one may not be it") {
+    save(untied);
+    const json config = read_json(folder.path / "config.json");
+    CHECK(config["tie_word_embeddings"] == false);
+    CHECK_FALSE(config.contains("qkv_bias"));
+    CHECK_FALSE(config.contains("causal"));
+    change_config("tie_word_embeddings", true);
+    CHECK_THROWS_WITH_AS(open_huggingface(folder.path), Contains("config.json ties the two"), Error);
+    change_config("tie_word_embeddings", false);
+    change_tensor("lm_head.weight", drop);
+    CHECK_THROWS_WITH_AS(open_huggingface(folder.path), Contains("\"lm_head.weight\" is missing, expected (7, 3)"),
+                         Error);
+  }
+  SUBCASE("a classifier without a bias, as transformers has them; classes by their names") {
+    const auto model = save(classifier);
+    json config = read_json(folder.path / "config.json");
+    CHECK(config["architectures"] == json::array({"GPT2ForSequenceClassification"}));
+    CHECK(config["num_labels"] == 3);
+    CHECK(config["id2label"].size() == 3);
+    change_tensor("score.bias", drop);
+    change_config("num_labels", nullptr);
+    const auto loaded = random_model(classifier, 8);
+    load_weights(*loaded, folder.path);
+    for (const ParamTensor& tensor : model->table) {
+      std::vector<float> expected = read_tensor(*model, Arena::params, tensor);
+      if (tensor.name == "headb") expected.assign(expected.size(), 0.0f);
+      CHECK_MESSAGE(read_tensor(*loaded, Arena::params, tensor) == expected, tensor.name);
+    }
+    CHECK(open_huggingface(folder.path)->dtype(loaded->table.back()) == Dtype::f32);
+    change_config("id2label", nullptr);  // transformers leaves two classes unsaid
+    CHECK(read_model_config(folder.path).num_classes == 2);
+    CHECK_THROWS_WITH_AS(open_huggingface(folder.path), Contains("\"score.weight\" is (3, 3) F32, expected (2, 3)"),
+                         Error);
+    change_config("num_labels", 0);
+    CHECK_THROWS_WITH_AS(read_model_config(folder.path), Contains("num_labels is 0, expected at least 1"), Error);
+    change_config("architectures", json::array({"GPT2LMHeadModel"}));
+    CHECK_THROWS_WITH_AS(open_huggingface(folder.path), Contains("\"score.weight\" is not part of a GPT-2"), Error);
+  }
+  SUBCASE("queries, keys and values without a bias: zeros in the file, and nothing else") {
+    const auto model = save(without_bias);
+    CHECK(read_json(folder.path / "config.json")["qkv_bias"] == false);
+    change_config("qkv_bias", nullptr);
+    const auto with_bias = random_model(kTiny, 8);  // what transformers sees
+    load_weights(*with_bias, folder.path);
+    for (const ParamTensor& tensor : with_bias->table) {
+      if (!tensor.name.ends_with(".qkvb")) continue;
+      CHECK(read_tensor(*with_bias, Arena::params, tensor) == std::vector<float>(9, 0.0f));
+    }
+    change_config("qkv_bias", false);
+    change_tensor("transformer.h.1.attn.c_attn.bias", [](FileTensor& tensor) { tensor.bytes[5] = 1; });
+    CHECK_THROWS_WITH_AS(open_huggingface(folder.path),
+                         Contains("c_attn.bias\" is not zero, but config.json has qkv_bias"), Error);
+    change_tensor("transformer.h.1.attn.c_attn.bias", drop);
+    open_huggingface(folder.path);
+  }
+}
+
+TEST_CASE("adapters are not part of the model that is saved, and stay when one is loaded") {
+  const Folder folder;
+  const auto model = make_cpu_model(kTiny, true, {.lora = {.rank = 2}}), plain = random_model(kTiny, 5);
+  init_weights(*model, 4);
+  save_model(*model, nullptr, folder.path);
+  load_weights(*plain, folder.path);
+  const auto before = read_tensor(*model, Arena::params, model->table.back());
+  load_weights(*model, folder.path);
+  CHECK(read_tensor(*model, Arena::params, model->table.back()) == before);
+  for (const ParamTensor& tensor : plain->table) {
+    CHECK(read_tensor(*plain, Arena::params, tensor) == read_tensor(*model, Arena::params, tensor));
+  }
+}
+
+TEST_CASE("GPT-2's four sizes, scaled down, through files: the logits of transformers") {
+  const Golden golden("transformers_logits.bin");
+  const auto shape = golden.get<int>("config");
+  const auto scale = golden.get("scale")[0];
+  const auto inputs = golden.get<int32_t>("inputs");
+  const int B = shape[2], T = shape[3];
+  const Folder folder;
+  Worst worst;
+  for (const std::string size : {"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}) {
+    for (const std::string kind : {"tied", "untied", "classifier"}) {
+      CAPTURE(size);
+      CAPTURE(kind);
+      const auto of_size = golden.get<int>(size);
+      ModelConfig config{shape[0], shape[1], of_size[0], of_size[1], of_size[2]};
+      config.tied_head = kind == "tied";
+      config.num_classes = kind == "classifier" ? shape[4] : 0;
+      const auto made = make_cpu_model(config, true), model = make_cpu_model(config, false);
+      uint64_t stream = 0;
+      for (const ParamTensor& tensor : made->table) {
+        std::vector<float> values(static_cast<size_t>(tensor.size()), 0.0f);
+        if (tensor.name != "headb") {  // transformers' classifier has none
+          const uint64_t from = tensor.name == "head" ? 1100 : stream++;
+          const bool around_1 = tensor.init == Init::ones;
+          for (size_t i = 0; i < static_cast<size_t>(tensor.file_size()); ++i) {
+            values[i] = static_cast<float>(golden_uniform(from, i) * scale + (around_1 ? 1 : 0));
+          }
+        }
+        made->write(Arena::params, tensor, values.data());
+      }
+      save_huggingface(ModelWeights(*made), nullptr, folder.path, {Dtype::f32, 1 << 19});
+      load_weights(*model, folder.path);
+
+      if (config.num_classes > 0) {  // transformers looks at the last position
+        std::vector<float> last(inputs.size(), 0.0f);
+        for (int b = 0; b < B; ++b) last[static_cast<size_t>(b * T + T - 1)] = 1;
+        model->set_pooling(last.data(), B, T);
+      }
+      model->forward(inputs.data(), B, T, Pass::evaluate);
+      const auto expected = golden.get(size + ":" + kind);
+      const size_t V = static_cast<size_t>(config.outputs()), rows = expected.size() / V;
+      REQUIRE(rows == static_cast<size_t>(config.num_classes > 0 ? B : B * T));
+      std::vector<float> row(V);
+      Worst largest;
+      for (size_t n = 0; n < rows; ++n) {
+        model->read_logits(static_cast<int64_t>(n), row.data());
+        for (size_t v = 0; v < V; ++v) largest.see(std::abs(row[v] - expected[n * V + v]));
+      }
+      CHECK(largest.error <= 1e-4);
+      worst.see(largest.error);
+    }
+  }
+  MESSAGE("largest difference of a logit ", worst.error);
 }

@@ -121,3 +121,30 @@ TEST_CASE("damaged files are refused, each for its reason") {
   CHECK_THROWS_WITH_AS(load_weights(*other, kGolden / "checkpoint_llmc_bf16.bin"), Contains("another shape"), Error);
   fs::remove(kFile);
 }
+
+TEST_CASE("what the format has no place for is refused; a bias that a model lacks is zeros") {
+  ModelConfig config{4, 7, 2, 1, 3};
+  const auto refused = [&](const ModelConfig& other, const char* reason) {
+    CHECK_THROWS_WITH_AS(save_llmc(ModelWeights(*make_cpu_model(other, true)), kFile, LlmcType::fp32), Contains(reason),
+                         Error);
+    CHECK_FALSE(fs::exists(kFile));
+  };
+  ModelConfig untied = config, classifier = config, looks_ahead = config, without_bias = config;
+  untied.tied_head = looks_ahead.causal = without_bias.qkv_bias = false;
+  classifier.num_classes = 2;
+  refused(untied, "no place for a head that is not the token embedding");
+  refused(classifier, "no place for a classifier");
+  refused(looks_ahead, "no place for attention that is not causal");
+
+  const auto model = make_cpu_model(without_bias, true), loaded = make_cpu_model(config, true);
+  init_weights(*model, 3);
+  save_llmc(ModelWeights(*model), kFile, LlmcType::fp32);
+  load_weights(*loaded, kFile);
+  for (const ParamTensor& tensor : model->table) {
+    for (const ParamTensor& other : loaded->table) {
+      if (other.name == tensor.name) CHECK(read_tensor(*loaded, other) == read_tensor(*model, tensor));
+      if (other.name.ends_with("qkvb")) CHECK(read_tensor(*loaded, other) == std::vector<float>(9, 0.0f));
+    }
+  }
+  fs::remove(kFile);
+}

@@ -22,17 +22,6 @@ struct Target {
   int64_t shard_bytes = 0;
 };
 
-std::optional<Tokenizer> find_tokenizer(const fs::path& from, const ModelConfig& config) {
-  if (!fs::is_directory(from)) return std::nullopt;
-  for (const char* name : {"tokenizer.json", "vocab.json", "encoder.json"}) {
-    if (!fs::exists(from / name)) continue;
-    Tokenizer tokenizer = Tokenizer::load(from / name);
-    check_tokenizer(tokenizer, config, (from / name).string());
-    return tokenizer;
-  }
-  return std::nullopt;
-}
-
 // Hugging Face's layout. A folder made here goes again if it cannot be filled.
 void write_directory(const Weights& weights, const std::optional<Tokenizer>& tokenizer, const Target& to) {
   const bool made = !fs::exists(to.path);
@@ -71,7 +60,8 @@ void convert(const fs::path& from, Target to, bool force) {
   check_target(to, force);
   const WeightsKind kind = weights_kind(from);
   const std::unique_ptr<Weights> weights = open_weights(from);
-  const std::optional<Tokenizer> tokenizer = find_tokenizer(from, weights->config);
+  const std::optional<Tokenizer> tokenizer = find_tokenizer(from);
+  if (tokenizer) check_tokenizer(*tokenizer, weights->config, from.string());
   const Dtype of_source = weights->dtype(weights->table[0]);
   if (to.llmc) {
     if (!to.dtype) to.dtype = of_source == Dtype::bf16 ? Dtype::bf16 : Dtype::f32;  // llm.c has no fp16; fp32 holds it

@@ -397,6 +397,13 @@ void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, cons
   }
 }
 
+std::optional<Tokenizer> find_tokenizer(const fs::path& model) {
+  for (const char* name : {"tokenizer.json", "vocab.json", "encoder.json"}) {
+    if (fs::exists(model / name)) return Tokenizer::load(model / name);
+  }
+  return std::nullopt;
+}
+
 void save_huggingface(const Weights& weights, const Tokenizer* tokenizer, const fs::path& dir,
                       const HuggingfaceOptions& options) {
   if (tokenizer) check_tokenizer(*tokenizer, weights.config, dir.string());

@@ -28,6 +28,10 @@ std::unique_ptr<Weights> open_huggingface(const std::filesystem::path& dir);
 // (50,304 for GPT-2's 50,257), and the ids above are then never seen.
 void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& where);
 
+// The tokenizer in a model's folder, of whatever kind that is: tokenizer.json, or vocab.bpe with encoder.json (also
+// merges.txt with vocab.json). Nothing if there is none.
+std::optional<Tokenizer> find_tokenizer(const std::filesystem::path& model);
+
 struct HuggingfaceOptions {
   std::optional<Dtype> dtype = Dtype::f32;  // of every tensor; nothing: that in which each is stored
   int64_t shard_bytes = 0;                  // of tensors in one file, at most, unless a tensor is larger; 0: one file

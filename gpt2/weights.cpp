@@ -65,6 +65,13 @@ ModelConfig read_model_config(const fs::path& path) {
   }
 }
 
+void check_language_model(const ModelConfig& config, const std::string& where) {
+  if (config.num_classes == 0 && config.causal) return;
+  const std::string found = config.num_classes > 0 ? strprintf("a classifier of %d classes", config.num_classes)
+                                                   : "attention that is not causal";
+  fail("%s: %s, expected a model that predicts the next token", where.c_str(), found.c_str());
+}
+
 namespace {
 
 void check_config(const ModelConfig& file, const ModelConfig& model, const fs::path& path) {

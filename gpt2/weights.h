@@ -68,6 +68,10 @@ std::unique_ptr<Weights> open_weights(const std::filesystem::path& path);
 // The model's shape alone.
 ModelConfig read_model_config(const std::filesystem::path& path);
 
+// Throws Error unless the model predicts the next token: no classifier, no attention that sees it. `where` begins the
+// message.
+void check_language_model(const ModelConfig& config, const std::string& where);
+
 // Throws what load_weights would throw for a model of this shape, but for damaged bytes. It reads headers only: worth
 // calling before a model's memory is allocated.
 void check_weights(const ModelConfig& config, const std::filesystem::path& path);

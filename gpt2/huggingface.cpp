@@ -261,8 +261,8 @@ bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
   for (size_t i = 0; same && i < a.size(); i += kPiece) {
     const auto x = a.subspan(i, std::min(kPiece, a.size() - i)), y = b.subspan(i, x.size());
     same = std::memcmp(x.data(), y.data(), x.size()) == 0;
-    drop_pages(x);
-    drop_pages(y);
+    drop_pages(a.first(i + x.size()));
+    drop_pages(b.first(i + x.size()));
   }
   return same;
 }

@@ -354,7 +354,7 @@ class TensorflowWeights final : public Weights {
     for (size_t i = 0; i < stored.bytes.size(); i += kPiece) {
       const auto piece = stored.bytes.subspan(i, std::min(kPiece, stored.bytes.size() - i));
       crc = crc32c(piece, crc);
-      drop_pages(piece);
+      drop_pages(stored.bytes.first(i + piece.size()));
     }
     if (mask_crc32c(crc) != stored.checksum) {
       fail("%s: tensor %s has checksum %08x, expected %08x; the file is damaged", files_[stored.file].path().c_str(),

@@ -171,7 +171,7 @@ void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const 
     for (int64_t begin = 0; begin < n; begin += kPiece) {
       const int64_t end = std::min(n, begin + kPiece);
       for (int64_t i = begin; i < end; ++i) out[i] = at(i);
-      drop_pages(bytes.subspan(static_cast<size_t>(begin * size), static_cast<size_t>((end - begin) * size)));
+      drop_pages(bytes.first(static_cast<size_t>(end * size)));
     }
     std::fill(out + n, out + tensor.size(), 0.0f);
   };

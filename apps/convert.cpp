@@ -1,100 +1,94 @@
-// A model from one form to another: Hugging Face directories and llm.c's .bin files.
+// A model from one kind of files to another: Hugging Face directories, llm.c's .bin and OpenAI's TensorFlow
+// checkpoints. Tensor by tensor: no model is ever whole in memory.
 #include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
 
 #include "apps/command_line.h"
-#include "gpt2/checkpoint.h"
 #include "gpt2/file.h"
+#include "gpt2/huggingface.h"
 #include "gpt2/llmc.h"
+#include "gpt2/weights.h"
 
 namespace fs = std::filesystem;
 
 namespace {
 
-enum class Format { hf, llmc_fp32, llmc_bf16 };
-
-LlmcType llmc_type(Format format) { return format == Format::llmc_bf16 ? LlmcType::bf16 : LlmcType::fp32; }
-
-struct Source {
-  std::unique_ptr<Model> model;
-  std::optional<Tokenizer> tokenizer;
+struct Target {
+  fs::path path;
+  bool llmc = false;           // or a Hugging Face directory
+  std::optional<Dtype> dtype;  // nothing: the source's
+  int64_t shard_bytes = 0;
 };
 
-Source read_source(const fs::path& from) {
-  Source source;
-  if (!fs::exists(from)) fail("%s: no such file or folder", from.c_str());
-  if (!fs::is_directory(from)) {
-    source.model = make_cpu_model(read_llmc_header(from).config, true);
-    load_llmc(*source.model, from);
-    return source;
-  }
-  const ModelConfig config = read_model_config(from);
-  check_weights(config, from);
-  source.model = make_cpu_model(config, true);
-  load_weights(*source.model, from);
-  for (const char* name : {"tokenizer.json", "vocab.json", "encoder.json"}) {
-    if (source.tokenizer || !fs::exists(from / name)) continue;
-    source.tokenizer = Tokenizer::load(from / name);
-    check_tokenizer(*source.tokenizer, config, (from / name).string());
-  }
-  return source;
-}
-
 // Hugging Face's layout. A folder made here goes again if it cannot be filled.
-int64_t write_directory(const Source& source, const fs::path& to) {
-  const bool made = !fs::exists(to);
-  make_directories(to);
+void write_directory(const Weights& weights, const std::optional<Tokenizer>& tokenizer, const Target& to) {
+  const bool made = !fs::exists(to.path);
+  make_directories(to.path);
   try {
-    save_model(*source.model, source.tokenizer ? &*source.tokenizer : nullptr, to);
+    save_huggingface(weights, tokenizer ? &*tokenizer : nullptr, to.path, {to.dtype, to.shard_bytes});
   } catch (...) {
     std::error_code ignored;
-    if (made) fs::remove_all(to, ignored);
+    if (made) fs::remove_all(to.path, ignored);
     throw;
   }
-  return static_cast<int64_t>(fs::file_size(to / "model.safetensors"));
 }
 
 // Nothing that is there already is written over without --force.
-void check_target(const fs::path& to, Format format, bool force) {
-  if (!fs::exists(to)) return;
-  if (format == Format::hf && !fs::is_directory(to)) fail_usage("--to %s: expected a folder, found a file", to.c_str());
-  if (format != Format::hf && fs::is_directory(to)) {
-    fail_usage("--to %s: expected a file for llm.c's format, found a folder; name a .bin file", to.c_str());
+void check_target(const Target& to, bool force) {
+  if (!fs::exists(to.path)) return;
+  const bool is_folder = fs::is_directory(to.path);
+  if (!to.llmc && !is_folder) fail_usage("--to %s: expected a folder, found a file", to.path.c_str());
+  if (to.llmc && is_folder) {
+    fail_usage("--to %s: expected a file for llm.c's format, found a folder; name a .bin file", to.path.c_str());
   }
-  const bool empty_folder = fs::is_directory(to) && fs::is_empty(to);
-  if (!force && !empty_folder) fail("%s: is there already; --force writes over it", to.c_str());
+  if (!force && !(is_folder && fs::is_empty(to.path)))
+    fail("%s: is there already; --force writes over it", to.path.c_str());
 }
 
-void convert(const fs::path& from, const fs::path& to, Format format, bool force) {
-  check_target(to, format, force);
-  const Source source = read_source(from);
+int64_t weight_bytes(const Target& to) {
+  if (to.llmc) return static_cast<int64_t>(fs::file_size(to.path));
   int64_t bytes = 0;
-  if (format == Format::hf) {
-    if (!source.tokenizer && fs::exists(to / "tokenizer.json")) {  // it stays, so it has to fit
-      check_tokenizer(Tokenizer::load(to / "tokenizer.json"), source.model->config, (to / "tokenizer.json").string());
-    }
-    bytes = write_directory(source, to);
+  for (const fs::directory_entry& entry : fs::directory_iterator(to.path)) {
+    if (entry.path().extension() == ".safetensors") bytes += static_cast<int64_t>(entry.file_size());
+  }
+  return bytes;
+}
+
+void convert(const fs::path& from, Target to, bool force) {
+  check_target(to, force);
+  const WeightsKind kind = weights_kind(from);
+  const std::unique_ptr<Weights> weights = open_weights(from);
+  const std::optional<Tokenizer> tokenizer = find_tokenizer(from);
+  if (tokenizer) check_tokenizer(*tokenizer, weights->config, from.string());
+  const Dtype of_source = weights->dtype(weights->table[0]);
+  if (to.llmc) {
+    if (!to.dtype) to.dtype = of_source == Dtype::bf16 ? Dtype::bf16 : Dtype::f32;  // llm.c has no fp16; fp32 holds it
+    save_llmc(*weights, to.path, *to.dtype == Dtype::bf16 ? LlmcType::bf16 : LlmcType::fp32);
   } else {
-    save_llmc(*source.model, to, llmc_type(format));
-    bytes = static_cast<int64_t>(fs::file_size(to));
+    const fs::path kept = to.path / "tokenizer.json";
+    if (!tokenizer && fs::exists(kept)) check_tokenizer(Tokenizer::load(kept), weights->config, kept.string());
+    write_directory(*weights, tokenizer, to);
   }
 
-  const ModelConfig& c = source.model->config;
-  const char* names[] = {"a Hugging Face directory, F32", "llm.c version 3, fp32", "llm.c version 5, bf16"};
-  std::printf("wrote %s: %s, %lld parameters, %lld bytes\n", to.c_str(), names[static_cast<int>(format)],
-              static_cast<long long>(num_parameters(source.model->table)), static_cast<long long>(bytes));
+  const ModelConfig& c = weights->config;
+  const char* dtype = dtype_name(to.dtype ? *to.dtype : of_source);
+  const std::string format = !to.llmc                   ? strprintf("a Hugging Face directory, %s", dtype)
+                             : *to.dtype == Dtype::bf16 ? "llm.c version 5, bf16"
+                                                        : "llm.c version 3, fp32";
+  std::printf("read %s: %s, %s\n", from.c_str(), describe(kind), dtype_name(of_source));
+  std::printf("wrote %s: %s, %lld parameters, %lld bytes\n", to.path.c_str(), format.c_str(),
+              static_cast<long long>(num_parameters(weights->table)), static_cast<long long>(weight_bytes(to)));
   std::printf("layers %d, heads %d, channels %d, context %d, vocabulary %d\n", c.num_layers, c.num_heads, c.channels,
               c.max_seq_len, c.vocab_size);
-  if (format == Format::hf && source.tokenizer) {
-    std::printf("tokenizer.json: kept (%s, %d ids)\n", source.tokenizer->kind().c_str(),
-                source.tokenizer->vocab_size());
-  } else if (format == Format::hf) {
-    std::printf("note: %s has no tokenizer; put the model's tokenizer.json into %s\n", from.c_str(), to.c_str());
-  } else {
+  if (to.llmc) {
     std::printf("note: llm.c's .bin holds no tokenizer; %s\n",
-                source.tokenizer ? "keep tokenizer.json beside it" : "the source had none either");
+                tokenizer ? "keep tokenizer.json beside it" : "the source had none either");
+  } else if (tokenizer) {
+    std::printf("tokenizer.json: kept (%s, %d ids)\n", tokenizer->kind().c_str(), tokenizer->vocab_size());
+  } else {
+    std::printf("note: %s has no tokenizer; put the model's tokenizer.json into %s\n", from.c_str(), to.path.c_str());
   }
 }
 
@@ -102,25 +96,42 @@ void convert(const fs::path& from, const fs::path& to, Format format, bool force
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Converts a model between a Hugging Face directory (config.json, model.safetensors, tokenizer.json) and llm.c's "
-      ".bin\n"
-      "file. The source is recognised by itself; the target is llm.c's if its name ends in .bin.\n\n"
-      "  convert --from gpt2/ --to gpt2_124M_bf16.bin --format llmc-bf16\n"
-      "  convert --from gpt2_124M.bin --to gpt2/");
-  std::string from, to, format;
+      "Converts a model to a Hugging Face directory (config.json, model.safetensors, tokenizer.json) or llm.c's .bin.\n"
+      "It may come from either, or from OpenAI's TensorFlow checkpoint (hparams.json, model.ckpt.*); the source is\n"
+      "recognised by itself. The target is llm.c's if its name ends in .bin.\n\n"
+      "  convert --from gpt2/ --to gpt2_124M_bf16.bin --dtype bf16\n"
+      "  convert --from gpt2_124M.bin --to gpt2/\n"
+      "  convert --from models/124M --to gpt2/          what OpenAI published");
+  std::string from, format, dtype;
+  Target to;
+  std::string path;
   bool force = false;
-  app.add_option("--from", from, "model directory, or llm.c .bin file (version 3 or 5)")->required();
-  app.add_option("--to", to, "directory or .bin file to write")->required();
-  app.add_option("--format", format,
-                 "of the target: hf, llmc-fp32 (32-bit floats) or llmc-bf16; default: by the name of --to")
-      ->check(CLI::IsMember({"hf", "llmc-fp32", "llmc-bf16"}));
+  app.add_option("--from", from, "model directory, TensorFlow checkpoint's directory, or llm.c .bin (version 3 or 5)")
+      ->required();
+  app.add_option("--to", path, "directory or .bin file to write")->required();
+  app.add_option("--dtype", dtype, "of the weights written: fp32, bf16 or fp16; default: the source's")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  app.add_option("--shard-bytes", to.shard_bytes,
+                 "cut a directory's weights into files of at most so many bytes; default: one file")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 62));
+  app.add_option(
+         "--format", format,
+         "of the target: hf or llmc; llmc-fp32 and llmc-bf16 give --dtype as well; default: by the name of --to")
+      ->check(CLI::IsMember({"hf", "llmc", "llmc-fp32", "llmc-bf16"}));
   app.add_flag("--force", force, "write over what is there");
   return run_program(app, argc, argv, [&] {
-    if (format.empty()) format = fs::path(to).extension() == ".bin" ? "llmc-fp32" : "hf";
-    convert(from, to,
-            format == "hf"          ? Format::hf
-            : format == "llmc-bf16" ? Format::llmc_bf16
-                                    : Format::llmc_fp32,
-            force);
+    to.path = path;
+    to.llmc = format.empty() ? to.path.extension() == ".bin" : format != "hf";
+    if (format.starts_with("llmc-")) {
+      const std::string named = format.substr(5);
+      if (!dtype.empty() && dtype != named) {
+        fail_usage("--format %s and --dtype %s contradict each other", format.c_str(), dtype.c_str());
+      }
+      dtype = named;
+    }
+    if (!dtype.empty()) to.dtype = dtype == "fp32" ? Dtype::f32 : dtype == "bf16" ? Dtype::bf16 : Dtype::f16;
+    if (to.llmc && dtype == "fp16") fail_usage("--dtype fp16: llm.c's .bin holds fp32 or bf16");
+    if (to.llmc && to.shard_bytes > 0) fail_usage("--shard-bytes goes with a directory; llm.c's .bin is one file");
+    convert(from, to, force);
   });
 }

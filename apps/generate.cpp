@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
   bool greedy = false, raw_ids = false, keep_going = false;
   DeviceFlags device;
   std::optional<uint64_t> seed;
-  app.add_option("--model", dir, "model directory (a run's latest/, or one that transformers saved)")->required();
+  app.add_option("--model", dir, "model directory (a run's latest/, or one that transformers saved), TensorFlow checkpoint, llm.c .bin")->required();
   app.add_option("--tokenizer", tokenizer_path, "tokenizer file; default: the model directory's tokenizer.json");
   app.add_option("--prompt", prompt, "text to continue; default: the start of a text");
   app.add_option("--tokens", config.tokens, "tokens to make, at most")
@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
     if (greedy) config.sampler.temperature = 0;
     config.seed = seed ? *seed : std::random_device{}();
     const ModelConfig shape = read_model_config(dir);
+    check_language_model(shape, dir);
     std::optional<Tokenizer> tokenizer;
     std::vector<int32_t> ids;
     if (raw_ids) {
@@ -61,7 +62,8 @@ int main(int argc, char** argv) {
         while (at + used < prompt.size() && prompt[at + used] == ' ') ++used;
       }
     } else {
-      tokenizer = Tokenizer::load(tokenizer_path.empty() ? dir : tokenizer_path);
+      if (tokenizer_path.empty()) tokenizer = find_tokenizer(dir);
+      if (!tokenizer) tokenizer = Tokenizer::load(tokenizer_path.empty() ? dir : tokenizer_path);
       check_tokenizer(*tokenizer, shape, tokenizer_path.empty() ? dir : tokenizer_path);
       ids = tokenizer->encode(prompt, Special::parsed);
       if (!keep_going) config.end_of_text = tokenizer->end_of_text();

@@ -1,4 +1,4 @@
-// A model directory as Hugging Face lays GPT-2 out, and a training state beside it.
+// A run's checkpoints: a model directory (gpt2/huggingface.h), and a training state beside it.
 //
 //   config.json  model.safetensors  tokenizer.json                 a model: `transformers` opens it as it is
 //   optimizer.safetensors  trainer_state.json                      what resuming needs besides
@@ -10,36 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "gpt2/model.h"
-#include "gpt2/tokenizer.h"
-
-// ---- a model ----
-
-// Shape from DIR/config.json; a field that is absent has the value that `transformers` gives it (GPT-2 small's). Throws
-// Error: missing or not JSON, another model_type, a field of the wrong type or absurd, heads that do not divide
-// channels, an activation other than gelu_new, untied embeddings, other options of GPT-2 that change the result and
-// that wrought does not have.
-ModelConfig read_model_config(const std::filesystem::path& dir);
-
-// Fills the parameters from DIR/model.safetensors (or the shards that DIR/model.safetensors.index.json names), tensor
-// by tensor: F32, F16 or BF16; names with or without the "transformer." prefix; "lm_head.weight" and the attention
-// masks that old files carry are accepted, but the head must equal wte. Throws Error, before any parameter is changed,
-// for a missing, extra or wrongly shaped tensor, and if DIR/config.json differs from the model's shape.
-void load_weights(Model& model, const std::filesystem::path& dir);
-
-// Throws what load_weights would throw for a model of this shape. It reads headers only: worth calling before a model's
-// memory is allocated.
-void check_weights(const ModelConfig& config, const std::filesystem::path& dir);
-
-// Throws Error if the tokenizer has more ids than the model's vocabulary. Fewer are fine: vocabularies are often padded
-// (50,304 for GPT-2's 50,257), and the ids above are then never seen.
-void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& where);
-
-// Writes model.safetensors (F32), the tokenizer, if given (tokenizer.json, and tokenizer_config.json, which tells
-// `transformers` how to open it), and config.json into an existing folder, each file in one step.
-void save_model(const Model& model, const Tokenizer* tokenizer, const std::filesystem::path& dir);
-
-// ---- a training state ----
+#include "gpt2/huggingface.h"
+#include "gpt2/weights.h"
 
 // Writes RUN/checkpoints/step_NNNNNN whole under a temporary name, flushes it to the disk, renames it, points
 // RUN/latest at it, then removes all but the `keep` newest (keep 0: keeps all; the one just written always stays). If

@@ -30,7 +30,8 @@ class MappedFile {
 };
 
 // Gives the pages of a part of a mapped file back to the system, so that a file read part by part never counts whole as
-// this process's memory. Reading there again is allowed.
+// this process's memory. Reading there again is allowed. Whoever reads on from piece to piece gives all that lies
+// behind: the system maps pages around the one that is touched, also those that were given back.
 void drop_pages(std::span<const std::byte> mapped);
 
 // Writes `path` through `path`.tmp: nothing is seen under the final name until commit(), which flushes to the disk

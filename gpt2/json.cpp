@@ -6,6 +6,7 @@
 #include "gpt2/error.h"
 #include "gpt2/file.h"
 
+namespace fs = std::filesystem;
 using nlohmann::json;
 
 json parse_json(std::string_view text, const std::string& where, int max_depth) {
@@ -36,4 +37,22 @@ std::string in_quotes(std::string_view text) {
   std::string shown(text.substr(0, 100));
   if (shown.size() < text.size()) shown += "...";
   return json(shown).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+json read_json_object(const fs::path& path) {
+  constexpr int kMaxDepth = 64;
+  const MappedFile file(path);
+  json value = parse_json(file.text(), path.string(), kMaxDepth);
+  if (!value.is_object()) fail("%s: expected a JSON object", path.c_str());
+  return value;
+}
+
+void write_json(const fs::path& path, const json& value) {
+  FileWriter file(path);
+  file.write(value.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+  file.commit();
+}
+
+std::string shown(const json& value) {
+  return value.dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 100);
 }

@@ -1,11 +1,11 @@
 #include "gpt2/llmc.h"
 
 #include <cstring>
+#include <map>
 #include <span>
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
-#include "gpt2/float16.h"
 
 namespace fs = std::filesystem;
 
@@ -15,7 +15,7 @@ constexpr int32_t kMagic = 20240326;
 constexpr int kHeaderInts = 256;
 constexpr int64_t kHeaderBytes = kHeaderInts * sizeof(int32_t);
 
-int64_t element_bytes(LlmcType type) { return type == LlmcType::fp32 ? 4 : 2; }
+Dtype dtype_of(LlmcType type) { return type == LlmcType::fp32 ? Dtype::f32 : Dtype::bf16; }
 
 // The table in the order of the file: what a block repeats is gathered field by field.
 std::vector<const ParamTensor*> file_order(const std::vector<ParamTensor>& table, int num_layers) {
@@ -57,7 +57,7 @@ LlmcHeader check_header(const MappedFile& file) {
   }
   // Sizes below cannot overflow: validate() bounds them to some 2^57 elements.
   const int64_t elements = (int64_t{header[7]} - header[3]) * header[6] + num_parameters(param_table(result.config));
-  const int64_t expected = kHeaderBytes + elements * element_bytes(result.type);
+  const int64_t expected = kHeaderBytes + elements * element_bytes(dtype_of(result.type));
   if (static_cast<int64_t>(file.size()) != expected) {
     fail("%s: %zu bytes, expected %lld for the shape in its header; the file is %s", where, file.size(),
          static_cast<long long>(expected), static_cast<int64_t>(file.size()) < expected ? "cut off" : "too long");
@@ -65,56 +65,59 @@ LlmcHeader check_header(const MappedFile& file) {
   return result;
 }
 
+class LlmcWeights final : public Weights {
+ public:
+  explicit LlmcWeights(MappedFile file) : LlmcWeights(check_header(file), std::move(file)) {}
+
+  void read(const ParamTensor& tensor, float* out) const override {
+    ParamTensor as_is = tensor;
+    as_is.transposed = false;  // these files hold matrices as memory does
+    const size_t bytes = static_cast<size_t>(tensor.file_size() * element_bytes(dtype(tensor)));
+    from_file(out, {at_.at(tensor.name), bytes}, dtype(tensor), as_is);
+  }
+  Dtype dtype(const ParamTensor&) const override { return dtype_of(header_.type); }
+
+ private:
+  LlmcWeights(const LlmcHeader& header, MappedFile&& file)
+      : Weights(header.config, param_table(header.config)), file_(std::move(file)), header_(header) {
+    const std::byte* from = file_.data() + kHeaderBytes;
+    for (const ParamTensor* tensor : file_order(table, config.num_layers)) {
+      at_[tensor->name] = from;
+      const bool padded = tensor == &table[0];  // wte: the file's own padding is passed over
+      from += (padded ? header.padded_vocab_size : tensor->file_rows) * tensor->cols * element_bytes(dtype(*tensor));
+    }
+  }
+
+  MappedFile file_;
+  LlmcHeader header_;
+  std::map<std::string, const std::byte*> at_;  // by the table's name
+};
+
 }  // namespace
 
 LlmcHeader read_llmc_header(const fs::path& path) { return check_header(MappedFile(path)); }
 
-void load_llmc(Model& model, const fs::path& path) {
-  const MappedFile file(path);
-  const LlmcHeader header = check_header(file);
-  if (header.config != model.config) fail("%s: the file holds a model of another shape", path.c_str());
-  const std::byte* from = file.data() + kHeaderBytes;
-  std::vector<float> values;
-  for (const ParamTensor* tensor : file_order(model.table, model.config.num_layers)) {
-    values.assign(static_cast<size_t>(tensor->size()), 0.0f);
-    const size_t n = static_cast<size_t>(tensor->file_size());
-    if (header.type == LlmcType::fp32) {
-      std::memcpy(values.data(), from, n * sizeof(float));
-    } else {
-      for (size_t i = 0; i < n; ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, from + i * sizeof bits, sizeof bits);
-        values[i] = float_from_bf16(bits);
-      }
-    }
-    model.write(Arena::params, *tensor, values.data());
-    const bool padded = tensor == &model.table[0];  // wte: the file's own padding is passed over
-    const int64_t rows = padded ? header.padded_vocab_size : tensor->file_rows;
-    const size_t bytes = static_cast<size_t>(rows * tensor->cols * element_bytes(header.type));
-    drop_pages({from, bytes});
-    from += bytes;
-  }
-}
+std::unique_ptr<Weights> open_llmc(const fs::path& path) { return std::make_unique<LlmcWeights>(MappedFile(path)); }
 
-void save_llmc(const Model& model, const fs::path& path, LlmcType type) {
-  const ModelConfig& c = model.config;
+void save_llmc(const Weights& weights, const fs::path& path, LlmcType type) {
+  const ModelConfig& c = weights.config;
+  if (c.has_head() || !c.causal) {
+    fail("%s: llm.c's format has no place for %s; save it as a Hugging Face directory", path.c_str(),
+         c.num_classes > 0 ? "a classifier"
+         : c.has_head()    ? "a head that is not the token embedding"
+                           : "attention that is not causal");
+  }
   const int32_t header[kHeaderInts] = {
       kMagic,     static_cast<int32_t>(type), c.max_seq_len, c.vocab_size, c.num_layers, c.num_heads,
       c.channels, c.padded_vocab_size()};
   FileWriter file(path);
   file.write(header, sizeof header);
   std::vector<float> values;
-  std::vector<uint16_t> rounded;
-  for (const ParamTensor* tensor : file_order(model.table, c.num_layers)) {
-    values.resize(static_cast<size_t>(tensor->size()));
-    model.read(Arena::params, *tensor, values.data());
-    if (type == LlmcType::fp32) {
-      file.write(values.data(), values.size() * sizeof(float));
-    } else {
-      rounded.resize(values.size());
-      for (size_t i = 0; i < values.size(); ++i) rounded[i] = bf16_from_float(values[i]);
-      file.write(rounded.data(), rounded.size() * sizeof(uint16_t));
-    }
+  const std::vector<ParamTensor> table = file_table(c);
+  for (const ParamTensor* tensor : file_order(table, c.num_layers)) {
+    const float* from = view_or_read(weights, *tensor, values);
+    narrow(from, tensor->size(), dtype_of(type), path.string() + ": " + tensor->name,
+           [&](std::span<const std::byte> bytes) { file.write(bytes.data(), bytes.size()); });
   }
   file.commit();
 }

@@ -9,8 +9,9 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 
-#include "gpt2/model.h"
+#include "gpt2/weights.h"
 
 enum class LlmcType { fp32 = 3, bf16 = 5 };  // the version in the header
 
@@ -23,8 +24,9 @@ struct LlmcHeader {
 // Throws Error for a bad magic or version, a field out of range, and a file shorter or longer than its header asks for.
 LlmcHeader read_llmc_header(const std::filesystem::path& path);
 
-// Fills the parameters. Throws Error as above, and if the shape is not the model's.
-void load_llmc(Model& model, const std::filesystem::path& path);
+// Throws Error as above.
+std::unique_ptr<Weights> open_llmc(const std::filesystem::path& path);
 
-// Writes the parameters in one step (a temporary file, renamed); bf16 rounds to the nearest, ties to even.
-void save_llmc(const Model& model, const std::filesystem::path& path, LlmcType type);
+// Writes the parameters in one step (a temporary file, renamed), tensor by tensor; bf16 rounds to the nearest, ties to
+// even.
+void save_llmc(const Weights& weights, const std::filesystem::path& path, LlmcType type);

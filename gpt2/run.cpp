@@ -49,6 +49,7 @@ void settle_shape(Run& run, int vocab_size) {
   } else {
     run.weights_from = c.model;
     run.shape = read_model_config(run.weights_from);
+    check_language_model(run.shape, c.model);
     if (c.vocab_size && c.vocab_size != run.shape.vocab_size) {
       fail_usage("--vocab-size is %d, but the model in %s has %d", c.vocab_size, c.model.c_str(), run.shape.vocab_size);
     }
@@ -217,9 +218,8 @@ void choose_tokenizer(Run& run, std::string_view text, const Say& say) {
   if (!c.tokenizer.empty()) {
     run.tokenizer = make_tokenizer(c.tokenizer, text);
   } else if (!find_preset(c.model)) {
-    if (fs::exists(fs::path(c.model) / "tokenizer.json"))
-      run.tokenizer = Tokenizer::load(c.model);
-    else if (!text.empty())
+    run.tokenizer = find_tokenizer(c.model);
+    if (!run.tokenizer && !text.empty())
       fail("%s has no tokenizer.json to encode the text with; name one with --tokenizer", c.model.c_str());
   } else if (!text.empty()) {
     c.tokenizer = "bpe:4096";
@@ -253,7 +253,7 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
   }
   if (!c.val_data.empty() && !is_shards(c.data))
     fail_usage("--val-data goes with --data shards; a text is split by --val-fraction");
-  if (!c.resume && !find_preset(c.model) && !fs::exists(fs::path(c.model) / "config.json")) {
+  if (!c.resume && !find_preset(c.model) && !fs::exists(c.model)) {
     fail(
         "--model %s is no preset (gpt2-nano d4 d6 d12 d24 d36 d48 gpt2 gpt2-medium gpt2-large gpt2-xl) and no model "
         "directory: "

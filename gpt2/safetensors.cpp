@@ -159,7 +159,7 @@ const TensorView* SafetensorsFile::find(const std::string& name) const {
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorHeader> tensors,
                                      const std::map<std::string, std::string>& metadata)
-    : file_(path), tensors_(std::move(tensors)) {
+    : path_(path), file_(path), tensors_(std::move(tensors)) {
   json header = json::object();
   if (!metadata.empty()) header[kMetadata] = metadata;
   int64_t end = 0;
@@ -180,16 +180,20 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
 }
 
 void SafetensorsWriter::write(const std::string& name, std::span<const std::byte> bytes) {
-  if (next_ == tensors_.size() || tensors_[next_].name != name ||
-      static_cast<int64_t>(bytes.size()) != *tensor_bytes(tensors_[next_])) {
+  const int64_t size = static_cast<int64_t>(bytes.size());
+  if (next_ == tensors_.size() || tensors_[next_].name != name || size > *tensor_bytes(tensors_[next_]) - written_) {
     throw std::logic_error("SafetensorsWriter: tensor " + name + " out of order or of another size than announced");
   }
   file_.write(bytes.data(), bytes.size());
-  ++next_;
+  written_ += size;
+  if (written_ == *tensor_bytes(tensors_[next_])) {
+    ++next_;
+    written_ = 0;
+  }
 }
 
 void SafetensorsWriter::commit() {
   if (next_ != tensors_.size())
-    throw std::logic_error("SafetensorsWriter: tensor " + tensors_[next_].name + " is missing");
+    throw std::logic_error("SafetensorsWriter: tensor " + tensors_[next_].name + " is missing or cut off");
   file_.commit();
 }

@@ -41,17 +41,20 @@ class SafetensorsFile {
 };
 
 // Writes tensor by tensor (the whole model is never held twice): the headers first, then each tensor's bytes in that
-// order.
+// order, all at once or part by part.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorHeader> tensors,
                     const std::map<std::string, std::string>& metadata);
-  // Both throw std::logic_error: for a tensor out of order or of another size; if one is missing.
+  // Both throw std::logic_error: for a tensor out of order or larger than announced; if one is missing or cut off.
   void write(const std::string& name, std::span<const std::byte> bytes);
   void commit();
+  const std::filesystem::path& path() const { return path_; }
 
  private:
+  std::filesystem::path path_;
   FileWriter file_;
   std::vector<TensorHeader> tensors_;
   size_t next_ = 0;
+  int64_t written_ = 0;  // of the next one
 };

@@ -1,18 +1,18 @@
-#include "gpt2/float16.h"
-
 #include <doctest/doctest.h>
 
+#include <bit>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
+
+#include "gpt2/float16.h"
 
 TEST_CASE("bf16: every value survives the way to float and back") {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    const float value = float_from_bf16(static_cast<uint16_t>(bits));
-    if (std::isnan(value)) {
-      CHECK(std::isnan(float_from_bf16(bf16_from_float(value))));
-    } else {
-      CHECK(bf16_from_float(value) == bits);
-    }
+    CHECK(bf16_from_float(float_from_bf16(static_cast<uint16_t>(bits))) == bits);
+  }
+  for (const uint32_t nan : {0x7f800001u, 0xff80ffffu}) {  // the upper half alone would be infinite
+    CHECK(std::isnan(float_from_bf16(bf16_from_float(std::bit_cast<float>(nan)))));
   }
 }
 
@@ -40,4 +40,27 @@ TEST_CASE("f16: every pattern against its definition") {
       CHECK(std::signbit(value) == (sign < 0));
     }
   }
+}
+
+TEST_CASE("f16: every value survives the way to float and back") {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    CHECK(f16_from_float(float_from_f16(static_cast<uint16_t>(bits))) == bits);
+  }
+  CHECK(std::isnan(float_from_f16(f16_from_float(std::bit_cast<float>(0x7f800001u)))));
+}
+
+TEST_CASE("f16 rounds to the nearest, ties to even: between any two neighbours") {
+  for (uint16_t bits = 0; bits < 0x7bff; ++bits) {  // subnormal and normal; halfway is exact in float
+    const uint16_t next = static_cast<uint16_t>(bits + 1), even = bits % 2 == 0 ? bits : next;
+    const float middle = (float_from_f16(bits) + float_from_f16(next)) / 2;
+    CHECK(f16_from_float(middle) == even);
+    CHECK(f16_from_float(std::nextafter(middle, 0.0f)) == bits);
+    CHECK(f16_from_float(std::nextafter(middle, 1e9f)) == next);
+    CHECK(f16_from_float(-middle) == (even | 0x8000));
+  }
+  CHECK(f16_from_float(std::nextafter(65520.0f, 0.0f)) == 0x7bff);
+  CHECK(f16_from_float(65520.0f) == 0x7c00);
+  CHECK(f16_from_float(std::numeric_limits<float>::max()) == 0x7c00);
+  CHECK(f16_from_float(-std::numeric_limits<float>::infinity()) == 0xfc00);
+  CHECK(f16_from_float(std::numeric_limits<float>::denorm_min()) == 0);
 }

@@ -1,8 +1,10 @@
-#include "gpt2/json.h"
-
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include "gpt2/error.h"
+#include "gpt2/json.h"
+
+using nlohmann::json;
 
 namespace {
 
@@ -39,4 +41,18 @@ TEST_CASE("quoted text in messages is short and printable") {
   CHECK(in_quotes("a\nb") == "\"a\\nb\"");
   CHECK(in_quotes(std::string(500, 'x')).size() < 120);
   CHECK(contains(in_quotes("\xff"), "\uFFFD"));
+}
+
+TEST_CASE("a file is one object; what is written is read again") {
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / strprintf("wrought_test_json_%d", getpid());
+  const json value = {{"a", {1, 2}}, {"b", "\u00e9"}};
+  write_json(path, value);
+  CHECK(read_json_object(path) == value);
+  write_json(path, json::array({1}));
+  CHECK_THROWS_WITH_AS(read_json_object(path), doctest::Contains("expected a JSON object"), Error);
+  std::filesystem::remove(path);
+  CHECK_THROWS_AS(read_json_object(path), Error);
+  CHECK(shown("\u00e9\n") == "\"\\u00e9\\n\"");
+  CHECK(shown(std::string(500, 'x')).size() == 100);
 }

@@ -5,7 +5,6 @@
 #include <cstring>
 #include <fstream>
 
-#include "gpt2/checkpoint.h"
 #include "gpt2/error.h"
 #include "gpt2/file.h"
 #include "gpt2/float16.h"
@@ -44,7 +43,7 @@ void check_refused(const std::string& bytes, const char* reason) {
   CHECK_THROWS_WITH_AS(read_llmc_header(kFile), Contains(reason), Error);
   CHECK_THROWS_WITH_AS(read_llmc_header(kFile), Contains(kFile.c_str()), Error);
   const auto model = make_cpu_model(ModelConfig{12, 103, 3, 5, 10}, true);
-  CHECK_THROWS_AS(load_llmc(*model, kFile), Error);
+  CHECK_THROWS_AS(load_weights(*model, kFile), Error);
 }
 
 std::string with_field(std::string bytes, size_t field, int32_t value) {
@@ -56,9 +55,9 @@ std::string with_field(std::string bytes, size_t field, int32_t value) {
 
 TEST_CASE("files are byte for byte what llm.c's own layout asks for") {
   const auto model = golden_model();
-  save_llmc(*model, kFile, LlmcType::fp32);
+  save_llmc(ModelWeights(*model), kFile, LlmcType::fp32);
   CHECK(contents(kFile) == contents(kGolden / "checkpoint_llmc_fp32.bin"));
-  save_llmc(*model, kFile, LlmcType::bf16);
+  save_llmc(ModelWeights(*model), kFile, LlmcType::bf16);
   CHECK(contents(kFile) == contents(kGolden / "checkpoint_llmc_bf16.bin"));
 }
 
@@ -71,7 +70,7 @@ TEST_CASE("a file is read into the same parameters, bf16 after rounding") {
     CHECK(header.padded_vocab_size == 128);
     CHECK(header.type == type);
     const auto model = make_cpu_model(header.config, true);
-    load_llmc(*model, path);
+    load_weights(*model, path);
     for (const ParamTensor& tensor : model->table) {
       std::vector<float> values = read_tensor(*expected, tensor);
       if (type == LlmcType::bf16) {
@@ -91,7 +90,7 @@ TEST_CASE("a vocabulary padded otherwise is read; its padding is not") {
     const std::string padding((rows - V) * row, 'x');
     write_file(with_field(golden.substr(0, header + V * row), 7, static_cast<int32_t>(rows)) + padding + rest);
     CHECK(read_llmc_header(kFile).padded_vocab_size == static_cast<int>(rows));
-    load_llmc(*model, kFile);
+    load_weights(*model, kFile);
     for (const ParamTensor& tensor : model->table)
       CHECK_MESSAGE(read_tensor(*model, tensor) == read_tensor(*expected, tensor), tensor.name);
   }
@@ -119,6 +118,33 @@ TEST_CASE("damaged files are refused, each for its reason") {
   CHECK_THROWS_AS(read_llmc_header("/nonexistent.bin"), Error);
 
   const auto other = make_cpu_model(ModelConfig{12, 103, 3, 2, 10}, true);  // same sizes, other heads
-  CHECK_THROWS_WITH_AS(load_llmc(*other, kGolden / "checkpoint_llmc_bf16.bin"), Contains("another shape"), Error);
+  CHECK_THROWS_WITH_AS(load_weights(*other, kGolden / "checkpoint_llmc_bf16.bin"), Contains("another shape"), Error);
+  fs::remove(kFile);
+}
+
+TEST_CASE("what the format has no place for is refused; a bias that a model lacks is zeros") {
+  ModelConfig config{4, 7, 2, 1, 3};
+  const auto refused = [&](const ModelConfig& other, const char* reason) {
+    CHECK_THROWS_WITH_AS(save_llmc(ModelWeights(*make_cpu_model(other, true)), kFile, LlmcType::fp32), Contains(reason),
+                         Error);
+    CHECK_FALSE(fs::exists(kFile));
+  };
+  ModelConfig untied = config, classifier = config, looks_ahead = config, without_bias = config;
+  untied.tied_head = looks_ahead.causal = without_bias.qkv_bias = false;
+  classifier.num_classes = 2;
+  refused(untied, "no place for a head that is not the token embedding");
+  refused(classifier, "no place for a classifier");
+  refused(looks_ahead, "no place for attention that is not causal");
+
+  const auto model = make_cpu_model(without_bias, true), loaded = make_cpu_model(config, true);
+  init_weights(*model, 3);
+  save_llmc(ModelWeights(*model), kFile, LlmcType::fp32);
+  load_weights(*loaded, kFile);
+  for (const ParamTensor& tensor : model->table) {
+    for (const ParamTensor& other : loaded->table) {
+      if (other.name == tensor.name) CHECK(read_tensor(*loaded, other) == read_tensor(*model, tensor));
+      if (other.name.ends_with("qkvb")) CHECK(read_tensor(*loaded, other) == std::vector<float>(9, 0.0f));
+    }
+  }
   fs::remove(kFile);
 }

@@ -52,7 +52,9 @@ TEST_CASE("what the writer writes, the reader reads") {
         kFile,
         {{"z \"quoted\" \u00e9", "F32", {2, 3}}, {"empty", "I64", {0, 7}}, {"b", "BF16", {3}}, {"scalar", "U8", {}}},
         {{"format", "pt"}});
-    writer.write("z \"quoted\" \u00e9", std::as_bytes(std::span(a)));
+    writer.write("z \"quoted\" \u00e9", std::as_bytes(std::span(a)).first(8));  // part by part
+    CHECK_THROWS_AS(writer.write("empty", {}), std::logic_error);               // the first is not whole
+    writer.write("z \"quoted\" \u00e9", std::as_bytes(std::span(a)).subspan(8));
     CHECK_THROWS_AS(writer.write("b", std::as_bytes(std::span(b))), std::logic_error);      // out of order
     CHECK_THROWS_AS(writer.write("empty", std::as_bytes(std::span(b))), std::logic_error);  // another size
     writer.write("empty", {});

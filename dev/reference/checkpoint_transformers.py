@@ -2,7 +2,7 @@
 
   checkpoint_transformers.py golden DIR   writes the small model of tests/golden (5 heads, 3 layers) and its logits
   checkpoint_transformers.py make DIR     writes models of unusual and full size, each with inputs and logits
-  WROUGHT_MODELS=DIR build/test_checkpoint   loads each, compares the logits, saves it again as MODEL/saved
+  WROUGHT_MODELS=DIR build/test_huggingface   loads each, compares the logits, saves it again as MODEL/saved
   checkpoint_transformers.py check DIR    opens what was saved: no missing or unexpected key, no warning, same logits
 
 Needs torch, transformers, safetensors and numpy; the tests themselves do not.

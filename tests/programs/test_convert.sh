@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# convert: Hugging Face directories <-> llm.c .bin, both ways, and every way to get it wrong.
+# convert: Hugging Face directories, llm.c's .bin and TensorFlow checkpoints, all ways, and every way to get it wrong.
 source "$(dirname "$0")/lib.sh"
 convert=$BUILD/convert
 golden=$SOURCE/tests/golden
@@ -17,6 +17,8 @@ expect_output "holds no tokenizer; the source had none"
 cmp "$TMP/m.bin" "$golden/checkpoint_llmc_fp32.bin" || die "fp32 file differs from the golden one"
 expect_ok "$convert" --from "$TMP/model" --to "$TMP/m16.bin" --format llmc-bf16
 cmp "$TMP/m16.bin" "$golden/checkpoint_llmc_bf16.bin" || die "bf16 file differs from the golden one"
+expect_ok "$convert" --from "$TMP/model" --to "$TMP/same.bin" --dtype bf16
+cmp "$TMP/same.bin" "$TMP/m16.bin" || die "--dtype bf16 is not --format llmc-bf16"
 expect_ok "$convert" --from "$TMP/m.bin" --to "$TMP/back"
 expect_output "has no tokenizer"
 expect_ok "$convert" --from "$TMP/back" --to "$TMP/again.bin"
@@ -24,6 +26,42 @@ cmp "$TMP/again.bin" "$TMP/m.bin" || die "the round trip changed the model"
 expect_ok "$convert" --from "$TMP/m16.bin" --to "$TMP/m32.bin" --format llmc-fp32
 expect_ok "$convert" --from "$TMP/m32.bin" --to "$TMP/m16again.bin" --format llmc-bf16
 cmp "$TMP/m16again.bin" "$TMP/m16.bin" || die "bf16 -> fp32 -> bf16 changed the model"
+
+# What TensorFlow wrote is the same model.
+tensorflow=$golden/checkpoint_tensorflow
+expect_ok "$convert" --from "$tensorflow" --to "$TMP/tf.bin"
+expect_output "read .*OpenAI's TensorFlow checkpoint, F32"
+cmp "$TMP/tf.bin" "$TMP/m.bin" || die "the TensorFlow checkpoint is another model"
+
+# Hugging Face to Hugging Face in every type: the same bytes again, whole or in shards; llm.c's types both ways.
+for dtype in fp32 bf16 fp16; do
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/$dtype" --dtype $dtype
+  expect_ok "$convert" --from "$TMP/$dtype" --to "$TMP/$dtype-again"  # in the source's type
+  expect_ok "$convert" --from "$TMP/$dtype" --to "$TMP/$dtype-shards" --shard-bytes 4000
+  [ -e "$TMP/$dtype-shards/model.safetensors.index.json" ] || die "no shards"
+  expect_ok "$convert" --from "$TMP/$dtype-shards" --to "$TMP/$dtype-whole"
+  for copy in again whole; do
+    cmp "$TMP/$dtype-$copy/model.safetensors" "$TMP/$dtype/model.safetensors" || die "$dtype: $copy is not the same"
+    cmp "$TMP/$dtype-$copy/config.json" "$TMP/$dtype/config.json" || die "$dtype: another config.json"
+  done
+done
+cmp "$TMP/fp32/model.safetensors" "$TMP/back/model.safetensors" || die "fp32 by another way is not the same"
+expect_ok "$convert" --from "$TMP/bf16" --to "$TMP/from16.bin"
+expect_output "llm.c version 5, bf16"
+cmp "$TMP/from16.bin" "$TMP/m16.bin" || die "bf16 by a directory is not bf16 at once"
+expect_ok "$convert" --from "$TMP/fp16" --to "$TMP/from-fp16.bin"
+expect_output "llm.c version 3, fp32"  # which holds what fp16 did
+expect_ok "$convert" --from "$TMP/from-fp16.bin" --to "$TMP/fp16-back" --dtype fp16
+cmp "$TMP/fp16-back/model.safetensors" "$TMP/fp16/model.safetensors" || die "fp16 -> fp32 -> fp16 changed the model"
+expect_ok "$convert" --from "$TMP/bf16" --to "$TMP/from16-32.bin" --dtype fp32
+cmp "$TMP/from16-32.bin" <("$convert" --from "$TMP/m16.bin" --to "$TMP/x.bin" --dtype fp32 >/dev/null && cat "$TMP/x.bin") ||
+  die "bf16 in fp32 depends on the way"
+expect_error 2 "--dtype fp16: llm.c's .bin holds fp32 or bf16" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --dtype fp16
+expect_error 2 "contradict each other" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --dtype fp32 --format llmc-bf16
+expect_error 2 "--shard-bytes goes with a directory" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --shard-bytes 1000
+expect_error 2 "--shard-bytes" "$convert" --from "$TMP/model" --to "$TMP/none" --shard-bytes 0
+expect_error 2 "--dtype" "$convert" --from "$TMP/model" --to "$TMP/none" --dtype fp8
+[ ! -e "$TMP/x2.bin" ] || die "a refused conversion wrote its target"
 
 # Hugging Face to Hugging Face keeps the tokenizer.
 cat >"$TMP/text" <<'TEXT'
@@ -49,6 +87,16 @@ expect_ok "$convert" --from "$TMP/m16.bin" --to "$TMP/copy" --force
 head -c 2000 "$TMP/m16.bin" >"$TMP/cut.bin"
 expect_error 1 "cut.bin: 2000 bytes, expected 11844 .* cut off" "$convert" --from "$TMP/cut.bin" --to "$TMP/none"
 expect_error 1 "expected at least the header's" "$convert" --from "$TMP/text" --to "$TMP/none"
+cp -r "$tensorflow" "$TMP/tf"
+data=$TMP/tf/model.ckpt.data-00000-of-00001
+printf '\377' | dd of="$data" bs=1 seek=9000 conv=notrunc status=none
+expect_error 1 'data-00000-of-00001: tensor "model/h[0-9].*" has checksum .*, expected' "$convert" --from "$TMP/tf" --to "$TMP/none"
+truncate -s 9000 "$data"
+expect_error 1 'data-00000-of-00001: tensor "model/.*it is cut off' "$convert" --from "$TMP/tf" --to "$TMP/none"
+truncate -s 1000 "$TMP/tf/model.ckpt.index"
+expect_error 1 "model.ckpt.index: .*expected the magic number" "$convert" --from "$TMP/tf" --to "$TMP/none"
+rm "$TMP/fp32-shards/model-00002"*
+expect_error 1 'weight_map names "model-00002-of-.*", but there is no such file' "$convert" --from "$TMP/fp32-shards" --to "$TMP/none"
 expect_error 1 "none: no such file" "$convert" --from "$TMP/none" --to "$TMP/other"
 head -c 9000 "$TMP/model/model.safetensors" >"$TMP/back/model.safetensors"
 expect_error 1 "model.safetensors: .*may be cut off" "$convert" --from "$TMP/back" --to "$TMP/none"

@@ -50,6 +50,13 @@ expect_ok "$generate" --model mute --ids --prompt " $(cat ids) " --tokens 3 --gr
 [ "$(cat out)" = "$("$BUILD/tokenize" encode --tokenizer $model --text def) " ] || die "ids: $(cat out)"
 expect_ok "$generate" --model mute --tokenizer $model --prompt abc --tokens 3 --greedy
 [ "$(cat out)" = abcdef ] || die "--tokenizer FILE: $(cat out)"
+expect_ok "$BUILD/convert" --from $model --to mute.bin  # other kinds of files than directories
+expect_ok "$generate" --model mute.bin --tokenizer $model --prompt abc --tokens 3 --greedy
+[ "$(cat out)" = abcdef ] || die "from llm.c's .bin: $(cat out)"
+expect_ok "$generate" --model "$SOURCE/tests/golden/checkpoint_tensorflow" --ids --prompt "1 2 3" --tokens 5 --greedy
+cp out tensorflow
+expect_ok "$generate" --model "$SOURCE/tests/golden/checkpoint_gpt2" --ids --prompt "1 2 3" --tokens 5 --greedy
+cmp out tensorflow || die "the TensorFlow checkpoint continues otherwise"
 { for i in $(seq 1 150); do printf 'abcd<|endoftext|>'; done; } >ends.txt
 "$BUILD/train_gpt2" --data ends.txt --run ends --tokenizer chars --layers 1 --heads 2 --channels 32 --seq-len 16 --batch-size 4 \
   --steps 120 --lr 1e-2 --eval-every 0 --sample-tokens 0 >out || { cat out; die "no model to generate from"; }
@@ -78,7 +85,7 @@ expect_error 1 'token 9999 .*outside the vocabulary' "$generate" --model $model 
 expect_error 1 'token -1 .*outside the vocabulary' "$generate" --model $model --ids --prompt -1
 expect_error 1 'lacks the character' "$generate" --model $model --prompt 'ꙮ'
 expect_error 1 'UTF-8' "$generate" --model $model --prompt $'\xff'
-expect_error 1 "nowhere: expected a model's folder" "$generate" --model nowhere
+expect_error 1 "nowhere: no such file or folder; expected a model's folder" "$generate" --model nowhere
 expect_error 1 'mute.*tokenizer' "$generate" --model mute --prompt abc
 expect_error 1 'tokenizer|ids' "$generate" --model $model --tokenizer bytes/latest --prompt abc
 expect_error 1 'config.json' "$generate" --model "$TMP" --prompt abc
@@ -87,6 +94,10 @@ bad && truncate -s 5000 bad/model.safetensors
 expect_error 1 'bad/model.safetensors' "$generate" --model bad --prompt abc
 bad && rm bad/model.safetensors
 expect_error 1 'bad/model.safetensors' "$generate" --model bad --prompt abc
+bad && sed -i 's/"vocab_size"/"causal": false, &/' bad/config.json
+expect_error 1 'bad: attention that is not causal, expected a model that predicts' "$generate" --model bad --prompt abc
+bad && sed -i 's/GPT2LMHeadModel/GPT2ForSequenceClassification/' bad/config.json
+expect_error 1 'bad: a classifier of 2 classes, expected a model that predicts' "$generate" --model bad --prompt abc
 bad && sed -i 's/"n_head": 2/"n_head": 3/' bad/config.json
 expect_error 1 'heads do not divide' "$generate" --model bad --prompt abc
 bad && sed -i 's/"n_embd": 32/"n_embd": 64/' bad/config.json

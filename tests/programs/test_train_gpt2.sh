@@ -256,6 +256,15 @@ expect_refused 1 'token 0 is 70, but the vocabulary has 50 entries' train --data
 expect_refused 2 'made from text' train --data $shard --tokenizer bpe:300
 expect_refused 2 'goes with --data shards' train --data text.txt --val-data $shard
 
+# ---- weights of other kinds than a directory -----------------------------------------------------------------------
+expect_ok "$BUILD/convert" --from whole/latest --to whole.bin
+for model in whole/latest whole.bin; do
+  expect_ok "$trainer" --data text.txt --model $model --tokenizer bytes --run from --steps 1 --batch-size 1 --sample-tokens 0
+  grep -o 'loss [0-9.]* ' out | head -2 >losses.$(basename $model)
+  rm -r from
+done
+cmp losses.latest losses.whole.bin || die "training from llm.c's .bin begins elsewhere"
+
 # ---- models and tokenizers that do not go together -----------------------------------------------------------------
 expect_refused 1 'no preset.*config.json is missing' "$trainer" --data text.txt --model gpt5
 expect_refused 2 'context of the model in whole/latest is 16' "$trainer" --data text.txt --model whole/latest --seq-len 17
@@ -267,6 +276,9 @@ cp -rL whole/latest cut && head -c 9000 whole/latest/model.safetensors >cut/mode
 expect_refused 1 'cut/model.safetensors' "$trainer" --data text.txt --model cut
 cp -rL whole/latest mute && rm mute/tokenizer.json
 expect_refused 1 'mute has no tokenizer.json' "$trainer" --data text.txt --model mute
+expect_refused 1 'text.txt: .*not a model file of llm.c' "$trainer" --data text.txt --model text.txt --tokenizer bytes
+sed -i 's/GPT2LMHeadModel/GPT2ForSequenceClassification/' mute/config.json
+expect_refused 1 'mute: a classifier of 2 classes' "$trainer" --data text.txt --model mute --tokenizer bytes
 expect_refused 1 'this machine has' "$trainer" --data text.txt --layers 4096 --channels 1048576 --heads 1 --tokenizer bytes
 
 # ---- flags ---------------------------------------------------------------------------------------------------------

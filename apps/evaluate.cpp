@@ -157,6 +157,10 @@ void evaluate(const Flags& flags) {
   }
   if (flags.activity && flags.task != "hellaswag") fail_usage("--activity goes with --task hellaswag");
   const ModelConfig shape = read_model_config(flags.model);
+  if (shape.num_classes > 0 || !shape.causal) {
+    fail("%s: %s, expected a language model", flags.model.c_str(),
+         shape.num_classes > 0 ? "a classifier" : "its attention sees what follows");
+  }
   const bool shards = is_text && (flags.data.ends_with(".bin") || flags.data.find('*') != std::string::npos);
   const std::string where = flags.tokenizer.empty() ? flags.model : flags.tokenizer;
   std::optional<Tokenizer> tokenizer;  // bare shards do without

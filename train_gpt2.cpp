@@ -4,12 +4,13 @@
 //   build/train_gpt2                                        the built-in stories, about two minutes
 //   build/train_gpt2 --data my.txt --run runs/mine          your text
 //   build/train_gpt2 --run runs/mine --resume --steps 2000  go on
+#include "apps/search.h"
 #include "apps/train_flags.h"
 #include "apps/trainer.h"
 
 namespace {
 
-void train(const TrainConfig& flags, const std::vector<std::string>& given) {
+void train(const TrainConfig& flags, const std::vector<std::string>& given, const EachEvaluation& each_evaluation) {
   if (flags.threads > 0) set_cpu_threads(flags.threads);
   if (flags.memory || flags.check) {
     const Run run = plan_run(flags, given, say);
@@ -25,11 +26,17 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     const auto reference = make_cpu_model(run.shape, true);
     return check_against_reference(*model, *reference, run);
   }
+  if (flags.find_lr) {
+    return find_learning_rate(flags, given, check_cpu, [](const Run& run) {
+      return make_cpu_model(run.shape, run.config.reference, model_options(run.config));
+    });
+  }
   const auto started = std::chrono::steady_clock::now();
   Run run = set_up_run(flags, given, say, check_cpu);
   const TrainConfig& config = run.config;
   const int B = config.batch_size, T = config.seq_len;
   int64_t step = run.step;  // steps done
+  bool enough = false;      // validation says that there is no use in going on
   if (step >= config.steps) {
     say(strprintf("nothing to do: %s has done %lld of %lld steps; go further with --steps %lld", run.folder.c_str(),
                   static_cast<long long>(step), static_cast<long long>(config.steps),
@@ -53,20 +60,22 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   int64_t saved_step = run.resume_from.empty() ? -1 : step;
   const auto save = [&] {
     const LoaderPosition at = loader.position();
-    const nlohmann::json state{
-        {"step", step},      {"updates", model->updates()}, {"epoch", at.epoch},
-        {"batch", at.batch}, {"config", to_json(config)},   {"data_checksum", run.train.checksum()}};
+    nlohmann::json state{{"step", step},      {"updates", model->updates()}, {"epoch", at.epoch},
+                         {"batch", at.batch}, {"config", to_json(config)},   {"data_checksum", run.train.checksum()}};
+    add_stopping(state, run.stopping);
     report.saved(
         save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep));
     saved_step = step;
   };
   if (run.resume_from.empty()) {
     log.write({{"step", 0}, {"config", to_json(config)}, {"parameters", num_parameters(model->table)}});
-    if (run.val.size() > 0) report_evaluation(*model, run, 0, log);
+    if (run.val.size() > 0) {
+      if (const auto loss = report_evaluation(*model, run, 0, log)) each_evaluation(0, *loss);
+    }
   }
 
   report.start_clock();
-  while (step < config.steps && StopSignal::received() == 0) {
+  while (step < config.steps && !enough && StopSignal::received() == 0) {
     // forward and backward, micro-batch by micro-batch
     model->zero_grad();
     for (int micro = 0; micro < run.micro_batches; ++micro) {
@@ -87,16 +96,22 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
 
     // evaluate, sample, save
     const bool last = step == config.steps || StopSignal::received() != 0;
-    const auto due = [&](int64_t every) { return last || (every > 0 && step % every == 0); };
+    const auto due = [&](int64_t every) { return last || enough || (every > 0 && step % every == 0); };
     if (run.val.size() > 0 && due(config.eval_every) && StopSignal::received() == 0) {
       report.clear();
-      report_evaluation(*model, run, step, log);
+      if (const auto loss = report_evaluation(*model, run, step, log)) {
+        if (config.patience > 0 && run.stopping.add(step, *loss) && report.good()) {
+          save();
+          mark_best(run.folder, latest_checkpoint(run.folder));
+        }
+        enough = run.stopping.exhausted(config.patience) || !each_evaluation(step, *loss);
+      }
     }
     if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && StopSignal::received() == 0) {
       report.clear();
       print_sample(*model, run, step);
     }
-    if (due(config.save_every) && report.good()) save();
+    if (due(config.save_every) && report.good() && saved_step != step) save();
     report.start_clock();
   }
 
@@ -117,6 +132,9 @@ int main(int argc, char** argv) {
     // As on a GPU: bf16 where there are products of it. On --resume the run's own precision takes its place.
     const bool chosen = config.reference || std::find(given.begin(), given.end(), "precision") != given.end();
     if (!chosen && cpu_can(Precision::bf16)) config.precision = "bf16";
-    train(config, given);
+    if (!config.search.empty()) {
+      return search(config, [&](const TrainConfig& trial, const EachEvaluation& each) { train(trial, given, each); });
+    }
+    train(config, given, [](int64_t, double) { return true; });
   });
 }

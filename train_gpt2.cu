@@ -6,6 +6,7 @@
 //   build/train_gpt2cu                                        the built-in stories
 //   build/train_gpt2cu --data my.txt --run runs/mine          your text
 //   build/train_gpt2cu --run runs/mine --resume --steps 2000  go on
+#include "apps/search.h"
 #include "apps/train_flags.h"
 #include "apps/trainer.h"
 #include "gpt2/gpu.h"
@@ -23,7 +24,7 @@ void check_device(const Run& run) {
   check_gpu_memory(run.shape, model_options(c), c.batch_size, c.seq_len, free_gpu_memory());
 }
 
-void train(const TrainConfig& flags, const std::vector<std::string>& given) {
+void train(const TrainConfig& flags, const std::vector<std::string>& given, const EachEvaluation& each_evaluation) {
   validate(flags);  // before looking for a device: a wrong flag is wrong anywhere
   if (!flags.memory) check_gpu();
   if (flags.threads > 0) set_cpu_threads(flags.threads);
@@ -37,11 +38,18 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     const auto reference = make_cpu_model(run.shape, true);
     return check_against_reference(*model, *reference, run);
   }
+  if (flags.find_lr) {
+    return find_learning_rate(flags, given, check_device, [](const Run& run) {
+      return make_gpu_model(run.shape, model_options(run.config), run.config.batch_size, run.config.seq_len,
+                            run.config.reference);
+    });
+  }
   const auto started = std::chrono::steady_clock::now();
   Run run = set_up_run(flags, given, say, check_device);
   const TrainConfig& config = run.config;
   const int B = config.batch_size, T = config.seq_len;
   int64_t step = run.step;  // steps done
+  bool enough = false;      // validation says that there is no use in going on
   if (step >= config.steps) {
     say(strprintf("nothing to do: %s has done %lld of %lld steps; go further with --steps %lld", run.folder.c_str(),
                   static_cast<long long>(step), static_cast<long long>(config.steps),
@@ -67,20 +75,22 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   int64_t saved_step = run.resume_from.empty() ? -1 : step;
   const auto save = [&] {
     const LoaderPosition at = loader.position();
-    const nlohmann::json state{
-        {"step", step},      {"updates", model->updates()}, {"epoch", at.epoch},
-        {"batch", at.batch}, {"config", to_json(config)},   {"data_checksum", run.train.checksum()}};
+    nlohmann::json state{{"step", step},      {"updates", model->updates()}, {"epoch", at.epoch},
+                         {"batch", at.batch}, {"config", to_json(config)},   {"data_checksum", run.train.checksum()}};
+    add_stopping(state, run.stopping);
     report.saved(
         save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep));
     saved_step = step;
   };
   if (run.resume_from.empty()) {
     log.write({{"step", 0}, {"config", to_json(config)}, {"parameters", num_parameters(model->table)}});
-    if (run.val.size() > 0) report_evaluation(*model, run, 0, log);
+    if (run.val.size() > 0) {
+      if (const auto loss = report_evaluation(*model, run, 0, log)) each_evaluation(0, *loss);
+    }
   }
 
   report.start_clock();
-  while (step < config.steps && StopSignal::received() == 0) {
+  while (step < config.steps && !enough && StopSignal::received() == 0) {
     // forward and backward, micro-batch by micro-batch
     model->zero_grad();
     for (int micro = 0; micro < run.micro_batches; ++micro) {
@@ -99,7 +109,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     // log: of the step before, which the GPU has done while this one was queued; and of this one where the loop is to
     // look at the model
     const bool last = step == config.steps || StopSignal::received() != 0;
-    const auto due = [&](int64_t every) { return last || (every > 0 && step % every == 0); };
+    const auto due = [&](int64_t every) { return last || enough || (every > 0 && step % every == 0); };
     if (reported_step < step - 1) report(++reported_step, model->result(1));
     const bool looks = due(config.eval_every) || due(config.sample_every) || due(config.save_every);
     if (!looks) continue;
@@ -108,13 +118,19 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
     // evaluate, sample, save
     if (run.val.size() > 0 && due(config.eval_every) && StopSignal::received() == 0) {
       report.clear();
-      report_evaluation(*model, run, step, log);
+      if (const auto loss = report_evaluation(*model, run, step, log)) {
+        if (config.patience > 0 && run.stopping.add(step, *loss) && report.good()) {
+          save();
+          mark_best(run.folder, latest_checkpoint(run.folder));
+        }
+        enough = run.stopping.exhausted(config.patience) || !each_evaluation(step, *loss);
+      }
     }
     if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && StopSignal::received() == 0) {
       report.clear();
       print_sample(*model, run, step);
     }
-    if (due(config.save_every) && report.good()) save();
+    if (due(config.save_every) && report.good() && saved_step != step) save();
     report.start_clock();
   }
 
@@ -132,5 +148,11 @@ int main(int argc, char** argv) {
   TrainConfig config;
   config.precision = "bf16";
   add_train_flags(app, config);
-  return run_program(app, argc, argv, [&] { train(config, given_flags(app)); });
+  return run_program(app, argc, argv, [&] {
+    const std::vector<std::string> given = given_flags(app);
+    if (!config.search.empty()) {
+      return search(config, [&](const TrainConfig& trial, const EachEvaluation& each) { train(trial, given, each); });
+    }
+    train(config, given, [](int64_t, double) { return true; });
+  });
 }

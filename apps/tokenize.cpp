@@ -1,4 +1,4 @@
-// Text to token ids and back, from the command line: train a vocabulary, encode, decode, write shards.
+// Text to token ids and back, from the command line: clean a corpus, train a vocabulary, encode, decode, write shards.
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,6 +10,7 @@
 #include "apps/command_line.h"
 #include "gpt2/corpus.h"
 #include "gpt2/file.h"
+#include "gpt2/gutenberg.h"
 #include "gpt2/tokenizer.h"
 
 namespace {
@@ -17,7 +18,7 @@ namespace {
 struct Flags {
   std::string data, tokenizer, out, text;
   bool lossy = false, special = false;
-  double val_fraction = 0.1;
+  double val_fraction = 0.1, min_ascii = 0.9;
   int threads = 0;
 };
 
@@ -101,6 +102,18 @@ void shard(const Flags& flags) {
   }
 }
 
+void clean(const Flags& flags) {
+  const CleanReport report = clean_books(flags.data, flags.out, flags.min_ascii);
+  for (const CleanedFile& file : report.files) {
+    if (!file.reason.empty()) print(strprintf("left out: %s: %s\n", file.path.c_str(), file.reason.c_str()));
+  }
+  print(
+      strprintf("%s: %lld of %zu files, %lld bytes of %lld; %lld lost Project Gutenberg's licence, %lld were Latin-1\n",
+                flags.out.c_str(), static_cast<long long>(report.kept), report.files.size(),
+                static_cast<long long>(report.bytes_out), static_cast<long long>(report.bytes_in),
+                static_cast<long long>(report.with_licence), static_cast<long long>(report.latin1)));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -147,6 +160,19 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   add_threads(shard_command);
 
+  CLI::App* clean_command = app.add_subcommand(
+      "clean",
+      "Make one clean text of a folder of books: no licences, one blank line at a time, joined by <|endoftext|>.");
+  clean_command->add_option("--in", flags.data, "the folder; every .txt, .md and .text file below it")
+      ->required()
+      ->type_name("DIR");
+  clean_command->add_option("--out", flags.out, "the file to write")->required()->type_name("FILE");
+  clean_command
+      ->add_option("--min-ascii", flags.min_ascii,
+                   "leave out files with a smaller share of ASCII characters: other scripts; 0: none")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+
   return run_program(app, argc, argv, [&] {
     if (*train_command) {
       if (flags.data.empty() && tokenizer_needs_text(flags.tokenizer)) {
@@ -157,6 +183,8 @@ int main(int argc, char** argv) {
       encode(flags, text->count() > 0);
     } else if (*decode_command) {
       decode(flags, ids->count() > 0);
+    } else if (*clean_command) {
+      clean(flags);
     } else {
       shard(flags);
     }

@@ -1,6 +1,8 @@
 // What train_gpt2.cpp and train_gpt2.cu share and that is not the loop: looking at a model, and saying how a run goes.
 #pragma once
 
+#include <stdlib.h>
+
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -14,6 +16,7 @@
 #include "gpt2/checkpoint.h"
 #include "gpt2/generate.h"
 #include "gpt2/logger.h"
+#include "gpt2/lr_finder.h"
 #include "gpt2/run.h"
 #include "gpt2/schedule.h"
 #include "kernels/philox.h"
@@ -68,9 +71,13 @@ inline void check_against_reference(Model& model, Model& reference, const Run& r
 
 // ---- watching ------------------------------------------------------------------------------------------------------
 
-inline void report_evaluation(Model& model, const Run& run, int64_t step, MetricsLog& log) {
+// Told of each validation's loss; says whether the run is to go on.
+using EachEvaluation = std::function<bool(int64_t step, double loss)>;
+
+// The loss; nothing if a signal came in between.
+inline std::optional<double> report_evaluation(Model& model, const Run& run, int64_t step, MetricsLog& log) {
   const std::optional<Evaluation> result = evaluate(model, run, [] { return StopSignal::received() != 0; });
-  if (!result) return;
+  if (!result) return std::nullopt;
   const Evaluation& e = *result;
   std::string line =
       strprintf("step %lld | validation loss %.4f a token", static_cast<long long>(step), e.nats_per_token);
@@ -85,6 +92,7 @@ inline void report_evaluation(Model& model, const Run& run, int64_t step, Metric
   }
   say(line);
   log.write(metrics);
+  return e.nats_per_token;
 }
 
 inline void print_sample(Model& model, const Run& run, int64_t step) {
@@ -150,6 +158,61 @@ inline OptimizerConfig optimizer_of(const TrainConfig& c, double lr) {
   o.eps = static_cast<float>(c.eps);
   o.weight_decay = static_cast<float>(c.weight_decay);
   return o;
+}
+
+// ---- finding a learning rate ---------------------------------------------------------------------------------------
+
+// --find-lr: rates from 1e-6 to 1 on a model and data that nothing is kept of. `make_model(run)` makes the model.
+template <class MakeModel>
+void find_learning_rate(TrainConfig flags, const std::vector<std::string>& given, const CheckDevice& check,
+                        MakeModel&& make_model) {
+  LrFinder finder;
+  if (flags.steps > 0) finder.steps = flags.steps;
+  char folder[] = "/tmp/wrought-find-lr-XXXXXX";
+  if (!::mkdtemp(folder)) fail("%s: a temporary folder cannot be made", folder);
+  struct Removed {
+    const char* folder;
+    ~Removed() {
+      std::error_code ignored;
+      std::filesystem::remove_all(folder, ignored);
+    }
+  };
+  std::optional<Removed> removed(folder);
+  flags.run = folder;
+  const Run run = set_up_run(flags, given, say, check);
+  removed.reset();  // the data stays in memory
+  StopSignal::defer();
+
+  const TrainConfig& c = run.config;
+  const std::unique_ptr<Model> model = make_model(run);
+  load_or_initialise(*model, run);
+  DataLoader loader(run.train,
+                    LoaderConfig{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1});
+  Progress progress(0, finder.steps);
+  for (int64_t step = 0; step < finder.steps && StopSignal::received() == 0; ++step) {
+    model->zero_grad();
+    for (int micro = 0; micro < run.micro_batches; ++micro) {
+      Batch batch = loader.next();
+      for (float& weight : batch.weights) weight /= static_cast<float>(c.total_batch_tokens);
+      model->set_dropout(static_cast<float>(c.dropout), c.seed,
+                         static_cast<uint64_t>(step * run.micro_batches + micro));
+      model->forward(batch.inputs.data(), c.batch_size, c.seq_len, Pass::train);
+      model->backward(batch.targets.data(), batch.weights.data());
+    }
+    model->update(optimizer_of(c, finder.lr(step)), static_cast<float>(c.grad_clip));
+    const StepResult result = model->result(0);
+    if (!finder.add(result.loss)) break;
+    if (step % std::max<int64_t>(1, finder.steps / 20) == 0) {
+      const LrFinder::Point& p = finder.points.back();
+      progress.show(step + 1, strprintf("lr %.2e | loss %.4f | smoothed %.4f", p.lr, p.loss, p.smoothed));
+    }
+  }
+  progress.clear();
+  if (StopSignal::received() != 0) return say("stopped by a signal: no learning rate was found");
+  const double lr = finder.suggestion();
+  say(strprintf("tried %zu rates, up to %.2e; the smoothed loss was lowest at %.2e", finder.points.size(),
+                finder.points.back().lr, 2 * lr));
+  say(strprintf("suggestion: --lr %.1e", lr));
 }
 
 // A line for each step, on the terminal and in metrics.jsonl; and the end of a run whose loss is not finite any more.
@@ -218,6 +281,14 @@ class StepReport {
   int bad_steps_ = 0;  // in a row
 };
 
+// What a checkpoint remembers of validation, for --patience.
+inline void add_stopping(nlohmann::json& state, const EarlyStopping& stopping) {
+  if (stopping.best_step < 0) return;
+  state["best_step"] = stopping.best_step;
+  state["best_loss"] = stopping.best_loss;
+  state["validations_since"] = stopping.since;
+}
+
 // `trainer`: the program to go on with.
 inline void print_end(const Run& run, const char* trainer, int64_t step, double seconds) {
   if (StopSignal::received() != 0) {
@@ -226,6 +297,12 @@ inline void print_end(const Run& run, const char* trainer, int64_t step, double 
   }
   const std::string dir = (run.folder / "latest").string();
   say(strprintf("done in %.0f s: the model is in %s", seconds, dir.c_str()));
+  if (run.config.patience > 0 && run.stopping.best_step >= 0) {
+    say(strprintf("%svalidation was best at step %lld, with %.4f: that model is in %s",
+                  run.stopping.exhausted(run.config.patience) ? "stopped early: " : "",
+                  static_cast<long long>(run.stopping.best_step), run.stopping.best_loss,
+                  (run.folder / "best").c_str()));
+  }
   if (run.tokenizer) say("try next:  make && build/generate --model " + dir + " --prompt \"Once\"");
   say(strprintf("           %s --run %s --resume --steps %lld", trainer, run.folder.c_str(),
                 static_cast<long long>(2 * run.config.steps)));

@@ -132,8 +132,9 @@ void publish(const fs::path& from, const fs::path& to) {
   }
 }
 
-void point_latest_at(const fs::path& run, const fs::path& checkpoint) {
-  const fs::path link = run / "latest", temporary = run / ("latest" + kUnfinished);
+// RUN/latest or RUN/best.
+void point_at(const fs::path& run, const char* name, const fs::path& checkpoint) {
+  const fs::path link = run / name, temporary = run / (name + kUnfinished);
   ::unlink(temporary.c_str());
   if (::symlink(checkpoint.lexically_relative(run).c_str(), temporary.c_str()) != 0) {
     fail("%s: cannot be written: %s", temporary.c_str(), std::strerror(errno));
@@ -174,12 +175,14 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, 
     publish(unfinished.path, folder);
   }
   sync_directory(all);
-  point_latest_at(run, folder);
+  point_at(run, "latest", folder);
 
   if (keep > 0) {
     int kept = 1;  // the new one, even where a run that went back to an earlier step finds later ones
+    std::error_code none;
+    const fs::path best = fs::read_symlink(run / "best", none);
     for (const fs::path& other : finished_checkpoints(run)) {
-      if (other == folder || ++kept <= keep) continue;
+      if (other == folder || ++kept <= keep || other.filename() == best.filename()) continue;
       const fs::path doomed = other.string() + kUnfinished;  // half removed, it must not look like a checkpoint
       rename_or_fail(other, doomed);
       remove_folder(doomed);
@@ -187,6 +190,8 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, 
   }
   return folder;
 }
+
+void mark_best(const fs::path& run, const fs::path& checkpoint) { point_at(run, "best", checkpoint); }
 
 fs::path latest_checkpoint(const fs::path& run) {
   if (fs::exists(run / kStateFile)) return run;

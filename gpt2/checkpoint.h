@@ -4,6 +4,7 @@
 //   optimizer.safetensors  trainer_state.json                      what resuming needs besides
 //   RUN/checkpoints/step_000100/                                   one checkpoint of a run
 //   RUN/latest -> checkpoints/step_000100                          changed last and at once
+//   RUN/best -> checkpoints/step_000060                            with --patience: where validation was best
 #pragma once
 
 #include <filesystem>
@@ -21,6 +22,9 @@
 // checkpoint's folder.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run, int64_t step, const Model& model,
                                       const Tokenizer* tokenizer, const nlohmann::json& state, int keep);
+
+// Points RUN/best at one of its checkpoints, which then stays until another is the best, whatever `keep` says.
+void mark_best(const std::filesystem::path& run, const std::filesystem::path& checkpoint);
 
 // The folder RUN/latest names, or `run` itself if it is a checkpoint. Throws Error if there is none (says what was
 // found).

@@ -25,6 +25,7 @@ ModelOptions model_options(const TrainConfig& c) {
                                               : Recompute::none;
   options.master_weights = !c.no_master_weights;
   options.optimizer = c.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
+  options.lr_layer_decay = static_cast<float>(c.lr_decay_per_layer);
   options.seed = c.seed ^ 0x726f756e64;  // numbers of its own: initialisation and dropout draw from the seed itself
   return options;
 }
@@ -51,6 +52,11 @@ void validate(const TrainConfig& c) {
   if (c.steps > 0 && c.warmup_steps > c.steps) {
     fail_usage("--warmup-steps %lld is more than --steps %lld", static_cast<long long>(c.warmup_steps),
                static_cast<long long>(c.steps));
+  }
+  if (c.find_lr && (c.memory || c.check)) fail_usage("--find-lr contradicts --memory and --check: give one of them");
+  if (c.find_lr && c.resume) fail_usage("--find-lr tries a model from its start: start from weights with --model DIR");
+  if (!c.search.empty() && (c.resume || c.memory || c.check || c.find_lr)) {
+    fail_usage("--search makes runs of its own: it contradicts --resume, --memory, --check and --find-lr");
   }
   if (c.memory && c.check) fail_usage("--memory and --check contradict each other: give one of them");
   if (c.no_master_weights && c.precision != "bf16") {
@@ -83,6 +89,18 @@ bool read_saved(const json& saved, T& value) {
 }
 
 }  // namespace
+
+void set_flag(TrainConfig& config, const std::string& name, const json& value) {
+  bool found = false;
+  for_each_flag(
+      config, [&](const char*, const char* flag, auto& field, OnResume on_resume, const FlagRange&, const char*) {
+        if (name != flag || on_resume == OnResume::never) return;
+        found = true;
+        if (read_saved(value, field)) return;
+        fail_usage("--%s cannot be %s", flag, value.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
+      });
+  if (!found) fail_usage("--%s is no flag that a run's record has", name.c_str());
+}
 
 void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std::string>& given) {
   std::string differences;

@@ -31,10 +31,12 @@ struct TrainConfig {
   double lr = 0, min_lr = 0;
   int64_t warmup_steps = -1;
   std::string schedule = "linear", optimizer = "adamw";
+  double lr_decay_per_layer = 1;
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0, eps = 1e-8, grad_clip = 1.0, dropout = 0;
   uint64_t seed = 1337;
 
   int64_t eval_every = -1, eval_steps = 0, sample_every = -1, save_every = -1;
+  int64_t patience = 0;
   int sample_tokens = 160, keep = 3;
   std::string prompt;
 
@@ -43,7 +45,8 @@ struct TrainConfig {
   bool no_master_weights = false;
 
   std::string run;
-  bool resume = false, reference = false, memory = false, check = false;
+  bool resume = false, reference = false, memory = false, check = false, find_lr = false;
+  std::string search;
   int threads = 0;
 };
 
@@ -106,6 +109,8 @@ void for_each_flag(Config& c, Flag&& flag) {
        "after the warm-up; wsd: constant, then linear over the last fifth");
   flag(g, "optimizer", c.optimizer, OnResume::same, FlagRange{0, 0, {"adamw", "muon"}},
        "adamw | muon: Muon for the blocks' weight matrices, AdamW for the rest");
+  flag(g, "lr-decay-per-layer", c.lr_decay_per_layer, OnResume::same, FlagRange{0.01, 1, {}},
+       "each block's rate is so many times that of the block above it; the head has --lr");
   flag(g, "weight-decay", c.weight_decay, OnResume::same, FlagRange{0, 10, {}}, "decoupled, on matrices only");
   flag(g, "beta1", c.beta1, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's");
   flag(g, "beta2", c.beta2, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's; 0: the preset's");
@@ -120,6 +125,8 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "eval-every", c.eval_every, OnResume::free, FlagRange{-1, big, {}},
        "steps between validations; 0: only at the end; -1: five in all");
   flag(g, "eval-steps", c.eval_steps, OnResume::free, FlagRange{0, big, {}}, "batches a validation takes; 0: all");
+  flag(g, "patience", c.patience, OnResume::free, FlagRange{0, 1e6, {}},
+       "validations in a row without improvement that end the run; the best is kept as RUN/best; 0: none do");
   flag(g, "sample-every", c.sample_every, OnResume::free, FlagRange{-1, big, {}},
        "steps between samples; 0: only at the end; -1: four in all");
   flag(g, "sample-tokens", c.sample_tokens, OnResume::free, FlagRange{0, 1 << 20, {}}, "length of a sample; 0: none");
@@ -145,11 +152,18 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "reference", c.reference, OnResume::never, FlagRange{},
        "plain loops only: slow, and the same for any number of threads");
   flag(g, "memory", c.memory, OnResume::never, FlagRange{}, "print what training takes, tensor by tensor, and stop");
+  flag(g, "find-lr", c.find_lr, OnResume::never, FlagRange{},
+       "try rates from 1e-6 to 1 in --steps steps (100), print the losses and a rate for --lr, and stop");
+  flag(g, "search", c.search, OnResume::never, FlagRange{},
+       "a JSON file of flags and values to try: a run for each, in folders below --run; docs/training.md");
   flag(g, "check", c.check, OnResume::never, FlagRange{},
        "compare one step of the fast path with the reference, tensor by tensor, and stop");
 }
 
 nlohmann::json to_json(const TrainConfig& config);
+
+// Sets a flag that a run's record has. Throws UsageError: no such flag, or a value of another type.
+void set_flag(TrainConfig& config, const std::string& name, const nlohmann::json& value);
 
 // Of a configuration that validate() found good.
 ModelOptions model_options(const TrainConfig& config);

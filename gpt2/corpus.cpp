@@ -1,7 +1,6 @@
 #include "gpt2/corpus.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
@@ -10,8 +9,6 @@
 namespace fs = std::filesystem;
 
 // ---- reading -------------------------------------------------------------------------------------------------------
-
-namespace {
 
 // Sorted, so that the corpus does not depend on the order in which the file system lists a folder.
 std::vector<fs::path> text_files_below(const fs::path& folder) {
@@ -33,6 +30,8 @@ std::vector<fs::path> text_files_below(const fs::path& folder) {
   std::sort(files.begin(), files.end());
   return files;
 }
+
+namespace {
 
 void append_text(const MappedFile& file, bool lossy, std::string* to) {
   const size_t bad = find_invalid_utf8(file.text());

@@ -4,12 +4,17 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gpt2/tokenizer.h"
 
-// A text file, or every file below a folder with the ending .txt, .md or .text (sorted by path, joined by
-// <|endoftext|>; empty and hidden ones are passed over). Throws Error: missing, empty, unreadable, a folder without
-// text, or not UTF-8 (naming the file and the byte's offset, and --lossy, which replaces such bytes by U+FFFD).
+// Every file below a folder with the ending .txt, .md or .text, sorted by path; hidden ones are passed over. Throws
+// Error if the folder cannot be read.
+std::vector<std::filesystem::path> text_files_below(const std::filesystem::path& folder);
+
+// A text file, or all that text_files_below() finds, joined by <|endoftext|> (empty ones are passed over). Throws
+// Error: missing, empty, unreadable, a folder without text, or not UTF-8 (naming the file and the byte's offset, and
+// --lossy, which replaces such bytes by U+FFFD).
 std::string read_corpus(const std::filesystem::path& path, bool lossy);
 
 // Where validation begins, as a byte offset: the first (1 - val_fraction) of the characters train, the rest validates.

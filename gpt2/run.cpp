@@ -165,6 +165,14 @@ void settle_resume(Run& run, const std::vector<std::string>& given) {
   run.step = count("step");
   run.updates = count("updates");
   run.position = {count("epoch"), count("batch")};
+  if (state.contains("best_step")) {
+    run.stopping.best_step = count("best_step");
+    run.stopping.since = count("validations_since");
+    if (!state.contains("best_loss") || !state["best_loss"].is_number()) {
+      fail("%s: expected \"best_loss\" to be a number", where.c_str());
+    }
+    run.stopping.best_loss = state["best_loss"];
+  }
   if (run.updates > run.step) {
     fail("%s: %lld updates in %lld steps", where.c_str(), static_cast<long long>(run.updates),
          static_cast<long long>(run.step));
@@ -374,6 +382,11 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
         "none), "
         "a shorter --seq-len or more text",
         static_cast<long long>(run.val.size()), c.seq_len);
+  }
+  if (c.patience > 0 && run.val.size() == 0) {
+    fail_usage("--patience %lld: without validation data nothing can stop improving; %s",
+               static_cast<long long>(c.patience),
+               is_shards(c.data) ? "name some with --val-data" : "raise --val-fraction");
   }
   settle_steps(c, batches_per_epoch, run.micro_batches);
   validate(c);

@@ -10,6 +10,7 @@
 
 #include "gpt2/config.h"
 #include "gpt2/dataloader.h"
+#include "gpt2/early_stopping.h"
 #include "gpt2/model.h"
 #include "gpt2/tokenizer.h"
 
@@ -26,6 +27,7 @@ struct Run {
   TokenSequence train, val;            // val may be empty
   std::optional<double> floor;         // nats per byte below which no model can go, where the source is known
   int micro_batches = 1;               // per step
+  EarlyStopping stopping;              // with --patience: what validation has said so far
 };
 
 // A line for the person who waits.

@@ -13,6 +13,7 @@
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
+#include "gpt2/json.h"
 #include "gpt2/split.h"
 #include "gpt2/tokenizer_impl.h"
 
@@ -175,6 +176,28 @@ Tokenizer Tokenizer::train_bpe(std::string_view text, int vocab_size) {
   v.specials = {{std::string(kEndOfText), static_cast<int32_t>(v.tokens.size())}};
   v.tokens.emplace_back();
   return Impl::make(std::move(v), "BPE training");
+}
+
+Tokenizer Tokenizer::with_special_tokens(std::span<const std::string> tokens) const {
+  Impl v = *impl_;
+  for (const std::string& text : tokens) {
+    const std::string shown = in_quotes(text);
+    const bool printable = std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7F; });
+    if (text.empty() || !printable) {
+      fail("the special token %s: expected one or more of ASCII's characters from ! to ~", shown.c_str());
+    }
+    const auto token = std::find(v.tokens.begin(), v.tokens.end(), text);
+    const auto special =
+        std::find_if(v.specials.begin(), v.specials.end(), [&](const SpecialToken& s) { return s.text == text; });
+    if (token != v.tokens.end() || special != v.specials.end()) {
+      fail("the special token %s is there already, with the id %d", shown.c_str(),
+           special != v.specials.end() ? special->id : static_cast<int32_t>(token - v.tokens.begin()));
+    }
+    v.specials.push_back({text, static_cast<int32_t>(v.tokens.size())});
+    v.tokens.emplace_back();
+  }
+  v.char_ids.clear();
+  return Impl::make(std::move(v), "the vocabulary with more special tokens");
 }
 
 bool tokenizer_needs_text(const std::string& name) { return name == "chars" || name.starts_with("bpe:"); }

@@ -33,6 +33,9 @@ class Tokenizer {
   // A file or folder: HF tokenizer.json (or the folder that holds it), .tiktoken, or vocab.bpe with encoder.json beside
   // it (either file or their folder). Throws Error for anything that is not one of these, cut off, or inconsistent.
   static Tokenizer load(const std::filesystem::path& path);
+  // The same with more special tokens, whose ids follow on in this order. Throws Error for one that is not of printable
+  // ASCII without spaces, or is there already, as a token or twice in the list.
+  Tokenizer with_special_tokens(std::span<const std::string> tokens) const;
   void save(const std::filesystem::path& path) const;  // as HF tokenizer.json, in one step (a temporary file, renamed)
 
   // ---- using one ----

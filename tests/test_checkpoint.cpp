@@ -77,6 +77,22 @@ TEST_CASE("the newest checkpoints are kept, the one just written always") {
   CHECK(there() == "1 4 2000000 ");
 }
 
+TEST_CASE("the best checkpoint stays until another is the best") {
+  const Folder folder;
+  const auto model = random_model(kTiny, 1);
+  const auto save = [&](int step) { return save_checkpoint(folder.path, step, *model, nullptr, json::object(), 2); };
+  const fs::path first = save(1);
+  mark_best(folder.path, first);
+  for (int step : {2, 3, 4}) save(step);
+  CHECK(fs::read_symlink(folder.path / "best") == "checkpoints/step_000001");
+  CHECK(fs::exists(folder.path / "best" / "model.safetensors"));
+  CHECK(!fs::exists(folder.path / "checkpoints/step_000002"));
+  mark_best(folder.path, latest_checkpoint(folder.path));
+  save(5);
+  CHECK(fs::read_symlink(folder.path / "best") == "checkpoints/step_000004");
+  CHECK(!fs::exists(first));
+}
+
 TEST_CASE("a checkpoint of the same step is replaced; what a killed run left is removed and never taken for one") {
   const Folder folder;
   const fs::path all = folder.path / "checkpoints";

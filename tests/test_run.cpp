@@ -160,6 +160,7 @@ TEST_CASE("what cannot be is refused, says why, and leaves nothing behind") {
   ::setenv("WROUGHT_ISA", "avx2", 1);
   refused("needs a CPU with AVX512-BF16", false, [](TrainConfig& c) { c.precision = "bf16"; });
   ::unsetenv("WROUGHT_ISA");
+  refused("nothing can stop improving", true, [](TrainConfig& c) { c.patience = 2, c.val_fraction = 0; });
   refused("made from text", true, [](TrainConfig& c) { c.data = "x.bin", c.tokenizer = "bpe:300"; });
   refused("neither bytes", true, [](TrainConfig& c) { c.tokenizer = "words"; });
   refused("--prompt cannot be encoded", true, [](TrainConfig& c) { c.tokenizer = "chars", c.prompt = "\xea\x99\xae"; });
@@ -279,6 +280,11 @@ TEST_CASE("resume: a trainer state that says nonsense is an error that names the
     save_at(run, *model, 7, {{name, value}});
     CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains(name), Error);
   }
+  save_at(run, *model, 7, {{"best_step", 5}, {"best_loss", 1.5}, {"validations_since", 2}});
+  const EarlyStopping stopping = set_up(resumed(folder)).stopping;
+  CHECK((stopping.best_step == 5 && stopping.best_loss == 1.5 && stopping.since == 2));
+  save_at(run, *model, 7, {{"best_step", 5}, {"best_loss", "low"}, {"validations_since", 2}});
+  CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains("best_loss"), Error);
   for (const auto& [name, value] : {std::pair{"batch-size", 0}, {"seq-len", 17}, {"seq-len", 0}}) {
     CAPTURE(name);
     nlohmann::json config = to_json(run.config);

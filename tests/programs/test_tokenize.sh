@@ -26,6 +26,23 @@ expect_output '^Hi$'
 expect_ok "$tokenize" shard --tokenizer "$TMP/bpe.json" --data "$text" --out "$TMP/shards" --val-fraction 0.2
 [ -s "$TMP/shards/train.bin" ] && [ -s "$TMP/shards/val.bin" ] && [ -s "$TMP/shards/tokenizer.json" ] || die "shards are missing"
 
+# A folder of books.
+mkdir -p "$TMP/books"
+printf 'x\n*** START OF THE PROJECT GUTENBERG EBOOK A ***\n\n\nOne.\n\n\nTwo.\n*** END OF THE PROJECT GUTENBERG EBOOK A ***\nx\n' >"$TMP/books/a.txt"
+printf 'A cup of coffee in the caf\xe9.\n' >"$TMP/books/b.txt"
+printf 'αβγδ\n' >"$TMP/books/c.txt"
+expect_ok "$tokenize" clean --in "$TMP/books" --out "$TMP/clean.txt"
+expect_output 'left out: .*/c.txt: 20.0 % of it is ASCII'
+expect_output 'clean.txt: 2 of 3 files, 54 bytes of .*; 1 lost Project Gutenberg.s licence, 1 were Latin-1'
+printf 'One.\n\nTwo.\n<|endoftext|>A cup of coffee in the café.\n' | cmp - "$TMP/clean.txt" || die "the clean text differs"
+expect_ok "$tokenize" clean --in "$TMP/books" --out "$TMP/clean.txt" --min-ascii 0
+expect_output '3 of 3 files'
+expect_error 2 'min-ascii' "$tokenize" clean --in "$TMP/books" --out "$TMP/c" --min-ascii 2
+mkdir "$TMP/greek" && mv "$TMP/books/c.txt" "$TMP/greek"
+expect_error 1 'none of 1 files is kept' "$tokenize" clean --in "$TMP/greek" --out "$TMP/c"
+expect_error 1 'absent' "$tokenize" clean --in "$TMP/absent" --out "$TMP/c"
+[ ! -e "$TMP/c" ] || die "a failed cleaning wrote a file"
+
 # Usage.
 expect_error 2 'subcommand' "$tokenize"
 expect_error 2 'tokenizer is required' "$tokenize" encode --text a

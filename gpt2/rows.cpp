@@ -1,0 +1,150 @@
+#include "gpt2/rows.h"
+
+#include <algorithm>
+
+#include "gpt2/error.h"
+#include "gpt2/file.h"
+#include "gpt2/json.h"
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+namespace {
+
+constexpr int kMaxJsonDepth = 32;
+
+void add_line(std::string& text, std::string_view line) {
+  if (!text.empty()) text += '\n';
+  text += line;
+}
+
+std::string text_of(const ordered_json& object, const std::vector<std::string>& fields, const std::string& where) {
+  std::string text;
+  if (!object.is_object()) fail("%s: expected a JSON object", where.c_str());
+  if (fields.empty()) {
+    for (const auto& [name, value] : object.items()) {
+      if (value.is_string()) add_line(text, value.get_ref<const std::string&>());
+    }
+  }
+  for (const std::string& field : fields) {
+    const auto found = object.find(field);
+    if (found == object.end() || !found->is_string()) {
+      fail("%s: %s is %s, expected a string", where.c_str(), in_quotes(field).c_str(),
+           found == object.end() ? "not there" : found->type_name());
+    }
+    add_line(text, found->get_ref<const std::string&>());
+  }
+  return text;
+}
+
+std::vector<std::string_view> columns_of(std::string_view line) {
+  std::vector<std::string_view> columns;
+  for (;;) {
+    const size_t tab = std::min(line.find('\t'), line.size());
+    columns.push_back(line.substr(0, tab));
+    if (tab == line.size()) return columns;
+    line.remove_prefix(tab + 1);
+  }
+}
+
+void read_json_array(const fs::path& path, std::string_view text, const std::vector<std::string>& fields, Rows& rows) {
+  parse_json(text, path.string(), kMaxJsonDepth);  // checks what ordered_json, which keeps the fields' order, does not
+  const ordered_json array = ordered_json::parse(text);
+  if (!array.is_array()) fail("%s: expected a JSON array of objects; one object a line is a .jsonl", path.c_str());
+  for (const ordered_json& object : array) {
+    rows.number.push_back(static_cast<int64_t>(rows.number.size()) + 1);
+    const std::string where = strprintf("%s: row %lld", path.c_str(), static_cast<long long>(rows.number.back()));
+    rows.text.push_back(text_of(object, fields, where));
+    rows.objects.push_back(object);
+  }
+}
+
+// Which columns of a .tsv are meant.
+std::vector<size_t> choose_columns(const fs::path& path, const std::string& header,
+                                   const std::vector<std::string>& fields) {
+  const std::vector<std::string_view> names = columns_of(header);
+  std::vector<size_t> chosen;
+  for (const std::string& field : fields) {
+    const auto found = std::find(names.begin(), names.end(), field);
+    if (found == names.end()) {
+      fail("%s: line 1: expected the columns' names, %s among them, found %s", path.c_str(), in_quotes(field).c_str(),
+           in_quotes(header).c_str());
+    }
+    chosen.push_back(static_cast<size_t>(found - names.begin()));
+  }
+  for (size_t k = 0; fields.empty() && k < names.size(); ++k) chosen.push_back(k);
+  return chosen;
+}
+
+}  // namespace
+
+Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
+  const MappedFile file(path);
+  const std::string ending = path.extension().string();
+  Rows rows;
+  rows.kind = ending == ".json"    ? Rows::Kind::json
+              : ending == ".jsonl" ? Rows::Kind::jsonl
+              : ending == ".tsv"   ? Rows::Kind::tsv
+                                   : Rows::Kind::lines;
+  if (rows.kind == Rows::Kind::lines && !fields.empty()) {
+    fail_usage("%s: --field goes with .json, .jsonl and .tsv files; bare lines have no fields", path.c_str());
+  }
+  const std::string_view text = file.text();
+  if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
+    fail("%s: not UTF-8: byte 0x%02X at offset %zu", path.c_str(), static_cast<unsigned char>(text[bad]), bad);
+  }
+  if (rows.kind == Rows::Kind::json) {
+    read_json_array(path, text, fields, rows);
+    return rows;
+  }
+  std::vector<size_t> columns;
+  int64_t number = 0;
+  size_t width = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line(text.substr(begin, end - begin));
+    begin = end + 1;
+    if (line.ends_with('\r')) line.pop_back();
+    const std::string where = strprintf("%s: line %lld", path.c_str(), static_cast<long long>(++number));
+    if (rows.kind == Rows::Kind::tsv && number == 1) {
+      rows.header = line;
+      width = columns_of(line).size();
+      columns = choose_columns(path, line, fields);
+      continue;
+    }
+    if (rows.kind == Rows::Kind::jsonl && line.find_first_not_of(" \t") == std::string::npos) continue;
+    if (rows.kind == Rows::Kind::jsonl) {
+      parse_json(line, where, kMaxJsonDepth);
+      rows.text.push_back(text_of(ordered_json::parse(line), fields, where));
+    } else if (rows.kind == Rows::Kind::tsv) {
+      const std::vector<std::string_view> values = columns_of(line);
+      if (values.size() != width) {
+        fail("%s: %zu columns, expected %zu as in the first line", where.c_str(), values.size(), width);
+      }
+      std::string& joined = rows.text.emplace_back();
+      for (const size_t k : columns) add_line(joined, values[k]);
+    } else {
+      rows.text.push_back(line);
+    }
+    rows.number.push_back(number);
+    rows.lines.push_back(std::move(line));
+  }
+  return rows;
+}
+
+void write_rows(const Rows& rows, const std::vector<bool>& keep, const fs::path& path) {
+  FileWriter file(path);
+  if (rows.kind == Rows::Kind::json) {
+    ordered_json array = ordered_json::array();
+    for (size_t k = 0; k < rows.objects.size(); ++k) {
+      if (keep[k]) array.push_back(rows.objects[k]);
+    }
+    file.write(array.dump(4) + "\n");
+  } else {
+    if (rows.kind == Rows::Kind::tsv) file.write(rows.header + "\n");
+    for (size_t k = 0; k < rows.lines.size(); ++k) {
+      if (keep[k]) file.write(rows.lines[k] + "\n");
+    }
+  }
+  file.commit();
+}

@@ -1,0 +1,110 @@
+# evaluate: loss of text and shards, with and without a stride; questions; everything that it must refuse.
+source "$(dirname "$0")/lib.sh"
+cd "$TMP"
+export OMP_NUM_THREADS=2
+evaluate=$BUILD/evaluate
+
+# A model of letters that knows one line by heart.
+for i in $(seq 1 150); do echo "abcdefgh ijkl mnop"; done >text.txt
+"$BUILD/train_gpt2" --data text.txt --run run --tokenizer chars --layers 1 --heads 2 --channels 32 --seq-len 32 --batch-size 8 \
+  --steps 120 --lr 1e-2 --eval-every 0 --sample-tokens 0 >out || { cat out; die "no model to evaluate"; }
+model=run/latest
+value() { grep -oE "\"$1\": [-+.e0-9]+" out | grep -oE '[-+.e0-9]+$' || die "no $1 in: $(cat out)"; }
+between() { awk -v x="$1" -v a="$2" -v b="$3" 'BEGIN { exit !(x >= a && x <= b) }' || die "$4: $1 is not in $2 .. $3"; }
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+head -20 text.txt >some.txt
+expect_ok "$evaluate" --model $model --data some.txt
+expect_output '^379 tokens, 379 bytes, 59 words in 12 windows of 32$'
+expect_output '^loss 0\.[0-9]+ a token, 0\.[0-9]+ a byte, [0-9.]+ a word; 0\.[0-9]+ bits a byte$'
+expect_output '^perplexity 1\.[0-9]+ a token'
+expect_output '^379 of 379 tokens$'
+expect_ok "$evaluate" --model $model --data some.txt --json
+plain=$(value nats_per_token)
+[ "$(value tokens) $(value words) $(value stride)" = "379 59 0" ] || die "counts: $(cat out)"
+grep -q 'of 379' out && die "--json prints more than the result"
+between "$plain" 0.001 0.5 "the loss of what was learnt"
+between "$(awk -v x="$(value perplexity_per_token)" 'BEGIN { print log(x) }')" "$(awk -v x="$plain" 'BEGIN { print x - 1e-5 }')" \
+  "$(awk -v x="$plain" 'BEGIN { print x + 1e-5 }')" "log of the perplexity"
+
+# The batch changes nothing; a stride gives every token more before it, and so less loss where windows are short.
+expect_ok "$evaluate" --model $model --data some.txt --json --batch-size 1 --reference
+between "$(value nats_per_token)" "$(awk -v x="$plain" 'BEGIN { print x - 1e-4 }')" "$(awk -v x="$plain" 'BEGIN { print x + 1e-4 }')" "--batch-size 1"
+expect_ok "$evaluate" --model $model --data some.txt --json --seq-len 6
+short=$(value nats_per_token)
+expect_ok "$evaluate" --model $model --data some.txt --json --seq-len 6 --stride 1
+[ "$(value tokens)" = 379 ] || die "--stride does not score each token once"
+between "$(value nats_per_token)" 0.0001 "$(awk -v x="$short" 'BEGIN { print x - 0.01 }')" "--stride 1"
+
+# Shards, a folder, the first tokens only, and shards without a tokenizer.
+"$BUILD/tokenize" shard --tokenizer $model --data some.txt --out shards --val-fraction 0 >/dev/null
+expect_ok "$evaluate" --model $model --data shards/train.bin --json
+[ "$(value nats_per_token)" = "$plain" ] || die "a shard of the text has another loss: $(value nats_per_token), not $plain"
+mkdir folder && cp some.txt folder
+expect_ok "$evaluate" --model $model --data folder --json
+[ "$(value nats_per_token)" = "$plain" ] || die "a folder has another loss"
+expect_ok "$evaluate" --model $model --data some.txt --limit 100
+expect_output '^99 tokens'
+cp -rL $model mute && rm mute/tokenizer.json
+expect_ok "$evaluate" --model mute --data 'shards/tr*.bin'
+expect_output '^379 tokens in 12 windows of 32$'
+expect_output '^loss 0\.[0-9]+ a token$'
+
+# ---- questions -----------------------------------------------------------------------------------------------------
+{
+  echo '{"ctx": "abcdefgh", "endings": ["ijkl", "mnop", "abcd", "kkkk"], "label": 0}'
+  echo '{"ctx": "abcdefgh ijkl", "endings": ["ijkl", "mnop", "abcd", "kkkk"], "label": "1"}'
+  echo '{"ctx": "abcdefgh ijkl", "endings": ["ijkl", "mnop", "abcd", "kkkk"], "label": 2}'
+} >hellaswag.jsonl
+expect_ok "$evaluate" --model $model --task hellaswag --data hellaswag.jsonl
+expect_output '^hellaswag: 3 questions \| accuracy 0\.6667 \+- 0\.3333 \| normalised by length 0\.6667 \+- 0\.3333$'
+expect_output '^3 of 3 questions$'
+expect_ok "$evaluate" --model $model --task hellaswag --data hellaswag.jsonl --limit 2 --json --batch-size 100
+[ "$(value questions) $(value accuracy) $(value accuracy_normalised)" = "2 1.0 1.0" ] || die "--limit 2: $(cat out)"
+echo '{"activity_label": "a", "ctx_a": "abcdefgh", "ctx_b": "ijkl", "endings": ["a", "mn[x]op", "b", "c"], "label": 1}' >activity.jsonl
+expect_error 1 "activity.jsonl: line 1: the vocabulary lacks the character U.003A" "$evaluate" --model $model --task hellaswag \
+  --data activity.jsonl --activity
+expect_error 1 "activity.jsonl: line 1: the vocabulary lacks .*\[" "$evaluate" --model $model --task hellaswag --data activity.jsonl
+
+# Two choices; the longer one loses by sum and wins by mean. A context of 57 characters is cut to fit 32.
+head -3 text.txt | tr '\n' ' ' >long
+{
+  echo "{\"question\": \"$(cat long)abcdefgh\", \"choices\": [\"ijkl mnop\", \"mnop\"], \"answer\": \"A\"}"
+  echo '{"context": "abcdefgh", "choices": ["mnop", "ijkl"], "answer": 1}'
+} >choices.jsonl
+expect_ok "$evaluate" --model $model --task choice --data choices.jsonl
+expect_output '^choice: 2 questions \| accuracy 1\.0000 .*normalised by length 1\.0000 .*\| 1 cut at the left to fit the context$'
+
+{
+  echo 'abcdefgh ijkl mnop'
+  echo '{"text": "abcdefgh ijkl"}'
+  echo '{"text": "abcdefgh mnop"}'
+} >lambada.jsonl
+expect_ok "$evaluate" --model $model --task lambada --data lambada.jsonl
+expect_output '^lambada: 3 passages \| accuracy 0\.6667 \+- 0\.3333 \| perplexity of the last word [0-9.]+$'
+
+# ---- what it must refuse -------------------------------------------------------------------------------------------
+expect_error 2 'model is required' "$evaluate" --data some.txt
+expect_error 2 'data is required' "$evaluate" --model $model
+for flags in '--task nothing' '--stride -1' '--stride 33' '--stride x' '--seq-len 33' '--seq-len -1' '--batch-size 0' '--limit -1' \
+  '--threads -1' '--precision fp8' '--activity' '--nonsense' '--task lambada --stride 2' '--task choice --activity'; do
+  # shellcheck disable=SC2086
+  expect_error 2 . "$evaluate" --model $model --data some.txt $flags
+done
+echo '{"ctx": "abcd", "endings": ["a", "b", "c"], "label": 0}' >three.jsonl
+echo '{"ctx": "abcd", "endings": ["a", "b", "c", "d"], "label": 7}' >seven.jsonl
+{ cat hellaswag.jsonl; echo '{"ctx": '; } >cut.jsonl
+expect_error 1 'three.jsonl: line 1: "endings" has 3, expected four' "$evaluate" --model $model --task hellaswag --data three.jsonl
+expect_error 1 'seven.jsonl: line 1: "label" is "7", expected one of 4' "$evaluate" --model $model --task hellaswag --data seven.jsonl
+expect_error 1 'cut.jsonl: line 4: not JSON' "$evaluate" --model $model --task hellaswag --data cut.jsonl
+expect_error 1 'text.txt: line 1: not JSON' "$evaluate" --model $model --task choice --data text.txt
+: >empty.jsonl
+expect_error 1 'no line with anything' "$evaluate" --model $model --task lambada --data empty.jsonl
+echo word >word.txt
+expect_error 1 'word.txt: line 1: expected a passage of two words' "$evaluate" --model $model --task lambada --data word.txt
+expect_error 1 'nowhere' "$evaluate" --model nowhere --data some.txt
+expect_error 1 'nothing.txt' "$evaluate" --model $model --data nothing.txt
+expect_error 1 'mute.*tokenizer' "$evaluate" --model mute --data some.txt
+printf a >one.txt
+expect_error 1 '1 tokens, expected two or more' "$evaluate" --model $model --data one.txt
+expect_error 1 'lacks the character' "$evaluate" --model $model --data cut.jsonl

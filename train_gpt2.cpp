@@ -46,7 +46,8 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given) {
   if (!run.resume_from.empty()) loader.seek(run.position);
   print_start(run, strprintf("%d threads, peak %.0f GFLOP/s", cpu_threads(), peak_flops / 1e9));
 
-  const Schedule schedule{config.schedule, config.lr, config.min_lr, config.warmup_steps, config.steps};
+  const Schedule schedule{config.schedule, config.lr, config.min_lr, config.warmup_steps, config.steps,
+                          config.start_lr};
   MetricsLog log(run.folder, step + 1);
   StopSignal::defer();
   StepReport report(run, schedule, peak_flops, log);

@@ -37,6 +37,8 @@ void settle_shape(Run& run, int vocab_size) {
     if (c.channels) run.shape.channels = c.channels;
     if (c.seq_len) run.shape.max_seq_len = c.seq_len;
     run.shape.vocab_size = vocab_size;
+    run.shape.tied_head = !c.untied_head;
+    run.shape.qkv_bias = !c.no_qkv_bias;
     validate(run.shape, "--model " + c.model);
     c.layers = run.shape.num_layers;
     c.heads = run.shape.num_heads;

@@ -68,7 +68,7 @@ class Table {
  private:
   static void print(const std::string& what, const std::string& book, const std::string& ours,
                     const std::string& verdict) {
-    std::printf("  %-40s | %-26s | %-26s | %s\n", what.c_str(), book.c_str(), ours.c_str(), verdict.c_str());
+    std::printf("  %-44s | %-28s | %-28s | %s\n", what.c_str(), book.c_str(), ours.c_str(), verdict.c_str());
     std::fflush(stdout);
   }
 
@@ -77,13 +77,13 @@ class Table {
 
 std::string grouped(int64_t n) {  // 163009536 -> "163,009,536"
   std::string text = std::to_string(n);
-  for (size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
+  for (size_t at = text.size(); at > 3;) text.insert(at -= 3, 1, ',');
   return text;
 }
 
 std::string joined(const Ids& ids, const char* between = " ") {
   std::string text;
-  for (const int32_t id : ids) text += (text.empty() ? "" : between) + std::to_string(id);
+  for (const int32_t id : ids) text += strprintf("%s%d", text.empty() ? "" : between, id);
   return text;
 }
 
@@ -224,8 +224,9 @@ void chapter_2(Table& table, const Book& book) {
                [&] { return joined(words->encode("Hello, do you like tea?")); });
   table.figure("GPT-2's BPE: tokens", "5,145", book.no_tokens,
                [&] { return grouped(static_cast<int64_t>(book.tokenizer->encode(book.text).size())); });
-  table.figure("its ids of \"tea? <|endoftext|> In\"", "660 64 30 220 50256 554", book.no_tokenizer,
-               [&] { return joined(book.tokenizer->encode("tea? <|endoftext|> In", Special::parsed)); });
+  table.figure(
+      "its ids of \"Hello, do ... <|endoftext|> In\"", "15496 11 466 345 588 8887 30 220 50256 554", book.no_tokenizer,
+      [&] { return joined(book.tokenizer->encode("Hello, do you like tea? <|endoftext|> In", Special::parsed)); });
   table.figure("loader: length and stride 4, row 0", "40 367 2885 1464 -> 367 2885 1464 1807", book.no_tokens,
                [&] { return loader_row(book, 8, 4, 0); });
   table.figure("loader: row 7", "284 3285 326 11 -> 3285 326 11 287", book.no_tokens,
@@ -492,7 +493,7 @@ int main(int argc, char** argv) {
     if (threads > 0) set_cpu_threads(threads);
     const Book book = open_book(text, tokenizer);
     Table table;
-    std::printf("  %-40s | %-26s | %-26s |\n", "what", "the book", "ours");
+    std::printf("  %-44s | %-28s | %-28s |\n", "what", "the book", "ours");
     chapter_2(table, book);
     chapter_3(table);
     chapter_4(table);

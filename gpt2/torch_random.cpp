@@ -51,7 +51,8 @@ void TorchRandom::normal(std::span<float> out) {
     return;
   }
   for (float& x : out) x = unit_float();
-  for (size_t i = 0; i + 16 <= n; i += 16) box_muller_16(&out[i]);
+#pragma omp parallel for
+  for (size_t i = 0; i < n / 16; ++i) box_muller_16(&out[16 * i]);
   if (n % 16 == 0) return;
   float* last = out.data() + n - 16;
   for (int j = 0; j < 16; ++j) last[j] = unit_float();

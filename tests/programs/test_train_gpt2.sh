@@ -156,7 +156,7 @@ expect_output '^Muon scratch +[0-9]+$'
 # The book's model: a head of its own, no bias on queries, keys and values, PyTorch's weights, decay of everything.
 book=(--steps 12 --save-every 5 --keep 0 --untied-head --no-qkv-bias --init book --weight-decay 5 --start-lr 1e-5)
 expect_ok train --run book "${book[@]}" --decay all
-expect_output '^model: 11632 parameters'  # 257 x 16 twice, 16 x 16, a block without 48 biases, the last layernorm
+expect_output '^model: 11744 parameters'  # 257 x 16 twice, 16 x 16, a block without 48 biases, the last layernorm
 losses book | awk -F: 'NR == 1 { first = $2 } END { exit !($2 < first) }' || die "the loss of the book's model does not fall"
 head -1 <(grep -o '"lr":[^,}]*' book/metrics.jsonl | tail -12) | grep -q '"lr":1e-05' || die "--start-lr is not the first step's"
 cp -r book bookresumed
@@ -168,7 +168,7 @@ expect_ok train --run matrices "${book[@]}"
 cmp -s book/latest/model.safetensors matrices/latest/model.safetensors && die "--decay changes nothing"
 expect_ok train --check --untied-head --no-qkv-bias
 expect_ok "$trainer" --data text.txt --model book/latest --seq-len 16 --batch-size 4 --steps 1 --run bookmore
-expect_output '^model: 11632 parameters'
+expect_output '^model: 11744 parameters'
 expect_error 2 '--init contradict --model book/latest' "$trainer" --data text.txt --model book/latest --untied-head --run refused
 
 # A finished run, and one made longer.

@@ -74,8 +74,9 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "tokenizer", c.tokenizer, OnResume::same, FlagRange{},
        "bytes | chars | bpe:N (trained on the data) | gpt2 | a tokenizer file; default: that of --model DIR, else "
        "bpe:4096");
-  flag(g, "data-order", c.data_order, OnResume::same, FlagRange{0, 0, {"shuffled", "sequential"}},
-       "order of the training windows");
+  flag(g, "data-order", c.data_order, OnResume::same, FlagRange{0, 0, {"shuffled", "fixed", "sequential"}},
+       "shuffled: in each epoch other windows, in random order; fixed: the same windows; sequential: in the order of "
+       "the data");
   flag(g, "stride", c.stride, OnResume::same, FlagRange{0, big, {}},
        "tokens from one window's start to the next; 0: --seq-len");
   flag(g, "lossy", c.lossy, OnResume::same, FlagRange{},

@@ -368,7 +368,8 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
           now.c_str(), before.c_str());
     }
   }
-  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1};
+  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order != "sequential",
+                            c.seed,       0,         1,        c.data_order == "fixed"};
   const int64_t batches_per_epoch = DataLoader(run.train, loader).batches_per_epoch();  // throws if there is none
   if (run.val.size() > 0 && run.val.size() <= c.seq_len) {
     fail(

@@ -1,5 +1,5 @@
-// Learning rate by step. A linear warm-up to `peak`, which has the step after it, from `start` or, if that is 0, so that
-// it goes through 0 one step before the first; then one of
+// Learning rate by step. A linear warm-up of W steps, in which step k has peak (k + 1) / W or, with a `start` above 0,
+// start + (peak - start) k / W; then one of
 //   constant  peak
 //   linear    from peak to `end`, which the step after the last would have
 //   cosine    the same along half a cosine (Loshchilov and Hutter 2017)

@@ -21,7 +21,7 @@ class TorchRandom {
   int64_t integer();                            // torch.empty((), dtype=torch.int64).random_(): 63 bits
   std::vector<int64_t> permutation(int64_t n);  // torch.randperm(n)
   // torch.multinomial(p, 1): the largest p / q, with q drawn from the exponential distribution for each; p need not be
-  // normalised. (Where torch was built with MKL, q is MKL's, and the draws are others.)
+  // normalised. (Torch 2 built with MKL has q from there, and draws others.)
   int multinomial(std::span<const float> p);
 
  private:

@@ -2,7 +2,7 @@
 
     python3 dev/reference/torch_random.py
 
-PyTorch without MKL (as Debian packages it): with MKL multinomial draws other numbers. normal_ is written twice, by its plain
+A PyTorch without MKL (as Debian packages it): version 2 with MKL draws other numbers in multinomial. normal_ is written twice, by its plain
 path and by the path that this CPU would take.
 """
 import io

@@ -10,9 +10,10 @@ JOBS ?= $(shell nproc)
 DATA ?=
 ARGS ?=
 
+VERDICT ?=
 CUDA_ARCH ?=
 
-.PHONY: all configure setup train cuda sim check-kernels bench-sim test sanitize bench clean
+.PHONY: all configure setup train book cuda sim check-kernels bench-sim test sanitize bench clean
 
 all: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target programs
@@ -35,6 +36,14 @@ ifeq ($(DATA),shakespeare)
 else
 	@$(BUILD)/`cat $(BUILD)/trainer.txt` $(if $(DATA),--data "$(DATA)") $(ARGS)
 endif
+
+# The figures of the book "Build a Large Language Model (From Scratch)" beside ours (docs/book): VERDICT=path to its text, else
+# downloaded, as is GPT-2's vocabulary where it is in neither data/ nor $WROUGHT_DATA. ARGS=--quick: without training.
+book: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target book
+	@$(if $(VERDICT),,dev/data/the_verdict.sh)
+	@[ -e data/gpt2.tiktoken ] || [ -n "$$WROUGHT_DATA" ] || dev/data/gpt2_tokenizer.sh
+	@$(BUILD)/book $(if $(VERDICT),--text "$(VERDICT)") $(ARGS)
 
 # build/train_gpt2cu and build/test_kernels_cu, to run on a GPU.
 cuda: configure

@@ -49,11 +49,13 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
   const double peak_flops = measure_peak_flops(options.precision);
   const std::unique_ptr<Model> model = make_cpu_model(run.shape, flags.reference, options);
   load_or_initialise(*model, run);
-  DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order == "shuffled", config.seed, 0, 1});
+  DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order != "sequential", config.seed, 0, 1,
+                                            config.data_order == "fixed"});
   if (!run.resume_from.empty()) loader.seek(run.position);
   print_start(run, strprintf("%d threads, peak %.0f GFLOP/s", cpu_threads(), peak_flops / 1e9));
 
-  const Schedule schedule{config.schedule, config.lr, config.min_lr, config.warmup_steps, config.steps};
+  const Schedule schedule{config.schedule,     config.lr,    config.min_lr,
+                          config.warmup_steps, config.steps, config.start_lr};
   MetricsLog log(run.folder, step + 1);
   StopSignal::defer();
   StepReport report(run, schedule, peak_flops, log);

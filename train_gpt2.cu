@@ -62,12 +62,14 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
   const double peak_flops = measure_gpu_peak_flops(options.precision, flags.reference);
   const std::unique_ptr<Model> model = make_gpu_model(run.shape, options, B, T, flags.reference);
   load_or_initialise(*model, run);
-  DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order == "shuffled", config.seed, 0, 1});
+  DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order != "sequential", config.seed, 0, 1,
+                                            config.data_order == "fixed"});
   if (!run.resume_from.empty()) loader.seek(run.position);
   print_start(run,
               strprintf("%s, %s, peak %.4g TFLOP/s", gpu_name().c_str(), config.precision.c_str(), peak_flops / 1e12));
 
-  const Schedule schedule{config.schedule, config.lr, config.min_lr, config.warmup_steps, config.steps};
+  const Schedule schedule{config.schedule, config.lr, config.min_lr, config.warmup_steps, config.steps,
+                          config.start_lr};
   MetricsLog log(run.folder, step + 1);
   StopSignal::defer();
   StepReport report(run, schedule, peak_flops, log);

@@ -15,6 +15,7 @@
 #include "gpt2/check.h"
 #include "gpt2/checkpoint.h"
 #include "gpt2/generate.h"
+#include "gpt2/init_book.h"
 #include "gpt2/logger.h"
 #include "gpt2/lr_finder.h"
 #include "gpt2/run.h"
@@ -132,6 +133,8 @@ inline void load_or_initialise(Model& model, const Run& run) {
     say(strprintf("resuming %s after step %lld", run.resume_from.c_str(), static_cast<long long>(run.step)));
   } else if (!run.weights_from.empty()) {
     load_weights(model, run.weights_from);
+  } else if (run.config.init == "book") {
+    init_weights_book(model, run.config.seed);
   } else {
     init_weights(model, run.config.seed);
   }

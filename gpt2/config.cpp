@@ -26,6 +26,7 @@ ModelOptions model_options(const TrainConfig& c) {
   options.master_weights = !c.no_master_weights;
   options.optimizer = c.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
   options.lr_layer_decay = static_cast<float>(c.lr_decay_per_layer);
+  options.decay_all = c.decay == "all";
   options.seed = c.seed ^ 0x726f756e64;  // numbers of its own: initialisation and dropout draw from the seed itself
   return options;
 }
@@ -49,6 +50,7 @@ void validate(const TrainConfig& c) {
   });
   if (c.steps > 0 && c.epochs > 0) fail_usage("--steps and --epochs contradict each other: give one of them");
   if (c.lr > 0 && c.min_lr > c.lr) fail_usage("--min-lr %g is above --lr %g", c.min_lr, c.lr);
+  if (c.lr > 0 && c.start_lr > c.lr) fail_usage("--start-lr %g is above --lr %g", c.start_lr, c.lr);
   if (c.steps > 0 && c.warmup_steps > c.steps) {
     fail_usage("--warmup-steps %lld is more than --steps %lld", static_cast<long long>(c.warmup_steps),
                static_cast<long long>(c.steps));
@@ -68,6 +70,12 @@ void validate(const TrainConfig& c) {
     fail_usage("--layers, --heads and --channels contradict --model %s: a model directory has its own shape",
                c.model.c_str());
   }
+  if (!find_preset(c.model) && (c.untied_head || c.no_qkv_bias || c.init != "gpt2")) {
+    fail_usage("--untied-head, --no-qkv-bias and --init contradict --model %s: a model directory is what it is",
+               c.model.c_str());
+  }
+  if (c.init == "book" && !c.untied_head)
+    fail_usage("--init book gives the head weights of its own: it goes with --untied-head");
 }
 
 namespace {

@@ -22,16 +22,19 @@ struct TrainConfig {
 
   std::string model = "gpt2-nano";
   int layers = 0, heads = 0, channels = 0, seq_len = 0, vocab_size = 0;
+  std::string init = "gpt2";
+  bool untied_head = false, no_qkv_bias = false;
 
   int batch_size = 0;
   int64_t total_batch_tokens = 0;
   int64_t steps = 0;
   double epochs = 0;
 
-  double lr = 0, min_lr = 0;
+  double lr = 0, min_lr = 0, start_lr = 0;
   int64_t warmup_steps = -1;
   std::string schedule = "linear", optimizer = "adamw";
   double lr_decay_per_layer = 1;
+  std::string decay = "matrices";
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0, eps = 1e-8, grad_clip = 1.0, dropout = 0;
   uint64_t seed = 1337;
 
@@ -74,8 +77,9 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "tokenizer", c.tokenizer, OnResume::same, FlagRange{},
        "bytes | chars | bpe:N (trained on the data) | gpt2 | a tokenizer file; default: that of --model DIR, else "
        "bpe:4096");
-  flag(g, "data-order", c.data_order, OnResume::same, FlagRange{0, 0, {"shuffled", "sequential"}},
-       "order of the training windows");
+  flag(g, "data-order", c.data_order, OnResume::same, FlagRange{0, 0, {"shuffled", "fixed", "sequential"}},
+       "shuffled: in each epoch other windows, in random order; fixed: the same windows; sequential: in the order of "
+       "the data");
   flag(g, "stride", c.stride, OnResume::same, FlagRange{0, big, {}},
        "tokens from one window's start to the next; 0: --seq-len");
   flag(g, "lossy", c.lossy, OnResume::same, FlagRange{},
@@ -91,6 +95,12 @@ void for_each_flag(Config& c, Flag&& flag) {
        "T: tokens in a window, the model's context when it is new");
   flag(g, "vocab-size", c.vocab_size, OnResume::same, FlagRange{0, 1 << 28, {}},
        "0: the tokenizer's; for shards without a tokenizer 50257");
+  flag(g, "untied-head", c.untied_head, OnResume::same, FlagRange{},
+       "a new model's logits come from a matrix of their own, not from the token embedding");
+  flag(g, "no-qkv-bias", c.no_qkv_bias, OnResume::same, FlagRange{},
+       "a new model's queries, keys and values have no bias");
+  flag(g, "init", c.init, OnResume::same, FlagRange{0, 0, {"gpt2", "book"}},
+       "gpt2 | book: a new model's weights; book: PyTorch's of its layers, after torch.manual_seed(--seed)");
 
   g = "Training";
   flag(g, "batch-size", c.batch_size, OnResume::same, FlagRange{0, 1 << 20, {}},
@@ -103,6 +113,8 @@ void for_each_flag(Config& c, Flag&& flag) {
        "passes over the training data, instead of --steps");
   flag(g, "lr", c.lr, OnResume::same, FlagRange{0, 10, {}}, "peak learning rate; 0: the preset's");
   flag(g, "min-lr", c.min_lr, OnResume::same, FlagRange{0, 10, {}}, "learning rate at the end");
+  flag(g, "start-lr", c.start_lr, OnResume::same, FlagRange{0, 10, {}},
+       "learning rate of the warm-up's first step; 0: that of --lr by --warmup-steps");
   flag(g, "warmup-steps", c.warmup_steps, OnResume::same, FlagRange{-1, big, {}},
        "steps of linear warm-up; -1: a twentieth of the steps");
   flag(g, "schedule", c.schedule, OnResume::same, FlagRange{0, 0, {"cosine", "linear", "constant", "wsd"}},
@@ -111,7 +123,9 @@ void for_each_flag(Config& c, Flag&& flag) {
        "adamw | muon: Muon for the blocks' weight matrices, AdamW for the rest");
   flag(g, "lr-decay-per-layer", c.lr_decay_per_layer, OnResume::same, FlagRange{0.01, 1, {}},
        "each block's rate is so many times that of the block above it; the head has --lr");
-  flag(g, "weight-decay", c.weight_decay, OnResume::same, FlagRange{0, 10, {}}, "decoupled, on matrices only");
+  flag(g, "weight-decay", c.weight_decay, OnResume::same, FlagRange{0, 10, {}}, "decoupled; of what, --decay says");
+  flag(g, "decay", c.decay, OnResume::same, FlagRange{0, 0, {"matrices", "all"}},
+       "matrices | all: whether biases and layernorms decay, too");
   flag(g, "beta1", c.beta1, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's");
   flag(g, "beta2", c.beta2, OnResume::same, FlagRange{0, 0.999999, {}}, "AdamW's; 0: the preset's");
   flag(g, "eps", c.eps, OnResume::same, FlagRange{1e-30, 1, {}}, "AdamW's");

@@ -61,6 +61,7 @@ LoaderConfig checked(LoaderConfig config) {
 struct DataLoader::Impl {
   const TokenSequence tokens;
   const LoaderConfig config;
+  const bool random_phase = config.shuffled && !config.fixed;
   int64_t windows = 0, batches = 0;  // of an epoch: of all ranks, of this rank
   LoaderPosition position;           // of the batch that next() returns next
   Batch current;                     // the batch that next() returned last
@@ -76,19 +77,18 @@ struct DataLoader::Impl {
 
   Impl(TokenSequence sequence, const LoaderConfig& given) : tokens(std::move(sequence)), config(checked(given)) {
     const int64_t n = tokens.size(), T = config.T, stride = config.stride, per_batch = int64_t{config.B} * config.ranks;
-    // A window at w * stride (+ phase) needs T + 1 tokens. Shuffled, only windows that fit at the largest phase,
-    // stride - 1, count: (w + 1) * stride - 1 + T < n.
-    windows = n <= T ? 0 : config.shuffled ? (n - T) / stride : (n - T - 1) / stride + 1;
+    // A window at w * stride (+ phase) needs T + 1 tokens. At a random phase, only windows that fit at the largest
+    // phase, stride - 1, count: (w + 1) * stride - 1 + T < n.
+    windows = n <= T ? 0 : random_phase ? (n - T) / stride : (n - T - 1) / stride + 1;
     batches = windows / per_batch;
     if (batches == 0) {
       const double apart = static_cast<double>(per_batch) * static_cast<double>(stride);
-      const double needed =
-          static_cast<double>(T) + (config.shuffled ? apart : apart - static_cast<double>(stride) + 1);
+      const double needed = static_cast<double>(T) + (random_phase ? apart : apart - static_cast<double>(stride) + 1);
       fail(
           "the data has %lld tokens, but one batch of %d x %d tokens%s%s needs %.0f; give more text, or lower "
           "--batch-size or --seq-len",
           static_cast<long long>(n), config.B, config.T, config.ranks > 1 ? " on every process" : "",
-          config.shuffled ? " at a random phase" : "", needed);
+          random_phase ? " at a random phase" : "", needed);
     }
     const size_t BT = static_cast<size_t>(config.B) * static_cast<size_t>(config.T);
     const std::vector<int32_t> none(BT);
@@ -119,7 +119,7 @@ struct DataLoader::Impl {
   void fill() {
     const int64_t T = config.T;
     const uint64_t key = mix(mix(config.seed) + static_cast<uint64_t>(position.epoch));
-    const int64_t phase = config.shuffled ? static_cast<int64_t>(mix(key) % static_cast<uint64_t>(config.stride)) : 0;
+    const int64_t phase = random_phase ? static_cast<int64_t>(mix(key) % static_cast<uint64_t>(config.stride)) : 0;
     const int64_t first = (position.batch * config.ranks + config.rank) * config.B;
     for (int64_t b = 0; b < config.B; ++b) {
       const int64_t window = config.shuffled ? permute(first + b, windows, key) : first + b;

@@ -6,6 +6,7 @@
 //               epoch. (Of several shards llm.c drops each one's remainder; here windows cross the borders.)
 //   shuffled    each epoch starts at its own random phase in [0, stride) and visits all windows that fit at every
 //               phase once, in the order of a keyed permutation (nothing is stored; any position is reached at once)
+//   fixed       shuffled, but always the sequential order's windows: epoch after epoch the same ones
 // Batches are dealt to the R ranks in turn: batch k of rank r holds the B windows from number (k*R + r)*B of that
 // order. So over an epoch each window goes to exactly one rank, except those at the end that do not fill a whole batch
 // on every rank: at most R*B - 1 windows, other ones in each shuffled epoch.
@@ -32,6 +33,7 @@ struct LoaderConfig {
   bool shuffled = true;
   uint64_t seed = 0;
   int rank = 0, ranks = 1;
+  bool fixed = false;  // of shuffled windows
 };
 
 struct LoaderPosition {  // of the next batch to be returned: part of the training state

@@ -37,6 +37,8 @@ void settle_shape(Run& run, int vocab_size) {
     if (c.channels) run.shape.channels = c.channels;
     if (c.seq_len) run.shape.max_seq_len = c.seq_len;
     run.shape.vocab_size = vocab_size;
+    run.shape.tied_head = !c.untied_head;
+    run.shape.qkv_bias = !c.no_qkv_bias;
     validate(run.shape, "--model " + c.model);
     c.layers = run.shape.num_layers;
     c.heads = run.shape.num_heads;
@@ -374,7 +376,8 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
           now.c_str(), before.c_str());
     }
   }
-  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1};
+  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order != "sequential",
+                            c.seed,       0,         1,        c.data_order == "fixed"};
   const int64_t batches_per_epoch = DataLoader(run.train, loader).batches_per_epoch();  // throws if there is none
   if (run.val.size() > 0 && run.val.size() <= c.seq_len) {
     fail(

@@ -77,7 +77,14 @@ TEST_CASE("words outside a choice and contradictions are refused") {
   CHECK(contains(refused([](TrainConfig& c) { c.data_order = ""; }), "--data-order is ''"));
   CHECK(contains(refused([](TrainConfig& c) { c.steps = 5, c.epochs = 1; }), "--steps and --epochs"));
   CHECK(contains(refused([](TrainConfig& c) { c.lr = 1e-3, c.min_lr = 2e-3; }), "--min-lr"));
+  CHECK(contains(refused([](TrainConfig& c) { c.lr = 1e-3, c.start_lr = 2e-3; }), "--start-lr"));
   CHECK(contains(refused([](TrainConfig& c) { c.steps = 5, c.warmup_steps = 6; }), "--warmup-steps"));
+  CHECK(contains(refused([](TrainConfig& c) { c.decay = "none"; }), "expected one of matrices all"));
+  CHECK(contains(refused([](TrainConfig& c) { c.init = "zeros"; }), "expected one of gpt2 book"));
+  CHECK(contains(refused([](TrainConfig& c) { c.init = "book"; }), "--untied-head"));
+  CHECK(refused([](TrainConfig& c) { c.init = "book", c.untied_head = true; }) == "");
+  CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.untied_head = true; }), "is what it is"));
+  CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.no_qkv_bias = true; }), "is what it is"));
   CHECK(contains(refused([](TrainConfig& c) { c.resume = true; }), "--resume needs --run"));
   CHECK(contains(refused([](TrainConfig& c) { c.memory = c.check = true; }), "--memory and --check"));
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.heads = 2; }), "own shape"));

@@ -139,6 +139,21 @@ TEST_CASE("each epoch and each seed has its own order and phase; dropped windows
   CHECK(order(1, 0) != order(2, 0));
 }
 
+TEST_CASE("fixed windows are the sequential order's, shuffled anew each epoch") {
+  const Counting data(1001 + 6);  // at a random phase the last window would not always fit
+  LoaderConfig config = {.B = 2, .T = 10, .seed = 5, .fixed = true};
+  DataLoader loader(data.open(), config);
+  REQUIRE(loader.batches_per_epoch() == 50);
+  std::set<std::vector<int64_t>> orders;
+  for (int epoch = 0; epoch < 3; ++epoch) {
+    std::vector<int64_t> windows = epoch_starts(loader, config);
+    orders.insert(windows);
+    std::sort(windows.begin(), windows.end());
+    for (size_t w = 0; w < windows.size(); ++w) CHECK(windows[w] == static_cast<int64_t>(10 * w));
+  }
+  CHECK(orders.size() == 3);
+}
+
 TEST_CASE("the permutation favours no place") {
   // 13 windows, 1,300 epochs: each window should come 100 times at a place. The statistic is chi-square with 12 degrees
   // of freedom, above 45 with a probability of 1e-5; and the seed is fixed.

@@ -104,6 +104,24 @@ TEST_CASE("epochs become steps, and accumulation counts micro-batches") {
   CHECK(run.config.epochs == 0);
 }
 
+TEST_CASE("a head of its own and no bias of queries, keys and values: the run's shape, on resume as well") {
+  Folder folder;
+  TrainConfig c = tiny(folder);
+  c.untied_head = c.no_qkv_bias = true;
+  c.init = "book";
+  c.decay = "all";
+  const Run run = set_up(c);
+  CHECK(!run.shape.tied_head);
+  CHECK(!run.shape.qkv_bias);
+  const auto model = make_cpu_model(run.shape, true, model_options(run.config));
+  for (const ParamTensor& tensor : model->table) CHECK(tensor.decay);
+  save_at(run, *model, 3);
+  const Run again = set_up(resumed(folder));
+  CHECK(again.shape == run.shape);
+  CHECK(again.config.init == "book");
+  CHECK(model_options(again.config).decay_all);
+}
+
 TEST_CASE("val-fraction 0: everything trains") {
   Folder folder;
   TrainConfig c = tiny(folder);

@@ -155,6 +155,24 @@ expect_ok train --memory --optimizer muon
 expect_output '^Muon, AdamW m '
 expect_output '^Muon scratch +[0-9]+$'
 
+# The book's model: a head of its own, no bias on queries, keys and values, PyTorch's weights, decay of everything.
+book=(--steps 12 --save-every 5 --keep 0 --untied-head --no-qkv-bias --init book --weight-decay 5 --start-lr 1e-5)
+expect_ok train --run book "${book[@]}" --decay all
+expect_output '^model: 11744 parameters'  # 257 x 16 twice, 16 x 16, a block without 48 biases, the last layernorm
+losses book | awk -F: 'NR == 1 { first = $2 } END { exit !($2 < first) }' || die "the loss of the book's model does not fall"
+head -1 <(grep -o '"lr":[^,}]*' book/metrics.jsonl | tail -12) | grep -q '"lr":1e-05' || die "--start-lr is not the first step's"
+cp -r book bookresumed
+rm -r bookresumed/checkpoints/step_000010 bookresumed/checkpoints/step_000012
+ln -sfn checkpoints/step_000005 bookresumed/latest
+expect_ok "$trainer" --run bookresumed --resume
+same_state book bookresumed
+expect_ok train --run matrices "${book[@]}"
+cmp -s book/latest/model.safetensors matrices/latest/model.safetensors && die "--decay changes nothing"
+expect_ok train --check --untied-head --no-qkv-bias
+expect_ok "$trainer" --data text.txt --model book/latest --seq-len 16 --batch-size 4 --steps 1 --run bookmore
+expect_output '^model: 11744 parameters'
+expect_error 2 '--init contradict --model book/latest' "$trainer" --data text.txt --model book/latest --untied-head --run refused
+
 # A finished run, and one made longer.
 expect_ok "$trainer" --run again --resume
 expect_output 'nothing to do: again has done 12 of 12 steps'
@@ -287,7 +305,7 @@ expect_refused 1 'this machine has' "$trainer" --data text.txt --layers 4096 --c
 for flags in '--steps 1e3' '--steps -1' '--steps 99999999999999999999' '--seed -1' '--lr nan' '--lr -1' '--lr 11' '--layers x' \
   '--layers -1' '--layers 5000' '--batch-size 2.5' '--batch-size 9999999999' '--beta2 1' '--dropout 1' '--schedule stairs' \
   '--optimizer sgd' '--keep -1' '--threads -1' '--val-fraction 0.95' '--save-every -2' '--nonsense' 'loose' '--steps 5 --epochs 1' \
-  '--steps 5 --warmup-steps 6' '--lr 0.1 --min-lr 0.2' '--total-batch-tokens 65' '--memory --check' '--resume' '--lossy maybe' \
+  '--steps 5 --warmup-steps 6' '--lr 0.1 --min-lr 0.2' '--lr 0.1 --start-lr 0.2' '--init zeros' '--init book' '--decay none' '--total-batch-tokens 65' '--memory --check' '--resume' '--lossy maybe' \
   '--batch-size 1000000 --seq-len 1000000' '--total-batch-tokens 8999999999999936' \
   '--precision fp8' '--precision tf32' '--precision tf32 --memory' '--precision tf32 --check' '--precision bf16 --reference' \
   '--precision bf16 --no-master-weights' '--recompute all' '--no-master-weights'; do

@@ -1,8 +1,10 @@
 // A judge for answers: another language model, asked through the chat interface that OpenAI's servers have and many
-// others copy (llama.cpp's server, Ollama, vLLM). Needs cpp-httplib; plain http, no https.
+// others copy (llama.cpp's server, Ollama, vLLM). Needs cpp-httplib.
 #pragma once
 
+#include <algorithm>
 #include <cctype>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -38,12 +40,19 @@ inline std::optional<int> score_in(const std::string& reply) {
 
 class Judge {
  public:
-  // Throws UsageError for a URL that is not http://HOST[:PORT], or where wrought was built without cpp-httplib.
+  // Throws UsageError for a URL that is no http://HOST[:PORT] (or https, where cpp-httplib has it), or where wrought
+  // was built without cpp-httplib. A key in the environment's OPENAI_API_KEY is sent along.
   Judge(const std::string& url, const std::string& model) : url_(url), model_(model) {
 #ifdef WROUGHT_HTTPLIB
-    if (!url.starts_with("http://") || url.find('/', 7) != std::string::npos) {
-      fail_usage("--judge is '%s', expected http://HOST:PORT, such as http://127.0.0.1:11434 (no https, no path)",
-                 url.c_str());
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+    const bool https = true;
+#else
+    const bool https = false;
+#endif
+    const size_t host = url.starts_with("http://") ? 7 : https && url.starts_with("https://") ? 8 : 0;
+    if (host == 0 || url.size() == host || url.find('/', host) != std::string::npos) {
+      fail_usage("--judge is '%s', expected http%s://HOST:PORT without a path, such as http://127.0.0.1:11434",
+                 url.c_str(), https ? "(s)" : "");
     }
 #else
     fail_usage(
@@ -55,6 +64,7 @@ class Judge {
   std::optional<int> score(const std::string& question) const {
 #ifdef WROUGHT_HTTPLIB
     httplib::Client client(url_);
+    if (const char* key = std::getenv("OPENAI_API_KEY")) client.set_bearer_token_auth(key);
     client.set_connection_timeout(10);
     client.set_read_timeout(300);
     const nlohmann::json request{{"model", model_},

@@ -82,6 +82,11 @@ void validate(const FinetuneConfig& c, Task task, const std::vector<std::string>
   if (c.train_fraction + c.val_fraction > 1 + 1e-9) {
     fail_usage("--train-fraction %g and --val-fraction %g are together more than 1", c.train_fraction, c.val_fraction);
   }
+  for (const char* name : {"train-fraction", "val-fraction"}) {
+    if (is_given(name) && !(c.val_data.empty() && c.test_data.empty())) {
+      fail_usage("--%s contradicts --val-data and --test-data: with them all of --data trains", name);
+    }
+  }
   for (const char* name : {"lora-rank", "lora-alpha", "lora-dropout", "lora-targets"}) {
     if (is_given(name) && c.train != "lora") fail_usage("--%s goes with --train lora", name);
   }
@@ -147,8 +152,10 @@ namespace {
 // A model of another head's shape that is only a place to load weights into: what the target has too goes there.
 class WeightsInto : public Model {
  public:
-  WeightsInto(const ModelConfig& shape, Model& target) : Model(shape), target_(target) {
-    for (const ParamTensor& tensor : target.table) by_name_[tensor.name] = &tensor;
+  WeightsInto(const ModelConfig& shape, Model& target, bool head) : Model(shape), target_(target) {
+    for (const ParamTensor& tensor : target.table) {
+      if (head || (tensor.name != "head" && tensor.name != "headb")) by_name_[tensor.name] = &tensor;
+    }
   }
   void write(Arena arena, const ParamTensor& tensor, const float* in) override {
     const auto found = by_name_.find(tensor.name);
@@ -180,14 +187,14 @@ class WeightsInto : public Model {
 
 }  // namespace
 
-void load_base_weights(Model& model, const fs::path& dir) {
+void load_base_weights(Model& model, const fs::path& dir, bool head) {
   const ModelConfig base = read_model_config(dir), &shape = model.config;
   ModelConfig same = base;  // but for what may differ
   same.num_classes = shape.num_classes;
   same.tied_head = shape.tied_head;
   same.causal = shape.causal;
   if (!(same == shape)) fail("%s: the model has another shape than the one that its weights are for", dir.c_str());
-  WeightsInto into(base, model);
+  WeightsInto into(base, model, head);
   load_weights(into, dir);
 }
 

@@ -78,7 +78,7 @@ void for_each_finetune_flag(Config& c, Flag&& flag) {
   flag(g, all, "val-data", c.val_data, FlagRange{}, "a file to validate on, instead of a part of --data");
   flag(g, all, "test-data", c.test_data, FlagRange{}, "a file to test on, instead of a part of --data");
   flag(g, all, "train-fraction", c.train_fraction, FlagRange{0, 1, {}},
-       "share of --data to train on, where no --val-data or --test-data is given");
+       "share of --data to train on; all of it where --val-data or --test-data is given");
   flag(g, all, "val-fraction", c.val_fraction, FlagRange{0, 1, {}}, "share of --data to validate on; the rest tests");
   flag(g, classify, "text-column", c.text_column, FlagRange{}, "the texts' column: a name, or a number from 1");
   flag(g, classify, "label-column", c.label_column, FlagRange{}, "the labels' column");
@@ -185,9 +185,9 @@ int64_t num_trainable(const std::vector<ParamTensor>& table);  // elements, padd
 // ---- weights
 // ---------------------------------------------------------------------------------------------------------
 
-// Fills the tensors that the model shares with the one in DIR (by name and shape); leaves the others, such as a new
-// head or adapters. Throws Error as load_weights does, and if the two differ in more than the head.
-void load_base_weights(Model& model, const std::filesystem::path& dir);
+// Fills the tensors that the model shares with the one in DIR (by name and shape), those of the head only if `head`;
+// leaves the others, such as adapters. Throws Error as load_weights does, and if the two differ in more than the head.
+void load_base_weights(Model& model, const std::filesystem::path& dir, bool head);
 
 // A head's weights (k, C) and biases. `kind`: torch | normal.
 void init_head(Model& model, const std::string& kind, uint64_t seed);

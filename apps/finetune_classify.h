@@ -151,7 +151,7 @@ inline void finetune_classify(FinetuneConfig c) {
       const LabelledBatch batch = labelled_batch(data.train, rows, T, data.info.pad, position_of(c.position));
       const std::vector<float> weights(rows.size(), 1.0f / static_cast<float>(c.batch_size));
       model->set_dropout(static_cast<float>(c.dropout), c.seed, micro++);
-      model->set_pooling(batch.pooling.data());
+      model->set_pooling(batch.pooling.data(), batch.B, batch.T);
       model->forward(batch.inputs.data(), batch.B, T, Pass::train);
       model->backward(batch.targets.data(), weights.data());
     }

@@ -14,6 +14,7 @@
 #include "gpt2/checkpoint.h"
 #include "gpt2/error.h"
 #include "gpt2/file.h"
+#include "gpt2/lora.h"
 #include "kernels/philox.h"
 
 namespace fs = std::filesystem;
@@ -115,6 +116,8 @@ ModelOptions model_options(const FinetuneConfig& c, const ModelConfig& shape) {
   arithmetic.recompute = c.recompute;
   arithmetic.seed = c.seed;
   ModelOptions options = model_options(arithmetic);
+  options.decay_all = c.decay_all;
+  options.lr_layer_decay = static_cast<float>(c.lr_layer_decay);
   const std::string blocks = "last-blocks:";
   if (c.train == "lora") {
     options.lora = {c.lora_rank, static_cast<float>(c.lora_alpha), static_cast<float>(c.lora_dropout), c.lora_targets};
@@ -135,13 +138,8 @@ ModelOptions model_options(const FinetuneConfig& c, const ModelConfig& shape) {
   } else if (c.train != "all") {
     fail_usage("--train is '%s', expected all, head, last-blocks:N or lora", c.train.c_str());
   }
+  validate(options, shape, "--train " + c.train);
   return options;
-}
-
-int64_t num_trainable(const std::vector<ParamTensor>& table) {
-  int64_t n = 0;
-  for (const ParamTensor& tensor : table) n += tensor.trainable ? tensor.file_size() : 0;
-  return n;
 }
 
 // ---- weights
@@ -152,7 +150,7 @@ namespace {
 // A model of another head's shape that is only a place to load weights into: what the target has too goes there.
 class WeightsInto : public Model {
  public:
-  WeightsInto(const ModelConfig& shape, Model& target, bool head) : Model(shape), target_(target) {
+  WeightsInto(const ModelConfig& shape, Model& target, bool head) : Model(shape, {}), target_(target) {
     for (const ParamTensor& tensor : target.table) {
       if (head || (tensor.name != "head" && tensor.name != "headb")) by_name_[tensor.name] = &tensor;
     }
@@ -167,7 +165,7 @@ class WeightsInto : public Model {
   void read_logits(int64_t, float*) override { no(); }
   double loss(const int32_t*, double*) override { no(); }
   void read_losses(float*) override { no(); }
-  void set_pooling(const float*) override { no(); }
+  void set_pooling(const float*, int, int) override { no(); }
   void backward(const int32_t*, const float*) override { no(); }
   void zero_grad() override { no(); }
   double step_loss() override { no(); }
@@ -248,7 +246,11 @@ void save_finetuned(const Model& model, const Tokenizer& tokenizer, const fs::pa
   fs::remove_all(unfinished, ignored);
   make_directories(unfinished);
   try {
-    save_model(model, &tokenizer, unfinished);
+    if (model.options.lora.rank > 0) {
+      save_model(MergedLora(model), &tokenizer, unfinished);
+    } else {
+      save_model(model, &tokenizer, unfinished);
+    }
     add(unfinished);
     sync_directory(unfinished);
     if (fs::exists(folder)) {

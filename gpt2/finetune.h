@@ -47,6 +47,8 @@ struct FinetuneConfig {
   double lr = 0, min_lr = 0;
   int64_t warmup_steps = 0;
   std::string schedule = "constant";
+  bool decay_all = false;
+  double lr_layer_decay = 1;
   double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, grad_clip = 1.0, dropout = 0;
   uint64_t seed = 123;
 
@@ -129,7 +131,11 @@ void for_each_finetune_flag(Config& c, Flag&& flag) {
   flag(g, all, "min-lr", c.min_lr, FlagRange{0, 10, {}}, "learning rate at the end, where --schedule falls");
   flag(g, all, "warmup-steps", c.warmup_steps, FlagRange{0, big, {}}, "steps of linear warm-up");
   flag(g, all, "schedule", c.schedule, FlagRange{0, 0, {"cosine", "linear", "constant", "wsd"}}, "after the warm-up");
-  flag(g, all, "weight-decay", c.weight_decay, FlagRange{0, 10, {}}, "decoupled, on matrices only");
+  flag(g, all, "lr-layer-decay", c.lr_layer_decay, FlagRange{0.01, 1, {}},
+       "the head learns at --lr, each block further from it by this factor slower");
+  flag(g, all, "weight-decay", c.weight_decay, FlagRange{0, 10, {}}, "decoupled, on matrices");
+  flag(g, all, "decay-all", c.decay_all, FlagRange{},
+       "weight decay of biases and norms too, as torch's AdamW by itself");
   flag(g, all, "beta1", c.beta1, FlagRange{0, 0.999999, {}}, "AdamW's");
   flag(g, all, "beta2", c.beta2, FlagRange{0, 0.999999, {}}, "AdamW's");
   flag(g, all, "eps", c.eps, FlagRange{1e-30, 1, {}}, "AdamW's");
@@ -180,8 +186,6 @@ std::vector<std::string> split_list(const std::string& list);  // "a,b" -> a b
 // are, and --train head where the head is the token embedding.
 ModelOptions model_options(const FinetuneConfig& config, const ModelConfig& shape);
 
-int64_t num_trainable(const std::vector<ParamTensor>& table);  // elements, padding left out
-
 // ---- weights
 // ---------------------------------------------------------------------------------------------------------
 
@@ -198,7 +202,7 @@ void init_head(Model& model, const std::string& kind, uint64_t seed);
 // Throws Error if it holds a run already. `name`: what a folder of its own choosing is called by.
 std::filesystem::path finetune_folder(const FinetuneConfig& config, const std::string& name);
 
-// RUN/latest, whole or not at all: the model, its tokenizer, and what `add` writes beside them. An earlier one is
-// replaced at once.
+// RUN/latest, whole or not at all: the model, adapters merged, its tokenizer, and what `add` writes beside them. An
+// earlier one is replaced at once.
 void save_finetuned(const Model& model, const Tokenizer& tokenizer, const std::filesystem::path& run,
                     const std::function<void(const std::filesystem::path&)>& add);

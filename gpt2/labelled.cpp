@@ -500,7 +500,7 @@ std::vector<float> classify(Model& model, const Tokenizer& tokenizer, const Clas
   truncate(example, info.length > 0 ? static_cast<size_t>(info.length) : context);
   const int T = info.length > 0 ? info.length : static_cast<int>(example[0].ids.size());
   const LabelledBatch batch = labelled_batch(example, {0}, T, info.pad, position_of(info.position));
-  model.set_pooling(batch.pooling.data());
+  model.set_pooling(batch.pooling.data(), batch.B, batch.T);
   model.forward(batch.inputs.data(), 1, T, Pass::evaluate);
   std::vector<float> probability(static_cast<size_t>(model.config.num_classes));
   model.read_logits(0, probability.data());
@@ -571,7 +571,7 @@ std::optional<ClassifierEvaluation> evaluate_classifier(Model& model, const std:
   for (const std::vector<size_t>& rows : batches_in_order(n, B)) {
     if (stop()) return std::nullopt;
     const LabelledBatch batch = labelled_batch(examples, rows, info.length, info.pad, position_of(info.position));
-    model.set_pooling(batch.pooling.data());
+    model.set_pooling(batch.pooling.data(), batch.B, batch.T);
     model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
     for (int b = 0; b < batch.B; ++b) {
       model.read_logits(b, logits.data());

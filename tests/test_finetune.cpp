@@ -18,8 +18,8 @@ const ModelConfig kTiny = {.max_seq_len = 8, .vocab_size = 11, .num_layers = 2, 
 
 FinetuneConfig good(Task task) {
   FinetuneConfig config = finetune_defaults(task);
-  config.model = "m";
-  config.data = "d";
+  config.model = std::string("model");
+  config.data = std::string("data.json");
   return config;
 }
 
@@ -95,8 +95,8 @@ TEST_CASE("each number just outside its range is refused by name") {
 
 TEST_CASE("what is missing or contradicts itself is refused") {
   const Task c = Task::classify;
-  CHECK(contains(refused(c, {}, [](auto& f) { f.model = ""; }), "--model DIR is missing"));
-  CHECK(contains(refused(c, {}, [](auto& f) { f.data = ""; }), "--data is missing"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.model.clear(); }), "--model DIR is missing"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.data.clear(); }), "--data is missing"));
   CHECK(contains(refused(c, {"steps", "epochs"}, [](auto& f) { f.steps = 3; }), "--steps and --epochs"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.epochs = 0; }), "nothing to do"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.lr = 0; }), "--lr is 0"));
@@ -104,7 +104,7 @@ TEST_CASE("what is missing or contradicts itself is refused") {
   CHECK(contains(refused(c, {"min-lr"}, [](auto& f) { f.min_lr = 1e-6; }), "a --schedule that falls"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.micro_batch = 3; }), "no multiple of --micro-batch 3"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.val_fraction = 0.5; }), "more than 1"));
-  CHECK(contains(refused(c, {"val-fraction"}, [](auto& f) { f.val_data = "v"; }), "--val-fraction contradicts"));
+  CHECK(contains(refused(c, {"val-fraction"}, [](auto& f) { f.val_data = f.data; }), "--val-fraction contradicts"));
   CHECK(contains(refused(c, {"lora-rank"}, [](auto&) {}), "--lora-rank goes with --train lora"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.position = "middle"; }), "last last-real first mean mean-real"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.recipe = "cake"; }), "spam imdb"));
@@ -146,6 +146,7 @@ TEST_CASE("what trains") {
   const auto options = [](const char* train, const ModelConfig& shape) {
     FinetuneConfig config = good(Task::classify);
     config.train = train;
+    config.lora_rank = 3;
     return model_options(config, shape);
   };
   const ModelConfig classifier = classifier_of(kTiny, 2);
@@ -157,13 +158,19 @@ TEST_CASE("what trains") {
   const TrainablePart all = options("all", classifier).trainable;
   CHECK((all.first_block == 0 && all.embeddings && all.final_norm && all.head));
   CHECK(options("all", classifier).lora.rank == 0);
-  CHECK(options("lora", classifier).lora.rank == 16);
+  CHECK(options("lora", classifier).lora.rank == 3);
   for (const char* train : {"", "some", "last-blocks:0", "last-blocks:3", "last-blocks:", "last-blocks:1x"}) {
     CAPTURE(train);
     CHECK_THROWS_WITH_AS(options(train, classifier), doctest::Contains("--train is"), UsageError);
   }
   CHECK_THROWS_WITH_AS(options("head", kTiny), doctest::Contains("token embedding"), UsageError);
-  // C + 2 parameters a class
+  FinetuneConfig large = good(Task::classify);
+  large.train = "lora";
+  CHECK_THROWS_WITH_AS(model_options(large, classifier), doctest::Contains("rank 16, expected 0 to"), Error);
+  large.lora_rank = 2;
+  large.lora_targets = "q,w";
+  CHECK_THROWS_WITH_AS(model_options(large, classifier), doctest::Contains("q,k,v,attproj,fc,fcproj,head"), Error);
+  // C + 1 parameters a class
   const auto table = param_table(classifier, options("head", classifier));
   CHECK(num_trainable(table) == 2 * 6 + 2);
 }

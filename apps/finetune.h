@@ -38,14 +38,19 @@ inline std::unique_ptr<Model> make_finetune_model(const FinetuneConfig& flags, c
   return make_cpu_model(shape, flags.reference, options);
 }
 
-// The tokenizer of the model to start from; batches are padded with its end-of-text.
+// Batches are padded with its end-of-text.
+inline void check_end_of_text(const Tokenizer& tokenizer, const std::string& where) {
+  if (tokenizer.end_of_text() < 0) {
+    fail("%s: the tokenizer has no %s, which ends answers and fills batches up", where.c_str(),
+         std::string(kEndOfText).c_str());
+  }
+}
+
+// The tokenizer of the model to start from.
 inline Tokenizer load_tokenizer(const std::string& dir, const ModelConfig& shape) {
   const Tokenizer tokenizer = Tokenizer::load(dir);
   check_tokenizer(tokenizer, shape, dir);
-  if (tokenizer.end_of_text() < 0) {
-    fail("%s: the tokenizer has no %s, which ends answers and fills batches up", dir.c_str(),
-         std::string(kEndOfText).c_str());
-  }
+  check_end_of_text(tokenizer, dir);
   return tokenizer;
 }
 

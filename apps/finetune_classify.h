@@ -100,26 +100,48 @@ inline void report_classifier(Model& model, const ClassifierData& data, const Fi
   log.write(metrics);
 }
 
+// What the classifier is made of: a model directory, or a preset's shape, whose weights are random.
+struct ClassifierBase {
+  ModelConfig shape;
+  Tokenizer tokenizer;
+  bool random;
+};
+
+inline ClassifierBase classifier_base(const FinetuneConfig& c) {
+  if (!c.tokenizer.empty()) {
+    if (tokenizer_needs_text(c.tokenizer)) {
+      fail_usage("--tokenizer %s is made from text; make it first: build/tokenize train", c.tokenizer.c_str());
+    }
+    const Tokenizer tokenizer = make_tokenizer(c.tokenizer, "");
+    check_end_of_text(tokenizer, "--tokenizer " + c.tokenizer);
+    ModelConfig shape = find_preset(c.model)->shape;
+    shape.vocab_size = tokenizer.vocab_size();
+    return {shape, tokenizer, true};
+  }
+  const ModelConfig shape = read_model_config(c.model);
+  check_weights(shape, c.model);
+  return {shape, load_tokenizer(c.model, shape), false};
+}
+
 inline void finetune_classify(FinetuneConfig c) {
   const auto started = std::chrono::steady_clock::now();
   const std::filesystem::path run = finetune_folder(c, std::filesystem::path(c.data).stem().string());
-  const ModelConfig base = read_model_config(c.model);
-  check_weights(base, c.model);
-  const Tokenizer tokenizer = load_tokenizer(c.model, base);
-  const ClassifierData data = read_classifier_data(c, tokenizer, base.max_seq_len);
+  const ClassifierBase base = classifier_base(c);
+  const Tokenizer& tokenizer = base.tokenizer;
+  const ClassifierData data = read_classifier_data(c, tokenizer, base.shape.max_seq_len);
   const int64_t per_epoch = settle_steps(c, data.train.size());
   const int T = data.info.length, B = c.micro_batch > 0 ? c.micro_batch : c.batch_size;
 
   // model: the base, with a head of as many rows as there are classes
-  ModelConfig shape = base;
+  ModelConfig shape = base.shape;
   shape.num_classes = static_cast<int>(data.info.classes.size());
   shape.tied_head = false;
-  shape.causal = base.causal && !c.no_causal;
-  const bool keep_head = base.num_classes > 0 && read_classifier_info(c.model).classes == data.info.classes;
+  shape.causal = base.shape.causal && !c.no_causal;
+  const bool keep_head = base.shape.num_classes > 0 && read_classifier_info(c.model).classes == data.info.classes;
   const std::unique_ptr<Model> model = make_finetune_model(c, shape, model_options(c, shape), B, T);
   init_weights(*model, c.seed);
   if (!keep_head) init_head(*model, c.head_init, c.seed);
-  load_base_weights(*model, c.model, keep_head);
+  if (!base.random) load_base_weights(*model, c.model, keep_head);
   say(keep_head ? "head: that of the classifier in " + c.model : "head: new, " + c.head_init);
 
   const Schedule schedule{c.schedule, c.lr, c.min_lr, c.warmup_steps, c.steps};

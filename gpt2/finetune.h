@@ -30,7 +30,7 @@ struct FinetuneConfig {
   std::string batching = "shuffled";
   int max_length = 0;
 
-  std::string model, train = "all";
+  std::string model, tokenizer, train = "all";
   std::string position = "last", head_init = "torch";
   bool no_causal = false;
   int lora_rank = 16;
@@ -99,7 +99,11 @@ void for_each_finetune_flag(Config& c, Flag&& flag) {
        "shuffled | by-length: examples of like length together, less padding");
 
   g = "Model";
-  flag(g, all, "model", c.model, FlagRange{}, "the model directory to start from");
+  flag(g, classify, "model", c.model, FlagRange{},
+       "the model directory to start from, or a preset (gpt2-nano, d12, gpt2 ...) with random weights");
+  flag(g, classify, "tokenizer", c.tokenizer, FlagRange{},
+       "bytes | gpt2 | a tokenizer file, for a --model that is a preset");
+  flag(g, prompted, "model", c.model, FlagRange{}, "the model directory to start from");
   flag(g, all, "train", c.train, FlagRange{},
        "all | head | last-blocks:N (with the final norm and the head) | lora: what trains");
   flag(g, classify, "position", c.position, FlagRange{0, 0, kPositions},

@@ -140,14 +140,15 @@ LabelledTexts rows_of_records(const std::vector<Record>& records, const std::str
   }
   bool header = source.header == "yes";
   if (source.header == "auto") {
-    const bool numbers = column_number(source.text_column) >= 0 && column_number(source.label_column) >= 0;
-    const int64_t label = find_column(source.label_column, first, !numbers);
-    header = label >= 0 && find_column(source.text_column, first, !numbers) >= 0;
-    if (numbers && header) {
+    const auto named_here = [&](const std::string& name) {
+      return column_number(name) < 0 && std::find(first.begin(), first.end(), name) != first.end();
+    };
+    header = named_here(source.text_column) || named_here(source.label_column);
+    const int64_t label = find_column(source.label_column, first, false);
+    if (label >= 0 && column_number(source.text_column) >= 0 && records.size() > 1) {  // numbers both
       const std::string& title = first[static_cast<size_t>(label)];
-      header = records.size() > 1 && std::none_of(records.begin() + 1, records.end(), [&](const Record& record) {
-                 return record.fields[static_cast<size_t>(label)] == title;
-               });
+      header = std::none_of(records.begin() + 1, records.end(),
+                            [&](const Record& record) { return record.fields[static_cast<size_t>(label)] == title; });
     }
   }
   const auto column = [&](const char* flag, const std::string& name) {

@@ -38,7 +38,7 @@ struct LabelledTexts {
 //   .csv    RFC 4180: commas, fields in "quotes" with commas, line ends and doubled quotes in them
 //   .jsonl  an object a line; labels may be strings, whole numbers, true or false
 //   a folder: LABEL/*.txt in it, or train/LABEL/*.txt and test/LABEL/*.txt, sorted by path
-// With header "auto" the first line is one if it holds the names of both columns; where columns are numbers, if its
+// With header "auto" the first line is one if it holds the name of a column; where both columns are numbers, if its
 // label occurs nowhere else. Throws Error with file and line: a column that is not there (and which are), a line with
 // more or fewer columns than the first, quotes that are not balanced, an empty label, text that is not UTF-8, no row.
 LabelledTexts read_labelled(const std::filesystem::path& path, const LabelledSource& source);

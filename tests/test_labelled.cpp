@@ -131,7 +131,8 @@ TEST_CASE("what is wrong is said with file and line") {
     CHECK(message.find(part) != std::string::npos);
   };
   const std::string good = "label,text\na,b\n";
-  has(refused("a.csv", good, columns("body", "label")), "a column \"body\"; it has \"label\", \"text\"");
+  has(refused("a.csv", good, columns("body", "label")), "no column \"body\"; there are 2: \"label\", \"text\"");
+  has(refused("a.csv", good, columns("body", "kind")), "a column \"body\"; it has \"label\", \"text\"");
   has(refused("a.csv", good, columns("body", "label", "yes")), "no column \"body\"; there are 2: \"label\", \"text\"");
   has(refused("a.csv", good, columns("2", "3")), "--label-column: there is no column \"3\"; there are 2: 1 to 2");
   has(refused("a.csv", good, columns("text", "text")), "the same column");

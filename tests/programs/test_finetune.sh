@@ -85,6 +85,22 @@ expect_output 'sets: 180 to train, 180 to validate, 0 to test'
 mkdir -p tree/a tree/b && for i in 1 2 3 4 5 6 7 8 9; do echo "the cat $i" >tree/a/$i.txt; echo "dog $i" >tree/b/$i.txt; done
 expect_ok "$finetune" classify --model $base --data tree --batch-size 2 --run tree_run --steps 1 --train-fraction 0.5 --val-fraction 0 --seed 1
 
+# The book's recipes, on data of their shape.
+{ for i in $(seq 1 40); do printf 'ham\tsee you at %d\nham\tthe "cat" is back\nspam\twin %d now!\n' "$i" "$i"; done; } >sms.tsv
+expect_ok "$finetune" classify --recipe spam --model $base --data sms.tsv --run sms --epochs 1 --lr 1e-3
+expect_output 'classes: 0 ham \(80\), 1 spam \(40\), in the order of --labels'
+expect_output 'sets: 56 to train, 8 to validate, 16 to test'
+expect_output 'train \(last-blocks:1\)'
+for part in train test; do
+  for label in pos neg unsup; do
+    mkdir -p aclImdb/$part/$label
+    for i in $(seq 1 20); do echo "the $label cat sat on $i" >aclImdb/$part/$label/$i.txt; done
+  done
+done
+expect_ok "$finetune" classify --recipe imdb --model $base --data aclImdb --run imdb --steps 1 --max-length 32
+expect_output 'classes: 0 neg \(40\), 1 pos \(40\)'
+expect_output 'sets: 56 to train, 8 to validate, 16 to test; 32 tokens each'
+
 # ---- what classify must refuse -----------------------------------------------------------------------------------------
 expect_error 2 'subcommand' "$finetune"
 expect_error 2 'model DIR is missing' "$finetune" classify --data pets.tsv

@@ -48,8 +48,12 @@ void apply_recipe(FinetuneConfig& config, const std::vector<std::string>& given)
       {"train", "last-blocks:1"}, {"train-fraction", 0.7}, {"val-fraction", 0.1}, {"batch-size", 8}, {"lr", 5e-5},
       {"weight-decay", 0.1},      {"grad-clip", 0.0}};
   if (config.recipe == "spam") {
-    recipe.update(
-        {{"label-column", "1"}, {"text-column", "2"}, {"labels", "ham,spam"}, {"balance", true}, {"epochs", 5.0}});
+    recipe.update({{"label-column", "1"},
+                   {"text-column", "2"},
+                   {"labels", "ham,spam"},
+                   {"balance", true},
+                   {"max-length", 120},
+                   {"epochs", 5.0}});
   } else if (config.recipe == "imdb") {
     recipe.update({{"labels", "neg,pos"}, {"max-length", 256}, {"epochs", 1.0}});
   }

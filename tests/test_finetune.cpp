@@ -125,6 +125,7 @@ TEST_CASE("recipes set what was not given") {
   CHECK(config.labels == "ham,spam");
   CHECK(config.train == "last-blocks:1");
   CHECK(config.grad_clip == 0);
+  CHECK(config.max_length == 120);
   FinetuneConfig imdb = good(Task::classify);
   imdb.recipe = "imdb";
   apply_recipe(imdb, {});

@@ -87,10 +87,11 @@ expect_ok "$finetune" classify --model $base --data tree --batch-size 2 --run tr
 
 # The book's recipes, on data of their shape.
 { for i in $(seq 1 40); do printf 'ham\tsee you at %d\nham\tthe "cat" is back\nspam\twin %d now!\n' "$i" "$i"; done; } >sms.tsv
-expect_ok "$finetune" classify --recipe spam --model $base --data sms.tsv --run sms --epochs 1 --lr 1e-3
+expect_ok "$finetune" classify --recipe spam --model $base --data sms.tsv --run sms --epochs 1 --lr 1e-3 --max-length 24
 expect_output 'classes: 0 ham \(80\), 1 spam \(40\), in the order of --labels'
 expect_output 'sets: 56 to train, 8 to validate, 16 to test'
 expect_output 'train \(last-blocks:1\)'
+expect_error 2 'max-length is 120, but the model.s context is 64' "$finetune" classify --recipe spam --model $base --data sms.tsv
 for part in train test; do
   for label in pos neg unsup; do
     mkdir -p aclImdb/$part/$label

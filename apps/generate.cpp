@@ -1,7 +1,9 @@
-// Continues a prompt with a trained model.
+// Continues a prompt with a trained model, or asks a classifier.
 //   build/generate --model runs/stories/latest --prompt "Once upon a time" --tokens 200
+//   build/generate --model runs/spam/latest --classify "You have won a prize"
 #include "gpt2/generate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <random>
@@ -9,19 +11,50 @@
 #include "apps/command_line.h"
 #include "apps/device.h"
 #include "gpt2/checkpoint.h"
+#include "gpt2/labelled.h"
 #include "gpt2/tokenizer.h"
 
+namespace {
+
+// The class on a line, then each class's probability.
+void print_classes(const std::string& dir, const std::string& text, const DeviceFlags& device) {
+  const ClassifierInfo info = read_classifier_info(dir);
+  const ModelConfig shape = read_model_config(dir);
+  const Tokenizer tokenizer = Tokenizer::load(dir);
+  check_tokenizer(tokenizer, shape, dir);
+  const int T = info.length > 0 ? info.length : shape.max_seq_len;
+  const std::unique_ptr<Model> model = make_device_model(device, shape, {.trainable = trains_nothing(shape)}, 1, T);
+  load_weights(*model, dir);
+  size_t length = 0;
+  const std::vector<float> probability = classify(*model, tokenizer, info, text, &length);
+  const auto most = std::max_element(probability.begin(), probability.end()) - probability.begin();
+  std::printf("%s\n", info.classes[static_cast<size_t>(most)].c_str());
+  for (size_t k = 0; k < probability.size(); ++k) {
+    std::printf("%.4f  %s\n", static_cast<double>(probability[k]), info.classes[k].c_str());
+  }
+  if (length > static_cast<size_t>(T)) {
+    std::fprintf(stderr, "(the text has %zu tokens, of which the first %d were looked at)\n", length, T);
+  }
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
-  CLI::App app("Continues a prompt with a trained model.");
-  std::string dir, tokenizer_path, prompt;
+  CLI::App app("Continues a prompt with a trained model, or asks a classifier.");
+  std::string dir, tokenizer_path, prompt, text;
   GenerateConfig config;
   config.sampler.temperature = 0.8;
   bool greedy = false, raw_ids = false, keep_going = false;
   DeviceFlags device;
   std::optional<uint64_t> seed;
-  app.add_option("--model", dir, "model directory (a run's latest/, or one that transformers saved), TensorFlow checkpoint, llm.c .bin")->required();
+  app.add_option("--model", dir,
+                 "model directory (a run's latest/, or one that transformers saved), TensorFlow checkpoint, llm.c .bin")
+      ->required();
   app.add_option("--tokenizer", tokenizer_path, "tokenizer file; default: the model directory's tokenizer.json");
   app.add_option("--prompt", prompt, "text to continue; default: the start of a text");
+  CLI::Option* classified =
+      app.add_option("--classify", text, "a text for a classifier: prints its class and each class's probability");
+  classified->excludes("--prompt")->excludes("--tokenizer");
   app.add_option("--tokens", config.tokens, "tokens to make, at most")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
@@ -47,8 +80,9 @@ int main(int argc, char** argv) {
     }
     if (greedy) config.sampler.temperature = 0;
     config.seed = seed ? *seed : std::random_device{}();
+    if (classified->count() > 0) return print_classes(dir, text, device);
     const ModelConfig shape = read_model_config(dir);
-    check_language_model(shape, dir);
+    if (shape.num_classes > 0) fail("%s: the model is a classifier: ask it with --classify TEXT", dir.c_str());
     std::optional<Tokenizer> tokenizer;
     std::vector<int32_t> ids;
     if (raw_ids) {

@@ -7,18 +7,20 @@
 #include "apps/command_line.h"
 #include "gpt2/config.h"
 
+template <class Field>
+void add_flag(CLI::App& app, const char* group, const char* name, Field& field, const char* help) {
+  const std::string flag = std::string("--") + name;
+  if constexpr (std::is_same_v<Field, bool>) {
+    app.add_flag(flag, field, help)->group(group);
+  } else {
+    CLI::Option* option = app.add_option(flag, field, help)->group(group)->capture_default_str();
+    if constexpr (std::is_unsigned_v<Field>) option->check(CLI::NonNegativeNumber);
+  }
+}
+
 inline void add_train_flags(CLI::App& app, TrainConfig& config) {
-  for_each_flag(config,
-                [&](const char* group, const char* name, auto& field, OnResume, const FlagRange&, const char* help) {
-                  const std::string flag = std::string("--") + name;
-                  if constexpr (std::is_same_v<decltype(field), bool&>) {
-                    app.add_flag(flag, field, help)->group(group);
-                  } else {
-                    CLI::Option* option = app.add_option(flag, field, help)->group(group)->capture_default_str();
-                    if constexpr (std::is_unsigned_v<std::decay_t<decltype(field)>>)
-                      option->check(CLI::NonNegativeNumber);
-                  }
-                });
+  for_each_flag(config, [&](const char* group, const char* name, auto& field, OnResume, const FlagRange&,
+                            const char* help) { add_flag(app, group, name, field, help); });
 }
 
 // The names of the flags that stood on the command line.

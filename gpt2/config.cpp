@@ -33,20 +33,7 @@ ModelOptions model_options(const TrainConfig& c) {
 
 void validate(const TrainConfig& c) {
   for_each_flag(c, [](const char*, const char* name, const auto& field, OnResume, const FlagRange& range, const char*) {
-    using T = std::decay_t<decltype(field)>;
-    if constexpr (std::is_same_v<T, std::string>) {
-      if (!range.choices.empty() &&
-          std::find(range.choices.begin(), range.choices.end(), field) == range.choices.end()) {
-        std::string all;
-        for (const std::string& choice : range.choices) all += " " + choice;
-        fail_usage("--%s is '%s', expected one of%s", name, field.c_str(), all.c_str());
-      }
-    } else if constexpr (!std::is_same_v<T, bool>) {
-      const double value = static_cast<double>(field);
-      if (!(value >= range.low && value <= range.high)) {
-        fail_usage("--%s is %.16g, expected %.16g to %.16g", name, value, range.low, range.high);
-      }
-    }
+    check_flag(name, field, range);
   });
   if (c.steps > 0 && c.epochs > 0) fail_usage("--steps and --epochs contradict each other: give one of them");
   if (c.lr > 0 && c.min_lr > c.lr) fail_usage("--min-lr %g is above --lr %g", c.min_lr, c.lr);

@@ -2,12 +2,14 @@
 // the comparison on --resume; and the presets of model sizes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "gpt2/error.h"
 #include "gpt2/model.h"
 #include "gpt2/params.h"
 
@@ -57,6 +59,23 @@ struct FlagRange {
   double low = 0, high = 0;
   std::vector<std::string> choices;  // of strings; empty: anything
 };
+
+// Throws UsageError if the value of --name is outside its range or none of its choices.
+template <class T>
+void check_flag(const char* name, const T& value, const FlagRange& range) {
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (!range.choices.empty() && std::find(range.choices.begin(), range.choices.end(), value) == range.choices.end()) {
+      std::string all;
+      for (const std::string& choice : range.choices) all += " " + choice;
+      fail_usage("--%s is '%s', expected one of%s", name, value.c_str(), all.c_str());
+    }
+  } else if constexpr (!std::is_same_v<T, bool>) {
+    const double number = static_cast<double>(value);
+    if (!(number >= range.low && number <= range.high)) {
+      fail_usage("--%s is %.16g, expected %.16g to %.16g", name, number, range.low, range.high);
+    }
+  }
+}
 
 enum class OnResume {
   same,   // part of what the run is: another value is refused

@@ -38,7 +38,7 @@ expect_ok "$generate" --model $model --prompt "a" --tokens 100 --greedy
 expect_ok "$generate" --model $model --prompt "$(head -3 text.txt)" --tokens 2 --greedy
 
 # The seed decides; without one every text is new.
-sample() { "$generate" --model $model --prompt a --tokens 40 --temperature 20 "$@"; }
+sample() { "$generate" --model $model --prompt a --tokens 40 --temperature 20 --keep-going "$@"; }
 [ "$(sample --seed 1)" = "$(sample --seed 1 --threads 1)" ] || die "the same seed gives another text"
 [ "$(sample --seed 1)" != "$(sample --seed 2)" ] || die "--seed changes nothing"
 [ "$(sample)" != "$(sample)" ] || die "without --seed every text is the same"

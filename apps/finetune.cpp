@@ -1,0 +1,48 @@
+// Finetunes a model: three commands, each a flat loop of its own over the same data sets, batches and seam.
+//
+//   build/finetune classify --model DIR --data mails.tsv         gpt2/labelled      apps/finetune_classify.h
+//   build/finetune instruct --model DIR --data rows.json         gpt2/instructions  apps/finetune_instruct.h
+//   build/finetune dpo      --model DIR --data preferences.json  gpt2/preferences   apps/finetune_dpo.h
+#include "apps/finetune_classify.h"
+#include "apps/finetune_dpo.h"
+#include "apps/finetune_instruct.h"
+#include "apps/train_flags.h"
+
+int main(int argc, char** argv) {
+  StopSignal::watch();
+  CLI::App app("Finetunes a model: classes of texts, instructions, preferences.");
+  app.require_subcommand(1);
+  struct Command {
+    Task task;
+    const char *name, *what;
+    void (*run)(FinetuneConfig);
+    FinetuneConfig config;
+    CLI::App* app;
+  };
+  Command commands[] = {
+      {Task::classify, "classify", "Tell classes of texts apart.", finetune_classify, {}, nullptr},
+      {Task::instruct, "instruct", "Answer instructions.", finetune_instruct, {}, nullptr},
+      {Task::dpo, "dpo", "Prefer one answer to another (DPO).", finetune_dpo, {}, nullptr},
+  };
+  for (Command& command : commands) {
+    command.config = finetune_defaults(command.task);
+    command.app = app.add_subcommand(command.name, command.what);
+    for_each_finetune_flag(command.config, [&](const char* group, unsigned tasks, const char* name, auto& field,
+                                               const FlagRange&, const char* help) {
+      if (has_task(tasks, command.task)) add_flag(*command.app, group, name, field, help);
+    });
+  }
+  return run_program(app, argc, argv, [&] {
+    for (Command& command : commands) {
+      if (!*command.app) continue;
+      const std::vector<std::string> given = given_flags(*command.app);
+      FinetuneConfig& config = command.config;
+      if (command.task == Task::classify) apply_recipe(config, given);
+      validate(config, command.task, given);
+      const bool chosen = config.reference || std::find(given.begin(), given.end(), "precision") != given.end();
+      if (!chosen && cpu_can(Precision::bf16)) config.precision = "bf16";
+      if (config.threads > 0) set_cpu_threads(config.threads);
+      command.run(config);
+    }
+  });
+}

@@ -1,0 +1,181 @@
+// What finetune's three commands share and that is not the loop: a model to begin with, how long, and saying how it
+// goes.
+#pragma once
+
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "apps/trainer.h"
+#include "gpt2/checkpoint.h"
+#include "gpt2/examples.h"
+#include "gpt2/finetune.h"
+#include "gpt2/instructions.h"
+
+inline bool stopped() { return StopSignal::received() != 0; }
+
+// ---- the model -----------------------------------------------------------------------------------------------------
+
+// The one place where a finetuning makes a model, for batches of (B, T). Throws Error if the machine cannot hold it.
+inline std::unique_ptr<Model> make_finetune_model(const FinetuneConfig& flags, const ModelConfig& shape,
+                                                  const ModelOptions& options, int B, int T) {
+  TrainConfig config;
+  config.precision = flags.precision;
+  config.reference = flags.reference;
+  check_cpu_precision(config);
+  double needed = 0;
+  for (const MemoryRow& row : memory_plan(shape, options, B, T)) needed += static_cast<double>(row.bytes);
+  const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+  if (machine > 0 && needed > machine) {
+    fail(
+        "finetuning takes %.1f GB and this machine has %.1f GB; lower --micro-batch (%d at a time) or --max-length "
+        "(%d tokens), or take --recompute block or --train lora",
+        needed / 1e9, machine / 1e9, B, T);
+  }
+  return make_cpu_model(shape, flags.reference, options);
+}
+
+// Batches are padded with its end-of-text.
+inline void check_end_of_text(const Tokenizer& tokenizer, const std::string& where) {
+  if (tokenizer.end_of_text() < 0) {
+    fail("%s: the tokenizer has no %s, which ends answers and fills batches up", where.c_str(),
+         std::string(kEndOfText).c_str());
+  }
+}
+
+// The tokenizer of the model to start from.
+inline Tokenizer load_tokenizer(const std::string& dir, const ModelConfig& shape) {
+  const Tokenizer tokenizer = Tokenizer::load(dir);
+  check_tokenizer(tokenizer, shape, dir);
+  check_end_of_text(tokenizer, dir);
+  return tokenizer;
+}
+
+// ---- how long ------------------------------------------------------------------------------------------------------
+
+// Settles --steps and --eval-every; returns the steps of an epoch. A last batch that is not full is left out.
+inline int64_t settle_steps(FinetuneConfig& c, size_t examples) {
+  const int64_t per_epoch = static_cast<int64_t>(examples) / c.batch_size;
+  if (per_epoch == 0) {
+    fail("the training set has %zu examples, fewer than one batch of --batch-size %d", examples, c.batch_size);
+  }
+  if (c.steps == 0) {
+    c.steps = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(c.epochs * static_cast<double>(per_epoch) - 1e-9)));
+  }
+  c.epochs = static_cast<double>(c.steps) / static_cast<double>(per_epoch);
+  c.warmup_steps = std::min(c.warmup_steps, c.steps);
+  if (c.eval_every == 0) c.eval_every = per_epoch;
+  return per_epoch;
+}
+
+inline OptimizerConfig optimizer_of(const FinetuneConfig& c, double lr) {
+  OptimizerConfig o;
+  o.lr = static_cast<float>(lr);
+  o.beta1 = static_cast<float>(c.beta1);
+  o.beta2 = static_cast<float>(c.beta2);
+  o.eps = static_cast<float>(c.eps);
+  o.weight_decay = static_cast<float>(c.weight_decay);
+  return o;
+}
+
+// A step's batch in parts of --micro-batch examples.
+inline std::vector<std::vector<size_t>> micro_batches(const std::vector<size_t>& batch, const FinetuneConfig& c) {
+  const size_t n = static_cast<size_t>(c.micro_batch > 0 ? c.micro_batch : c.batch_size);
+  std::vector<std::vector<size_t>> parts;
+  for (size_t at = 0; at < batch.size(); at += n) {
+    parts.emplace_back(batch.begin() + static_cast<ptrdiff_t>(at), batch.begin() + static_cast<ptrdiff_t>(at + n));
+  }
+  return parts;
+}
+
+// ---- watching ------------------------------------------------------------------------------------------------------
+
+inline void say_truncation(const Truncation& t, size_t length, const char* what) {
+  if (t.cut > 0) {
+    say(strprintf(
+        "length: %lld %s are longer than %zu tokens and lost their ends%s", static_cast<long long>(t.cut), what, length,
+        t.dropped > 0
+            ? strprintf("; %lld of them had nothing left to learn and are left out", static_cast<long long>(t.dropped))
+                  .c_str()
+            : ""));
+  }
+}
+
+inline void say_model(const Model& model, const FinetuneConfig& c, int64_t per_epoch,
+                      const std::filesystem::path& run) {
+  say(strprintf("model: %lld parameters, %lld of them train (%s)", static_cast<long long>(num_parameters(model.table)),
+                static_cast<long long>(num_trainable(model.table)), c.train.c_str()));
+  say(strprintf("training: %lld steps of %d, %lld an epoch, %d threads", static_cast<long long>(c.steps), c.batch_size,
+                static_cast<long long>(per_epoch), cpu_threads()));
+  say("run: " + run.string());
+}
+
+inline nlohmann::json first_record(const FinetuneConfig& c, Task task, const Model& model) {
+  return {{"step", 0},
+          {"config", to_json(c, task)},
+          {"parameters", num_parameters(model.table)},
+          {"trainable", num_trainable(model.table)}};
+}
+
+// A line for each step, on the terminal and in metrics.jsonl; and the end of a run whose loss is not finite any more.
+class FinetuneReport {
+ public:
+  FinetuneReport(const FinetuneConfig& config, MetricsLog& log)
+      : config_(config), log_(log), progress_(0, config.steps) {}
+
+  void start_clock() { clock_ = std::chrono::steady_clock::now(); }
+
+  // `tokens`: that the step took, padding included; `line`, `more`: what else there is to say of it. Throws Error at
+  // the fifth step in a row that is not finite.
+  void operator()(int64_t step, const StepResult& result, double lr, int64_t tokens, const std::string& line = "",
+                  const nlohmann::json& more = nlohmann::json::object()) {
+    const double seconds = seconds_since(clock_), rate = static_cast<double>(tokens) / seconds;
+    start_clock();
+    bad_steps_ = result.updated ? 0 : bad_steps_ + 1;
+    progress_.show(step, strprintf("step %lld/%lld | loss %.4f%s | norm %.3f | lr %.2e | %.0f ms | %.0f tok/s%s",
+                                   static_cast<long long>(step), static_cast<long long>(config_.steps), result.loss,
+                                   line.c_str(), result.grad_norm, lr, 1e3 * seconds, rate,
+                                   result.updated ? "" : " | NOT FINITE: step skipped"));
+    nlohmann::json metrics{{"step", step}, {"lr", lr}, {"ms", 1e3 * seconds}, {"tokens_per_second", rate}};
+    metrics[result.updated ? "loss" : "skipped"] = result.updated ? nlohmann::json(result.loss) : nlohmann::json(true);
+    if (result.updated) metrics["grad_norm"] = result.grad_norm;
+    if (result.updated) metrics.update(more);
+    log_.write(metrics);
+    if (bad_steps_ == 5) fail_not_finite(step);
+  }
+
+  void clear() { progress_.clear(); }  // before anything else is printed
+  bool good() const { return bad_steps_ == 0; }
+  void finish(int64_t step) {
+    clear();
+    if (!good()) fail_not_finite(step);
+  }
+
+ private:
+  void fail_not_finite(int64_t step) const {
+    fail(
+        "loss or gradients were not finite in %d step%s in a row, up to step %lld; start again with a lower --lr, "
+        "--warmup-steps or a --grad-clip",
+        bad_steps_, bad_steps_ == 1 ? "" : "s", static_cast<long long>(step));
+  }
+
+  const FinetuneConfig& config_;
+  MetricsLog& log_;
+  Progress progress_;
+  std::chrono::steady_clock::time_point clock_ = std::chrono::steady_clock::now();
+  int bad_steps_ = 0;  // in a row
+};
+
+inline void print_finetune_end(const std::filesystem::path& run, int64_t step, double seconds,
+                               const std::string& next) {
+  const std::string dir = (run / "latest").string();
+  if (stopped()) {
+    return say(strprintf("stopped by signal %d after step %lld: the model so far is in %s", StopSignal::received(),
+                         static_cast<long long>(step), dir.c_str()));
+  }
+  say(strprintf("done in %.0f s: the model is in %s", seconds, dir.c_str()));
+  say("try next:  " + next);
+}

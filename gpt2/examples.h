@@ -1,0 +1,47 @@
+// What finetuning's data sets share: rows of JSON, seeded orders, splits, batches.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+// ---- rows ----------------------------------------------------------------------------------------------------------
+
+struct JsonRow {
+  nlohmann::json value;  // an object
+  std::string where;     // "rows.json: row 3", "rows.jsonl: line 3": for messages
+};
+
+// The objects of a .jsonl file, one a line (empty lines are passed over), or of a JSON array (any other ending). Throws
+// Error for anything that is not an object, naming file and row, counted from 1; and if there is no row.
+std::vector<JsonRow> read_json_rows(const std::filesystem::path& path);
+
+// The string under `key`; "" if it is absent and `optional`. Throws Error naming the row and the keys it has.
+std::string string_in(const JsonRow& row, const char* key, bool optional);
+
+// ---- orders --------------------------------------------------------------------------------------------------------
+
+// 0 ... n-1 in an order that depends on seed and sequence only.
+std::vector<size_t> permutation(size_t n, uint64_t seed, uint64_t sequence);
+
+struct SplitSizes {
+  size_t train = 0, validation = 0, test = 0;
+};
+// floor(n * train), floor(n * validation), and the rest, which is floor(n * test) if `test` is not negative: the book's
+// rounding. Throws UsageError if the shares are together more than 1.
+SplitSizes split_sizes(size_t n, double train, double validation, double test = -1);
+
+enum class Batching {
+  shuffled,   // examples in a new order each epoch
+  by_length,  // the same, then sorted by length within stretches of 16 batches: less padding; batches shuffled again
+};
+
+// The batches of an epoch: indices into `lengths`, B each. The last, if it would be smaller, is dropped: every step
+// then weighs its examples alike. Follows from seed and epoch alone.
+std::vector<std::vector<size_t>> epoch_batches(const std::vector<size_t>& lengths, size_t B, Batching batching,
+                                               uint64_t seed, uint64_t epoch);
+
+// 0 ... n-1 in order, at most B at a time: what an evaluation goes through.
+std::vector<std::vector<size_t>> batches_in_order(size_t n, size_t B);

@@ -1,0 +1,281 @@
+#include "gpt2/finetune.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <stdexcept>
+
+#include "gpt2/checkpoint.h"
+#include "gpt2/error.h"
+#include "gpt2/file.h"
+#include "gpt2/lora.h"
+#include "kernels/philox.h"
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+// ---- flags ---------------------------------------------------------------------------------------------------------
+
+FinetuneConfig finetune_defaults(Task task) {
+  FinetuneConfig c;
+  c.train_fraction = task == Task::classify ? 0.7 : 0.85;
+  c.val_fraction = task == Task::classify ? 0.1 : 0.05;
+  c.epochs = task == Task::classify ? 5 : task == Task::instruct ? 2 : 1;
+  c.lr = task == Task::dpo ? 5e-6 : 5e-5;
+  c.weight_decay = task == Task::dpo ? 0.01 : 0.1;
+  return c;
+}
+
+json to_json(const FinetuneConfig& config, Task task) {
+  json j;
+  for_each_finetune_flag(
+      config, [&](const char*, unsigned tasks, const char* name, const auto& field, const FlagRange&, const char*) {
+        if (has_task(tasks, task)) j[name] = field;
+      });
+  return j;
+}
+
+void apply_recipe(FinetuneConfig& config, const std::vector<std::string>& given) {
+  if (config.recipe.empty()) return;
+  // The book's chapter 6: the last block, the final norm and the head; no clipping.
+  json recipe{
+      {"train", "last-blocks:1"}, {"train-fraction", 0.7}, {"val-fraction", 0.1}, {"batch-size", 8}, {"lr", 5e-5},
+      {"weight-decay", 0.1},      {"grad-clip", 0.0}};
+  if (config.recipe == "spam") {
+    recipe.update({{"label-column", "1"},
+                   {"text-column", "2"},
+                   {"labels", "ham,spam"},
+                   {"balance", true},
+                   {"max-length", 120},
+                   {"epochs", 5.0}});
+  } else if (config.recipe == "imdb") {
+    recipe.update({{"labels", "neg,pos"}, {"max-length", 256}, {"epochs", 1.0}});
+  }
+  for_each_finetune_flag(
+      config, [&](const char*, unsigned tasks, const char* name, auto& field, const FlagRange&, const char*) {
+        const bool is_given = std::find(given.begin(), given.end(), name) != given.end();
+        if (!has_task(tasks, Task::classify) || is_given || !recipe.contains(name)) return;
+        field = recipe[name].get<std::decay_t<decltype(field)>>();
+      });
+}
+
+void validate(const FinetuneConfig& c, Task task, const std::vector<std::string>& given) {
+  for_each_finetune_flag(
+      c, [&](const char*, unsigned tasks, const char* name, const auto& field, const FlagRange& range, const char*) {
+        if (has_task(tasks, task)) check_flag(name, field, range);
+      });
+  const auto is_given = [&](const char* name) { return std::find(given.begin(), given.end(), name) != given.end(); };
+  if (c.model.empty()) fail_usage("--model DIR is missing: the model directory to start from");
+  const bool random = task == Task::classify && find_preset(c.model) && !fs::exists(c.model);
+  if (random && c.tokenizer.empty()) {
+    fail_usage("--model %s is a preset, with random weights: name its tokenizer with --tokenizer", c.model.c_str());
+  }
+  if (!random && !c.tokenizer.empty()) {
+    fail_usage("--tokenizer goes with a --model that is a preset; the model in %s has its own", c.model.c_str());
+  }
+  if (c.data.empty()) fail_usage("--data is missing: the examples to learn from");
+  if (c.steps == 0 && c.epochs == 0) fail_usage("--epochs is 0 and there is no --steps: nothing to do");
+  if (is_given("steps") && is_given("epochs"))
+    fail_usage("--steps and --epochs contradict each other: give one of them");
+  if (c.lr == 0) fail_usage("--lr is 0: nothing would be learnt");
+  if (c.min_lr > c.lr) fail_usage("--min-lr %g is above --lr %g", c.min_lr, c.lr);
+  if (is_given("min-lr") && c.schedule == "constant") {
+    fail_usage("--min-lr goes with a --schedule that falls: cosine, linear or wsd");
+  }
+  if (c.micro_batch > 0 && c.batch_size % c.micro_batch != 0) {
+    fail_usage("--batch-size %d is no multiple of --micro-batch %d", c.batch_size, c.micro_batch);
+  }
+  if (c.train_fraction + c.val_fraction > 1 + 1e-9) {
+    fail_usage("--train-fraction %g and --val-fraction %g are together more than 1", c.train_fraction, c.val_fraction);
+  }
+  for (const char* name : {"train-fraction", "val-fraction"}) {
+    if (is_given(name) && !(c.val_data.empty() && c.test_data.empty())) {
+      fail_usage("--%s contradicts --val-data and --test-data: with them all of --data trains", name);
+    }
+  }
+  for (const char* name : {"lora-rank", "lora-alpha", "lora-dropout", "lora-targets"}) {
+    if (is_given(name) && c.train != "lora") fail_usage("--%s goes with --train lora", name);
+  }
+  if (!c.reference_model.empty() && !fs::is_directory(c.reference_model)) {
+    fail_usage("--reference-model %s: expected a model's folder", c.reference_model.c_str());
+  }
+  if (c.judge.empty() != c.judge_model.empty()) fail_usage("--judge and --judge-model go together");
+}
+
+std::vector<std::string> split_list(const std::string& list) {
+  std::vector<std::string> parts;
+  for (size_t at = 0; at < list.size();) {
+    const size_t comma = std::min(list.find(',', at), list.size());
+    parts.push_back(list.substr(at, comma - at));
+    at = comma + 1;
+  }
+  return parts;
+}
+
+// ---- what trains
+// -----------------------------------------------------------------------------------------------------
+
+ModelOptions model_options(const FinetuneConfig& c, const ModelConfig& shape) {
+  TrainConfig arithmetic;
+  arithmetic.precision = c.precision;
+  arithmetic.recompute = c.recompute;
+  arithmetic.seed = c.seed;
+  ModelOptions options = model_options(arithmetic);
+  options.decay_all = c.decay_all;
+  options.lr_layer_decay = static_cast<float>(c.lr_layer_decay);
+  const std::string blocks = "last-blocks:";
+  if (c.train == "lora") {
+    options.lora = {c.lora_rank, static_cast<float>(c.lora_alpha), static_cast<float>(c.lora_dropout), c.lora_targets};
+  } else if (c.train == "head") {
+    if (shape.tied_head) {
+      fail_usage("--train head: this model's head is its token embedding; take last-blocks:N, lora or all");
+    }
+    options.trainable = {shape.num_layers, false, false, true};
+  } else if (c.train.starts_with(blocks)) {
+    const char* end = c.train.data() + c.train.size();
+    int n = 0;
+    const auto [stop, error] = std::from_chars(c.train.data() + blocks.size(), end, n);
+    if (error != std::errc() || stop != end || n < 1 || n > shape.num_layers) {
+      fail_usage("--train is '%s', expected last-blocks:1 to last-blocks:%d, the model's blocks", c.train.c_str(),
+                 shape.num_layers);
+    }
+    options.trainable = {shape.num_layers - n, false, true, !shape.tied_head};
+  } else if (c.train != "all") {
+    fail_usage("--train is '%s', expected all, head, last-blocks:N or lora", c.train.c_str());
+  }
+  validate(options, shape, "--train " + c.train);
+  return options;
+}
+
+// ---- weights
+// ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// A model of another head's shape that is only a place to load weights into: what the target has too goes there.
+class WeightsInto : public Model {
+ public:
+  WeightsInto(const ModelConfig& shape, Model& target, bool head) : Model(shape, {}), target_(target) {
+    for (const ParamTensor& tensor : target.table) {
+      if (head || (tensor.name != "head" && tensor.name != "headb")) by_name_[tensor.name] = &tensor;
+    }
+  }
+  void write(Arena arena, const ParamTensor& tensor, const float* in) override {
+    const auto found = by_name_.find(tensor.name);
+    if (found == by_name_.end()) return;
+    const ParamTensor& to = *found->second;
+    if (to.rows == tensor.rows && to.cols == tensor.cols) target_.write(arena, to, in);
+  }
+  void forward(const int32_t*, int, int, Pass) override { no(); }
+  void read_logits(int64_t, float*) override { no(); }
+  double loss(const int32_t*, double*) override { no(); }
+  void read_losses(float*) override { no(); }
+  void set_pooling(const float*, int, int) override { no(); }
+  void backward(const int32_t*, const float*) override { no(); }
+  void zero_grad() override { no(); }
+  double step_loss() override { no(); }
+  double grad_norm() override { no(); }
+  void update(const OptimizerConfig&, float) override { no(); }
+  StepResult result(int) override { no(); }
+  int64_t updates() override { no(); }
+  void set_updates(int64_t) override { no(); }
+  void read(Arena, const ParamTensor&, float*) const override { no(); }
+  void set_dropout(float, uint64_t, uint64_t) override { no(); }
+
+ private:
+  [[noreturn]] static void no() { throw std::logic_error("a place to load weights into computes nothing"); }
+  Model& target_;
+  std::map<std::string, const ParamTensor*> by_name_;
+};
+
+}  // namespace
+
+void load_base_weights(Model& model, const fs::path& dir, bool head) {
+  const ModelConfig base = read_model_config(dir), &shape = model.config;
+  ModelConfig same = base;  // but for what may differ
+  same.num_classes = shape.num_classes;
+  same.tied_head = shape.tied_head;
+  same.causal = shape.causal;
+  if (!(same == shape)) fail("%s: the model has another shape than the one that its weights are for", dir.c_str());
+  WeightsInto into(base, model, head);
+  load_weights(into, dir);
+}
+
+void init_head(Model& model, const std::string& kind, uint64_t seed) {
+  constexpr uint64_t kHeadSequence = 0x68656164;  // apart from initialisation's
+  const float bound = 1 / std::sqrt(static_cast<float>(model.config.channels));
+  uint64_t drawn = 0;
+  std::vector<float> values;
+  for (const ParamTensor& tensor : model.table) {
+    if (tensor.name != "head" && tensor.name != "headb") continue;
+    values.assign(static_cast<size_t>(tensor.size()), 0.0f);
+    const size_t n = static_cast<size_t>(tensor.file_size());
+    if (kind == "torch") {
+      for (size_t i = 0; i < n; ++i) {
+        values[i] = bound * (2 * philox_uniform(seed, kHeadSequence, drawn++) - 1);
+      }
+    } else if (!tensor.vector) {
+      for (size_t i = 0; i < n; i += 4) {
+        float normal[4];
+        philox_normal4(normal, seed, kHeadSequence, drawn++);
+        for (size_t j = i; j < std::min(n, i + 4); ++j) values[j] = 0.02f * normal[j - i];
+      }
+    }
+    model.write(Arena::params, tensor, values.data());
+  }
+}
+
+// ---- a run's folder
+// --------------------------------------------------------------------------------------------------
+
+fs::path finetune_folder(const FinetuneConfig& config, const std::string& name) {
+  if (config.run.empty()) {
+    for (int k = 1;; ++k) {
+      const fs::path folder = fs::path("runs") / (k == 1 ? name : strprintf("%s-%d", name.c_str(), k));
+      if (!fs::exists(folder)) return folder;
+    }
+  }
+  for (const char* trace : {"checkpoints", "metrics.jsonl", "data", "latest"}) {
+    if (fs::exists(fs::path(config.run) / trace)) {
+      fail("%s already holds a run (it has %s); choose another --run, or delete the folder if nothing in it is needed",
+           config.run.c_str(), trace);
+    }
+  }
+  return config.run;
+}
+
+void save_finetuned(const Model& model, const Tokenizer& tokenizer, const fs::path& run,
+                    const std::function<void(const fs::path&)>& add) {
+  const fs::path folder = run / "latest", unfinished = run / "latest.tmp";
+  std::error_code ignored;
+  fs::remove_all(unfinished, ignored);
+  make_directories(unfinished);
+  try {
+    if (model.options.lora.rank > 0) {
+      save_model(MergedLora(model), &tokenizer, unfinished);
+    } else {
+      save_model(model, &tokenizer, unfinished);
+    }
+    add(unfinished);
+    sync_directory(unfinished);
+    if (fs::exists(folder)) {
+      if (::renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) != 0) {
+        fs::remove_all(folder);  // a file system that cannot exchange the two
+        fs::rename(unfinished, folder);
+      }
+    } else {
+      fs::rename(unfinished, folder);
+    }
+  } catch (...) {
+    fs::remove_all(unfinished, ignored);
+    throw;
+  }
+  fs::remove_all(unfinished, ignored);
+  sync_directory(run);
+}

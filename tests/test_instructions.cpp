@@ -1,0 +1,153 @@
+// Instruction data: rows, templates, batches whose targets leave out padding and, if asked, prompts.
+#include <doctest/doctest.h>
+
+#include "gpt2/error.h"
+#include "gpt2/examples.h"
+#include "gpt2/instructions.h"
+#include "gpt2/model_cpu.h"
+#include "tests/temporary_folder.h"
+
+namespace {
+
+std::string refused(const std::string& text) {
+  const TemporaryFolder tmp;
+  try {
+    read_instructions(tmp.write("a.json", text));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+std::string template_refused(const std::string& text) {
+  const TemporaryFolder tmp;
+  try {
+    make_template(tmp.write("t.json", text));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+void contains(const std::string& text, const std::string& part) {
+  INFO(text);
+  CHECK(text.find(part) != std::string::npos);
+}
+
+}  // namespace
+
+TEST_CASE("rows, from JSON and from lines") {
+  const TemporaryFolder tmp;
+  const auto rows = read_instructions(tmp.write(
+      "a.json", R"([{"instruction": "i", "input": "", "output": "o"}, {"instruction": "j", "output": "p", "id": 4}])"));
+  REQUIRE(rows.size() == 2);
+  CHECK(rows[1].instruction == "j");
+  CHECK(rows[1].input == "");
+  CHECK(rows[1].output == "p");
+  CHECK(read_instructions(tmp.write("a.jsonl", R"({"instruction": "i", "input": "x", "output": "o"})"))[0].input ==
+        "x");
+  contains(refused(R"([{"instruction": "i", "output": "o"}, {"instruction": "i"}])"),
+           "row 2: the key \"output\" is missing");
+  contains(refused(R"([{"instruction": "", "output": "o"}])"), "row 1: \"instruction\" is empty");
+  contains(refused(R"([{"instruction": "i", "output": ""}])"), "row 1: \"output\" is empty");
+  contains(refused(R"([{"instruction": "i", "output": "o", "input": null}])"), "row 1: \"input\" is \"null\"");
+}
+
+TEST_CASE("the two templates") {
+  CHECK(alpaca_template().question("Do it.", "") ==
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nDo it.\n\n### Response:\n");
+  CHECK(alpaca_template()
+            .question("Do it.", "this")
+            .ends_with("### Instruction:\nDo it.\n\n### Input:\nthis\n\n### Response:\n"));
+  CHECK(phi3_template().question("Do it.", "this") == "<|user|>\nDo it.\nthis\n<|assistant|>:\n");
+  CHECK(make_template("alpaca") == alpaca_template());
+  CHECK(make_template("phi3") == phi3_template());
+  // What a row says is not a template.
+  CHECK(phi3_template().question("{output} }", "{input}") == "<|user|>\n{output} }\n{input}\n<|assistant|>:\n");
+}
+
+TEST_CASE("a template of one's own, kept with the model") {
+  const TemporaryFolder tmp;
+  const auto file = tmp.write(
+      "t.json", R"~({"prompt": "{{Q}}: {instruction}", "input": " ({input})", "response": "\nA: {output}"})~");
+  const ChatTemplate chat = make_template(file);
+  CHECK(chat.question("why", "now") == "{Q}: why (now)\nA: ");
+  CHECK_FALSE(has_template(tmp.path));
+  write_template(chat, tmp.path);
+  CHECK(has_template(tmp.path));
+  CHECK(read_template(tmp.path) == chat);
+
+  CHECK_THROWS_WITH_AS(make_template("alpacca"), doctest::Contains("expected alpaca, phi3 or a JSON file"), UsageError);
+  const std::string rest = R"(, "input": "{input}", "response": "{output}"})";
+  contains(template_refused(R"({"prompt": "{instruction} {question}")" + rest), "unknown key {question}");
+  contains(template_refused(R"({"prompt": "{input}")" + rest), "unknown key {input}");
+  contains(template_refused(R"({"prompt": "hello")" + rest), "{instruction} is 0 times");
+  contains(template_refused(R"({"prompt": "{instruction}{instruction}")" + rest), "is 2 times");
+  contains(template_refused(R"({"prompt": "{instruction")" + rest), "a brace without its other half");
+  contains(template_refused(R"({"prompt": "{instruction}}")" + rest), "a brace without its other half");
+  contains(template_refused(R"({"prompt": "{instruction}", "system": "x")" + rest), "unknown key \"system\"");
+  contains(template_refused(R"({"prompt": "{instruction}", "input": "{input}"})"), "\"response\" is missing");
+  contains(template_refused(R"({"prompt": "{instruction}", "input": "{input}", "response": "{output}."})"),
+           "at its end");
+  contains(template_refused("[]"), "expected an object");
+}
+
+TEST_CASE("inputs, targets one later, end-of-text once, nothing of the padding") {
+  const Tokenizer tokenizer = Tokenizer::chars("abcdefgh");
+  const int32_t end = tokenizer.end_of_text();
+  const std::vector<PromptedExample> examples = {prompted_example("abc", "de", tokenizer, ""),
+                                                 prompted_example("a", "h", tokenizer, "")};
+  CHECK(examples[0].ids == std::vector<int32_t>{0, 1, 2, 3, 4, end});
+  CHECK(examples[0].prompt == 3);
+  const Batch batch = prompted_batch(examples, {1, 0}, end, false);
+  CHECK(batch.B == 2);
+  CHECK(batch.T == 5);
+  CHECK(batch.inputs == std::vector<int32_t>{0, 7, end, end, end, 0, 1, 2, 3, 4});
+  CHECK(batch.targets == std::vector<int32_t>{7, end, -1, -1, -1, 1, 2, 3, 4, end});
+  CHECK(batch.weights == std::vector<float>{1, 1, 0, 0, 0, 1, 1, 1, 1, 1});
+  CHECK(count_targets(batch) == 7);
+  const Batch masked = prompted_batch(examples, {0, 1}, end, true);
+  CHECK(masked.targets == std::vector<int32_t>{-1, -1, 3, 4, end, 7, end, -1, -1, -1});
+  CHECK(masked.weights == std::vector<float>{0, 0, 1, 1, 1, 1, 1, 0, 0, 0});
+  // The end of a text that stands in the data is text.
+  const Tokenizer bytes = Tokenizer::bytes();
+  CHECK(prompted_example("<|endoftext|>", "x", bytes, "").prompt == 13);
+  CHECK_THROWS_WITH_AS(prompted_example("z", "a", tokenizer, "f: row 3"), doctest::Contains("f: row 3: "), Error);
+}
+
+TEST_CASE("what is too long is cut and counted; without a token of its answer it goes") {
+  const Tokenizer tokenizer = Tokenizer::chars("ab");
+  std::vector<PromptedExample> examples = {prompted_example("aaaa", "b", tokenizer, ""),
+                                           prompted_example("aa", "bbbb", tokenizer, ""),
+                                           prompted_example("aa", "b", tokenizer, "")};
+  const Truncation truncation = truncate(examples, 3);
+  CHECK(truncation.cut == 2);
+  CHECK(truncation.dropped == 1);
+  REQUIRE(examples.size() == 2);
+  CHECK(examples[0].ids == std::vector<int32_t>{0, 0, 1, 1});
+  CHECK(examples[1].ids.size() == 4);  // 3 inputs: just fits
+}
+
+TEST_CASE("padding and the company of a batch change nothing: the same loss per token") {
+  const ModelConfig tiny = {.max_seq_len = 16, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 8};
+  CpuModel<float> model(tiny, true);
+  init_weights(model, 3);
+  std::vector<PromptedExample> examples;
+  for (int k = 0; k < 7; ++k) {
+    PromptedExample example;
+    for (int t = 0; t < 3 + 2 * k % 9; ++t) example.ids.push_back((3 * t + k) % 10);
+    example.ids.push_back(10);
+    example.prompt = 2;
+    examples.push_back(example);
+  }
+  const auto go_on = [] { return false; };
+  const double together = *evaluate_prompted(model, examples, 10, true, 7, 0, go_on);
+  for (const size_t B : {1, 2, 3}) {
+    CHECK(*evaluate_prompted(model, examples, 10, true, B, 0, go_on) == doctest::Approx(together).epsilon(1e-6));
+  }
+  CHECK(*evaluate_prompted(model, examples, 10, false, 7, 0, go_on) != doctest::Approx(together).epsilon(1e-6));
+  CHECK(*evaluate_prompted(model, examples, 10, true, 2, 3, go_on) ==
+        doctest::Approx(*evaluate_prompted(model, {examples.begin(), examples.begin() + 3}, 10, true, 3, 0, go_on)));
+  CHECK_FALSE(evaluate_prompted(model, examples, 10, true, 2, 0, [] { return true; }).has_value());
+}

@@ -17,7 +17,7 @@ namespace {
 constexpr size_t kMaxTrials = 10000;
 constexpr uint64_t kSearchSequence = 0x736561726368;  // numbers of its own
 
-std::string shown(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string value_text(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
 // A flag's values: a list, or a range to draw from.
 struct Choice {
@@ -38,7 +38,7 @@ Choice read_choice(const std::string& flag, const json& value, const std::string
   if (!value.is_object() || !value.contains("min") || !value.contains("max") || !value["min"].is_number() ||
       !value["max"].is_number()) {
     fail("%s: \"%s\" is %s, expected a list of values, or {\"min\": .., \"max\": ..}", where.c_str(), name,
-         shown(value).c_str());
+         value_text(value).c_str());
   }
   for (const auto& [key, v] : value.items()) {
     if (key != "min" && key != "max" && !(key == "log" && v.is_boolean())) {
@@ -88,7 +88,7 @@ SearchPlan read_search(const fs::path& path) {
           "%s: %s is %s, expected flags, method (grid or random), trials and seed (whole numbers), median_stopping "
           "(true "
           "or false)",
-          where.c_str(), in_quotes(key).c_str(), shown(value).c_str());
+          where.c_str(), in_quotes(key).c_str(), value_text(value).c_str());
     }
   }
   const bool random = root.value("method", "grid") == "random";

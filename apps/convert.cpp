@@ -23,11 +23,12 @@ struct Target {
 };
 
 // Hugging Face's layout. A folder made here goes again if it cannot be filled.
-void write_directory(const Weights& weights, const std::optional<Tokenizer>& tokenizer, const Target& to) {
+void write_directory(const Weights& weights, const std::optional<Tokenizer>& tokenizer, const nlohmann::json& config,
+                     const Target& to) {
   const bool made = !fs::exists(to.path);
   make_directories(to.path);
   try {
-    save_huggingface(weights, tokenizer ? &*tokenizer : nullptr, to.path, {to.dtype, to.shard_bytes});
+    save_huggingface(weights, tokenizer ? &*tokenizer : nullptr, to.path, {to.dtype, to.shard_bytes, config});
   } catch (...) {
     std::error_code ignored;
     if (made) fs::remove_all(to.path, ignored);
@@ -69,7 +70,8 @@ void convert(const fs::path& from, Target to, bool force) {
   } else {
     const fs::path kept = to.path / "tokenizer.json";
     if (!tokenizer && fs::exists(kept)) check_tokenizer(Tokenizer::load(kept), weights->config, kept.string());
-    write_directory(*weights, tokenizer, to);
+    const bool has_config = kind == WeightsKind::huggingface;
+    write_directory(*weights, tokenizer, has_config ? read_huggingface_extras(from) : nlohmann::json(), to);
   }
 
   const ModelConfig& c = weights->config;

@@ -413,7 +413,18 @@ void save_huggingface(const Weights& weights, const Tokenizer* tokenizer, const 
     write_json(dir / "tokenizer_config.json", tokenizer_config_json(weights.config, *tokenizer));
   }
   const Dtype dtype = options.dtype ? *options.dtype : weights.dtype(weights.table[0]);
-  write_json(dir / "config.json", config_json(weights.config, tokenizer, dtype));  // last: without it there is no model
+  json config = config_json(weights.config, tokenizer, dtype);
+  if (!options.config.is_null()) config.update(options.config);
+  write_json(dir / "config.json", config);  // last: without it there is no model
+}
+
+json read_huggingface_extras(const fs::path& dir) {
+  const json file = read_json_object(dir / "config.json");
+  json kept = json::object();
+  for (const char* field : {"id2label", "label2id", "classifier", "pad_token_id", "bos_token_id", "eos_token_id"}) {
+    if (file.contains(field)) kept[field] = file[field];
+  }
+  return kept;
 }
 
 void save_model(const Model& model, const Tokenizer* tokenizer, const fs::path& dir) {

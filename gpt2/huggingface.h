@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "gpt2/tokenizer.h"
@@ -35,6 +36,7 @@ std::optional<Tokenizer> find_tokenizer(const std::filesystem::path& model);
 struct HuggingfaceOptions {
   std::optional<Dtype> dtype = Dtype::f32;  // of every tensor; nothing: that in which each is stored
   int64_t shard_bytes = 0;                  // of tensors in one file, at most, unless a tensor is larger; 0: one file
+  nlohmann::json config;                    // fields of config.json that are to be these; null: none
 };
 
 // Writes the weights, the tokenizer, if given (tokenizer.json, and tokenizer_config.json, which tells `transformers`
@@ -42,6 +44,10 @@ struct HuggingfaceOptions {
 // do not belong to these are removed. Throws Error for a value that is too large for F16.
 void save_huggingface(const Weights& weights, const Tokenizer* tokenizer, const std::filesystem::path& dir,
                       const HuggingfaceOptions& options = {});
+
+// What DIR/config.json says beside the shape and is worth keeping when the weights go elsewhere: a classifier's classes
+// and how its texts are laid out, and special tokens.
+nlohmann::json read_huggingface_extras(const std::filesystem::path& dir);
 
 // A model's, F32 in one file.
 void save_model(const Model& model, const Tokenizer* tokenizer, const std::filesystem::path& dir);

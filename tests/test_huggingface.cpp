@@ -305,7 +305,7 @@ TEST_CASE("weights are read in the forms that files have") {
     }
     const fs::path kept = folder.path / "kept";  // written in the type that each has
     fs::create_directories(kept);
-    save_huggingface(*weights, nullptr, kept, {std::nullopt, 0});
+    save_huggingface(*weights, nullptr, kept, {std::nullopt, 0, nullptr});
     CHECK(same_tensors(kept, folder.path, ""));
   }
   SUBCASE("a wrong tensor is refused before any parameter changes") {
@@ -351,15 +351,15 @@ TEST_CASE("weights in every type, whole and in shards, come back to the same byt
       fs::remove_all(path);
       fs::create_directories(path);
     }
-    save_huggingface(ModelWeights(*model), nullptr, once, {dtype, 0});
+    save_huggingface(ModelWeights(*model), nullptr, once, {dtype, 0, nullptr});
     const char* name = dtype == Dtype::f32 ? "float32" : dtype == Dtype::f16 ? "float16" : "bfloat16";
     CHECK(read_json(once / "config.json")["torch_dtype"] == name);
-    save_huggingface(*open_huggingface(once), nullptr, again, {std::nullopt, 0});
+    save_huggingface(*open_huggingface(once), nullptr, again, {std::nullopt, 0, nullptr});
     for (const char* file : {"model.safetensors", "config.json"})
       CHECK(contents(once / file) == contents(again / file));
 
     const int64_t limit = 20000;
-    save_huggingface(*open_huggingface(once), nullptr, sharded, {std::nullopt, limit});
+    save_huggingface(*open_huggingface(once), nullptr, sharded, {std::nullopt, limit, nullptr});
     CHECK_FALSE(fs::exists(sharded / "model.safetensors"));
     const json index = read_json(sharded / "model.safetensors.index.json");
     CHECK(index["weight_map"].size() == model->table.size());
@@ -377,9 +377,9 @@ TEST_CASE("weights in every type, whole and in shards, come back to the same byt
     CHECK(fs::exists(sharded / strprintf("model-00001-of-%05d.safetensors", files)));
 
     // A single file over the shards and shards over a single file: what was there before is nobody's model.
-    save_huggingface(*open_huggingface(sharded), nullptr, again, {std::nullopt, limit});
+    save_huggingface(*open_huggingface(sharded), nullptr, again, {std::nullopt, limit, nullptr});
     CHECK_FALSE(fs::exists(again / "model.safetensors"));
-    save_huggingface(*open_huggingface(sharded), nullptr, sharded, {std::nullopt, 0});
+    save_huggingface(*open_huggingface(sharded), nullptr, sharded, {std::nullopt, 0, nullptr});
     CHECK(contents(once / "model.safetensors") == contents(sharded / "model.safetensors"));
     CHECK(std::distance(fs::directory_iterator(sharded), fs::directory_iterator()) == 2);
   }
@@ -391,12 +391,12 @@ TEST_CASE("a value that F16 cannot hold is refused, and leaves no file") {
   std::vector<float> values = read_tensor(*model, Arena::params, model->table[1]);
   values[3] = 65520;
   model->write(Arena::params, model->table[1], values.data());
-  CHECK_THROWS_WITH_AS(save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f16, 0}),
+  CHECK_THROWS_WITH_AS(save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f16, 0, nullptr}),
                        Contains("tensor \"transformer.wpe.weight\": a value of 65520, beyond the 65504"), Error);
   CHECK(fs::is_empty(folder.path));
   values[3] = 65519.99f;
   model->write(Arena::params, model->table[1], values.data());
-  save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f16, 0});
+  save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f16, 0, nullptr});
 }
 
 TEST_CASE("heads of their own, classifiers, models without biases or that see everything come back") {
@@ -410,7 +410,7 @@ TEST_CASE("heads of their own, classifiers, models without biases or that see ev
   for (const ModelConfig& config : {untied, classifier, without_bias, looks_ahead, all}) {
     const auto model = random_model(config, 7), loaded = random_model(config, 8);
     for (const int64_t shard_bytes : {0, 1000}) {
-      save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f32, shard_bytes});
+      save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f32, shard_bytes, nullptr});
       CHECK(read_model_config(folder.path) == config);
       load_weights(*loaded, folder.path);
       CHECK(same(*model, *loaded, {Arena::params}));
@@ -540,7 +540,7 @@ TEST_CASE("GPT-2's four sizes, scaled down, through files: the logits of transfo
         }
         made->write(Arena::params, tensor, values.data());
       }
-      save_huggingface(ModelWeights(*made), nullptr, folder.path, {Dtype::f32, 1 << 19});
+      save_huggingface(ModelWeights(*made), nullptr, folder.path, {Dtype::f32, 1 << 19, nullptr});
       load_weights(*model, folder.path);
 
       if (config.num_classes > 0) {  // transformers looks at the last position

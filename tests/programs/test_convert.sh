@@ -73,6 +73,13 @@ expect_output "tokenizer.json: kept \(chars, 5 ids\)"
 cmp "$TMP/copy/tokenizer.json" "$TMP/model/tokenizer.json" || die "the tokenizer changed"
 cmp "$TMP/copy/model.safetensors" "$TMP/back/model.safetensors" || die "the weights changed"
 
+# What else config.json says about tokens and classes is kept.
+cp -r "$TMP/model" "$TMP/named"
+sed -i 's/"vocab_size"/"id2label": {"0": "ham", "1": "spam"}, "eos_token_id": 7, &/; s/"eos_token_id": null,//; s/"eos_token_id": 4,//' "$TMP/named/config.json"
+expect_ok "$convert" --from "$TMP/named" --to "$TMP/named-copy"
+grep -q '"1": "spam"' "$TMP/named-copy/config.json" || die "the names of the classes are lost"
+grep -q '"eos_token_id": 7' "$TMP/named-copy/config.json" || die "the end of a text is another"
+
 # Nothing is written over without --force.
 before=$(cksum "$TMP/m.bin" "$TMP/copy"/*)
 expect_error 1 "m.bin: is there already; --force" "$convert" --from "$TMP/model" --to "$TMP/m.bin"

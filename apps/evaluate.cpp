@@ -1,4 +1,5 @@
-// How good a model is: its loss and perplexity on text, its answers to HellaSwag, LAMBADA and other questions.
+// How good a model is: its loss and perplexity on text, its answers to HellaSwag, LAMBADA and other questions; or the
+// classes that a classifier finds.
 //   build/evaluate --model runs/stories/latest --data book.txt
 //   build/evaluate --model gpt2/ --task hellaswag --data hellaswag_val.jsonl
 #include <cmath>
@@ -11,6 +12,7 @@
 #include "gpt2/checkpoint.h"
 #include "gpt2/corpus.h"
 #include "gpt2/evaluation.h"
+#include "gpt2/labelled.h"
 #include "gpt2/shards.h"
 
 using nlohmann::json;
@@ -19,6 +21,7 @@ namespace {
 
 struct Flags {
   std::string model, data, tokenizer, task = "text", precision = "fp32";
+  LabelledSource labelled;
   int seq_len = 0, batch_size = 4, threads = 0;
   int64_t stride = 0, limit = 0;
   bool activity = false, lossy = false, reference = false, as_json = false;
@@ -149,17 +152,74 @@ void last_words(const Flags& flags, Model& model, const Tokenizer& tokenizer) {
                   static_cast<long long>(s.passages), accuracy, error, perplexity, shortened(s.shortened).c_str()));
 }
 
+void classes(const Flags& flags, Model& model, const Tokenizer& tokenizer) {
+  ClassifierInfo info = read_classifier_info(flags.model);
+  LabelledSource source = flags.labelled;
+  source.lossy = flags.lossy;
+  const LabelledTexts texts = read_labelled(flags.data, source);
+  std::vector<LabelledExample> examples = encode(texts.rows, info.classes, tokenizer);
+  limit(flags, examples);
+  if (info.length == 0) info.length = static_cast<int>(std::min<size_t>(longest(examples), model.config.max_seq_len));
+  const int64_t cut = truncate(examples, static_cast<size_t>(info.length));
+  Watch watch(flags, "texts");
+  const auto n = static_cast<int64_t>(examples.size());
+  int64_t done = 0;
+  const auto result = evaluate_classifier(model, examples, info, static_cast<size_t>(flags.batch_size), 0, [&] {
+    if (done > 0) watch(done, n);
+    done += flags.batch_size;
+    return false;
+  });
+  watch(n, n);
+  watch.clear();
+  const Confusion& confusion = result->confusion;
+  int64_t right = 0;
+  json counts = json::array(), precision = json::array(), recall = json::array();
+  for (size_t k = 0; k < confusion.classes; ++k) {
+    right += confusion.at(k, k);
+    json row = json::array();
+    for (size_t j = 0; j < confusion.classes; ++j) row.push_back(confusion.at(k, j));
+    counts.push_back(row);
+    precision.push_back(confusion.precision(k));
+    recall.push_back(confusion.recall(k));
+  }
+  const double error = standard_error(right, n);
+  const std::string shorter =
+      cut == 0 ? "" : strprintf(" | %lld cut to %d tokens", static_cast<long long>(cut), info.length);
+  print(
+      flags,
+      {{"texts", n},
+       {"accuracy", confusion.accuracy()},
+       {"accuracy_stderr", error},
+       {"loss", result->loss},
+       {"classes", info.classes},
+       {"confusion", counts},
+       {"precision", precision},
+       {"recall", recall},
+       {"shortened", cut}},
+      strprintf("classify: %lld texts | accuracy %.4f +- %.4f | loss %.4f%s\n%s", static_cast<long long>(n),
+                confusion.accuracy(), error, result->loss, shorter.c_str(), to_text(confusion, info.classes).c_str()));
+}
+
 void evaluate(const Flags& flags) {
   if (flags.threads > 0) set_cpu_threads(flags.threads);
   const bool is_text = flags.task == "text";
-  if (!is_text && (flags.stride > 0 || flags.seq_len > 0 || flags.lossy)) {
-    fail_usage("--stride, --seq-len and --lossy go with --task text, not with %s", flags.task.c_str());
+  if (!is_text && (flags.stride > 0 || flags.seq_len > 0)) {
+    fail_usage("--stride and --seq-len go with --task text, not with %s", flags.task.c_str());
+  }
+  if (flags.lossy && !is_text && flags.task != "classify") {
+    fail_usage("--lossy goes with --task text and classify, not with %s", flags.task.c_str());
+  }
+  const LabelledSource columns;  // as they are if not given
+  if (flags.task != "classify" &&
+      (flags.labelled.text_column != columns.text_column || flags.labelled.label_column != columns.label_column ||
+       flags.labelled.header != columns.header)) {
+    fail_usage("--text-column, --label-column and --header go with --task classify, not with %s", flags.task.c_str());
   }
   if (flags.activity && flags.task != "hellaswag") fail_usage("--activity goes with --task hellaswag");
   const ModelConfig shape = read_model_config(flags.model);
-  if (shape.num_classes > 0 || !shape.causal) {
+  if (flags.task != "classify" && (shape.num_classes > 0 || !shape.causal)) {
     fail("%s: %s, expected a language model", flags.model.c_str(),
-         shape.num_classes > 0 ? "a classifier" : "its attention sees what follows");
+         shape.num_classes > 0 ? "a classifier, which --task classify is for" : "its attention sees what follows");
   }
   const bool shards = is_text && (flags.data.ends_with(".bin") || flags.data.find('*') != std::string::npos);
   const std::string where = flags.tokenizer.empty() ? flags.model : flags.tokenizer;
@@ -183,6 +243,8 @@ void evaluate(const Flags& flags) {
                 [&](int64_t from, int64_t count, int32_t* to) { std::copy_n(ids.begin() + from, count, to); }};
     }
     text(flags, *load(flags, shape), tokenizer, tokens);
+  } else if (flags.task == "classify") {
+    classes(flags, *load(flags, shape), *tokenizer);
   } else if (flags.task == "lambada") {
     last_words(flags, *load(flags, shape), *tokenizer);
   } else {
@@ -201,11 +263,13 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--data", flags.data,
                  "text: a text file, a folder of them, a .bin shard or a quoted glob of shards; otherwise a file of "
-                 "questions, one JSON object a line")
+                 "questions, one JSON object a line, or of labelled texts (.tsv, .csv, .jsonl, a folder)")
       ->required();
-  app.add_option("--task", flags.task,
-                 "text: loss and perplexity | hellaswag | choice: multiple choice in general | lambada: the last word")
-      ->check(CLI::IsMember({"text", "hellaswag", "choice", "lambada"}))
+  app.add_option(
+         "--task", flags.task,
+         "text: loss and perplexity | hellaswag | choice: multiple choice in general | lambada: the last word | "
+         "classify: a classifier's accuracy")
+      ->check(CLI::IsMember({"text", "hellaswag", "choice", "lambada", "classify"}))
       ->capture_default_str();
   app.add_option("--tokenizer", flags.tokenizer, "tokenizer file; default: the model directory's tokenizer.json");
   app.add_option("--stride", flags.stride,
@@ -224,7 +288,15 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--activity", flags.activity,
                "hellaswag: the activity before the context, WikiHow's marks taken out, as lm-evaluation-harness asks");
-  app.add_flag("--lossy", flags.lossy, "text: replace bytes that are not UTF-8 by U+FFFD instead of stopping");
+  app.add_option("--text-column", flags.labelled.text_column, "classify: the texts' column: a name, or a number from 1")
+      ->capture_default_str();
+  app.add_option("--label-column", flags.labelled.label_column, "classify: the labels' column")->capture_default_str();
+  app.add_option("--header", flags.labelled.header,
+                 "classify: whether the first line names the columns; auto: if it looks so")
+      ->check(CLI::IsMember({"auto", "yes", "no"}))
+      ->capture_default_str();
+  app.add_flag("--lossy", flags.lossy,
+               "text, classify: replace bytes that are not UTF-8 by U+FFFD instead of stopping");
   app.add_option("--precision", flags.precision, "fp32 | bf16: of the factors of matrix products")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();

@@ -83,6 +83,33 @@ expect_output '^choice: 2 questions \| accuracy 1\.0000 .*normalised by length 1
 expect_ok "$evaluate" --model $model --task lambada --data lambada.jsonl
 expect_output '^lambada: 3 passages \| accuracy 0\.6667 \+- 0\.3333 \| perplexity of the last word [0-9.]+$'
 
+# ---- classes -------------------------------------------------------------------------------------------------------
+{
+  printf 'kind\tbody\n'
+  for i in $(seq 1 40); do printf 'up\tabcdefgh ijkl\ndown\tponm lkji\n'; done
+} >labelled.tsv
+"$BUILD/finetune" classify --model $model --data labelled.tsv --text-column body --label-column kind --run classes --epochs 4 --batch-size 8 \
+  --lr 1e-2 >out 2>&1 || { cat out; die "no classifier to evaluate"; }
+classify() { "$evaluate" --model classes/latest --task classify --text-column body --label-column kind "$@"; }
+printf 'kind\tbody\nup\tabcdefgh ijkl\ndown\tponm lkji\ndown\tponm lkji\ndown\tabcdefgh ijkl\n' >four.tsv
+expect_ok classify --data four.tsv
+expect_output '^classify: 4 texts \| accuracy 0\.7500 \+- 0\.2500 \| loss [0-9.]+$'
+expect_output '^true . predicted +down +up +precision +recall$'
+expect_output '^down +2 +1 +1\.0000 +0\.6667$'
+expect_output '^up +0 +1 +0\.5000 +1\.0000$'
+expect_output '^4 of 4 texts$'
+expect_ok classify --data four.tsv --limit 3 --batch-size 2 --json
+[ "$(value texts) $(value accuracy) $(value shortened)" = "3 1.0 0" ] || die "--limit 3: $(cat out)"
+printf 'kind\tbody\nup\tabcdefgh ijkl mnop abcdefgh ijkl\n' >long.tsv
+expect_ok classify --data long.tsv
+expect_output '\| 1 cut to [0-9]+ tokens$'
+expect_error 1 'a classifier, which --task classify is for' "$evaluate" --model classes/latest --data some.txt
+expect_error 1 'no classifier' "$evaluate" --model $model --task classify --data four.tsv
+printf 'kind\tbody\nleft\tabc\n' >left.tsv
+expect_error 1 'left.tsv: line 2: the label "left" is none of the classes' classify --data left.tsv
+expect_error 1 'column' "$evaluate" --model classes/latest --task classify --data four.tsv
+expect_error 2 'go with --task classify' "$evaluate" --model $model --data some.txt --header no
+
 # ---- what it must refuse -------------------------------------------------------------------------------------------
 expect_error 2 'model is required' "$evaluate" --data some.txt
 expect_error 2 'data is required' "$evaluate" --model $model

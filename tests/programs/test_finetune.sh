@@ -130,7 +130,7 @@ expect_error 2 'last-blocks:1 to last-blocks:2' classify --train last-blocks:3
 expect_error 1 'rank 99' classify --train lora --lora-rank 99
 expect_error 1 'already holds a run' classify --run pets
 expect_error 1 'nowhere' "$finetune" classify --model nowhere --data pets.tsv
-expect_error 2 'tf32 needs a GPU' classify --precision tf32
+expect_error 2 'tf32 needs --device cuda' classify --precision tf32
 for flags in '--epochs -1' '--epochs 0' '--lr 0' '--lr nan' '--batch-size 0' '--position middle' '--recipe cake' '--train some' \
   '--micro-batch 3' '--steps 1 --epochs 1' '--lora-rank 4' '--nonsense' '--header maybe' '--val-data pets.tsv --val-fraction 0.2'; do
   # shellcheck disable=SC2086

@@ -182,6 +182,15 @@ wait $pid || code=$?
 grep -q 'stopped by signal 15 after step' log || die "no word of the signal: $(tail -3 log)"
 expect_ok "$BUILD/generate" --model stopped/latest --prompt say --tokens 3
 
+# The GPU's model, in cudasim, takes the same steps.
+if [ -x "$BUILD/finetunesim" ]; then
+  for on in '' sim; do
+    expect_ok "$BUILD/finetune$on" classify --model $base --data pets.tsv --text-column 2 --label-column 1 --run "classify_on$on" \
+      --steps 2 --batch-size 2 --eval-examples 4 --max-length 8 --precision fp32 --train-fraction 0.9 --val-fraction 0.05
+  done
+  holds "($(metric classify_on loss) - $(metric classify_onsim loss)) ^ 2 < 1e-10" "another step on the GPU"
+fi
+
 # ---- what instruct must refuse -----------------------------------------------------------------------------------------
 echo '{"prompt": "{instruction} {system}", "input": "{input}", "response": "{output}"}' >unknown.json
 expect_error 1 'unknown.json: prompt: unknown key \{system\}' "$finetune" instruct --model $base --data rows.json --template unknown.json

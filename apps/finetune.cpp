@@ -15,7 +15,7 @@ int main(int argc, char** argv) {
   struct Command {
     Task task;
     const char *name, *what;
-    void (*run)(FinetuneConfig);
+    void (*run)(FinetuneConfig, const DeviceFlags&);
     FinetuneConfig config;
     CLI::App* app;
   };
@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
       {Task::instruct, "instruct", "Answer instructions.", finetune_instruct, {}, nullptr},
       {Task::dpo, "dpo", "Prefer one answer to another (DPO).", finetune_dpo, {}, nullptr},
   };
+  DeviceFlags device;
   for (Command& command : commands) {
     command.config = finetune_defaults(command.task);
     command.app = app.add_subcommand(command.name, command.what);
@@ -31,6 +32,7 @@ int main(int argc, char** argv) {
                                                const FlagRange&, const char* help) {
       if (has_task(tasks, command.task)) add_flag(*command.app, group, name, field, help);
     });
+    add_device_flags(*command.app, device);
   }
   return run_program(app, argc, argv, [&] {
     for (Command& command : commands) {
@@ -39,10 +41,8 @@ int main(int argc, char** argv) {
       FinetuneConfig& config = command.config;
       if (command.task == Task::classify) apply_recipe(config, given);
       validate(config, command.task, given);
-      const bool chosen = config.reference || std::find(given.begin(), given.end(), "precision") != given.end();
-      if (!chosen && cpu_can(Precision::bf16)) config.precision = "bf16";
-      if (config.threads > 0) set_cpu_threads(config.threads);
-      command.run(config);
+      settle_device(device, false);
+      command.run(config, device);
     }
   });
 }

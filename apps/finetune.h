@@ -1,14 +1,14 @@
-// What finetune's three commands share and that is not the loop: a model to begin with, how long, and saying how it
+// What finetune's three commands share and that is not the loop: tokenizers, how long, and saying how it
 // goes.
 #pragma once
 
 #include <chrono>
 #include <cmath>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
+#include "apps/device.h"
 #include "apps/trainer.h"
 #include "gpt2/checkpoint.h"
 #include "gpt2/examples.h"
@@ -17,26 +17,8 @@
 
 inline bool stopped() { return StopSignal::received() != 0; }
 
-// ---- the model -----------------------------------------------------------------------------------------------------
-
-// The one place where a finetuning makes a model, for batches of (B, T). Throws Error if the machine cannot hold it.
-inline std::unique_ptr<Model> make_finetune_model(const FinetuneConfig& flags, const ModelConfig& shape,
-                                                  const ModelOptions& options, int B, int T) {
-  TrainConfig config;
-  config.precision = flags.precision;
-  config.reference = flags.reference;
-  check_cpu_precision(config);
-  double needed = 0;
-  for (const MemoryRow& row : memory_plan(shape, options, B, T)) needed += static_cast<double>(row.bytes);
-  const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
-  if (machine > 0 && needed > machine) {
-    fail(
-        "finetuning takes %.1f GB and this machine has %.1f GB; lower --micro-batch (%d at a time) or --max-length "
-        "(%d tokens), or take --recompute block or --train lora",
-        needed / 1e9, machine / 1e9, B, T);
-  }
-  return make_cpu_model(shape, flags.reference, options);
-}
+// ---- the tokenizer
+// -----------------------------------------------------------------------------------------------------
 
 // Batches are padded with its end-of-text.
 inline void check_end_of_text(const Tokenizer& tokenizer, const std::string& where) {
@@ -104,18 +86,19 @@ inline void say_truncation(const Truncation& t, size_t length, const char* what)
   }
 }
 
-inline void say_model(const Model& model, const FinetuneConfig& c, int64_t per_epoch,
+inline void say_model(const Model& model, const FinetuneConfig& c, const DeviceFlags& device, int64_t per_epoch,
                       const std::filesystem::path& run) {
   say(strprintf("model: %lld parameters, %lld of them train (%s)", static_cast<long long>(num_parameters(model.table)),
                 static_cast<long long>(num_trainable(model.table)), c.train.c_str()));
-  say(strprintf("training: %lld steps of %d, %lld an epoch, %d threads", static_cast<long long>(c.steps), c.batch_size,
-                static_cast<long long>(per_epoch), cpu_threads()));
+  say(strprintf("training: %lld steps of %d, %lld an epoch, %s", static_cast<long long>(c.steps), c.batch_size,
+                static_cast<long long>(per_epoch), device_name(device).c_str()));
   say("run: " + run.string());
 }
 
-inline nlohmann::json first_record(const FinetuneConfig& c, Task task, const Model& model) {
+inline nlohmann::json first_record(const FinetuneConfig& c, Task task, const DeviceFlags& device, const Model& model) {
   return {{"step", 0},
           {"config", to_json(c, task)},
+          {"device", device_name(device)},
           {"parameters", num_parameters(model.table)},
           {"trainable", num_trainable(model.table)}};
 }

@@ -123,7 +123,7 @@ inline ClassifierBase classifier_base(const FinetuneConfig& c) {
   return {shape, load_tokenizer(c.model, shape), false};
 }
 
-inline void finetune_classify(FinetuneConfig c) {
+inline void finetune_classify(FinetuneConfig c, const DeviceFlags& device) {
   const auto started = std::chrono::steady_clock::now();
   const std::filesystem::path run = finetune_folder(c, std::filesystem::path(c.data).stem().string());
   const ClassifierBase base = classifier_base(c);
@@ -138,7 +138,7 @@ inline void finetune_classify(FinetuneConfig c) {
   shape.tied_head = false;
   shape.causal = base.shape.causal && !c.no_causal;
   const bool keep_head = base.shape.num_classes > 0 && read_classifier_info(c.model).classes == data.info.classes;
-  const std::unique_ptr<Model> model = make_finetune_model(c, shape, model_options(c, shape), B, T);
+  const std::unique_ptr<Model> model = make_device_model(device, shape, model_options(c, shape), B, T);
   init_weights(*model, c.seed);
   if (!keep_head) init_head(*model, c.head_init, c.seed);
   if (!base.random) load_base_weights(*model, c.model, keep_head);
@@ -148,8 +148,8 @@ inline void finetune_classify(FinetuneConfig c) {
   make_directories(run);
   MetricsLog log(run, 0);
   StopSignal::defer();
-  say_model(*model, c, per_epoch, run);
-  log.write(first_record(c, Task::classify, *model));
+  say_model(*model, c, device, per_epoch, run);
+  log.write(first_record(c, Task::classify, device, *model));
   const auto save = [&] {
     save_finetuned(*model, tokenizer, run, [&](const auto& dir) { write_classifier_info(dir, data.info); });
   };

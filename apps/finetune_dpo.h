@@ -59,7 +59,7 @@ inline nlohmann::json dpo_metrics(const DpoResult& r, const std::string& prefix)
           {prefix + "accuracy", r.accuracy}};
 }
 
-inline void finetune_dpo(FinetuneConfig c) {
+inline void finetune_dpo(FinetuneConfig c, const DeviceFlags& device) {
   const auto started = std::chrono::steady_clock::now();
   const std::filesystem::path run = finetune_folder(c, std::filesystem::path(c.data).stem().string());
   const LogProb kind = c.log_prob == "mean" ? LogProb::mean : LogProb::sum;
@@ -98,16 +98,14 @@ inline void finetune_dpo(FinetuneConfig c) {
   const int T = static_cast<int>(*std::max_element(lengths.begin(), lengths.end()));
 
   // model and reference
-  const std::unique_ptr<Model> model = make_finetune_model(c, shape, model_options(c, shape), 2 * B, T);
+  const std::unique_ptr<Model> model = make_device_model(device, shape, model_options(c, shape), 2 * B, T);
   init_weights(*model, c.seed);
   load_base_weights(*model, c.model, true);
   const int32_t pad = tokenizer.end_of_text();
   StopSignal::defer();
   std::unique_ptr<Model> second;
   if (!c.cache_reference || !c.reference_model.empty()) {
-    FinetuneConfig frozen = c;
-    frozen.train = "all";
-    second = make_finetune_model(c, reference_shape, model_options(frozen, reference_shape), 2 * B, T);
+    second = make_device_model(device, reference_shape, {.trainable = trains_nothing(reference_shape)}, 2 * B, T);
     load_weights(*second, reference_dir);
   }
   Reference reference(c.cache_reference ? nullptr : std::move(second), kind);
@@ -124,8 +122,8 @@ inline void finetune_dpo(FinetuneConfig c) {
   const Schedule schedule{c.schedule, c.lr, c.min_lr, c.warmup_steps, c.steps};
   make_directories(run);
   MetricsLog log(run, 0);
-  say_model(*model, c, per_epoch, run);
-  log.write(first_record(c, Task::dpo, *model));
+  say_model(*model, c, device, per_epoch, run);
+  log.write(first_record(c, Task::dpo, device, *model));
   const auto save = [&] {
     save_finetuned(*model, tokenizer, run, [&](const auto& dir) { write_template(chat, dir); });
   };

@@ -113,7 +113,7 @@ inline void write_responses(Model& model, const Tokenizer& tokenizer, const Chat
   }
 }
 
-inline void finetune_instruct(FinetuneConfig c) {
+inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
   const auto started = std::chrono::steady_clock::now();
   const std::filesystem::path run = finetune_folder(c, std::filesystem::path(c.data).stem().string());
   if (!c.judge.empty()) Judge(c.judge, c.judge_model);  // refuses now rather than at the end
@@ -135,8 +135,8 @@ inline void finetune_instruct(FinetuneConfig c) {
   const int B = c.micro_batch > 0 ? c.micro_batch : c.batch_size;
 
   // model
-  const std::unique_ptr<Model> model = make_finetune_model(
-      c, shape, model_options(c, shape), B, static_cast<int>(*std::max_element(lengths.begin(), lengths.end())));
+  const std::unique_ptr<Model> model = make_device_model(
+      device, shape, model_options(c, shape), B, static_cast<int>(*std::max_element(lengths.begin(), lengths.end())));
   init_weights(*model, c.seed);
   load_base_weights(*model, c.model, true);
 
@@ -145,8 +145,8 @@ inline void finetune_instruct(FinetuneConfig c) {
   make_directories(run);
   MetricsLog log(run, 0);
   StopSignal::defer();
-  say_model(*model, c, per_epoch, run);
-  log.write(first_record(c, Task::instruct, *model));
+  say_model(*model, c, device, per_epoch, run);
+  log.write(first_record(c, Task::instruct, device, *model));
   const auto save = [&] {
     save_finetuned(*model, tokenizer, run, [&](const auto& dir) { write_template(chat, dir); });
   };

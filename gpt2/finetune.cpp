@@ -123,7 +123,6 @@ std::vector<std::string> split_list(const std::string& list) {
 
 ModelOptions model_options(const FinetuneConfig& c, const ModelConfig& shape) {
   TrainConfig arithmetic;
-  arithmetic.precision = c.precision;
   arithmetic.recompute = c.recompute;
   arithmetic.seed = c.seed;
   ModelOptions options = model_options(arithmetic);

@@ -56,10 +56,8 @@ struct FinetuneConfig {
   int responses = -1, response_tokens = 256;
   std::string judge, judge_model;
 
-  std::string precision = "fp32", recompute = "none";
+  std::string recompute = "none";
   std::string run;
-  int threads = 0;
-  bool reference = false;
 };
 
 // The task's own defaults: the book's.
@@ -158,16 +156,10 @@ void for_each_finetune_flag(Config& c, Flag&& flag) {
        "http://HOST:PORT of an OpenAI-compatible server that scores the answers from 0 to 100");
   flag(g, instruct, "judge-model", c.judge_model, FlagRange{}, "the model it is asked for");
 
-  g = "Arithmetic and memory";
-  flag(g, all, "precision", c.precision, FlagRange{0, 0, {"fp32", "tf32", "bf16"}},
-       "fp32 | tf32 | bf16; default: bf16 where the device has it");
+  g = "Run";
   flag(g, all, "recompute", c.recompute, FlagRange{0, 0, {"none", "gelu", "block"}},
        "none | gelu | block: what backward computes again instead of keeping it; same results, less memory");
-
-  g = "Run";
   flag(g, all, "run", c.run, FlagRange{}, "the run's folder; default: the next free runs/NAME");
-  flag(g, all, "threads", c.threads, FlagRange{0, 4096, {}}, "0: all cores");
-  flag(g, all, "reference", c.reference, FlagRange{}, "plain loops only: slow, the same for any number of threads");
 }
 
 inline bool has_task(unsigned tasks, Task task) { return (tasks & static_cast<unsigned>(task)) != 0; }
@@ -186,8 +178,8 @@ std::vector<std::string> split_list(const std::string& list);  // "a,b" -> a b
 // ---- what trains
 // -----------------------------------------------------------------------------------------------------
 
-// What the model of this shape is made with. Throws UsageError for a --train that is none, more last blocks than there
-// are, and --train head where the head is the token embedding.
+// What the model of this shape is made with, but for the precision, which is the device's. Throws UsageError for a
+// --train that is none, more last blocks than there are, and --train head where the head is the token embedding.
 ModelOptions model_options(const FinetuneConfig& config, const ModelConfig& shape);
 
 // ---- weights

@@ -130,7 +130,7 @@ expect_error 2 'last-blocks:1 to last-blocks:2' classify --train last-blocks:3
 expect_error 1 'rank 99' classify --train lora --lora-rank 99
 expect_error 1 'already holds a run' classify --run pets
 expect_error 1 'nowhere' "$finetune" classify --model nowhere --data pets.tsv
-expect_error 2 'tf32 needs a GPU' classify --precision tf32
+expect_error 2 'tf32 needs --device cuda' classify --precision tf32
 for flags in '--epochs -1' '--epochs 0' '--lr 0' '--lr nan' '--batch-size 0' '--position middle' '--recipe cake' '--train some' \
   '--micro-batch 3' '--steps 1 --epochs 1' '--lora-rank 4' '--nonsense' '--header maybe' '--val-data pets.tsv --val-fraction 0.2'; do
   # shellcheck disable=SC2086
@@ -181,6 +181,15 @@ wait $pid || code=$?
 [ $code -eq 0 ] || { tail -3 log; die "exit $code after SIGTERM"; }
 grep -q 'stopped by signal 15 after step' log || die "no word of the signal: $(tail -3 log)"
 expect_ok "$BUILD/generate" --model stopped/latest --prompt say --tokens 3
+
+# The GPU's model, in cudasim, takes the same steps.
+if [ -x "$BUILD/finetunesim" ]; then
+  for on in '' sim; do
+    expect_ok "$BUILD/finetune$on" classify --model $base --data pets.tsv --text-column 2 --label-column 1 --run "classify_on$on" \
+      --steps 2 --batch-size 2 --eval-examples 4 --max-length 8 --precision fp32 --train-fraction 0.9 --val-fraction 0.05
+  done
+  holds "($(metric classify_on loss) - $(metric classify_onsim loss)) ^ 2 < 1e-10" "another step on the GPU"
+fi
 
 # ---- what instruct must refuse -----------------------------------------------------------------------------------------
 echo '{"prompt": "{instruction} {system}", "input": "{input}", "response": "{output}"}' >unknown.json

@@ -156,11 +156,11 @@ expect_output '^Muon, AdamW m '
 expect_output '^Muon scratch +[0-9]+$'
 
 # The book's model: a head of its own, no bias on queries, keys and values, PyTorch's weights, decay of everything.
-book=(--steps 12 --save-every 5 --keep 0 --untied-head --no-qkv-bias --init book --weight-decay 5 --start-lr 1e-5)
+book=(--steps 12 --save-every 5 --keep 0 --untied-head --no-qkv-bias --init book --weight-decay 5 --warmup-steps 4 --start-lr 1e-5)
 expect_ok train --run book "${book[@]}" --decay all
 expect_output '^model: 11744 parameters'  # 257 x 16 twice, 16 x 16, a block without 48 biases, the last layernorm
 losses book | awk -F: 'NR == 1 { first = $2 } END { exit !($2 < first) }' || die "the loss of the book's model does not fall"
-head -1 <(grep -o '"lr":[^,}]*' book/metrics.jsonl | tail -12) | grep -q '"lr":1e-05' || die "--start-lr is not the first step's"
+grep -m 1 -o '"lr":[^,}]*,"ms"' book/metrics.jsonl | grep -q '^"lr":1e-05,' || die "--start-lr is not the first step's"
 cp -r book bookresumed
 rm -r bookresumed/checkpoints/step_000010 bookresumed/checkpoints/step_000012
 ln -sfn checkpoints/step_000005 bookresumed/latest

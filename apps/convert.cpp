@@ -70,7 +70,8 @@ void convert(const fs::path& from, Target to, bool force) {
   } else {
     const fs::path kept = to.path / "tokenizer.json";
     if (!tokenizer && fs::exists(kept)) check_tokenizer(Tokenizer::load(kept), weights->config, kept.string());
-    const bool has_config = kind == WeightsKind::huggingface;
+    const bool has_config =
+        kind == WeightsKind::huggingface || (kind == WeightsKind::adapter && fs::exists(from / "config.json"));
     write_directory(*weights, tokenizer, has_config ? read_huggingface_extras(from) : nlohmann::json(), to);
   }
 
@@ -108,7 +109,8 @@ int main(int argc, char** argv) {
   Target to;
   std::string path;
   bool force = false;
-  app.add_option("--from", from, "model directory, TensorFlow checkpoint's directory, or llm.c .bin (version 3 or 5)")
+  app.add_option("--from", from,
+                 "model or adapter directory, TensorFlow checkpoint's directory, or llm.c .bin (version 3 or 5)")
       ->required();
   app.add_option("--to", path, "directory or .bin file to write")->required();
   app.add_option("--dtype", dtype, "of the weights written: fp32, bf16 or fp16; default: the source's")

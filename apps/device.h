@@ -23,23 +23,27 @@ struct DeviceFlags {
 #endif
   std::string precision;  // empty: bf16 where the device has it
   bool reference = false;
+  bool exact = false;  // fp32 unless told otherwise; add_device_flags() sets it
   int threads = 0;
 
   bool on_gpu() const { return device == "cuda"; }
 };
 
-inline void add_device_flags(CLI::App& app, DeviceFlags& flags) {
+inline void add_device_flags(CLI::App& app, DeviceFlags& flags, bool exact) {
+  flags.exact = exact;
   app.add_option("--device", flags.device,
                  DeviceFlags::kHasGpu ? "cpu | cuda" : "cpu (cuda: the program of this name that ends in cu)")
       ->capture_default_str();
-  app.add_option("--precision", flags.precision, "fp32 | tf32 | bf16; default: bf16 where the device has it");
+  app.add_option(
+      "--precision", flags.precision,
+      exact ? "fp32 | tf32 | bf16; default: fp32" : "fp32 | tf32 | bf16; default: bf16 where the device has it");
   app.add_option("--threads", flags.threads, "of the CPU; 0: all cores")->check(CLI::Range(0, 4096));
   app.add_flag("--reference", flags.reference, "plain loops and kernels only");
 }
 
 // Throws UsageError for what this program or machine has not; sets the number of threads, and the precision if it is
-// open: bf16 where the device has it, but fp32 where reference() or `exact` asks for it.
-inline void settle_device(DeviceFlags& flags, bool exact) {
+// open.
+inline void settle_device(DeviceFlags& flags) {
   if (flags.device != "cpu" && flags.device != "cuda") {
     fail_usage("--device is '%s', expected one of cpu cuda", flags.device.c_str());
   }
@@ -52,7 +56,7 @@ inline void settle_device(DeviceFlags& flags, bool exact) {
   }
 #endif
   if (flags.precision.empty()) {
-    const bool bf16 = !exact && !flags.reference && (flags.on_gpu() || cpu_can(Precision::bf16));
+    const bool bf16 = !flags.exact && !flags.reference && (flags.on_gpu() || cpu_can(Precision::bf16));
     flags.precision = bf16 ? "bf16" : "fp32";
   }
   if (flags.precision != "fp32" && flags.precision != "tf32" && flags.precision != "bf16") {

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "apps/command_line.h"
+#include "apps/device.h"
 #include "apps/progress.h"
 #include "gpt2/checkpoint.h"
 #include "gpt2/corpus.h"
@@ -20,19 +21,18 @@ using nlohmann::json;
 namespace {
 
 struct Flags {
-  std::string model, data, tokenizer, task = "text", precision = "fp32";
+  std::string model, data, tokenizer, task = "text";
   LabelledSource labelled;
-  int seq_len = 0, batch_size = 4, threads = 0;
+  DeviceFlags device;
+  int seq_len = 0, batch_size = 4;
   int64_t stride = 0, limit = 0;
-  bool activity = false, lossy = false, reference = false, as_json = false;
+  bool activity = false, lossy = false, as_json = false;
 };
 
 // A model that computes losses: activations of one block at a time are enough.
 std::unique_ptr<Model> load(const Flags& flags, const ModelConfig& shape) {
-  ModelOptions options;
-  options.recompute = Recompute::block;
-  options.precision = flags.precision == "bf16" ? Precision::bf16 : Precision::fp32;
-  auto model = make_cpu_model(shape, flags.reference, options);
+  const ModelOptions options = {.recompute = Recompute::block, .trainable = trains_nothing(shape)};
+  auto model = make_device_model(flags.device, shape, options, 1, 1);  // grows with what it is given
   load_weights(*model, flags.model);
   return model;
 }
@@ -200,8 +200,8 @@ void classes(const Flags& flags, Model& model, const Tokenizer& tokenizer) {
                 confusion.accuracy(), error, result->loss, shorter.c_str(), to_text(confusion, info.classes).c_str()));
 }
 
-void evaluate(const Flags& flags) {
-  if (flags.threads > 0) set_cpu_threads(flags.threads);
+void evaluate(Flags& flags) {
+  settle_device(flags.device);
   const bool is_text = flags.task == "text";
   if (!is_text && (flags.stride > 0 || flags.seq_len > 0)) {
     fail_usage("--stride and --seq-len go with --task text, not with %s", flags.task.c_str());
@@ -238,7 +238,7 @@ void evaluate(const Flags& flags) {
       sequence.check_vocabulary(shape.vocab_size);
       tokens = {sequence.size(), [&](int64_t from, int64_t count, int32_t* to) { sequence.copy(from, count, to); }};
     } else {
-      ids = tokenizer->encode_parallel(read_corpus(flags.data, flags.lossy), Special::parsed, flags.threads);
+      ids = tokenizer->encode_parallel(read_corpus(flags.data, flags.lossy), Special::parsed, flags.device.threads);
       tokens = {static_cast<int64_t>(ids.size()),
                 [&](int64_t from, int64_t count, int32_t* to) { std::copy_n(ids.begin() + from, count, to); }};
     }
@@ -297,11 +297,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--lossy", flags.lossy,
                "text, classify: replace bytes that are not UTF-8 by U+FFFD instead of stopping");
-  app.add_option("--precision", flags.precision, "fp32 | bf16: of the factors of matrix products")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->capture_default_str();
-  app.add_option("--threads", flags.threads, "0: all cores")->check(CLI::Range(0, 1024));
-  app.add_flag("--reference", flags.reference, "plain loops only");
+  add_device_flags(app, flags.device, true);
   app.add_flag("--json", flags.as_json, "print the result as a JSON object, and nothing else");
   return run_program(app, argc, argv, [&] { evaluate(flags); });
 }

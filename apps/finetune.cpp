@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
                                                const FlagRange&, const char* help) {
       if (has_task(tasks, command.task)) add_flag(*command.app, group, name, field, help);
     });
-    add_device_flags(*command.app, device);
+    add_device_flags(*command.app, device, false);
   }
   return run_program(app, argc, argv, [&] {
     for (Command& command : commands) {
@@ -41,7 +41,7 @@ int main(int argc, char** argv) {
       FinetuneConfig& config = command.config;
       if (command.task == Task::classify) apply_recipe(config, given);
       validate(config, command.task, given);
-      settle_device(device, false);
+      settle_device(device);
       command.run(config, device);
     }
   });

@@ -151,7 +151,8 @@ inline void finetune_classify(FinetuneConfig c, const DeviceFlags& device) {
   say_model(*model, c, device, per_epoch, run);
   log.write(first_record(c, Task::classify, device, *model));
   const auto save = [&] {
-    save_finetuned(*model, tokenizer, run, [&](const auto& dir) { write_classifier_info(dir, data.info); });
+    save_finetuned(*model, tokenizer, base.random ? "" : c.model, run,
+                   [&](const auto& dir) { write_classifier_info(dir, data.info); });
   };
   std::vector<size_t> lengths;
   for (const LabelledExample& example : data.train) lengths.push_back(example.ids.size());

@@ -125,7 +125,7 @@ inline void finetune_dpo(FinetuneConfig c, const DeviceFlags& device) {
   say_model(*model, c, device, per_epoch, run);
   log.write(first_record(c, Task::dpo, device, *model));
   const auto save = [&] {
-    save_finetuned(*model, tokenizer, run, [&](const auto& dir) { write_template(chat, dir); });
+    save_finetuned(*model, tokenizer, c.model, run, [&](const auto& dir) { write_template(chat, dir); });
   };
   const auto evaluate_set = [&](int64_t at, const char* name, const std::string& prefix,
                                 const std::vector<PreferencePair>& pairs, bool last) {

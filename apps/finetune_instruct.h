@@ -148,7 +148,7 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
   say_model(*model, c, device, per_epoch, run);
   log.write(first_record(c, Task::instruct, device, *model));
   const auto save = [&] {
-    save_finetuned(*model, tokenizer, run, [&](const auto& dir) { write_template(chat, dir); });
+    save_finetuned(*model, tokenizer, c.model, run, [&](const auto& dir) { write_template(chat, dir); });
   };
   const auto evaluate_sets = [&](int64_t at, bool last) {
     const size_t some = last ? 0 : static_cast<size_t>(c.eval_examples);

@@ -71,10 +71,10 @@ int main(int argc, char** argv) {
   app.add_flag("--greedy", greedy, "always the most likely token");
   app.add_flag("--keep-going", keep_going, "go on after the end of a text");
   app.add_flag("--ids", raw_ids, "prompt and output are token ids: needs no tokenizer");
-  add_device_flags(app, device);
+  add_device_flags(app, device, true);
 
   return run_program(app, argc, argv, [&] {
-    settle_device(device, true);
+    settle_device(device);
     if (std::isnan(config.sampler.temperature) || std::isnan(config.sampler.top_p)) {
       fail_usage("--temperature and --top-p are numbers, found nan");
     }

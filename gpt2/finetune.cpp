@@ -118,8 +118,7 @@ std::vector<std::string> split_list(const std::string& list) {
   return parts;
 }
 
-// ---- what trains
-// -----------------------------------------------------------------------------------------------------
+// ---- what trains ----------------------------------------------------------------------------------------------------
 
 ModelOptions model_options(const FinetuneConfig& c, const ModelConfig& shape) {
   TrainConfig arithmetic;
@@ -152,48 +151,7 @@ ModelOptions model_options(const FinetuneConfig& c, const ModelConfig& shape) {
   return options;
 }
 
-// ---- weights
-// ---------------------------------------------------------------------------------------------------------
-
-namespace {
-
-// A model of another head's shape that is only a place to load weights into: what the target has too goes there.
-class WeightsInto : public Model {
- public:
-  WeightsInto(const ModelConfig& shape, Model& target, bool head) : Model(shape, {}), target_(target) {
-    for (const ParamTensor& tensor : target.table) {
-      if (head || (tensor.name != "head" && tensor.name != "headb")) by_name_[tensor.name] = &tensor;
-    }
-  }
-  void write(Arena arena, const ParamTensor& tensor, const float* in) override {
-    const auto found = by_name_.find(tensor.name);
-    if (found == by_name_.end()) return;
-    const ParamTensor& to = *found->second;
-    if (to.rows == tensor.rows && to.cols == tensor.cols) target_.write(arena, to, in);
-  }
-  void forward(const int32_t*, int, int, Pass) override { no(); }
-  void read_logits(int64_t, float*) override { no(); }
-  double loss(const int32_t*, double*) override { no(); }
-  void read_losses(float*) override { no(); }
-  void set_pooling(const float*, int, int) override { no(); }
-  void backward(const int32_t*, const float*) override { no(); }
-  void zero_grad() override { no(); }
-  double step_loss() override { no(); }
-  double grad_norm() override { no(); }
-  void update(const OptimizerConfig&, float) override { no(); }
-  StepResult result(int) override { no(); }
-  int64_t updates() override { no(); }
-  void set_updates(int64_t) override { no(); }
-  void read(Arena, const ParamTensor&, float*) const override { no(); }
-  void set_dropout(float, uint64_t, uint64_t) override { no(); }
-
- private:
-  [[noreturn]] static void no() { throw std::logic_error("a place to load weights into computes nothing"); }
-  Model& target_;
-  std::map<std::string, const ParamTensor*> by_name_;
-};
-
-}  // namespace
+// ---- weights --------------------------------------------------------------------------------------------------------
 
 void load_base_weights(Model& model, const fs::path& dir, bool head) {
   const ModelConfig base = read_model_config(dir), &shape = model.config;
@@ -202,8 +160,21 @@ void load_base_weights(Model& model, const fs::path& dir, bool head) {
   same.tied_head = shape.tied_head;
   same.causal = shape.causal;
   if (!(same == shape)) fail("%s: the model has another shape than the one that its weights are for", dir.c_str());
-  WeightsInto into(base, model, head);
-  load_weights(into, dir);
+  const std::unique_ptr<Weights> weights = open_weights(dir);
+  std::map<std::string, const ParamTensor*> there;
+  for (const ParamTensor& tensor : weights->table) {
+    if (head || (tensor.name != "head" && tensor.name != "headb")) there[tensor.name] = &tensor;
+  }
+  std::vector<float> values;
+  for (const ParamTensor& tensor : model.table) {
+    const auto found = there.find(tensor.name);
+    if (found == there.end()) continue;
+    const ParamTensor& from = *found->second;
+    if (from.rows != tensor.rows || from.cols != tensor.cols) continue;  // a head of other classes
+    values.resize(static_cast<size_t>(from.size()));
+    weights->read(from, values.data());
+    model.write(Arena::params, tensor, values.data());
+  }
 }
 
 void init_head(Model& model, const std::string& kind, uint64_t seed) {
@@ -230,8 +201,7 @@ void init_head(Model& model, const std::string& kind, uint64_t seed) {
   }
 }
 
-// ---- a run's folder
-// --------------------------------------------------------------------------------------------------
+// ---- a run's folder -------------------------------------------------------------------------------------------------
 
 fs::path finetune_folder(const FinetuneConfig& config, const std::string& name) {
   if (config.run.empty()) {
@@ -249,7 +219,7 @@ fs::path finetune_folder(const FinetuneConfig& config, const std::string& name) 
   return config.run;
 }
 
-void save_finetuned(const Model& model, const Tokenizer& tokenizer, const fs::path& run,
+void save_finetuned(const Model& model, const Tokenizer& tokenizer, const fs::path& base, const fs::path& run,
                     const std::function<void(const fs::path&)>& add) {
   const fs::path folder = run / "latest", unfinished = run / "latest.tmp";
   std::error_code ignored;
@@ -257,11 +227,21 @@ void save_finetuned(const Model& model, const Tokenizer& tokenizer, const fs::pa
   make_directories(unfinished);
   try {
     if (model.options.lora.rank > 0) {
-      save_model(MergedLora(model), &tokenizer, unfinished);
+      save_huggingface(MergedLora(model), &tokenizer, unfinished);
     } else {
       save_model(model, &tokenizer, unfinished);
     }
     add(unfinished);
+    if (model.options.lora.rank > 0 && !base.empty()) {
+      const fs::path adapter = unfinished / "adapter";
+      make_directories(adapter);
+      save_adapter(model, base, adapter);
+      for (const fs::directory_entry& entry : fs::directory_iterator(unfinished)) {
+        const bool of_merged = entry.path().filename() == "config.json" && model.config.num_classes == 0;
+        if (entry.path().extension() == ".json" && !of_merged) fs::copy(entry.path(), adapter);
+      }
+      sync_directory(adapter);
+    }
     sync_directory(unfinished);
     if (fs::exists(folder)) {
       if (::renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) != 0) {

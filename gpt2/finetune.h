@@ -175,15 +175,13 @@ void validate(const FinetuneConfig& config, Task task, const std::vector<std::st
 
 std::vector<std::string> split_list(const std::string& list);  // "a,b" -> a b
 
-// ---- what trains
-// -----------------------------------------------------------------------------------------------------
+// ---- what trains ----------------------------------------------------------------------------------------------------
 
 // What the model of this shape is made with, but for the precision, which is the device's. Throws UsageError for a
 // --train that is none, more last blocks than there are, and --train head where the head is the token embedding.
 ModelOptions model_options(const FinetuneConfig& config, const ModelConfig& shape);
 
-// ---- weights
-// ---------------------------------------------------------------------------------------------------------
+// ---- weights --------------------------------------------------------------------------------------------------------
 
 // Fills the tensors that the model shares with the one in DIR (by name and shape), those of the head only if `head`;
 // leaves the others, such as adapters. Throws Error as load_weights does, and if the two differ in more than the head.
@@ -192,13 +190,13 @@ void load_base_weights(Model& model, const std::filesystem::path& dir, bool head
 // A head's weights (k, C) and biases. `kind`: torch | normal.
 void init_head(Model& model, const std::string& kind, uint64_t seed);
 
-// ---- a run's folder
-// --------------------------------------------------------------------------------------------------
+// ---- a run's folder -------------------------------------------------------------------------------------------------
 
 // Throws Error if it holds a run already. `name`: what a folder of its own choosing is called by.
 std::filesystem::path finetune_folder(const FinetuneConfig& config, const std::string& name);
 
-// RUN/latest, whole or not at all: the model, adapters merged, its tokenizer, and what `add` writes beside them. An
-// earlier one is replaced at once.
-void save_finetuned(const Model& model, const Tokenizer& tokenizer, const std::filesystem::path& run,
-                    const std::function<void(const std::filesystem::path&)>& add);
+// RUN/latest, whole or not at all: the model, adapters merged, its tokenizer, and what `add` writes beside them; in
+// RUN/latest/adapter the adapters alone, if there are any and `base` names what they were trained on. An earlier one is
+// replaced at once.
+void save_finetuned(const Model& model, const Tokenizer& tokenizer, const std::filesystem::path& base,
+                    const std::filesystem::path& run, const std::function<void(const std::filesystem::path&)>& add);

@@ -1,36 +1,39 @@
-// A model's low-rank adapters added to the matrices that they stand beside: W + alpha / rank * B A, a model like any
-// other, which is what files hold.
+// Low-rank adapters in files, and merged: W + alpha / rank * B A, a model like any other.
+//
+// An adapter's folder is PEFT's (github.com/huggingface/peft):
+//   adapter_config.json          rank, alpha, matrices, the base model
+//   adapter_model.safetensors    lora_A (rank, in) and lora_B (out, rank) of each matrix
+// GPT-2 keeps queries, keys and values in one matrix, c_attn, with an adapter for each here and one for all there: its
+// A has theirs one below the other, its B theirs along the diagonal, so its rank is their sum, and its alpha too. A
+// classifier's head is not low-rank there but saved whole.
 #pragma once
 
+#include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "gpt2/model.h"
+#include "gpt2/weights.h"
 
-// Has no adapters in its table, and reads as the model behind it would act. Only to be read: it computes nothing.
-class MergedLora final : public Model {
+// A model's weights with its adapters merged.
+class MergedLora final : public Weights {
  public:
   explicit MergedLora(const Model& model);
-  void read(Arena arena, const ParamTensor& tensor, float* out) const override;  // params only
-
-  void write(Arena, const ParamTensor&, const float*) override { no(); }
-  void forward(const int32_t*, int, int, Pass) override { no(); }
-  void read_logits(int64_t, float*) override { no(); }
-  double loss(const int32_t*, double*) override { no(); }
-  void backward(const int32_t*, const float*) override { no(); }
-  void read_losses(float*) override { no(); }
-  void set_pooling(const float*, int, int) override { no(); }
-  void zero_grad() override { no(); }
-  double step_loss() override { no(); }
-  double grad_norm() override { no(); }
-  void update(const OptimizerConfig&, float) override { no(); }
-  StepResult result(int) override { no(); }
-  int64_t updates() override { no(); }
-  void set_updates(int64_t) override { no(); }
-  void set_dropout(float, uint64_t, uint64_t) override { no(); }
+  void read(const ParamTensor& tensor, float* out) const override;
 
  private:
-  [[noreturn]] static void no();
   const Model& model_;
   std::map<std::string, const ParamTensor*> tensors_;  // the model's, by name
 };
+
+// Writes a model's adapters into an existing folder. `base`: the model directory that its other weights are from, whose
+// checksum is kept.
+void save_adapter(const Model& model, const std::filesystem::path& base, const std::filesystem::path& dir);
+
+bool is_adapter(const std::filesystem::path& dir);
+
+// The base with the adapter merged. A classifier's folder holds its config.json, too. Throws Error: a base that is not
+// there, is another than the adapter was trained on, or has other shapes; options of PEFT's that change the result and
+// that wrought does not have; a tensor that is missing, extra or wrongly shaped.
+std::unique_ptr<Weights> open_adapter(const std::filesystem::path& dir);

@@ -10,6 +10,7 @@
 #include "gpt2/huggingface.h"
 #include "gpt2/json.h"
 #include "gpt2/llmc.h"
+#include "gpt2/lora.h"
 #include "gpt2/tensorflow.h"
 
 namespace fs = std::filesystem;
@@ -27,6 +28,7 @@ std::optional<Dtype> find_dtype(const std::string& name) {
 
 WeightsKind weights_kind(const fs::path& path) {
   if (fs::is_directory(path)) {
+    if (is_adapter(path)) return WeightsKind::adapter;
     if (fs::exists(path / "config.json")) return WeightsKind::huggingface;
     if (fs::exists(path / "hparams.json")) return WeightsKind::tensorflow;
     fail("%s: no model: expected config.json (Hugging Face) or hparams.json (OpenAI's TensorFlow checkpoint) in it",
@@ -40,6 +42,7 @@ WeightsKind weights_kind(const fs::path& path) {
 const char* describe(WeightsKind kind) {
   return kind == WeightsKind::huggingface  ? "a Hugging Face directory"
          : kind == WeightsKind::tensorflow ? "OpenAI's TensorFlow checkpoint"
+         : kind == WeightsKind::adapter    ? "an adapter and its base model"
                                            : "llm.c's .bin";
 }
 
@@ -49,6 +52,8 @@ std::unique_ptr<Weights> open_weights(const fs::path& path) {
       return open_huggingface(path);
     case WeightsKind::tensorflow:
       return open_tensorflow(path);
+    case WeightsKind::adapter:
+      return open_adapter(path);
     default:
       return open_llmc(path);
   }
@@ -60,6 +65,8 @@ ModelConfig read_model_config(const fs::path& path) {
       return read_huggingface_config(path);
     case WeightsKind::tensorflow:
       return read_hparams(path);
+    case WeightsKind::adapter:
+      return open_adapter(path)->config;
     default:
       return read_llmc_header(path).config;
   }

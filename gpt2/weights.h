@@ -56,9 +56,10 @@ class ModelWeights final : public Weights {
 
 // ---- any kind of file ----
 
-enum class WeightsKind { huggingface, tensorflow, llmc };
+enum class WeightsKind { huggingface, tensorflow, llmc, adapter };
 
-// By what is there: a folder with config.json, one with hparams.json, a file. Throws Error if it is none of these.
+// By what is there: a folder with adapter_config.json, one with config.json, one with hparams.json, a file. Throws
+// Error if it is none of these.
 WeightsKind weights_kind(const std::filesystem::path& path);
 const char* describe(WeightsKind kind);  // "a Hugging Face directory"
 

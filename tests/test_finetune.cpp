@@ -232,12 +232,12 @@ TEST_CASE("a run's folder: one that holds a run is refused; latest is replaced w
   init_weights(model, 1);
   const Tokenizer tokenizer = Tokenizer::chars("abcdefghij");
   std::filesystem::create_directories(config.run);
-  save_finetuned(model, tokenizer, config.run, [](const auto& dir) { std::ofstream(dir / "one"); });
+  save_finetuned(model, tokenizer, "", config.run, [](const auto& dir) { std::ofstream(dir / "one"); });
   CHECK(std::filesystem::exists(tmp.path / "run/latest/one"));
-  save_finetuned(model, tokenizer, config.run, [](const auto& dir) { std::ofstream(dir / "two"); });
+  save_finetuned(model, tokenizer, "", config.run, [](const auto& dir) { std::ofstream(dir / "two"); });
   CHECK(std::filesystem::exists(tmp.path / "run/latest/two"));
   CHECK_FALSE(std::filesystem::exists(tmp.path / "run/latest/one"));
-  CHECK_THROWS_AS(save_finetuned(model, tokenizer, config.run, [](const auto&) { fail("no"); }), Error);
+  CHECK_THROWS_AS(save_finetuned(model, tokenizer, "", config.run, [](const auto&) { fail("no"); }), Error);
   CHECK(std::filesystem::exists(tmp.path / "run/latest/two"));
   CHECK(std::distance(std::filesystem::directory_iterator(tmp.path / "run"), {}) == 1);
   CHECK_THROWS_WITH_AS(finetune_folder(config, "x"), doctest::Contains("already holds a run (it has latest)"), Error);

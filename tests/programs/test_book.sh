@@ -39,6 +39,6 @@ printf 'ab\xff' >bad.txt
 expect_error 1 'bad.txt: not UTF-8' "$book" --quick --text bad.txt
 "$BUILD/tokenize" train --tokenizer bpe:300 --data text.txt --out small.json >out || { cat out; die "no tokenizer to refuse"; }
 expect_error 1 'small.json is not GPT-2.s: it has [0-9]+ ids, not 50257' "$book" --quick --text text.txt --tokenizer small.json
-expect_error 2 'absent.json' "$book" --quick --text text.txt --tokenizer absent.json
+expect_error 1 'absent.json is not GPT-2.s' "$book" --quick --text text.txt --tokenizer absent.json
 expect_error 2 . "$book" --nonsense
 expect_error 2 . "$book" --threads -1

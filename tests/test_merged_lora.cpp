@@ -9,6 +9,8 @@
 #include "tests/finite_differences.h"
 #include "tests/temporary_folder.h"
 
+namespace fs = std::filesystem;
+
 namespace {
 
 void copy_weights(Model& to, const Weights& from) {

@@ -82,7 +82,11 @@ int main(int argc, char** argv) {
     config.seed = seed ? *seed : std::random_device{}();
     if (classified->count() > 0) return print_classes(dir, text, device);
     const ModelConfig shape = read_model_config(dir);
-    if (shape.num_classes > 0) fail("%s: the model is a classifier: ask it with --classify TEXT", dir.c_str());
+    if (shape.num_classes > 0) {
+      fail("%s: a classifier of %d classes, expected a model that predicts the next token: ask it with --classify TEXT",
+           dir.c_str(), shape.num_classes);
+    }
+    check_language_model(shape, dir);
     std::optional<Tokenizer> tokenizer;
     std::vector<int32_t> ids;
     if (raw_ids) {

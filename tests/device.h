@@ -46,6 +46,31 @@ class DeviceArray {
   size_t size_;
 };
 
+// An output with a few numbers behind it that must stay as they are.
+template <class T>
+class GuardedArray {
+ public:
+  explicit GuardedArray(size_t n, bool unaligned = false)
+      : GuardedArray(std::vector<T>(n, from_float<T>(1.0f)), unaligned) {}
+  explicit GuardedArray(std::vector<T> from, bool unaligned = false)
+      : size_(from.size()), array_(from.size() + kGuard, unaligned) {
+    from.insert(from.end(), kGuard, from_float<T>(7.0f));
+    array_.write(from);
+  }
+  T* data() const { return array_.data(); }
+  std::vector<T> host() const {
+    std::vector<T> all = array_.host();
+    for (size_t i = size_; i < all.size(); ++i) CHECK(to_float(all[i]) == 7);
+    all.resize(size_);
+    return all;
+  }
+
+ private:
+  static constexpr size_t kGuard = 16;
+  size_t size_;
+  DeviceArray<T> array_;
+};
+
 // Floats as the storage type keeps them, rounded to the nearest.
 template <class floatX>
 std::vector<floatX> to_storage(const Floats& values) {

@@ -39,6 +39,10 @@ TEST_CASE("layernorm's gradients by finite differences, added to what was there"
     Doubles dinp = before_inp, dweight = before_w, dbias = before_b;
     cpu::layernorm_backward(dinp.data(), dweight.data(), dbias.data(), dout.data(), inp.data(), weight.data(),
                             mean.data(), rstd.data(), N, C);
+    Doubles dinp_alone = before_inp;  // without the parameters' gradients
+    cpu::layernorm_backward<double>(dinp_alone.data(), nullptr, nullptr, dout.data(), inp.data(), weight.data(),
+                                    mean.data(), rstd.data(), N, C);
+    CHECK(same_bits(dinp_alone, dinp));
     for (int i = 0; i < N * C; ++i) dinp[i] -= before_inp[i];
     for (int c = 0; c < C; ++c) dweight[c] -= before_w[c];
     for (int c = 0; c < C; ++c) dbias[c] -= before_b[c];

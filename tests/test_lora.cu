@@ -6,8 +6,8 @@ TEST_CASE_TEMPLATE("an adapter's columns on the device against the CPU", floatX,
   struct Sizes {
     int N, OC, stride, column;
   };
-  for (const auto& [N, OC, stride, column] :
-       {Sizes{1, 1, 1, 0}, Sizes{3, 5, 12, 4}, Sizes{7, 64, 192, 64}, Sizes{2, 24, 24, 0}, Sizes{5, 16, 33, 8}}) {
+  for (const auto& [N, OC, stride, column] : {Sizes{1, 1, 1, 0}, Sizes{3, 5, 12, 4}, Sizes{7, 64, 192, 64},
+                                              Sizes{37, 64, 192, 128}, Sizes{2, 24, 24, 0}, Sizes{5, 16, 33, 8}}) {
     for (const Shift shift : shifts(2, N == 7)) {
       CAPTURE(N);
       CAPTURE(stride);
@@ -18,8 +18,8 @@ TEST_CASE_TEMPLATE("an adapter's columns on the device against the CPU", floatX,
       Doubles sum = wide_exact, taken(part.size());
       cpu::lora_add(sum.data() + column, to_numbers(part).data(), 0.25f, N, OC, stride);
       cpu::lora_take(taken.data(), wide_exact.data() + column, 0.25f, N, OC, stride);
-      const DeviceArray<floatX> out(wide, shift[0]), inp(part, shift[1]), from(wide, shift[0]),
-          to(part.size(), shift[1]);
+      const DeviceArray<floatX> inp(part, shift[1]), from(wide, shift[0]);
+      const GuardedArray<floatX> out(wide, shift[0]), to(part.size(), shift[1]);
       lora_add(out.data() + column, inp.data(), 0.25f, N, OC, stride, nullptr);
       check_close("sum", out.host(), sum, 2);
       lora_take(to.data(), from.data() + column, 0.25f, N, OC, stride, nullptr);
@@ -28,6 +28,16 @@ TEST_CASE_TEMPLATE("an adapter's columns on the device against the CPU", floatX,
   }
   check_ran<floatX>("lora_add_kernel<floatX, true");
   check_ran<floatX>("lora_take_kernel<floatX, true");
+}
+
+TEST_CASE("an adapter's last columns: nothing behind the end of memory is read") {
+  const int N = 3, OC = 5, stride = 12, column = 7;
+  const DeviceArray<float> wide(random_storage<float>(N * stride, 1), true),
+      part(random_storage<float>(N * OC, 2), true), to(N * OC, true);
+  lora_add(wide.data() + column, part.data(), 0.5f, N, OC, stride, nullptr);
+  lora_take(to.data(), wide.data() + column, 2.0f, N, OC, stride, nullptr);
+  const Floats y = wide.host(), taken = to.host();
+  CHECK(taken[N * OC - 1] == 2 * y[N * stride - 1]);
 }
 
 TEST_CASE("an adapter's columns do not depend on the schedule") {

@@ -22,8 +22,8 @@ TEST_CASE_TEMPLATE("pooling on the device against the CPU, forward and backward"
         Doubles out(static_cast<size_t>(B) * C), dinp(rows * C);
         cpu::pool_forward(out.data(), to_numbers(inp).data(), weights.data(), B, T, C);
         cpu::pool_backward(dinp.data(), to_numbers(dout).data(), weights.data(), B, T, C);
-        const DeviceArray<floatX> from(inp, shift[0]), to(out.size(), shift[1]), dy(dout, shift[0]),
-            dx(dinp.size(), shift[1]);
+        const DeviceArray<floatX> from(inp, shift[0]), dy(dout, shift[0]);
+        const GuardedArray<floatX> to(out.size(), shift[1]), dx(dinp.size(), shift[1]);
         const DeviceArray<float> w(weights);
         pool_forward(to.data(), from.data(), w.data(), B, T, C, nullptr);
         check_close("out", to.host(), out, T);

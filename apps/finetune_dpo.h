@@ -194,5 +194,6 @@ inline void finetune_dpo(FinetuneConfig c, const DeviceFlags& device) {
 
   report.finish(step);
   if (stopped()) save();
-  print_finetune_end(run, step, seconds_since(started), "build/chat_server --model " + (run / "latest").string());
+  print_finetune_end(run, step, seconds_since(started),
+                     "build/generate --model " + (run / "latest").string() + " --prompt ...");
 }

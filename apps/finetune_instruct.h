@@ -214,5 +214,6 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
   report.finish(step);
   if (stopped()) save();
   if (!stopped() && c.responses != 0) write_responses(*model, tokenizer, chat, rows.test, c, run);
-  print_finetune_end(run, step, seconds_since(started), "build/chat_server --model " + (run / "latest").string());
+  print_finetune_end(run, step, seconds_since(started),
+                     "build/generate --model " + (run / "latest").string() + " --prompt ...");
 }

@@ -18,7 +18,7 @@ namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kTensorFile = "adapter_model.safetensors";
-constexpr const char* kBaseChecksum = "base_checksum";  // ours, of the base's weights
+constexpr const char* kBaseChecksum = "base_checksum";  // among the tensors' metadata: of the base's weights
 
 // w (out, in) += scale * b (out, rank) @ a (rank, in)
 void add_low_rank(float* w, const float* a, const float* b, float scale, int64_t out, int64_t in, int64_t rank) {
@@ -148,13 +148,13 @@ void save_adapter(const Model& model, const fs::path& base, const fs::path& dir)
     add("base_model.model.score.bias", {model.config.num_classes}, read_tensor(model, *tensors.at("headb")));
   }
 
-  SafetensorsWriter file(dir / kTensorFile, headers, {{"format", "pt"}});
+  SafetensorsWriter file(dir / kTensorFile, headers,
+                         {{"format", "pt"}, {kBaseChecksum, file_checksum(weights_file(base))}});
   for (size_t k = 0; k < headers.size(); ++k) file.write(headers[k].name, std::as_bytes(std::span(values[k])));
   file.commit();
   write_json(dir / kConfigFile, {{"peft_type", "LORA"},
                                  {"task_type", classifier ? "SEQ_CLS" : "CAUSAL_LM"},
                                  {"base_model_name_or_path", fs::absolute(base).lexically_normal().string()},
-                                 {kBaseChecksum, file_checksum(weights_file(base))},
                                  {"r", lora.rank},
                                  {"lora_alpha", lora.alpha},
                                  {"lora_dropout", lora.dropout},
@@ -164,8 +164,6 @@ void save_adapter(const Model& model, const fs::path& base, const fs::path& dir)
                                  {"modules_to_save", classifier ? json::array({"score"}) : json(nullptr)},
                                  {"fan_in_fan_out", true},
                                  {"bias", "none"},
-                                 {"use_rslora", false},
-                                 {"use_dora", false},
                                  {"inference_mode", true}});
 }
 
@@ -288,11 +286,12 @@ std::unique_ptr<Weights> open_adapter(const fs::path& dir) {
     fail("%s: the adapter's base model is %s, and there is nothing; put it there, or change base_model_name_or_path",
          path.c_str(), in_quotes(base.string()).c_str());
   }
-  if (const json expected = config.value(kBaseChecksum, json()); expected.is_string()) {
+  const SafetensorsFile tensors(dir / kTensorFile);
+  if (const auto expected = tensors.metadata().find(kBaseChecksum); expected != tensors.metadata().end()) {
     const std::string found = file_checksum(weights_file(base));
-    if (found != expected.get<std::string>()) {
+    if (found != expected->second) {
       fail("%s: the adapter was trained on another base model than %s now is (checksum %s, expected %s)", path.c_str(),
-           base.c_str(), found.c_str(), shown(expected).c_str());
+           base.c_str(), found.c_str(), in_quotes(expected->second).c_str());
     }
   }
   std::unique_ptr<Weights> weights = open_weights(base);

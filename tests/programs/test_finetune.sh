@@ -68,6 +68,17 @@ for flags in '--train head' '--train last-blocks:1' '--train lora --lora-rank 2'
   # shellcheck disable=SC2086
   expect_ok classify --run way --steps 2 --eval-examples 8 $flags
 done
+# Adapters alone, on their base, are the merged model; of a base that has changed they are refused.
+expect_ok classify --run adapted --steps 2 --eval-examples 8 --train lora --lora-rank 2
+expect_ok "$BUILD/convert" --from adapted/latest/adapter --to merged
+cmp merged/model.safetensors adapted/latest/model.safetensors || die "the adapter on its base is not the merged model"
+expect_ok "$BUILD/generate" --model adapted/latest --classify "the cat sat"
+cp out merged_says
+expect_ok "$BUILD/generate" --model adapted/latest/adapter --classify "the cat sat"
+cmp out merged_says || die "an adapter's answer differs from the merged model's"
+sed -i 's#"base_model_name_or_path": "[^"]*"#"base_model_name_or_path": "pets/latest"#' adapted/latest/adapter/adapter_config.json
+expect_error 1 'trained on another base model than pets/latest' "$BUILD/convert" --from adapted/latest/adapter --to other
+
 expect_ok classify --run whole --steps 1 --reference --grad-clip 0
 expect_ok classify --run parts --steps 1 --reference --grad-clip 0 --micro-batch 2
 holds "($(metric whole grad_norm) - $(metric parts grad_norm)) ^ 2 < 1e-10" "micro-batches make another step"

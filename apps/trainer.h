@@ -175,6 +175,7 @@ void find_learning_rate(TrainConfig flags, const std::vector<std::string>& given
   if (!::mkdtemp(folder)) fail("%s: a temporary folder cannot be made", folder);
   struct Removed {
     const char* folder;
+    explicit Removed(const char* f) : folder(f) {}  // nvcc knows no aggregates in parentheses
     ~Removed() {
       std::error_code ignored;
       std::filesystem::remove_all(folder, ignored);

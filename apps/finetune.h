@@ -53,16 +53,6 @@ inline int64_t settle_steps(FinetuneConfig& c, size_t examples) {
   return per_epoch;
 }
 
-inline OptimizerConfig optimizer_of(const FinetuneConfig& c, double lr) {
-  OptimizerConfig o;
-  o.lr = static_cast<float>(lr);
-  o.beta1 = static_cast<float>(c.beta1);
-  o.beta2 = static_cast<float>(c.beta2);
-  o.eps = static_cast<float>(c.eps);
-  o.weight_decay = static_cast<float>(c.weight_decay);
-  return o;
-}
-
 // A step's batch in parts of --micro-batch examples.
 inline std::vector<std::vector<size_t>> micro_batches(const std::vector<size_t>& batch, const FinetuneConfig& c) {
   const size_t n = static_cast<size_t>(c.micro_batch > 0 ? c.micro_batch : c.batch_size);

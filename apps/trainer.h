@@ -153,7 +153,9 @@ inline void print_start(const Run& run, const std::string& device) {
   say("run: " + run.folder.string());
 }
 
-inline OptimizerConfig optimizer_of(const TrainConfig& c, double lr) {
+// Of a TrainConfig or a FinetuneConfig.
+template <class Config>
+OptimizerConfig optimizer_of(const Config& c, double lr) {
   OptimizerConfig o;
   o.lr = static_cast<float>(lr);
   o.beta1 = static_cast<float>(c.beta1);

@@ -51,7 +51,7 @@ TEST_CASE("every variant's loss, logits and gradients are the CPU's, within what
         Floats losses(batch.weights.size()), expected(losses.size());
         model->read_losses(losses.data());
         cpu->read_losses(expected.data());
-        CHECK(relative_difference(losses, expected) < (precision == Precision::fp32 ? 1e-5 : 2e-2));
+        CHECK(relative_difference(losses, expected) < (precision == Precision::fp32 ? 1e-5 : 1e-2));
       }
     }
   }
@@ -79,7 +79,7 @@ TEST_CASE(
       std::vector<Floats> before;
       for (const ParamTensor& tensor : model->table) before.push_back(tensor_of(*model, Arena::params, tensor));
       for (int t = 0; t < 3; ++t) step(*model, batch);
-      CHECK(model->result(0).loss == doctest::Approx(cpu->result(0).loss).epsilon(2e-2));
+      CHECK(model->result(0).loss == doctest::Approx(cpu->result(0).loss).epsilon(1e-2));
       for (size_t k = 0; k < before.size(); ++k) {
         INFO(model->table[k].name);
         const bool same = same_bits(before[k], tensor_of(*model, Arena::params, model->table[k]));

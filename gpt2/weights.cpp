@@ -31,8 +31,10 @@ WeightsKind weights_kind(const fs::path& path) {
     if (is_adapter(path)) return WeightsKind::adapter;
     if (fs::exists(path / "config.json")) return WeightsKind::huggingface;
     if (fs::exists(path / "hparams.json")) return WeightsKind::tensorflow;
-    fail("%s: no model: expected config.json (Hugging Face) or hparams.json (OpenAI's TensorFlow checkpoint) in it",
-         path.c_str());
+    fail(
+        "%s: no model: expected config.json (Hugging Face), adapter_config.json (PEFT) or hparams.json (OpenAI's "
+        "TensorFlow checkpoint) in it",
+        path.c_str());
   }
   if (fs::exists(path)) return WeightsKind::llmc;
   fail("%s: no such file or folder; expected a model's folder (config.json, model.safetensors) or llm.c's .bin",

@@ -42,7 +42,8 @@ TEST_CASE("every kind of file is recognised by what is there, and gives the same
     CHECK(same(*other, *untouched, {Arena::params}));
   }
   const Folder folder;
-  CHECK_THROWS_WITH_AS(weights_kind(folder.path), Contains("expected config.json (Hugging Face) or hparams.json"),
+  CHECK_THROWS_WITH_AS(weights_kind(folder.path),
+                       Contains("expected config.json (Hugging Face), adapter_config.json (PEFT) or hparams.json"),
                        Error);
   CHECK_THROWS_WITH_AS(weights_kind(folder.path / "none"), Contains("none: no such file or folder"), Error);
   write_text(folder.path / "text", std::string(2000, 'x'));

@@ -65,6 +65,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
     nlohmann::json state{{"step", step},      {"updates", model->updates()}, {"epoch", at.epoch},
                          {"batch", at.batch}, {"config", to_json(config)},   {"data_checksum", run.train.checksum()}};
     add_stopping(state, run.stopping);
+    const AverageInUse average(*model);
     report.saved(
         save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep));
     saved_step = step;

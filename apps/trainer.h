@@ -70,6 +70,20 @@ inline void check_against_reference(Model& model, Model& reference, const Run& r
   say("the model agrees with the reference");
 }
 
+// ---- the average of the weights ------------------------------------------------------------------------------------
+
+// While it lives, the model's weights are their average, if there is one.
+class AverageInUse {
+ public:
+  explicit AverageInUse(Model& model) : model_(model) { model_.exchange_average(); }
+  ~AverageInUse() { model_.exchange_average(); }
+  AverageInUse(const AverageInUse&) = delete;
+  AverageInUse& operator=(const AverageInUse&) = delete;
+
+ private:
+  Model& model_;
+};
+
 // ---- watching ------------------------------------------------------------------------------------------------------
 
 // Told of each validation's loss; says whether the run is to go on.
@@ -77,6 +91,7 @@ using EachEvaluation = std::function<bool(int64_t step, double loss)>;
 
 // The loss; nothing if a signal came in between.
 inline std::optional<double> report_evaluation(Model& model, const Run& run, int64_t step, MetricsLog& log) {
+  const AverageInUse average(model);
   const std::optional<Evaluation> result = evaluate(model, run, [] { return StopSignal::received() != 0; });
   if (!result) return std::nullopt;
   const Evaluation& e = *result;
@@ -98,6 +113,7 @@ inline std::optional<double> report_evaluation(Model& model, const Run& run, int
 
 inline void print_sample(Model& model, const Run& run, int64_t step) {
   const Tokenizer& tokenizer = *run.tokenizer;
+  const AverageInUse average(model);
   GenerateConfig config;
   config.tokens = run.config.sample_tokens;
   // What the memory for training holds: a sample must not ask for more in the middle of a run.
@@ -130,6 +146,7 @@ inline void load_or_initialise(Model& model, const Run& run) {
   if (!run.resume_from.empty()) {
     load_checkpoint(model, run.resume_from);
     model.set_updates(run.updates);
+    model.exchange_average();  // as it was saved, the average is in the weights' place
     say(strprintf("resuming %s after step %lld", run.resume_from.c_str(), static_cast<long long>(run.step)));
   } else if (!run.weights_from.empty()) {
     load_weights(model, run.weights_from);

@@ -25,10 +25,12 @@ const std::string kUnfinished = ".tmp";
 
 bool has(Arena arena, const ParamTensor& tensor) { return tensor.offset_in(arena) >= 0; }
 
-// Calls visit(arena, tensor, its name in the file) for all that the optimizer keeps.
+// Calls visit(arena, tensor, its name in the file) for all that the optimizer keeps. Where an average of the weights is
+// saved as the model, its arena has the weights that training goes on from.
 template <class Visit>
 void for_each_moment(const std::vector<ParamTensor>& table, Visit&& visit) {
-  for (const auto& [arena, prefix] : {std::pair(Arena::m, "m."), std::pair(Arena::v, "v.")}) {
+  for (const auto& [arena, prefix] :
+       {std::pair(Arena::m, "m."), std::pair(Arena::v, "v."), std::pair(Arena::average, "weights.")}) {
     for (const ParamTensor& tensor : table) {
       if (has(arena, tensor)) visit(arena, tensor, prefix + tensor.hf_name);
     }

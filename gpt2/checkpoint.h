@@ -33,5 +33,7 @@ std::filesystem::path latest_checkpoint(const std::filesystem::path& run);
 // DIR/trainer_state.json, after checking the checksums of all files that it names.
 nlohmann::json read_training_state(const std::filesystem::path& dir);
 
-// Parameters and AdamW's moments. Throws Error, before anything is changed, for what does not fit the model.
+// Parameters and AdamW's moments; of a run with an average, that as the parameters, and the weights in Arena::average:
+// save between two calls of exchange_average(), and call it after loading and set_updates(). Throws Error, before
+// anything is changed, for what does not fit the model.
 void load_checkpoint(Model& model, const std::filesystem::path& dir);

@@ -27,6 +27,7 @@ ModelOptions model_options(const TrainConfig& c) {
   options.optimizer = c.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
   options.lr_layer_decay = static_cast<float>(c.lr_decay_per_layer);
   options.decay_all = c.decay == "all";
+  options.ema = c.ema;
   options.seed = c.seed ^ 0x726f756e64;  // numbers of its own: initialisation and dropout draw from the seed itself
   return options;
 }
@@ -51,6 +52,9 @@ void validate(const TrainConfig& c) {
   if (c.no_master_weights && c.precision != "bf16") {
     fail_usage("--no-master-weights goes with --precision bf16: in %s the weights are float, with no copy to leave out",
                c.precision.c_str());
+  }
+  if (c.no_master_weights && c.ema > 0) {
+    fail_usage("--ema averages float weights, which --no-master-weights does without: give one of them");
   }
   if (c.resume && c.run.empty()) fail_usage("--resume needs --run DIR: the run to go on with");
   if (!find_preset(c.model) && (c.layers || c.heads || c.channels)) {

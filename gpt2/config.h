@@ -37,7 +37,7 @@ struct TrainConfig {
   std::string schedule = "linear", optimizer = "adamw";
   double lr_decay_per_layer = 1;
   std::string decay = "matrices";
-  double weight_decay = 0.1, beta1 = 0.9, beta2 = 0, eps = 1e-8, grad_clip = 1.0, dropout = 0;
+  double weight_decay = 0.1, beta1 = 0.9, beta2 = 0, eps = 1e-8, grad_clip = 1.0, dropout = 0, ema = 0;
   uint64_t seed = 1337;
 
   int64_t eval_every = -1, eval_steps = 0, sample_every = -1, save_every = -1;
@@ -152,6 +152,8 @@ void for_each_flag(Config& c, Flag&& flag) {
        "clip the gradients' global norm to this; 0: off");
   flag(g, "dropout", c.dropout, OnResume::same, FlagRange{0, 0.99, {}},
        "after the embedding, on attention, on each sublayer's output");
+  flag(g, "ema", c.ema, OnResume::same, FlagRange{0, 0.999999, {}},
+       "decay of an average of the weights, of which validations, samples and saved models then are; 0: none");
   flag(g, "seed", c.seed, OnResume::same, FlagRange{0, big, {}}, "of initialisation, data order, dropout and samples");
 
   g = "Watching";

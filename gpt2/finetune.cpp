@@ -72,9 +72,10 @@ void validate(const FinetuneConfig& c, Task task, const std::vector<std::string>
       });
   const auto is_given = [&](const char* name) { return std::find(given.begin(), given.end(), name) != given.end(); };
   if (c.model.empty()) fail_usage("--model DIR is missing: the model directory to start from");
-  const bool random = task == Task::classify && find_preset(c.model) && !fs::exists(c.model);
+  const bool random = task == Task::classify && find_preset(c.model);
   if (random && c.tokenizer.empty()) {
-    fail_usage("--model %s is a preset, with random weights: name its tokenizer with --tokenizer", c.model.c_str());
+    fail_usage("--model %s is a preset, with random weights: name its tokenizer with --tokenizer (a folder is ./%s)",
+               c.model.c_str(), c.model.c_str());
   }
   if (!random && !c.tokenizer.empty()) {
     fail_usage("--tokenizer goes with a --model that is a preset; the model in %s has its own", c.model.c_str());

@@ -14,6 +14,7 @@
 #include "gpt2/error.h"
 #include "gpt2/model_cpu.h"
 #include "kernels/dropout.h"
+#include "kernels/ema.h"
 #include "kernels/embedding.h"
 #include "kernels/lora.h"
 #include "kernels/muon.h"
@@ -353,11 +354,18 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
       grad_clip > 0 && result.grad_norm > grad_clip ? static_cast<float>(grad_clip / result.grad_norm) : 1.0f;
   if (!m_memory_.data()) m_memory_ = Buffer(arena_bytes(Arena::m));
   if (!v_memory_.data()) v_memory_ = Buffer(arena_bytes(Arena::v));
+  if (options.ema > 0 && !average_memory_.data()) average_memory_ = Buffer(arena_bytes(Arena::average));
   const int64_t scratch = muon_scratch(table) * static_cast<int64_t>(sizeof(floatX));
   if (scratch > 0 && !muon_memory_.data()) muon_memory_ = Buffer(scratch);
   const floatX beta1_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta1), t));
   const floatX beta2_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), t));
+  const floatX average_rate = static_cast<floatX>(cpu::ema_rate(options.ema, updates_));
   const auto at = [](const Buffer& memory, int64_t offset) { return static_cast<floatX*>(memory.data()) + offset; };
+  const auto average = [&](const ParamTensor& p, int64_t begin, int64_t end) {
+    if (!p.averaged) return;
+    cpu::ema_update(at(average_memory_, p.grad_offset + begin), at(param_memory_, p.offset + begin), average_rate,
+                    end - begin);
+  };
   // AdamW's tensors in pieces, all in one parallel region: most tensors are too small for a region of their own.
   struct Piece {
     const ParamTensor* tensor;
@@ -375,6 +383,7 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
     k_.adamw_update(at(param_memory_, p->offset + begin), at(m_memory_, i), at(v_memory_, p->v_offset + begin),
                     at(grad_memory_, i), grad_scale, o.lr * p->lr_scale, o.beta1, o.beta2, beta1_correction,
                     beta2_correction, o.eps, p->decay ? o.weight_decay : 0, end - begin);
+    average(*p, begin, end);  // while it is in the cache
   }
   for (const ParamTensor& p : table) {
     if (p.muon == 0 || !p.trainable()) continue;
@@ -385,6 +394,17 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
                                at(grad_memory_, i), grad_scale, o.lr * p.lr_scale, o.momentum,
                                p.decay ? o.weight_decay : 0, rows, cols, k_.matmul_forward, k_.matmul_backward);
     }
+    average(p, 0, p.size());
+  }
+}
+
+template <class floatX>
+void CpuModel<floatX>::exchange_average() {
+  if (!average_memory_.data() || updates_ == 0) return;
+  for (const ParamTensor& p : table) {
+    if (!p.averaged) continue;
+    floatX* weights = static_cast<floatX*>(param_memory_.data()) + p.offset;
+    std::swap_ranges(weights, weights + p.size(), static_cast<floatX*>(average_memory_.data()) + p.grad_offset);
   }
 }
 
@@ -478,6 +498,7 @@ std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions&
   const bool muon = options.optimizer == Optimizer::muon;
   arena_row(muon ? "Muon, AdamW m" : "AdamW m", Arena::m, 4);
   arena_row("AdamW v", Arena::v, 4);
+  if (options.ema > 0) arena_row("average of weights", Arena::average, 4);
   if (muon) rows.push_back({"Muon scratch", "", muon_scratch(table) * (bf16 ? 2 : 4)});
   const auto activations = [&](auto acts) {
     for_each_activation(
@@ -517,7 +538,7 @@ void CpuModel<floatX>::read_losses(float* out) {
 
 template <class floatX>
 const floatX* CpuModel<floatX>::arena(Arena which) const {
-  const Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_};
+  const Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_};
   return static_cast<const floatX*>(memory[static_cast<int>(which)]->data());
 }
 
@@ -550,7 +571,7 @@ const float* CpuModel<floatX>::view(Arena which, const ParamTensor& tensor) cons
 
 template <class floatX>
 void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float* in) {
-  Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_};
+  Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_};
   Buffer& to = *memory[static_cast<int>(which)];
   const int64_t offset = tensor.offset_in(which);
   if (offset < 0) throw std::logic_error("write() to an arena that does not have " + tensor.name);

@@ -8,6 +8,7 @@
 #include "gpt2/model_gpu.cuh"
 #include "kernels/classifier.cuh"
 #include "kernels/dropout.cuh"
+#include "kernels/ema.cuh"
 #include "kernels/embedding.cuh"
 #include "kernels/gelu.cuh"
 #include "kernels/global_norm.cuh"
@@ -317,9 +318,30 @@ void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
                   tensor.decay ? o.weight_decay : 0, rounding_seed(i), rows, cols, tiers_.matmul, compute_);
     }
   }
+  for (const ParamRun& run : options.ema > 0 ? trained_runs(table) : std::vector<ParamRun>()) {
+    ema_update(average_memory_.as<float>() + run.grad_offset, float_weights(run), &state_->step, options.ema, run.size,
+               compute_);
+  }
   const int64_t k = update_calls_++ % kResults;
   CUDA_CHECK(cudaMemcpyAsync(results_ + k, &state_->step, sizeof(AdamWStep), cudaMemcpyDeviceToHost, compute_));
   CUDA_CHECK(cudaEventRecord(result_copied_[k], compute_));
+}
+
+// Of a stretch that is trained: the master copy, or parameters that are float themselves.
+template <class floatX>
+const float* GpuModel<floatX>::float_weights(const ParamRun& run) const {
+  if (float* master = master_memory_.as<float>()) return master + run.grad_offset;
+  return param_memory_.as<float>() + run.offset;
+}
+
+template <class floatX>
+void GpuModel<floatX>::exchange_average() {
+  if (options.ema == 0 || updates() == 0) return;
+  float* master = master_memory_.as<float>();
+  for (const ParamRun& run : trained_runs(table)) {
+    ema_exchange(param_memory_.as<floatX>() + run.offset, master ? master + run.grad_offset : nullptr,
+                 average_memory_.as<float>() + run.grad_offset, run.size, compute_);
+  }
 }
 
 template <class floatX>
@@ -417,6 +439,7 @@ GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, i
   grad_memory_ = DeviceBuffer(n * 4);
   m_memory_ = DeviceBuffer(n * 4);
   v_memory_ = DeviceBuffer(arena_size(table, Arena::v) * 4);
+  average_memory_ = DeviceBuffer(arena_size(table, Arena::average) * 4);
   if (const int64_t elements = muon_scratch(table); elements > 0) {
     muon_memory_ = DeviceBuffer(elements * static_cast<int64_t>(sizeof(floatX)));
   }
@@ -501,8 +524,8 @@ template <class floatX>
 int64_t GpuModel<floatX>::allocated_bytes() const {
   int64_t sum = 0;
   for (const DeviceBuffer* buffer :
-       {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &muon_memory_, &activation_memory_,
-        &scratch_memory_, &batch_memory_, &decay_memory_, &state_memory_}) {
+       {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_, &muon_memory_,
+        &activation_memory_, &scratch_memory_, &batch_memory_, &decay_memory_, &state_memory_}) {
     sum += buffer->bytes();
   }
   return sum;
@@ -577,7 +600,7 @@ int64_t float_offset(Arena arena, const ParamTensor& tensor) {
 // Of the parameters the master copy; null if there is none.
 template <class floatX>
 float* GpuModel<floatX>::float_arena(Arena arena) const {
-  const DeviceBuffer* memory[] = {&master_memory_, &grad_memory_, &m_memory_, &v_memory_};
+  const DeviceBuffer* memory[] = {&master_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_};
   return memory[static_cast<int>(arena)]->template as<float>();
 }
 
@@ -728,7 +751,7 @@ void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, in
   }
   if (options.precision != Precision::bf16) {
     try_option("--precision bf16", [](ModelOptions& o) { o.precision = Precision::bf16; });
-  } else if (options.master_weights) {
+  } else if (options.master_weights && options.ema == 0) {
     try_option("--no-master-weights", [](ModelOptions& o) { o.master_weights = false; });
   }
   int batch = B;

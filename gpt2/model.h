@@ -77,6 +77,9 @@ class Model {
   virtual void update(const OptimizerConfig& optimizer, float grad_clip) = 0;
   // Of the last update() (steps_back 0) or the one before it (1). Waits for that one, not for what was queued since.
   virtual StepResult result(int steps_back) = 0;
+  // With options.ema: the average of the weights takes their place, and they the average's; a second call undoes it.
+  // Without an average, and before the first update, nothing happens.
+  virtual void exchange_average() = 0;
   // Updates that changed the weights: AdamW's t, part of a checkpoint.
   virtual int64_t updates() = 0;
   virtual void set_updates(int64_t count) = 0;

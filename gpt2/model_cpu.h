@@ -47,6 +47,7 @@ class CpuModel final : public Model {
   void read_losses(float* out) override;
   void set_pooling(const float* weights, int B, int T) override;
   StepResult result(int steps_back) override;
+  void exchange_average() override;
   int64_t updates() override { return updates_; }
   void set_updates(int64_t count) override { updates_ = count; }
   void read(Arena arena, const ParamTensor& tensor, float* out) const override;
@@ -90,7 +91,7 @@ class CpuModel final : public Model {
   }
 
   const cpu::Kernels<floatX>& k_;
-  Buffer param_memory_, grad_memory_, m_memory_, v_memory_, muon_memory_, activation_memory_;
+  Buffer param_memory_, grad_memory_, m_memory_, v_memory_, average_memory_, muon_memory_, activation_memory_;
   std::vector<int32_t> inputs_;
   std::vector<float> pooling_;  // (B, T) of a classifier
   int pooling_B_ = 0, pooling_T_ = 0;

@@ -117,6 +117,7 @@ class GpuModel final : public Model {
   void read_losses(float* out) override;
   void set_pooling(const float* weights, int B, int T) override;
   StepResult result(int steps_back) override;
+  void exchange_average() override;
   int64_t updates() override;
   void set_updates(int64_t count) override;
   void read(Arena arena, const ParamTensor& tensor, float* out) const override;
@@ -166,6 +167,7 @@ class GpuModel final : public Model {
   template <class Number>
   void write_floats(Number* to, const float* in, int64_t n) const;
   float* float_arena(Arena arena) const;
+  const float* float_weights(const ParamRun& run) const;
   // Every stretch of the arena that is updated by itself draws numbers of its own for stochastic rounding.
   uint64_t rounding_seed(int64_t offset) const { return options.seed + static_cast<uint64_t>(offset); }
   template <class Place>
@@ -175,8 +177,8 @@ class GpuModel final : public Model {
 
   const GpuTiers tiers_;
   GpuStream compute_, copies_;
-  DeviceBuffer param_memory_, master_memory_, grad_memory_, m_memory_, v_memory_, activation_memory_, scratch_memory_,
-      muon_memory_, batch_memory_, decay_memory_, state_memory_;
+  DeviceBuffer param_memory_, master_memory_, grad_memory_, m_memory_, v_memory_, average_memory_, activation_memory_,
+      scratch_memory_, muon_memory_, batch_memory_, decay_memory_, state_memory_;
   PinnedBuffer pinned_batches_, pinned_results_;
   Params<floatX> params_;
   Params<float> grads_;

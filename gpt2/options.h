@@ -46,4 +46,5 @@ struct ModelOptions {
   TrainablePart trainable = {};
   bool decay_all = false;    // weight decay of every tensor, not of matrices alone
   float lr_layer_decay = 1;  // the rate of the head, and by this factor less for each block further from it
+  double ema = 0;            // decay of the average of the weights that is kept beside them (kernels/ema.h); 0: none is
 };

@@ -59,6 +59,10 @@ void validate(const ModelOptions& o, const ModelConfig& config, const std::strin
       fail("%s: adapters on the head, which is the token embedding in this model: leave it out", at);
     }
   }
+  if (!(o.ema >= 0 && o.ema < 1)) fail("%s: an average with a decay of %g, expected 0 <= decay < 1", at, o.ema);
+  if (o.ema > 0 && o.precision == Precision::bf16 && !o.master_weights) {
+    fail("%s: an average of the weights needs float ones: keep the master copy", at);
+  }
   if (o.trainable.first_block < 0 || o.trainable.first_block > config.num_layers) {
     fail("%s: training from block %d on, expected 0 to %d", at, o.trainable.first_block, config.num_layers);
   }
@@ -106,6 +110,7 @@ std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptio
     offset += size;
     if (trains(tensor)) {
       tensor.grad_offset = grad_offset;
+      tensor.averaged = options.ema > 0;
       grad_offset += size;
       if (tensor.muon == 0) {
         tensor.v_offset = v_offset;
@@ -123,20 +128,37 @@ int64_t arena_size(const std::vector<ParamTensor>& table, Arena arena) {
   return n;
 }
 
-std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table) {
+namespace {
+
+// Of the tensors that belong(tensor); one goes on while fits(run, tensor).
+template <class Belong, class Fit>
+std::vector<ParamRun> runs_of(const std::vector<ParamTensor>& table, Belong&& belong, Fit&& fits) {
   std::vector<ParamRun> runs;
   bool open = false;  // the last run goes on
   for (const ParamTensor& tensor : table) {
-    const bool of_adamw = tensor.v_offset >= 0;
-    if (of_adamw) {
-      if (!open || runs.back().lr_scale != tensor.lr_scale) {
+    if (belong(tensor)) {
+      if (!open || !fits(runs.back(), tensor)) {
         runs.push_back({tensor.offset, tensor.grad_offset, tensor.v_offset, 0, tensor.lr_scale});
       }
       runs.back().size += aligned_size(tensor);
     }
-    open = of_adamw;
+    open = belong(tensor);
   }
   return runs;
+}
+
+}  // namespace
+
+std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table) {
+  return runs_of(
+      table, [](const ParamTensor& tensor) { return tensor.v_offset >= 0; },
+      [](const ParamRun& run, const ParamTensor& tensor) { return run.lr_scale == tensor.lr_scale; });
+}
+
+std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table) {
+  return runs_of(
+      table, [](const ParamTensor& tensor) { return tensor.trainable(); },
+      [](const ParamRun&, const ParamTensor&) { return true; });
 }
 
 int64_t muon_scratch(const std::vector<ParamTensor>& table) {

@@ -83,9 +83,9 @@ struct Params {
 
 enum class Init { zeros, ones, normal, uniform };
 
-// params holds every tensor; grads and m what is trained; v what AdamW trains. m of a tensor that is Muon's is its
-// momentum.
-enum class Arena { params, grads, m, v };
+// params holds every tensor; grads and m what is trained, and so does average, where one is kept; v what AdamW trains.
+// m of a tensor that is Muon's is its momentum.
+enum class Arena { params, grads, m, v, average };
 
 struct ParamTensor {
   std::string name;     // as in Params: "wte", "block.3.qkvw"
@@ -102,11 +102,13 @@ struct ParamTensor {
   int64_t grad_offset = -1;  // in those of gradients and m; -1: not trained, so not there
   int64_t v_offset = -1;     // in AdamW's v; -1: not there
   float lr_scale = 1;        // of the learning rate
+  bool averaged = false;     // has an average, at grad_offset of its arena
 
   int64_t size() const { return rows * cols; }
   bool trainable() const { return grad_offset >= 0; }
   bool adapter() const { return name.find(".lora_") != std::string::npos; }
   int64_t offset_in(Arena arena) const {
+    if (arena == Arena::average && !averaged) return -1;
     return arena == Arena::params ? offset : arena == Arena::v ? v_offset : grad_offset;
   }
   int64_t file_size() const { return file_rows * cols; }
@@ -198,13 +200,13 @@ int64_t arena_size(const std::vector<ParamTensor>& table, Arena arena = Arena::p
 int64_t num_parameters(const std::vector<ParamTensor>& table);  // elements without either: 124,439,808 for GPT-2
 int64_t num_trainable(const std::vector<ParamTensor>& table);   // those that are trained
 
-// A stretch of the arenas whose tensors are all AdamW's, at one rate: its place in each, its elements up to the next
-// tensor.
+// A stretch of the arenas: its place in each, its elements up to the next tensor.
 struct ParamRun {
   int64_t offset, grad_offset, v_offset, size;
   float lr_scale;
 };
-std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table);
+std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table);    // all AdamW's, at one rate
+std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table);  // all trained: not of v, nor of one rate
 
 // The most elements of scratch that a matrix of Muon's needs (kernels/muon.h); 0 if there is none.
 int64_t muon_scratch(const std::vector<ParamTensor>& table);

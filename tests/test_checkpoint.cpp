@@ -56,6 +56,31 @@ TEST_CASE("a checkpoint brings back parameters, moments and state, and training 
   fs::remove_all(folder.path.string() + "_moved");
 }
 
+TEST_CASE("a checkpoint with an average of the weights is a model of it, and training goes on from the weights") {
+  const Folder folder;
+  const ModelOptions options = {.ema = 0.9};
+  const auto model = make_cpu_model(kTiny, true, options), resumed = make_cpu_model(kTiny, true, options);
+  init_weights(*model, 1);
+  for (int64_t step = 1; step <= 3; ++step) train_step(*model, step);
+  model->exchange_average();
+  const fs::path saved = save_checkpoint(folder.path, 3, *model, nullptr, {{"step", 3}}, 0);
+  const auto plain = make_cpu_model(read_model_config(saved), true);
+  load_weights(*plain, saved);
+  CHECK(same(*model, *plain, {Arena::params}));  // the average
+  model->exchange_average();
+  CHECK_FALSE(same(*model, *plain, {Arena::params}));
+
+  load_checkpoint(*resumed, saved);
+  resumed->set_updates(3);
+  resumed->exchange_average();
+  for (int64_t step = 4; step <= 5; ++step) {
+    CHECK(same(*model, *resumed, {Arena::params, Arena::m, Arena::v, Arena::average}));
+    train_step(*model, step);
+    train_step(*resumed, step);
+  }
+  CHECK_THROWS_WITH_AS(load_checkpoint(*plain, saved), Contains("tensors, expected"), Error);
+}
+
 TEST_CASE("the newest checkpoints are kept, the one just written always") {
   const Folder folder;
   const auto model = random_model(kTiny, 1);

@@ -603,6 +603,51 @@ TEST_CASE("Muon learns, skips a step that is not finite, and goes on from its wr
   }
 }
 
+TEST_CASE("an average of the weights follows them, takes their place, and gives it back") {
+  const Batch batch(kSmall, 2, 8, 1);
+  const OptimizerConfig o = {.lr = 3e-2f};
+  for (const Optimizer optimizer : {Optimizer::adamw, Optimizer::muon}) {
+    for (const bool all : {true, false}) {
+      CAPTURE(all);
+      const ModelOptions plain = {.optimizer = optimizer, .trainable = {.first_block = all ? 0 : 1, .embeddings = all}};
+      ModelOptions averaging = plain;
+      averaging.ema = 0.7;
+      CpuModel<float> alone(kSmall, false, plain), model(kSmall, false, averaging);
+      for (CpuModel<float>* m : {&alone, &model}) init_weights(*m, 1);
+      const Floats initial = read_all(model, Arena::params);
+      model.exchange_average();  // there is none yet
+      CHECK(same_bits(read_all(model, Arena::params), initial));
+      Floats expected;
+      for (int t = 1; t <= 8; ++t) {
+        step(alone, batch, o);
+        step(model, batch, o);
+        const Floats weights = read_all(alone, Arena::params);
+        const double rate = std::max(1 - 0.7, 9.0 / (t + 8));
+        if (t == 1) expected = weights;
+        for (size_t i = 0; i < weights.size(); ++i) {
+          expected[i] += static_cast<float>(rate * (static_cast<double>(weights[i]) - expected[i]));
+        }
+        Batch bad = batch;
+        bad.weights[3] = std::numeric_limits<float>::infinity();
+        if (t == 5) CHECK_FALSE(step(model, bad, o).updated);  // leaves the average alone, too
+      }
+      const Floats weights = read_all(alone, Arena::params);
+      CHECK(same_bits(read_all(model, Arena::params), weights));
+      model.exchange_average();
+      CHECK(max_difference(read_all(model, Arena::params), expected) < 1e-6);
+      CHECK(max_difference(weights, expected) > 1e-3);
+      for (const ParamTensor& tensor : model.table) {
+        CHECK(tensor.averaged == tensor.trainable());
+        if (tensor.averaged) {
+          CHECK(same_bits(read_tensor(model, Arena::average, tensor), read_tensor(alone, Arena::params, tensor)));
+        }
+      }
+      model.exchange_average();
+      CHECK(same_bits(read_all(model, Arena::params), weights));
+    }
+  }
+}
+
 TEST_CASE("initial weights: by the table, by the seed, padding zero") {
   const ModelConfig config = {.max_seq_len = 64, .vocab_size = 1003, .num_layers = 2, .num_heads = 4, .channels = 64};
   const auto a = make_cpu_model(config, true), b = make_cpu_model(config, true), c = make_cpu_model(config, true);

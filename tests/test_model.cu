@@ -6,6 +6,7 @@
 #include "gpt2/check.h"
 #include "gpt2/error.h"
 #include "gpt2/model_gpu.cuh"
+#include "kernels/ema.h"
 #include "tests/device.h"
 
 namespace {
@@ -426,6 +427,48 @@ TEST_CASE("a step that is not finite changes nothing") {
   batch.weights[3] = batch.weights[2];
   CHECK(step(*model, batch).updated);  // and it goes on
   CHECK(model->updates() == 2);
+}
+
+TEST_CASE("an average of the weights is the CPU's, and exchanging it twice changes no bit") {
+  for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+    for (const bool all : {true, false}) {
+      CAPTURE(all);
+      ModelOptions options = with(precision);
+      options.ema = 0.7;
+      options.trainable = {.first_block = all ? 0 : 1, .embeddings = all};
+      const auto model = gpu_model(kSmall, options, 2, 8);
+      const Floats initial = read(*model, Arena::params);
+      model->exchange_average();  // there is none yet
+      CHECK(same_bits(read(*model, Arena::params), initial));
+      Floats expected;
+      for (int t = 1; t <= 5; ++t) {
+        step(*model, random_batch(kSmall, 2, 8, static_cast<uint64_t>(t)), OptimizerConfig{.lr = 3e-2f});
+        const Floats weights = read(*model, Arena::params);
+        const double rate = cpu::ema_rate(0.7, t);
+        if (t == 1) expected = weights;
+        for (size_t i = 0; i < weights.size(); ++i) {
+          expected[i] += static_cast<float>(rate * (static_cast<double>(weights[i]) - expected[i]));
+        }
+      }
+      const Floats weights = read(*model, Arena::params);
+      const Batch batch = random_batch(kSmall, 2, 8, 9);
+      const auto loss = [&] {
+        model->forward(batch.inputs.data(), 2, 8, Pass::evaluate);
+        return model->loss(batch.targets.data(), nullptr);
+      };
+      const double before = loss();
+      model->exchange_average();
+      CHECK(max_difference(read(*model, Arena::params), expected) < 1e-6);
+      CHECK(max_difference(weights, expected) > 1e-3);
+      CHECK(loss() != before);  // products see the average
+      model->exchange_average();
+      CHECK(same_bits(read(*model, Arena::params), weights));
+      CHECK(loss() == before);
+    }
+  }
+  ModelOptions options = with(Precision::bf16, Recompute::none, false);
+  options.ema = 0.9;
+  CHECK_THROWS_WITH_AS(gpu_model(kSmall, options, 2, 8), doctest::Contains("keep the master copy"), Error);
 }
 
 TEST_CASE("weight decay acts where the table says, padding stays zero") {

@@ -85,6 +85,7 @@ holds "($(metric whole grad_norm) - $(metric parts grad_norm)) ^ 2 < 1e-10" "mic
 
 # From nothing: a preset's shape and random weights.
 expect_ok "$finetune" classify --model gpt2-nano --tokenizer bytes --data pets.tsv --text-column 2 --label-column 1 --run random --steps 2 --eval-examples 8
+mkdir gpt2-nano  # a folder of a preset's name changes nothing; ./gpt2-nano is the folder
 expect_error 2 'name its tokenizer with --tokenizer' "$finetune" classify --model gpt2-nano --data pets.tsv
 expect_error 2 'goes with a --model that is a preset' classify --tokenizer bytes
 expect_error 2 'made from text' "$finetune" classify --model gpt2-nano --tokenizer chars --data pets.tsv

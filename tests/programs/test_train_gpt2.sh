@@ -155,6 +155,21 @@ expect_ok train --memory --optimizer muon
 expect_output '^Muon, AdamW m '
 expect_output '^Muon scratch +[0-9]+$'
 
+# An average of the weights: the saved model is of it, training goes on from the weights.
+expect_ok train --run averaged "${hard[@]}" --ema 0.9
+paste -d: <(losses averaged) <(losses unbroken) | awk -F: '$2 != $4 { exit 1 }' || die "--ema changes training"
+cmp -s averaged/latest/model.safetensors unbroken/latest/model.safetensors && die "--ema changes nothing"
+grep -q '"weights.wte.weight"' averaged/latest/optimizer.safetensors || die "the weights to go on from were not saved"
+cp -r averaged averagedresumed
+rm -r averagedresumed/checkpoints/step_000010 averagedresumed/checkpoints/step_000012
+ln -sfn checkpoints/step_000005 averagedresumed/latest
+expect_ok "$trainer" --run averagedresumed --resume
+same_state averaged averagedresumed
+expect_error 2 '--ema: the run has 0.9, given is 0.5' "$trainer" --run averaged --resume --steps 20 --ema 0.5
+expect_error 2 '--ema is 1, expected 0 to' train --ema 1
+expect_ok train --memory --ema 0.9
+expect_output '^average of weights '
+
 # The book's model: a head of its own, no bias on queries, keys and values, PyTorch's weights, decay of everything.
 book=(--steps 12 --save-every 5 --keep 0 --untied-head --no-qkv-bias --init book --weight-decay 5 --warmup-steps 4 --start-lr 1e-5)
 expect_ok train --run book "${book[@]}" --decay all

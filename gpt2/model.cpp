@@ -125,11 +125,18 @@ void CpuModel<floatX>::forward_block_output(int l, float dropout) {
 
 // ---- adapters ------------------------------------------------------------------------------------------------------
 
+// The head works chunk by chunk, each with its part of the mask.
+template <class floatX>
+int64_t CpuModel<floatX>::lora_dropout_at(const floatX* inp, LoraPlace place) const {
+  return place == LoraPlace::head ? inp - head_input() : 0;
+}
+
 template <class floatX>
 const floatX* CpuModel<floatX>::lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
                                             LoraPlace place) {
   if (options.lora.dropout > 0 && pass_ == Pass::train) {
-    cpu::dropout_forward(acts.lora_inp, inp, options.lora.dropout, dropout_seed_, sequence(layer, place), N * C);
+    cpu::dropout_part(acts.lora_inp, inp, options.lora.dropout, dropout_seed_, sequence(layer, place),
+                      lora_dropout_at(inp, place), N * C);
     inp = acts.lora_inp;
   }
   k_.matmul_forward(acts.lora_h, inp, w.a, nullptr, static_cast<int>(N), C, options.lora.rank);
@@ -168,8 +175,8 @@ void CpuModel<floatX>::lora_backward(const LoraParams<floatX>& w, const LoraPara
                      rank);
   if (!dinp) return;
   if (dropped != inp) {
-    cpu::dropout_backward(acts.lora_out, acts.lora_out, options.lora.dropout, dropout_seed_, sequence(layer, place),
-                          N * C);
+    cpu::dropout_part(acts.lora_out, acts.lora_out, options.lora.dropout, dropout_seed_, sequence(layer, place),
+                      lora_dropout_at(inp, place), N * C);
   }
   cpu::lora_add(dinp, acts.lora_out, 1, static_cast<int>(N), C, C);
 }

@@ -70,6 +70,7 @@ class CpuModel final : public Model {
   void lora_backward(const LoraParams<floatX>& w, const LoraParams<floatX>& dw, floatX* dinp, const floatX* dout,
                      const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
   // drop(inp) @ A^T into acts.lora_h; the dropped input, which is inp itself without dropout.
+  int64_t lora_dropout_at(const floatX* inp, LoraPlace place) const;  // its first element's number
   const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
                             LoraPlace place);
   // Of a product; `first`: nothing of this micro-batch is in dweight yet.

@@ -3,23 +3,33 @@
 // gradient, with no mask stored.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/common.h"
 #include "kernels/philox.h"
 
 namespace cpu {
 
+// Of a part of a tensor: its elements first to first + N - 1.
+template <class floatX>
+void dropout_part(floatX* out,        // (N)  may be inp itself
+                  const floatX* inp,  // (N)
+                  float dropout, uint64_t seed, uint64_t sequence, int64_t first, int64_t N) {
+  const floatX scale = floatX(1) / (floatX(1) - floatX(dropout));
+#pragma omp parallel for
+  for (int64_t four = first / 4 * 4; four < first + N; four += 4) {
+    const Philox4 random = philox4(seed, sequence, four / 4);
+    for (int64_t i = std::max(four, first); i < std::min(four + 4, first + N); ++i) {
+      out[i - first] = uniform_from_bits(random.word[i - four]) < dropout ? floatX(0) : inp[i - first] * scale;
+    }
+  }
+}
+
 template <class floatX>
 void dropout_forward(floatX* out,        // (N)  may be inp itself
                      const floatX* inp,  // (N)
                      float dropout, uint64_t seed, uint64_t sequence, int64_t N) {
-  const floatX scale = floatX(1) / (floatX(1) - floatX(dropout));
-#pragma omp parallel for
-  for (int64_t i = 0; i < N; i += 4) {
-    const Philox4 random = philox4(seed, sequence, i / 4);
-    for (int64_t j = i; j < N && j < i + 4; ++j) {
-      out[j] = uniform_from_bits(random.word[j - i]) < dropout ? floatX(0) : inp[j] * scale;
-    }
-  }
+  dropout_part(out, inp, dropout, seed, sequence, 0, N);
 }
 
 template <class floatX>

@@ -55,6 +55,16 @@ TEST_CASE("dropout's mask is that of philox_uniform, another one for another see
   CHECK_FALSE(same_bits(out, other));
 }
 
+TEST_CASE("a tensor's parts, dropped out one by one, are the whole") {
+  const Floats inp = random_tensor<float>(67, 1);
+  Floats whole(67), parts(67);
+  cpu::dropout_forward(whole.data(), inp.data(), 0.5f, 1, 2, 67);
+  for (const auto& [first, N] : {std::pair(0, 1), {1, 2}, {3, 6}, {9, 4}, {13, 54}}) {
+    cpu::dropout_part(&parts[first], &inp[first], 0.5f, 1, 2, first, N);
+  }
+  CHECK(same_bits(whole, parts));
+}
+
 TEST_CASE("dropout does not depend on the number of threads") {
   const int64_t N = 1003;
   const Floats inp = random_tensor<float>(N, 1);

@@ -4,36 +4,14 @@
 #include <vector>
 
 #include "dev/bench/bench_report.h"
+#include "gpt2/chart.h"
 #include "gpt2/error.h"
 
 namespace bench {
 
 namespace {
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
-
-std::string text_of(const json& object, const char* key) { return escaped(object[key].get<std::string>()); }
+std::string text_of(const json& object, const char* key) { return xml_escaped(object[key].get<std::string>()); }
 
 // Three digits, and k, M or G: 1234567 is 1.23 M.
 std::string short_number(double x) {
@@ -403,7 +381,7 @@ std::string html_page(const json& results) {
                     "A roofline, measured: a copy at %.0f GB/s (read and written), a matrix product at %.0f TFLOP/s "
                     "(%s). Float units as the clock has it. Bytes are the least possible ones. ",
                     ceilings["copy_gbps"].get<double>(), ceilings["matmul_tflops"].get<double>(),
-                    escaped(ceilings.value("matmul_by", "")).c_str());
+                    xml_escaped(ceilings.value("matmul_by", "")).c_str());
   html += "Filled and numbered: the version in kernels/; rings: those before it.</figcaption></figure>\n";
   html += summary(results);
   size_t number = 0;

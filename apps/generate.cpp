@@ -67,6 +67,14 @@ int main(int argc, char** argv) {
   app.add_option("--top-p", config.sampler.top_p, "only the most likely tokens that together reach p")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  app.add_option(
+         "--slide", config.slide,
+         "tokens by which the window moves on once the context is full, and is computed again; 1: the text does "
+         "not depend on it, many: faster")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  bool no_cache = false;
+  app.add_flag("--no-cache", no_cache, "keep no keys and values: every token computes the whole window again");
   app.add_option("--seed", seed, "same seed, same text; default: a new one each time")->check(CLI::NonNegativeNumber);
   app.add_flag("--greedy", greedy, "always the most likely token");
   app.add_flag("--keep-going", keep_going, "go on after the end of a text");
@@ -79,6 +87,7 @@ int main(int argc, char** argv) {
       fail_usage("--temperature and --top-p are numbers, found nan");
     }
     if (greedy) config.sampler.temperature = 0;
+    config.cache = !no_cache;
     config.seed = seed ? *seed : std::random_device{}();
     if (classified->count() > 0) return print_classes(dir, text, device);
     const ModelConfig shape = read_model_config(dir);
@@ -87,6 +96,9 @@ int main(int argc, char** argv) {
            dir.c_str(), shape.num_classes);
     }
     check_language_model(shape, dir);
+    if (config.slide > shape.max_seq_len) {
+      fail_usage("--slide %d is beyond the model's context of %d tokens", config.slide, shape.max_seq_len);
+    }
     std::optional<Tokenizer> tokenizer;
     std::vector<int32_t> ids;
     if (raw_ids) {

@@ -116,7 +116,7 @@ inline void print_sample(Model& model, const Run& run, int64_t step) {
   const AverageInUse average(model);
   GenerateConfig config;
   config.tokens = run.config.sample_tokens;
-  // What the memory for training holds: a sample must not ask for more in the middle of a run.
+  // What the memory for training holds: a sample must not need more in the middle of a run.
   config.context = static_cast<int>(std::min<int64_t>(int64_t{run.config.batch_size} * run.config.seq_len, 1 << 30));
   config.end_of_text = tokenizer.end_of_text();
   config.sampler.temperature = 0.8;

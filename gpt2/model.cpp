@@ -13,9 +13,11 @@
 
 #include "gpt2/error.h"
 #include "gpt2/model_cpu.h"
+#include "kernels/attention_decode.h"
 #include "kernels/dropout.h"
 #include "kernels/ema.h"
 #include "kernels/embedding.h"
+#include "kernels/kv_cache.h"
 #include "kernels/lora.h"
 #include "kernels/muon.h"
 #include "kernels/philox.h"
@@ -29,10 +31,26 @@ static constexpr int64_t kPiece = 1 << 16;
 
 template <class floatX>
 void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
-  const int C = config.channels, L = config.num_layers;
   check_batch(inputs, B, T);
   if (config.num_classes > 0) check_pooling(pooling_B_ == B ? B : 0, pooling_T_ == T ? T : 0);
-  const int N = B * T;
+  const bool cached = pass == Pass::generate && cache_B_ > 0;
+  if (cached) check_cached(B, T, cache_B_, cache_T_);
+  cached_ = 0;
+  run(inputs, B, T, pass);
+  if (cached) cached_ = T;
+}
+
+template <class floatX>
+void CpuModel<floatX>::decode(const int32_t* ids) {
+  check_decode(ids, cache_B_, cached_, cache_T_);
+  run(ids, cache_B_, 1, Pass::generate);
+  ++cached_;
+}
+
+// forward(), or with tokens in the cache decode(): these then are the ones behind them.
+template <class floatX>
+void CpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
+  const int C = config.channels, L = config.num_layers, N = B * T;
   resize(B, T);
   inputs_.assign(inputs, inputs + N);
   pass_ = pass;
@@ -41,7 +59,7 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   const float dropout = pass == Pass::train ? dropout_ : 0;
   const int64_t NC = static_cast<int64_t>(N) * C;
 
-  cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe, B, T, C);
+  cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe + int64_t{cached_} * C, B, T, C);
   if (dropout > 0) {
     cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, sequence(0, DropoutPlace::embedding), NC);
   }
@@ -83,7 +101,7 @@ int64_t CpuModel<floatX>::make_logits(int64_t row) {
 
 template <class floatX>
 void CpuModel<floatX>::forward_block(int l, float dropout) {
-  const int C = config.channels, NH = config.num_heads, B = B_, T = T_, N = B * T;
+  const int C = config.channels, N = B_ * T_;
   const int64_t NC = static_cast<int64_t>(N) * C;
   const BlockParams<floatX>& w = params.block[static_cast<size_t>(l)];
   const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
@@ -93,8 +111,7 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
   lora_forward(w.q, a.qkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
   lora_forward(w.k, a.qkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
   lora_forward(w.v, a.qkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
-  k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH,
-                       config.causal);
+  forward_attention(l, dropout);
   k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
   lora_forward(w.attproj, acts.sublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
   if (dropout > 0) {
@@ -106,6 +123,25 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
   k_.matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
   lora_forward(w.fc, a.fch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
+}
+
+template <class floatX>
+void CpuModel<floatX>::forward_attention(int l, float dropout) {
+  const int C = config.channels, NH = config.num_heads, HS = C / NH, B = B_, T = T_;
+  const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
+  const int64_t layer = int64_t{cache_B_} * cache_T_ * C;
+  floatX *k = static_cast<floatX*>(cache_memory_.data()) + 2 * l * layer, *v = k + layer;
+  floatX* q = cached_ > 0 ? acts.sublayer : nullptr;
+  if (cache_B_ > 0 && pass_ == Pass::generate) {
+    cpu::kv_cache_append(q, k, v, a.qkv, cached_, B, T, NH, HS, cache_T_);
+  }
+  if (cached_ > 0) {
+    const std::vector<int32_t> lengths(static_cast<size_t>(B), cached_ + 1);
+    cpu::attention_decode(a.atty, q, k, v, lengths.data(), B, NH, HS, cache_T_);
+  } else {
+    k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C,
+                         NH, config.causal);
+  }
 }
 
 template <class floatX>
@@ -490,6 +526,18 @@ void CpuModel<floatX>::resize(int B, int T) {
   T_ = T;
 }
 
+template <class floatX>
+void CpuModel<floatX>::set_cache(int B, int T) {
+  check_cache(B, T);
+  cache_B_ = cache_T_ = cached_ = 0;
+  cache_memory_ = Buffer();
+  if (B == 0) return;
+  cache_memory_ =
+      Buffer(int64_t{2} * config.num_layers * B * T * config.channels * static_cast<int64_t>(sizeof(floatX)));
+  cache_B_ = B;
+  cache_T_ = T;
+}
+
 std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
                                   int64_t logits_rows, bool bf16) {
   std::vector<MemoryRow> rows;
@@ -681,6 +729,27 @@ int64_t Model::check_targets(const int32_t* targets, int N) const {
 void Model::check_pooling(int B, int T) const {
   if (config.num_classes == 0) throw std::logic_error("set_pooling() of a model that is no classifier");
   if (B < 1 || T < 1) throw std::logic_error("forward() of a classifier without set_pooling() of the batch's shape");
+}
+
+void Model::check_cache(int B, int T) const {
+  if (config.num_classes > 0) throw std::logic_error("set_cache() of a classifier");
+  if (B == 0 && T == 0) return;
+  if (!config.causal) fail("keys and values of a model that is not causal cannot be kept: each new token changes them");
+  if (B < 1 || T < 1 || T > config.max_seq_len) {
+    fail("a cache of %d sequences of %d tokens: expected at least one of each, and the model's context of %d at most",
+         B, T, config.max_seq_len);
+  }
+}
+
+void Model::check_cached(int B, int T, int cache_B, int cache_T) const {
+  if (B == cache_B && T <= cache_T) return;
+  fail("a batch of %d sequences of %d tokens does not fit the cache, which is of %d of %d", B, T, cache_B, cache_T);
+}
+
+void Model::check_decode(const int32_t* ids, int cache_B, int cached, int cache_T) const {
+  if (cached == 0) fail("decode() needs a forward(Pass::generate) after set_cache() to go on from");
+  if (cached >= cache_T) fail("a sequence of %d tokens does not fit the cache, which is of %d", cached + 1, cache_T);
+  check_batch(ids, cache_B, 1);
 }
 
 int Model::last_block_of_backward() const {

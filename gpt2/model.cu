@@ -6,12 +6,14 @@
 
 #include "gpt2/error.h"
 #include "gpt2/model_gpu.cuh"
+#include "kernels/attention_decode.cuh"
 #include "kernels/classifier.cuh"
 #include "kernels/dropout.cuh"
 #include "kernels/ema.cuh"
 #include "kernels/embedding.cuh"
 #include "kernels/gelu.cuh"
 #include "kernels/global_norm.cuh"
+#include "kernels/kv_cache.cuh"
 #include "kernels/layernorm.cuh"
 #include "kernels/lora.cuh"
 #include "kernels/muon.cuh"
@@ -22,19 +24,39 @@
 template <class floatX>
 void GpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   check_batch(inputs, B, T);
+  if (config.num_classes > 0) check_pooling(pooling_B_ == B ? B : 0, pooling_T_ == T ? T : 0);
+  const bool cached = pass == Pass::generate && cache_B_ > 0;
+  if (cached) check_cached(B, T, cache_B_, cache_T_);
+  cached_ = 0;
+  run(inputs, B, T, pass);
+  if (cached) cached_ = T;
+}
+
+template <class floatX>
+void GpuModel<floatX>::decode(const int32_t* ids) {
+  check_decode(ids, cache_B_, cached_, cache_T_);
+  run(ids, cache_B_, 1, Pass::generate);
+  ++cached_;
+}
+
+// forward(), or with tokens in the cache decode(): these then are the ones behind them.
+template <class floatX>
+void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const bool pooled = config.num_classes > 0;
-  if (pooled) check_pooling(pooling_B_ == B ? B : 0, pooling_T_ == T ? T : 0);
   const int Vp = config.padded_outputs(), C = config.channels, L = config.num_layers, N = B * T;
   resize(B, T);
   slot_ = (slot_ + 1) % kBatchSlots;
   Slot& slot = slots_[slot_];
   CUDA_CHECK(cudaEventSynchronize(slot.done));  // waits only if the host is a whole ring ahead
   copy_in(slot, slot.inputs, slot.host_inputs, inputs, N);
+  if (cached_ > 0) {
+    copy_in(slot, slot.targets, slot.host_targets, std::vector<int32_t>(static_cast<size_t>(B), cached_ + 1).data(), B);
+  }
   pass_ = pass;
   logits_rows_ = pass == Pass::generate ? B : head_rows(config, B, T);
   const float dropout = pass == Pass::train ? dropout_ : 0;
 
-  embedding_forward(acts_.encoded, slot.inputs, params_.wte, params_.wpe, dropout, dropout_seed_,
+  embedding_forward(acts_.encoded, slot.inputs, params_.wte, params_.wpe + int64_t{cached_} * C, dropout, dropout_seed_,
                     sequence(0, DropoutPlace::embedding), B, T, C, compute_);
   const BlockParams<floatX>& w0 = params_.block[0];
   const BlockActivations<floatX>& a0 = acts_.block[0];
@@ -63,7 +85,7 @@ void GpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
 
 template <class floatX>
 void GpuModel<floatX>::forward_block(int l, float dropout) {
-  const int C = config.channels, NH = config.num_heads, B = B_, T = T_, N = B * T;
+  const int C = config.channels, N = B_ * T_;
   const BlockParams<floatX>& w = params_.block[static_cast<size_t>(l)];
   const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
   floatX* no_gelu = nullptr;
@@ -72,8 +94,7 @@ void GpuModel<floatX>::forward_block(int l, float dropout) {
   lora_forward(w.q, a.qkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
   lora_forward(w.k, a.qkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
   lora_forward(w.v, a.qkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
-  attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH,
-                    config.causal, tiers_.attention, compute_);
+  forward_attention(l, dropout);
   matmul_forward(acts_.sublayer, no_gelu, a.atty, w.attprojw, w.attprojb, N, C, C, tiers_.matmul, compute_);
   lora_forward(w.attproj, acts_.sublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
   residual_layernorm_forward(a.residual2, a.ln2, a.ln2_mean, a.ln2_rstd, stream(l), acts_.sublayer, w.ln2w, w.ln2b,
@@ -82,6 +103,24 @@ void GpuModel<floatX>::forward_block(int l, float dropout) {
   matmul_forward(a.fch, w.fc.a ? no_gelu : a.fch_gelu, a.ln2, w.fcw, w.fcb, N, C, 4 * C, tiers_.matmul, compute_);
   lora_forward(w.fc, a.fch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   if (w.fc.a) gelu_forward(a.fch_gelu, a.fch, int64_t{4} * N * C, compute_);
+}
+
+template <class floatX>
+void GpuModel<floatX>::forward_attention(int l, float dropout) {
+  const int C = config.channels, NH = config.num_heads, HS = C / NH, B = B_, T = T_;
+  const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
+  const int64_t layer = int64_t{cache_B_} * cache_T_ * C;
+  floatX *k = cache_memory_.as<floatX>() + 2 * l * layer, *v = k + layer, *q = cached_ > 0 ? acts_.sublayer : nullptr;
+  if (cache_B_ > 0 && pass_ == Pass::generate) {
+    kv_cache_append(q, k, v, static_cast<const floatX*>(a.qkv), cached_, B, T, NH, HS, cache_T_, compute_);
+  }
+  if (cached_ > 0) {
+    attention_decode<floatX>(a.atty, scratch_memory_.as<void>(), q, k, v, slots_[slot_].targets, B, NH, HS, cache_T_,
+                             compute_);
+  } else {
+    attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH,
+                      config.causal, tiers_.attention, compute_);
+  }
 }
 
 template <class floatX>
@@ -509,6 +548,21 @@ void GpuModel<floatX>::resize(int B, int T) {
   T_ = T;
 }
 
+template <class floatX>
+void GpuModel<floatX>::set_cache(int B, int T) {
+  check_cache(B, T);
+  CUDA_CHECK(cudaStreamSynchronize(compute_));
+  cache_B_ = cache_T_ = cached_ = 0;
+  cache_memory_ = DeviceBuffer();
+  if (B == 0) return;
+  const int C = config.channels, NH = config.num_heads;
+  const int64_t scratch = attention_decode_scratch(B, NH, C / NH, T);
+  if (scratch > scratch_memory_.bytes()) scratch_memory_ = DeviceBuffer(scratch);
+  cache_memory_ = DeviceBuffer(int64_t{2} * config.num_layers * B * T * C * static_cast<int64_t>(sizeof(floatX)));
+  cache_B_ = B;
+  cache_T_ = T;
+}
+
 // Queues host -> GPU through the slot's pinned part, so that the caller's memory is free again at once; what is queued
 // for compute after this waits for it.
 template <class floatX>
@@ -525,7 +579,7 @@ int64_t GpuModel<floatX>::allocated_bytes() const {
   int64_t sum = 0;
   for (const DeviceBuffer* buffer :
        {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_, &muon_memory_,
-        &activation_memory_, &scratch_memory_, &batch_memory_, &decay_memory_, &state_memory_}) {
+        &cache_memory_, &activation_memory_, &scratch_memory_, &batch_memory_, &decay_memory_, &state_memory_}) {
     sum += buffer->bytes();
   }
   return sum;

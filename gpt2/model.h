@@ -68,6 +68,14 @@ class Model {
   // forward of another shape.
   virtual void set_pooling(const float* weights, int B, int T) = 0;
 
+  // Generation without doing everything again for each token. set_cache() makes room for the keys and values of B
+  // sequences of up to T tokens; (0, 0) gives it back. A forward(Pass::generate) of B sequences, not longer, then leaves
+  // its own there, and decode() goes on: like that forward of every sequence with its new token behind it, ids (B), but
+  // only the new tokens are computed. decode() throws Error without such a forward and beyond T; set_cache() for a model
+  // that is not causal, where each new token changes what the others are.
+  virtual void set_cache(int B, int T) = 0;
+  virtual void decode(const int32_t* ids) = 0;
+
   virtual void zero_grad() = 0;  // begins a step: its loss is 0 again, too
   // The step's so far.
   virtual double step_loss() = 0;
@@ -102,6 +110,9 @@ class Model {
   void check_batch(const int32_t* inputs, int B, int T) const;
   int64_t check_targets(const int32_t* targets, int N) const;  // how many are not -1
   void check_pooling(int B, int T) const;
+  void check_cache(int B, int T) const;
+  void check_cached(int B, int T, int cache_B, int cache_T) const;  // forward
+  void check_decode(const int32_t* ids, int cache_B, int cached, int cache_T) const;
   static void check_dropout(float dropout);
   float lora_scale() const { return options.lora.alpha / static_cast<float>(options.lora.rank); }
   // How far down backward goes: the first block with anything to train in or below it; num_layers: none, but the final

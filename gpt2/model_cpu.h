@@ -46,6 +46,8 @@ class CpuModel final : public Model {
   void update(const OptimizerConfig& optimizer, float grad_clip) override;
   void read_losses(float* out) override;
   void set_pooling(const float* weights, int B, int T) override;
+  void set_cache(int B, int T) override;
+  void decode(const int32_t* ids) override;
   StepResult result(int steps_back) override;
   void exchange_average() override;
   int64_t updates() override { return updates_; }
@@ -60,6 +62,8 @@ class CpuModel final : public Model {
 
  private:
   using sum_t = cpu::accumulate_t<floatX>;
+  void run(const int32_t* inputs, int B, int T, Pass pass);
+  void forward_attention(int l, float dropout);     // its weighted sums, also of the cache
   void forward_block(int l, float dropout);         // from the stream to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, and the stream after it
   void backward_block(int l);
@@ -96,6 +100,8 @@ class CpuModel final : public Model {
   std::vector<int32_t> inputs_;
   std::vector<float> pooling_;  // (B, T) of a classifier
   int pooling_B_ = 0, pooling_T_ = 0;
+  Buffer cache_memory_;                         // (L, 2, cache_B, NH, cache_T, HS)  keys, then values
+  int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // tokens of each sequence that it has
   int B_ = 0, T_ = 0;
   int64_t logits_rows_ = 0;        // that the last forward can be asked for; none after backward
   int64_t first_logits_row_ = -1;  // of the chunk that acts.logits holds; -1: none

@@ -116,6 +116,8 @@ class GpuModel final : public Model {
   void update(const OptimizerConfig& optimizer, float grad_clip) override;
   void read_losses(float* out) override;
   void set_pooling(const float* weights, int B, int T) override;
+  void set_cache(int B, int T) override;
+  void decode(const int32_t* ids) override;
   StepResult result(int steps_back) override;
   void exchange_average() override;
   int64_t updates() override;
@@ -143,6 +145,8 @@ class GpuModel final : public Model {
     GpuEvent copied, done;                                   // done: the GPU needs it no more
   };
 
+  void run(const int32_t* inputs, int B, int T, Pass pass);
+  void forward_attention(int l, float dropout);
   void forward_block(int l, float dropout);         // from ln1 to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, the stream after it and its norm
   void backward_block(int l);
@@ -178,7 +182,7 @@ class GpuModel final : public Model {
   const GpuTiers tiers_;
   GpuStream compute_, copies_;
   DeviceBuffer param_memory_, master_memory_, grad_memory_, m_memory_, v_memory_, average_memory_, activation_memory_,
-      scratch_memory_, muon_memory_, batch_memory_, decay_memory_, state_memory_;
+      scratch_memory_, muon_memory_, cache_memory_, batch_memory_, decay_memory_, state_memory_;
   PinnedBuffer pinned_batches_, pinned_results_;
   Params<floatX> params_;
   Params<float> grads_;
@@ -190,7 +194,8 @@ class GpuModel final : public Model {
   int slot_ = 0;                // of the last forward
   std::vector<float> pooling_;  // (B, T)
   int pooling_B_ = 0, pooling_T_ = 0;
-  int64_t batch_tokens_ = 0;  // that a slot holds
+  int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // of cache_memory_ (L, 2, B, NH, T, HS); tokens that it has
+  int64_t batch_tokens_ = 0;                    // that a slot holds
   int64_t update_calls_ = 0;
   int B_ = 0, T_ = 0;
   int64_t logits_rows_ = 0;  // of the last forward; none once backward has made them dlogits

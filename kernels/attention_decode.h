@@ -8,6 +8,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "kernels/common.h"
 
 namespace cpu {
@@ -28,11 +29,7 @@ void attention_decode(floatX* out,             // (B, NH, HS)
     const floatX* k = k_cache + static_cast<int64_t>(bh) * max_T * HS;
     const floatX* v = v_cache + static_cast<int64_t>(bh) * max_T * HS;
     std::vector<sum_t> p(n), y(HS, 0);
-    for (int u = 0; u < n; ++u) {
-      sum_t score = 0;
-      for (int i = 0; i < HS; ++i) score += qh[i] * k[static_cast<int64_t>(u) * HS + i];
-      p[u] = scale * score;
-    }
+    for (int u = 0; u < n; ++u) p[u] = scale * dot(qh, k + static_cast<int64_t>(u) * HS, HS);
     const sum_t max = *std::max_element(p.begin(), p.end());
     sum_t sum = 0;
     for (sum_t& x : p) sum += x = std::exp(x - max);

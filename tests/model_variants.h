@@ -100,3 +100,36 @@ inline std::vector<float> tensor_of(const Model& model, Arena arena, const Param
   model.read(arena, tensor, values.data());
   return values;
 }
+
+// Logits (T - T0 + 1, B, outputs) of each sequence's last token, when it has T0 tokens, and one more each time until T:
+// from the cache, and without one.
+inline Floats decoded_logits(Model& model, const VariantBatch& batch, int T0) {
+  const size_t columns = static_cast<size_t>(model.config.outputs()), rows = static_cast<size_t>(batch.B);
+  Floats all(static_cast<size_t>(batch.T - T0 + 1) * rows * columns);
+  const auto tokens = [&](int first, int T) {
+    std::vector<int32_t> ids;
+    for (int b = 0; b < batch.B; ++b) {
+      const auto begin = batch.inputs.begin() + b * batch.T + first;
+      ids.insert(ids.end(), begin, begin + T);
+    }
+    return ids;
+  };
+  model.set_cache(batch.B, batch.T);
+  model.forward(tokens(0, T0).data(), batch.B, T0, Pass::generate);
+  float* to = all.data();
+  for (int t = T0;; ++t) {
+    for (size_t b = 0; b < rows; ++b, to += columns) model.read_logits(static_cast<int64_t>(b), to);
+    if (t == batch.T) return all;
+    model.decode(tokens(t, 1).data());
+  }
+}
+inline Floats evaluated_logits(Model& model, const VariantBatch& batch, int T0) {
+  const size_t columns = static_cast<size_t>(model.config.outputs());
+  Floats all(static_cast<size_t>(batch.T - T0 + 1) * static_cast<size_t>(batch.B) * columns);
+  model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
+  float* to = all.data();
+  for (int t = T0 - 1; t < batch.T; ++t) {
+    for (int b = 0; b < batch.B; ++b, to += columns) model.read_logits(int64_t{b} * batch.T + t, to);
+  }
+  return all;
+}

@@ -1,6 +1,8 @@
 // Text from a model: the window, the stop, the seed. A stand-in model makes what is asked of it visible.
 #include <doctest/doctest.h>
 
+#include <new>
+
 #include "gpt2/error.h"
 #include "gpt2/generate.h"
 
@@ -15,6 +17,18 @@ class CountingModel : public Model {
     CHECK(pass == Pass::generate);
     REQUIRE((T >= 1 && T <= config.max_seq_len));
     windows.emplace_back(inputs, inputs + T);
+    if (room > 0) REQUIRE(T <= room);
+  }
+  void set_cache(int B, int T) override {
+    CHECK(B == (T > 0));
+    if (full && T > 0) throw std::bad_alloc();
+    room = T;
+  }
+  void decode(const int32_t* ids) override {
+    REQUIRE(static_cast<int>(windows.back().size()) < room);
+    windows.push_back(windows.back());
+    windows.back().push_back(*ids);
+    ++decodes;
   }
   void read_logits(int64_t row, float* out) override {
     CHECK(row == 0);
@@ -25,6 +39,7 @@ class CountingModel : public Model {
   void backward(const int32_t*, const float*) override {}
   void read_losses(float*) override {}
   void set_pooling(const float*, int, int) override {}
+  void exchange_average() override {}
   void zero_grad() override {}
   double step_loss() override { return 0; }
   double grad_norm() override { return 0; }
@@ -36,7 +51,9 @@ class CountingModel : public Model {
   void write(Arena, const ParamTensor&, const float*) override {}
   void set_dropout(float, uint64_t, uint64_t) override {}
 
-  std::vector<std::vector<int32_t>> windows;
+  std::vector<std::vector<int32_t>> windows;  // that each new token was computed from
+  int room = 0, decodes = 0;
+  bool full = false;  // no memory for a cache
 
  private:
   bool open_;
@@ -54,6 +71,30 @@ TEST_CASE("each new token joins the window, which keeps the last max_seq_len") {
   CountingModel model(10, 3, false);
   CHECK(generate(model, {4}, ask(5), all) == Ids{5, 6, 7, 8, 9});
   CHECK(model.windows == std::vector<Ids>{{4}, {4, 5}, {4, 5, 6}, {5, 6, 7}, {6, 7, 8}});
+  CHECK(model.decodes == 2);  // a window that has moved is computed again
+  CHECK(model.room == 0);
+}
+
+TEST_CASE("a full window moves on by more than a token, and is decoded from there") {
+  GenerateConfig config = ask(7);
+  config.slide = 3;
+  CountingModel model(20, 4, false), plain(20, 4, false);
+  CHECK(generate(model, {4}, config, all) == Ids{5, 6, 7, 8, 9, 10, 11});
+  CHECK(model.windows == std::vector<Ids>{{4}, {4, 5}, {4, 5, 6}, {4, 5, 6, 7}, {7, 8}, {7, 8, 9}, {7, 8, 9, 10}});
+  CHECK(model.decodes == 5);
+  plain.full = true;
+  generate(plain, {4}, config, all);
+  CHECK(plain.windows == model.windows);
+  CHECK(plain.decodes == 0);
+  plain.windows.clear();
+  config.cache = false;
+  generate(plain, {4}, config, all);
+  CHECK(plain.windows == model.windows);
+  CHECK(plain.decodes == 0);
+  config.slide = 5;
+  CHECK_THROWS_WITH_AS(generate(model, {4}, config, all), doctest::Contains("expected 1 to 4"), Error);
+  config.slide = 0;
+  CHECK_THROWS_AS(generate(model, {4}, config, all), Error);
 }
 
 TEST_CASE("of a prompt beyond the context its end is seen") {

@@ -1,6 +1,9 @@
 // What a model can be besides GPT-2's own shape, and what of it is trained: by finite differences, and held against the
 // whole.
+#include <tuple>
+
 #include "gpt2/check.h"
+#include "gpt2/error.h"
 #include "gpt2/model_cpu.h"
 #include "tests/model_variants.h"
 
@@ -238,6 +241,48 @@ TEST_CASE("what is not trained takes no memory for gradients and moments") {
   config.num_classes = 0;
   config.tied_head = config.qkv_bias = false;
   CHECK(num_parameters(param_table(config)) == 163'009'536);
+}
+
+TEST_CASE("tokens decoded one by one have the logits that they have in the whole sequence") {
+  for (const Variant& v : model_variants(kSmall)) {
+    if (v.config.num_classes > 0 || !v.config.causal) continue;
+    INFO(v.name);
+    for (const auto& [B, T, T0] : {std::tuple(1, 16, 1), {3, 16, 7}, {2, 5, 5}, {1, 2, 1}}) {
+      const VariantBatch batch(v.config, B, T, 3);
+      CpuModel<double> model(v.config, true, v.options);
+      random_weights(model, 0.5);
+      CHECK(relative_difference(decoded_logits(model, batch, T0), evaluated_logits(model, batch, T0)) < 1e-6);
+      CpuModel<float> fast(v.config, false, v.options);
+      random_weights(fast, 0.5);
+      CHECK(relative_difference(decoded_logits(fast, batch, T0), evaluated_logits(model, batch, T0)) < 1e-5);
+    }
+  }
+}
+
+TEST_CASE("errors: a cache that does not fit, decoding without one, and beyond it") {
+  CpuModel<float> model(kSmall, false);
+  random_weights(model, 0.5);
+  const std::vector<int32_t> ids(16, 1), wrong = {1, 61};
+  CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("set_cache()"), Error);
+  CHECK_THROWS_WITH_AS(model.set_cache(1, 17), doctest::Contains("1 sequences of 17 tokens"), Error);
+  CHECK_THROWS_AS(model.set_cache(0, 1), Error);
+  model.set_cache(2, 5);
+  CHECK_THROWS_WITH_AS(model.forward(ids.data(), 1, 5, Pass::generate), doctest::Contains("which is of 2 of 5"), Error);
+  CHECK_THROWS_AS(model.forward(ids.data(), 2, 6, Pass::generate), Error);
+  CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("to go on from"), Error);
+  model.forward(ids.data(), 2, 4, Pass::generate);
+  CHECK_THROWS_WITH_AS(model.decode(wrong.data()), doctest::Contains("token 61"), Error);
+  model.decode(ids.data());
+  CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("6 tokens does not fit the cache"), Error);
+  model.forward(ids.data(), 2, 4, Pass::generate);
+  model.forward(ids.data(), 2, 8, Pass::evaluate);  // of any size, and what was kept is gone
+  CHECK_THROWS_AS(model.decode(ids.data()), Error);
+  model.set_cache(0, 0);
+  model.forward(ids.data(), 1, 16, Pass::generate);
+  ModelConfig both_ways = kSmall;
+  both_ways.causal = false;
+  CpuModel<float> other(both_ways, false);
+  CHECK_THROWS_WITH_AS(other.set_cache(1, 8), doctest::Contains("not causal"), Error);
 }
 
 TEST_CASE("errors: a classifier without pooling, classes and options that do not fit") {

@@ -1,4 +1,6 @@
 // The GPU's model in all its variants, against the CPU's.
+#include <tuple>
+
 #include "gpt2/check.h"
 #include "gpt2/model_gpu.cuh"
 #include "tests/device.h"
@@ -95,6 +97,28 @@ TEST_CASE(
         INFO(model->table[k].name);
         const bool same = same_bits(before[k], tensor_of(*model, Arena::params, model->table[k]));
         CHECK(same == !model->table[k].trainable());
+      }
+    }
+  }
+}
+
+TEST_CASE("tokens decoded one by one have the logits of the whole sequence, which are the CPU's") {
+  for (const ModelConfig& base : {kSmall, kRagged}) {
+    for (const Variant& v : model_variants(base)) {
+      if (v.config.num_classes > 0 || !v.config.causal) continue;
+      INFO(v.name);
+      for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+        ModelOptions options = v.options;
+        const auto cpu = make_cpu_model(v.config, true, options);
+        options.precision = precision;
+        const auto model = make_gpu_model(v.config, options, 1, 1, false);
+        for (Model* m : {model.get(), cpu.get()}) random_weights(*m, 0.125);
+        for (const auto& [B, T, T0] : {std::tuple(1, 12, 1), {3, 16, 7}}) {
+          const VariantBatch batch(v.config, B, T, 3);
+          const Floats decoded = decoded_logits(*model, batch, T0), expected = evaluated_logits(*cpu, batch, T0);
+          CHECK(relative_difference(decoded, expected) < (precision == Precision::fp32 ? 1e-5 : 1e-2));
+        }
+        model->set_cache(0, 0);
       }
     }
   }

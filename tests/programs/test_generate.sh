@@ -37,6 +37,18 @@ expect_ok "$generate" --model $model --prompt "a" --tokens 100 --greedy
 [ "$(wc -c <out)" = 102 ] || die "expected the prompt, 100 characters and a line's end: $(wc -c <out)"
 expect_ok "$generate" --model $model --prompt "$(head -3 text.txt)" --tokens 2 --greedy
 
+cp out "$TMP/beyond"
+expect_ok "$generate" --model $model --prompt "$(head -3 text.txt)" --tokens 2 --greedy --no-cache
+cmp -s out "$TMP/beyond" || die "--no-cache makes another text: $(cat out)"
+expect_ok "$generate" --model $model --prompt "a" --tokens 60 --greedy
+cp out "$TMP/cached"
+expect_ok "$generate" --model $model --prompt "a" --tokens 60 --greedy --no-cache
+cmp -s out "$TMP/cached" || die "--no-cache makes another text: $(cat out)"
+expect_ok "$generate" --model $model --prompt "a" --tokens 60 --greedy --slide 16
+[ "$(wc -c <out)" = 62 ] && [ "$(head -c 33 out)" = "$(head -c 33 "$TMP/cached")" ] || die "--slide 16: $(cat out)"
+expect_error 2 '--slide 33 is beyond the model.s context of 32' "$generate" --model $model --prompt a --slide 33
+expect_error 2 '--slide' "$generate" --model $model --prompt a --slide 0
+
 # The seed decides; without one every text is new.
 sample() { "$generate" --model $model --prompt a --tokens 40 --temperature 20 --keep-going "$@"; }
 [ "$(sample --seed 1)" = "$(sample --seed 1 --threads 1)" ] || die "the same seed gives another text"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <stdexcept>
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
@@ -119,6 +120,23 @@ std::vector<std::vector<size_t>> epoch_batches(const std::vector<size_t>& length
   std::vector<std::vector<size_t>> shuffled;  // else every stretch would go from short to long
   for (const size_t k : permutation(batches.size(), seed, 2 * epoch + 1)) shuffled.push_back(std::move(batches[k]));
   return shuffled;
+}
+
+std::vector<std::vector<size_t>> pack_rows(const std::vector<size_t>& lengths, size_t length) {
+  std::vector<std::vector<size_t>> rows;
+  std::vector<size_t> room;
+  for (size_t k = 0; k < lengths.size(); ++k) {
+    if (lengths[k] > length) throw std::logic_error("pack_rows() of an example that is longer than a row");
+    size_t row = 0;
+    while (row < rows.size() && room[row] < lengths[k]) ++row;
+    if (row == rows.size()) {
+      rows.emplace_back();
+      room.push_back(length);
+    }
+    rows[row].push_back(k);
+    room[row] -= lengths[k];
+  }
+  return rows;
 }
 
 std::vector<std::vector<size_t>> batches_in_order(size_t n, size_t B) {

@@ -31,6 +31,7 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   const int C = config.channels, L = config.num_layers;
   check_batch(inputs, B, T);
   if (config.num_classes > 0) check_pooling(pooling_B_ == B ? B : 0, pooling_T_ == T ? T : 0);
+  documents_ = take_documents(B, T);
   const int N = B * T;
   resize(B, T);
   inputs_.assign(inputs, inputs + N);
@@ -40,7 +41,7 @@ void CpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
   const float dropout = pass == Pass::train ? dropout_ : 0;
   const int64_t NC = static_cast<int64_t>(N) * C;
 
-  cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe, B, T, C);
+  cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe, documents(), B, T, C);
   if (dropout > 0) {
     cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, sequence(0, DropoutPlace::embedding), NC);
   }
@@ -92,8 +93,8 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
   lora_forward(w.q, a.qkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
   lora_forward(w.k, a.qkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
   lora_forward(w.v, a.qkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
-  k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH,
-                       config.causal);
+  k_.attention_forward(a.atty, a.lse, a.qkv, documents(), dropout, dropout_seed_, sequence(l, DropoutPlace::attention),
+                       B, T, C, NH, config.causal);
   k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
   lora_forward(w.attproj, acts.sublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
   if (dropout > 0) {
@@ -242,7 +243,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
       cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_,
                             sequence(0, DropoutPlace::embedding), NC);
     }
-    cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
+    cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), documents(), B, T, C);
   }
   done();
 }
@@ -284,7 +285,7 @@ void CpuModel<floatX>::backward_block(int l) {
   }
   matmul_backward(acts.datty, dw.attprojw, dw.attprojb, dsublayer, a.atty, w.attprojw, N, C, C, true);
   lora_backward(w.attproj, dw.attproj, acts.datty, dsublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
-  k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
+  k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, documents(), dropout_, dropout_seed_,
                         sequence(l, DropoutPlace::attention), B, T, C, NH, config.causal);
   matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C, true);
   lora_backward(w.q, dw.q, acts.dnorm, acts.dqkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
@@ -653,6 +654,29 @@ int64_t Model::check_targets(const int32_t* targets, int N) const {
 void Model::check_pooling(int B, int T) const {
   if (config.num_classes == 0) throw std::logic_error("set_pooling() of a model that is no classifier");
   if (B < 1 || T < 1) throw std::logic_error("forward() of a classifier without set_pooling() of the batch's shape");
+}
+
+void Model::set_documents(const int32_t* first, int B, int T) {
+  if (!config.causal || config.num_classes > 0) {
+    throw std::logic_error("set_documents() of a classifier, or of a model that is not causal");
+  }
+  for (int i = 0; i < B * T; ++i) {
+    const int t = i % T;
+    if (first[i] != t && (t == 0 || first[i] != first[i - 1])) {
+      throw std::logic_error("set_documents(): position " + std::to_string(t) + " of row " + std::to_string(i / T) +
+                             " neither begins a document nor belongs to the one before it");
+    }
+  }
+  next_documents_.assign(first, first + static_cast<int64_t>(B) * T);
+  documents_B_ = B;
+  documents_T_ = T;
+}
+
+std::vector<int32_t> Model::take_documents(int B, int T) {
+  if (!next_documents_.empty() && (documents_B_ != B || documents_T_ != T)) {
+    throw std::logic_error("forward() of another shape than set_documents() was told");
+  }
+  return std::exchange(next_documents_, {});
 }
 
 int Model::last_block_of_backward() const {

@@ -121,6 +121,13 @@ TEST_CASE("an epoch has every example once, but for a last batch that is not ful
   CHECK(padded(Batching::by_length) * 4 < padded(Batching::shuffled));
 }
 
+TEST_CASE("packing: each example into the first row that has room") {
+  CHECK(pack_rows({5, 6, 3, 2, 4, 8, 1}, 8) == Batches{{0, 2}, {1, 3}, {4, 6}, {5}});
+  CHECK(pack_rows({8, 8}, 8) == Batches{{0}, {1}});
+  CHECK(pack_rows({}, 8).empty());
+  CHECK_THROWS_AS(pack_rows({5, 9}, 8), std::logic_error);
+}
+
 TEST_CASE("batches in order") {
   CHECK(batches_in_order(5, 2) == Batches{{0, 1}, {2, 3}, {4}});
   CHECK(batches_in_order(4, 4) == Batches{{0, 1, 2, 3}});

@@ -57,17 +57,6 @@ inline size_t row_length(const FinetuneConfig& c, int context) {
   return static_cast<size_t>(c.pack_length > 0 ? c.pack_length : context);
 }
 
-// (B, T) with room for any batch of n of these examples.
-inline std::pair<int, int> largest_batch(std::vector<size_t> lengths, size_t n, size_t pack_length) {
-  std::sort(lengths.begin(), lengths.end(), std::greater<>());
-  if (pack_length == 0) return {static_cast<int>(n), static_cast<int>(lengths.front())};
-  size_t tokens = 0;
-  for (size_t k = 0; k < std::min(n, lengths.size()); ++k) tokens += lengths[k];
-  if (tokens <= pack_length) return {1, static_cast<int>(tokens)};
-  // Any two rows hold more than one could, so all rows together are less than twice what is in them.
-  return {static_cast<int>(std::min(n, (2 * tokens + pack_length - 1) / pack_length)), static_cast<int>(pack_length)};
-}
-
 // A base for answers: anything but a classifier.
 inline ModelConfig read_language_model(const std::string& dir) {
   const ModelConfig base = read_model_config(dir);
@@ -154,8 +143,8 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
   const int B = c.micro_batch > 0 ? c.micro_batch : c.batch_size;
 
   // model
-  const auto [rows_at_once, longest] = largest_batch(lengths, static_cast<size_t>(B), pack_length);
-  const std::unique_ptr<Model> model = make_device_model(device, shape, model_options(c, shape), rows_at_once, longest);
+  const std::unique_ptr<Model> model = make_device_model(
+      device, shape, model_options(c, shape), B, static_cast<int>(*std::max_element(lengths.begin(), lengths.end())));
   init_weights(*model, c.seed);
   load_base_weights(*model, c.model, true);
 

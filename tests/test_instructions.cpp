@@ -114,11 +114,11 @@ TEST_CASE("inputs, targets one later, end-of-text once, nothing of the padding")
   // Packed: one behind the other, each from position 0 on, and what is left of a row is nobody's.
   const Batch packed = prompted_batch(examples, {1, 0, 1}, end, true, 7);
   CHECK(packed.B == 2);
-  CHECK(packed.T == 7);
-  CHECK(packed.inputs == std::vector<int32_t>{0, 7, 0, 1, 2, 3, 4, 0, 7, end, end, end, end, end});
-  CHECK(packed.targets == std::vector<int32_t>{7, end, -1, -1, 3, 4, end, 7, end, -1, -1, -1, -1, -1});
-  CHECK(packed.weights == std::vector<float>{1, 1, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0});
-  CHECK(packed.documents == std::vector<int32_t>{0, 0, 2, 2, 2, 2, 2, 0, 0, 2, 2, 2, 2, 2});
+  CHECK(packed.T == 5);
+  CHECK(packed.inputs == std::vector<int32_t>{0, 7, 0, 7, end, 0, 1, 2, 3, 4});
+  CHECK(packed.targets == std::vector<int32_t>{7, end, 7, end, -1, -1, -1, 3, 4, end});
+  CHECK(packed.weights == std::vector<float>{1, 1, 1, 1, 0, 0, 0, 1, 1, 1});
+  CHECK(packed.documents == std::vector<int32_t>{0, 0, 2, 2, 4, 0, 0, 0, 0, 0});
   CHECK(batch.documents.empty());
   const Batch apart = prompted_batch(examples, {1, 0}, end, false, 6);  // nothing to share: as if not packed
   CHECK(apart.inputs == batch.inputs);

@@ -38,7 +38,7 @@ std::vector<Case> cases() {
   return all;
 }
 
-constexpr std::pair<float, bool> kDropoutAndDocuments[] = {{0.0f, false}, {0.2f, false}, {0.0f, true}, {0.2f, true}};
+constexpr std::pair<float, bool> kDropoutAndDocuments[] = {{0.0f, false}, {0.2f, false}, {0.2f, true}};
 
 // Rows of one document each, or of several.
 class Rows {

@@ -17,8 +17,8 @@
 //
 // exp(x - m) is computed as 2^(x log2(e) - m log2(e)), with log2(e) / sqrt(HS) one factor: one multiply-add and one
 // ex2 an element. Tiles beyond the diagonal, and those of other documents, are skipped, by the block or by the warp;
-// only tiles on it, or on a document's border, are masked. Kernels without documents are compiled apart: no register of
-// theirs goes to them.
+// only tiles on it, or on a document's border, are masked. Rows of one document have kernels of their own, which spend no
+// register on others.
 #pragma once
 
 #include <type_traits>

@@ -272,7 +272,7 @@ std::string attention_example(int heads) {
   }
   std::vector<float> qkv(T * 3 * C), lse(static_cast<size_t>(heads) * T), out(T * C);
   cpu::matmul_forward(qkv.data(), inputs.data(), qkvw.data(), static_cast<const float*>(nullptr), T, in, 3 * C);
-  cpu::attention_forward(out.data(), lse.data(), qkv.data(), 0.0f, 0, 0, 1, T, C, heads, true);
+  cpu::attention_forward(out.data(), lse.data(), qkv.data(), nullptr, 0.0f, 0, 0, 1, T, C, heads, true);
   if (heads > 1) {
     const std::vector<float> projw = uniform(C * C, C), projb = uniform(C, C), attended = out;
     cpu::matmul_forward(out.data(), attended.data(), projw.data(), projb.data(), T, C, C);

@@ -50,6 +50,13 @@ inline size_t length_limit(const FinetuneConfig& c, int context) {
   return static_cast<size_t>(c.max_length > 0 ? c.max_length : context);
 }
 
+// Tokens of a row that examples share; 0: each has its own.
+inline size_t row_length(const FinetuneConfig& c, int context) {
+  if (c.batching != "packed") return 0;
+  if (c.pack_length > context) fail_usage("--pack-length is %d, but the model's context is %d", c.pack_length, context);
+  return static_cast<size_t>(c.pack_length > 0 ? c.pack_length : context);
+}
+
 // A base for answers: anything but a classifier.
 inline ModelConfig read_language_model(const std::string& dir) {
   const ModelConfig base = read_model_config(dir);
@@ -126,7 +133,8 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
       split_rows<Instruction>(c, [](const std::string& path) { return read_instructions(path); });
   std::vector<PromptedExample> train = encode(rows.train, chat, tokenizer);
   std::vector<PromptedExample> validation = encode(rows.validation, chat, tokenizer);
-  const size_t limit = length_limit(c, shape.max_seq_len);
+  const size_t pack_length = row_length(c, shape.max_seq_len);
+  const size_t limit = std::min(length_limit(c, shape.max_seq_len), pack_length > 0 ? pack_length : size_t{1} << 30);
   say_truncation(truncate(train, limit), limit, "examples to train on");
   say_truncation(truncate(validation, limit), limit, "examples to validate on");
   std::vector<size_t> lengths;
@@ -156,7 +164,8 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
     nlohmann::json metrics{{"step", at}, {"epoch", static_cast<double>(at) / static_cast<double>(per_epoch)}};
     const auto add = [&](const char* name, const char* key, const std::vector<PromptedExample>& examples) {
       if (examples.empty()) return;
-      const auto loss = evaluate_prompted(*model, examples, pad, c.mask_prompt, static_cast<size_t>(B), some, stopped);
+      const auto loss =
+          evaluate_prompted(*model, examples, pad, c.mask_prompt, pack_length, static_cast<size_t>(B), some, stopped);
       if (!loss) return;
       line += strprintf(" | %s loss %.4f a token", name, *loss);
       metrics[key] = *loss;
@@ -181,18 +190,20 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
     }
     // forward and backward, micro-batch by micro-batch: the mean over the whole step's targets
     std::vector<Batch> parts;
-    int64_t targets = 0, tokens = 0;
+    int64_t targets = 0, tokens = 0, padding = 0;
     for (const std::vector<size_t>& part : micro_batches(batches[static_cast<size_t>(step % per_epoch)], c)) {
-      parts.push_back(prompted_batch(train, part, pad, c.mask_prompt));
+      parts.push_back(prompted_batch(train, part, pad, c.mask_prompt, pack_length));
       targets += count_targets(parts.back());
       tokens += int64_t{parts.back().B} * parts.back().T;
+      padding += int64_t{parts.back().B} * parts.back().T;
+      for (const size_t k : part) padding -= static_cast<int64_t>(lengths[k]);
     }
     model->zero_grad();
     uint64_t micro = static_cast<uint64_t>(step) << 20;  // dropout draws anew in each
     for (Batch& batch : parts) {
       for (float& weight : batch.weights) weight /= static_cast<float>(targets);
       model->set_dropout(static_cast<float>(c.dropout), c.seed, micro++);
-      model->forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+      forward_batch(*model, batch, Pass::train);
       model->backward(batch.targets.data(), batch.weights.data());
     }
 
@@ -200,7 +211,8 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
     const double lr = learning_rate(schedule, step);
     model->update(optimizer_of(c, lr), static_cast<float>(c.grad_clip));
     ++step;
-    report(step, model->result(0), lr, tokens);
+    report(step, model->result(0), lr, tokens, "",
+           {{"padding", static_cast<double>(padding) / static_cast<double>(tokens)}});
 
     // evaluate, save
     if ((step == c.steps || step % c.eval_every == 0) && report.good() && !stopped()) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <stdexcept>
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
@@ -119,6 +120,34 @@ std::vector<std::vector<size_t>> epoch_batches(const std::vector<size_t>& length
   std::vector<std::vector<size_t>> shuffled;  // else every stretch would go from short to long
   for (const size_t k : permutation(batches.size(), seed, 2 * epoch + 1)) shuffled.push_back(std::move(batches[k]));
   return shuffled;
+}
+
+std::vector<std::vector<size_t>> pack_rows(const std::vector<size_t>& lengths, size_t length) {
+  const size_t all = std::accumulate(lengths.begin(), lengths.end(), size_t{0});
+  const size_t longest = lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+  if (longest > length) throw std::logic_error("pack_rows() of an example that is longer than a row");
+  std::vector<std::vector<size_t>> best;
+  size_t fewest = 0;
+  for (size_t limit = longest; limit <= std::min(length, all) && (best.empty() || fewest > all); ++limit) {
+    std::vector<std::vector<size_t>> rows;
+    std::vector<size_t> used;
+    for (size_t k = 0; k < lengths.size(); ++k) {
+      size_t row = 0;
+      while (row < rows.size() && used[row] + lengths[k] > limit) ++row;
+      if (row == rows.size()) {
+        rows.emplace_back();
+        used.push_back(0);
+      }
+      rows[row].push_back(k);
+      used[row] += lengths[k];
+    }
+    const size_t tokens = rows.size() * (rows.empty() ? 0 : *std::max_element(used.begin(), used.end()));
+    if (best.empty() || tokens < fewest) {
+      best = std::move(rows);
+      fewest = tokens;
+    }
+  }
+  return best;
 }
 
 std::vector<std::vector<size_t>> batches_in_order(size_t n, size_t B) {

@@ -106,6 +106,14 @@ void validate(const FinetuneConfig& c, Task task, const std::vector<std::string>
   if (!c.reference_model.empty() && !fs::is_directory(c.reference_model)) {
     fail_usage("--reference-model %s: expected a model's folder", c.reference_model.c_str());
   }
+  if (is_given("pack-length")) {
+    if (c.batching != "packed") fail_usage("--pack-length goes with --batching packed");
+    if (c.pack_length == 0) fail_usage("--pack-length is 0, expected the tokens of a row, at most the model's context");
+    if (c.max_length > c.pack_length) {
+      fail_usage("--max-length %d is above --pack-length %d: no row could hold such an example", c.max_length,
+                 c.pack_length);
+    }
+  }
   if (c.judge.empty() != c.judge_model.empty()) fail_usage("--judge and --judge-model go together");
 }
 

@@ -28,7 +28,7 @@ struct FinetuneConfig {
   std::string chat_template;
   bool mask_prompt = false;
   std::string batching = "shuffled";
-  int max_length = 0;
+  int max_length = 0, pack_length = 0;
 
   std::string model, tokenizer, train = "all";
   std::string position = "last", head_init = "torch";
@@ -93,7 +93,12 @@ void for_each_finetune_flag(Config& c, Flag&& flag) {
   flag(g, instruct, "mask-prompt", c.mask_prompt, FlagRange{}, "learn the answers alone, not the prompts");
   flag(g, all, "max-length", c.max_length, FlagRange{0, 1 << 24, {}},
        "tokens of an example at most; 0: the longest of the training set, within the model's context");
-  flag(g, prompted, "batching", c.batching, FlagRange{0, 0, {"shuffled", "by-length"}},
+  flag(g, instruct, "batching", c.batching, FlagRange{0, 0, {"shuffled", "by-length", "packed"}},
+       "shuffled | by-length: examples of like length together, less padding | packed: the same steps as shuffled, a "
+       "step's examples side by side in few rows, hardly any padding");
+  flag(g, instruct, "pack-length", c.pack_length, FlagRange{0, 1 << 24, {}},
+       "tokens of a row of --batching packed; default: the model's context");
+  flag(g, dpo, "batching", c.batching, FlagRange{0, 0, {"shuffled", "by-length"}},
        "shuffled | by-length: examples of like length together, less padding");
 
   g = "Model";

@@ -1,6 +1,7 @@
 #include "gpt2/instructions.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "gpt2/error.h"
 #include "gpt2/examples.h"
@@ -163,22 +164,42 @@ Truncation truncate(std::vector<PromptedExample>& examples, size_t length) {
 }
 
 Batch prompted_batch(const std::vector<PromptedExample>& examples, const std::vector<size_t>& rows, int32_t pad,
-                     bool mask_prompt) {
+                     bool mask_prompt, size_t pack_length) {
+  std::vector<size_t> lengths;
+  for (const size_t row : rows) lengths.push_back(examples.at(row).ids.size() - 1);
+  const auto packed = pack_length > 0 ? pack_rows(lengths, pack_length) : batches_in_order(rows.size(), 1);
+  const auto used = [&](const std::vector<size_t>& row) {
+    return std::accumulate(row.begin(), row.end(), size_t{0}, [&](size_t sum, size_t k) { return sum + lengths[k]; });
+  };
   size_t T = 0;
-  for (const size_t row : rows) T = std::max(T, examples.at(row).ids.size() - 1);
-  const size_t n = rows.size() * T;
-  Batch batch{static_cast<int>(rows.size()), static_cast<int>(T), std::vector<int32_t>(n, pad),
+  for (const std::vector<size_t>& row : packed) T = std::max(T, used(row));
+  const size_t n = packed.size() * T;
+  Batch batch{static_cast<int>(packed.size()), static_cast<int>(T), std::vector<int32_t>(n, pad),
               std::vector<int32_t>(n, -1), std::vector<float>(n, 0.0f)};
-  for (size_t b = 0; b < rows.size(); ++b) {
-    const PromptedExample& example = examples[rows[b]];
-    for (size_t t = 0; t + 1 < example.ids.size(); ++t) {
-      batch.inputs[b * T + t] = example.ids[t];
-      if (mask_prompt && t + 1 < example.prompt) continue;
-      batch.targets[b * T + t] = example.ids[t + 1];
-      batch.weights[b * T + t] = 1;
+  const bool shared = packed.size() < rows.size();
+  if (shared) batch.documents.resize(n);
+  for (size_t b = 0; b < packed.size(); ++b) {
+    size_t begin = 0;
+    for (const size_t k : packed[b]) {
+      const PromptedExample& example = examples[rows[k]];
+      for (size_t t = 0; t < lengths[k]; ++t) {
+        const size_t at = b * T + begin + t;
+        batch.inputs[at] = example.ids[t];
+        if (shared) batch.documents[at] = static_cast<int32_t>(begin);
+        if (mask_prompt && t + 1 < example.prompt) continue;
+        batch.targets[at] = example.ids[t + 1];
+        batch.weights[at] = 1;
+      }
+      begin += lengths[k];
     }
+    for (size_t t = begin; shared && t < T; ++t) batch.documents[b * T + t] = static_cast<int32_t>(begin);
   }
   return batch;
+}
+
+void forward_batch(Model& model, const Batch& batch, Pass pass) {
+  if (!batch.documents.empty()) model.set_documents(batch.documents.data(), batch.B, batch.T);
+  model.forward(batch.inputs.data(), batch.B, batch.T, pass);
 }
 
 int64_t count_targets(const Batch& batch) {
@@ -186,14 +207,15 @@ int64_t count_targets(const Batch& batch) {
 }
 
 std::optional<double> evaluate_prompted(Model& model, const std::vector<PromptedExample>& examples, int32_t pad,
-                                        bool mask_prompt, size_t B, size_t limit, const std::function<bool()>& stop) {
+                                        bool mask_prompt, size_t pack_length, size_t B, size_t limit,
+                                        const std::function<bool()>& stop) {
   const size_t n = limit > 0 ? std::min(limit, examples.size()) : examples.size();
   double nats = 0;
   int64_t targets = 0;
   for (const std::vector<size_t>& rows : batches_in_order(n, B)) {
     if (stop()) return std::nullopt;
-    const Batch batch = prompted_batch(examples, rows, pad, mask_prompt);
-    model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
+    const Batch batch = prompted_batch(examples, rows, pad, mask_prompt, pack_length);
+    forward_batch(model, batch, Pass::evaluate);
     double sum = 0;
     model.loss(batch.targets.data(), &sum);
     nats += sum;

@@ -1,5 +1,5 @@
-// Instruction data: rows -> a template's text -> tokens -> padded batches whose weights leave out what is not to be
-// learnt.
+// Instruction data: rows -> a template's text -> tokens -> padded or packed batches whose weights leave out what is not
+// to be learnt.
 #pragma once
 
 #include <cstdint>
@@ -75,12 +75,18 @@ Truncation truncate(std::vector<PromptedExample>& examples, size_t length);
 // The examples that `rows` names as inputs and, one later, targets (B, T), T the longest of them. Shorter ones are
 // padded with end-of-text, and their targets from there on are -1: the first end-of-text is learnt, the padding is not.
 // With `mask_prompt` the prompt's tokens are -1 too. A target's weight is 1, that of -1 is 0.
+//
+// With a `pack_length` examples share rows of at most so many inputs (pack_rows()), each a document of its own
+// (Batch::documents), as is what is left of a row: the same targets, in fewer positions. 0: a row each.
 Batch prompted_batch(const std::vector<PromptedExample>& examples, const std::vector<size_t>& rows, int32_t pad,
-                     bool mask_prompt);
+                     bool mask_prompt, size_t pack_length);
+
+void forward_batch(Model& model, const Batch& batch, Pass pass);  // with its documents
 
 int64_t count_targets(const Batch& batch);  // that are not -1
 
 // Mean loss over the targets of the first `limit` examples (0: all), B at a time. `stop` is asked between
 // batches: if it says so, there is no result.
 std::optional<double> evaluate_prompted(Model& model, const std::vector<PromptedExample>& examples, int32_t pad,
-                                        bool mask_prompt, size_t B, size_t limit, const std::function<bool()>& stop);
+                                        bool mask_prompt, size_t pack_length, size_t B, size_t limit,
+                                        const std::function<bool()>& stop);

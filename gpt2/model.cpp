@@ -51,6 +51,7 @@ void CpuModel<floatX>::decode(const int32_t* ids) {
 template <class floatX>
 void CpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const int C = config.channels, L = config.num_layers, N = B * T;
+  documents_ = take_documents(B, T);
   resize(B, T);
   inputs_.assign(inputs, inputs + N);
   pass_ = pass;
@@ -59,7 +60,7 @@ void CpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const float dropout = pass == Pass::train ? dropout_ : 0;
   const int64_t NC = static_cast<int64_t>(N) * C;
 
-  cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe + int64_t{cached_} * C, B, T, C);
+  cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe + int64_t{cached_} * C, documents(), B, T, C);
   if (dropout > 0) {
     cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, sequence(0, DropoutPlace::embedding), NC);
   }
@@ -139,8 +140,8 @@ void CpuModel<floatX>::forward_attention(int l, float dropout) {
     const std::vector<int32_t> lengths(static_cast<size_t>(B), cached_ + 1);
     cpu::attention_decode(a.atty, q, k, v, lengths.data(), B, NH, HS, cache_T_);
   } else {
-    k_.attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C,
-                         NH, config.causal);
+    k_.attention_forward(a.atty, a.lse, a.qkv, documents(), dropout, dropout_seed_,
+                         sequence(l, DropoutPlace::attention), B, T, C, NH, config.causal);
   }
 }
 
@@ -286,7 +287,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
       cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_,
                             sequence(0, DropoutPlace::embedding), NC);
     }
-    cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), B, T, C);
+    cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), documents(), B, T, C);
   }
   done();
 }
@@ -328,7 +329,7 @@ void CpuModel<floatX>::backward_block(int l) {
   }
   matmul_backward(acts.datty, dw.attprojw, dw.attprojb, dsublayer, a.atty, w.attprojw, N, C, C, true);
   lora_backward(w.attproj, dw.attproj, acts.datty, dsublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
-  k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
+  k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, documents(), dropout_, dropout_seed_,
                         sequence(l, DropoutPlace::attention), B, T, C, NH, config.causal);
   matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C, true);
   lora_backward(w.q, dw.q, acts.dnorm, acts.dqkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
@@ -742,6 +743,7 @@ void Model::check_cache(int B, int T) const {
 }
 
 void Model::check_cached(int B, int T, int cache_B, int cache_T) const {
+  if (!next_documents_.empty()) throw std::logic_error("a cache of rows that hold several documents");
   if (B == cache_B && T <= cache_T) return;
   fail("a batch of %d sequences of %d tokens does not fit the cache, which is of %d of %d", B, T, cache_B, cache_T);
 }
@@ -750,6 +752,29 @@ void Model::check_decode(const int32_t* ids, int cache_B, int cached, int cache_
   if (cached == 0) fail("decode() needs a forward(Pass::generate) after set_cache() to go on from");
   if (cached >= cache_T) fail("a sequence of %d tokens does not fit the cache, which is of %d", cached + 1, cache_T);
   check_batch(ids, cache_B, 1);
+}
+
+void Model::set_documents(const int32_t* first, int B, int T) {
+  if (!config.causal || config.num_classes > 0) {
+    throw std::logic_error("set_documents() of a classifier, or of a model that is not causal");
+  }
+  for (int i = 0; i < B * T; ++i) {
+    const int t = i % T;
+    if (first[i] != t && (t == 0 || first[i] != first[i - 1])) {
+      throw std::logic_error("set_documents(): position " + std::to_string(t) + " of row " + std::to_string(i / T) +
+                             " neither begins a document nor belongs to the one before it");
+    }
+  }
+  next_documents_.assign(first, first + static_cast<int64_t>(B) * T);
+  documents_B_ = B;
+  documents_T_ = T;
+}
+
+std::vector<int32_t> Model::take_documents(int B, int T) {
+  if (!next_documents_.empty() && (documents_B_ != B || documents_T_ != T)) {
+    throw std::logic_error("forward() of another shape than set_documents() was told");
+  }
+  return std::exchange(next_documents_, {});
 }
 
 int Model::last_block_of_backward() const {

@@ -43,6 +43,7 @@ void GpuModel<floatX>::decode(const int32_t* ids) {
 template <class floatX>
 void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const bool pooled = config.num_classes > 0;
+  const std::vector<int32_t> first = take_documents(B, T);
   const int Vp = config.padded_outputs(), C = config.channels, L = config.num_layers, N = B * T;
   resize(B, T);
   slot_ = (slot_ + 1) % kBatchSlots;
@@ -52,12 +53,14 @@ void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   if (cached_ > 0) {
     copy_in(slot, slot.targets, slot.host_targets, std::vector<int32_t>(static_cast<size_t>(B), cached_ + 1).data(), B);
   }
+  documents_ = !first.empty();
+  if (documents_) copy_in(slot, slot.documents, slot.host_documents, first.data(), N);
   pass_ = pass;
   logits_rows_ = pass == Pass::generate ? B : head_rows(config, B, T);
   const float dropout = pass == Pass::train ? dropout_ : 0;
 
-  embedding_forward(acts_.encoded, slot.inputs, params_.wte, params_.wpe + int64_t{cached_} * C, dropout, dropout_seed_,
-                    sequence(0, DropoutPlace::embedding), B, T, C, compute_);
+  embedding_forward(acts_.encoded, slot.inputs, params_.wte, params_.wpe + int64_t{cached_} * C, documents(), dropout,
+                    dropout_seed_, sequence(0, DropoutPlace::embedding), B, T, C, compute_);
   const BlockParams<floatX>& w0 = params_.block[0];
   const BlockActivations<floatX>& a0 = acts_.block[0];
   layernorm_forward(a0.ln1, a0.ln1_mean, a0.ln1_rstd, acts_.encoded, w0.ln1w, w0.ln1b, N, C, compute_);
@@ -118,8 +121,8 @@ void GpuModel<floatX>::forward_attention(int l, float dropout) {
     attention_decode<floatX>(a.atty, scratch_memory_.as<void>(), q, k, v, slots_[slot_].targets, B, NH, HS, cache_T_,
                              compute_);
   } else {
-    attention_forward(a.atty, a.lse, a.qkv, dropout, dropout_seed_, sequence(l, DropoutPlace::attention), B, T, C, NH,
-                      config.causal, tiers_.attention, compute_);
+    attention_forward(a.atty, a.lse, a.qkv, documents(), dropout, dropout_seed_, sequence(l, DropoutPlace::attention),
+                      B, T, C, NH, config.causal, tiers_.attention, compute_);
   }
 }
 
@@ -264,8 +267,8 @@ void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     backward_block(l);
   }
   if (grads_.wte) {
-    embedding_backward(grads_.wte, grads_.wpe, scratch, acts_.dresidual, slot.inputs, dropout_, dropout_seed_,
-                       sequence(0, DropoutPlace::embedding), B, T, C, config.vocab_size, compute_);
+    embedding_backward(grads_.wte, grads_.wpe, scratch, acts_.dresidual, slot.inputs, documents(), dropout_,
+                       dropout_seed_, sequence(0, DropoutPlace::embedding), B, T, C, config.vocab_size, compute_);
   }
   CUDA_CHECK(cudaEventRecord(slot.done, compute_));
 }
@@ -302,7 +305,7 @@ void GpuModel<floatX>::backward_block(int l) {
   matmul_backward(acts_.datty, dw.attprojw, dw.attprojb, scratch, dy, a.atty, w.attprojw, no_gelu, N, C, C,
                   tiers_.matmul, compute_);
   lora_backward(w.attproj, dw.attproj, acts_.datty, dy, a.atty, N, C, C, C, l, LoraPlace::attproj);
-  attention_backward(acts_.dqkv, scratch, acts_.datty, a.atty, a.lse, a.qkv, dropout_, dropout_seed_,
+  attention_backward(acts_.dqkv, scratch, acts_.datty, a.atty, a.lse, a.qkv, documents(), dropout_, dropout_seed_,
                      sequence(l, DropoutPlace::attention), B, T, C, NH, config.causal, tiers_.attention, compute_);
   matmul_backward(acts_.dnorm, dw.qkvw, dw.qkvb, scratch, acts_.dqkv, a.ln1, w.qkvw, no_gelu, N, C, 3 * C,
                   tiers_.matmul, compute_);
@@ -464,7 +467,7 @@ int64_t scratch_bytes(const ModelConfig& config, const ModelOptions& options, in
   });
 }
 
-int slot_arrays(const ModelConfig& config) { return config.num_classes > 0 ? 4 : 3; }
+constexpr int kSlotArrays = 4;  // inputs, targets, weights; pooling or documents
 int64_t slot_elements(int64_t tokens) { return (tokens + 63) / 64 * 64; }  // each array begins on a cache line
 
 }  // namespace
@@ -523,13 +526,12 @@ void GpuModel<floatX>::resize(int B, int T) {
     };
     grow(activation_memory_, activations);
     grow(scratch_memory_, scratch);
-    const int arrays = slot_arrays(config);
-    grow(batch_memory_, kBatchSlots * arrays * slot_elements(tokens) * 4);
-    const int64_t elements = batch_memory_.bytes() / (kBatchSlots * arrays * 4) / 64 * 64;
+    grow(batch_memory_, kBatchSlots * kSlotArrays * slot_elements(tokens) * 4);
+    const int64_t elements = batch_memory_.bytes() / (kBatchSlots * kSlotArrays * 4) / 64 * 64;
     pinned_batches_ = PinnedBuffer(batch_memory_.bytes());
     for (int k = 0; k < kBatchSlots; ++k) {
-      int32_t *device = batch_memory_.as<int32_t>() + k * arrays * elements,
-              *host = pinned_batches_.as<int32_t>() + k * arrays * elements;
+      int32_t *device = batch_memory_.as<int32_t>() + k * kSlotArrays * elements,
+              *host = pinned_batches_.as<int32_t>() + k * kSlotArrays * elements;
       Slot& slot = slots_[k];
       slot.inputs = device;
       slot.targets = device + elements;
@@ -537,9 +539,10 @@ void GpuModel<floatX>::resize(int B, int T) {
       slot.host_inputs = host;
       slot.host_targets = host + elements;
       slot.host_weights = reinterpret_cast<float*>(host + 2 * elements);
-      if (arrays == 3) continue;
-      slot.pooling = reinterpret_cast<float*>(device + 3 * elements);
-      slot.host_pooling = reinterpret_cast<float*>(host + 3 * elements);
+      slot.documents = device + 3 * elements;
+      slot.host_documents = host + 3 * elements;
+      slot.pooling = reinterpret_cast<float*>(slot.documents);
+      slot.host_pooling = reinterpret_cast<float*>(slot.host_documents);
     }
     batch_tokens_ = elements;
   }
@@ -755,9 +758,8 @@ std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOpt
   rows.push_back({"inputs", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
   rows.push_back({"targets", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
   rows.push_back({"weights", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
-  if (config.num_classes > 0) {
-    rows.push_back({"pooling", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
-  }
+  rows.push_back({config.num_classes > 0 ? "pooling" : "documents", shape(kBatchSlots, tokens),
+                  kBatchSlots * slot_elements(tokens) * 4});
   rows.push_back({"scratch", "", scratch_bytes(config, options, B, T)});
   rows.push_back({"decay", "", arena_size(param_table(config, options), Arena::grads) / kParamAlignment});
   rows.push_back({"step", "", 3 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});

@@ -51,6 +51,10 @@ class Model {
   const ModelOptions options;
   const std::vector<ParamTensor> table;
 
+  // Rows of the next forward, and of the backward after it, hold several documents one behind the other: position t of
+  // row b belongs to the one that begins at first[b,t], sees no other, and its place in it is t - first[b,t]. first
+  // (B, T), copied: t where a document begins, else as at t - 1. Only for causal models that are no classifiers.
+  void set_documents(const int32_t* first, int B, int T);
   // inputs (B, T) in [0, V), T <= max_seq_len: throws Error otherwise. The first call, and one with larger B*T,
   // allocates.
   virtual void forward(const int32_t* inputs, int B, int T, Pass pass) = 0;
@@ -113,6 +117,8 @@ class Model {
   void check_cache(int B, int T) const;
   void check_cached(int B, int T, int cache_B, int cache_T) const;  // forward
   void check_decode(const int32_t* ids, int cache_B, int cached, int cache_T) const;
+  // What set_documents() said of this forward, of (B, T); empty: a row each.
+  std::vector<int32_t> take_documents(int B, int T);
   static void check_dropout(float dropout);
   float lora_scale() const { return options.lora.alpha / static_cast<float>(options.lora.rank); }
   // How far down backward goes: the first block with anything to train in or below it; num_layers: none, but the final
@@ -125,6 +131,10 @@ class Model {
   static uint64_t dropout_sequence(uint64_t base, int layer, LoraPlace place) {  // behind 4,096 layers of the others
     return ((base + 1) << 16) + (1 << 14) + static_cast<uint64_t>(layer) * 8 + static_cast<uint64_t>(place);
   }
+
+ private:
+  std::vector<int32_t> next_documents_;  // set_documents()'s, until a forward takes them
+  int documents_B_ = 0, documents_T_ = 0;
 };
 
 // The CPU's. `reference`: plain loops only, in float whatever the precision. With bf16 the factors of matrix products

@@ -82,6 +82,7 @@ class CpuModel final : public Model {
                        const floatX* weight, int N, int C, int OC, bool first);
   void clear_grads(bool of_weights) const;
   void settle_grads() const;
+  const int32_t* documents() const { return documents_.empty() ? nullptr : documents_.data(); }
   const floatX* head_input() const { return config.num_classes > 0 ? acts.pooled : acts.lnf; }
   int64_t logits_chunk() const;      // rows of logits that are in memory at a time
   int64_t make_logits(int64_t row);  // those of the chunk with this row; how many
@@ -98,7 +99,8 @@ class CpuModel final : public Model {
   const cpu::Kernels<floatX>& k_;
   Buffer param_memory_, grad_memory_, m_memory_, v_memory_, average_memory_, muon_memory_, activation_memory_;
   std::vector<int32_t> inputs_;
-  std::vector<float> pooling_;  // (B, T) of a classifier
+  std::vector<int32_t> documents_;  // (B, T) of the last forward; empty: a row each
+  std::vector<float> pooling_;      // (B, T) of a classifier
   int pooling_B_ = 0, pooling_T_ = 0;
   Buffer cache_memory_;                         // (L, 2, cache_B, NH, cache_T, HS)  keys, then values
   int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // tokens of each sequence that it has

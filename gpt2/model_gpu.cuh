@@ -142,6 +142,7 @@ class GpuModel final : public Model {
   struct Slot {
     int32_t *host_inputs, *host_targets, *inputs, *targets;  // (N)
     float *host_weights, *weights, *host_pooling, *pooling;  // (N)  pooling: a classifier's
+    int32_t *host_documents, *documents;                     // (N)  where its own pooling lies
     GpuEvent copied, done;                                   // done: the GPU needs it no more
   };
 
@@ -157,6 +158,7 @@ class GpuModel final : public Model {
                      const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
   const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
                             LoraPlace place);
+  const int32_t* documents() const { return documents_ ? slots_[slot_].documents : nullptr; }
   const floatX* head_input() const { return config.num_classes > 0 ? acts_.pooled : acts_.lnf; }
   const floatX* stream(int l) const {
     return l == 0 ? acts_.encoded : acts_.block[static_cast<size_t>(l - 1)].residual3;
@@ -192,6 +194,7 @@ class GpuModel final : public Model {
   GpuEvent result_copied_[kResults];
   Slot slots_[kBatchSlots];
   int slot_ = 0;                // of the last forward
+  bool documents_ = false;      // its rows hold several
   std::vector<float> pooling_;  // (B, T)
   int pooling_B_ = 0, pooling_T_ = 0;
   int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // of cache_memory_ (L, 2, B, NH, T, HS); tokens that it has

@@ -63,7 +63,7 @@ Batch preference_batch(const std::vector<PreferencePair>& pairs, const std::vect
   for (const size_t row : rows) examples.push_back(pairs.at(row).chosen);
   for (const size_t row : rows) examples.push_back(pairs.at(row).rejected);
   for (size_t k = 0; k < examples.size(); ++k) all.push_back(k);
-  return prompted_batch(examples, all, pad, true);
+  return prompted_batch(examples, all, pad, true, 0);
 }
 
 namespace {

@@ -5,7 +5,7 @@
 //   start at
 //                multiples of 16 bytes: otherwise plain is taken
 //   cudnn        causal only: NVIDIA's, for bf16 without dropout (its mask would be another) and for shapes that it has
-//   a plan for:
+//   a plan for, if rows are single documents:
 //                otherwise tensor_core is taken. A build without it (no WROUGHT_CUDNN) refuses this tier.
 // What forward saves (out and lse) is the same in all, and so is dropout's mask.
 #pragma once
@@ -37,19 +37,20 @@ __global__ void attention_delta_kernel(float* delta,        // (B, NH, T)
 }
 
 template <class floatX>
-AttentionSizes attention_sizes(float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH,
-                               bool causal) {
+AttentionSizes attention_sizes(const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int B, int T,
+                               int C, int NH, bool causal) {
   if (B < 1 || T < 1 || NH < 1 || C < NH || C % NH != 0 || static_cast<int64_t>(B) * NH > INT32_MAX) {
     throw CudaError("attention: B " + std::to_string(B) + ", T " + std::to_string(T) + ", C " + std::to_string(C) +
                     ", NH " + std::to_string(NH) + ": sizes must be positive, B NH below 2^31, and NH must divide C");
   }
+  if (first && !causal) throw CudaError("attention: documents in a row want causal attention");
   const int HS = C / NH;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
   int device, cache_bytes;
   CUDA_CHECK(cudaGetDevice(&device));
   CUDA_CHECK(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
   const int section = attention_section(B * NH, static_cast<int64_t>(T) * HS * sizeof(floatX), cache_bytes);
-  return {T, C, NH, HS, B * NH, section, scale, dropout, seed, sequence, causal};
+  return {T, C, NH, HS, B * NH, section, scale, dropout, seed, sequence, causal, first};
 }
 
 inline void check_attention_tier(AttentionTier tier) {
@@ -61,17 +62,18 @@ inline void check_attention_tier(AttentionTier tier) {
 }
 
 template <class floatX>
-void attention_forward(floatX* out,        // (B, T, C)
-                       float* lse,         // (B, NH, T)  saved for backward
-                       const floatX* inp,  // (B, T, 3, NH, HS)  q, k, v
+void attention_forward(floatX* out,           // (B, T, C)
+                       float* lse,            // (B, NH, T)  saved for backward
+                       const floatX* inp,     // (B, T, 3, NH, HS)  q, k, v
+                       const int32_t* first,  // (B, T)  null: a row is one document; only with causal
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
                        AttentionTier tier, cudaStream_t stream) {
   check_attention_tier(tier);
   if (!causal) tier = AttentionTier::plain;
-  const AttentionSizes s = attention_sizes<floatX>(dropout, seed, sequence, B, T, C, NH, causal);
+  const AttentionSizes s = attention_sizes<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
   if constexpr (std::is_same_v<floatX, bf16>) {
 #ifdef WROUGHT_CUDNN
-    if (tier == AttentionTier::cudnn && dropout == 0 && aligned16(out, lse, inp) &&
+    if (tier == AttentionTier::cudnn && dropout == 0 && !first && aligned16(out, lse, inp) &&
         attention_cudnn::forward(out, lse, inp, s, stream)) {
       return;
     }
@@ -90,20 +92,21 @@ inline int64_t attention_backward_scratch(int B, int T, int /*C*/, int NH) {
 }
 
 template <class floatX>
-void attention_backward(floatX* dinp,        // (B, T, 3, NH, HS)  =
-                        void* scratch,       // attention_backward_scratch() bytes
-                        const floatX* dout,  // (B, T, C)
-                        const floatX* out,   // (B, T, C)
-                        const float* lse,    // (B, NH, T)
-                        const floatX* inp,   // (B, T, 3, NH, HS)
+void attention_backward(floatX* dinp,          // (B, T, 3, NH, HS)  =
+                        void* scratch,         // attention_backward_scratch() bytes
+                        const floatX* dout,    // (B, T, C)
+                        const floatX* out,     // (B, T, C)
+                        const float* lse,      // (B, NH, T)
+                        const floatX* inp,     // (B, T, 3, NH, HS)
+                        const int32_t* first,  // (B, T) or null
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
                         AttentionTier tier, cudaStream_t stream) {
   check_attention_tier(tier);
   if (!causal) tier = AttentionTier::plain;
-  const AttentionSizes s = attention_sizes<floatX>(dropout, seed, sequence, B, T, C, NH, causal);
+  const AttentionSizes s = attention_sizes<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
 #ifdef WROUGHT_CUDNN
   if constexpr (std::is_same_v<floatX, bf16>) {
-    if (tier == AttentionTier::cudnn && dropout == 0 && aligned16(dinp, dout, out, lse, inp) &&
+    if (tier == AttentionTier::cudnn && dropout == 0 && !first && aligned16(dinp, dout, out, lse, inp) &&
         attention_cudnn::backward(dinp, dout, out, lse, inp, s, stream)) {
       return;
     }

@@ -1,6 +1,9 @@
 // Multi-head attention (Vaswani et al. 2017, section 3.2), HS = C / NH channels a head; causal: u <= t, else every u:
 //   s[t,u] = q[t] . k[u] / sqrt(HS)     p[t,:] = softmax(s[t,:])     out[t] = sum_u drop(p[t,u]) v[u]
-// drop zeroes a probability with chance `dropout` and scales what stays by 1 / (1 - dropout); its mask is number
+// `first` (B, T), unless null: a row holds several documents one behind the other, and first[t] is where that of
+// position t begins (first[t] = t, or first[t-1]); causal attention then sees first[t] <= u <= t, as if each document
+// had a row of its own. drop zeroes a probability with chance `dropout` and scales what stays by 1 / (1 - dropout); its
+// mask is number
 // ((b*NH + h)*T + t)*T + u of Philox's (seed, sequence), so backward makes it again.
 //
 // Nothing of size T x T is kept: only lse[t] = log(sum_u exp(s[t,u])), from which p[t,u] = exp(s[t,u] - lse[t]).
@@ -39,6 +42,7 @@ template <class floatX>
 void attention_forward(floatX* out,                // (B, T, C)
                        accumulate_t<floatX>* lse,  // (B, NH, T)  saved for backward
                        const floatX* inp,          // (B, T, 3, NH, HS)  q, k, v
+                       const int32_t* first,       // (B, T)  null: a row is one document; only with causal
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal) {
   using sum_t = accumulate_t<floatX>;
   const int HS = C / NH;
@@ -53,16 +57,16 @@ void attention_forward(floatX* out,                // (B, T, C)
     floatX* y = out + static_cast<int64_t>(b) * T * C + h * HS;
     std::vector<sum_t> p(T);
     for (int t = 0; t < T; ++t) {
-      const int seen = causal ? t + 1 : T;
-      for (int u = 0; u < seen; ++u) p[u] = scale * dot(q + t * row, k + u * row, HS);
-      const sum_t max = *std::max_element(p.begin(), p.begin() + seen);
+      const int begin = first ? first[static_cast<int64_t>(b) * T + t] : 0, seen = causal ? t + 1 : T;
+      for (int u = begin; u < seen; ++u) p[u] = scale * dot(q + t * row, k + u * row, HS);
+      const sum_t max = *std::max_element(p.begin() + begin, p.begin() + seen);
       sum_t sum = 0;
-      for (int u = 0; u < seen; ++u) sum += p[u] = std::exp(p[u] - max);
+      for (int u = begin; u < seen; ++u) sum += p[u] = std::exp(p[u] - max);
       lse[static_cast<int64_t>(bh) * T + t] = max + std::log(sum);
 
       floatX* yt = y + static_cast<int64_t>(t) * C;
       std::fill(yt, yt + HS, floatX(0));
-      for (int u = 0; u < seen; ++u) {
+      for (int u = begin; u < seen; ++u) {
         const uint64_t element = (static_cast<uint64_t>(bh) * T + t) * T + u;
         const sum_t pu = p[u] / sum * dropout_factor<sum_t>(dropout, seed, sequence, element);
         const floatX* vu = v + u * row;
@@ -78,6 +82,7 @@ void attention_backward(floatX* dinp,                     // (B, T, 3, NH, HS)  
                         const floatX* out,                // (B, T, C)
                         const accumulate_t<floatX>* lse,  // (B, NH, T)
                         const floatX* inp,                // (B, T, 3, NH, HS)
+                        const int32_t* first,             // (B, T) or null
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal) {
   using sum_t = accumulate_t<floatX>;
   const int HS = C / NH;
@@ -102,7 +107,8 @@ void attention_backward(floatX* dinp,                     // (B, T, 3, NH, HS)  
       const sum_t log_sum = lse[static_cast<int64_t>(bh) * T + t];
       const sum_t dp_sum = dot(dy, y, HS);
       floatX* dqt = dq + t * row;
-      for (int u = 0; u < (causal ? t + 1 : T); ++u) {
+      const int begin = first ? first[static_cast<int64_t>(b) * T + t] : 0;
+      for (int u = begin; u < (causal ? t + 1 : T); ++u) {
         const floatX* ku = k + u * row;
         const uint64_t element = (static_cast<uint64_t>(bh) * T + t) * T + u;
         const sum_t factor = dropout_factor<sum_t>(dropout, seed, sequence, element);

@@ -1,5 +1,5 @@
-// Attention by cuDNN 9, through its C++ frontend: bf16, causal, no dropout. Included only where the build found both
-// (WROUGHT_CUDNN).
+// Attention by cuDNN 9, through its C++ frontend: bf16, causal, no dropout, a document a row. Included only where the
+// build found both (WROUGHT_CUDNN).
 //
 // cuDNN sees q, k and v where they are, as strided views of inp (B, T, 3, NH, HS), and its "stats" (B, NH, T, 1) are
 // lse (B, NH, T) as it is: max + log(sum), of scaled scores, natural logarithm. So forward and backward of different

@@ -2,6 +2,9 @@
 // keys at a time, the softmax is corrected whenever a row's maximum grows, and nothing of size T x T exists. Products
 // are those of gemm_fast.h, on one thread; a head of a sequence is a task.
 //
+// Where a row holds several documents, a tile of queries begins with the keys of its first query's document, whole
+// panels of kTileCols, and what a later query does not see is masked.
+//
 // A head's keys and values are packed once. In the backward pass
 //   p = exp(scale q k^T - lse)    dv += p^T dy    dp = dy v^T    ds = scale p (dp - dy . y)    dq += ds k    dk += ds^T
 //   q
@@ -92,10 +95,10 @@ class Carver {
 inline constexpr int kMaxHeadSize = kSteps;  // what one packed block holds; larger heads take the plain version
 
 template <bool kBf16>
-void attention_forward(float* out, float* lse, const float* inp, float dropout, uint64_t seed, uint64_t sequence, int B,
-                       int T, int C, int NH, bool causal) {
+void attention_forward(float* out, float* lse, const float* inp, const int32_t* first, float dropout, uint64_t seed,
+                       uint64_t sequence, int B, int T, int C, int NH, bool causal) {
   if (C / NH > kMaxHeadSize) {
-    return cpu::attention_forward(out, lse, inp, dropout, seed, sequence, B, T, C, NH, causal);
+    return cpu::attention_forward(out, lse, inp, first, dropout, seed, sequence, B, T, C, NH, causal);
   }
   const int HS = C / NH, row = 3 * C, cols = round_up(HS, kTileCols), key_blocks = (T + kKeys - 1) / kKeys;
   const float scale = 1 / std::sqrt(static_cast<float>(HS));
@@ -111,6 +114,7 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
     float *max = carver.take(kQueries), *sum = carver.take(kQueries);
 
     const int b = bh / NH, h = bh % NH;
+    const int32_t* documents = first ? first + static_cast<int64_t>(b) * T : nullptr;
     const float* q = inp + static_cast<int64_t>(b) * T * row + h * HS;
     const float *k = q + C, *v = k + C;
     for (int block = 0; block < key_blocks; ++block) {
@@ -125,32 +129,41 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
         max[r] = -INFINITY;
         sum[r] = 0;
       }
-      for (int u0 = 0; u0 < U; u0 += kKeys) {
+      const int begin = documents ? documents[t0] / kTileCols * kTileCols : 0;  // the first key that is looked at
+      for (int u0 = begin / kKeys * kKeys; u0 < U; u0 += kKeys) {
         const int block = u0 / kKeys, n = std::min(kKeys, T - u0), wanted = std::min(n, U - u0);
-        multiply_packed<kBf16>(scores, kRowStride, false, packed_q, true, R, keys + block * block_floats, wanted, HS,
-                               HS);
+        const int skip = std::max(0, begin - u0), depth = wanted - skip;  // of the block: left out, and not
+        multiply_packed<kBf16>(scores + skip, kRowStride, false, packed_q, true, R,
+                               keys + block * block_floats + skip * steps_of(HS, kBf16), depth, HS, HS);
         for (int r = 0; r < R; ++r) {
-          float* p = scores + r * kRowStride;
-          const int t = t0 + r, seen = causal ? std::min(wanted, t + 1 - u0) : wanted;
+          float* p = scores + r * kRowStride + skip;
+          const int t = t0 + r, seen = (causal ? std::min(wanted, t + 1 - u0) : wanted) - skip;
+          const int hidden = documents ? std::max(0, documents[t] - u0 - skip) : 0;  // of documents before t's
+          if (hidden >= seen) {
+            std::fill(p, p + depth, 0.0f);
+            continue;
+          }
           const int whole = round_up(seen, kLanes);  // vectors: what is behind `seen` in the last becomes zero
+          std::fill(p, p + hidden, -INFINITY);
           std::fill(p + seen, p + whole, -INFINITY);
           const float top = max_of_scores(p, scale, max[r], whole), added = take_exp_of_scores(p, scale, top, whole);
-          std::fill(p + std::min(whole, wanted), p + wanted, 0.0f);
-          const float correction = u0 > 0 ? exp(max[r] - top) : 0;
+          std::fill(p + std::min(whole, depth), p + depth, 0.0f);
+          const float correction = u0 > begin ? exp(max[r] - top) : 0;
           sum[r] = sum[r] * correction + added;
           max[r] = top;
-          multiply_dropout(p, t, u0, seen, T, bh, dropout, seed, sequence);
-          if (u0 > 0 && correction != 1) {
+          multiply_dropout(p, t, u0 + skip, seen, T, bh, dropout, seed, sequence);
+          if (u0 > begin && correction != 1) {
             float* yr = y + r * cols;
             for (int c = 0; c < cols; ++c) yr[c] *= correction;
           }
         }
-        const float* p = scores;
+        const float* p = scores + skip;
         if constexpr (kBf16) {
-          pack_a<kBf16>(packed_p, {scores, kRowStride, false}, 0, R, 0, wanted);
+          pack_a<kBf16>(packed_p, {scores, kRowStride, false}, 0, R, skip, depth);
           p = packed_p;
         }
-        multiply_packed<kBf16>(y, cols, u0 > 0, p, true, R, values + block * block_floats, HS, wanted, n);
+        multiply_packed<kBf16>(y, cols, u0 > begin, p, true, R,
+                               values + block * block_floats + steps_of(skip, kBf16) * kTileCols, HS, depth, n);
       }
       for (int r = 0; r < R; ++r) {
         const int t = t0 + r;
@@ -165,9 +178,10 @@ void attention_forward(float* out, float* lse, const float* inp, float dropout, 
 
 template <bool kBf16>
 void attention_backward(float* dinp, const float* dout, const float* out, const float* lse, const float* inp,
-                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal) {
+                        const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C,
+                        int NH, bool causal) {
   if (C / NH > kMaxHeadSize) {
-    return cpu::attention_backward(dinp, dout, out, lse, inp, dropout, seed, sequence, B, T, C, NH, causal);
+    return cpu::attention_backward(dinp, dout, out, lse, inp, first, dropout, seed, sequence, B, T, C, NH, causal);
   }
   const int HS = C / NH, row = 3 * C, cols = round_up(HS, kTileCols), key_blocks = (T + kKeys - 1) / kKeys;
   const float scale = 1 / std::sqrt(static_cast<float>(HS));
@@ -188,6 +202,7 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
     float *dq_sum = carver.take(kQueries * cols), *delta = carver.take(kQueries);
 
     const int b = bh / NH, h = bh % NH;
+    const int32_t* documents = first ? first + static_cast<int64_t>(b) * T : nullptr;
     const int64_t at = static_cast<int64_t>(b) * T * row + h * HS;
     const float *q = inp + at, *k = q + C, *v = k + C;
     float *dq = dinp + at, *dk = dq + C, *dv = dk + C;
@@ -211,33 +226,40 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
         const int64_t at_row = static_cast<int64_t>(r) * C;
         delta[r] = dot_product(dy + at_row, y + at_row, HS);
       }
-      for (int u0 = 0; u0 < U; u0 += kKeys) {
+      const int begin = documents ? documents[t0] / kTileCols * kTileCols : 0;
+      for (int u0 = begin / kKeys * kKeys; u0 < U; u0 += kKeys) {
         const int block = u0 / kKeys, n = std::min(kKeys, T - u0), wanted = std::min(n, U - u0);
-        const int64_t offset = block * block_floats;
-        multiply_packed<kBf16>(scores, kRowStride, false, packed_q, true, R, keys_t + offset, wanted, HS, HS);
-        multiply_packed<kBf16>(gradients, kRowStride, false, packed_dy, true, R, values_t + offset, wanted, HS, HS);
+        const int skip = std::max(0, begin - u0), depth = wanted - skip;
+        const int64_t offset = block * block_floats, by_keys = offset + skip * steps_of(HS, kBf16),
+                      sums = offset + static_cast<int64_t>(skip) * cols;
+        multiply_packed<kBf16>(scores + skip, kRowStride, false, packed_q, true, R, keys_t + by_keys, depth, HS, HS);
+        multiply_packed<kBf16>(gradients + skip, kRowStride, false, packed_dy, true, R, values_t + by_keys, depth, HS,
+                               HS);
         for (int r = 0; r < R; ++r) {
-          float *p = scores + r * kRowStride, *ds = gradients + r * kRowStride;
-          const int t = t0 + r, seen = causal ? std::min(wanted, t + 1 - u0) : wanted;
+          float *p = scores + r * kRowStride + skip, *ds = gradients + r * kRowStride + skip;
+          const int t = t0 + r, seen = (causal ? std::min(wanted, t + 1 - u0) : wanted) - skip;
+          const int hidden = documents ? std::max(0, documents[t] - u0 - skip) : 0;
           const float log_sum = lse[static_cast<int64_t>(bh) * T + t], d = delta[r];
-          multiply_dropout(ds, t, u0, seen, T, bh, dropout, seed, sequence);
+          multiply_dropout(ds, t, u0 + skip, seen, T, bh, dropout, seed, sequence);
           const int whole = round_up(seen, kLanes);
+          std::fill(p, p + std::min(hidden, seen), -INFINITY);
           std::fill(p + seen, p + whole, -INFINITY);
           take_gradients_of_scores(p, ds, scale, log_sum, d, whole);
-          std::fill(p + std::min(whole, wanted), p + wanted, 0.0f);
-          std::fill(ds + std::min(whole, wanted), ds + wanted, 0.0f);
-          multiply_dropout(p, t, u0, seen, T, bh, dropout, seed, sequence);  // now what multiplied v
+          std::fill(p + std::min(whole, depth), p + depth, 0.0f);
+          std::fill(ds + std::min(whole, depth), ds + depth, 0.0f);
+          multiply_dropout(p, t, u0 + skip, seen, T, bh, dropout, seed, sequence);  // now what multiplied v
         }
-        pack_a<kBf16>(packed_by_keys, {scores, kRowStride, true}, 0, wanted, 0, R);
-        multiply_packed<kBf16>(dv_sum + offset, cols, true, packed_by_keys, false, wanted, dy_rows, HS, R, R);
-        pack_a<kBf16>(packed_by_keys, {gradients, kRowStride, true}, 0, wanted, 0, R);
-        multiply_packed<kBf16>(dk_sum + offset, cols, true, packed_by_keys, false, wanted, q_rows, HS, R, R);
-        const float* ds = gradients;
+        pack_a<kBf16>(packed_by_keys, {scores, kRowStride, true}, skip, depth, 0, R);
+        multiply_packed<kBf16>(dv_sum + sums, cols, true, packed_by_keys, false, depth, dy_rows, HS, R, R);
+        pack_a<kBf16>(packed_by_keys, {gradients, kRowStride, true}, skip, depth, 0, R);
+        multiply_packed<kBf16>(dk_sum + sums, cols, true, packed_by_keys, false, depth, q_rows, HS, R, R);
+        const float* ds = gradients + skip;
         if constexpr (kBf16) {
-          pack_a<kBf16>(packed_ds, {gradients, kRowStride, false}, 0, R, 0, wanted);
+          pack_a<kBf16>(packed_ds, {gradients, kRowStride, false}, 0, R, skip, depth);
           ds = packed_ds;
         }
-        multiply_packed<kBf16>(dq_sum, cols, u0 > 0, ds, true, R, keys + offset, HS, wanted, n);
+        multiply_packed<kBf16>(dq_sum, cols, u0 > begin, ds, true, R, keys + offset + steps_of(skip, kBf16) * kTileCols,
+                               HS, depth, n);
       }
       for (int r = 0; r < R; ++r) {
         std::copy(dq_sum + r * cols, dq_sum + r * cols + HS, dq + static_cast<int64_t>(t0 + r) * row);

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
@@ -29,9 +30,30 @@ struct AttentionSizes {
   float scale;  // 1 / sqrt(HS)
   float dropout;
   uint64_t seed, sequence;
-  bool causal;  // query t sees keys up to t; else all T
+  bool causal;           // query t sees keys up to t; else all T
+  const int32_t* first;  // (B, T)  where the document of each position begins (attention.h), or null
 
   __device__ int keys_of(int t) const { return causal ? t + 1 : T; }
+
+  // Where query t's document begins: the first key that it sees. Queries beyond T are of the last document.
+  template <bool kDocuments>
+  __device__ int first_key(int bh, int t) const {
+    return kDocuments ? first[static_cast<int64_t>(bh / NH) * T + min(t, T - 1)] : 0;
+  }
+  // From which query on none sees a key up to u: the first of the next document. `first` never falls, so by bisection.
+  template <bool kDocuments>
+  __device__ int queries_end(int bh, int u) const {
+    int low = kDocuments ? min(u + 1, T) : T, high = T;
+    while (low < high) {
+      const int middle = (low + high) / 2;
+      if (first_key<kDocuments>(bh, middle) > u) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return low;
+  }
 
   // From one token to the next, and where head bh of token 0 starts: in inp (B, T, 3, NH, HS), whose k and v follow q
   // after C and 2 C, and in out (B, T, C).
@@ -71,6 +93,9 @@ inline dim3 attention_grid(const AttentionSizes& s, int64_t blocks_a_head) {
   }
   return dim3(s.section, static_cast<unsigned>(blocks_a_head), ceil_div(s.heads, s.section));
 }
+
+// Of a row that has seen no key yet: below every score and finite, since a tile may hold other documents' keys alone.
+inline constexpr float kNoScore = -FLT_MAX;
 
 namespace attention_plain {
 
@@ -183,7 +208,7 @@ __device__ inline Work this_work(const AttentionSizes& s) {
   return {bh, slices, item % slices, item / slices};
 }
 
-template <class floatX>
+template <class floatX, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(floatX* out,        // (B, T, C)
                                                                               float* lse,         // (B, NH, T)
                                                                               const floatX* inp,  // (B, T, 3, NH, HS)
@@ -202,27 +227,29 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
   const int64_t row = s.inp_row();
 
   float acc[4][4] = {}, max[4], sum[4] = {};
-  for (float& m : max) m = -INFINITY;
+  for (float& m : max) m = kNoScore;
   const int end = s.causal ? t0 + 1 : s.T;  // tiles beyond the diagonal are never touched
-  for (int u0 = 0; u0 < end; u0 += kTile) {
+  const int begin = s.first_key<kDocuments>(work.bh, t0) / kTile * kTile;  // nor those of documents before the first
+  for (int u0 = begin; u0 < end; u0 += kTile) {
     float score[4][4] = {};
     for (int i = 0; i < work.slices; ++i) {
       __syncthreads();  // what the tiles held has been read
-      if (u0 == 0 || work.slices > 1) load_tile(q_tile, q + t0 * row + i * kTile, row, s.T - t0, s.HS - i * kTile);
+      if (u0 == begin || work.slices > 1) load_tile(q_tile, q + t0 * row + i * kTile, row, s.T - t0, s.HS - i * kTile);
       load_tile(kv_tile, k + u0 * row + i * kTile, row, s.T - u0, s.HS - i * kTile);
       __syncthreads();
       add_dots(score, q_tile, kv_tile);
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const int t = t0 + y + 16 * r, keys = s.keys_of(t);
+      const int t = t0 + y + 16 * r, keys = s.keys_of(t), from = s.first_key<kDocuments>(work.bh, t);
       float tile_max = -INFINITY;
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        score[r][c] = u0 + x + 16 * c < keys ? score[r][c] * s.scale : -INFINITY;
+        const int u = u0 + x + 16 * c;
+        score[r][c] = u < keys && (!kDocuments || u >= from) ? score[r][c] * s.scale : -INFINITY;
         tile_max = fmaxf(tile_max, score[r][c]);
       }
-      const float new_max = fmaxf(max[r], row_max(tile_max));  // finite: key 0 is seen by every row
+      const float new_max = fmaxf(max[r], row_max(tile_max));
       const float correction = expf(max[r] - new_max);
       max[r] = new_max;
       float tile_sum = 0;
@@ -259,13 +286,15 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
 // p and ds are computed twice, by a block of queries that sums dq and by a block of keys that sums dk and dv: each sum
 // has one owner and one order, which costs 7 products instead of 5 and needs no atomics.
 
-// p, from a score, and with the mask's factor dp -> ds, for one query t and key u (attention.h).
+// p, from a score, and with the mask's factor dp -> ds, for one query t, which sees keys from `from` on, and key u
+// (attention.h).
 struct ProbabilityGradient {
   float weight, ds;  // drop(p), and the gradient of the unscaled score
 };
-__device__ inline ProbabilityGradient probability_gradient(float score, float dp, float lse, float delta, int bh, int t,
-                                                           int u, const AttentionSizes& s) {
-  if (u >= s.keys_of(t) || t >= s.T) return {0, 0};
+template <bool kDocuments>
+__device__ ProbabilityGradient probability_gradient(float score, float dp, float lse, float delta, int from, int bh,
+                                                    int t, int u, const AttentionSizes& s) {
+  if (u >= s.keys_of(t) || t >= s.T || (kDocuments && u < from)) return {0, 0};
   const float p = expf(score * s.scale - lse);
   float factor = 1;
   if (s.dropout > 0) {
@@ -274,9 +303,10 @@ __device__ inline ProbabilityGradient probability_gradient(float score, float dp
   return {factor * p, p * (factor * dp - delta) * s.scale};
 }
 
-// dk and dv of a tile of keys, over the tiles of queries that see any of them: from the diagonal on, if causal.
+// dk and dv of a tile of keys, over the tiles of queries that see any of them: from the diagonal on, if causal, to the
+// end of the last key's document.
 // Products are transposed: rows are keys.
-template <class floatX>
+template <class floatX, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 1)
     attention_backward_keys_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dk and dv =
                                          const floatX* dout,  // (B, T, C)
@@ -300,8 +330,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const floatX* dy = dout + s.out_start(work.bh);
 
   float dk[4][4] = {}, dv[4][4] = {};
-  const int first = s.causal ? u0 : 0;
-  for (int t0 = first; t0 < s.T; t0 += kTile) {
+  const int first = s.causal ? u0 : 0, end = s.queries_end<kDocuments>(work.bh, u0 + kTile - 1);
+  for (int t0 = first; t0 < end; t0 += kTile) {
     float score[4][4] = {}, dp[4][4] = {};
     for (int i = 1; i <= work.slices; ++i) {
       const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its q and dout stay
@@ -318,12 +348,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const int t = t0 + x + 16 * c;
+      const int t = t0 + x + 16 * c, from = s.first_key<kDocuments>(work.bh, t);
       const float lse_t = t < s.T ? lse[rows + t] : 0, delta_t = t < s.T ? delta[rows + t] : 0;
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        const auto [weight, ds] =
-            probability_gradient(score[r][c], dp[r][c], lse_t, delta_t, work.bh, t, u0 + y + 16 * r, s);
+        const auto [weight, ds] = probability_gradient<kDocuments>(score[r][c], dp[r][c], lse_t, delta_t, from, work.bh,
+                                                                   t, u0 + y + 16 * r, s);
         p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = weight;
         dp[r][c] = ds;
       }
@@ -345,7 +375,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // dq of a tile of queries, over the tiles of keys that they see.
-template <class floatX>
+template <class floatX, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_backward_queries_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dq =
                                             const floatX* dout,  // (B, T, C)
@@ -369,13 +399,13 @@ __global__ void __launch_bounds__(kThreads, 2)
   const floatX* dy = dout + s.out_start(work.bh) + static_cast<int64_t>(t0) * s.C;
 
   float dq[4][4] = {};
-  const int end = s.causal ? t0 + 1 : s.T;
-  for (int u0 = 0; u0 < end; u0 += kTile) {
+  const int end = s.causal ? t0 + 1 : s.T, begin = s.first_key<kDocuments>(work.bh, t0) / kTile * kTile;
+  for (int u0 = begin; u0 < end; u0 += kTile) {
     float score[4][4] = {}, dp[4][4] = {};
     for (int i = 1; i <= work.slices; ++i) {
       const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its k stays
       __syncthreads();
-      if (u0 == 0 || work.slices > 1) {
+      if (u0 == begin || work.slices > 1) {
         load_tile(q_tile, q + c, row, s.T - t0, s.HS - c);
         load_tile(dout_tile, dy + c, s.C, s.T - t0, s.HS - c);
       }
@@ -387,12 +417,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const int t = t0 + y + 16 * r;
+      const int t = t0 + y + 16 * r, from = s.first_key<kDocuments>(work.bh, t);
       const float lse_t = t < s.T ? lse[rows + t] : 0, delta_t = t < s.T ? delta[rows + t] : 0;
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         ds_tile[(y + 16 * r) * kScoreStride + x + 16 * c] =
-            probability_gradient(score[r][c], dp[r][c], lse_t, delta_t, work.bh, t, u0 + x + 16 * c, s).ds;
+            probability_gradient<kDocuments>(score[r][c], dp[r][c], lse_t, delta_t, from, work.bh, t, u0 + x + 16 * c,
+                                             s)
+                .ds;
       }
     }
     __syncthreads();
@@ -412,16 +444,20 @@ inline dim3 grid(const AttentionSizes& s) {
 
 template <class floatX>
 void forward(floatX* out, float* lse, const floatX* inp, const AttentionSizes& s, cudaStream_t stream) {
-  launch(attention_forward_plain_kernel<floatX>, grid(s), kThreads, kForwardBytes, stream, out, lse, inp, s);
+  const auto kernel =
+      s.first ? attention_forward_plain_kernel<floatX, true> : attention_forward_plain_kernel<floatX, false>;
+  launch(kernel, grid(s), kThreads, kForwardBytes, stream, out, lse, inp, s);
 }
 
 template <class floatX>
 void backward(floatX* dinp, const floatX* dout, const float* lse, const float* delta, const floatX* inp,
               const AttentionSizes& s, cudaStream_t stream) {
-  launch(attention_backward_keys_plain_kernel<floatX>, grid(s), kThreads, kBackwardBytes, stream, dinp, dout, lse,
-         delta, inp, s);
-  launch(attention_backward_queries_plain_kernel<floatX>, grid(s), kThreads, kBackwardBytes, stream, dinp, dout, lse,
-         delta, inp, s);
+  const auto keys = s.first ? attention_backward_keys_plain_kernel<floatX, true>
+                            : attention_backward_keys_plain_kernel<floatX, false>;
+  const auto queries = s.first ? attention_backward_queries_plain_kernel<floatX, true>
+                               : attention_backward_queries_plain_kernel<floatX, false>;
+  launch(keys, grid(s), kThreads, kBackwardBytes, stream, dinp, dout, lse, delta, inp, s);
+  launch(queries, grid(s), kThreads, kBackwardBytes, stream, dinp, dout, lse, delta, inp, s);
 }
 
 }  // namespace attention_plain

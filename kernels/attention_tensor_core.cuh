@@ -16,7 +16,9 @@
 // to dq would allow 5).
 //
 // exp(x - m) is computed as 2^(x log2(e) - m log2(e)), with log2(e) / sqrt(HS) one factor: one multiply-add and one
-// ex2 an element. Tiles beyond the diagonal are skipped, by the block or by the warp; only tiles on it are masked.
+// ex2 an element. Tiles beyond the diagonal, and those of other documents, are skipped, by the block or by the warp;
+// only tiles on it, or on a document's border, are masked. Rows of one document have kernels of their own, which spend no
+// register on others.
 #pragma once
 
 #include <type_traits>
@@ -265,7 +267,7 @@ struct ForwardTiles {
   static constexpr size_t kBytes = (kQueries + 2 * 2 * kKeys) * kHS * sizeof(bf16);
 };
 
-template <int kHS>
+template <int kHS, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
                                          float* lse,       // (B, NH, T)
@@ -292,7 +294,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     cp_async_commit();
   };
   load_rows<kHS, Tiles::kQueries>(q_tile, q, row, s.T - t0);
-  load_stage(0, 0);
+  const int begin = s.first_key<kDocuments>(bh, t0) / kKeys * kKeys;
+  load_stage(0, begin);
 
   OwnRows<kHS, kM, Tiles::kKeep> own;
   own.rows = q_tile + (warp_t - t0) * kHS;
@@ -300,22 +303,24 @@ __global__ void __launch_bounds__(kThreads, 2)
   clear(acc);
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
-    max[m][0] = max[m][1] = -INFINITY;
+    max[m][0] = max[m][1] = kNoScore;
     sum[m][0] = sum[m][1] = 0;
   }
   const int end = min(s.T, t0 + Tiles::kQueries);
-  for (int u0 = 0, stage = 0; u0 < end; u0 += kKeys, stage ^= 1) {
+  for (int u0 = begin, stage = 0; u0 < end; u0 += kKeys, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // this stage is there for all, and all have read the other one
     if (u0 + kKeys < end) load_stage(stage ^ 1, u0 + kKeys);
-    if (u0 == 0) own.load();
+    if (u0 == begin) own.load();
     if (u0 >= warp_t + 16 * kM) continue;  // the warp's queries come before these keys
+    if (kDocuments && u0 + kKeys <= s.first_key<kDocuments>(bh, warp_t)) continue;  // or are of later documents
     bf16* keys = stages + stage * 2 * kKeys * kHS;
     uint32_t bits[kM];
     dropout_bits<kTiles, false>(bits, bh, warp_t + group, u0 + 2 * pair, s);
     float p[kM][kTiles][4];
     uint32_t weights[kM][kTiles / 2][4];
     dots(p, own, keys);
+    const bool border = kDocuments && u0 < s.first_key<kDocuments>(bh, warp_t + 16 * kM - 1);
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
       const int t = warp_t + 16 * m + group, u = u0 + 2 * pair;  // of element 0
@@ -325,6 +330,16 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             if (u + 8 * n + e % 2 > t + e / 2 * 8) p[m][n][e] = -INFINITY;
+          }
+        }
+      }
+      if (border) {
+        const int from[2] = {s.first_key<kDocuments>(bh, t), s.first_key<kDocuments>(bh, t + 8)};
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            if (u + 8 * n + e % 2 < from[e / 2]) p[m][n][e] = -INFINITY;
           }
         }
       }
@@ -338,7 +353,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         new_max = fmaxf(new_max, __shfl_xor_sync(kFullWarp, new_max, 1));
         new_max = fmaxf(new_max, __shfl_xor_sync(kFullWarp, new_max, 2));
         const float correction = exp2_approximate((max[m][half] - new_max) * scale), offset = new_max * scale;
-        max[m][half] = new_max;  // finite: key 0 is seen by every row
+        max[m][half] = new_max;
         sum[m][half] *= correction;
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) {
@@ -417,8 +432,8 @@ struct BackwardTiles {
   static constexpr size_t kKeysBytes = kBytes + 2 * 2 * kOther * sizeof(float);  // and lse and delta of two stages
 };
 
-// dk and dv of a tile of keys, over the tiles of queries from the diagonal on.
-template <int kHS>
+// dk and dv of a tile of keys, over the tiles of queries from the diagonal on, to the end of the last key's document.
+template <int kHS, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_backward_keys_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dk and dv =
                                                const bf16* dout,    // (B, T, C)
@@ -463,13 +478,14 @@ __global__ void __launch_bounds__(kThreads, 2)
   float dk[kM][kHS / 8][4], dv[kM][kHS / 8][4];
   clear(dk);
   clear(dv);
-  for (int t0 = u0, stage = 0; t0 < s.T; t0 += kQueries, stage ^= 1) {
+  const int queries_end = s.queries_end<kDocuments>(bh, u0 + Tiles::kOwn - 1);
+  for (int t0 = u0, stage = 0; t0 < queries_end; t0 += kQueries, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // this stage is there for all, and all have read the other one
-    if (t0 + kQueries < s.T) load_stage(stage ^ 1, t0 + kQueries);
+    if (t0 + kQueries < queries_end) load_stage(stage ^ 1, t0 + kQueries);
     bf16* queries = stages + stage * 2 * kQueries * kHS;
     const float* statistics_of = statistics + stage * 2 * kQueries;
-    const int end = min(kQueries, s.T - t0);
+    const int end = min(kQueries, queries_end - t0);
 #pragma unroll 1
     for (int i = max(0, (warp_u - t0) / kStep * kStep); i < end; i += kStep) {  // from the warp's first key on
       const int t = t0 + i;
@@ -479,13 +495,18 @@ __global__ void __launch_bounds__(kThreads, 2)
       dots(p, own_k, queries + i * kHS);
       dots(dp, own_v, queries + (kQueries + i) * kHS);
       const bool diagonal = t < warp_u + 16 * kM;
+      const bool border = kDocuments && s.first_key<kDocuments>(bh, t + kStep - 1) > warp_u;
       const float* lse_of = statistics_of + i + 2 * pair;
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         const int later = warp_u + 16 * m + group - (t + 2 * pair);  // element 0's key - query
         probability_gradients(
             p[m], dp[m], scale, keep_scale,
-            [&](int n, int e) { return !diagonal || later + e / 2 * 8 <= 8 * n + e % 2; },
+            [&](int n, int e) {
+              const int key = warp_u + 16 * m + group + e / 2 * 8, query = t + 2 * pair + 8 * n + e % 2;
+              return (!diagonal || later + e / 2 * 8 <= 8 * n + e % 2) &&
+                     (!border || key >= s.first_key<kDocuments>(bh, query));
+            },
             [&](int n, int e) { return bits[m] >> (4 * n + e) & 1; },
             [&](int n, int e) { return lse_of[8 * n + e % 2] * kLog2E; },
             [&](int n, int e) { return lse_of[kQueries + 8 * n + e % 2]; });
@@ -501,8 +522,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   store_rows<kHS, kM>(dk_rows + s.C, own_v.rows, dv, keep_scale, row, s.T - warp_u);
 }
 
-// dq of a tile of queries, over the tiles of keys up to the diagonal.
-template <int kHS>
+// dq of a tile of queries, over the tiles of keys from the first query's document up to the diagonal.
+template <int kHS, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_backward_queries_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dq =
                                                   const bf16* dout,    // (B, T, C)
@@ -532,7 +553,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   };
   load_rows<kHS, Tiles::kOwn>(q_tile, inp + start + t0 * row, row, s.T - t0);
   load_rows<kHS, Tiles::kOwn>(dout_tile, dout + s.out_start(bh) + static_cast<int64_t>(t0) * s.C, s.C, s.T - t0);
-  load_stage(0, 0);
+  const int begin = s.first_key<kDocuments>(bh, t0) / kKeys * kKeys;
+  load_stage(0, begin);
 
   OwnRows<kHS, kM, true> own_q, own_dout;
   own_q.rows = q_tile + (warp_t - t0) * kHS;
@@ -550,18 +572,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   float dq[kM][kHS / 8][4];
   clear(dq);
   const int end = min(s.T, t0 + Tiles::kOwn);
-  for (int u0 = 0, stage = 0; u0 < end; u0 += kKeys, stage ^= 1) {
+  for (int u0 = begin, stage = 0; u0 < end; u0 += kKeys, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // this stage is there for all, and all have read the other one
     if (u0 + kKeys < end) load_stage(stage ^ 1, u0 + kKeys);
-    if (u0 == 0) {
+    if (u0 == begin) {
       own_q.load();
       own_dout.load();
     }
     bf16* keys = stages + stage * 2 * kKeys * kHS;
     const int last = min(kKeys, warp_t + 16 * kM - u0);  // up to the warp's last query
+    const int from = kDocuments ? max(0, s.first_key<kDocuments>(bh, warp_t) - u0) / kStep * kStep : 0;
 #pragma unroll 1
-    for (int i = 0; i < last; i += kStep) {
+    for (int i = from; i < last; i += kStep) {
       const int u = u0 + i;
       uint32_t bits[kM], ds[kM][kTiles / 2][4];
       dropout_bits<kTiles, false>(bits, bh, warp_t + group, u + 2 * pair, s);
@@ -569,12 +592,17 @@ __global__ void __launch_bounds__(kThreads, 2)
       dots(p, own_q, keys + i * kHS);
       dots(dp, own_dout, keys + (kKeys + i) * kHS);
       const bool diagonal = u + kStep > warp_t;
+      const bool border = kDocuments && u < s.first_key<kDocuments>(bh, warp_t + 16 * kM - 1);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         const int later = u + 2 * pair - (warp_t + 16 * m + group);  // element 0's key - query
         probability_gradients(
             p[m], dp[m], scale, keep_scale,
-            [&](int n, int e) { return !diagonal || later + 8 * n + e % 2 <= e / 2 * 8; },
+            [&](int n, int e) {
+              const int key = u + 2 * pair + 8 * n + e % 2, query = warp_t + 16 * m + group + e / 2 * 8;
+              return (!diagonal || later + 8 * n + e % 2 <= e / 2 * 8) &&
+                     (!border || key >= s.first_key<kDocuments>(bh, query));
+            },
             [&](int n, int e) { return bits[m] >> (4 * n + e) & 1; }, [&](int, int e) { return lse_of[m][e / 2]; },
             [&](int, int e) { return delta_of[m][e / 2]; });
         to_factor(ds[m], dp[m]);
@@ -604,8 +632,10 @@ bool with_head_size(int HS, F&& f) {
 inline bool forward(bf16* out, float* lse, const bf16* inp, const AttentionSizes& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = ForwardTiles<size>;
-    launch(attention_forward_tensor_core_kernel<size>, attention_grid(s, ceil_div(s.T, Tiles::kQueries)), kThreads,
-           Tiles::kBytes, stream, out, lse, inp, s);
+    const auto kernel =
+        s.first ? attention_forward_tensor_core_kernel<size, true> : attention_forward_tensor_core_kernel<size, false>;
+    launch(kernel, attention_grid(s, ceil_div(s.T, Tiles::kQueries)), kThreads, Tiles::kBytes, stream, out, lse, inp,
+           s);
   });
 }
 
@@ -613,10 +643,13 @@ inline bool backward(bf16* dinp, const bf16* dout, const float* lse, const float
                      const AttentionSizes& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = BackwardTiles<size>;
-    launch(attention_backward_keys_tensor_core_kernel<size>, attention_grid(s, ceil_div(s.T, Tiles::kOwn)), kThreads,
-           Tiles::kKeysBytes, stream, dinp, dout, lse, delta, inp, s);
-    launch(attention_backward_queries_tensor_core_kernel<size>, attention_grid(s, ceil_div(s.T, Tiles::kOwn)), kThreads,
-           Tiles::kBytes, stream, dinp, dout, lse, delta, inp, s);
+    const auto keys = s.first ? attention_backward_keys_tensor_core_kernel<size, true>
+                              : attention_backward_keys_tensor_core_kernel<size, false>;
+    const auto queries = s.first ? attention_backward_queries_tensor_core_kernel<size, true>
+                                 : attention_backward_queries_tensor_core_kernel<size, false>;
+    const dim3 grid = attention_grid(s, ceil_div(s.T, Tiles::kOwn));
+    launch(keys, grid, kThreads, Tiles::kKeysBytes, stream, dinp, dout, lse, delta, inp, s);
+    launch(queries, grid, kThreads, Tiles::kBytes, stream, dinp, dout, lse, delta, inp, s);
   });
 }
 

@@ -1,6 +1,8 @@
-// Token and position embedding, with the dropout that follows:  out[b,t] = drop(wte[inp[b,t]] + wpe[t]).
+// Token and position embedding, with the dropout that follows:  out[b,t] = drop(wte[inp[b,t]] + wpe[t]); with documents
+// wpe[t - first[b,t]], as in embedding.h.
 //
-// Backward without atomics on floats. dwpe[t] is a sum over b, in order. For dwte the positions are sorted by token,
+// Backward without atomics on floats. dwpe[t] is a sum over b, in order; with documents, over those that have a
+// position t, whose rows a warp finds by comparing 32 places at a time. For dwte the positions are sorted by token,
 // stably (a radix sort, 8 bits a pass), so that each token's rows are neighbours, in the order of (b, t). Chunks of 32
 // sorted positions are then summed, one warp each and 128 channels: a token's run that lies inside a chunk is
 // added to dwte at once; what a run has in the first, the middle and the last chunks it crosses goes to scratch, and
@@ -23,14 +25,16 @@ inline constexpr int kSortThreads = 256, kSortTile = 1024, kSortDigits = 256;
 
 template <class floatX, bool kVector>
 __global__ void embedding_forward_kernel(floatX* out, const int32_t* inp, const floatX* wte, const floatX* wpe,
-                                         float dropout, uint64_t seed, uint64_t sequence, int N, int T, int C) {
+                                         const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int N,
+                                         int T, int C) {
   constexpr int n = Pack<floatX>::size;
   const unsigned bt = blockIdx.x * kEmbeddingRows + threadIdx.y;  // N and a few more: below 2^32
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n, i = static_cast<int64_t>(bt) * C + c;
   if (bt >= static_cast<unsigned>(N) || c >= C) return;
   float x[n], position[n], factors[n];
   load_floats<kVector>(x, wte + static_cast<int64_t>(inp[bt]) * C + c, C - c);
-  load_floats<kVector>(position, wpe + static_cast<int64_t>(bt % T) * C + c, C - c);
+  const unsigned t = bt % T - (first ? first[bt] : 0);
+  load_floats<kVector>(position, wpe + static_cast<int64_t>(t) * C + c, C - c);
   dropout_factors(factors, dropout, seed, sequence, i);
 #pragma unroll
   for (int k = 0; k < n; ++k) x[k] = factors[k] == 0 ? 0 : (x[k] + position[k]) * factors[k];
@@ -38,16 +42,17 @@ __global__ void embedding_forward_kernel(floatX* out, const int32_t* inp, const 
 }
 
 template <class floatX>
-void embedding_forward(floatX* out,         // (B, T, C)
-                       const int32_t* inp,  // (B, T)  in [0, V)
-                       const floatX* wte,   // (V, C)
-                       const floatX* wpe,   // (>= T, C)
+void embedding_forward(floatX* out,           // (B, T, C)
+                       const int32_t* inp,    // (B, T)  in [0, V)
+                       const floatX* wte,     // (V, C)
+                       const floatX* wpe,     // (>= T, C)
+                       const int32_t* first,  // (B, T)  null: a row is one document
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, cudaStream_t stream) {
   const int N = B * T;
   const bool vector = aligned16(out, wte, wpe) && C % Pack<floatX>::size == 0;
   const auto kernel = vector ? embedding_forward_kernel<floatX, true> : embedding_forward_kernel<floatX, false>;
   launch(kernel, dim3(ceil_div(N, kEmbeddingRows), ceil_div(C, 32 * Pack<floatX>::size)), dim3(32, kEmbeddingRows), 0,
-         stream, out, inp, wte, wpe, dropout, seed, sequence, N, T, C);
+         stream, out, inp, wte, wpe, first, dropout, seed, sequence, N, T, C);
 }
 
 // ---- backward: positions -------------------------------------------------------------------------------------------
@@ -72,6 +77,36 @@ __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dro
 #pragma unroll
   for (int k = 0; k < n; ++k) x[k] += sum[k];
   store_floats<kVector>(dwpe + t * C + c, x, C - c);
+}
+
+// The same of rows that hold several documents: position p is where t - first[t] = p.
+template <class floatX, bool kVector>
+__global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout, const int32_t* first, float dropout,
+                                                uint64_t seed, uint64_t sequence, int B, int T, int C) {
+  constexpr int n = Pack<float>::size;
+  const int p = static_cast<int>(blockIdx.x) * kEmbeddingRows + static_cast<int>(threadIdx.y);
+  const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
+  if (p >= T) return;  // the whole warp; lanes without channels look for rows with the others
+  float sum[n] = {}, x[n], factors[n];
+  for (int b = 0; b < B; ++b) {
+    const int64_t row = static_cast<int64_t>(b) * T;
+    for (int t0 = p; t0 < T; t0 += 32) {
+      const int mine = t0 + static_cast<int>(threadIdx.x);
+      unsigned found = __ballot_sync(kFullWarp, mine < T && mine - first[row + mine] == p);
+      for (; found != 0; found &= found - 1) {
+        const int64_t i = (row + t0 + __ffs(found) - 1) * C + c;
+        load_floats<kVector>(x, dout + i, C - c);
+        dropout_factors(factors, dropout, seed, sequence, i);
+#pragma unroll
+        for (int k = 0; k < n; ++k) sum[k] += factors[k] == 0 ? 0 : x[k] * factors[k];
+      }
+    }
+  }
+  if (c >= C) return;
+  load_floats<kVector>(x, dwpe + p * static_cast<int64_t>(C) + c, C - c);
+#pragma unroll
+  for (int k = 0; k < n; ++k) x[k] += sum[k];
+  store_floats<kVector>(dwpe + p * static_cast<int64_t>(C) + c, x, C - c);
 }
 
 // ---- backward: a stable radix sort of the positions by token -------------------------------------------------------
@@ -306,11 +341,12 @@ inline int64_t embedding_backward_scratch(int B, int T, int C, int /*V*/) {
 }
 
 template <class floatX>
-void embedding_backward(float* dwte,         // (V, C)  +=
-                        float* dwpe,         // (>= T, C)  +=
-                        void* scratch,       // embedding_backward_scratch(B, T, C, V) bytes
-                        const floatX* dout,  // (B, T, C)  of what dropout put out
-                        const int32_t* inp,  // (B, T)  in [0, V)
+void embedding_backward(float* dwte,           // (V, C)  +=
+                        float* dwpe,           // (>= T, C)  +=
+                        void* scratch,         // embedding_backward_scratch(B, T, C, V) bytes
+                        const floatX* dout,    // (B, T, C)  of what dropout put out
+                        const int32_t* inp,    // (B, T)  in [0, V)
+                        const int32_t* first,  // (B, T) or null
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int V,
                         cudaStream_t stream) {
   const int N = B * T;
@@ -324,9 +360,15 @@ void embedding_backward(float* dwte,         // (V, C)  +=
   const bool vector = aligned16(dwte, dwpe, scratch, dout) && C % Pack<floatX>::size == 0;
 
   // The positions first: they read dout from end to end and leave it in the cache for the sums by token.
-  const auto dwpe_kernel = vector ? embedding_dwpe_kernel<floatX, true> : embedding_dwpe_kernel<floatX, false>;
-  launch(dwpe_kernel, dim3(ceil_div(T, kEmbeddingRows), slices), block, 0, stream, dwpe, dout, dropout, seed, sequence,
-         B, T, C);
+  const dim3 positions(ceil_div(T, kEmbeddingRows), slices);
+  if (first) {
+    const auto kernel =
+        vector ? embedding_dwpe_documents_kernel<floatX, true> : embedding_dwpe_documents_kernel<floatX, false>;
+    launch(kernel, positions, block, 0, stream, dwpe, dout, first, dropout, seed, sequence, B, T, C);
+  } else {
+    const auto kernel = vector ? embedding_dwpe_kernel<floatX, true> : embedding_dwpe_kernel<floatX, false>;
+    launch(kernel, positions, block, 0, stream, dwpe, dout, dropout, seed, sequence, B, T, C);
+  }
 
   const unsigned long long* items = nullptr;  // none yet: the tokens as they came
   const int tiles = ceil_div(N, kSortTile);

@@ -18,6 +18,7 @@ inline AttentionTerms attention_terms(const std::vector<double>& x,    // inp (B
                                       const std::vector<double>& dy,   // dout (B, T, C)
                                       const std::vector<double>& y,    // out (B, T, C)
                                       const std::vector<double>& lse,  // (B, NH, T)
+                                      const int32_t* first,            // (B, T) or null
                                       float dropout, uint64_t seed, uint64_t sequence, int heads, int T_, int NH_,
                                       int HS_, bool causal) {
   const size_t T = T_, NH = NH_, HS = HS_, C = NH * HS;
@@ -26,7 +27,8 @@ inline AttentionTerms attention_terms(const std::vector<double>& x,    // inp (B
   const auto add = [](double& sum, double term) { sum += term * term; };
   for (size_t bh = 0; bh < static_cast<size_t>(heads); ++bh) {
     for (size_t t = 0; t < T; ++t) {
-      for (size_t u = 0; u < (causal ? t + 1 : T); ++u) {
+      const size_t begin = first ? static_cast<size_t>(first[bh / NH * T + t]) : 0;
+      for (size_t u = begin; u < (causal ? t + 1 : T); ++u) {
         const size_t token = bh / NH * T, head = bh % NH * HS;
         const size_t q = (token + t) * 3 * C + head, k = (token + u) * 3 * C + C + head, v = k + C;
         const size_t o = (token + t) * C + head;

@@ -1,4 +1,5 @@
 #include "kernels/attention.h"
+#include "tests/documents.h"
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 
@@ -7,6 +8,8 @@ namespace {
 struct Sizes {
   int B, T, C, NH;
   bool causal = true;
+  std::vector<int32_t> first = {};  // (B, T) or empty
+  const int32_t* documents() const { return first.empty() ? nullptr : first.data(); }
   size_t inp() const { return static_cast<size_t>(B) * T * 3 * C; }
   size_t out() const { return static_cast<size_t>(B) * T * C; }
   size_t lse() const { return static_cast<size_t>(B) * NH * T; }
@@ -21,8 +24,8 @@ template <class T>
 Outputs<T> forward(const std::vector<T>& inp, const Sizes& s, float dropout = 0, uint64_t seed = 0,
                    uint64_t sequence = 0) {
   Outputs<T> o{std::vector<T>(s.out()), std::vector<T>(s.lse())};
-  cpu::attention_forward(o.out.data(), o.lse.data(), inp.data(), dropout, seed, sequence, s.B, s.T, s.C, s.NH,
-                         s.causal);
+  cpu::attention_forward(o.out.data(), o.lse.data(), inp.data(), s.documents(), dropout, seed, sequence, s.B, s.T, s.C,
+                         s.NH, s.causal);
   return o;
 }
 
@@ -31,8 +34,8 @@ std::vector<T> backward(const std::vector<T>& dout, const std::vector<T>& inp, c
                         uint64_t seed = 0, uint64_t sequence = 0) {
   const Outputs<T> o = forward(inp, s, dropout, seed, sequence);
   std::vector<T> dinp = random_tensor<T>(s.inp(), 99);  // is set, not added to
-  cpu::attention_backward(dinp.data(), dout.data(), o.out.data(), o.lse.data(), inp.data(), dropout, seed, sequence,
-                          s.B, s.T, s.C, s.NH, s.causal);
+  cpu::attention_backward(dinp.data(), dout.data(), o.out.data(), o.lse.data(), inp.data(), s.documents(), dropout,
+                          seed, sequence, s.B, s.T, s.C, s.NH, s.causal);
   return dinp;
 }
 
@@ -50,8 +53,9 @@ TEST_CASE("attention against PyTorch") {
 }
 
 TEST_CASE("attention's gradients by finite differences, causal and not, without and with dropout") {
-  for (const Sizes s : {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 7, 33, 1}, Sizes{2, 5, 6, 6},
-                        Sizes{1, 13, 10, 2}, Sizes{1, 7, 33, 1, false}, Sizes{2, 5, 6, 2, false}}) {
+  for (const Sizes& s :
+       {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 7, 33, 1}, Sizes{2, 5, 6, 6}, Sizes{1, 13, 10, 2},
+        Sizes{1, 7, 33, 1, false}, Sizes{2, 5, 6, 2, false}, Sizes{2, 9, 6, 2, true, documents_of(2, 9, {3, 1, 4})}}) {
     for (const float dropout : {0.0f, 0.3f}) {
       CAPTURE(s.T);
       CAPTURE(s.C);
@@ -62,6 +66,38 @@ TEST_CASE("attention's gradients by finite differences, causal and not, without 
                      [&] { return dot_product(forward(inp, s, dropout, 7, 8).out, dout); });
     }
   }
+}
+
+TEST_CASE("attention of several documents in a row is each one's own, bit for bit") {
+  const Sizes s{3, 23, 12, 3, true, documents_of(3, 23, {5, 1, 9, 2})};
+  const Doubles inp = random_tensor(s.inp(), 1, 2), dout = random_tensor(s.out(), 2), dinp = backward(dout, inp, s);
+  const Outputs<double> all = forward(inp, s);
+  const auto part = [&](const Doubles& from, size_t token, int tokens, size_t width) {
+    const auto begin = from.begin() + static_cast<std::ptrdiff_t>(token * width);
+    return Doubles(begin, begin + static_cast<std::ptrdiff_t>(tokens * width));
+  };
+  int documents = 0;
+  for (int b = 0; b < s.B; ++b) {
+    for (int begin = 0, end; begin < s.T; begin = end, ++documents) {
+      const size_t row = static_cast<size_t>(b) * s.T, token = row + begin, C = s.C;
+      for (end = begin; end < s.T && s.first[row + end] == begin;) ++end;
+      const int n = end - begin;
+      const Sizes alone{1, n, s.C, s.NH};
+      const Doubles x = part(inp, token, n, 3 * C);
+      const Outputs<double> o = forward(x, alone);
+      CHECK(same_bits(o.out, part(all.out, token, n, C)));
+      for (int h = 0; h < s.NH; ++h) {
+        CHECK(same_bits(part(o.lse, h, 1, n), part(all.lse, (b * s.NH + h) * s.T + begin, n, 1)));
+      }
+      CHECK(same_bits(backward(part(dout, token, n, C), x, alone), part(dinp, token, n, 3 * C)));
+    }
+  }
+  CHECK(documents == 17);
+  Sizes one = s;  // a row that is one document
+  one.first.assign(one.first.size(), 0);
+  Sizes none = one;
+  none.first.clear();
+  CHECK(same_bits(forward(inp, one).out, forward(inp, none).out));
 }
 
 TEST_CASE("attention's dropout: mean, another mask per sequence, repeated exactly") {

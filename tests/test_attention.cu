@@ -2,12 +2,15 @@
 #include "kernels/attention.h"
 #include "tests/attention_terms.h"
 #include "tests/device.h"
+#include "tests/documents.h"
 
 namespace {
 
 struct Sizes {
   int B, T, NH, HS;
   bool causal = true;
+  std::vector<int32_t> first = {};  // (B, T) or empty
+  const int32_t* documents() const { return first.empty() ? nullptr : first.data(); }
   int C() const { return NH * HS; }
   size_t inp() const { return static_cast<size_t>(B) * T * 3 * C(); }
   size_t out() const { return static_cast<size_t>(B) * T * C(); }
@@ -16,7 +19,13 @@ struct Sizes {
 
 std::string name_of(const Sizes& s) {
   return "B " + std::to_string(s.B) + ", T " + std::to_string(s.T) + ", NH " + std::to_string(s.NH) + ", HS " +
-         std::to_string(s.HS) + (s.causal ? "" : ", not causal");
+         std::to_string(s.HS) + (s.causal ? "" : ", not causal") + (s.first.empty() ? "" : ", documents");
+}
+
+// Rows of documents of these lengths.
+Sizes of_documents(Sizes s, const std::vector<int>& lengths) {
+  s.first = documents_of(s.B, s.T, lengths);
+  return s;
 }
 
 constexpr uint64_t kSeed = 7, kSequence = 8;
@@ -34,16 +43,17 @@ Outputs<floatX> forward(const std::vector<floatX>& inp, const Sizes& s, float dr
   const bool plain = tier == AttentionTier::plain;  // takes any alignment: reads beyond the end show
   const DeviceArray<floatX> out(s.out(), plain), device_inp(inp, plain);
   const DeviceArray<float> lse(s.lse(), true);
-  attention_forward(out.data(), lse.data(), device_inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
-                    s.causal, tier, nullptr);
+  const DeviceArray<int32_t> first(s.first, true);
+  attention_forward(out.data(), lse.data(), device_inp.data(), s.first.empty() ? nullptr : first.data(), dropout, kSeed,
+                    kSequence, s.B, s.T, s.C(), s.NH, s.causal, tier, nullptr);
   return {out.host(), lse.host()};
 }
 
 Doubles twin_forward(const Doubles& inp, const Sizes& s, float dropout, Doubles* lse) {
   Doubles out(s.out());
   lse->resize(s.lse());
-  cpu::attention_forward(out.data(), lse->data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
-                         s.causal);
+  cpu::attention_forward(out.data(), lse->data(), inp.data(), s.documents(), dropout, kSeed, kSequence, s.B, s.T, s.C(),
+                         s.NH, s.causal);
   return out;
 }
 
@@ -68,8 +78,10 @@ std::vector<floatX> backward(const BackwardInputs<floatX>& in, const Sizes& s, f
   const DeviceArray<floatX> dinp(s.inp(), plain), dout(in.dout, plain), out(in.out, plain), inp(in.inp, plain);
   const DeviceArray<float> lse(in.lse, true);  // dinp: NaN until it is set
   const DeviceArray<float> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH) / sizeof(float), true);
-  attention_backward(dinp.data(), scratch.data(), dout.data(), out.data(), lse.data(), inp.data(), dropout, kSeed,
-                     kSequence, s.B, s.T, s.C(), s.NH, s.causal, tier, nullptr);
+  const DeviceArray<int32_t> first(s.first, true);
+  attention_backward(dinp.data(), scratch.data(), dout.data(), out.data(), lse.data(), inp.data(),
+                     s.first.empty() ? nullptr : first.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+                     s.causal, tier, nullptr);
   return dinp.host();
 }
 
@@ -77,7 +89,8 @@ template <class floatX>
 Doubles twin_backward(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
   Doubles dinp(s.inp());
   cpu::attention_backward(dinp.data(), to_numbers(in.dout).data(), to_numbers(in.out).data(), to_numbers(in.lse).data(),
-                          to_numbers(in.inp).data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal);
+                          to_numbers(in.inp).data(), s.documents(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+                          s.causal);
   return dinp;
 }
 
@@ -85,8 +98,8 @@ Doubles twin_backward(const BackwardInputs<floatX>& in, const Sizes& s, float dr
 
 template <class floatX>
 AttentionTerms term_sizes(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
-  return attention_terms(to_numbers(in.inp), to_numbers(in.dout), to_numbers(in.out), to_numbers(in.lse), dropout,
-                         kSeed, kSequence, s.B * s.NH, s.T, s.NH, s.HS, s.causal);
+  return attention_terms(to_numbers(in.inp), to_numbers(in.dout), to_numbers(in.out), to_numbers(in.lse), s.documents(),
+                         dropout, kSeed, kSequence, s.B * s.NH, s.T, s.NH, s.HS, s.causal);
 }
 
 // Against the twin in double on the same stored values, element by element, within attention_tolerance() and u |x| for
@@ -144,7 +157,7 @@ void check_case(const Sizes& s, float dropout, AttentionTier tier) {
 }  // namespace
 
 TEST_CASE("attention in float arithmetic: any head size, any length") {
-  for (const Sizes s :
+  for (const Sizes& s :
        {Sizes{1, 1, 1, 1}, Sizes{2, 33, 3, 7}, Sizes{2, 67, 2, 33}, Sizes{1, 131, 1, 48}, Sizes{2, 129, 2, 64},
         Sizes{1, 70, 2, 65}, Sizes{1, 67, 1, 80}, Sizes{1, 130, 1, 128}, Sizes{1, 65, 1, 200}, Sizes{3, 1, 2, 256},
         Sizes{1, 1, 1, 1, false}, Sizes{2, 131, 2, 33, false}, Sizes{1, 66, 1, 130, false}}) {
@@ -157,18 +170,48 @@ TEST_CASE("attention in float arithmetic: any head size, any length") {
 
 TEST_CASE("attention on tensor cores: every head size, any length") {
   for (const int HS : {32, 48, 64, 80, 96, 112, 128}) {
-    for (const Sizes s : {Sizes{1, 1, 2, HS}, Sizes{2, 33, 1, HS}, Sizes{1, 200, 1, HS}}) {
+    for (const Sizes& s : {Sizes{1, 1, 2, HS}, Sizes{2, 33, 1, HS}, Sizes{1, 200, 1, HS}}) {
       for (const float dropout : {0.0f, 0.2f}) check_case<bf16>(s, dropout, AttentionTier::tensor_core);
     }
   }
-  for (const Sizes s : {Sizes{2, 131, 3, 64}, Sizes{1, 401, 1, 64}, Sizes{1, 260, 2, 32}}) {
+  for (const Sizes& s : {Sizes{2, 131, 3, 64}, Sizes{1, 401, 1, 64}, Sizes{1, 260, 2, 32}}) {
     for (const float dropout : {0.0f, 0.2f}) check_case<bf16>(s, dropout, AttentionTier::tensor_core);
   }
   for (const std::string HS : {"32", "48", "64", "80", "96", "112", "128"}) {
     for (const std::string kernel : {"forward", "backward_keys", "backward_queries"}) {
-      check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ">");
+      check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", false>");
     }
   }
+}
+
+TEST_CASE("attention of several documents in a row, in float arithmetic and on tensor cores") {
+  const std::vector<std::vector<int>> lengths = {{1}, {3, 64, 1, 30}, {90, 17}, {150, 1, 2}, {1000}};
+  for (const std::vector<int>& some : lengths) {
+    CAPTURE(some[0]);
+    for (const Sizes& s : {Sizes{2, 33, 3, 7}, Sizes{2, 200, 1, 33}, Sizes{1, 131, 2, 72}}) {
+      check_case<float>(of_documents(s, some), 0.2f, AttentionTier::plain);
+      check_case<bf16>(of_documents(s, some), 0, AttentionTier::plain);
+    }
+    for (const float dropout : {0.0f, 0.2f}) {
+      check_case<bf16>(of_documents({2, 333, 1, 64}, some), dropout, AttentionTier::tensor_core);
+      check_case<bf16>(of_documents({1, 260, 2, 128}, some), dropout, AttentionTier::tensor_core);
+    }
+  }
+  for (const int HS : {32, 48, 80, 96, 112}) {
+    check_case<bf16>(of_documents({2, 200, 1, HS}, {70, 9, 33}), 0, AttentionTier::tensor_core);
+  }
+  for (const std::string HS : {"32", "48", "64", "80", "96", "112", "128"}) {
+    for (const std::string kernel : {"forward", "backward_keys", "backward_queries"}) {
+      check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", true>");
+    }
+  }
+}
+
+TEST_CASE("attention of several documents is refused where it is not causal") {
+  const Sizes s = of_documents({1, 9, 1, 16, false}, {4});
+  const BackwardInputs<float> in({1, 9, 1, 16}, 0);
+  CHECK_THROWS_WITH_AS(forward(in.inp, s, 0, AttentionTier::plain), doctest::Contains("want causal"), CudaError);
+  CHECK_THROWS_WITH_AS(backward(in, s, 0, AttentionTier::plain), doctest::Contains("want causal"), CudaError);
 }
 
 TEST_CASE("attention on tensor cores: what is at least dropout stays") {
@@ -180,9 +223,9 @@ TEST_CASE("attention on tensor cores: what is at least dropout stays") {
 }
 
 #ifdef WROUGHT_CUDNN
-TEST_CASE("attention by cuDNN, and by our kernels where there is dropout or no plan") {
-  for (const Sizes s : {Sizes{1, 1, 2, 64}, Sizes{2, 33, 3, 64}, Sizes{2, 257, 2, 64}, Sizes{1, 200, 2, 128},
-                        Sizes{1, 129, 1, 80}, Sizes{1, 20, 1, 33}}) {
+TEST_CASE("attention by cuDNN, and by our kernels where there is dropout, several documents or no plan") {
+  for (const Sizes& s : {Sizes{1, 1, 2, 64}, Sizes{2, 33, 3, 64}, Sizes{2, 257, 2, 64}, Sizes{1, 200, 2, 128},
+                         Sizes{1, 129, 1, 80}, Sizes{1, 20, 1, 33}, of_documents({2, 200, 2, 64}, {70, 9})}) {
     for (const float dropout : {0.0f, 0.2f}) check_case<bf16>(s, dropout, AttentionTier::cudnn);
   }
   const Sizes s{2, 300, 2, 64};
@@ -204,7 +247,7 @@ TEST_CASE("attention's tiers fall back to plain where tensor cores cannot: same 
     CHECK(same_bits(actual.out, expected.out));
     CHECK(same_bits(actual.lse, expected.lse));
   };
-  for (const Sizes s : {Sizes{1, 9, 2, 16}, Sizes{1, 9, 1, 40}, Sizes{1, 9, 1, 144}}) {  // head sizes
+  for (const Sizes& s : {Sizes{1, 9, 2, 16}, Sizes{1, 9, 1, 40}, Sizes{1, 9, 1, 144}}) {  // head sizes
     const BackwardInputs<bf16> in(s, 0);
     same(forward(in.inp, s, 0, AttentionTier::tensor_core), forward(in.inp, s, 0, AttentionTier::plain));
     CHECK(same_bits(backward(in, s, 0, AttentionTier::tensor_core), backward(in, s, 0, AttentionTier::plain)));
@@ -232,10 +275,10 @@ TEST_CASE("attention takes tensor cores where all their tensors start at multipl
         dout(in.dout, shift[3]), o(in.out, shift[4]);
     const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
     const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
-    attention_forward(out.data(), lse.data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal,
-                      AttentionTier::tensor_core, nullptr);
-    attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), dropout, kSeed,
-                       kSequence, s.B, s.T, s.C(), s.NH, s.causal, AttentionTier::tensor_core, nullptr);
+    attention_forward(out.data(), lse.data(), inp.data(), nullptr, dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+                      s.causal, AttentionTier::tensor_core, nullptr);
+    attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), nullptr, dropout,
+                       kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal, AttentionTier::tensor_core, nullptr);
     const auto tier = [](bool unaligned) { return unaligned ? AttentionTier::plain : AttentionTier::tensor_core; };
     CHECK(same_bits(out.host(), forward(in.inp, s, dropout, tier(shift[0] || shift[1])).out));
     CHECK(same_bits(dinp.host(), backward(in, s, dropout, tier(shift[0] || shift[2] || shift[3]))));
@@ -246,10 +289,10 @@ TEST_CASE("attention takes tensor cores where all their tensors start at multipl
     const DeviceArray<bf16> inp(in.inp), out(s.out()), dinp(s.inp()), dout(in.dout), o(in.out);
     const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
     const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
-    attention_forward(out.data(), lse.data(), inp.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal,
-                      AttentionTier::plain, nullptr);
-    attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), dropout, kSeed,
-                       kSequence, s.B, s.T, s.C(), s.NH, s.causal, AttentionTier::plain, nullptr);
+    attention_forward(out.data(), lse.data(), inp.data(), nullptr, dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
+                      s.causal, AttentionTier::plain, nullptr);
+    attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), nullptr, dropout,
+                       kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal, AttentionTier::plain, nullptr);
     CHECK(same_bits(out.host(), plain));
     CHECK(same_bits(dinp.host(), backward(in, s, dropout, AttentionTier::plain)));
   }
@@ -288,6 +331,8 @@ TEST_CASE("attention: the same bits under all schedules") {
     check(float(), {1, 140, 1, 72}, dropout, AttentionTier::plain);
     check(bf16(), {1, 300, 2, 64}, dropout, AttentionTier::tensor_core);
     check(bf16(), {1, 150, 1, 128}, dropout, AttentionTier::tensor_core);
+    check(float(), of_documents({1, 140, 1, 33}, {50, 9}), dropout, AttentionTier::plain);
+    check(bf16(), of_documents({1, 200, 1, 64}, {50, 9}), dropout, AttentionTier::tensor_core);
   }
 }
 
@@ -302,14 +347,14 @@ TEST_CASE("a section of heads has a quarter of the cache for two tensors") {
   int device, cache;
   CUDA_CHECK(cudaGetDevice(&device));
   CUDA_CHECK(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device));
-  CHECK(attention_sizes<bf16>(0, 0, 0, 16, 1024, 768, 12, true).section ==
+  CHECK(attention_sizes<bf16>(nullptr, 0, 0, 0, 16, 1024, 768, 12, true).section ==
         attention_section(192, 1024 * 64 * 2, cache));
-  CHECK(attention_sizes<float>(0, 0, 0, 16, 1024, 768, 12, true).section ==
+  CHECK(attention_sizes<float>(nullptr, 0, 0, 0, 16, 1024, 768, 12, true).section ==
         attention_section(192, 1024 * 64 * 4, cache));
 }
 
 TEST_CASE("attention's grid has as many blocks a head as a grid can have") {
-  AttentionSizes s = attention_sizes<float>(0, 0, 0, 7, 1, 1, 1, true);
+  AttentionSizes s = attention_sizes<float>(nullptr, 0, 0, 0, 7, 1, 1, 1, true);
   s.section = 3;
   const dim3 grid = attention_grid(s, 65'535);
   CHECK(grid.x == 3);
@@ -324,7 +369,8 @@ TEST_CASE("attention: sections of heads change the order of blocks and nothing e
     const BackwardInputs<floatX> in(sizes, 0);
     const Outputs<floatX> expected = forward(in.inp, sizes, 0, tier);
     const std::vector<floatX> expected_dinp = backward(in, sizes, 0, tier);
-    AttentionSizes s = attention_sizes<floatX>(0, kSeed, kSequence, sizes.B, sizes.T, sizes.C(), sizes.NH, true);
+    AttentionSizes s =
+        attention_sizes<floatX>(nullptr, 0, kSeed, kSequence, sizes.B, sizes.T, sizes.C(), sizes.NH, true);
     REQUIRE(s.section == s.heads);
     const DeviceArray<floatX> inp(in.inp), dout(in.dout), out_in(in.out);
     const DeviceArray<float> lse_in(in.lse), delta(in.lse.size());
@@ -358,8 +404,8 @@ TEST_CASE("attention refuses sizes that fit no model") {
     CAPTURE(T);
     CAPTURE(C);
     CAPTURE(NH);
-    CHECK_THROWS_WITH_AS(attention_sizes<float>(0, 0, 0, B, T, C, NH, true), doctest::Contains("NH must divide C"),
-                         CudaError);
+    CHECK_THROWS_WITH_AS(attention_sizes<float>(nullptr, 0, 0, 0, B, T, C, NH, true),
+                         doctest::Contains("NH must divide C"), CudaError);
   };
   check(1, 1, 10, 3);
   check(0, 1, 10, 2);
@@ -367,8 +413,8 @@ TEST_CASE("attention refuses sizes that fit no model") {
   check(1, 1, 0, 2);
   check(1, 1, 10, 0);
   check(1 << 16, 1, 1 << 15, 1 << 15);  // 2^31 heads
-  CHECK_NOTHROW(attention_sizes<float>(0, 0, 0, 1, 1, INT32_MAX, INT32_MAX, true));
-  CHECK_THROWS_AS(
-      attention_forward<float>(nullptr, nullptr, nullptr, 0, 0, 0, 1, 1, 10, 3, true, AttentionTier::plain, nullptr),
-      CudaError);
+  CHECK_NOTHROW(attention_sizes<float>(nullptr, 0, 0, 0, 1, 1, INT32_MAX, INT32_MAX, true));
+  CHECK_THROWS_AS(attention_forward<float>(nullptr, nullptr, nullptr, nullptr, 0, 0, 0, 1, 1, 10, 3, true,
+                                           AttentionTier::plain, nullptr),
+                  CudaError);
 }

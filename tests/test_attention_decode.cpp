@@ -9,7 +9,7 @@ TEST_CASE("attention_decode is the last row of attention_forward") {
     const int B = 2, C = NH * HS, max_T = T + 3;
     const Doubles inp = random_tensor(static_cast<size_t>(B) * T * 3 * C, 1, 2);
     Doubles out(static_cast<size_t>(B) * T * C), lse(static_cast<size_t>(B) * NH * T);
-    cpu::attention_forward(out.data(), lse.data(), inp.data(), 0, 0, 0, B, T, C, NH, true);
+    cpu::attention_forward(out.data(), lse.data(), inp.data(), nullptr, 0, 0, 0, B, T, C, NH, true);
 
     const size_t row = static_cast<size_t>(max_T) * HS;
     Doubles q(static_cast<size_t>(B) * C), y(q.size());

@@ -2,6 +2,7 @@
 #include "kernels/embedding.cuh"
 #include "kernels/embedding.h"
 #include "tests/device.h"
+#include "tests/documents.h"
 
 namespace {
 
@@ -36,6 +37,26 @@ std::vector<Case> cases() {
   all[6].tokens[7] = (1 << 20) - 1;
   return all;
 }
+
+constexpr std::pair<float, bool> kDropoutAndDocuments[] = {{0.0f, false}, {0.2f, false}, {0.2f, true}};
+
+// Rows of one document each, or of several.
+class Rows {
+ public:
+  Rows(int B, int T) : B_(B), T_(T), first_(documents_of(B, T, {5, 1, 40, 100})), device_(first_, true) {}
+  const int32_t* operator()(bool documents) const { return documents ? first_.data() : nullptr; }
+  const int32_t* on_device(bool documents) const { return documents ? device_.data() : nullptr; }
+  std::vector<int> counts(bool documents) const {  // of each position
+    std::vector<int> counts(T_);
+    for (int i = 0; i < B_ * T_; ++i) ++counts[i % T_ - (documents ? first_[i] : 0)];
+    return counts;
+  }
+
+ private:
+  int B_, T_;
+  std::vector<int32_t> first_;
+  DeviceArray<int32_t> device_;
+};
 
 // Scratch that holds what could be taken for sorted items: the largest token's. Who reads beyond the items finds them.
 std::vector<uint64_t> used_scratch(const Case& test) {
@@ -75,11 +96,16 @@ TEST_CASE_TEMPLATE("embedding takes 16-byte accesses where channels and tensors 
       wpe(random_storage<floatX>(static_cast<size_t>(T) * C, 2)), out(static_cast<size_t>(B) * T * C);
   const DeviceArray<float> dwte(Floats(wte.size(), 0)), dwpe(Floats(wpe.size(), 0));
   const DeviceArray<uint64_t> scratch(used_scratch(test));
-  embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), 0.2f, 7, 8, B, T, C, nullptr);
-  embedding_backward(dwte.data(), dwpe.data(), scratch.data(), out.data(), inp.data(), 0.2f, 7, 8, B, T, C, V, nullptr);
+  embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), nullptr, 0.2f, 7, 8, B, T, C, nullptr);
+  const Rows rows(B, T);
+  for (const bool documents : {false, true}) {
+    embedding_backward(dwte.data(), dwpe.data(), scratch.data(), out.data(), inp.data(), rows.on_device(documents),
+                       0.2f, 7, 8, B, T, C, V, nullptr);
+  }
   CHECK(out.host().size() == out.size());
   check_ran<floatX>("embedding_forward_kernel<floatX, true");
   check_ran<floatX>("embedding_dwpe_kernel<floatX, true");
+  check_ran<floatX>("embedding_dwpe_documents_kernel<floatX, true");
   check_ran<floatX>("embedding_dwte_kernel<floatX, true");
   check_ran<floatX>("embedding_dwte_combine_kernel<true");
 }
@@ -87,8 +113,10 @@ TEST_CASE_TEMPLATE("embedding takes 16-byte accesses where channels and tensors 
 TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf16) {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;
+    const Rows rows(B, T);
     for (const Shift shift : shifts(3, C == 64)) {
-      for (const float dropout : {0.0f, 0.2f}) {
+      for (const auto& [dropout, documents] : kDropoutAndDocuments) {
+        CAPTURE(documents);
         INFO(std::string(name));
         CAPTURE(shift.tensor);
         CAPTURE(shift.all);
@@ -102,12 +130,13 @@ TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf1
         }
         const Doubles exact_wte = to_numbers(wte), exact_wpe = to_numbers(wpe);
         Doubles expected(NC);
-        cpu::embedding_forward(expected.data(), tokens.data(), exact_wte.data(), exact_wpe.data(), B, T, C);
+        cpu::embedding_forward(expected.data(), tokens.data(), exact_wte.data(), exact_wpe.data(), rows(documents), B,
+                               T, C);
         cpu::dropout_forward(expected.data(), expected.data(), dropout, 7, 8, static_cast<int64_t>(NC));
         const DeviceArray<int32_t> inp(tokens, true);
         const DeviceArray<floatX> device_wte(wte, shift[0]), device_wpe(wpe, shift[1]), out(NC, shift[2]);
-        embedding_forward(out.data(), inp.data(), device_wte.data(), device_wpe.data(), dropout, 7, 8, B, T, C,
-                          nullptr);
+        embedding_forward(out.data(), inp.data(), device_wte.data(), device_wpe.data(), rows.on_device(documents),
+                          dropout, 7, 8, B, T, C, nullptr);
         check_close("out", out.host(), expected, 2);
       }
     }
@@ -117,8 +146,10 @@ TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf1
 TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to what was there", floatX, float, bf16) {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;
+    const Rows rows(B, T);
     for (const Shift shift : shifts(4, C == 64 || C == 12)) {
-      for (const float dropout : {0.0f, 0.2f}) {
+      for (const auto& [dropout, documents] : kDropoutAndDocuments) {
+        CAPTURE(documents);
         INFO(std::string(name));
         CAPTURE(shift.tensor);
         CAPTURE(shift.all);
@@ -132,18 +163,19 @@ TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to
                      before_wpe = random_tensor<float>(static_cast<size_t>(T) * C, 5);
         Doubles expected_wte = to_numbers(before_wte), expected_wpe = to_numbers(before_wpe), dy = to_numbers(dout);
         cpu::dropout_backward(dy.data(), dy.data(), dropout, 7, 8, static_cast<int64_t>(NC));
-        cpu::embedding_backward(expected_wte.data(), expected_wpe.data(), dy.data(), tokens.data(), B, T, C);
+        cpu::embedding_backward(expected_wte.data(), expected_wpe.data(), dy.data(), tokens.data(), rows(documents), B,
+                                T, C);
 
         const DeviceArray<int32_t> inp(tokens, true);
         const DeviceArray<floatX> device_dout(dout, shift[0]);
         const DeviceArray<float> dwte(before_wte, shift[1]), dwpe(before_wpe, shift[2]);
         const DeviceArray<uint64_t> scratch(used_scratch(test), shift[3]);
-        embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(), dropout, 7, 8, B,
-                           T, C, V, nullptr);
+        embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(),
+                           rows.on_device(documents), dropout, 7, 8, B, T, C, V, nullptr);
         std::vector<int> counts(V);
         for (const int32_t token : tokens) ++counts[token];
         check_rows("dwte", dwte.host(), expected_wte, before_wte, C, counts);
-        check_rows("dwpe", dwpe.host(), expected_wpe, before_wpe, C, std::vector<int>(T, B));
+        check_rows("dwpe", dwpe.host(), expected_wpe, before_wpe, C, rows.counts(documents));
       }
     }
   }
@@ -186,8 +218,8 @@ TEST_CASE("embedding's gradient of a token adds its rows in their order, chunks 
     const DeviceArray<float> device_dout(dout), dwte(Floats(static_cast<size_t>(V) * C, 1)),
         dwpe(Floats(static_cast<size_t>(T) * C, 0));
     const DeviceArray<char> scratch(embedding_backward_scratch(B, T, C, V));
-    embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(), 0, 7, 8, B, T, C, V,
-                       nullptr);
+    embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(), nullptr, 0, 7, 8, B, T,
+                       C, V, nullptr);
     CHECK(same_bits(dwte.host(), expected));
   }
 }
@@ -204,8 +236,8 @@ TEST_CASE("embedding sorts more tiles than a warp has lanes") {
   const DeviceArray<int32_t> inp(tokens);
   const DeviceArray<float> device_dout(dout), dwte(Floats(V, 1)), dwpe(Floats(T, 2));
   const DeviceArray<char> scratch(embedding_backward_scratch(B, T, C, V));
-  embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(), 0, 7, 8, B, T, C, V,
-                     nullptr);
+  embedding_backward(dwte.data(), dwpe.data(), scratch.data(), device_dout.data(), inp.data(), nullptr, 0, 7, 8, B, T,
+                     C, V, nullptr);
   CHECK(same_bits(dwte.host(), expected_wte));
   CHECK(same_bits(dwpe.host(), expected_wpe));
 }
@@ -223,9 +255,9 @@ TEST_CASE_TEMPLATE("embedding does not depend on the schedule", floatX, float, b
     const DeviceArray<char> scratch(embedding_backward_scratch(B, T, C, V));
     same_under_all_schedules([&] {
       dwte.write(Floats(VC, 1)), dwpe.write(Floats(TC, 2));
-      embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), 0.2f, 7, 8, B, T, C, nullptr);
-      embedding_backward(dwte.data(), dwpe.data(), scratch.data(), dout.data(), inp.data(), 0.2f, 7, 8, B, T, C, V,
-                         nullptr);
+      embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), nullptr, 0.2f, 7, 8, B, T, C, nullptr);
+      embedding_backward(dwte.data(), dwpe.data(), scratch.data(), dout.data(), inp.data(), nullptr, 0.2f, 7, 8, B, T,
+                         C, V, nullptr);
       Floats all = to_numbers<float>(out.host());
       for (const float x : dwte.host()) all.push_back(x);
       for (const float x : dwpe.host()) all.push_back(x);

@@ -121,6 +121,35 @@ TEST_CASE("an epoch has every example once, but for a last batch that is not ful
   CHECK(padded(Batching::by_length) * 4 < padded(Batching::shuffled));
 }
 
+TEST_CASE("packing: each example into the first row that has room, in the fewest tokens") {
+  CHECK(pack_rows({5, 6, 3, 2, 4, 8, 1}, 8) == Batches{{0, 2}, {1, 3}, {4, 6}, {5}});
+  CHECK(pack_rows({8, 8}, 8) == Batches{{0}, {1}});
+  CHECK(pack_rows({8, 8}, 16) == Batches{{0}, {1}});        // nothing to save
+  CHECK(pack_rows({8, 4, 4}, 16) == Batches{{0}, {1, 2}});  // rows of 8: none is longer than it need be
+  CHECK(pack_rows({3, 3, 3, 3, 3, 3}, 14) == Batches{{0}, {1}, {2}, {3}, {4}, {5}});
+  CHECK(pack_rows({7, 1, 2, 3}, 64) == Batches{{0, 1, 2, 3}});
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    std::vector<size_t> lengths;
+    for (const size_t k : permutation(20, seed, 1)) lengths.push_back(1 + k % (2 + seed % 19));
+    const size_t longest = *std::max_element(lengths.begin(), lengths.end());
+    for (const size_t length : {longest, 2 * longest, size_t{100}, size_t{1000}}) {
+      const Batches rows = pack_rows(lengths, length);
+      CHECK(sorted(rows) == counted(20));
+      size_t used = 0;
+      for (const auto& row : rows) {
+        size_t tokens = 0;
+        for (const size_t k : row) tokens += lengths[k];
+        CHECK(tokens <= length);
+        CHECK(std::is_sorted(row.begin(), row.end()));
+        used = std::max(used, tokens);
+      }
+      CHECK(rows.size() * used <= 20 * longest);
+    }
+  }
+  CHECK(pack_rows({}, 8).empty());
+  CHECK_THROWS_AS(pack_rows({5, 9}, 8), std::logic_error);
+}
+
 TEST_CASE("batches in order") {
   CHECK(batches_in_order(5, 2) == Batches{{0, 1}, {2, 3}, {4}});
   CHECK(batches_in_order(4, 4) == Batches{{0, 1, 2, 3}});

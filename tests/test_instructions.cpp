@@ -5,6 +5,7 @@
 #include "gpt2/examples.h"
 #include "gpt2/instructions.h"
 #include "gpt2/model_cpu.h"
+#include "tests/finite_differences.h"
 #include "tests/temporary_folder.h"
 
 namespace {
@@ -100,16 +101,28 @@ TEST_CASE("inputs, targets one later, end-of-text once, nothing of the padding")
                                                  prompted_example("a", "h", tokenizer, "")};
   CHECK(examples[0].ids == std::vector<int32_t>{0, 1, 2, 3, 4, end});
   CHECK(examples[0].prompt == 3);
-  const Batch batch = prompted_batch(examples, {1, 0}, end, false);
+  const Batch batch = prompted_batch(examples, {1, 0}, end, false, 0);
   CHECK(batch.B == 2);
   CHECK(batch.T == 5);
   CHECK(batch.inputs == std::vector<int32_t>{0, 7, end, end, end, 0, 1, 2, 3, 4});
   CHECK(batch.targets == std::vector<int32_t>{7, end, -1, -1, -1, 1, 2, 3, 4, end});
   CHECK(batch.weights == std::vector<float>{1, 1, 0, 0, 0, 1, 1, 1, 1, 1});
   CHECK(count_targets(batch) == 7);
-  const Batch masked = prompted_batch(examples, {0, 1}, end, true);
+  const Batch masked = prompted_batch(examples, {0, 1}, end, true, 0);
   CHECK(masked.targets == std::vector<int32_t>{-1, -1, 3, 4, end, 7, end, -1, -1, -1});
   CHECK(masked.weights == std::vector<float>{0, 0, 1, 1, 1, 1, 1, 0, 0, 0});
+  // Packed: one behind the other, each from position 0 on, and what is left of a row is nobody's.
+  const Batch packed = prompted_batch(examples, {1, 0, 1}, end, true, 7);
+  CHECK(packed.B == 2);
+  CHECK(packed.T == 5);
+  CHECK(packed.inputs == std::vector<int32_t>{0, 7, 0, 7, end, 0, 1, 2, 3, 4});
+  CHECK(packed.targets == std::vector<int32_t>{7, end, 7, end, -1, -1, -1, 3, 4, end});
+  CHECK(packed.weights == std::vector<float>{1, 1, 1, 1, 0, 0, 0, 1, 1, 1});
+  CHECK(packed.documents == std::vector<int32_t>{0, 0, 2, 2, 4, 0, 0, 0, 0, 0});
+  CHECK(batch.documents.empty());
+  const Batch apart = prompted_batch(examples, {1, 0}, end, false, 6);  // nothing to share: as if not packed
+  CHECK(apart.inputs == batch.inputs);
+  CHECK(apart.documents.empty());
   // The end of a text that stands in the data is text.
   const Tokenizer bytes = Tokenizer::bytes();
   CHECK(prompted_example("<|endoftext|>", "x", bytes, "").prompt == 13);
@@ -129,10 +142,9 @@ TEST_CASE("what is too long is cut and counted; without a token of its answer it
   CHECK(examples[1].ids.size() == 4);  // 3 inputs: just fits
 }
 
-TEST_CASE("padding and the company of a batch change nothing: the same loss per token") {
-  const ModelConfig tiny = {.max_seq_len = 16, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 8};
-  CpuModel<float> model(tiny, true);
-  init_weights(model, 3);
+namespace {
+
+std::vector<PromptedExample> some_examples() {
   std::vector<PromptedExample> examples;
   for (int k = 0; k < 7; ++k) {
     PromptedExample example;
@@ -141,13 +153,71 @@ TEST_CASE("padding and the company of a batch change nothing: the same loss per 
     example.prompt = 2;
     examples.push_back(example);
   }
+  return examples;
+}
+
+}  // namespace
+
+TEST_CASE("padding and the company of a batch change nothing: the same loss per token") {
+  const ModelConfig tiny = {.max_seq_len = 16, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 8};
+  CpuModel<float> model(tiny, true);
+  init_weights(model, 3);
+  const std::vector<PromptedExample> examples = some_examples();
   const auto go_on = [] { return false; };
-  const double together = *evaluate_prompted(model, examples, 10, true, 7, 0, go_on);
+  const double together = *evaluate_prompted(model, examples, 10, true, 0, 7, 0, go_on);
   for (const size_t B : {1, 2, 3}) {
-    CHECK(*evaluate_prompted(model, examples, 10, true, B, 0, go_on) == doctest::Approx(together).epsilon(1e-6));
+    CHECK(*evaluate_prompted(model, examples, 10, true, 0, B, 0, go_on) == doctest::Approx(together).epsilon(1e-6));
   }
-  CHECK(*evaluate_prompted(model, examples, 10, false, 7, 0, go_on) != doctest::Approx(together).epsilon(1e-6));
-  CHECK(*evaluate_prompted(model, examples, 10, true, 2, 3, go_on) ==
-        doctest::Approx(*evaluate_prompted(model, {examples.begin(), examples.begin() + 3}, 10, true, 3, 0, go_on)));
-  CHECK_FALSE(evaluate_prompted(model, examples, 10, true, 2, 0, [] { return true; }).has_value());
+  for (const size_t pack_length : {11, 16}) {
+    CHECK(*evaluate_prompted(model, examples, 10, true, pack_length, 5, 0, go_on) ==
+          doctest::Approx(together).epsilon(1e-6));
+  }
+  CHECK(*evaluate_prompted(model, examples, 10, false, 0, 7, 0, go_on) != doctest::Approx(together).epsilon(1e-6));
+  CHECK(*evaluate_prompted(model, examples, 10, true, 0, 2, 3, go_on) ==
+        doctest::Approx(*evaluate_prompted(model, {examples.begin(), examples.begin() + 3}, 10, true, 0, 3, 0, go_on)));
+  CHECK_FALSE(evaluate_prompted(model, examples, 10, true, 0, 2, 0, [] { return true; }).has_value());
+}
+
+TEST_CASE("a packed batch has the loss and the gradients of the same examples padded") {
+  const ModelConfig config = {.max_seq_len = 40, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 32};
+  const std::vector<PromptedExample> examples = some_examples();
+  const std::vector<size_t> all = {4, 0, 6, 2, 5, 1, 3};
+  Batch padded = prompted_batch(examples, all, 10, true, 0);
+  for (float& weight : padded.weights) weight /= static_cast<float>(count_targets(padded));
+  for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+    if (!cpu_can(precision)) continue;
+    for (const bool reference : {false, true}) {
+      if (reference && precision == Precision::bf16) continue;
+      CpuModel<float> rows(config, reference, {.precision = precision});
+      init_weights(rows, 3);
+      rows.zero_grad();
+      forward_batch(rows, padded, Pass::train);
+      rows.backward(padded.targets.data(), padded.weights.data());
+      for (const size_t pack_length : {12, 17, 40}) {
+        for (const Recompute recompute : {Recompute::none, Recompute::gelu, Recompute::block}) {
+          CAPTURE(reference);
+          CAPTURE(pack_length);
+          Batch packed = prompted_batch(examples, all, 10, true, pack_length);
+          REQUIRE(packed.inputs.size() < padded.inputs.size());
+          REQUIRE(count_targets(packed) == count_targets(padded));
+          for (float& weight : packed.weights) weight /= static_cast<float>(count_targets(packed));
+          CpuModel<float> model(config, reference, {.precision = precision, .recompute = recompute});
+          init_weights(model, 3);
+          model.zero_grad();
+          forward_batch(model, packed, Pass::train);
+          model.backward(packed.targets.data(), packed.weights.data());
+          // docs/testing.md's bounds of a model against another.
+          const bool fp32 = precision == Precision::fp32;
+          CHECK(std::abs(model.step_loss() - rows.step_loss()) < (fp32 ? 1e-5 : 1e-2));
+          for (const ParamTensor& tensor : model.table) {
+            CAPTURE(tensor.name);
+            std::vector<float> mine(static_cast<size_t>(tensor.size())), theirs(mine.size());
+            model.read(Arena::grads, tensor, mine.data());
+            rows.read(Arena::grads, tensor, theirs.data());
+            CHECK(relative_difference(mine, std::vector<double>(theirs.begin(), theirs.end())) < (fp32 ? 1e-4 : 1e-2));
+          }
+        }
+      }
+    }
+  }
 }

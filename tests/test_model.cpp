@@ -4,6 +4,7 @@
 #include "gpt2/model.h"
 #include "gpt2/model_cpu.h"
 #include "kernels/muon.h"
+#include "tests/documents.h"
 #include "tests/finite_differences.h"
 #include "tests/golden.h"
 
@@ -184,9 +185,11 @@ TEST_CASE("logits, loss, all gradients and ten steps of AdamW against PyTorch") 
 
 // ---- against finite differences ------------------------------------------------------------------------------------
 
-TEST_CASE("all gradients of the whole model by finite differences, without and with dropout") {
-  for (const float dropout : {0.0f, 0.2f}) {
+TEST_CASE("all gradients of the whole model by finite differences, without and with dropout and documents") {
+  for (const auto& [dropout, documents] : {std::pair{0.0f, false}, {0.2f, false}, {0.2f, true}}) {
     CAPTURE(dropout);
+    CAPTURE(documents);
+    const auto first = documents_of(2, 5, {3, 1});
     const ThreadCount one(1);
     CpuModel<double> model(kTiny, true);
     formula_weights(model, 0.5);
@@ -195,6 +198,7 @@ TEST_CASE("all gradients of the whole model by finite differences, without and w
     batch.weights = random_tensor<float>(batch.weights.size(), 5);  // any weights, also negative: the seam to the task
     const auto loss = [&] {
       model.set_dropout(dropout, 7, 8);
+      if (documents) model.set_documents(first.data(), 2, 5);
       model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
       model.loss(batch.targets.data(), nullptr);
       return dot_product(batch.weights, std::span<const double>(model.acts.losses, batch.weights.size()));
@@ -782,6 +786,38 @@ TEST_CASE("calls out of order are errors, not wrong numbers") {
   forward(Pass::train);
   model.set_dropout(0.1f, 1, 2);  // backward would draw other masks than forward did
   CHECK_THROWS_AS(backward(), std::logic_error);
+}
+
+TEST_CASE("documents are of the next forward alone, of its shape, and begin where they say") {
+  CpuModel<float> model(kSmall, false);
+  formula_weights(model, 0.25);
+  const Batch batch(kSmall, 2, 9, 1);
+  const auto loss = [&] {
+    model.forward(batch.inputs.data(), 2, 9, Pass::evaluate);
+    return model.loss(batch.targets.data(), nullptr);
+  };
+  const double whole = loss();
+  const auto first = documents_of(2, 9, {4, 2});
+  model.set_documents(first.data(), 2, 9);
+  CHECK(loss() != whole);
+  CHECK(loss() == whole);
+  model.set_documents(first.data(), 2, 9);
+  CHECK_THROWS_AS(model.forward(batch.inputs.data(), 1, 9, Pass::evaluate), std::logic_error);
+  CHECK_THROWS_AS(model.forward(batch.inputs.data(), 2, 8, Pass::evaluate), std::logic_error);
+  CHECK(loss() != whole);
+  for (const auto& [at, value] : {std::pair<size_t, int32_t>{0, 1}, {3, 2}, {4, 3}, {9, 4}, {5, -1}}) {
+    auto wrong = first;
+    wrong[at] = value;
+    CAPTURE(at);
+    CHECK_THROWS_AS(model.set_documents(wrong.data(), 2, 9), std::logic_error);
+  }
+  ModelConfig other = kSmall;
+  other.causal = false;
+  CHECK_THROWS_AS(CpuModel<float>(other, false).set_documents(first.data(), 2, 9), std::logic_error);
+  other = kSmall;
+  other.num_classes = 2;
+  other.tied_head = false;
+  CHECK_THROWS_AS(CpuModel<float>(other, false).set_documents(first.data(), 2, 9), std::logic_error);
 }
 
 TEST_CASE("a batch that no memory can hold is an exception; the model stays usable") {

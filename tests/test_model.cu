@@ -8,6 +8,7 @@
 #include "gpt2/model_gpu.cuh"
 #include "kernels/ema.h"
 #include "tests/device.h"
+#include "tests/documents.h"
 
 namespace {
 
@@ -133,6 +134,51 @@ TEST_CASE("loss, logits and all gradients are the CPU's, within what the precisi
       }
     }
   }
+}
+
+TEST_CASE("rows of several documents: loss, logits and all gradients are the CPU's, whatever is recomputed") {
+  for (const auto& [config, B, T] : {std::tuple{kSmall, 2, 16}, {kRagged, 3, 37}}) {
+    const Batch batch = random_batch(config, B, T, 1);
+    const auto first = documents_of(B, T, {5, 1, 9});
+    for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+      std::vector<Floats> gradients;
+      for (const Recompute recompute : {Recompute::none, Recompute::gelu, Recompute::block}) {
+        const auto model = gpu_model(config, with(precision, recompute), B, T);
+        const auto cpu = make_cpu_model(config, true);
+        init_weights(*cpu, 1);
+        for (Model* m : {model.get(), cpu.get()}) {
+          m->set_dropout(B == 3 ? 0.2f : 0, 7, 8);
+          m->set_documents(first.data(), B, T);
+        }
+        for (const CheckRow& row : compare_models(*model, *cpu, batch, precision)) {
+          INFO(name_of(precision), ", T ", T, ", ", row.tensor, ": relative ", row.relative, ", cosine ", row.cosine,
+               ", bound ", row.bound);
+          CHECK(row.ok);
+        }
+        gradients.push_back(read(*model, Arena::grads));
+      }
+      CHECK(same_bits(gradients[0], gradients[1]));
+      CHECK(same_bits(gradients[0], gradients[2]));
+    }
+  }
+}
+
+TEST_CASE("documents are of the next forward alone; what was given may change behind it") {
+  const auto model = gpu_model(kSmall, with(Precision::fp32), 2, 9),
+             fresh = gpu_model(kSmall, with(Precision::fp32), 2, 9);
+  const Batch batch = random_batch(kSmall, 2, 9, 1);
+  const auto loss = [&](Model& m) {
+    m.forward(batch.inputs.data(), 2, 9, Pass::evaluate);
+    return m.loss(batch.targets.data(), nullptr);
+  };
+  auto first = documents_of(2, 9, {4, 2});
+  const double whole = loss(*model);
+  for (Model* m : {model.get(), fresh.get()}) m->set_documents(first.data(), 2, 9);
+  first.assign(first.size(), 0);
+  const double parts = loss(*model);
+  CHECK(parts != whole);
+  CHECK(loss(*fresh) == parts);
+  CHECK(loss(*model) == whole);
 }
 
 TEST_CASE("ten steps follow the CPU's") {

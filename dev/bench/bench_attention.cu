@@ -305,12 +305,12 @@ struct Attention : Sizes {
   }
   void forward(int set, AttentionTier tier, cudaStream_t stream) {
     rounds = tier != AttentionTier::plain;
-    attention_forward<bf16>(out[set], lse[set], inp[set], 0, 0, 0, B, T, C, NH, true, tier, stream);
+    attention_forward<bf16>(out[set], lse[set], inp[set], nullptr, 0, 0, 0, B, T, C, NH, true, tier, stream);
   }
   void backward(int set, AttentionTier tier, cudaStream_t stream) {
     rounds = tier != AttentionTier::plain;
-    attention_backward<bf16>(dinp[set], scratch[set], dout[set], out[set], lse[set], inp[set], 0, 0, 0, B, T, C, NH,
-                             true, tier, stream);
+    attention_backward<bf16>(dinp[set], scratch[set], dout[set], out[set], lse[set], inp[set], nullptr, 0, 0, 0, B, T,
+                             C, NH, true, tier, stream);
   }
 
   // Heads that the check takes: all, or on a GPU, where the twin would take minutes, three.
@@ -364,9 +364,10 @@ struct Attention : Sizes {
       const Doubles x = to_doubles(of_checked(inp.host(0), 3, kHS));
       expected.resize(static_cast<size_t>(count) * T * kHS);
       expected_lse.resize(static_cast<size_t>(count) * T);
-      cpu::attention_forward<double>(expected.data(), expected_lse.data(), x.data(), 0, 0, 0, count, T, kHS, 1, true);
+      cpu::attention_forward<double>(expected.data(), expected_lse.data(), x.data(), nullptr, 0, 0, 0, count, T, kHS, 1,
+                                     true);
       const Doubles no_gradient(expected.size());
-      terms = attention_terms(x, no_gradient, expected, expected_lse, 0, 0, 0, count, T, 1, kHS, true);
+      terms = attention_terms(x, no_gradient, expected, expected_lse, nullptr, 0, 0, 0, count, T, 1, kHS, true);
     }
     check_within("out", of_checked(out.host(0), 1, kHS), terms.out, terms.out);
     check_close("lse", lse_of_checked(), expected_lse, T + kHS, 0);
@@ -377,9 +378,9 @@ struct Attention : Sizes {
       const Doubles x = to_doubles(of_checked(inp.host(0), 3, kHS)), dy = to_doubles(of_checked(dout.host(0), 1, kHS));
       const Doubles y = to_doubles(of_checked(out.host(0), 1, kHS)), log_sums = to_doubles(lse_of_checked());
       expected.resize(x.size());
-      cpu::attention_backward<double>(expected.data(), dy.data(), y.data(), log_sums.data(), x.data(), 0, 0, 0, count,
-                                      T, kHS, 1, true);
-      terms = attention_terms(x, dy, y, log_sums, 0, 0, 0, count, T, 1, kHS, true);
+      cpu::attention_backward<double>(expected.data(), dy.data(), y.data(), log_sums.data(), x.data(), nullptr, 0, 0, 0,
+                                      count, T, kHS, 1, true);
+      terms = attention_terms(x, dy, y, log_sums, nullptr, 0, 0, 0, count, T, 1, kHS, true);
     }
     check_within("dinp", of_checked(dinp.host(0), 3, kHS), terms.parts, terms.dinp);
   }
@@ -479,7 +480,7 @@ const Register backward("attention_backward", [](const Problem& problem) {
       {"naive", "All probabilities and their gradients in memory; then a thread sums one channel of dq, dk and dv.",
        [p](int set, cudaStream_t stream) {
          p->rounds = false;
-         const AttentionSizes sizes = attention_sizes<bf16>(0, 0, 0, p->B, p->T, p->C, p->NH, true);
+         const AttentionSizes sizes = attention_sizes<bf16>(nullptr, 0, 0, 0, p->B, p->T, p->C, p->NH, true);
          const bf16 *inp = p->inp[set], *dout = p->dout[set];
          float *delta = p->scratch[set], *probabilities = p->p[0], *ds = p->ds[0];
          launch(attention_delta_kernel<bf16>, p->heads * p->T / 8, 256, 0, stream, delta, dout,

@@ -142,14 +142,14 @@ bench::Ladder make_forward(const bench::Problem& problem) {
                       "The token is looked up once for 256 channels, by the grid's shape instead of a division, "
                       "and accesses are 16 bytes wide.",
                       [=](int set, cudaStream_t stream) {
-                        embedding_forward(t->out[set], t->inp[set], t->wte[0], t->wpe[0], 0.0f, 0, 0, s.B, T, C,
-                                          stream);
+                        embedding_forward(t->out[set], t->inp[set], t->wte[0], t->wpe[0], nullptr, 0.0f, 0, 0, s.B, T,
+                                          C, stream);
                       }}};
   ladder.reset = [=] { t->out.poison(0); };
   ladder.check = [=] {
     const auto wte = bench::to_doubles(t->wte.host(0)), wpe = bench::to_doubles(t->wpe.host(0));
     std::vector<double> expected(NC);
-    cpu::embedding_forward(expected.data(), t->inp.host(0).data(), wte.data(), wpe.data(), s.B, T, C);
+    cpu::embedding_forward(expected.data(), t->inp.host(0).data(), wte.data(), wpe.data(), nullptr, s.B, T, C);
     bench::check_close("out", t->out.host(0), expected, 1, 0);
   };
   return ladder;
@@ -190,8 +190,8 @@ bench::Ladder make_backward(const bench::Problem& problem) {
        "Positions are sorted by token first; then each warp sums 32 of them, whether they share a token or not, so "
        "all have the same work. Sums that cross from one warp's part to the next are added in order after.",
        [=](int set, cudaStream_t stream) {
-         embedding_backward(t->dwte[0], t->dwpe[0], t->scratch[0], t->dout[set], t->inp[set], 0.0f, 0, 0, s.B, T, C, V,
-                            stream);
+         embedding_backward(t->dwte[0], t->dwpe[0], t->scratch[0], t->dout[set], t->inp[set], nullptr, 0.0f, 0, 0, s.B,
+                            T, C, V, stream);
        }}};
   ladder.reset = [=] {
     t->dwte.copy(0, t->first_dwte);
@@ -202,7 +202,7 @@ bench::Ladder make_backward(const bench::Problem& problem) {
     auto dwte = bench::to_doubles(t->first_dwte.host(0)), dwpe = bench::to_doubles(t->first_dwpe.host(0));
     const auto dout = bench::to_doubles(t->dout.host(0));
     const std::vector<int32_t> tokens = t->inp.host(0);
-    cpu::embedding_backward(dwte.data(), dwpe.data(), dout.data(), tokens.data(), s.B, T, C);
+    cpu::embedding_backward(dwte.data(), dwpe.data(), dout.data(), tokens.data(), nullptr, s.B, T, C);
     // The most frequent token has the longest sum; its partial sums grow as the root of the terms.
     std::vector<int> counts(V);
     for (const int32_t token : tokens) ++counts[token];

@@ -78,16 +78,18 @@ class StepWalk {
     const int L = model_.config.num_layers;
     squares_ = 0;
     at("zero_grad", "", 0, 4 * added_, [&] { model_.zero_grad(); });
-    at("embedding_forward", "", 0, 4 * (2 * NC + T * C + N),
-       [&] { cpu::embedding_forward(a_.encoded, batch_.inputs.data(), w_.wte, w_.wpe, batch_.B, batch_.T, C); });
+    at("embedding_forward", "", 0, 4 * (2 * NC + T * C + N), [&] {
+      cpu::embedding_forward(a_.encoded, batch_.inputs.data(), w_.wte, w_.wpe, nullptr, batch_.B, batch_.T, C);
+    });
     for (int l = 0; l < L; ++l) forward_block(l);
     layernorm("lnf", a_.lnf, a_.lnf_mean, a_.lnf_rstd, stream(L), w_.lnfw, w_.lnfb);
     head();
     std::fill(a_.dresidual, a_.dresidual + static_cast<int64_t>(NC), 0.0f);
     layernorm_backward("lnf", dw_.lnfw, dw_.lnfb, stream(L), w_.lnfw, a_.lnf_mean, a_.lnf_rstd);
     for (int l = L - 1; l >= 0; --l) backward_block(l);
-    at("embedding_backward", "", 0, 4 * (3 * NC + 2 * T * C + N),
-       [&] { cpu::embedding_backward(dw_.wte, dw_.wpe, a_.dresidual, batch_.inputs.data(), batch_.B, batch_.T, C); });
+    at("embedding_backward", "", 0, 4 * (3 * NC + 2 * T * C + N), [&] {
+      cpu::embedding_backward(dw_.wte, dw_.wpe, a_.dresidual, batch_.inputs.data(), nullptr, batch_.B, batch_.T, C);
+    });
     update();
   }
 
@@ -115,7 +117,7 @@ class StepWalk {
     layernorm("ln1", a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b);
     product("qkv", a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
     at("attention_forward", "", 2 * half_square(), 4 * (4 * NC + N * NH),
-       [&] { k_.attention_forward(a.atty, a.lse, a.qkv, 0, 0, 0, batch_.B, batch_.T, C, NH, true); });
+       [&] { k_.attention_forward(a.atty, a.lse, a.qkv, nullptr, 0, 0, 0, batch_.B, batch_.T, C, NH, true); });
     product("attproj", a_.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
     residual(a.residual2, stream(l));
     layernorm("ln2", a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b);
@@ -160,7 +162,7 @@ class StepWalk {
     layernorm_backward("ln2", dw.ln2w, dw.ln2b, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd);
     product_backward("attproj", a_.datty, dw.attprojw, dw.attprojb, a_.dresidual, a.atty, w.attprojw, N, C, C);
     at("attention_backward", "", 5 * half_square(), 4 * (8 * NC + N * NH), [&] {
-      k_.attention_backward(a_.dqkv, a_.datty, a.atty, a.lse, a.qkv, 0, 0, 0, batch_.B, batch_.T, C, NH, true);
+      k_.attention_backward(a_.dqkv, a_.datty, a.atty, a.lse, a.qkv, nullptr, 0, 0, 0, batch_.B, batch_.T, C, NH, true);
     });
     product_backward("qkv", a_.dnorm, dw.qkvw, dw.qkvb, a_.dqkv, a.ln1, w.qkvw, N, C, 3 * C);
     layernorm_backward("ln1", dw.ln1w, dw.ln1b, stream(l), w.ln1w, a.ln1_mean, a.ln1_rstd);

@@ -183,6 +183,23 @@ expect_output '[0-9]+ examples to train on are longer than 36 tokens and lost th
 expect_error 1 'lost their ends; 85 of them had nothing left to learn' "$finetune" instruct --model $base --data rows.json --run alpaca
 expect_output 'the training set has 0 examples, fewer than one batch'
 
+# Packed into shared rows the steps are those of shuffled examples, a row each; so are evaluations; and there is less padding.
+expect_ok instruct --run loose --steps 6 --batch-size 6 --responses 0 --lr 1e-3 --precision fp32
+for flags in '' '--pack-length 64' '--pack-length 40 --micro-batch 3'; do
+  rm -rf packed
+  # shellcheck disable=SC2086
+  expect_ok instruct --run packed --steps 6 --batch-size 6 --responses 0 --lr 1e-3 --precision fp32 --batching packed $flags
+  for key in loss grad_norm val_loss train_loss; do
+    holds "($(metric loose $key) - $(metric packed $key)) ^ 2 < 1e-8" "packing changes $key"
+  done
+  holds "$(metric packed padding) <= $(metric loose padding)" "packing makes padding"
+done
+expect_ok instruct --run packed2 --steps 6 --batch-size 3 --responses 0 --batching packed
+holds "$(metric packed2 padding) == 0" "three examples that fit into one row are padded"
+expect_ok instruct --run cut --steps 1 --responses 0 --batching packed --pack-length 20
+expect_output '[0-9]+ examples to train on are longer than 20 tokens and lost their ends'
+expect_ok instruct --run everything --steps 2 --responses 1 --response-tokens 2 --batching packed --dropout 0.1 --train lora --recompute block
+
 # A signal finishes the step, saves, and exits 0.
 "$finetune" instruct --model $base --data rows.json --template short.json --run stopped --epochs 100000 --eval-examples 2 >log 2>&1 &
 pid=$!
@@ -201,6 +218,11 @@ if [ -x "$BUILD/finetunesim" ]; then
       --steps 2 --batch-size 2 --eval-examples 4 --max-length 8 --precision fp32 --train-fraction 0.9 --val-fraction 0.05
   done
   holds "($(metric classify_on loss) - $(metric classify_onsim loss)) ^ 2 < 1e-10" "another step on the GPU"
+  for on in '' sim; do
+    expect_ok "$BUILD/finetune$on" instruct --model $base --data rows.json --template short.json --run "packed_on$on" --steps 2 \
+      --batch-size 3 --batching packed --responses 0 --eval-examples 3 --train-fraction 0.1 --val-fraction 0.05 --precision fp32
+  done
+  holds "($(metric packed_on loss) - $(metric packed_onsim loss)) ^ 2 < 1e-10" "another packed step on the GPU"
 fi
 
 # ---- what instruct must refuse -----------------------------------------------------------------------------------------
@@ -216,6 +238,13 @@ expect_error 2 'head is its token embedding' instruct --train head
 expect_error 2 'judge and --judge-model' instruct --judge http://127.0.0.1:1
 expect_error 2 'judge' instruct --judge nonsense --judge-model m
 expect_error 2 'position' instruct --position last
+expect_error 2 'pack-length is 65, but the model.s context is 64' instruct --batching packed --pack-length 65
+expect_error 2 'pack-length is 0' instruct --batching packed --pack-length 0
+expect_error 2 'pack-length' instruct --batching packed --pack-length -1
+expect_error 2 'pack-length goes with --batching packed' instruct --pack-length 40
+expect_error 2 'pack-length goes with --batching packed' instruct --pack-length 40 --batching by-length
+expect_error 2 'max-length 50 is above --pack-length 40' instruct --batching packed --pack-length 40 --max-length 50
+expect_error 2 "batching is 'stacked', expected one of shuffled by-length packed" instruct --batching stacked
 
 # ---- dpo -------------------------------------------------------------------------------------------------------------
 {
@@ -250,4 +279,5 @@ expect_error 1 'each of its 1 rows "chosen" equals "rejected"' "$finetune" dpo -
 expect_error 1 'the key "chosen" is missing' "$finetune" dpo --model $base --data rows.json
 expect_error 2 "expected a model's folder" dpo --reference-model nowhere
 expect_error 2 'beta is 0' dpo --beta 0
+expect_error 2 "batching is 'packed'" dpo --batching packed
 [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"

@@ -17,8 +17,8 @@
 //
 // exp(x - m) is computed as 2^(x log2(e) - m log2(e)), with log2(e) / sqrt(HS) one factor: one multiply-add and one
 // ex2 an element. Tiles beyond the diagonal, and those of other documents, are skipped, by the block or by the warp;
-// only tiles on it, or on a document's border, are masked. Rows of one document have kernels of their own, which spend no
-// register on others.
+// only tiles on it, or on a document's border, are masked. Rows of one document have kernels of their own, which spend
+// no register on others.
 #pragma once
 
 #include <type_traits>
@@ -478,14 +478,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   float dk[kM][kHS / 8][4], dv[kM][kHS / 8][4];
   clear(dk);
   clear(dv);
-  const int queries_end = s.queries_end<kDocuments>(bh, u0 + Tiles::kOwn - 1);
+  const int queries_end = s.queries_end<kDocuments>(bh, u0 + Tiles::kOwn - 1),
+            warp_end = s.queries_end<kDocuments>(bh, warp_u + 16 * kM - 1);
   for (int t0 = u0, stage = 0; t0 < queries_end; t0 += kQueries, stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // this stage is there for all, and all have read the other one
     if (t0 + kQueries < queries_end) load_stage(stage ^ 1, t0 + kQueries);
     bf16* queries = stages + stage * 2 * kQueries * kHS;
     const float* statistics_of = statistics + stage * 2 * kQueries;
-    const int end = min(kQueries, queries_end - t0);
+    const int end = min(kQueries, warp_end - t0);
 #pragma unroll 1
     for (int i = max(0, (warp_u - t0) / kStep * kStep); i < end; i += kStep) {  // from the warp's first key on
       const int t = t0 + i;

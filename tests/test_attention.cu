@@ -185,7 +185,7 @@ TEST_CASE("attention on tensor cores: every head size, any length") {
 }
 
 TEST_CASE("attention of several documents in a row, in float arithmetic and on tensor cores") {
-  const std::vector<std::vector<int>> lengths = {{1}, {3, 64, 1, 30}, {90, 17}, {150, 1, 2}, {1000}};
+  const std::vector<std::vector<int>> lengths = {{1}, {3, 64, 1, 30}, {63, 64}, {150, 1, 2}, {1000}};
   for (const std::vector<int>& some : lengths) {
     CAPTURE(some[0]);
     for (const Sizes& s : {Sizes{2, 33, 3, 7}, Sizes{2, 200, 1, 33}, Sizes{1, 131, 2, 72}}) {
@@ -205,6 +205,43 @@ TEST_CASE("attention of several documents in a row, in float arithmetic and on t
       check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", true>");
     }
   }
+}
+
+TEST_CASE("attention leaves the tiles of other documents alone: not even a NaN comes from there") {
+  const auto check = [&]<class floatX>(floatX, const Sizes& s, AttentionTier tier) {
+    CAPTURE(name_of(s));
+    const BackwardInputs<floatX> in(s, 0);
+    const Outputs<floatX> expected = forward(in.inp, s, 0, tier);
+    const std::vector<floatX> expected_dinp = backward(in, s, 0, tier);
+    for (const int begin : {0, 64, 256}) {  // borders are borders of tiles, and of warps within a block's
+      CAPTURE(begin);
+      BackwardInputs<floatX> poisoned = in;
+      for (int t = 0; t < s.T; ++t) {
+        if (s.first[t] == begin) continue;
+        std::fill_n(poisoned.inp.begin() + t * 3 * s.C(), 3 * s.C(), to_storage<floatX>({NAN})[0]);
+        std::fill_n(poisoned.dout.begin() + t * s.C(), s.C(), to_storage<floatX>({NAN})[0]);
+      }
+      const Outputs<floatX> o = forward(poisoned.inp, s, 0, tier);
+      const std::vector<floatX> dinp = backward(poisoned, s, 0, tier);
+      const auto same = [&](const auto& a, const auto& b, int width) {
+        const auto rows = [&](const auto& x) {
+          std::decay_t<decltype(x)> mine;
+          for (int t = 0; t < s.T; ++t) {
+            if (s.first[t] == begin) mine.insert(mine.end(), x.begin() + t * width, x.begin() + (t + 1) * width);
+          }
+          return mine;
+        };
+        CHECK(same_bits(rows(a), rows(b)));
+      };
+      same(o.out, expected.out, s.C());
+      same(o.lse, expected.lse, 1);
+      same(dinp, expected_dinp, 3 * s.C());
+    }
+  };
+  const std::vector<int> lengths = {64, 192, 100};
+  check(float(), of_documents({1, 330, 1, 40}, lengths), AttentionTier::plain);
+  check(bf16(), of_documents({1, 330, 1, 64}, lengths), AttentionTier::tensor_core);
+  check(bf16(), of_documents({1, 330, 1, 128}, lengths), AttentionTier::tensor_core);
 }
 
 TEST_CASE("attention of several documents is refused where it is not causal") {

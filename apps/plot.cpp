@@ -1,15 +1,21 @@
 // Draws what a run wrote down, or what a model looks at, as a picture (SVG).
-//   build/plot metrics --run runs/stories --field loss --field val_loss --out loss.svg
-//   build/plot attention --model runs/stories/latest --text "Once upon a time" --layer 1 --out attention.svg
+//   build/plot loss --run runs/stories --out loss.svg
+//   build/plot accuracy --run runs/sms-spam --out accuracy.svg
+//   build/plot metrics --run runs/stories --field grad_norm --out norm.svg
+//   build/plot schedule --steps 1000 --schedule cosine --out schedule.svg
+//   build/plot attention --model runs/stories/latest --prompt "Once upon a time" --layer 1 --out attention.svg
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <set>
+#include <span>
 
-#include "apps/command_line.h"
+#include "apps/train_flags.h"
 #include "gpt2/attention_map.h"
 #include "gpt2/chart.h"
 #include "gpt2/file.h"
 #include "gpt2/huggingface.h"
+#include "gpt2/schedule.h"
 #include "gpt2/weights.h"
 
 namespace {
@@ -20,8 +26,9 @@ struct PlotFlags {
   std::string out, title;
   std::vector<std::string> runs, fields = {"loss"};
   std::string x = "step";
-  std::string model, text;
+  std::string model, prompt;
   int layer = 0, head = -1;
+  TrainConfig train;
 };
 
 void write_picture(const std::string& svg, const std::string& out) {
@@ -44,44 +51,125 @@ std::string joined(const std::set<std::string>& names) {
 
 // ---- curves --------------------------------------------------------------------------------------------------------
 
-// Of each field, its points over x; lines that lack one of the two, or have it as something else than a number, say
-// nothing about it.
-std::vector<Curve> curves_of(const fs::path& run, const PlotFlags& flags) {
-  const fs::path path = fs::is_directory(run) ? run / "metrics.jsonl" : run;
-  const MappedFile file(path);
-  std::map<std::string, std::map<double, double>> points;
+// The lines of a run's metrics.jsonl, and the names of the numbers in them.
+struct Metrics {
+  std::string given;  // on the command line
+  fs::path path;
+  std::vector<nlohmann::json> lines;
   std::set<std::string> present;
-  std::string_view rest = file.text();
-  while (!rest.empty()) {
-    const size_t end = rest.find('\n');
-    const nlohmann::json line = nlohmann::json::parse(rest.substr(0, end), nullptr, false);
-    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-    if (!line.is_object()) continue;  // cut off by a crash
-    for (const auto& [name, value] : line.items()) {
-      if (value.is_number()) present.insert(name);
+
+  explicit Metrics(const std::string& run)
+      : given(run), path(fs::is_directory(run) ? fs::path(run) / "metrics.jsonl" : fs::path(run)) {
+    if (!fs::exists(path)) fail("%s: missing, expected a run's folder, which has it, or the file", path.c_str());
+    const MappedFile file(path);
+    std::string_view rest = file.text();
+    while (!rest.empty()) {
+      const size_t end = rest.find('\n');
+      nlohmann::json line = nlohmann::json::parse(rest.substr(0, end), nullptr, false);
+      rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+      if (!line.is_object()) continue;  // cut off by a crash
+      for (const auto& [name, value] : line.items()) {
+        if (value.is_number()) present.insert(name);
+      }
+      lines.push_back(std::move(line));
     }
-    if (!line.contains(flags.x) || !line[flags.x].is_number()) continue;
-    for (const std::string& field : flags.fields) {
-      if (line.contains(field) && line[field].is_number()) points[field][line[flags.x]] = line[field];
-    }
+    if (present.empty()) fail("%s: no line with numbers, expected a run's metrics", path.c_str());
   }
-  if (present.empty()) fail("%s: no line with numbers, expected a run's metrics", path.c_str());
-  std::vector<Curve> curves;
-  for (const std::string& field : flags.fields) {
-    if (points[field].empty()) {
-      fail("%s: no %s over %s; its numbers are: %s", path.c_str(), field.c_str(), flags.x.c_str(),
-           joined(present).c_str());
+
+  // Over x, times `scale`. Lines that lack one of the two, or have it as something else than a number, say nothing
+  // about it.
+  std::vector<std::pair<double, double>> points(const std::string& field, const std::string& x, double scale) const {
+    std::map<double, double> all;
+    for (const nlohmann::json& line : lines) {
+      if (!line.contains(x) || !line[x].is_number()) continue;
+      if (line.contains(field) && line[field].is_number()) all[line[x]] = scale * line[field].get<double>();
     }
-    curves.push_back({in_words(field), {points[field].begin(), points[field].end()}});
+    return {all.begin(), all.end()};
+  }
+
+  // What else the steps are: tokens where each takes as many, else epochs; nothing if the run does not say.
+  ScaleAbove scale_above() const {
+    double tokens = 0, epochs = 0, last = 0;
+    for (const nlohmann::json& line : lines) {
+      if (line.contains("config") && line["config"].is_object()) {
+        const auto value = line["config"].find("total-batch-tokens");
+        if (value != line["config"].end() && value->is_number()) tokens = *value;
+      }
+      if (!line.contains("step") || !line["step"].is_number() || line["step"] <= 0) continue;
+      last = std::max(last, line["step"].get<double>());
+      if (line.contains("epoch") && line["epoch"].is_number())
+        epochs = line["epoch"].get<double>() / line["step"].get<double>();
+    }
+    if (tokens > 0 && last > 0) {
+      const double seen = tokens * last;
+      if (seen >= 2e9) return {"tokens seen (billions)", 1e-9 * tokens};
+      if (seen >= 2e6) return {"tokens seen (millions)", 1e-6 * tokens};
+      return {"tokens seen", tokens};
+    }
+    if (epochs > 0) return {"epochs", epochs};
+    return {};
+  }
+};
+
+// A number that a run may have, and what it is called.
+struct Field {
+  const char *key, *name;
+};
+
+// Of each run all the fields that it has; throws Error for a run that has none of them.
+std::vector<Curve> curves_of(const std::vector<Metrics>& runs, std::span<const Field> fields, const std::string& x,
+                             double scale, const char* what) {
+  std::vector<Curve> curves;
+  for (const Metrics& run : runs) {
+    const size_t before = curves.size();
+    for (const Field& field : fields) {
+      std::vector<std::pair<double, double>> points = run.points(field.key, x, scale);
+      if (points.empty()) continue;
+      const std::string place = runs.size() > 1 ? run.given + ": " : "";
+      curves.push_back({place + field.name, std::move(points)});
+    }
+    if (curves.size() == before) {
+      fail("%s: no %s over %s; its numbers are: %s", run.path.c_str(), what, x.c_str(), joined(run.present).c_str());
+    }
   }
   return curves;
+}
+
+std::vector<Metrics> read_runs(const PlotFlags& flags) { return {flags.runs.begin(), flags.runs.end()}; }
+
+std::string title_or(const PlotFlags& flags, const char* otherwise) {
+  return flags.title.empty() ? otherwise : flags.title;
+}
+
+void plot_loss(const PlotFlags& flags) {
+  const Field fields[] = {{"loss", "training"}, {"val_loss", "validation"}};
+  const std::vector<Metrics> runs = read_runs(flags);
+  const std::vector<Curve> curves = curves_of(runs, fields, "step", 1, "loss");
+  ScaleAbove above = runs[0].scale_above();
+  for (const Metrics& run : runs) {
+    const ScaleAbove other = run.scale_above();
+    if (other.label != above.label || other.per_x != above.per_x) above = {};  // no one scale is right for all
+  }
+  write_picture(curves_svg(title_or(flags, "Loss"), "step", "loss (nats)", curves, above), flags.out);
+}
+
+void plot_accuracy(const PlotFlags& flags) {
+  const Field fields[] = {{"train_accuracy", "training"}, {"val_accuracy", "validation"}};
+  const std::vector<Curve> curves =
+      curves_of(read_runs(flags), fields, "epoch", 100, "accuracy (finetune classify writes it)");
+  write_picture(curves_svg(title_or(flags, "Accuracy"), "epoch", "accuracy (%)", curves, {}), flags.out);
 }
 
 void plot_metrics(const PlotFlags& flags) {
   std::vector<Curve> curves;
   for (const std::string& run : flags.runs) {
-    for (Curve& curve : curves_of(run, flags)) {
-      if (flags.runs.size() > 1) curve.name = run + ": " + curve.name;
+    const Metrics metrics(run);
+    for (const std::string& field : flags.fields) {
+      Curve curve{(flags.runs.size() > 1 ? run + ": " : "") + in_words(field), metrics.points(field, flags.x, 1)};
+      if (curve.points.empty()) {
+        fail("%s: no %s over %s; its numbers are: %s", metrics.path.c_str(), field.c_str(), flags.x.c_str(),
+             joined(metrics.present).c_str());
+      }
       curves.push_back(std::move(curve));
     }
   }
@@ -90,7 +178,44 @@ void plot_metrics(const PlotFlags& flags) {
   bool alike = true;
   for (const std::string& field : flags.fields) alike = alike && in_words(field).ends_with(last_word);
   const std::string y_label = flags.fields.size() == 1 ? first : alike ? last_word : "";
-  write_picture(curves_svg(flags.title, in_words(flags.x), y_label, curves), flags.out);
+  write_picture(curves_svg(flags.title, in_words(flags.x), y_label, curves, {}), flags.out);
+}
+
+// ---- schedule ------------------------------------------------------------------------------------------------------
+
+// The trainers' flags that a learning rate comes from.
+template <class Flag>
+void for_each_schedule_flag(TrainConfig& config, Flag&& flag) {
+  const std::set<std::string> names = {"model", "steps", "lr", "min-lr", "start-lr", "warmup-steps", "schedule"};
+  for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume, const FlagRange&, const char* help) {
+    if (names.contains(name)) flag(name, field, help);
+  });
+}
+
+void plot_schedule(PlotFlags& flags) {
+  constexpr int64_t kPoints = 390;  // of as many, curves_svg() draws each
+  TrainConfig& c = flags.train;
+  validate(c);
+  if (const ModelPreset* preset = find_preset(c.model)) {
+    if (c.lr == 0) c.lr = preset->lr;
+    if (c.steps == 0) c.steps = preset->steps;
+  } else if (c.lr == 0 || c.steps == 0) {
+    fail_usage("--model %s is no preset, which would say how long and at which rate: give --steps and --lr",
+               c.model.c_str());
+  }
+  if (c.warmup_steps < 0) c.warmup_steps = default_warmup_steps(c.steps);
+  validate(c);  // now that what contradicts one another is known
+  const Schedule schedule{c.schedule, c.lr, c.min_lr, c.warmup_steps, c.steps, c.start_lr};
+  std::set<int64_t> steps = {std::max<int64_t>(c.warmup_steps - 1, 0), std::min(c.warmup_steps, c.steps - 1)};
+  const int64_t n = std::min(c.steps, kPoints);
+  for (int64_t i = 0; i < n; ++i) {
+    steps.insert(n == 1 ? 0
+                        : static_cast<int64_t>(std::llround(static_cast<double>(c.steps - 1) * static_cast<double>(i) /
+                                                            static_cast<double>(n - 1))));
+  }
+  Curve curve{c.schedule, {}};
+  for (const int64_t step : steps) curve.points.push_back({static_cast<double>(step), learning_rate(schedule, step)});
+  write_picture(curves_svg(title_or(flags, "Learning rate"), "step", "learning rate", {curve}, {}), flags.out);
 }
 
 // ---- attention -----------------------------------------------------------------------------------------------------
@@ -115,10 +240,10 @@ void plot_attention(const PlotFlags& flags) {
   if (flags.head >= shape.num_heads) {
     fail_usage("--head %d: the model has %d, 0 to %d", flags.head, shape.num_heads, shape.num_heads - 1);
   }
-  const std::vector<int32_t> ids = tokenizer->encode(flags.text, Special::parsed);
+  const std::vector<int32_t> ids = tokenizer->encode(flags.prompt, Special::parsed);
   const size_t most = std::min(kMostTokens, static_cast<size_t>(shape.max_seq_len));
   if (ids.empty() || ids.size() > most) {
-    fail_usage("--text is of %zu tokens, expected 1 to %zu", ids.size(), most);
+    fail_usage("--prompt is of %zu tokens, expected 1 to %zu", ids.size(), most);
   }
   const int T = static_cast<int>(ids.size());
   CpuModel<float> model(shape, false, {.trainable = trains_nothing(shape)});
@@ -145,21 +270,38 @@ int main(int argc, char** argv) {
   CLI::App app("Draws what a run wrote down, or what a model looks at, as a picture (SVG).");
   PlotFlags flags;
   app.require_subcommand(1);
-  CLI::App* metrics = app.add_subcommand("metrics", "numbers of a run's metrics.jsonl as curves");
-  metrics->add_option("--run", flags.runs, "a run's folder, or its metrics.jsonl; may be repeated")->required();
+  CLI::App* loss = app.add_subcommand("loss", "training and validation loss over the steps");
+  CLI::App* accuracy =
+      app.add_subcommand("accuracy", "a classifier's training and validation accuracy over the epochs");
+  CLI::App* metrics = app.add_subcommand("metrics", "any numbers of a run's metrics.jsonl as curves");
+  CLI::App* schedule = app.add_subcommand("schedule", "the learning rate over the steps, by the trainers' flags");
+  CLI::App* attention = app.add_subcommand("attention", "how much of each token each other one gets");
+  for (CLI::App* command : {loss, accuracy, metrics}) {
+    command->add_option("--run", flags.runs, "a run's folder, or its metrics.jsonl; may be repeated")->required();
+  }
   metrics->add_option("--field", flags.fields, "what to draw: loss, val_loss, lr ...; may be repeated")
       ->capture_default_str();
   metrics->add_option("--x", flags.x, "over what")->capture_default_str();
-  metrics->add_option("--title", flags.title, "above the picture");
-  CLI::App* attention = app.add_subcommand("attention", "how much of each token each other one gets");
+  for_each_schedule_flag(flags.train, [&](const char* name, auto& field, const char* help) {
+    add_flag(*schedule, "Schedule", name, field, help);
+  });
   attention->add_option("--model", flags.model, "model directory with a tokenizer")->required();
-  attention->add_option("--text", flags.text, "what the model reads")->required();
+  attention->add_option("--prompt", flags.prompt, "what the model reads")->required();
   attention->add_option("--layer", flags.layer, "0 is the first")->check(CLI::NonNegativeNumber)->capture_default_str();
   attention->add_option("--head", flags.head, "0 is the first; default: all of the layer, side by side")
       ->check(CLI::NonNegativeNumber);
-  attention->add_option("--title", flags.title, "above the picture");
-  for (CLI::App* command : {metrics, attention}) {
+  const std::pair<CLI::App*, void (*)(PlotFlags&)> commands[] = {{loss, [](PlotFlags& f) { plot_loss(f); }},
+                                                                 {accuracy, [](PlotFlags& f) { plot_accuracy(f); }},
+                                                                 {metrics, [](PlotFlags& f) { plot_metrics(f); }},
+                                                                 {schedule, plot_schedule},
+                                                                 {attention, [](PlotFlags& f) { plot_attention(f); }}};
+  for (const auto& [command, draw] : commands) {
+    command->add_option("--title", flags.title, "above the picture");
     command->add_option("--out", flags.out, "the SVG file to write")->required();
   }
-  return run_program(app, argc, argv, [&] { metrics->parsed() ? plot_metrics(flags) : plot_attention(flags); });
+  return run_program(app, argc, argv, [&] {
+    for (const auto& [command, draw] : commands) {
+      if (command->parsed()) draw(flags);
+    }
+  });
 }

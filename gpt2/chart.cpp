@@ -4,11 +4,12 @@
 #include <cmath>
 
 #include "gpt2/error.h"
+#include "gpt2/file.h"
 
 namespace {
 
 const char* kColours[] = {"#1f5fa8", "#c8501e", "#2f8a4c", "#8b4fa8", "#a8871f", "#3a3a3a"};
-constexpr size_t kMostPoints = 400, kShades = 20;
+constexpr size_t kMostPoints = 400, kShades = 20, kLongestName = 60;
 
 std::string text_at(double x, double y, const char* anchor, int size, const std::string& text, const char* more = "") {
   return strprintf("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" font-size=\"%d\"%s>%s</text>\n", x, y, anchor, size,
@@ -66,11 +67,20 @@ std::vector<std::pair<double, double>> thinned(const std::vector<std::pair<doubl
   return means;
 }
 
+// A name's end, which tells runs apart, if it is too long for the legend.
+std::string shortened(const std::string& name) {
+  if (name.size() <= kLongestName) return name;
+  size_t begin = name.size() - kLongestName;
+  while (begin < name.size() && (static_cast<unsigned char>(name[begin]) & 0xC0) == 0x80)
+    ++begin;  // within a character
+  return "…" + name.substr(begin);
+}
+
 }  // namespace
 
 std::string xml_escaped(const std::string& text) {
   std::string out;
-  for (const char c : text) {
+  for (const char c : replace_invalid_utf8(text)) {
     if (c == '&') {
       out += "&amp;";
     } else if (c == '<') {
@@ -89,8 +99,9 @@ std::string xml_escaped(const std::string& text) {
 }
 
 std::string curves_svg(const std::string& title, const std::string& x_label, const std::string& y_label,
-                       const std::vector<Curve>& curves) {
-  constexpr double kWidth = 720, kHeight = 420, kLeft = 70, kRight = 20, kTop = 40, kBottom = 50;
+                       const std::vector<Curve>& curves, const ScaleAbove& above) {
+  constexpr double kWidth = 720, kHeight = 420, kRight = 20, kBottom = 50;
+  const double y_top = above.label.empty() ? 40 : 76;
   std::vector<Curve> drawn = curves;
   double x_least = INFINITY, x_most = -INFINITY, y_least = INFINITY, y_most = -INFINITY;
   for (Curve& curve : drawn) {
@@ -103,23 +114,36 @@ std::string curves_svg(const std::string& title, const std::string& x_label, con
     }
   }
   const Axis across(x_least, x_most), up(y_least, y_most);
-  const auto at_x = [&](double x) { return kLeft + across.share(x) * (kWidth - kLeft - kRight); };
-  const auto at_y = [&](double y) { return kHeight - kBottom - up.share(y) * (kHeight - kTop - kBottom); };
+  size_t widest = 0;
+  for (int i = 0; i < up.ticks(); ++i) widest = std::max(widest, strprintf("%.6g", up.tick(i)).size());
+  const double x_left = std::max(70.0, 36 + 7.5 * static_cast<double>(widest));
+  const auto at_x = [&](double x) { return x_left + across.share(x) * (kWidth - x_left - kRight); };
+  const auto at_y = [&](double y) { return kHeight - kBottom - up.share(y) * (kHeight - y_top - kBottom); };
 
   std::string content;
   for (int i = 0; i < across.ticks(); ++i) {
     const double x = at_x(across.tick(i));
-    content += line(x, kTop, x, kHeight - kBottom, "#e4e4e4");
+    content += line(x, y_top, x, kHeight - kBottom, "#e4e4e4");
     content += text_at(x, kHeight - kBottom + 18, "middle", 12, strprintf("%.6g", across.tick(i)));
   }
   for (int i = 0; i < up.ticks(); ++i) {
     const double y = at_y(up.tick(i));
-    content += line(kLeft, y, kWidth - kRight, y, "#e4e4e4");
-    content += text_at(kLeft - 8, y + 4, "end", 12, strprintf("%.6g", up.tick(i)));
+    content += line(x_left, y, kWidth - kRight, y, "#e4e4e4");
+    content += text_at(x_left - 8, y + 4, "end", 12, strprintf("%.6g", up.tick(i)));
   }
-  content += text_at((kLeft + kWidth - kRight) / 2, kHeight - 12, "middle", 13, x_label);
-  content += strprintf("<g transform=\"rotate(-90 16 %.1f)\">", (kTop + kHeight - kBottom) / 2);
-  content += text_at(16, (kTop + kHeight - kBottom) / 2 + 4, "middle", 13, y_label) + "</g>\n";
+  content += text_at((x_left + kWidth - kRight) / 2, kHeight - 12, "middle", 13, x_label);
+  if (!above.label.empty()) {
+    const Axis scale(across.low * above.per_x, across.high * above.per_x);
+    for (int i = 0; i < scale.ticks(); ++i) {
+      const double x = at_x(scale.tick(i) / above.per_x);
+      if (x < x_left - 0.1 || x > kWidth - kRight + 0.1) continue;
+      content += line(x, y_top - 5, x, y_top, "#999");
+      content += text_at(x, y_top - 9, "middle", 12, strprintf("%.6g", scale.tick(i)));
+    }
+    content += text_at((x_left + kWidth - kRight) / 2, y_top - 25, "middle", 13, above.label);
+  }
+  content += strprintf("<g transform=\"rotate(-90 16 %.1f)\">", (y_top + kHeight - kBottom) / 2);
+  content += text_at(16, (y_top + kHeight - kBottom) / 2 + 4, "middle", 13, y_label) + "</g>\n";
 
   for (size_t k = 0; k < drawn.size(); ++k) {
     const char* colour = kColours[k % std::size(kColours)];
@@ -129,8 +153,8 @@ std::string curves_svg(const std::string& title, const std::string& x_label, con
       path += strprintf("%s%.1f %.1f", i == 0 ? "M" : "L", at_x(points[i].first), at_y(points[i].second));
     }
     content +=
-        strprintf("<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\" stroke-linejoin=\"round\"/>\n",
-                  path.c_str(), colour);
+        strprintf("<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\" stroke-linejoin=\"round\"%s/>\n",
+                  path.c_str(), colour, k < std::size(kColours) ? "" : " stroke-dasharray=\"6 4\"");
     for (size_t i = 0; points.size() <= 40 && i < points.size(); ++i) {
       content += strprintf("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3\" fill=\"%s\"/>\n", at_x(points[i].first),
                            at_y(points[i].second), colour);
@@ -138,11 +162,14 @@ std::string curves_svg(const std::string& title, const std::string& x_label, con
   }
   if (drawn.size() > 1) {
     size_t longest = 0;
-    for (const Curve& curve : drawn) longest = std::max(longest, curve.name.size());
+    for (Curve& curve : drawn) {
+      curve.name = shortened(curve.name);
+      longest = std::max(longest, curve.name.size());
+    }
     // In the corner that the last curve's end is further from.
     const double width = 40 + 7.2 * static_cast<double>(longest), height = 10 + 18 * static_cast<double>(drawn.size());
-    const bool below = at_y(drawn[0].points.back().second) < (kTop + kHeight - kBottom) / 2;
-    const double left = kWidth - kRight - 8 - width, top = below ? kHeight - kBottom - 8 - height : kTop + 8;
+    const bool below = at_y(drawn[0].points.back().second) < (y_top + kHeight - kBottom) / 2;
+    const double left = kWidth - kRight - 8 - width, top = below ? kHeight - kBottom - 8 - height : y_top + 8;
     content += strprintf(
         "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"#fff\" fill-opacity=\"0.85\" "
         "stroke=\"#ccc\"/>\n",
@@ -199,5 +226,7 @@ std::string square_maps_svg(const std::string& title, const std::vector<std::str
     }
   }
   const double rows = static_cast<double>((maps.size() + across - 1) / across);
-  return document(margin + step_x * static_cast<double>(across), 44 + step_y * rows, title, content);
+  const double kLeastWidth = 240;  // a title's
+  return document(std::max(kLeastWidth, margin + step_x * static_cast<double>(across)), 44 + step_y * rows, title,
+                  content);
 }

@@ -203,6 +203,9 @@ void set_flag(TrainConfig& config, const std::string& name, const nlohmann::json
 // Of a configuration that validate() found good.
 ModelOptions model_options(const TrainConfig& config);
 
+// --warmup-steps -1.
+inline int64_t default_warmup_steps(int64_t steps) { return steps / 20; }
+
 // Throws UsageError for flags that are out of range or contradict one another (what a range per flag cannot say).
 void validate(const TrainConfig& config);
 

@@ -90,7 +90,7 @@ void settle_steps(TrainConfig& c, int64_t batches_per_epoch, int micro_batches) 
     c.steps = static_cast<int64_t>(std::clamp(steps, 1.0, 9e15));
     c.epochs = 0;
   }
-  if (c.warmup_steps < 0) c.warmup_steps = c.steps / 20;
+  if (c.warmup_steps < 0) c.warmup_steps = default_warmup_steps(c.steps);
   const auto share = [&](int64_t& every, int64_t times) {
     if (every < 0) every = std::max<int64_t>(1, (c.steps + times - 1) / times);
   };

@@ -30,13 +30,13 @@ __global__ void embedding_element_kernel(bf16* out, const int32_t* inp, const bf
 
 // ---- backward ------------------------------------------------------------------------------------------------------
 
-__global__ void embedding_atomics_kernel(float* dwte, float* dwpe, const bf16* dout, const int32_t* inp, int64_t NC,
-                                         int T, int C) {
+__global__ void embedding_atomics_kernel(float* dwte, float* dwpe, const bf16* dout, const int32_t* inp,
+                                         const int32_t* first, int64_t NC, int T, int C) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= NC) return;
   const int64_t bt = i / C, c = i % C;
   atomicAdd(dwte + inp[bt] * static_cast<int64_t>(C) + c, to_float(dout[i]));
-  atomicAdd(dwpe + bt % T * C + c, to_float(dout[i]));
+  atomicAdd(dwpe + (bt % T - (first ? first[bt] : 0)) * C + c, to_float(dout[i]));
 }
 
 // A warp a token of the vocabulary: it looks through all positions, 32 at a time, for those that have its token.
@@ -60,7 +60,7 @@ struct Tensors {
   int N = B * T;
   bench::Buffers<bf16> out{sets, static_cast<int64_t>(N) * C, 0, 0}, dout{sets, static_cast<int64_t>(N) * C, 1, 1},
       wte{1, static_cast<int64_t>(V) * C, 2, 1}, wpe{1, static_cast<int64_t>(T) * C, 3, 1};
-  bench::Buffers<int32_t> inp{sets, N, 0, 0};
+  bench::Buffers<int32_t> inp{sets, N, 0, 0}, documents{1, N, 0, 0};
   bench::Buffers<float> dwte{1, static_cast<int64_t>(V) * C, 4, 1}, dwpe{1, static_cast<int64_t>(T) * C, 5, 1},
       first_dwte{1, static_cast<int64_t>(V) * C, 4, 1}, first_dwpe{1, static_cast<int64_t>(T) * C, 5, 1};
   bench::Buffers<uint8_t> scratch{1, embedding_backward_scratch(B, T, C, V), 0, 0};
@@ -85,11 +85,15 @@ double distinct(const std::vector<int32_t>& tokens, int V) {
 struct Sizes {
   int B, T, C, V;
 };
+constexpr int kDocument = 100;  // tokens, where a row holds several
 constexpr Sizes kGpu = {16, 1024, 768, 50257}, kSim = {2, 128, 768, 512};
 
 std::shared_ptr<Tensors> make_tensors(const Sizes& s, int sets) {
   auto t = std::shared_ptr<Tensors>(new Tensors{s.B, s.T, s.C, s.V, sets});
   for (int set = 0; set < sets; ++set) t->inp.write(set, tokens_of_text(t->N, s.V, set));
+  std::vector<int32_t> first(t->N);
+  for (int i = 0; i < t->N; ++i) first[i] = i % s.T / kDocument * kDocument;
+  t->documents.write(0, first);
   return t;
 }
 
@@ -155,14 +159,15 @@ bench::Ladder make_forward(const bench::Problem& problem) {
   return ladder;
 }
 
-bench::Ladder make_backward(const bench::Problem& problem) {
+bench::Ladder make_backward(const bench::Problem& problem, bool documents) {
   const Sizes s = problem.on_gpu() ? kGpu : kSim;
   const auto t = make_tensors(s, problem.sets(backward_bytes(s)));
+  const int32_t* first = documents ? t->documents[0] : nullptr;
   const int N = t->N, T = s.T, C = s.C, V = s.V;
   const int64_t NC = static_cast<int64_t>(N) * C;
 
   bench::Ladder ladder;
-  ladder.operation = "embedding_backward";
+  ladder.operation = documents ? "embedding_backward_documents" : "embedding_backward";
   ladder.size = size_text(s);
   ladder.limit = bench::Limit::memory;
   ladder.bytes = backward_bytes(s);
@@ -175,7 +180,7 @@ bench::Ladder make_backward(const bench::Problem& problem) {
        "additions, so the last digits, changes from run to run.",
        [=](int set, cudaStream_t stream) {
          launch(embedding_atomics_kernel, grid_for(NC, 256), 256, 0, stream, t->dwte[0], t->dwpe[0], t->dout[set],
-                t->inp[set], NC, T, C);
+                t->inp[set], first, NC, T, C);
        }},
       {"an owner a token",
        "A warp for each token of the vocabulary looks for its positions and adds them in order: the same "
@@ -190,9 +195,10 @@ bench::Ladder make_backward(const bench::Problem& problem) {
        "Positions are sorted by token first; then each warp sums 32 of them, whether they share a token or not, so "
        "all have the same work. Sums that cross from one warp's part to the next are added in order after.",
        [=](int set, cudaStream_t stream) {
-         embedding_backward(t->dwte[0], t->dwpe[0], t->scratch[0], t->dout[set], t->inp[set], nullptr, 0.0f, 0, 0, s.B,
-                            T, C, V, stream);
+         embedding_backward(t->dwte[0], t->dwpe[0], t->scratch[0], t->dout[set], t->inp[set], first, 0.0f, 0, 0, s.B, T,
+                            C, V, stream);
        }}};
+  if (documents) ladder.versions.erase(ladder.versions.begin() + 1);  // whose dwpe is of single documents
   ladder.reset = [=] {
     t->dwte.copy(0, t->first_dwte);
     t->dwpe.copy(0, t->first_dwpe);
@@ -202,18 +208,22 @@ bench::Ladder make_backward(const bench::Problem& problem) {
     auto dwte = bench::to_doubles(t->first_dwte.host(0)), dwpe = bench::to_doubles(t->first_dwpe.host(0));
     const auto dout = bench::to_doubles(t->dout.host(0));
     const std::vector<int32_t> tokens = t->inp.host(0);
-    cpu::embedding_backward(dwte.data(), dwpe.data(), dout.data(), tokens.data(), nullptr, s.B, T, C);
+    const std::vector<int32_t> of = t->documents.host(0);
+    cpu::embedding_backward(dwte.data(), dwpe.data(), dout.data(), tokens.data(), documents ? of.data() : nullptr, s.B,
+                            T, C);
     // The most frequent token has the longest sum; its partial sums grow as the root of the terms.
     std::vector<int> counts(V);
     for (const int32_t token : tokens) ++counts[token];
     const double most = *std::max_element(counts.begin(), counts.end()) + 1;
     bench::check_close("dwte", t->dwte.host(0), dwte, most, 4 * 0x1p-24 * most);
-    bench::check_close("dwpe", t->dwpe.host(0), dwpe, s.B + 1, 0);
+    bench::check_close("dwpe", t->dwpe.host(0), dwpe, (documents ? ceil_div(T, kDocument) : 1) * s.B + 1, 0);
   };
   return ladder;
 }
 
 const bench::Register forward("embedding_forward", make_forward);
-const bench::Register backward("embedding_backward", make_backward);
+const bench::Register backward("embedding_backward", [](const bench::Problem& p) { return make_backward(p, false); });
+const bench::Register of_documents("embedding_backward_documents",
+                                   [](const bench::Problem& p) { return make_backward(p, true); });
 
 }  // namespace

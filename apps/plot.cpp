@@ -188,7 +188,13 @@ template <class Flag>
 void for_each_schedule_flag(TrainConfig& config, Flag&& flag) {
   const std::set<std::string> names = {"model", "steps", "lr", "min-lr", "start-lr", "warmup-steps", "schedule"};
   for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume, const FlagRange&, const char* help) {
-    if (names.contains(name)) flag(name, field, help);
+    if (!names.contains(name)) return;
+    // There is no data here, so neither --epochs nor a model directory would say how long.
+    const std::string_view flag_name = name;
+    flag(name, field,
+         flag_name == "model"   ? "a preset, for its steps and rate; another model wants --steps and --lr"
+         : flag_name == "steps" ? "optimizer steps; 0: the preset's"
+                                : help);
   });
 }
 

@@ -68,8 +68,8 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
   print_start(run,
               strprintf("%s, %s, peak %.4g TFLOP/s", gpu_name().c_str(), config.precision.c_str(), peak_flops / 1e12));
 
-  const Schedule schedule{config.schedule, config.lr, config.min_lr, config.warmup_steps, config.steps,
-                          config.start_lr};
+  const Schedule schedule{config.schedule,     config.lr,    config.min_lr,
+                          config.warmup_steps, config.steps, config.start_lr};
   MetricsLog log(run.folder, step + 1);
   StopSignal::defer();
   StepReport report(run, schedule, peak_flops, log);

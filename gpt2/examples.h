@@ -43,10 +43,10 @@ enum class Batching {
 std::vector<std::vector<size_t>> epoch_batches(const std::vector<size_t>& lengths, size_t B, Batching batching,
                                                uint64_t seed, uint64_t epoch);
 
-// Shares rows of at most `length` tokens among examples of these lengths, none above it: each, in its order, goes into the
-// first row that has room for it. Rows are all as long as the longest; of all lengths up to `length` that one is taken
-// for which they have the fewest tokens together, so never more than with a row each. What the rows hold, as indices
-// into `lengths`.
+// Shares rows of at most `length` tokens among examples of these lengths, none above it: each, in its order, goes into
+// the first row that has room for it. Rows are all as long as the longest; of all lengths up to `length` that one is
+// taken for which they have the fewest tokens together, so never more than with a row each. What the rows hold, as
+// indices into `lengths`.
 std::vector<std::vector<size_t>> pack_rows(const std::vector<size_t>& lengths, size_t length);
 
 // 0 ... n-1 in order, at most B at a time: what an evaluation goes through.

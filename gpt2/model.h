@@ -73,10 +73,10 @@ class Model {
   virtual void set_pooling(const float* weights, int B, int T) = 0;
 
   // Generation without doing everything again for each token. set_cache() makes room for the keys and values of B
-  // sequences of up to T tokens; (0, 0) gives it back. A forward(Pass::generate) of B sequences, not longer, then leaves
-  // its own there, and decode() goes on: like that forward of every sequence with its new token behind it, ids (B), but
-  // only the new tokens are computed. decode() throws Error without such a forward and beyond T; set_cache() for a model
-  // that is not causal, where each new token changes what the others are.
+  // sequences of up to T tokens; (0, 0) gives it back. A forward(Pass::generate) of B sequences, not longer, then
+  // leaves its own there, and decode() goes on: like that forward of every sequence with its new token behind it, ids
+  // (B), but only the new tokens are computed. decode() throws Error without such a forward and beyond T; set_cache()
+  // for a model that is not causal, where each new token changes what the others are.
   virtual void set_cache(int B, int T) = 0;
   virtual void decode(const int32_t* ids) = 0;
 

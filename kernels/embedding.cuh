@@ -278,7 +278,7 @@ __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials
   const int64_t chunk = blockIdx.x, begin = chunk * kEmbeddingChunk, next = begin + kEmbeddingChunk;
   if (next >= N) return;
   const int token = item_token(items[next]);
-  if (item_token(items[next - 1]) != token) return;  // ends with the chunk
+  if (item_token(items[next - 1]) != token) return;                // ends with the chunk
   if (begin > 0 && item_token(items[begin - 1]) == token) return;  // began before
   // The first chunk from `low` on whose first token is a larger one: by bisection, as the items are sorted.
   int64_t low = chunk + 2, high = ceil_div<int64_t>(N, kEmbeddingChunk);

@@ -67,10 +67,9 @@ int main(int argc, char** argv) {
   app.add_option("--top-p", config.sampler.top_p, "only the most likely tokens that together reach p")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  app.add_option(
-         "--slide", config.slide,
-         "tokens by which the window moves on once the context is full, and is computed again; 1: the text does "
-         "not depend on it, many: faster")
+  app.add_option("--slide", config.slide,
+                 "tokens that leave a full context together; those that stay are computed again, so more at a time is "
+                 "faster, and leaves less to go by")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   bool no_cache = false;

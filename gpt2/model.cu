@@ -22,28 +22,8 @@
 // ---- forward -------------------------------------------------------------------------------------------------------
 
 template <class floatX>
-void GpuModel<floatX>::forward(const int32_t* inputs, int B, int T, Pass pass) {
-  check_batch(inputs, B, T);
-  if (config.num_classes > 0) check_pooling(pooling_B_ == B ? B : 0, pooling_T_ == T ? T : 0);
-  const bool cached = pass == Pass::generate && cache_B_ > 0;
-  if (cached) check_cached(B, T, cache_B_, cache_T_);
-  cached_ = 0;
-  run(inputs, B, T, pass);
-  if (cached) cached_ = T;
-}
-
-template <class floatX>
-void GpuModel<floatX>::decode(const int32_t* ids) {
-  check_decode(ids, cache_B_, cached_, cache_T_);
-  run(ids, cache_B_, 1, Pass::generate);
-  ++cached_;
-}
-
-// forward(), or with tokens in the cache decode(): these then are the ones behind them.
-template <class floatX>
 void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const bool pooled = config.num_classes > 0;
-  const std::vector<int32_t> first = take_documents(B, T);
   const int Vp = config.padded_outputs(), C = config.channels, L = config.num_layers, N = B * T;
   resize(B, T);
   slot_ = (slot_ + 1) % kBatchSlots;
@@ -53,8 +33,7 @@ void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   if (cached_ > 0) {
     copy_in(slot, slot.targets, slot.host_targets, std::vector<int32_t>(static_cast<size_t>(B), cached_ + 1).data(), B);
   }
-  documents_ = !first.empty();
-  if (documents_) copy_in(slot, slot.documents, slot.host_documents, first.data(), N);
+  if (!documents_.empty()) copy_in(slot, slot.documents, slot.host_documents, documents_.data(), N);
   pass_ = pass;
   logits_rows_ = pass == Pass::generate ? B : head_rows(config, B, T);
   const float dropout = pass == Pass::train ? dropout_ : 0;
@@ -552,18 +531,14 @@ void GpuModel<floatX>::resize(int B, int T) {
 }
 
 template <class floatX>
-void GpuModel<floatX>::set_cache(int B, int T) {
-  check_cache(B, T);
+void GpuModel<floatX>::resize_cache(int B, int T) {
   CUDA_CHECK(cudaStreamSynchronize(compute_));
-  cache_B_ = cache_T_ = cached_ = 0;
   cache_memory_ = DeviceBuffer();
   if (B == 0) return;
-  const int C = config.channels, NH = config.num_heads;
-  const int64_t scratch = attention_decode_scratch(B, NH, C / NH, T);
+  const int NH = config.num_heads;
+  const int64_t scratch = attention_decode_scratch(B, NH, config.channels / NH, T);
   if (scratch > scratch_memory_.bytes()) scratch_memory_ = DeviceBuffer(scratch);
-  cache_memory_ = DeviceBuffer(int64_t{2} * config.num_layers * B * T * C * static_cast<int64_t>(sizeof(floatX)));
-  cache_B_ = B;
-  cache_T_ = T;
+  cache_memory_ = DeviceBuffer(cache_elements(B, T) * static_cast<int64_t>(sizeof(floatX)));
 }
 
 // Queues host -> GPU through the slot's pinned part, so that the caller's memory is free again at once; what is queued
@@ -639,14 +614,6 @@ void GpuModel<floatX>::read_logits(int64_t row, float* out) {
 template <class floatX>
 void GpuModel<floatX>::read_losses(float* out) {
   read_floats(acts_.losses, out, head_rows(config, B_, T_));
-}
-
-template <class floatX>
-void GpuModel<floatX>::set_pooling(const float* weights, int B, int T) {
-  check_pooling(B, T);
-  pooling_.assign(weights, weights + static_cast<int64_t>(B) * T);
-  pooling_B_ = B;
-  pooling_T_ = T;
 }
 
 // Where it is among the floats: of the parameters, in the master copy, which has what is trained; -1: not there.

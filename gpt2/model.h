@@ -1,4 +1,5 @@
-// The contract of a GPT-2 that can be trained, whatever it runs on. model.cpp is the CPU's, model.cu the GPU's.
+// The contract of a GPT-2 that can be trained, whatever it runs on. model_base.cpp has what all share, model.cpp is the
+// CPU's, model.cu the GPU's.
 //
 // One step, as the trainers write it:
 //   model.zero_grad();
@@ -57,7 +58,7 @@ class Model {
   void set_documents(const int32_t* first, int B, int T);
   // inputs (B, T) in [0, V), T <= max_seq_len: throws Error otherwise. The first call, and one with larger B*T,
   // allocates.
-  virtual void forward(const int32_t* inputs, int B, int T, Pass pass) = 0;
+  void forward(const int32_t* inputs, int B, int T, Pass pass);
   // Logits of the last forward: row r, outputs() values. Rows are (B*T), or (B) after Pass::generate and of a
   // classifier; backward uses them up. Targets and weights below have as many rows.
   virtual void read_logits(int64_t row, float* out) = 0;
@@ -70,15 +71,15 @@ class Model {
   // What a classifier's head sees of the positions in the forwards from now on: of sequence b,
   // sum_t weights[b,t] lnf[b,t]. weights (B, T): one 1 looks at one position, 1/T at the mean. Needed before the first
   // forward of another shape.
-  virtual void set_pooling(const float* weights, int B, int T) = 0;
+  void set_pooling(const float* weights, int B, int T);
 
   // Generation without doing everything again for each token. set_cache() makes room for the keys and values of B
   // sequences of up to T tokens; (0, 0) gives it back. A forward(Pass::generate) of B sequences, not longer, then
   // leaves its own there, and decode() goes on: like that forward of every sequence with its new token behind it, ids
   // (B), but only the new tokens are computed. decode() throws Error without such a forward and beyond T; set_cache()
   // for a model that is not causal, where each new token changes what the others are.
-  virtual void set_cache(int B, int T) = 0;
-  virtual void decode(const int32_t* ids) = 0;
+  void set_cache(int B, int T);
+  void decode(const int32_t* ids);
 
   virtual void zero_grad() = 0;  // begins a step: its loss is 0 again, too
   // The step's so far.
@@ -110,15 +111,15 @@ class Model {
 
  protected:
   Model(const ModelConfig& c, const ModelOptions& o) : config(c), options(o), table(param_table(c, o)) {}
+  // forward() of what was found good, and decode(): one token each, behind the cached_ ones that there are.
+  virtual void run(const int32_t* inputs, int B, int T, Pass pass) = 0;
+  // Gives the cache back, and takes cache_elements(B, T) if there are any. May throw std::bad_alloc.
+  virtual void resize_cache(int B, int T) = 0;
+  int64_t cache_elements(int64_t B, int64_t T) const { return 2 * config.num_layers * B * T * config.channels; }
+
   // What forward, backward and loss, set_dropout promise to refuse.
   void check_batch(const int32_t* inputs, int B, int T) const;
   int64_t check_targets(const int32_t* targets, int N) const;  // how many are not -1
-  void check_pooling(int B, int T) const;
-  void check_cache(int B, int T) const;
-  void check_cached(int B, int T, int cache_B, int cache_T) const;  // forward
-  void check_decode(const int32_t* ids, int cache_B, int cached, int cache_T) const;
-  // What set_documents() said of this forward, of (B, T); empty: a row each.
-  std::vector<int32_t> take_documents(int B, int T);
   static void check_dropout(float dropout);
   float lora_scale() const { return options.lora.alpha / static_cast<float>(options.lora.rank); }
   // How far down backward goes: the first block with anything to train in or below it; num_layers: none, but the final
@@ -132,9 +133,13 @@ class Model {
     return ((base + 1) << 16) + (1 << 14) + static_cast<uint64_t>(layer) * 8 + static_cast<uint64_t>(place);
   }
 
+  std::vector<int32_t> documents_;              // (B, T) of the last forward; empty: a row each
+  std::vector<float> pooling_;                  // (B, T)
+  int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // (layers, keys | values, cache_B, NH, cache_T, HS); tokens it has
+
  private:
   std::vector<int32_t> next_documents_;  // set_documents()'s, until a forward takes them
-  int documents_B_ = 0, documents_T_ = 0;
+  int documents_B_ = 0, documents_T_ = 0, pooling_B_ = 0, pooling_T_ = 0;
 };
 
 // The CPU's. `reference`: plain loops only, in float whatever the precision. With bf16 the factors of matrix products

@@ -36,7 +36,6 @@ class CpuModel final : public Model {
   // Throws Error where the machine lacks what options.precision wants.
   CpuModel(const ModelConfig& config, bool reference, const ModelOptions& options = {});
 
-  void forward(const int32_t* inputs, int B, int T, Pass pass) override;
   void read_logits(int64_t row, float* out) override;
   double loss(const int32_t* targets, double* sum) override;
   void backward(const int32_t* targets, const float* weights) override;
@@ -45,9 +44,6 @@ class CpuModel final : public Model {
   double grad_norm() override;
   void update(const OptimizerConfig& optimizer, float grad_clip) override;
   void read_losses(float* out) override;
-  void set_pooling(const float* weights, int B, int T) override;
-  void set_cache(int B, int T) override;
-  void decode(const int32_t* ids) override;
   StepResult result(int steps_back) override;
   void exchange_average() override;
   int64_t updates() override { return updates_; }
@@ -62,7 +58,8 @@ class CpuModel final : public Model {
 
  private:
   using sum_t = cpu::accumulate_t<floatX>;
-  void run(const int32_t* inputs, int B, int T, Pass pass);
+  void run(const int32_t* inputs, int B, int T, Pass pass) override;
+  void resize_cache(int B, int T) override;
   void forward_attention(int l, float dropout);     // its weighted sums, also of the cache
   void forward_block(int l, float dropout);         // from the stream to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, and the stream after it
@@ -73,8 +70,8 @@ class CpuModel final : public Model {
   // The same of dinp, which is added to, and the adapter's gradients.
   void lora_backward(const LoraParams<floatX>& w, const LoraParams<floatX>& dw, floatX* dinp, const floatX* dout,
                      const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
+  int64_t lora_dropout_at(const floatX* inp, LoraPlace place) const;  // the number of inp's first element in the mask
   // drop(inp) @ A^T into acts.lora_h; the dropped input, which is inp itself without dropout.
-  int64_t lora_dropout_at(const floatX* inp, LoraPlace place) const;  // its first element's number
   const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
                             LoraPlace place);
   // Of a product; `first`: nothing of this micro-batch is in dweight yet.
@@ -99,11 +96,7 @@ class CpuModel final : public Model {
   const cpu::Kernels<floatX>& k_;
   Buffer param_memory_, grad_memory_, m_memory_, v_memory_, average_memory_, muon_memory_, activation_memory_;
   std::vector<int32_t> inputs_;
-  std::vector<int32_t> documents_;  // (B, T) of the last forward; empty: a row each
-  std::vector<float> pooling_;      // (B, T) of a classifier
-  int pooling_B_ = 0, pooling_T_ = 0;
-  Buffer cache_memory_;                         // (L, 2, cache_B, NH, cache_T, HS)  keys, then values
-  int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // tokens of each sequence that it has
+  Buffer cache_memory_;
   int B_ = 0, T_ = 0;
   int64_t logits_rows_ = 0;        // that the last forward can be asked for; none after backward
   int64_t first_logits_row_ = -1;  // of the chunk that acts.logits holds; -1: none

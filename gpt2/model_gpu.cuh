@@ -106,7 +106,6 @@ class GpuModel final : public Model {
   GpuModel(const ModelConfig& config, const ModelOptions& options, int B, int T, const GpuTiers& tiers);
   ~GpuModel() override;
 
-  void forward(const int32_t* inputs, int B, int T, Pass pass) override;
   void read_logits(int64_t row, float* out) override;
   double loss(const int32_t* targets, double* sum) override;
   void backward(const int32_t* targets, const float* weights) override;
@@ -115,9 +114,6 @@ class GpuModel final : public Model {
   double grad_norm() override;
   void update(const OptimizerConfig& optimizer, float grad_clip) override;
   void read_losses(float* out) override;
-  void set_pooling(const float* weights, int B, int T) override;
-  void set_cache(int B, int T) override;
-  void decode(const int32_t* ids) override;
   StepResult result(int steps_back) override;
   void exchange_average() override;
   int64_t updates() override;
@@ -146,7 +142,8 @@ class GpuModel final : public Model {
     GpuEvent copied, done;                                   // done: the GPU needs it no more
   };
 
-  void run(const int32_t* inputs, int B, int T, Pass pass);
+  void run(const int32_t* inputs, int B, int T, Pass pass) override;
+  void resize_cache(int B, int T) override;
   void forward_attention(int l, float dropout);
   void forward_block(int l, float dropout);         // from ln1 to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, the stream after it and its norm
@@ -158,7 +155,7 @@ class GpuModel final : public Model {
                      const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
   const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
                             LoraPlace place);
-  const int32_t* documents() const { return documents_ ? slots_[slot_].documents : nullptr; }
+  const int32_t* documents() const { return !documents_.empty() ? slots_[slot_].documents : nullptr; }
   const floatX* head_input() const { return config.num_classes > 0 ? acts_.pooled : acts_.lnf; }
   const floatX* stream(int l) const {
     return l == 0 ? acts_.encoded : acts_.block[static_cast<size_t>(l - 1)].residual3;
@@ -193,12 +190,8 @@ class GpuModel final : public Model {
   AdamWStep* results_ = nullptr;  // (kResults)  pinned
   GpuEvent result_copied_[kResults];
   Slot slots_[kBatchSlots];
-  int slot_ = 0;                // of the last forward
-  bool documents_ = false;      // its rows hold several
-  std::vector<float> pooling_;  // (B, T)
-  int pooling_B_ = 0, pooling_T_ = 0;
-  int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // of cache_memory_ (L, 2, B, NH, T, HS); tokens that it has
-  int64_t batch_tokens_ = 0;                    // that a slot holds
+  int slot_ = 0;              // of the last forward
+  int64_t batch_tokens_ = 0;  // that a slot holds
   int64_t update_calls_ = 0;
   int B_ = 0, T_ = 0;
   int64_t logits_rows_ = 0;  // of the last forward; none once backward has made them dlogits

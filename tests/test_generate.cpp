@@ -12,23 +12,21 @@ namespace {
 class CountingModel : public Model {
  public:
   CountingModel(int V, int context, bool open) : Model({context, V, 1, 1, 1}, {}), open_(open) {}
-  void forward(const int32_t* inputs, int B, int T, Pass pass) override {
+  void run(const int32_t* inputs, int B, int T, Pass pass) override {
     CHECK(B == 1);
     CHECK(pass == Pass::generate);
-    REQUIRE((T >= 1 && T <= config.max_seq_len));
-    windows.emplace_back(inputs, inputs + T);
-    if (room > 0) REQUIRE(T <= room);
+    if (cached_ > 0) {
+      windows.push_back(windows.back());
+      windows.back().push_back(*inputs);
+      ++decodes;
+    } else {
+      windows.emplace_back(inputs, inputs + T);
+    }
   }
-  void set_cache(int B, int T) override {
+  void resize_cache(int B, int T) override {
     CHECK(B == (T > 0));
     if (full && T > 0) throw std::bad_alloc();
     room = T;
-  }
-  void decode(const int32_t* ids) override {
-    REQUIRE(static_cast<int>(windows.back().size()) < room);
-    windows.push_back(windows.back());
-    windows.back().push_back(*ids);
-    ++decodes;
   }
   void read_logits(int64_t row, float* out) override {
     CHECK(row == 0);
@@ -38,7 +36,6 @@ class CountingModel : public Model {
   double loss(const int32_t*, double*) override { return 0; }
   void backward(const int32_t*, const float*) override {}
   void read_losses(float*) override {}
-  void set_pooling(const float*, int, int) override {}
   void exchange_average() override {}
   void zero_grad() override {}
   double step_loss() override { return 0; }

@@ -1,0 +1,189 @@
+// What all models share, whatever they run on.
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "gpt2/activations.h"
+#include "gpt2/error.h"
+#include "gpt2/model.h"
+#include "kernels/philox.h"
+
+// ---- forward -------------------------------------------------------------------------------------------------------
+
+void Model::forward(const int32_t* inputs, int B, int T, Pass pass) {
+  check_batch(inputs, B, T);
+  if (config.num_classes > 0 && (pooling_B_ != B || pooling_T_ != T)) {
+    throw std::logic_error("forward() of a classifier without set_pooling() of the batch's shape");
+  }
+  if (!next_documents_.empty() && (documents_B_ != B || documents_T_ != T)) {
+    throw std::logic_error("forward() of another shape than set_documents() was told");
+  }
+  const bool into_cache = pass == Pass::generate && cache_B_ > 0;
+  if (into_cache && !next_documents_.empty()) throw std::logic_error("a cache of rows that hold several documents");
+  if (into_cache && (B != cache_B_ || T > cache_T_)) {
+    fail("a batch of %d sequences of %d tokens does not fit the cache, which is of %d of %d", B, T, cache_B_, cache_T_);
+  }
+  documents_ = std::exchange(next_documents_, {});
+  cached_ = 0;
+  run(inputs, B, T, pass);
+  if (into_cache) cached_ = T;
+}
+
+void Model::set_documents(const int32_t* first, int B, int T) {
+  if (!config.causal || config.num_classes > 0) {
+    throw std::logic_error("set_documents() of a classifier, or of a model that is not causal");
+  }
+  for (int i = 0; i < B * T; ++i) {
+    const int t = i % T;
+    if (first[i] != t && (t == 0 || first[i] != first[i - 1])) {
+      throw std::logic_error("set_documents(): position " + std::to_string(t) + " of row " + std::to_string(i / T) +
+                             " neither begins a document nor belongs to the one before it");
+    }
+  }
+  next_documents_.assign(first, first + static_cast<int64_t>(B) * T);
+  documents_B_ = B;
+  documents_T_ = T;
+}
+
+void Model::set_pooling(const float* weights, int B, int T) {
+  if (config.num_classes == 0) throw std::logic_error("set_pooling() of a model that is no classifier");
+  if (B < 1 || T < 1) throw std::logic_error("set_pooling() of no positions");
+  pooling_.assign(weights, weights + static_cast<int64_t>(B) * T);
+  pooling_B_ = B;
+  pooling_T_ = T;
+}
+
+void Model::set_cache(int B, int T) {
+  if (config.num_classes > 0) throw std::logic_error("set_cache() of a classifier");
+  const bool none = B == 0 && T == 0;
+  if (!none && !config.causal) {
+    fail("keys and values of a model that is not causal cannot be kept: each new token changes them");
+  }
+  if (!none && (B < 1 || T < 1 || T > config.max_seq_len)) {
+    fail("a cache of %d sequences of %d tokens: expected at least one of each, and the model's context of %d at most",
+         B, T, config.max_seq_len);
+  }
+  cache_B_ = cache_T_ = cached_ = 0;
+  resize_cache(B, T);
+  cache_B_ = B;
+  cache_T_ = T;
+}
+
+void Model::decode(const int32_t* ids) {
+  if (cached_ == 0) fail("decode() needs a forward(Pass::generate) after set_cache() to go on from");
+  if (cached_ >= cache_T_)
+    fail("a sequence of %d tokens does not fit the cache, which is of %d", cached_ + 1, cache_T_);
+  check_batch(ids, cache_B_, 1);
+  documents_.clear();
+  run(ids, cache_B_, 1, Pass::generate);
+  ++cached_;
+}
+
+// ---- what every model refuses --------------------------------------------------------------------------------------
+
+void Model::check_batch(const int32_t* inputs, int B, int T) const {
+  if (B < 1 || T < 1) fail("a batch of %d sequences of %d tokens: expected at least one of each", B, T);
+  if (T > config.max_seq_len) {
+    fail("a sequence of %d tokens does not fit the model's context of %d", T, config.max_seq_len);
+  }
+  if (B > std::numeric_limits<int>::max() / T) {
+    fail("a batch of %d sequences of %d tokens: expected below 2^31 in all", B, T);
+  }
+  for (int i = 0; i < B * T; ++i) {
+    if (inputs[i] < 0 || inputs[i] >= config.vocab_size) {
+      fail("token %d at position %d is outside the vocabulary of %d", inputs[i], i, config.vocab_size);
+    }
+  }
+}
+
+int64_t Model::check_targets(const int32_t* targets, int N) const {
+  int64_t counted = 0;
+  for (int n = 0; n < N; ++n) {
+    counted += targets[n] >= 0;
+    if (targets[n] < -1 || targets[n] >= config.outputs()) {
+      if (config.num_classes > 0) fail("class %d of sequence %d is not among %d", targets[n], n, config.num_classes);
+      fail("target %d at position %d is outside the vocabulary of %d", targets[n], n, config.vocab_size);
+    }
+  }
+  return counted;
+}
+
+int Model::last_block_of_backward() const {
+  int last = config.num_layers + 1;
+  for (const ParamTensor& tensor : table) {
+    if (!tensor.trainable()) continue;
+    const bool embedding = tensor.name == "wte" || tensor.name == "wpe", block = tensor.name.rfind("block.", 0) == 0;
+    const bool norm = tensor.name.rfind("lnf", 0) == 0;
+    if (embedding) last = 0;
+    if (norm) last = std::min(last, config.num_layers);
+    if (block) last = std::min(last, std::stoi(tensor.name.substr(6)));
+  }
+  return last;
+}
+
+void Model::check_dropout(float dropout) {
+  if (!(dropout >= 0 && dropout < 1)) fail("dropout is %g, expected 0 <= dropout < 1", static_cast<double>(dropout));
+}
+
+// ---- memory --------------------------------------------------------------------------------------------------------
+
+std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
+                                  int64_t logits_rows, bool bf16) {
+  std::vector<MemoryRow> rows;
+  const std::vector<ParamTensor> table = param_table(config, options);
+  const auto arena_row = [&](const char* name, Arena arena, int64_t element) {
+    int64_t elements = 0;
+    for (const ParamTensor& tensor : table) elements += tensor.offset_in(arena) >= 0 ? tensor.file_size() : 0;
+    rows.push_back({name, std::to_string(elements), arena_size(table, arena) * element});
+  };
+  arena_row("parameters", Arena::params, bf16 ? 2 : 4);
+  if (bf16 && options.master_weights) arena_row("master weights", Arena::grads, 4);
+  arena_row("gradients", Arena::grads, 4);
+  const bool muon = options.optimizer == Optimizer::muon;
+  arena_row(muon ? "Muon, AdamW m" : "AdamW m", Arena::m, 4);
+  arena_row("AdamW v", Arena::v, 4);
+  if (options.ema > 0) arena_row("average of weights", Arena::average, 4);
+  if (muon) rows.push_back({"Muon scratch", "", muon_scratch(table) * (bf16 ? 2 : 4)});
+  const auto activations = [&](auto acts) {
+    for_each_activation(
+        config, options, B, T, logits_rows, acts, [&](auto*& pointer, const std::string& name, int64_t r, int64_t c) {
+          rows.push_back({name, strprintf("(%lld, %lld)", static_cast<long long>(r), static_cast<long long>(c)),
+                          activation_bytes(r, c, sizeof(*pointer))});
+        });
+  };
+  if (bf16) {
+    activations(Activations<uint16_t>());  // as large
+  } else {
+    activations(Activations<float>());
+  }
+  return rows;
+}
+
+std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
+  return arena_plan(config, options, B, T, logits_chunk_rows(config, head_rows(config, B, T)), false);
+}
+
+// ---- initialisation ------------------------------------------------------------------------------------------------
+
+void init_weights(Model& model, uint64_t seed) {
+  std::vector<float> values;
+  for (size_t k = 0; k < model.table.size(); ++k) {
+    const ParamTensor& tensor = model.table[k];
+    values.assign(static_cast<size_t>(tensor.size()), tensor.init == Init::ones ? 1.0f : 0.0f);
+    const int64_t n = tensor.file_size();  // the padding of wte stays zero
+    if (tensor.init == Init::normal) {
+#pragma omp parallel for
+      for (int64_t i = 0; i < n; i += 4) {
+        float normal[4];
+        philox_normal4(normal, seed, k, static_cast<uint64_t>(i / 4));
+        for (int64_t j = i; j < n && j < i + 4; ++j) values[static_cast<size_t>(j)] = tensor.init_std * normal[j - i];
+      }
+    } else if (tensor.init == Init::uniform) {
+      for (int64_t i = 0; i < n; ++i) {
+        values[static_cast<size_t>(i)] = tensor.init_std * (2 * philox_uniform(seed, k, static_cast<uint64_t>(i)) - 1);
+      }
+    }
+    model.write(Arena::params, tensor, values.data());
+  }
+}

@@ -2,6 +2,7 @@
 //   fiber.*    a stack and a context to switch to          worker.cpp  one block: lanes, warps, barriers, reports
 //   grid.cpp   the worker threads and the order of blocks  memory.cpp  device and pinned memory, faults
 //   stream.cpp streams, events, copies                     runtime.cpp the rest of the API;  names.cpp kernels' names
+//   nccl.cpp   NCCL's collectives                          nccl_mesh.* the connections between its ranks
 // For instrumented code (observe.h): hooks.cpp, observe.cpp, check.cpp, count.cpp, places.cpp.
 #pragma once
 
@@ -33,7 +34,9 @@ struct Settings {
   Schedule schedule = Schedule::forward;
   uint64_t seed = 0;
   int threads = 1;
-  double time_limit = 60;  // seconds of processor time of a lane between two switches
+  double time_limit = 60;                  // seconds of processor time of a lane between two switches
+  double nccl_timeout = 60;                // seconds that one rank waits for another
+  std::string nccl_address = "127.0.0.1";  // where ncclGetUniqueId listens
 };
 Settings& settings();  // from the environment, then as tests set them
 
@@ -117,4 +120,12 @@ void install_fault_handler();
 cudaError_t drain_all();  // cudaDeviceSynchronize
 void drop_all_streams();  // cudaDeviceReset
 void restart_random();    // a schedule's seed alone decides what follows
+
+// For operations that are neither kernels nor copies. A record is the end of an operation in its stream; run (null:
+// nothing) waits for `after` (null: nothing) besides what is in the stream already, and has device memory open.
+struct Record;
+bool is_stream(cudaStream_t stream);
+std::shared_ptr<Record> enqueue_operation(cudaStream_t stream, std::function<cudaError_t()> run,
+                                          std::shared_ptr<Record> after);
+cudaError_t drain_until(const std::shared_ptr<Record>& record);
 }  // namespace cudasim

@@ -42,6 +42,15 @@ Settings read_environment() {
   variable("CUDASIM_THREADS", "a number from 1 to 256", [&](std::string_view text) {
     return parse_number(text, 1, 256, number) && (result.threads = static_cast<int>(number), true);
   });
+  variable("CUDASIM_NCCL_TIMEOUT", "seconds, more than 0 and at most 10^6", [&](std::string_view text) {
+    double& seconds = result.nccl_timeout;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+    return error == std::errc() && end == text.data() + text.size() && seconds > 0 && seconds <= 1e6;
+  });
+  variable("CUDASIM_NCCL_ADDR", "a name or an IPv4 address of this machine", [&](std::string_view text) {
+    result.nccl_address = text;
+    return !text.empty();
+  });
   variable("CUDASIM_SCHEDULE", "forward, reverse or random:SEED", [&](std::string_view text) {
     if (text == "forward" || text == "reverse") {
       result.schedule = text == "forward" ? Schedule::forward : Schedule::reverse;

@@ -11,16 +11,16 @@
 
 using namespace cudasim;
 
-namespace {
-
 using Clock = std::chrono::steady_clock;
 
-// One recording of an event.
-struct Record {
+// One recording of an event, or the end of another operation.
+struct cudasim::Record {
   CUstream_st* stream;
   bool done = false;
   Clock::time_point when = {};
 };
+
+namespace {
 
 struct Operation {
   uint64_t number;
@@ -151,6 +151,22 @@ cudaError_t drain_record(const std::shared_ptr<Record>& record) {
   return sticky_error();
 }
 
+// An operation after which the record is done. run may be null.
+std::shared_ptr<Record> enqueue_recorded(CUstream_st& stream, std::function<cudaError_t()> run,
+                                         std::shared_ptr<Record> after) {
+  auto record = std::make_shared<Record>(Record{&stream});
+  enqueue(
+      stream,
+      [run = std::move(run), record] {
+        const cudaError_t status = run ? run() : cudaSuccess;
+        record->done = true;
+        record->when = Clock::now();
+        return status;
+      },
+      std::move(after));
+  return record;
+}
+
 // ---- copies --------------------------------------------------------------------------------------------------------
 
 struct Rows {  // of a copy: `height` pieces of `width` bytes
@@ -240,6 +256,15 @@ cudaError_t set_memory(void* to, int value, size_t bytes, cudaStream_t handle) {
 namespace cudasim {
 
 cudaError_t drain_all() { return drain(nullptr); }
+
+bool is_stream(cudaStream_t stream) { return find_stream(stream) != nullptr; }
+
+std::shared_ptr<Record> enqueue_operation(cudaStream_t stream, std::function<cudaError_t()> run,
+                                          std::shared_ptr<Record> after) {
+  return enqueue_recorded(*find_stream(stream), std::move(run), std::move(after));
+}
+
+cudaError_t drain_until(const std::shared_ptr<Record>& record) { return drain_record(record); }
 
 void restart_random() { streams().launches = streams().random = 0; }
 
@@ -378,13 +403,7 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream_handle) {
   CUevent_st* event = find_event(handle);
   CUstream_st* stream = find_stream(stream_handle);
   if (!event || !stream) return returned(cudaErrorInvalidResourceHandle);
-  auto record = std::make_shared<Record>(Record{stream});
-  event->last = record;
-  enqueue(*stream, [record] {
-    record->done = true;
-    record->when = Clock::now();
-    return cudaSuccess;
-  });
+  event->last = enqueue_recorded(*stream, nullptr, nullptr);
   return cudaSuccess;
 }
 

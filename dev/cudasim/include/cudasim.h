@@ -38,6 +38,13 @@ std::string last_report();
 // Names of the __global__ functions that ran so far in this process, with namespaces and template arguments.
 std::set<std::string> launched_kernels();
 
+// What this process asked of NCCL so far, by operation ("ncclAllReduce", ...). elements: of the larger of a call's two
+// buffers: count, for ncclReduceScatter and ncclAllGather nranks * count.
+struct NcclTraffic {
+  uint64_t calls = 0, elements = 0, bytes = 0;
+};
+std::map<std::string, NcclTraffic> nccl_traffic();
+
 // ---- checks and counts: of code that was compiled for them (wrought_checked_sources in CMakeLists.txt) --------------
 
 // Whether the program has such code. Then every access of a kernel to memory is looked at: the checks end a launch with

@@ -55,6 +55,10 @@ struct Rank {
     wait_for([&] { return shared.has_id.load(); });
     return shared.id;
   }
+  void meet() const {  // waits for all ranks, once a test
+    ++shared.steps;
+    wait_for([&] { return shared.steps >= ranks; });
+  }
   void join() { NCCL_OK(ncclCommInitRank(&comm, ranks, id(), rank)); }
   void leave() {
     NCCL_OK(ncclCommDestroy(comm));
@@ -345,6 +349,7 @@ TEST_CASE("NCCL: a collective is an operation of its stream, under all schedules
 
 TEST_CASE("NCCL: nothing has happened before somebody waits") {
   all_well(1, [](Rank& me) {
+    cudasim::set_schedule(cudasim::Schedule::forward);  // others run what they need not
     me.join();
     cudaStream_t stream;
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -422,8 +427,7 @@ TEST_CASE("NCCL: several communicators, and counts of what was communicated") {
   all_well(2, [](Rank& me) {
     me.join();
     const ncclComm_t first = me.comm;
-    ++me.shared.steps;
-    wait_for([&] { return me.shared.steps >= 2; });  // nobody still wants the first id
+    me.meet();  // nobody still wants the first id
     if (me.rank == 0) {
       NCCL_OK(ncclGetUniqueId(&me.shared.id));
       me.shared.steps = 3;
@@ -636,17 +640,20 @@ TEST_CASE("NCCL: ranks that do not come, or come with other numbers, are told to
   all_report(4, "0.3", {missing, "", missing, ""}, [](Rank& me) {
     const ncclUniqueId id = me.id();
     if (me.rank % 2 == 0) EXPECT(ncclCommInitRank(&me.comm, 4, id, me.rank) == ncclRemoteError);
+    me.meet();
   });
-  all_report(2, "20", {" says nranks ", " says nranks "},
-             [](Rank& me) { EXPECT(ncclCommInitRank(&me.comm, 3 + me.rank, me.id(), me.rank) == ncclRemoteError); });
+  all_report(2, "20", {" says nranks ", " says nranks "}, [](Rank& me) {
+    EXPECT(ncclCommInitRank(&me.comm, 3 + me.rank, me.id(), me.rank) == ncclRemoteError);
+    me.meet();
+  });
   const std::string twice = "two processes say that they are rank 1";
-  all_report(2, "20", {twice, twice},
-             [](Rank& me) { EXPECT(ncclCommInitRank(&me.comm, 3, me.id(), 1) == ncclRemoteError); });
-  all_report(2, "0.3", {"", "no connection to 127.0.0.1:"}, [](Rank& me) {
-    if (me.rank == 0) me.id();
-    if (me.rank == 0) return;
+  all_report(2, "20", {twice, twice}, [](Rank& me) {
+    EXPECT(ncclCommInitRank(&me.comm, 3, me.id(), 1) == ncclRemoteError);
+    me.meet();
+  });
+  all_report(2, "0.3", {"", "ncclCommInitRank of rank 1 of 2: "}, [](Rank& me) {
     const ncclUniqueId id = me.id();
-    usleep(100'000);  // rank 0's process has ended
+    if (me.rank == 0) return;
     EXPECT(ncclCommInitRank(&me.comm, 2, id, 1) == ncclRemoteError);
   });
 }

@@ -499,7 +499,8 @@ void serve_ranks(const std::shared_ptr<ncclComm>& comm) {
     lock.unlock();
     const bool news = comm->mesh->has_news(100);
     lock.lock();
-    if (news && !comm->ended && !comm->pending.empty() && comm->mesh->has_news(0))
+    const bool usable = !comm->ended && comm->error == ncclSuccess;  // may have changed meanwhile
+    if (news && usable && !comm->pending.empty() && comm->mesh->has_news(0))
       returned(drain_until(std::shared_ptr<Record>(comm->pending.front())));
   }
 }

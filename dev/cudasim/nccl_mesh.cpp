@@ -268,6 +268,8 @@ void serve_meeting(Door door, double timeout) {
     }
     guests.push_back(std::move(*guest));
   }
+  // Rank 0 last: this is mostly its process, which may end once it knows.
+  std::sort(guests.begin(), guests.end(), [](const Guest& a, const Guest& b) { return a.hello.rank > b.hello.rank; });
   std::vector<Listener> table;
   if (refusal.empty()) {
     table.resize(guests.size());

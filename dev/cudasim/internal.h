@@ -2,7 +2,7 @@
 //   fiber.*    a stack and a context to switch to          worker.cpp  one block: lanes, warps, barriers, reports
 //   grid.cpp   the worker threads and the order of blocks  memory.cpp  device and pinned memory, faults
 //   stream.cpp streams, events, copies                     runtime.cpp the rest of the API;  names.cpp kernels' names
-//   nccl.cpp   NCCL's collectives                          nccl_mesh.* the connections between its ranks
+//   nccl.cpp   NCCL's API  nccl_collective.cpp what its calls do  nccl_mesh.* the connections between its ranks
 // For instrumented code (observe.h): hooks.cpp, observe.cpp, check.cpp, count.cpp, places.cpp.
 #pragma once
 

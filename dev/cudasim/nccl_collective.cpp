@@ -88,7 +88,7 @@ void reduce_rows(T* out, const std::vector<const char*>& rows, size_t n, int32_t
   }
 }
 
-// ---- the ranks together ---------------------------------------------------------------------------------------------
+// ---- the ranks together --------------------------------------------------------------------------------------------
 
 struct Stopped {
   cudaError_t status;

@@ -556,6 +556,7 @@ TEST_CASE("NCCL: a call that cannot be right is refused, and the communicator go
     refused(reduce(a, b, 1, ncclFloat8e4m3), "with float8 e4m3 elements");
     refused(reduce(a, b, 1, static_cast<ncclDataType_t>(99)), "with no type elements");
     refused(ncclAllReduce(a, b, 1, ncclFloat, ncclNumOps, me.comm, nullptr), "with reduction 5");
+    refused(ncclAllReduce(a, b, 1, ncclFloat, static_cast<ncclRedOp_t>(-1), me.comm, nullptr), "with reduction -1");
     refused(ncclBroadcast(a, b, 1, ncclFloat, 2, me.comm, nullptr), "with root 2 of 2 ranks");
     refused(ncclAllReduce(a, b, 1, ncclFloat, ncclSum, nullptr, nullptr), "ncclAllReduce is given no communicator");
     cudaStream_t stream;

@@ -137,7 +137,8 @@ ncclResult_t check(const Call& call) {
     return refuse(std::string(name) + " with " +
                   (header.type >= 0 && header.type < ncclNumTypes ? kTypes[header.type].name : "no type") +
                   " elements: int8 to uint64, float, double and bf16 are modelled");
-  if (header.op != kNone && (header.op < 0 || header.op >= ncclNumOps))
+  const bool reduces = header.kind != Kind::all_gather && header.kind != Kind::broadcast;
+  if (reduces && (header.op < 0 || header.op >= ncclNumOps))
     return refuse(std::string(name) + " with reduction " + std::to_string(header.op) + ": not one of ncclRedOp_t");
   const bool rooted = header.kind == Kind::broadcast || header.kind == Kind::reduce;
   if (rooted && (header.root < 0 || header.root >= comm.ranks))
@@ -195,7 +196,7 @@ void serve_ranks(const std::shared_ptr<ncclComm>& comm) {
     lock.lock();
     const bool usable = !comm->ended && comm->error == ncclSuccess;  // may have changed meanwhile
     if (news && usable && !comm->pending.empty() && comm->mesh->has_news(0))
-      returned(drain_until(std::shared_ptr<Record>(comm->pending.front())));
+      returned(drain_until(std::shared_ptr<Record>(comm->pending.front())));  // a copy: running it removes it
   }
 }
 

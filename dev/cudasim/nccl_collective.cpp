@@ -1,6 +1,7 @@
 // What a collective does when its stream comes to it: all ranks first tell each other what they are about to do (a
 // header), and only if that is the same do they exchange numbers. Each element is reduced by one rank, in the order of
 // the ranks, so that a result depends neither on time nor on how a buffer is cut.
+#include <algorithm>
 #include <cmath>
 
 #include "cuda_bf16.h"

@@ -34,9 +34,9 @@ enum ncclResult_t {
   ncclNumResults = 8
 };
 
-enum ncclRedOp_t { ncclSum = 0, ncclProd = 1, ncclMax = 2, ncclMin = 3, ncclAvg = 4, ncclNumOps = 5 };
+enum ncclRedOp_t : int { ncclSum = 0, ncclProd = 1, ncclMax = 2, ncclMin = 3, ncclAvg = 4, ncclNumOps = 5 };
 
-enum ncclDataType_t {  // half and the 8-bit floats are refused
+enum ncclDataType_t : int {  // half and the 8-bit floats are refused
   ncclInt8 = 0,
   ncclChar = 0,
   ncclUint8 = 1,

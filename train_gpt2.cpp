@@ -4,13 +4,17 @@
 //   build/train_gpt2                                        the built-in stories, about two minutes
 //   build/train_gpt2 --data my.txt --run runs/mine          your text
 //   build/train_gpt2 --run runs/mine --resume --steps 2000  go on
+//   mpirun -n 4 build/train_gpt2 --zero 2                   four processes, one model (docs/distributed.md)
+#include "apps/processes.h"
 #include "apps/search.h"
 #include "apps/train_flags.h"
 #include "apps/trainer.h"
+#include "gpt2/comm_mpi.h"
 
 namespace {
 
-void train(const TrainConfig& flags, const std::vector<std::string>& given, const EachEvaluation& each_evaluation) {
+void train(const Group& group, const TrainConfig& flags, const std::vector<std::string>& given,
+           const EachEvaluation& each_evaluation) {
   if (flags.threads > 0) set_cpu_threads(flags.threads);
   if (flags.memory || flags.check) {
     const Run run = plan_run(flags, given, say);
@@ -32,11 +36,13 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
     });
   }
   const auto started = std::chrono::steady_clock::now();
-  Run run = set_up_run(flags, given, say, check_cpu);
+  Run run = set_up_run(flags, given, say, check_cpu, group);
   const TrainConfig& config = run.config;
+  const bool root = group.rank() == 0;
   const int B = config.batch_size, T = config.seq_len;
   int64_t step = run.step;  // steps done
   bool enough = false;      // validation says that there is no use in going on
+  bool stop = false;        // a signal does, to this process or another
   if (step >= config.steps) {
     say(strprintf("nothing to do: %s has done %lld of %lld steps; go further with --steps %lld", run.folder.c_str(),
                   static_cast<long long>(step), static_cast<long long>(config.steps),
@@ -45,29 +51,36 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
   }
 
   // model
-  const ModelOptions options = model_options(config);
+  const std::unique_ptr<Comm> comm = group.size() > 1 ? make_mpi_comm() : make_single_comm();
+  group.watch(comm->progress(), config.timeout);
+  ModelOptions options = model_options(config);
+  options.comm = comm.get();
   const double peak_flops = measure_peak_flops(options.precision);
   const std::unique_ptr<Model> model = make_cpu_model(run.shape, flags.reference, options);
   load_or_initialise(*model, run);
-  DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order != "sequential", config.seed, 0, 1,
-                                            config.data_order == "fixed"});
+  DataLoader loader(run.train, loader_config(run));
   if (!run.resume_from.empty()) loader.seek(run.position);
   print_start(run, strprintf("%d threads, peak %.0f GFLOP/s", cpu_threads(), peak_flops / 1e9));
 
   const Schedule schedule{config.schedule,     config.lr,    config.min_lr,
                           config.warmup_steps, config.steps, config.start_lr};
-  MetricsLog log(run.folder, step + 1);
+  MetricsLog log(root ? run.folder : "", step + 1);
   StopSignal::defer();
   StepReport report(run, schedule, peak_flops, log);
   int64_t saved_step = run.resume_from.empty() ? -1 : step;
   const auto save = [&] {
     const LoaderPosition at = loader.position();
-    nlohmann::json state{{"step", step},      {"updates", model->updates()}, {"epoch", at.epoch},
-                         {"batch", at.batch}, {"config", to_json(config)},   {"data_checksum", run.train.checksum()}};
+    nlohmann::json state{{"step", step},
+                         {"updates", model->updates()},
+                         {"epoch", at.epoch},
+                         {"batch", at.batch},
+                         {"ranks", config.ranks},
+                         {"config", to_json(config)},
+                         {"data_checksum", run.train.checksum()}};
     add_stopping(state, run.stopping);
     const AverageInUse average(*model);
-    report.saved(
-        save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep));
+    report.saved(save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state,
+                                 config.keep, &group));
     saved_step = step;
   };
   if (run.resume_from.empty()) {
@@ -78,15 +91,16 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
   }
 
   report.start_clock();
-  while (step < config.steps && !enough && StopSignal::received() == 0) {
+  while (step < config.steps && !enough && !stop) {
     // forward and backward, micro-batch by micro-batch
     model->zero_grad();
     for (int micro = 0; micro < run.micro_batches; ++micro) {
       Batch batch = loader.next();
       for (float& weight : batch.weights) weight /= static_cast<float>(config.total_batch_tokens);
       model->set_dropout(static_cast<float>(config.dropout), config.seed,
-                         static_cast<uint64_t>(step * run.micro_batches + micro));
+                         static_cast<uint64_t>((step * run.micro_batches + micro) * group.size() + group.rank()));
       model->forward(batch.inputs.data(), B, T, Pass::train);
+      if (micro + 1 == run.micro_batches) model->sum_gradients();
       model->backward(batch.targets.data(), batch.weights.data());
     }
 
@@ -95,24 +109,26 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
     ++step;
 
     // log
-    report(step, model->result(0));
+    const StepResult result = model->result(0);
+    stop = result.signals > 0;
+    report(step, result);
 
     // evaluate, sample, save
-    const bool last = step == config.steps || StopSignal::received() != 0;
+    const bool last = step == config.steps || stop;
     const auto due = [&](int64_t every) { return last || enough || (every > 0 && step % every == 0); };
-    if (run.val.size() > 0 && due(config.eval_every) && StopSignal::received() == 0) {
+    if (run.val.size() > 0 && due(config.eval_every) && !stop) {
       report.clear();
       if (const auto loss = report_evaluation(*model, run, step, log)) {
         if (config.patience > 0 && run.stopping.add(step, *loss) && report.good()) {
           save();
-          mark_best(run.folder, latest_checkpoint(run.folder));
+          if (root) mark_best(run.folder, latest_checkpoint(run.folder));
         }
         enough = run.stopping.exhausted(config.patience) || !each_evaluation(step, *loss);
       }
     }
-    if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && StopSignal::received() == 0) {
+    if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && !stop) {
       report.clear();
-      print_sample(*model, run, step);
+      if (root || config.zero == 3) print_sample(*model, run, step);
     }
     if (due(config.save_every) && report.good() && saved_step != step) save();
     report.start_clock();
@@ -120,7 +136,7 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
 
   report.finish();
   if (saved_step != step) save();  // the signal came before the first step, or after the loop had asked for one
-  print_end(run, "build/train_gpt2", step, seconds_since(started));
+  print_end(run, "build/train_gpt2", step, stop, seconds_since(started));
 }
 
 }  // namespace
@@ -135,9 +151,11 @@ int main(int argc, char** argv) {
     // As on a GPU: bf16 where there are products of it. On --resume the run's own precision takes its place.
     const bool chosen = config.reference || std::find(given.begin(), given.end(), "precision") != given.end();
     if (!chosen && cpu_can(Precision::bf16)) config.precision = "bf16";
-    if (!config.search.empty()) {
-      return search(config, [&](const TrainConfig& trial, const EachEvaluation& each) { train(trial, given, each); });
-    }
-    train(config, given, [](int64_t, double) { return true; });
+    run_in_group(config, [&](const Group& group) {
+      config.ranks = group.size();
+      if (config.search.empty()) return train(group, config, given, [](int64_t, double) { return true; });
+      validate(config);
+      search(config, [&](const TrainConfig& trial, const EachEvaluation& each) { train(group, trial, given, each); });
+    });
   });
 }

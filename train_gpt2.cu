@@ -6,9 +6,12 @@
 //   build/train_gpt2cu                                        the built-in stories
 //   build/train_gpt2cu --data my.txt --run runs/mine          your text
 //   build/train_gpt2cu --run runs/mine --resume --steps 2000  go on
+//   mpirun -n 8 build/train_gpt2cu --zero 1                   eight GPUs, one model (docs/distributed.md)
+#include "apps/processes.h"
 #include "apps/search.h"
 #include "apps/train_flags.h"
 #include "apps/trainer.h"
+#include "gpt2/comm_nccl.h"
 #include "gpt2/gpu.h"
 
 namespace {
@@ -24,9 +27,13 @@ void check_device(const Run& run) {
   check_gpu_memory(run.shape, model_options(c), c.batch_size, c.seq_len, free_gpu_memory());
 }
 
-void train(const TrainConfig& flags, const std::vector<std::string>& given, const EachEvaluation& each_evaluation) {
+void train(const Group& group, const TrainConfig& flags, const std::vector<std::string>& given,
+           const EachEvaluation& each_evaluation) {
   validate(flags);  // before looking for a device: a wrong flag is wrong anywhere
-  if (!flags.memory) check_gpu();
+  if (!flags.memory) {
+    check_gpu();
+    choose_gpu(group);
+  }
   if (flags.threads > 0) set_cpu_threads(flags.threads);
   if (flags.memory || flags.check) {
     const Run run = plan_run(flags, given, say);
@@ -45,11 +52,13 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
     });
   }
   const auto started = std::chrono::steady_clock::now();
-  Run run = set_up_run(flags, given, say, check_device);
+  Run run = set_up_run(flags, given, say, check_device, group);
   const TrainConfig& config = run.config;
+  const bool root = group.rank() == 0;
   const int B = config.batch_size, T = config.seq_len;
   int64_t step = run.step;  // steps done
   bool enough = false;      // validation says that there is no use in going on
+  bool stop = false;        // a signal does, to this process or another
   if (step >= config.steps) {
     say(strprintf("nothing to do: %s has done %lld of %lld steps; go further with --steps %lld", run.folder.c_str(),
                   static_cast<long long>(step), static_cast<long long>(config.steps),
@@ -58,31 +67,38 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
   }
 
   // model
-  const ModelOptions options = model_options(config);
+  const std::unique_ptr<Comm> comm = group.size() > 1 ? make_nccl_comm(group) : make_single_comm();
+  group.watch(comm->progress(), config.timeout);
+  ModelOptions options = model_options(config);
+  options.comm = comm.get();
   const double peak_flops = measure_gpu_peak_flops(options.precision, flags.reference);
   const std::unique_ptr<Model> model = make_gpu_model(run.shape, options, B, T, flags.reference);
   load_or_initialise(*model, run);
-  DataLoader loader(run.train, LoaderConfig{B, T, config.stride, config.data_order != "sequential", config.seed, 0, 1,
-                                            config.data_order == "fixed"});
+  DataLoader loader(run.train, loader_config(run));
   if (!run.resume_from.empty()) loader.seek(run.position);
   print_start(run,
               strprintf("%s, %s, peak %.4g TFLOP/s", gpu_name().c_str(), config.precision.c_str(), peak_flops / 1e12));
 
   const Schedule schedule{config.schedule,     config.lr,    config.min_lr,
                           config.warmup_steps, config.steps, config.start_lr};
-  MetricsLog log(run.folder, step + 1);
+  MetricsLog log(root ? run.folder : "", step + 1);
   StopSignal::defer();
   StepReport report(run, schedule, peak_flops, log);
   int64_t reported_step = step;  // runs a step behind
   int64_t saved_step = run.resume_from.empty() ? -1 : step;
   const auto save = [&] {
     const LoaderPosition at = loader.position();
-    nlohmann::json state{{"step", step},      {"updates", model->updates()}, {"epoch", at.epoch},
-                         {"batch", at.batch}, {"config", to_json(config)},   {"data_checksum", run.train.checksum()}};
+    nlohmann::json state{{"step", step},
+                         {"updates", model->updates()},
+                         {"epoch", at.epoch},
+                         {"batch", at.batch},
+                         {"ranks", config.ranks},
+                         {"config", to_json(config)},
+                         {"data_checksum", run.train.checksum()}};
     add_stopping(state, run.stopping);
     const AverageInUse average(*model);
-    report.saved(
-        save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state, config.keep));
+    report.saved(save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state,
+                                 config.keep, &group));
     saved_step = step;
   };
   if (run.resume_from.empty()) {
@@ -93,15 +109,16 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
   }
 
   report.start_clock();
-  while (step < config.steps && !enough && StopSignal::received() == 0) {
+  while (step < config.steps && !enough && !stop) {
     // forward and backward, micro-batch by micro-batch
     model->zero_grad();
     for (int micro = 0; micro < run.micro_batches; ++micro) {
       Batch batch = loader.next();
       for (float& weight : batch.weights) weight /= static_cast<float>(config.total_batch_tokens);
       model->set_dropout(static_cast<float>(config.dropout), config.seed,
-                         static_cast<uint64_t>(step * run.micro_batches + micro));
+                         static_cast<uint64_t>((step * run.micro_batches + micro) * group.size() + group.rank()));
       model->forward(batch.inputs.data(), B, T, Pass::train);
+      if (micro + 1 == run.micro_batches) model->sum_gradients();
       model->backward(batch.targets.data(), batch.weights.data());
     }
 
@@ -111,36 +128,40 @@ void train(const TrainConfig& flags, const std::vector<std::string>& given, cons
 
     // log: of the step before, which the GPU has done while this one was queued; and of this one where the loop is to
     // look at the model
-    const bool last = step == config.steps || StopSignal::received() != 0;
+    const auto look = [&](const StepResult& result) {
+      stop = stop || result.signals > 0;
+      report(++reported_step, result);
+    };
+    if (reported_step < step - 1) look(model->result(1));
+    const bool last = step == config.steps || stop;
     const auto due = [&](int64_t every) { return last || enough || (every > 0 && step % every == 0); };
-    if (reported_step < step - 1) report(++reported_step, model->result(1));
     const bool looks = due(config.eval_every) || due(config.sample_every) || due(config.save_every);
     if (!looks) continue;
-    report(++reported_step, model->result(0));
+    look(model->result(0));
 
     // evaluate, sample, save
-    if (run.val.size() > 0 && due(config.eval_every) && StopSignal::received() == 0) {
+    if (run.val.size() > 0 && due(config.eval_every) && !stop) {
       report.clear();
       if (const auto loss = report_evaluation(*model, run, step, log)) {
         if (config.patience > 0 && run.stopping.add(step, *loss) && report.good()) {
           save();
-          mark_best(run.folder, latest_checkpoint(run.folder));
+          if (root) mark_best(run.folder, latest_checkpoint(run.folder));
         }
         enough = run.stopping.exhausted(config.patience) || !each_evaluation(step, *loss);
       }
     }
-    if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && StopSignal::received() == 0) {
+    if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && !stop) {
       report.clear();
-      print_sample(*model, run, step);
+      if (root || config.zero == 3) print_sample(*model, run, step);
     }
     if (due(config.save_every) && report.good() && saved_step != step) save();
     report.start_clock();
   }
 
-  if (reported_step < step) report(++reported_step, model->result(0));  // the signal came in between
+  if (reported_step < step) report(++reported_step, model->result(0));
   report.finish();
   if (saved_step != step) save();  // the signal came before the first step, or after the loop had asked for one
-  print_end(run, kProgram, step, seconds_since(started));
+  print_end(run, kProgram, step, stop, seconds_since(started));
 }
 
 }  // namespace
@@ -153,9 +174,11 @@ int main(int argc, char** argv) {
   add_train_flags(app, config);
   return run_program(app, argc, argv, [&] {
     const std::vector<std::string> given = given_flags(app);
-    if (!config.search.empty()) {
-      return search(config, [&](const TrainConfig& trial, const EachEvaluation& each) { train(trial, given, each); });
-    }
-    train(config, given, [](int64_t, double) { return true; });
+    run_in_group(config, [&](const Group& group) {
+      config.ranks = group.size();
+      if (config.search.empty()) return train(group, config, given, [](int64_t, double) { return true; });
+      validate(config);
+      search(config, [&](const TrainConfig& trial, const EachEvaluation& each) { train(group, trial, given, each); });
+    });
   });
 }

@@ -130,7 +130,7 @@ inline void print_sample(Model& model, const Run& run, int64_t step) {
   try {
     generate(model, ids, config, [&](int32_t id) {
       if (id < tokenizer.vocab_size()) text += decoder.next(id);
-      return StopSignal::received() == 0;
+      return run.group || StopSignal::received() == 0;
     });
   } catch (const Error& error) {  // weights that have run away: the loop decides whether that ends the run
     return say(std::string("no sample: ") + error.what());
@@ -163,10 +163,13 @@ inline void print_start(const Run& run, const std::string& device) {
   say(strprintf("model: %lld parameters (%d layers, %d heads, %d channels, context %d, vocabulary %d)",
                 static_cast<long long>(num_parameters(param_table(run.shape))), run.shape.num_layers,
                 run.shape.num_heads, run.shape.channels, run.shape.max_seq_len, run.shape.vocab_size));
-  say(strprintf("training: %lld tokens, %lld steps of %lld (B %d, T %d, %d micro-batches), %s",
+  const std::string processes = c.ranks == 1 ? ""
+                                             : strprintf("%d processes%s, each ", c.ranks,
+                                                         c.zero > 0 ? strprintf(", ZeRO %d", c.zero).c_str() : "");
+  say(strprintf("training: %lld tokens, %lld steps of %lld (B %d, T %d, %d micro-batches), %s%s",
                 static_cast<long long>(run.train.size()), static_cast<long long>(c.steps),
                 static_cast<long long>(c.total_batch_tokens), c.batch_size, c.seq_len, run.micro_batches,
-                device.c_str()));
+                processes.c_str(), device.c_str()));
   say("run: " + run.folder.string());
 }
 
@@ -174,6 +177,7 @@ inline void print_start(const Run& run, const std::string& device) {
 template <class Config>
 OptimizerConfig optimizer_of(const Config& c, double lr) {
   OptimizerConfig o;
+  o.signal = StopSignal::received() != 0;
   o.lr = static_cast<float>(lr);
   o.beta1 = static_cast<float>(c.beta1);
   o.beta2 = static_cast<float>(c.beta2);
@@ -209,8 +213,7 @@ void find_learning_rate(TrainConfig flags, const std::vector<std::string>& given
   const TrainConfig& c = run.config;
   const std::unique_ptr<Model> model = make_model(run);
   load_or_initialise(*model, run);
-  DataLoader loader(run.train,
-                    LoaderConfig{c.batch_size, c.seq_len, c.stride, c.data_order == "shuffled", c.seed, 0, 1});
+  DataLoader loader(run.train, loader_config(run));
   Progress progress(0, finder.steps);
   for (int64_t step = 0; step < finder.steps && StopSignal::received() == 0; ++step) {
     model->zero_grad();
@@ -238,6 +241,16 @@ void find_learning_rate(TrainConfig flags, const std::vector<std::string>& given
   say(strprintf("suggestion: --lr %.1e", lr));
 }
 
+// After an update that was not made: who had a loss that is not finite. All processes call it.
+inline std::string not_finite_where(const Group& group, const StepResult& result) {
+  std::string who;
+  const std::vector<std::string> all = group.all_gather(std::isfinite(result.own_loss) ? "" : "!");
+  for (int r = 0; r < group.size(); ++r) {
+    if (!all[static_cast<size_t>(r)].empty()) who += (who.empty() ? "" : ", ") + group.name(r);
+  }
+  return who.empty() ? "the gradients are not finite" : "the loss is not finite on " + who;
+}
+
 // A line for each step, on the terminal and in metrics.jsonl; and the end of a run whose loss is not finite any more.
 class StepReport {
  public:
@@ -248,7 +261,7 @@ class StepReport {
         progress_(run.step, run.config.steps),
         last_checkpoint_(run.resume_from),
         tokens_(static_cast<double>(run.config.total_batch_tokens)),
-        peak_share_(flops_per_token(run.shape, run.config.seq_len) / peak_flops) {}
+        peak_share_(flops_per_token(run.shape, run.config.seq_len) / (peak_flops * run.config.ranks)) {}
 
   // Time from here on counts for the next step that is reported.
   void start_clock() { clock_ = std::chrono::steady_clock::now(); }
@@ -268,6 +281,7 @@ class StepReport {
     if (result.updated) metrics["grad_norm"] = result.grad_norm;
     log_.write(metrics);
     reported_ = step;
+    if (!result.updated && run_.group) where_ = not_finite_where(*run_.group, result) + ": ";
     if (bad_steps_ == 5) fail_not_finite();
   }
 
@@ -288,9 +302,9 @@ class StepReport {
                                             : "the last good checkpoint is " + from +
                                                   ": start another run from it with --model " + from + " and";
     fail(
-        "loss or gradients were not finite in %d step%s in a row, up to step %lld; %s a lower --lr, more "
+        "%sloss or gradients were not finite in %d step%s in a row, up to step %lld; %s a lower --lr, more "
         "--warmup-steps or a --grad-clip",
-        bad_steps_, bad_steps_ == 1 ? "" : "s", static_cast<long long>(reported_), advice.c_str());
+        where_.c_str(), bad_steps_, bad_steps_ == 1 ? "" : "s", static_cast<long long>(reported_), advice.c_str());
   }
 
   const Run& run_;
@@ -302,6 +316,7 @@ class StepReport {
   std::chrono::steady_clock::time_point clock_ = std::chrono::steady_clock::now();
   int64_t reported_ = 0;
   int bad_steps_ = 0;  // in a row
+  std::string where_;  // of several processes
 };
 
 // What a checkpoint remembers of validation, for --patience.
@@ -313,10 +328,12 @@ inline void add_stopping(nlohmann::json& state, const EarlyStopping& stopping) {
 }
 
 // `trainer`: the program to go on with.
-inline void print_end(const Run& run, const char* trainer, int64_t step, double seconds) {
-  if (StopSignal::received() != 0) {
-    return say(strprintf("stopped by signal %d after step %lld; go on with: %s --run %s --resume",
-                         StopSignal::received(), static_cast<long long>(step), trainer, run.folder.c_str()));
+inline void print_end(const Run& run, const char* trainer, int64_t step, bool stopped, double seconds) {
+  if (stopped) {
+    const std::string signal =
+        StopSignal::received() != 0 ? strprintf("signal %d", StopSignal::received()) : "a signal to another process";
+    return say(strprintf("stopped by %s after step %lld; go on with: %s --run %s --resume", signal.c_str(),
+                         static_cast<long long>(step), trainer, run.folder.c_str()));
   }
   const std::string dir = (run.folder / "latest").string();
   say(strprintf("done in %.0f s: the model is in %s", seconds, dir.c_str()));

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "gpt2/error.h"
 #include "gpt2/json.h"
@@ -37,12 +38,12 @@ void for_each_moment(const std::vector<ParamTensor>& table, Visit&& visit) {
   }
 }
 
-void save_moments(const Model& model, const fs::path& path) {
+void save_moments(const Model& model, const fs::path& path, const Group* group) {
   std::vector<TensorHeader> headers;
   for_each_moment(model.table, [&](Arena, const ParamTensor& tensor, const std::string& name) {
     headers.push_back({name, "F32", file_shape(tensor)});
   });
-  SafetensorsWriter file(path, headers, {{"format", "pt"}});
+  SafetensorsWriter file(path, headers, {{"format", "pt"}}, group);
   std::vector<float> values;
   for_each_moment(model.table, [&](Arena arena, const ParamTensor& tensor, const std::string& name) {
     const float* from = model.view(arena, tensor);  // without a copy where that is possible
@@ -152,34 +153,42 @@ void point_at(const fs::path& run, const char* name, const fs::path& checkpoint)
 }  // namespace
 
 fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, const Tokenizer* tokenizer,
-                         const json& state, int keep) {
+                         const json& state, int keep, const Group* group) {
   if (step < 0 || !state.is_object())
     throw std::logic_error("save_checkpoint: a negative step, or a state that is no object");
-  const fs::path all = run / "checkpoints";
-  make_directories(all);
-  for (const fs::directory_entry& entry : std::vector(fs::directory_iterator(all), fs::directory_iterator())) {
-    const std::string name = entry.path().filename().string();
-    if (name.rfind("step_", 0) == 0 && name.ends_with(kUnfinished)) remove_folder(entry.path());
-  }
-
-  const fs::path folder = all / strprintf("step_%06lld", static_cast<long long>(step));
-  {
-    const UnfinishedFolder unfinished(folder.string() + kUnfinished);
-    save_model(model, tokenizer, unfinished.path);
-    save_moments(model, unfinished.path / kOptimizerFile);
+  const auto on_root = [&](const auto& body) {
+    if (group) {
+      group->on_root(body);
+    } else {
+      body();
+    }
+  };
+  const fs::path all = run / "checkpoints", folder = all / strprintf("step_%06lld", static_cast<long long>(step));
+  std::optional<UnfinishedFolder> unfinished;
+  const fs::path temporary = folder.string() + kUnfinished;
+  on_root([&] {
+    make_directories(all);
+    for (const fs::directory_entry& entry : std::vector(fs::directory_iterator(all), fs::directory_iterator())) {
+      const std::string name = entry.path().filename().string();
+      if (name.rfind("step_", 0) == 0 && name.ends_with(kUnfinished)) remove_folder(entry.path());
+    }
+    unfinished.emplace(temporary);
+  });
+  save_model(model, tokenizer, temporary, group);
+  save_moments(model, temporary / kOptimizerFile, group);
+  on_root([&] {
     json complete = state;
     complete["checksums"] = json::object();
-    for (const fs::directory_entry& entry : fs::directory_iterator(unfinished.path)) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(temporary)) {
       complete["checksums"][entry.path().filename().string()] = file_checksum(entry.path());
     }
-    write_json(unfinished.path / kStateFile, complete);
-    sync_directory(unfinished.path);
-    publish(unfinished.path, folder);
-  }
-  sync_directory(all);
-  point_at(run, "latest", folder);
-
-  if (keep > 0) {
+    write_json(temporary / kStateFile, complete);
+    sync_directory(temporary);
+    publish(temporary, folder);
+    unfinished.reset();
+    sync_directory(all);
+    point_at(run, "latest", folder);
+    if (keep == 0) return;
     int kept = 1;  // the new one, even where a run that went back to an earlier step finds later ones
     std::error_code none;
     const fs::path best = fs::read_symlink(run / "best", none);
@@ -189,7 +198,7 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, 
       rename_or_fail(other, doomed);
       remove_folder(doomed);
     }
-  }
+  });
   return folder;
 }
 

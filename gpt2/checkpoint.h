@@ -19,9 +19,11 @@
 // anything fails (a full disk), the checkpoints that were there before stay and RUN/latest still names the last good
 // one. A checkpoint of the same step is replaced; what a killed run left half-written is removed. `state` is the
 // trainer's own (step, loader, configuration ...), an object; "checksums" of the other files are added. Returns the
-// checkpoint's folder.
+// checkpoint's folder. With a group all its processes make the call, each writes a part of the two large files, and
+// rank 0 does the rest; the files are those that one process would have written.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run, int64_t step, const Model& model,
-                                      const Tokenizer* tokenizer, const nlohmann::json& state, int keep);
+                                      const Tokenizer* tokenizer, const nlohmann::json& state, int keep,
+                                      const Group* group = nullptr);
 
 // Points RUN/best at one of its checkpoints, which then stays until another is the best, whatever `keep` says.
 void mark_best(const std::filesystem::path& run, const std::filesystem::path& checkpoint);

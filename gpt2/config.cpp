@@ -28,6 +28,8 @@ ModelOptions model_options(const TrainConfig& c) {
   options.lr_layer_decay = static_cast<float>(c.lr_decay_per_layer);
   options.decay_all = c.decay == "all";
   options.ema = c.ema;
+  options.ranks = c.ranks;
+  options.zero = c.zero;
   options.seed = c.seed ^ 0x726f756e64;  // numbers of its own: initialisation and dropout draw from the seed itself
   return options;
 }
@@ -47,6 +49,12 @@ void validate(const TrainConfig& c) {
   if (c.find_lr && c.resume) fail_usage("--find-lr tries a model from its start: start from weights with --model DIR");
   if (!c.search.empty() && (c.resume || c.memory || c.check || c.find_lr)) {
     fail_usage("--search makes runs of its own: it contradicts --resume, --memory, --check and --find-lr");
+  }
+  if (c.zero > 0 && c.optimizer == "muon") {
+    fail_usage("--zero %d cuts matrices apart, and --optimizer muon works on whole ones: give one of them", c.zero);
+  }
+  if (c.ranks > 1 && (c.check || c.find_lr || !c.search.empty())) {
+    fail_usage("--check, --find-lr and --search are for one process, and %d were started", c.ranks);
   }
   if (c.memory && c.check) fail_usage("--memory and --check contradict each other: give one of them");
   if (c.no_master_weights && c.precision != "bf16") {

@@ -53,6 +53,10 @@ struct TrainConfig {
   bool resume = false, reference = false, memory = false, check = false, find_lr = false;
   std::string search;
   int threads = 0;
+  int zero = 0;
+  double timeout = 600;
+
+  int ranks = 1;  // no flag: the processes that there are
 };
 
 struct FlagRange {
@@ -123,9 +127,9 @@ void for_each_flag(Config& c, Flag&& flag) {
 
   g = "Training";
   flag(g, "batch-size", c.batch_size, OnResume::same, FlagRange{0, 1 << 20, {}},
-       "B: windows in a micro-batch; 0: the preset's");
+       "B: windows in a micro-batch of one process; 0: the preset's");
   flag(g, "total-batch-tokens", c.total_batch_tokens, OnResume::same, FlagRange{0, big, {}},
-       "tokens per step, a multiple of B*T: gradients accumulate; 0: B*T");
+       "tokens per step, a multiple of B*T and the number of processes: gradients accumulate; 0: one micro-batch each");
   flag(g, "steps", c.steps, OnResume::free, FlagRange{0, big, {}},
        "optimizer steps; 0: from --epochs, else the preset's");
   flag(g, "epochs", c.epochs, OnResume::free, FlagRange{0, 1e9, {}},
@@ -178,6 +182,12 @@ void for_each_flag(Config& c, Flag&& flag) {
        "none | gelu | block: what backward computes again instead of keeping it; same results, less memory");
   flag(g, "no-master-weights", c.no_master_weights, OnResume::free, FlagRange{},
        "keep bf16 weights alone, rounded stochastically: 4 bytes a parameter less");
+
+  g = "Several processes";
+  flag(g, "zero", c.zero, OnResume::free, FlagRange{0, 3, {}},
+       "what each process keeps its part alone of: 1 the optimizer's state, 2 gradients, too, 3 parameters, too");
+  flag(g, "timeout", c.timeout, OnResume::never, FlagRange{1, 1e6, {}},
+       "seconds without any progress after which the run ends, saying who hangs");
 
   g = "Run";
   flag(g, "run", c.run, OnResume::never, FlagRange{}, "the run's folder; default: the next free runs/NAME");

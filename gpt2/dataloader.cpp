@@ -50,6 +50,7 @@ LoaderConfig checked(LoaderConfig config) {
     fail("process rank %d of %d, expected a rank from 0 to the number of processes less one", config.rank,
          config.ranks);
   }
+  if (config.at_once < 1) fail("%lld batches at once, expected at least 1", static_cast<long long>(config.at_once));
   if (config.stride == 0) config.stride = config.T;
   return config;
 }
@@ -81,6 +82,7 @@ struct DataLoader::Impl {
     // phase, stride - 1, count: (w + 1) * stride - 1 + T < n.
     windows = n <= T ? 0 : random_phase ? (n - T) / stride : (n - T - 1) / stride + 1;
     batches = windows / per_batch;
+    if (batches >= config.at_once) batches -= batches % config.at_once;
     if (batches == 0) {
       const double apart = static_cast<double>(per_batch) * static_cast<double>(stride);
       const double needed = static_cast<double>(T) + (random_phase ? apart : apart - static_cast<double>(stride) + 1);

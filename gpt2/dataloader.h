@@ -34,7 +34,8 @@ struct LoaderConfig {
   bool shuffled = true;
   uint64_t seed = 0;
   int rank = 0, ranks = 1;
-  bool fixed = false;  // of shuffled windows
+  bool fixed = false;   // of shuffled windows
+  int64_t at_once = 1;  // batches that belong together (a step's): an epoch's are a multiple, if it has as many
 };
 
 struct LoaderPosition {  // of the next batch to be returned: part of the training state

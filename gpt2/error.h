@@ -24,6 +24,10 @@ struct UsageError : Error {  // a flag that is out of range or contradicts anoth
   return text;
 }
 
+struct SaidElsewhere : Error {  // another process of the run says it to the person: this one ends in silence
+  using Error::Error;
+};
+
 // printf into a std::string; the compiler checks the arguments against the format.
 [[gnu::format(printf, 1, 2)]] inline std::string strprintf(const char* format, ...) {
   va_list args;

@@ -369,7 +369,7 @@ void save_tensors(const Weights& weights, const fs::path& dir, const Huggingface
         shards.size() == 1 ? kSingleFile : strprintf("model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
     std::vector<TensorHeader> headers;
     for (const ParamTensor* tensor : shards[i]) headers.push_back(header(*tensor));
-    SafetensorsWriter file(dir / name, headers, {{"format", "pt"}});
+    SafetensorsWriter file(dir / name, headers, {{"format", "pt"}}, options.group);
     for (size_t t = 0; t < headers.size(); ++t) {
       const ParamTensor& tensor = *shards[i][t];
       const float* from = view_or_read(weights, tensor, values);
@@ -379,6 +379,7 @@ void save_tensors(const Weights& weights, const fs::path& dir, const Huggingface
     file.commit();
     written.insert(name);
   }
+  if (options.group && options.group->rank() > 0) return;
   if (shards.size() > 1) {
     write_json(dir / kIndexFile, {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}});
     written.insert(kIndexFile);
@@ -408,6 +409,7 @@ void save_huggingface(const Weights& weights, const Tokenizer* tokenizer, const 
                       const HuggingfaceOptions& options) {
   if (tokenizer) check_tokenizer(*tokenizer, weights.config, dir.string());
   save_tensors(weights, dir, options);
+  if (options.group && options.group->rank() > 0) return;
   if (tokenizer) {
     tokenizer->save(dir / "tokenizer.json");
     write_json(dir / "tokenizer_config.json", tokenizer_config_json(weights.config, *tokenizer));
@@ -427,6 +429,8 @@ json read_huggingface_extras(const fs::path& dir) {
   return kept;
 }
 
-void save_model(const Model& model, const Tokenizer* tokenizer, const fs::path& dir) {
-  save_huggingface(ModelWeights(model), tokenizer, dir);
+void save_model(const Model& model, const Tokenizer* tokenizer, const fs::path& dir, const Group* group) {
+  HuggingfaceOptions options;
+  options.group = group;
+  save_huggingface(ModelWeights(model), tokenizer, dir, options);
 }

@@ -36,7 +36,8 @@ std::optional<Tokenizer> find_tokenizer(const std::filesystem::path& model);
 struct HuggingfaceOptions {
   std::optional<Dtype> dtype = Dtype::f32;  // of every tensor; nothing: that in which each is stored
   int64_t shard_bytes = 0;                  // of tensors in one file, at most, unless a tensor is larger; 0: one file
-  nlohmann::json config;                    // fields of config.json that are to be these; null: none
+  const Group* group = nullptr;             // several processes write it, all by the same call (SafetensorsWriter)
+  nlohmann::json config = {};               // fields of config.json that are to be these; null: none
 };
 
 // Writes the weights, the tokenizer, if given (tokenizer.json, and tokenizer_config.json, which tells `transformers`
@@ -50,4 +51,5 @@ void save_huggingface(const Weights& weights, const Tokenizer* tokenizer, const 
 nlohmann::json read_huggingface_extras(const std::filesystem::path& dir);
 
 // A model's, F32 in one file.
-void save_model(const Model& model, const Tokenizer* tokenizer, const std::filesystem::path& dir);
+void save_model(const Model& model, const Tokenizer* tokenizer, const std::filesystem::path& dir,
+                const Group* group = nullptr);

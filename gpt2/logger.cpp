@@ -7,6 +7,7 @@
 #include "gpt2/file.h"
 
 MetricsLog::MetricsLog(const std::filesystem::path& run, int64_t first_step) : path_(run / "metrics.jsonl") {
+  if (run.empty()) return;
   if (std::filesystem::exists(path_)) {
     FileWriter kept(path_);
     {
@@ -35,6 +36,7 @@ MetricsLog::~MetricsLog() {
 }
 
 void MetricsLog::write(const nlohmann::json& line) {
+  if (!file_) return;
   // A prompt or a path need not be UTF-8; JSON must be.
   const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {

@@ -9,7 +9,7 @@
 class MetricsLog {
  public:
   // Opens RUN/metrics.jsonl to append. Lines of steps from `first_step` on, left by a run that went further than its
-  // last checkpoint, are dropped first.
+  // last checkpoint, are dropped first. An empty `run`: nothing is written.
   MetricsLog(const std::filesystem::path& run, int64_t first_step);
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;

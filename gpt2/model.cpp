@@ -38,14 +38,20 @@ void CpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const float dropout = pass == Pass::train ? dropout_ : 0;
   const int64_t NC = static_cast<int64_t>(N) * C;
 
+  gather(0);
+  gather(1);
+  need(0);
   cpu::embedding_forward(acts.encoded, inputs, params.wte, params.wpe + int64_t{cached_} * C, documents(), B, T, C);
   if (dropout > 0) {
     cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, sequence(0, DropoutPlace::embedding), NC);
   }
   for (int l = 0; l < L; ++l) {
+    gather(l + 2);  // the next unit comes meanwhile
+    need(l + 1);
     forward_block(l, dropout);
     forward_block_output(l, dropout);
   }
+  need(L + 1);
   k_.layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, stream(L), params.lnfw, params.lnfb, N, C);
 
   if (config.num_classes > 0) cpu::pool_forward(acts.pooled, acts.lnf, pooling_.data(), B, T, C);
@@ -225,6 +231,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   }
   check_targets(targets, static_cast<int>(rows_of_head));
   allocate_grads();
+  begin_backward();
 
   double loss = 0;
   const bool pooled = config.num_classes > 0;
@@ -251,7 +258,11 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   std::fill(acts.dresidual, acts.dresidual + NC, floatX(0));
   k_.layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, stream(L), params.lnfw, acts.lnf_mean,
                         acts.lnf_rstd, N, C);
+  reduce(L + 1);
   for (int l = L - 1; l >= end; --l) {
+    if (l > end) gather(l);  // the block below comes meanwhile
+    need(l + 1);
+    begin_gradients(l + 1);
     // What blocks share still holds the last block's.
     if (options.recompute == Recompute::block && l < L - 1) forward_block(l, dropout_);
     if (options.recompute == Recompute::gelu && l < L - 1) {
@@ -259,6 +270,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
       k_.gelu_forward(a.fch_gelu, a.fch, 4 * NC);
     }
     backward_block(l);
+    reduce(l + 1);
   }
   if (grads.wte) {
     if (dropout_ > 0) {
@@ -268,6 +280,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), documents(), B, T, C);
   }
   done();
+  reduce(0);
 }
 
 template <class floatX>
@@ -321,15 +334,35 @@ void CpuModel<floatX>::backward_block(int l) {
 template <class floatX>
 void CpuModel<floatX>::zero_grad() {
   allocate_grads();
+  forget_gradients();
   loss_ = 0;
   weight_grads_unset_ = true;
   squares_known_ = false;
   squares_ = 0;
-  clear_grads(false);
+  if (sharded(options, Arena::grads)) {  // a backward's own begin as zeros
+    weight_grads_unset_ = false;
+    return clear_grads(grad_memory_.data(), kept_size(table, options, Arena::grads));
+  }
+  clear_kept_grads(false);
 }
 
 template <class floatX>
-void CpuModel<floatX>::clear_grads(bool of_weights) const {
+void CpuModel<floatX>::clear_grads(void* grads, int64_t n) {
+  floatX* g = static_cast<floatX*>(grads);
+#pragma omp parallel for
+  for (int64_t i = 0; i < n; ++i) g[i] = 0;
+}
+
+template <class floatX>
+void CpuModel<floatX>::add_grads(void* to, const void* from, int64_t n) {
+  floatX* out = static_cast<floatX*>(to);
+  const floatX* in = static_cast<const floatX*>(from);
+#pragma omp parallel for
+  for (int64_t i = 0; i < n; ++i) out[i] += in[i];
+}
+
+template <class floatX>
+void CpuModel<floatX>::clear_kept_grads(bool of_weights) const {
   for (const ParamTensor& tensor : table) {
     const bool is_weight = tensor.transposed || tensor.name == (params.head ? "head" : "wte");
     if (is_weight != of_weights || !tensor.trainable()) continue;
@@ -345,28 +378,78 @@ void CpuModel<floatX>::clear_grads(bool of_weights) const {
 
 template <class floatX>
 void CpuModel<floatX>::settle_grads() const {
-  if (weight_grads_unset_ && grad_memory_.data()) clear_grads(true);
+  if (weight_grads_unset_ && grad_memory_.data()) clear_kept_grads(true);
   weight_grads_unset_ = false;
+}
+
+template <class floatX>
+double CpuModel<floatX>::squares() {
+  const floatX* g = static_cast<const floatX*>(grad_memory_.data());
+  double sum = 0;
+  if (parallel() && options.zero > 0) {
+    for (int u = 0; u <= last_unit(); ++u) {
+      sum += k_.global_norm_squared(static_cast<const floatX*>(own_grads(u)), unit(u).shard);
+    }
+    return sum;
+  }
+  if (!squares_known_ || parallel()) return k_.global_norm_squared(g, arena_size(table, Arena::grads));
+  sum = squares_;
+  for (const ParamTensor& tensor : table) {
+    if (!tensor.transposed && tensor.trainable()) {
+      sum += k_.global_norm_squared(g + tensor.grad_offset, tensor.size());
+    }
+  }
+  return sum;
 }
 
 template <class floatX>
 double CpuModel<floatX>::grad_norm() {
   allocate_grads();
   settle_grads();
-  const floatX* g = static_cast<const floatX*>(grad_memory_.data());
-  if (!squares_known_) return std::sqrt(k_.global_norm_squared(g, arena_size(table, Arena::grads)));
-  double squares = squares_;
-  for (const ParamTensor& tensor : table) {
-    if (!tensor.transposed && tensor.trainable()) {
-      squares += k_.global_norm_squared(g + tensor.grad_offset, tensor.size());
+  finish_gradients();
+  double sum = squares();
+  if (parallel() && options.zero > 0) comm().wait(comm().all_reduce(&sum, 1, Number::f64));
+  return std::sqrt(sum);
+}
+
+template <class floatX>
+std::vector<typename CpuModel<floatX>::Piece> CpuModel<floatX>::adamw_pieces() {
+  std::vector<Piece> pieces;
+  for (const ParamTensor& p : table) {
+    if (p.v_offset < 0) continue;
+    Piece whole{&p,
+                static_cast<floatX*>(param_memory_.data()) + p.offset,
+                static_cast<const floatX*>(grad_memory_.data()) + p.grad_offset,
+                p.grad_offset,
+                p.v_offset,
+                p.size()};
+    if (parallel() && options.zero > 0) {
+      const TensorPart part = part_of(p, unit(p.unit), comm().rank());
+      const int64_t at = part.kept_at - unit(p.unit).kept_at;  // in this rank's part of the unit
+      whole = {&p,
+               static_cast<floatX*>(own_params(p.unit)) + at,
+               static_cast<const floatX*>(own_grads(p.unit)) + at,
+               part.kept_at,
+               part.kept_at,
+               part.count};
+    }
+    for (int64_t i = 0; i < whole.count; i += kPiece) {
+      pieces.push_back(
+          {&p, whole.param + i, whole.grad + i, whole.at + i, whole.v_at + i, std::min(kPiece, whole.count - i)});
     }
   }
-  return std::sqrt(squares);
+  return pieces;
 }
 
 template <class floatX>
 void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
-  StepResult result{loss_, grad_norm(), false};
+  allocate_grads();
+  settle_grads();
+  finish_gradients();
+  settle_params();
+  double sums[] = {loss_, o.signal, squares()};  // over all processes; the last is everybody's where it is not in parts
+  if (parallel()) comm().wait(comm().all_reduce(sums, options.zero > 0 ? 3 : 2, Number::f64));
+  StepResult result{sums[0], loss_, std::sqrt(sums[2]), false, sums[1]};
   result.updated = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
   if (results_.size() == 2) results_.erase(results_.begin());
   results_.push_back(result);
@@ -383,29 +466,19 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
   const floatX beta2_correction = static_cast<floatX>(1 - std::pow(static_cast<double>(o.beta2), t));
   const floatX average_rate = static_cast<floatX>(cpu::ema_rate(options.ema, updates_));
   const auto at = [](const Buffer& memory, int64_t offset) { return static_cast<floatX*>(memory.data()) + offset; };
-  const auto average = [&](const ParamTensor& p, int64_t begin, int64_t end) {
-    if (!p.averaged) return;
-    cpu::ema_update(at(average_memory_, p.grad_offset + begin), at(param_memory_, p.offset + begin), average_rate,
-                    end - begin);
+  const auto average = [&](const ParamTensor& p, const floatX* weights, int64_t i, int64_t count) {
+    if (p.averaged) cpu::ema_update(at(average_memory_, i), weights, average_rate, count);
   };
   // AdamW's tensors in pieces, all in one parallel region: most tensors are too small for a region of their own.
-  struct Piece {
-    const ParamTensor* tensor;
-    int64_t begin, end;
-  };
-  std::vector<Piece> pieces;
-  for (const ParamTensor& p : table) {
-    if (p.v_offset < 0) continue;
-    for (int64_t i = 0; i < p.size(); i += kPiece) pieces.push_back({&p, i, std::min(p.size(), i + kPiece)});
-  }
+  const std::vector<Piece> pieces = adamw_pieces();
 #pragma omp parallel for schedule(static, 1)
   for (size_t k = 0; k < pieces.size(); ++k) {
-    const auto& [p, begin, end] = pieces[k];
-    const int64_t i = p->grad_offset + begin;
-    k_.adamw_update(at(param_memory_, p->offset + begin), at(m_memory_, i), at(v_memory_, p->v_offset + begin),
-                    at(grad_memory_, i), grad_scale, o.lr * p->lr_scale, o.beta1, o.beta2, beta1_correction,
-                    beta2_correction, o.eps, p->decay ? o.weight_decay : 0, end - begin);
-    average(*p, begin, end);  // while it is in the cache
+    const Piece& piece = pieces[k];
+    const ParamTensor& p = *piece.tensor;
+    k_.adamw_update(piece.param, at(m_memory_, piece.at), at(v_memory_, piece.v_at), piece.grad, grad_scale,
+                    o.lr * p.lr_scale, o.beta1, o.beta2, beta1_correction, beta2_correction, o.eps,
+                    p.decay ? o.weight_decay : 0, piece.count);
+    average(p, piece.param, piece.at, piece.count);  // while it is in the cache
   }
   for (const ParamTensor& p : table) {
     if (p.muon == 0 || !p.trainable()) continue;
@@ -416,13 +489,23 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
                                at(grad_memory_, i), grad_scale, o.lr * p.lr_scale, o.momentum,
                                p.decay ? o.weight_decay : 0, rows, cols, k_.matmul_forward, k_.matmul_backward);
     }
-    average(p, 0, p.size());
+    average(p, at(param_memory_, p.offset), p.grad_offset, p.size());
   }
+  gather_changed();
 }
 
 template <class floatX>
 void CpuModel<floatX>::exchange_average() {
   if (!average_memory_.data() || updates_ == 0) return;
+  settle_params();
+  if (parallel() && options.zero > 0) {
+    for (int u = 0; u <= last_unit(); ++u) {
+      floatX* weights = static_cast<floatX*>(own_params(u));
+      std::swap_ranges(weights, weights + unit(u).shard,
+                       static_cast<floatX*>(average_memory_.data()) + unit(u).kept_at);
+    }
+    return gather_changed();
+  }
   for (const ParamTensor& p : table) {
     if (!p.averaged) continue;
     floatX* weights = static_cast<floatX*>(param_memory_.data()) + p.offset;
@@ -477,14 +560,23 @@ const cpu::Kernels<floatX>& choose_kernels(bool reference, Precision precision) 
 template <class floatX>
 CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference, const ModelOptions& options)
     : Model(c, options), k_(choose_kernels<floatX>(reference, options.precision)) {
-  param_memory_ = Buffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
-  bind_params(config, options.lora, table, params, static_cast<floatX*>(param_memory_.data()));
+  param_memory_ = Buffer(arena_bytes(Arena::params));
+  if (sharded(options, Arena::params)) {
+    whole_params_ = Buffer(whole_size(units) * static_cast<int64_t>(sizeof(floatX)));
+    bind_units(config, options.lora, table, units, params, static_cast<floatX*>(whole_params_.data()));
+  } else {
+    bind_params(config, options.lora, table, params, static_cast<floatX*>(param_memory_.data()));
+  }
 }
 
 template <class floatX>
 void CpuModel<floatX>::allocate_grads() {
   if (grad_memory_.data()) return;
   grad_memory_ = Buffer(arena_bytes(Arena::grads));
+  if (sharded(options, Arena::grads)) {
+    whole_grads_ = Buffer(whole_size(units) * static_cast<int64_t>(sizeof(floatX)));
+    return bind_units(config, options.lora, table, units, grads, static_cast<floatX*>(whole_grads_.data()));
+  }
   bind_params(config, options.lora, table, grads, static_cast<floatX*>(grad_memory_.data()), Arena::grads);
 }
 
@@ -536,25 +628,61 @@ const floatX* CpuModel<floatX>::arena(Arena which) const {
 
 template <class floatX>
 int64_t CpuModel<floatX>::arena_bytes(Arena which) const {
-  return arena_size(table, which) * static_cast<int64_t>(sizeof(floatX));
+  return kept_size(table, options, which) * static_cast<int64_t>(sizeof(floatX));
+}
+
+// Gradients that are not sharded are still sums in the own part alone, from stage 1 on.
+template <class floatX>
+bool CpuModel<floatX>::in_parts(Arena which) const {
+  return parallel() && (sharded(options, which) || (which == Arena::grads && options.zero > 0));
+}
+
+template <class floatX>
+const floatX* CpuModel<floatX>::own(Arena which, int u) const {
+  CpuModel& self = const_cast<CpuModel&>(*this);
+  if (which == Arena::params) return static_cast<const floatX*>(self.own_params(u));
+  if (which == Arena::grads) return static_cast<const floatX*>(self.own_grads(u));
+  return arena(which) ? arena(which) + unit(u).kept_at : nullptr;
 }
 
 template <class floatX>
 void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) const {
-  if (which == Arena::grads) settle_grads();
+  CpuModel& self = const_cast<CpuModel&>(*this);  // what is on its way arrives
+  if (which == Arena::grads) {
+    settle_grads();
+    self.finish_gradients();
+  }
+  if (which == Arena::params) self.settle_params();
   const floatX* from = arena(which);
   const int64_t offset = tensor.offset_in(which);
-  if (from && offset >= 0) {
-    std::copy(from + offset, from + offset + tensor.size(), out);
-  } else {
+  if (!from || offset < 0) {
     std::fill(out, out + tensor.size(), 0.0f);
+  } else if (in_parts(which)) {
+    const ParamUnit& u = unit(tensor.unit);
+    for (int r = 0; r < options.ranks; ++r) {
+      const TensorPart part = part_of(tensor, u, r);
+      if (part.count == 0) continue;
+      if (r == comm().rank()) {
+        const floatX* begin = own(which, tensor.unit) + part.kept_at - u.kept_at;
+        std::copy(begin, begin + part.count, out + part.from);
+      }
+      comm().wait(comm().broadcast(out + part.from, part.count, Number::f32, r));
+    }
+  } else {
+    std::copy(from + offset, from + offset + tensor.size(), out);
   }
 }
 
 template <class floatX>
 const float* CpuModel<floatX>::view(Arena which, const ParamTensor& tensor) const {
   if constexpr (std::is_same_v<floatX, float>) {
-    if (which == Arena::grads) settle_grads();
+    if (in_parts(which)) return nullptr;
+    CpuModel& self = const_cast<CpuModel&>(*this);
+    if (which == Arena::grads) {
+      settle_grads();
+      self.finish_gradients();
+    }
+    if (which == Arena::params) self.settle_params();
     const int64_t offset = tensor.offset_in(which);
     if (arena(which) && offset >= 0) return arena(which) + offset;
   }
@@ -572,14 +700,59 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
     settle_grads();
     squares_known_ = false;
   }
+  settle_params();
   if (!to.data()) to = Buffer(arena_bytes(which));
-  // By all threads, piece by piece: on machines with several memories each then has its share of the weights.
   floatX* out = static_cast<floatX*>(to.data()) + offset;
-  const int64_t pieces = (tensor.size() + kPiece - 1) / kPiece;
+  int64_t size = tensor.size();
+  if (parallel() && sharded(options, which)) {
+    const TensorPart part = part_of(tensor, unit(tensor.unit), comm().rank());
+    out = static_cast<floatX*>(to.data()) + part.kept_at;
+    in += part.from;
+    size = part.count;
+    if (which == Arena::params) gather_changed();
+  }
+  // By all threads, piece by piece: on machines with several memories each then has its share of the weights.
+  const int64_t pieces = (size + kPiece - 1) / kPiece;
 #pragma omp parallel for schedule(static, 1)
   for (int64_t k = 0; k < pieces; ++k) {
-    std::copy(in + k * kPiece, in + std::min(tensor.size(), (k + 1) * kPiece), out + k * kPiece);
+    std::copy(in + k * kPiece, in + std::min(size, (k + 1) * kPiece), out + k * kPiece);
   }
+}
+
+template <class floatX>
+void* CpuModel<floatX>::whole_params(int u) {
+  if (!sharded(options, Arena::params)) return static_cast<floatX*>(param_memory_.data()) + unit(u).offset;
+  return static_cast<floatX*>(whole_params_.data()) + unit(u).whole_at;
+}
+
+template <class floatX>
+void* CpuModel<floatX>::own_params(int u) {
+  floatX* memory = static_cast<floatX*>(param_memory_.data());
+  if (!sharded(options, Arena::params)) return memory + unit(u).offset + comm().rank() * unit(u).shard;
+  return memory + unit(u).kept_at;
+}
+
+template <class floatX>
+void* CpuModel<floatX>::whole_grads(int u) {
+  if (!sharded(options, Arena::grads)) return static_cast<floatX*>(grad_memory_.data()) + unit(u).offset;
+  return static_cast<floatX*>(whole_grads_.data()) + unit(u).whole_at;
+}
+
+template <class floatX>
+void* CpuModel<floatX>::own_grads(int u) {
+  floatX* memory = static_cast<floatX*>(grad_memory_.data());
+  if (!sharded(options, Arena::grads)) return memory + unit(u).offset + comm().rank() * unit(u).shard;
+  return memory + unit(u).kept_at;
+}
+
+template <class floatX>
+int64_t CpuModel<floatX>::allocated_bytes() const {
+  int64_t sum = 0;
+  for (const Buffer* buffer : {&param_memory_, &grad_memory_, &whole_params_, &whole_grads_, &m_memory_, &v_memory_,
+                               &average_memory_, &muon_memory_, &activation_memory_, &cache_memory_}) {
+    sum += buffer->bytes();
+  }
+  return sum;
 }
 
 template <class floatX>

@@ -18,6 +18,7 @@
 #include "kernels/lora.cuh"
 #include "kernels/muon.cuh"
 #include "kernels/pool.cuh"
+#include "kernels/residual.cuh"
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
@@ -38,13 +39,19 @@ void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   logits_rows_ = pass == Pass::generate ? B : head_rows(config, B, T);
   const float dropout = pass == Pass::train ? dropout_ : 0;
 
+  gather(0);
+  gather(1);
+  need(0);
   embedding_forward(acts_.encoded, slot.inputs, params_.wte, params_.wpe + int64_t{cached_} * C, documents(), dropout,
                     dropout_seed_, sequence(0, DropoutPlace::embedding), B, T, C, compute_);
   const BlockParams<floatX>& w0 = params_.block[0];
   const BlockActivations<floatX>& a0 = acts_.block[0];
+  need(1);  // the first norm is made here, the others behind the residual connection before them
   layernorm_forward(a0.ln1, a0.ln1_mean, a0.ln1_rstd, acts_.encoded, w0.ln1w, w0.ln1b, N, C, compute_);
   for (int l = 0; l < L; ++l) {
+    gather(l + 2);  // the next unit comes meanwhile; its norm's weights are needed at this one's end
     forward_block(l, dropout);
+    need(l + 2);
     forward_block_output(l, dropout);
   }
 
@@ -214,6 +221,7 @@ void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   Slot& slot = slots_[slot_];
   copy_in(slot, slot.targets, slot.host_targets, targets, rows);
   copy_in(slot, slot.weights, slot.host_weights, weights, rows);
+  begin_backward();
   void* scratch = scratch_memory_.as<void>();
 
   floatX* dlogits = acts_.logits;
@@ -234,7 +242,11 @@ void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   CUDA_CHECK(cudaMemsetAsync(acts_.dresidual, 0, static_cast<size_t>(NC) * sizeof(floatX), compute_));
   layernorm_backward(acts_.dresidual, grads_.lnfw, grads_.lnfb, scratch, acts_.dnorm, stream(L), params_.lnfw,
                      acts_.lnf_mean, acts_.lnf_rstd, N, C, compute_);
+  reduce(L + 1);
   for (int l = L - 1; l >= end; --l) {
+    if (l > end) gather(l);  // the block below comes meanwhile
+    need(l + 1);
+    begin_gradients(l + 1);
     const BlockParams<floatX>& w = params_.block[static_cast<size_t>(l)];
     const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
     // What blocks share still holds the last block's.
@@ -244,11 +256,13 @@ void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     }
     if (options.recompute == Recompute::gelu && l < L - 1) gelu_forward(a.fch_gelu, a.fch, 4 * NC, compute_);
     backward_block(l);
+    reduce(l + 1);
   }
   if (grads_.wte) {
     embedding_backward(grads_.wte, grads_.wpe, scratch, acts_.dresidual, slot.inputs, documents(), dropout_,
                        dropout_seed_, sequence(0, DropoutPlace::embedding), B, T, C, config.vocab_size, compute_);
   }
+  reduce(0);
   CUDA_CHECK(cudaEventRecord(slot.done, compute_));
 }
 
@@ -299,8 +313,20 @@ void GpuModel<floatX>::backward_block(int l) {
 
 template <class floatX>
 void GpuModel<floatX>::zero_grad() {
-  CUDA_CHECK(cudaMemsetAsync(grad_memory_.as<void>(), 0, static_cast<size_t>(grad_memory_.bytes()), compute_));
+  forget_gradients();
+  clear_grads(grad_memory_.as<void>(), kept_size(table, options, Arena::grads));
   CUDA_CHECK(cudaMemsetAsync(&state_->loss, 0, sizeof(double), compute_));
+}
+
+template <class floatX>
+void GpuModel<floatX>::clear_grads(void* grads, int64_t n) {
+  CUDA_CHECK(cudaMemsetAsync(grads, 0, static_cast<size_t>(n) * sizeof(float), compute_));
+}
+
+template <class floatX>
+void GpuModel<floatX>::add_grads(void* to, const void* from, int64_t n) {
+  float* sum = static_cast<float*>(to);
+  residual_forward(sum, sum, static_cast<const float*>(from), n, compute_);
 }
 
 template <class floatX>
@@ -309,20 +335,56 @@ double GpuModel<floatX>::step_loss() {
 }
 
 template <class floatX>
+void GpuModel<floatX>::queue_squares() {
+  double *out = &state_->sums[2], *sums = scratch_memory_.as<double>();
+  if (in_parts()) {
+    int64_t chunks = 0;
+    for (int u = 0; u <= last_unit(); ++u) {
+      const int64_t n = unit(u).shard;
+      global_norm_chunks(sums + chunks, static_cast<const float*>(own_grads(u)), n, compute_);
+      chunks += ceil_div<int64_t>(n, kGlobalNormChunk);
+    }
+    global_norm_sum(out, sums, chunks, compute_);
+  } else {
+    global_norm_squared(out, sums, grad_memory_.as<float>(), arena_size(table, Arena::grads), compute_);
+  }
+}
+
+template <class floatX>
 double GpuModel<floatX>::grad_norm() {
-  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(),
-                      arena_size(table, Arena::grads), compute_);
-  return std::sqrt(read_double(&state_->norm));
+  finish_gradients();
+  queue_squares();
+  if (in_parts()) comm().wait(comm().all_reduce(&state_->sums[2], 1, Number::f64));
+  return std::sqrt(read_double(&state_->sums[2]));
 }
 
 template <class floatX>
 void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
-  global_norm_squared(&state_->norm, scratch_memory_.as<void>(), grad_memory_.as<float>(),
-                      arena_size(table, Arena::grads), compute_);
-  adamw_prepare(&state_->step, &state_->norm, &state_->loss, grad_clip, o.beta1, o.beta2, compute_);
+  finish_gradients();
+  settle_params();
+  queue_squares();
+  double *sums = state_->sums, *signal = signals_ + slot_;
+  *signal = o.signal;
+  CUDA_CHECK(cudaMemcpyAsync(sums, &state_->loss, sizeof(double), cudaMemcpyDeviceToDevice, compute_));
+  CUDA_CHECK(cudaMemcpyAsync(sums + 1, signal, sizeof(double), cudaMemcpyHostToDevice, compute_));
+  if (parallel()) comm().wait(comm().all_reduce(sums, in_parts() ? 3 : 2, Number::f64));
+  adamw_prepare(&state_->step, sums + 2, sums, grad_clip, o.beta1, o.beta2, compute_);
   float* master = master_memory_.as<float>();
-  for (const ParamRun& run : adamw_runs(table)) {  // one, unless some tensors are Muon's
-    const int64_t i = run.grad_offset;             // the master copy has what is trained
+  for (int u = 0; in_parts() && u <= last_unit(); ++u) {
+    const ParamUnit& part = unit(u);
+    const int64_t i = part.kept_at, whole = part.offset + comm().rank() * part.shard;
+    floatX* params = static_cast<floatX*>(own_params(u));
+    adamw_update(params, master ? master + i : nullptr, m_memory_.as<float>() + i, v_memory_.as<float>() + i,
+                 static_cast<const float*>(own_grads(u)), decay_memory_.as<uint8_t>() + whole / kParamAlignment,
+                 &state_->step, o.lr * unit_lr_scale(u), o.beta1, o.beta2, o.eps, o.weight_decay, rounding_seed(whole),
+                 part.shard, compute_);
+    if (options.ema > 0) {
+      ema_update(average_memory_.as<float>() + i, master ? master + i : reinterpret_cast<const float*>(params),
+                 &state_->step, options.ema, part.shard, compute_);
+    }
+  }
+  for (const ParamRun& run : in_parts() ? std::vector<ParamRun>() : adamw_runs(table)) {  // one, unless some are Muon's
+    const int64_t i = run.grad_offset;  // the master copy has what is trained
     adamw_update(param_memory_.as<floatX>() + run.offset, master ? master + i : nullptr, m_memory_.as<float>() + i,
                  v_memory_.as<float>() + run.v_offset, grad_memory_.as<float>() + i,
                  decay_memory_.as<uint8_t>() + i / kParamAlignment, &state_->step, o.lr * run.lr_scale, o.beta1,
@@ -339,13 +401,23 @@ void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
                   tensor.decay ? o.weight_decay : 0, rounding_seed(i), rows, cols, tiers_.matmul, compute_);
     }
   }
-  for (const ParamRun& run : options.ema > 0 ? trained_runs(table) : std::vector<ParamRun>()) {
+  for (const ParamRun& run : options.ema > 0 && !in_parts() ? trained_runs(table) : std::vector<ParamRun>()) {
     ema_update(average_memory_.as<float>() + run.grad_offset, float_weights(run), &state_->step, options.ema, run.size,
                compute_);
   }
+  gather_changed();
   const int64_t k = update_calls_++ % kResults;
-  CUDA_CHECK(cudaMemcpyAsync(results_ + k, &state_->step, sizeof(AdamWStep), cudaMemcpyDeviceToHost, compute_));
+  CUDA_CHECK(cudaMemcpyAsync(results_ + k, state_, sizeof(State), cudaMemcpyDeviceToHost, compute_));
   CUDA_CHECK(cudaEventRecord(result_copied_[k], compute_));
+  CUDA_CHECK(cudaEventRecord(slots_[slot_].done, compute_));  // its signal was read
+}
+
+template <class floatX>
+float GpuModel<floatX>::unit_lr_scale(int u) const {
+  for (const ParamTensor& tensor : table) {
+    if (tensor.unit == u) return tensor.lr_scale;
+  }
+  return 1;
 }
 
 // Of a stretch that is trained: the master copy, or parameters that are float themselves.
@@ -358,7 +430,14 @@ const float* GpuModel<floatX>::float_weights(const ParamRun& run) const {
 template <class floatX>
 void GpuModel<floatX>::exchange_average() {
   if (options.ema == 0 || updates() == 0) return;
+  settle_params();
   float* master = master_memory_.as<float>();
+  for (int u = 0; in_parts() && u <= last_unit(); ++u) {
+    const int64_t i = unit(u).kept_at;
+    ema_exchange(static_cast<floatX*>(own_params(u)), master ? master + i : nullptr, average_memory_.as<float>() + i,
+                 unit(u).shard, compute_);
+  }
+  if (in_parts()) return gather_changed();
   for (const ParamRun& run : trained_runs(table)) {
     ema_exchange(param_memory_.as<floatX>() + run.offset, master ? master + run.grad_offset : nullptr,
                  average_memory_.as<float>() + run.grad_offset, run.size, compute_);
@@ -372,8 +451,8 @@ StepResult GpuModel<floatX>::result(int steps_back) {
   }
   const int64_t k = (update_calls_ - 1 - steps_back) % kResults;
   CUDA_CHECK(cudaEventSynchronize(result_copied_[k]));
-  const AdamWStep& step = results_[k];
-  return {step.loss, step.norm, step.updated != 0};
+  const State& state = results_[k];
+  return {state.step.loss, state.loss, state.step.norm, state.step.updated != 0, state.sums[1]};
 }
 
 template <class floatX>
@@ -440,7 +519,8 @@ int64_t scratch_bytes(const ModelConfig& config, const ModelOptions& options, in
       attention_backward_scratch(B, T, C, config.num_heads),
       layernorm_backward_scratch(N, C),
       embedding_backward_scratch(B, T, C, config.vocab_size),
-      global_norm_scratch(arena_size(param_table(config, options), Arena::grads)),
+      // The parts of units end in chunks of their own.
+      global_norm_scratch(arena_size(param_table(config, options), Arena::grads)) + (config.num_layers + 2) * 8,
       muon ? muon_chunks(int64_t{4} * C * C) * static_cast<int64_t>(sizeof(double)) : 0,
       int64_t{256},
   });
@@ -454,18 +534,30 @@ int64_t slot_elements(int64_t tokens) { return (tokens + 63) / 64 * 64; }  // ea
 template <class floatX>
 GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, int T, const GpuTiers& tiers)
     : Model(c, o), tiers_(tiers) {
-  const int64_t n = arena_size(table, Arena::grads);
-  param_memory_ = DeviceBuffer(arena_size(table) * static_cast<int64_t>(sizeof(floatX)));
-  if (sizeof(floatX) == 2 && options.master_weights) master_memory_ = DeviceBuffer(n * 4);
-  grad_memory_ = DeviceBuffer(n * 4);
-  m_memory_ = DeviceBuffer(n * 4);
-  v_memory_ = DeviceBuffer(arena_size(table, Arena::v) * 4);
-  average_memory_ = DeviceBuffer(arena_size(table, Arena::average) * 4);
+  const int64_t n = arena_size(table, Arena::grads), element = sizeof(floatX);
+  const auto kept = [&](Arena arena) { return kept_size(table, options, arena); };
+  param_memory_ = DeviceBuffer(kept(Arena::params) * element);
+  if (sizeof(floatX) == 2 && options.master_weights) master_memory_ = DeviceBuffer(kept(Arena::m) * 4);
+  grad_memory_ = DeviceBuffer(kept(Arena::grads) * 4);
+  m_memory_ = DeviceBuffer(kept(Arena::m) * 4);
+  v_memory_ = DeviceBuffer(kept(Arena::v) * 4);
+  average_memory_ = DeviceBuffer(kept(Arena::average) * 4);
   if (const int64_t elements = muon_scratch(table); elements > 0) {
     muon_memory_ = DeviceBuffer(elements * static_cast<int64_t>(sizeof(floatX)));
   }
-  bind_params(config, options.lora, table, params_, param_memory_.as<floatX>());
-  bind_params(config, options.lora, table, grads_, grad_memory_.as<float>(), Arena::grads);
+  if (sharded(options, Arena::params)) {
+    whole_params_ = DeviceBuffer(whole_size(units) * element);
+    bind_units(config, options.lora, table, units, params_, whole_params_.as<floatX>());
+  } else {
+    bind_params(config, options.lora, table, params_, param_memory_.as<floatX>());
+  }
+  if (sharded(options, Arena::grads)) {
+    whole_grads_ = DeviceBuffer(whole_size(units) * 4);
+    bind_units(config, options.lora, table, units, grads_, whole_grads_.as<float>());
+  } else {
+    bind_params(config, options.lora, table, grads_, grad_memory_.as<float>(), Arena::grads);
+  }
+  if (parallel()) comm().attach(compute_);
 
   std::vector<uint8_t> decay(static_cast<size_t>(n / kParamAlignment));
   for (const ParamTensor& tensor : table) {
@@ -477,8 +569,9 @@ GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, i
   copy_now(decay_memory_.as<void>(), decay.data(), decay.size(), cudaMemcpyHostToDevice);
   state_memory_ = DeviceBuffer(sizeof(State));
   state_ = state_memory_.as<State>();
-  pinned_results_ = PinnedBuffer(kResults * sizeof(AdamWStep));
-  results_ = pinned_results_.as<AdamWStep>();
+  pinned_results_ = PinnedBuffer(kResults * sizeof(State) + kBatchSlots * sizeof(double));
+  results_ = pinned_results_.as<State>();
+  signals_ = reinterpret_cast<double*>(results_ + kResults);
   resize(B, T);
 }
 
@@ -556,8 +649,9 @@ template <class floatX>
 int64_t GpuModel<floatX>::allocated_bytes() const {
   int64_t sum = 0;
   for (const DeviceBuffer* buffer :
-       {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_, &muon_memory_,
-        &cache_memory_, &activation_memory_, &scratch_memory_, &batch_memory_, &decay_memory_, &state_memory_}) {
+       {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_, &whole_params_,
+        &whole_grads_, &muon_memory_, &cache_memory_, &activation_memory_, &scratch_memory_, &batch_memory_,
+        &decay_memory_, &state_memory_}) {
     sum += buffer->bytes();
   }
   return sum;
@@ -630,25 +724,94 @@ float* GpuModel<floatX>::float_arena(Arena arena) const {
 
 template <class floatX>
 void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) const {
+  GpuModel& self = const_cast<GpuModel&>(*this);  // what is on its way arrives
+  if (arena == Arena::params) self.settle_params();
+  if (arena == Arena::grads) self.finish_gradients();
+  const int u = tensor.unit;
   if (arena == Arena::params && !(float_arena(arena) && tensor.trainable())) {
+    if (parallel() && sharded(options, arena)) {
+      return read_parts(static_cast<const floatX*>(self.own_params(u)), tensor, out);
+    }
     read_floats(param_memory_.as<floatX>() + tensor.offset, out, tensor.size());
     return;
   }
   const int64_t offset = float_offset(arena, tensor);
   if (offset < 0) {
     std::fill(out, out + tensor.size(), 0.0f);
+  } else if (in_parts()) {
+    const float* own =
+        arena == Arena::grads ? static_cast<const float*>(self.own_grads(u)) : float_arena(arena) + unit(u).kept_at;
+    read_parts(own, tensor, out);
   } else {
     read_floats(float_arena(arena) + offset, out, tensor.size());
   }
 }
 
+// A tensor from every rank's part of it; `own`: this rank's part of its unit.
+template <class floatX>
+template <class Number>
+void GpuModel<floatX>::read_parts(const Number* own, const ParamTensor& tensor, float* out) const {
+  constexpr int64_t kAtOnce = 1 << 22;
+  const DeviceBuffer others(std::min(kAtOnce, tensor.size()) * static_cast<int64_t>(sizeof(Number)));
+  for (int r = 0; r < options.ranks; ++r) {
+    const TensorPart part = part_of(tensor, unit(tensor.unit), r);
+    for (int64_t i = 0; i < part.count; i += kAtOnce) {
+      const int64_t n = std::min(kAtOnce, part.count - i);
+      const Number* from =
+          r == comm().rank() ? own + part.kept_at - unit(tensor.unit).kept_at + i : others.as<Number>();
+      comm().wait(
+          comm().broadcast(const_cast<Number*>(from), n, sizeof(Number) == 2 ? ::Number::bf16 : ::Number::f32, r));
+      read_floats(from, out + part.from + i, n);
+    }
+  }
+}
+
 template <class floatX>
 void GpuModel<floatX>::write(Arena arena, const ParamTensor& tensor, const float* in) {
-  if (arena == Arena::params) write_floats(param_memory_.as<floatX>() + tensor.offset, in, tensor.size());
+  settle_params();
   const int64_t offset = float_offset(arena, tensor);
   if (offset < 0 && arena != Arena::params)
     throw std::logic_error("write() to an arena that does not have " + tensor.name);
-  if (float* to = float_arena(arena); to && offset >= 0) write_floats(to + offset, in, tensor.size());
+  const TensorPart part =
+      in_parts() ? part_of(tensor, unit(tensor.unit), comm().rank()) : TensorPart{0, tensor.size(), 0};
+  if (arena == Arena::params && !sharded(options, arena)) {
+    write_floats(param_memory_.as<floatX>() + tensor.offset, in, tensor.size());
+  } else if (arena == Arena::params) {
+    write_floats(param_memory_.as<floatX>() + part.kept_at, in + part.from, part.count);
+    gather_changed();
+  }
+  if (float* to = float_arena(arena); to && offset >= 0) {
+    const bool parts = arena == Arena::grads ? sharded(options, arena) : in_parts();
+    if (parts) {
+      write_floats(to + part.kept_at, in + part.from, part.count);
+    } else {
+      write_floats(to + offset, in, tensor.size());
+    }
+  }
+}
+
+template <class floatX>
+void* GpuModel<floatX>::whole_params(int u) {
+  if (!sharded(options, Arena::params)) return param_memory_.as<floatX>() + unit(u).offset;
+  return whole_params_.as<floatX>() + unit(u).whole_at;
+}
+
+template <class floatX>
+void* GpuModel<floatX>::own_params(int u) {
+  if (sharded(options, Arena::params)) return param_memory_.as<floatX>() + unit(u).kept_at;
+  return param_memory_.as<floatX>() + unit(u).offset + comm().rank() * unit(u).shard;
+}
+
+template <class floatX>
+void* GpuModel<floatX>::whole_grads(int u) {
+  if (!sharded(options, Arena::grads)) return grad_memory_.as<float>() + unit(u).offset;
+  return whole_grads_.as<float>() + unit(u).whole_at;
+}
+
+template <class floatX>
+void* GpuModel<floatX>::own_grads(int u) {
+  if (sharded(options, Arena::grads)) return grad_memory_.as<float>() + unit(u).kept_at;
+  return grad_memory_.as<float>() + unit(u).offset + comm().rank() * unit(u).shard;
 }
 
 template <class floatX>
@@ -729,7 +892,7 @@ std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOpt
                   kBatchSlots * slot_elements(tokens) * 4});
   rows.push_back({"scratch", "", scratch_bytes(config, options, B, T)});
   rows.push_back({"decay", "", arena_size(param_table(config, options), Arena::grads) / kParamAlignment});
-  rows.push_back({"step", "", 3 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
+  rows.push_back({"step", "", 5 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
   int64_t libraries = 0;
 #ifdef WROUGHT_CUBLASLT
   libraries += 2 * static_cast<int64_t>(CublasLt::kWorkspace);  // the model's, the measurement's

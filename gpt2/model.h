@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "gpt2/comm.h"
 #include "gpt2/params.h"
 
 enum class Pass {
@@ -26,12 +27,15 @@ enum class Pass {
 // What an update is told; the betas and eps are AdamW's, momentum is Muon's.
 struct OptimizerConfig {
   float lr = 3e-4f, beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0.1f, momentum = 0.95f;
+  float signal = 0;  // comes back in the StepResult, summed over all processes: so they agree, e.g. on stopping
 };
 
 struct StepResult {
   double loss = 0;       // sum of weights * losses
+  double own_loss = 0;   // this process' share of it
   double grad_norm = 0;  // before clipping
   bool updated = false;  // false: loss or norm was not finite, and weights, moments and their count stayed as they were
+  double signals = 0;    // the sum of all processes' OptimizerConfig::signal
 };
 
 struct MemoryRow {
@@ -51,6 +55,7 @@ class Model {
   const ModelConfig config;
   const ModelOptions options;
   const std::vector<ParamTensor> table;
+  const std::vector<ParamUnit> units;  // none of a single process
 
   // Rows of the next forward, and of the backward after it, hold several documents one behind the other: position t of
   // row b belongs to the one that begins at first[b,t], sees no other, and its place in it is t - first[b,t]. first
@@ -81,8 +86,13 @@ class Model {
   void set_cache(int B, int T);
   void decode(const int32_t* ids);
 
+  // Of several processes (ModelOptions::comm) all make the same calls in the same order, those that read included;
+  // each backward has a part of the batch, and weights of the whole. The next backward is the step's last: gradients
+  // are summed over the processes while it still runs. Without this call update() and grad_norm() do it.
+  void sum_gradients() { last_backward_ = true; }
+
   virtual void zero_grad() = 0;  // begins a step: its loss is 0 again, too
-  // The step's so far.
+  // The step's so far, of this process.
   virtual double step_loss() = 0;
   virtual double grad_norm() = 0;
   // One step of AdamW, and of Muon for what is Muon's in the table, t = updates() + 1, with gradients scaled down to
@@ -110,12 +120,39 @@ class Model {
   virtual void set_dropout(float dropout, uint64_t seed, uint64_t sequence) = 0;
 
  protected:
-  Model(const ModelConfig& c, const ModelOptions& o) : config(c), options(o), table(param_table(c, o)) {}
+  // Throws std::logic_error for several processes without a Comm of as many.
+  Model(const ModelConfig& c, const ModelOptions& o);
   // forward() of what was found good, and decode(): one token each, behind the cached_ ones that there are.
   virtual void run(const int32_t* inputs, int B, int T, Pass pass) = 0;
   // Gives the cache back, and takes cache_elements(B, T) if there are any. May throw std::bad_alloc.
   virtual void resize_cache(int B, int T) = 0;
   int64_t cache_elements(int64_t B, int64_t T) const { return 2 * config.num_layers * B * T * config.channels; }
+
+  // ---- several processes: units of parameters and gradients on their way (ParamUnit) ----
+  bool parallel() const { return options.ranks > 1; }
+  Comm& comm() const { return *comm_; }
+  const ParamUnit& unit(int u) const { return units[static_cast<size_t>(u)]; }
+  int last_unit() const { return static_cast<int>(units.size()) - 1; }
+  // Of a sharded arena of parameters: queues that the unit's come to where it is whole, unless they are there.
+  void gather(int u);
+  void need(int u);             // before its parameters are used: waits for them, where they are on their way
+  void gather_changed();        // own parts of all parameters have changed: they go to everybody, now or when asked for
+  void settle_params();         // nothing is on its way
+  void begin_backward();        // throws std::logic_error if the gradients are sums already
+  void begin_gradients(int u);  // before a backward's are written: they begin as zeros where an arena is sharded
+  void reduce(int u);           // a backward's are complete: queues their sum, if it is due
+  void finish_gradients();      // the sums are there
+  void forget_gradients();      // zero_grad() is about to clear them
+  // The implementation's: where a unit lies whole and where this rank's own part of it, of parameters and gradients;
+  // the types of both; and sums and zeros among gradients.
+  virtual void* whole_params(int) { return nullptr; }
+  virtual void* own_params(int) { return nullptr; }
+  virtual void* whole_grads(int) { return nullptr; }
+  virtual void* own_grads(int) { return nullptr; }
+  virtual Number param_number() const { return Number::f32; }
+  virtual Number grad_number() const { return Number::f32; }
+  virtual void add_grads(void*, const void*, int64_t) {}
+  virtual void clear_grads(void*, int64_t) {}
 
   // What forward, backward and loss, set_dropout promise to refuse.
   void check_batch(const int32_t* inputs, int B, int T) const;
@@ -138,6 +175,12 @@ class Model {
   int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // (layers, keys | values, cache_B, NH, cache_T, HS); tokens it has
 
  private:
+  enum class Sums { none, queued, done };  // of gradients that are whole; those of a sharded arena are always sums
+  Comm* comm_;
+  std::vector<Comm::Ticket> gathering_, reducing_;  // of units; 0: nothing to wait for
+  std::vector<bool> whole_;                         // of a sharded arena: whether a unit's parameters are whole
+  bool last_backward_ = false;                      // sum_gradients() was called
+  Sums sums_ = Sums::none;
   std::vector<int32_t> next_documents_;  // set_documents()'s, until a forward takes them
   int documents_B_ = 0, documents_T_ = 0, pooling_B_ = 0, pooling_T_ = 0;
 };

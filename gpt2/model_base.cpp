@@ -126,6 +126,114 @@ void Model::check_dropout(float dropout) {
   if (!(dropout >= 0 && dropout < 1)) fail("dropout is %g, expected 0 <= dropout < 1", static_cast<double>(dropout));
 }
 
+// ---- several processes ---------------------------------------------------------------------------------------------
+
+Model::Model(const ModelConfig& c, const ModelOptions& o)
+    : config(c),
+      options(o),
+      table(param_table(c, o)),
+      units(o.ranks > 1 ? param_units(table, o.ranks) : std::vector<ParamUnit>()),
+      comm_(o.comm),
+      gathering_(units.size()),
+      reducing_(units.size()),
+      whole_(units.size()) {
+  if (o.ranks > 1 && (!comm_ || comm_->size() != o.ranks)) {
+    throw std::logic_error("a model of several processes without a Comm of as many");
+  }
+}
+
+void Model::gather(int u) {
+  if (!parallel() || !sharded(options, Arena::params) || whole_[static_cast<size_t>(u)]) return;
+  for (size_t v = 0; v < units.size(); ++v) {
+    if (units[v].whole_at == unit(u).whole_at) whole_[v] = false;
+  }
+  whole_[static_cast<size_t>(u)] = true;
+  gathering_[static_cast<size_t>(u)] = comm().all_gather(whole_params(u), own_params(u), unit(u).shard, param_number());
+}
+
+void Model::need(int u) {
+  if (!parallel()) return;
+  gather(u);
+  if (Comm::Ticket& ticket = gathering_[static_cast<size_t>(u)]; ticket > 0) {
+    comm().wait(ticket);
+    ticket = 0;
+  }
+}
+
+void Model::gather_changed() {
+  if (!parallel() || options.zero == 0) return;
+  whole_.assign(units.size(), false);
+  if (sharded(options, Arena::params)) return;
+  for (int u = 0; u <= last_unit(); ++u) {
+    gathering_[static_cast<size_t>(u)] =
+        comm().all_gather(whole_params(u), own_params(u), unit(u).shard, param_number());
+  }
+}
+
+void Model::settle_params() {
+  for (Comm::Ticket& ticket : gathering_) {
+    if (ticket > 0) comm().wait(ticket);
+    ticket = 0;
+  }
+}
+
+void Model::begin_backward() {
+  if (!parallel()) return;
+  if (sums_ != Sums::none)
+    throw std::logic_error("backward() after the gradients were summed: zero_grad() comes first");
+  begin_gradients(0);
+  begin_gradients(last_unit());
+}
+
+void Model::begin_gradients(int u) {
+  if (!parallel() || !sharded(options, Arena::grads)) return;
+  for (size_t v = 0; v < units.size(); ++v) {
+    if (units[v].whole_at != unit(u).whole_at || reducing_[v] == 0) continue;
+    comm().wait(reducing_[v]);
+    reducing_[v] = 0;
+  }
+  clear_grads(whole_grads(u), unit(u).size);
+}
+
+void Model::reduce(int u) {
+  if (!parallel()) return;
+  Comm::Ticket& ticket = reducing_[static_cast<size_t>(u)];
+  const int64_t shard = unit(u).shard, element = bytes_of(grad_number());
+  char* whole = static_cast<char*>(whole_grads(u));
+  if (sharded(options, Arena::grads)) {  // what there is from the backwards before goes through the sum
+    add_grads(whole + comm().rank() * shard * element, own_grads(u), shard);
+    ticket = comm().reduce_scatter(own_grads(u), whole, shard, grad_number());
+  } else if (last_backward_) {
+    ticket = options.zero > 0 ? comm().reduce_scatter(own_grads(u), whole, shard, grad_number())
+                              : comm().all_reduce(whole, unit(u).size, grad_number());
+    sums_ = Sums::queued;
+  }
+}
+
+void Model::finish_gradients() {
+  if (!parallel()) return;
+  if (!sharded(options, Arena::grads) && sums_ == Sums::none) {
+    last_backward_ = true;
+    for (int u = last_unit(); u >= 0; --u) reduce(u);
+  }
+  for (Comm::Ticket& ticket : reducing_) {
+    if (ticket > 0) comm().wait(ticket);
+    ticket = 0;
+  }
+  last_backward_ = false;
+  if (!sharded(options, Arena::grads)) sums_ = Sums::done;
+}
+
+void Model::forget_gradients() {
+  if (!parallel()) return;
+  for (Comm::Ticket& ticket : reducing_) {
+    if (ticket > 0) comm().wait(ticket);
+    ticket = 0;
+  }
+  last_backward_ = false;
+  sums_ = Sums::none;
+}
+
 // ---- memory --------------------------------------------------------------------------------------------------------
 
 std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
@@ -135,11 +243,19 @@ std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions&
   const auto arena_row = [&](const char* name, Arena arena, int64_t element) {
     int64_t elements = 0;
     for (const ParamTensor& tensor : table) elements += tensor.offset_in(arena) >= 0 ? tensor.file_size() : 0;
-    rows.push_back({name, std::to_string(elements), arena_size(table, arena) * element});
+    if (sharded(options, arena)) elements = (elements + options.ranks - 1) / options.ranks;
+    rows.push_back({name, std::to_string(elements), kept_size(table, options, arena) * element});
+  };
+  const auto whole_row = [&](const char* name, Arena arena, int64_t element) {
+    if (!sharded(options, arena)) return;
+    const int64_t whole = whole_size(param_units(table, options.ranks));
+    rows.push_back({name, std::to_string(whole), whole * element});
   };
   arena_row("parameters", Arena::params, bf16 ? 2 : 4);
-  if (bf16 && options.master_weights) arena_row("master weights", Arena::grads, 4);
+  whole_row("gathered parameters", Arena::params, bf16 ? 2 : 4);
+  if (bf16 && options.master_weights) arena_row("master weights", Arena::m, 4);
   arena_row("gradients", Arena::grads, 4);
+  whole_row("gradients to sum", Arena::grads, 4);
   const bool muon = options.optimizer == Optimizer::muon;
   arena_row(muon ? "Muon, AdamW m" : "AdamW m", Arena::m, 4);
   arena_row("AdamW v", Arena::v, 4);

@@ -53,11 +53,15 @@ class CpuModel final : public Model {
   const float* view(Arena arena, const ParamTensor& tensor) const override;
   void set_dropout(float dropout, uint64_t seed, uint64_t sequence) override;
 
+  int64_t allocated_bytes() const;
+
   Params<floatX> params, grads;  // grads are bound from the first zero_grad or backward on
   Activations<floatX> acts;      // bound from the first forward on
 
  private:
   using sum_t = cpu::accumulate_t<floatX>;
+  static constexpr Number kNumber = sizeof(floatX) == 8 ? Number::f64 : Number::f32;
+
   void run(const int32_t* inputs, int B, int T, Pass pass) override;
   void resize_cache(int B, int T) override;
   void forward_attention(int l, float dropout);     // its weighted sums, also of the cache
@@ -77,7 +81,26 @@ class CpuModel final : public Model {
   // Of a product; `first`: nothing of this micro-batch is in dweight yet.
   void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
                        const floatX* weight, int N, int C, int OC, bool first);
-  void clear_grads(bool of_weights) const;
+  void* whole_params(int u) override;
+  void* own_params(int u) override;
+  void* whole_grads(int u) override;
+  void* own_grads(int u) override;
+  Number param_number() const override { return kNumber; }
+  Number grad_number() const override { return kNumber; }
+  void add_grads(void* to, const void* from, int64_t n) override;
+  void clear_grads(void* grads, int64_t n) override;
+  double squares();  // of the gradients; of this rank's part where the optimizer's state is sharded
+  // What an update works on: `count` elements of a tensor, in the arenas of parameters, gradients, m and average, v.
+  struct Piece {
+    const ParamTensor* tensor;
+    floatX* param;
+    const floatX* grad;
+    int64_t at, v_at, count;
+  };
+  std::vector<Piece> adamw_pieces();
+  bool in_parts(Arena which) const;
+  const floatX* own(Arena which, int u) const;  // this rank's part of a unit
+  void clear_kept_grads(bool of_weights) const;
   void settle_grads() const;
   const int32_t* documents() const { return documents_.empty() ? nullptr : documents_.data(); }
   const floatX* head_input() const { return config.num_classes > 0 ? acts.pooled : acts.lnf; }
@@ -94,7 +117,8 @@ class CpuModel final : public Model {
   }
 
   const cpu::Kernels<floatX>& k_;
-  Buffer param_memory_, grad_memory_, m_memory_, v_memory_, average_memory_, muon_memory_, activation_memory_;
+  Buffer param_memory_, grad_memory_, whole_params_, whole_grads_, m_memory_, v_memory_, average_memory_, muon_memory_,
+      activation_memory_;
   std::vector<int32_t> inputs_;
   Buffer cache_memory_;
   int B_ = 0, T_ = 0;

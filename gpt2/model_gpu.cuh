@@ -129,8 +129,8 @@ class GpuModel final : public Model {
 
   // Numbers of a step that live on the GPU.
   struct State {
-    double loss;        // of the step so far
-    double norm;        // squared
+    double loss;        // of the step so far, this process'
+    double sums[3];     // over all processes: loss, signals, the gradients' squares
     double evaluation;  // what loss() adds up
     AdamWStep step;
   };
@@ -155,6 +155,19 @@ class GpuModel final : public Model {
                      const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
   const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
                             LoraPlace place);
+  void* whole_params(int u) override;
+  void* own_params(int u) override;
+  void* whole_grads(int u) override;
+  void* own_grads(int u) override;
+  Number param_number() const override { return sizeof(floatX) == 2 ? Number::bf16 : Number::f32; }
+  Number grad_number() const override { return Number::f32; }
+  void add_grads(void* to, const void* from, int64_t n) override;
+  void clear_grads(void* grads, int64_t n) override;
+  bool in_parts() const { return parallel() && options.zero > 0; }  // what an update works on
+  float unit_lr_scale(int u) const;
+  void queue_squares();  // of the gradients, into state_->sums[2]
+  template <class Number>
+  void read_parts(const Number* own, const ParamTensor& tensor, float* out) const;
   const int32_t* documents() const { return !documents_.empty() ? slots_[slot_].documents : nullptr; }
   const floatX* head_input() const { return config.num_classes > 0 ? acts_.pooled : acts_.lnf; }
   const floatX* stream(int l) const {
@@ -180,14 +193,16 @@ class GpuModel final : public Model {
 
   const GpuTiers tiers_;
   GpuStream compute_, copies_;
-  DeviceBuffer param_memory_, master_memory_, grad_memory_, m_memory_, v_memory_, average_memory_, activation_memory_,
-      scratch_memory_, muon_memory_, cache_memory_, batch_memory_, decay_memory_, state_memory_;
+  DeviceBuffer param_memory_, master_memory_, grad_memory_, m_memory_, v_memory_, average_memory_, whole_params_,
+      whole_grads_, activation_memory_, scratch_memory_, muon_memory_, cache_memory_, batch_memory_, decay_memory_,
+      state_memory_;
   PinnedBuffer pinned_batches_, pinned_results_;
   Params<floatX> params_;
   Params<float> grads_;
   Activations<floatX> acts_;
-  State* state_ = nullptr;        // on the GPU
-  AdamWStep* results_ = nullptr;  // (kResults)  pinned
+  State* state_ = nullptr;     // on the GPU
+  State* results_ = nullptr;   // (kResults)  pinned
+  double* signals_ = nullptr;  // (kBatchSlots)  pinned
   GpuEvent result_copied_[kResults];
   Slot slots_[kBatchSlots];
   int slot_ = 0;              // of the last forward

@@ -36,6 +36,8 @@ struct TrainablePart {
   bool embeddings = true, final_norm = true, head = true;  // head: of its own, not a tied one
 };
 
+class Comm;
+
 struct ModelOptions {
   Precision precision = Precision::fp32;
   Recompute recompute = Recompute::none;
@@ -47,4 +49,10 @@ struct ModelOptions {
   bool decay_all = false;    // weight decay of every tensor, not of matrices alone
   float lr_layer_decay = 1;  // the rate of the head, and by this factor less for each block further from it
   double ema = 0;            // decay of the average of the weights that is kept beside them (kernels/ema.h); 0: none is
+  // Data parallel training: one of `ranks` processes that see different data and keep the same weights. With zero 1
+  // each keeps its part alone of the optimizer's state (also of master weights and the average), with 2 of the
+  // gradients, too, with 3 of the parameters, too (ZeRO: Rajbhandari et al. 2020). `comm` (gpt2/comm.h) is needed by a
+  // model of more than one, and outlives it.
+  int ranks = 1, zero = 0;
+  Comm* comm = nullptr;
 };

@@ -63,6 +63,18 @@ void validate(const ModelOptions& o, const ModelConfig& config, const std::strin
   if (o.ema > 0 && o.precision == Precision::bf16 && !o.master_weights) {
     fail("%s: an average of the weights needs float ones: keep the master copy", at);
   }
+  if (o.ranks < 1 || o.zero < 0 || o.zero > 3) {
+    fail("%s: zero %d among %d processes, expected 0 to 3 among at least one", at, o.zero, o.ranks);
+  }
+  if (o.ranks > 1) {
+    const TrainablePart& part = o.trainable;
+    if (o.lora.rank > 0 || part.first_block > 0 || !part.embeddings || !part.final_norm || !part.head) {
+      fail("%s: several processes train whole models: expected one process for adapters or frozen parts", at);
+    }
+  }
+  if (o.zero > 0 && o.optimizer == Optimizer::muon) {
+    fail("%s: zero %d cuts matrices apart, and Muon works on whole ones: expected zero 0, or AdamW", at, o.zero);
+  }
   if (o.trainable.first_block < 0 || o.trainable.first_block > config.num_layers) {
     fail("%s: training from block %d on, expected 0 to %d", at, o.trainable.first_block, config.num_layers);
   }
@@ -78,9 +90,8 @@ double flops_per_token(const ModelConfig& config, int T) {
 
 namespace {
 
-int64_t aligned_size(const ParamTensor& tensor) {
-  return (tensor.size() + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
-}
+int64_t aligned(int64_t n) { return (n + kParamAlignment - 1) / kParamAlignment * kParamAlignment; }
+int64_t aligned_size(const ParamTensor& tensor) { return tensor.size() + tensor.padding; }
 
 }  // namespace
 
@@ -100,12 +111,31 @@ std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptio
     if (name.rfind("block.", 0) == 0) return std::stoi(name.substr(6)) >= part.first_block;
     return name == "wte" || name == "wpe" ? part.embeddings : name[0] == 'l' ? part.final_norm : part.head;
   };
-  int64_t offset = 0, grad_offset = 0, v_offset = 0;
+  const auto unit_of = [&](const ParamTensor& tensor) {
+    const std::string& name = tensor.name;
+    if (name == "wte" || name == "wpe") return 0;
+    return name.rfind("block.", 0) == 0 && !tensor.adapter() ? 1 + std::stoi(name.substr(6)) : config.num_layers + 1;
+  };
+  const std::string last = config.num_classes > 0 ? "headb" : config.tied_head ? "lnfb" : "head";
+  const auto unit_ends = [&](const std::string& name) {
+    return name == "wpe" || name == last || name.ends_with(".fcprojb");
+  };
+  int unit = -1;
+  int64_t offset = 0, grad_offset = 0, v_offset = 0, begin = 0;
   for_each_param(config, options.lora, unused, [&](float*&, ParamTensor tensor) {
     if (options.optimizer == Optimizer::adamw) tensor.muon = 0;
     if (options.decay_all) tensor.decay = true;
     tensor.lr_scale = static_cast<float>(std::pow(static_cast<double>(options.lr_layer_decay), depth_of(tensor.name)));
-    const int64_t size = aligned_size(tensor);
+    tensor.unit = unit_of(tensor);
+    if (tensor.unit != unit) {
+      unit = tensor.unit;
+      begin = offset;
+    }
+    int64_t size = aligned(tensor.size());
+    if (options.zero > 0 && unit_ends(tensor.name)) {
+      size = begin + aligned((offset + size - begin + options.ranks - 1) / options.ranks) * options.ranks - offset;
+    }
+    tensor.padding = size - tensor.size();
     tensor.offset = offset;
     offset += size;
     if (trains(tensor)) {
@@ -159,6 +189,51 @@ std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table) {
   return runs_of(
       table, [](const ParamTensor& tensor) { return tensor.trainable(); },
       [](const ParamRun&, const ParamTensor&) { return true; });
+}
+
+std::vector<ParamUnit> param_units(const std::vector<ParamTensor>& table, int ranks) {
+  std::vector<ParamUnit> units;
+  for (const ParamTensor& tensor : table) {
+    if (static_cast<size_t>(tensor.unit) == units.size()) units.push_back({tensor.offset, 0, 0, 0, 0});
+    units[static_cast<size_t>(tensor.unit)].size += aligned_size(tensor);
+  }
+  int64_t kept = 0, whole = 0, second_block = 0;
+  const size_t last = units.size() - 1;
+  for (size_t u = 0; u <= last; ++u) {
+    ParamUnit& unit = units[u];
+    unit.shard = unit.size / ranks;
+    unit.kept_at = kept;
+    kept += unit.shard;
+    if (u < 3 || u == last) {
+      unit.whole_at = whole;
+      whole += unit.size;
+      if (u == 2) second_block = unit.whole_at;
+    } else {
+      unit.whole_at = u % 2 == 1 ? units[1].whole_at : second_block;
+    }
+  }
+  return units;
+}
+
+bool sharded(const ModelOptions& options, Arena arena) {
+  return options.ranks > 1 && options.zero >= (arena == Arena::params ? 3 : arena == Arena::grads ? 2 : 1);
+}
+
+int64_t kept_size(const std::vector<ParamTensor>& table, const ModelOptions& options, Arena arena) {
+  return arena_size(table, arena) / (sharded(options, arena) ? options.ranks : 1);
+}
+
+int64_t whole_size(const std::vector<ParamUnit>& units) {
+  int64_t size = 0;
+  for (const ParamUnit& unit : units) size = std::max(size, unit.whole_at + unit.size);
+  return size;
+}
+
+TensorPart part_of(const ParamTensor& tensor, const ParamUnit& unit, int rank) {
+  const int64_t begin = unit.offset + rank * unit.shard, from = std::max(tensor.offset, begin),
+                end = std::min(tensor.offset + tensor.size(), begin + unit.shard);
+  if (end <= from) return {0, 0, unit.kept_at};
+  return {from - tensor.offset, end - from, unit.kept_at + from - begin};
 }
 
 int64_t muon_scratch(const std::vector<ParamTensor>& table) {

@@ -1,5 +1,6 @@
 #include "gpt2/run.h"
 
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -71,13 +72,21 @@ void settle_shape(Run& run, int vocab_size) {
   if (micro_tokens > (1 << 30))
     fail_usage("--batch-size times --seq-len is %lld tokens: too many for one micro-batch",
                static_cast<long long>(micro_tokens));
-  if (c.total_batch_tokens == 0) c.total_batch_tokens = micro_tokens;
+  if (c.total_batch_tokens == 0) c.total_batch_tokens = micro_tokens * c.ranks;
   if (c.total_batch_tokens % micro_tokens != 0) {
     fail_usage("--total-batch-tokens is %lld, expected a multiple of --batch-size %d times --seq-len %d = %lld",
                static_cast<long long>(c.total_batch_tokens), c.batch_size, c.seq_len,
                static_cast<long long>(micro_tokens));
   }
-  const int64_t micro_batches = c.total_batch_tokens / micro_tokens;
+  const int64_t of_all = c.total_batch_tokens / micro_tokens, micro_batches = of_all / c.ranks;
+  if (of_all % c.ranks != 0) {
+    std::string sizes;
+    for (int64_t n = 1; n <= std::min<int64_t>(of_all, 4096); ++n) {
+      if (of_all % n == 0) sizes += strprintf(" %lld", static_cast<long long>(n));
+    }
+    fail_usage("%d processes cannot share the %lld micro-batches of a step evenly; these numbers of processes can:%s",
+               c.ranks, static_cast<long long>(of_all), sizes.c_str());
+  }
   if (micro_batches > (1 << 30))
     fail_usage("--total-batch-tokens is %lld: too many for one step", static_cast<long long>(c.total_batch_tokens));
   run.micro_batches = static_cast<int>(micro_batches);
@@ -167,6 +176,14 @@ void settle_resume(Run& run, const std::vector<std::string>& given) {
   run.step = count("step");
   run.updates = count("updates");
   run.position = {count("epoch"), count("batch")};
+  // A batch is one of every process that there was.
+  const int64_t ranks = state.contains("ranks") ? count("ranks") : 1;
+  if (ranks < 1 || run.position.batch > (int64_t{1} << 62) / ranks || run.position.batch * ranks % c.ranks != 0) {
+    fail("%s: batch %lld of %lld processes is between two batches of %d: go on with a number that divides %lld",
+         where.c_str(), static_cast<long long>(run.position.batch), static_cast<long long>(ranks), c.ranks,
+         static_cast<long long>(run.position.batch * ranks));
+  }
+  run.position.batch = run.position.batch * ranks / c.ranks;
   if (state.contains("best_step")) {
     run.stopping.best_step = count("best_step");
     run.stopping.since = count("validations_since");
@@ -376,9 +393,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
           now.c_str(), before.c_str());
     }
   }
-  const LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order != "sequential",
-                            c.seed,       0,         1,        c.data_order == "fixed"};
-  const int64_t batches_per_epoch = DataLoader(run.train, loader).batches_per_epoch();  // throws if there is none
+  const int64_t batches_per_epoch = DataLoader(run.train, loader_config(run)).batches_per_epoch();  // throws if none
   if (run.val.size() > 0 && run.val.size() <= c.seq_len) {
     fail(
         "validation has %lld tokens, fewer than one window of --seq-len %d + 1; use a larger --val-fraction (or 0: "
@@ -397,28 +412,199 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   return run;
 }
 
+LoaderConfig loader_config(const Run& run) {
+  const TrainConfig& c = run.config;
+  LoaderConfig loader{c.batch_size, c.seq_len, c.stride, c.data_order != "sequential"};
+  loader.seed = c.seed;
+  loader.rank = run.group ? run.group->rank() : 0;
+  loader.ranks = c.ranks;
+  loader.fixed = c.data_order == "fixed";
+  loader.at_once = run.micro_batches;
+  return loader;
+}
+
+// ---- several processes ---------------------------------------------------------------------------------------------
+
+namespace {
+
+json all_flags(const TrainConfig& config) {
+  json j;
+  for_each_flag(config, [&](const char*, const char* name, const auto& field, OnResume, const FlagRange&, const char*) {
+    j[name] = field;
+  });
+  return j;
+}
+
+// Throws Error if somebody's differs from rank 0's. `what`: of "rank 2 has another ...".
+void compare(const Group& group, const json& own) {
+  const std::vector<std::string> all = group.all_gather(own.dump(-1, ' ', false, json::error_handler_t::replace));
+  const json expected = json::parse(all[0]);
+  for (int r = 1; r < group.size(); ++r) {
+    const json found = json::parse(all[static_cast<size_t>(r)]);
+    for (const auto& [what, value] : expected.items()) {
+      if (found.contains(what) && found[what] == value) continue;
+      const std::string message = strprintf(
+          "%s has another %s than rank 0: %s, expected %s; start all ranks with the same program, flags and data",
+          group.name(r).c_str(), what.c_str(), found.contains(what) ? found[what].dump().c_str() : "none",
+          value.dump().c_str());
+      if (group.rank() == 0) throw UsageError(message);
+      throw SaidElsewhere(message);
+    }
+  }
+}
+
+// A tokenizer as the text of its file, through a file that nobody keeps.
+struct TemporaryFile {
+  std::string path = "/tmp/wrought-tokenizer-XXXXXX.json";
+  TemporaryFile() {
+    const int fd = ::mkstemps(path.data(), 5);
+    if (fd < 0) fail("%s: a temporary file cannot be made", path.c_str());
+    ::close(fd);
+  }
+  ~TemporaryFile() { ::unlink(path.c_str()); }
+};
+
+std::string text_of(const Tokenizer& tokenizer) {
+  const TemporaryFile file;
+  tokenizer.save(file.path);
+  return std::string(MappedFile(file.path).text());
+}
+
+Tokenizer tokenizer_of(const std::string& text) {
+  const TemporaryFile file;
+  FileWriter writer(file.path);
+  writer.write(text);
+  writer.commit();
+  return Tokenizer::load(file.path);
+}
+
+TokenSequence open_there(const std::string& path, const Group& group) {
+  try {
+    return TokenSequence::open(path);
+  } catch (const Error& error) {
+    fail(
+        "%s on this machine (rank %d): every process reads the data by itself; keep the run's folder on a file system "
+        "that all "
+        "machines share, or name shards that each of them has with --data",
+        error.what(), group.rank());
+  }
+}
+
+}  // namespace
+
+Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
+               const CheckDevice& check_device, const Group& group) {
+  if (group.size() == 1) return set_up_run(std::move(config), given, say, check_device);
+  config.ranks = group.size();
+  json own = all_flags(config);
+  own["program"] = file_checksum("/proc/self/exe");
+  compare(group, own);
+  Run run;
+  const bool was_there = !config.run.empty() && fs::exists(config.run);
+  group.on_root([&] { run = set_up_run(config, given, say, check_device); });
+  try {
+    // What rank 0 has settled.
+    json told;
+    const ModelConfig& m = run.shape;
+    const TrainConfig& c = run.config;
+    if (group.rank() == 0) {
+      told = {{"config", to_json(c)},
+              {"folder", run.folder},
+              {"weights", run.weights_from},
+              {"resume", run.resume_from},
+              {"step", run.step},
+              {"updates", run.updates},
+              {"epoch", run.position.epoch},
+              {"batch", run.position.batch},
+              {"data", run.data_checksum},
+              {"micro_batches", run.micro_batches},
+              {"shape", {m.max_seq_len, m.vocab_size, m.num_layers, m.num_heads, m.channels, m.num_classes}},
+              {"kind", {m.tied_head, m.qkv_bias, m.causal}},
+              {"stopping", {run.stopping.best_step, run.stopping.since}},
+              {"best_loss", run.stopping.best_step < 0 ? json() : json(run.stopping.best_loss)},
+              {"floor", run.floor ? json(*run.floor) : json()},
+              {"tokenizer", run.tokenizer ? json(text_of(*run.tokenizer)) : json()},
+              {"validates", run.val.size() > 0}};
+    }
+    told = json::parse(group.broadcast(told.dump()));
+    group.together([&] {
+      if (group.rank() == 0) return;
+      run.config = config;
+      for (const auto& [name, value] : told["config"].items()) set_flag(run.config, name, value);
+      const json &shape = told["shape"], &kind = told["kind"], &stopping = told["stopping"];
+      run.shape = {shape[0], shape[1], shape[2], shape[3], shape[4], kind[0], kind[1], shape[5], kind[2]};
+      run.folder = told["folder"].get<std::string>();
+      run.weights_from = told["weights"].get<std::string>();
+      run.resume_from = told["resume"].get<std::string>();
+      run.step = told["step"];
+      run.updates = told["updates"];
+      run.position = {told["epoch"], told["batch"]};
+      run.data_checksum = told["data"];
+      run.micro_batches = told["micro_batches"];
+      run.stopping.best_step = stopping[0];
+      run.stopping.since = stopping[1];
+      if (!told["best_loss"].is_null()) run.stopping.best_loss = told["best_loss"];
+      if (!told["floor"].is_null()) run.floor = told["floor"].get<double>();
+      if (!told["tokenizer"].is_null()) run.tokenizer = tokenizer_of(told["tokenizer"]);
+      const std::string& data = run.config.data;
+      const bool shards = is_shards(data);
+      run.train = open_there(shards ? data : (run.folder / "data" / "train.bin").string(), group);
+      if (told["validates"]) {
+        run.val = open_there(shards ? run.config.val_data : (run.folder / "data" / "val.bin").string(), group);
+      }
+      check_device(run);
+    });
+    compare(group, {{"training data (a checksum)", run.train.checksum()},
+                    {"validation data (a checksum)", run.val.checksum()}});
+  } catch (...) {
+    if (group.rank() == 0 && !run.config.resume) {  // nothing is left behind
+      std::error_code ignored;
+      fs::remove_all(run.folder / "data", ignored);
+      if (!was_there) fs::remove(run.folder, ignored);
+    }
+    throw;
+  }
+  run.group = &group;
+  return run;
+}
+
 std::optional<Evaluation> evaluate(Model& model, const Run& run, const std::function<bool()>& stop) {
-  const int T = run.config.seq_len;
+  const int T = run.config.seq_len, ranks = run.group ? run.group->size() : 1, rank = run.group ? run.group->rank() : 0;
   const int64_t B = run.config.batch_size, windows = (run.val.size() - 1) / T;
+  int64_t batches = (windows + B - 1) / B;
+  if (run.config.eval_steps > 0) batches = std::min(batches, run.config.eval_steps);
   Evaluation result;
   double nats = 0;
-  int64_t bytes = 0, batches = 0;
-  for (int64_t first = 0; first < windows; first += B) {
-    if (run.config.eval_steps > 0 && batches++ == run.config.eval_steps) break;
-    if (stop()) return std::nullopt;
-    const int rows = static_cast<int>(std::min(B, windows - first));  // the last batch may be smaller
+  int64_t bytes = 0;
+  for (int64_t first = 0; first < batches; first += ranks) {
+    if (ranks == 1 && stop()) return std::nullopt;
+    const bool counts = first + rank < batches;
+    const int64_t batch = counts ? first + rank : 0;  // all go on together, and need something to go on with
+    const int rows = static_cast<int>(std::min(B, windows - batch * B));  // the last batch may be smaller
     std::vector<int32_t> inputs(static_cast<size_t>(rows) * static_cast<size_t>(T)), targets(inputs.size());
-    run.val.copy(first * T, int64_t{rows} * T, inputs.data());
-    run.val.copy(first * T + 1, int64_t{rows} * T, targets.data());
+    run.val.copy(batch * B * T, int64_t{rows} * T, inputs.data());
+    run.val.copy(batch * B * T + 1, int64_t{rows} * T, targets.data());
     model.forward(inputs.data(), rows, T, Pass::evaluate);
     double sum = 0;
     model.loss(targets.data(), &sum);
+    if (!counts) continue;
     nats += sum;
     result.tokens += int64_t{rows} * T;
     if (run.tokenizer) {
       for (const int32_t id : targets) {
         if (id < run.tokenizer->vocab_size()) bytes += static_cast<int64_t>(run.tokenizer->bytes_of(id).size());
       }
+    }
+  }
+  if (run.group) {
+    const std::vector<std::string> all = run.group->all_gather(json{nats, result.tokens, bytes}.dump());
+    nats = 0;
+    result.tokens = bytes = 0;
+    for (const std::string& one : all) {
+      const json parts = json::parse(one);
+      nats += parts[0].is_null() ? std::nan("") : parts[0].get<double>();  // what is not finite has no number in JSON
+      result.tokens += parts[1].get<int64_t>();
+      bytes += parts[2].get<int64_t>();
     }
   }
   result.nats_per_token = nats / static_cast<double>(result.tokens);

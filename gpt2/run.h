@@ -11,6 +11,7 @@
 #include "gpt2/config.h"
 #include "gpt2/dataloader.h"
 #include "gpt2/early_stopping.h"
+#include "gpt2/group.h"
 #include "gpt2/model.h"
 #include "gpt2/tokenizer.h"
 
@@ -28,6 +29,7 @@ struct Run {
   std::optional<double> floor;         // nats per byte below which no model can go, where the source is known
   int micro_batches = 1;               // per step
   EarlyStopping stopping;              // with --patience: what validation has said so far
+  const Group* group = nullptr;        // of several processes
 };
 
 // A line for the person who waits.
@@ -48,11 +50,20 @@ void check_cpu_precision(const TrainConfig& config);
 Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
                const CheckDevice& check_device = check_cpu);
 
+// The same of a group: rank 0 does it, the others take it over, and read the data where they are. Throws Error in every
+// process, naming the rank, if flags, program or data differ.
+Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
+               const CheckDevice& check_device, const Group& group);
+
+// How this process reads the training data.
+LoaderConfig loader_config(const Run& run);
+
 // Mean loss over every whole window of the validation sequence (or the first eval_steps batches), dropout off.
 struct Evaluation {
   double nats_per_token = 0;
   double nats_per_byte = 0;  // 0 without a tokenizer: comparable over tokenizers, unlike the former
   int64_t tokens = 0;
 };
-// `stop` is asked between batches: if it says so, there is no result.
+// Processes share the batches. `stop` is asked between batches: if it says so, there is no result; in a group it is not
+// asked.
 std::optional<Evaluation> evaluate(Model& model, const Run& run, const std::function<bool()>& stop);

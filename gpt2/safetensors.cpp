@@ -158,11 +158,12 @@ const TensorView* SafetensorsFile::find(const std::string& name) const {
 // ---- writing -------------------------------------------------------------------------------------------------------
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorHeader> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : path_(path), file_(path), tensors_(std::move(tensors)) {
+                                     const std::map<std::string, std::string>& metadata, const Group* group)
+    : path_(path), tensors_(std::move(tensors)) {
   json header = json::object();
   if (!metadata.empty()) header[kMetadata] = metadata;
   int64_t end = 0;
+  std::vector<int64_t> ends;
   for (const TensorHeader& tensor : tensors_) {
     const std::optional<int64_t> bytes = tensor_bytes(tensor);
     const int64_t begin = end;
@@ -171,12 +172,27 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
       throw std::logic_error("SafetensorsWriter: bad header of tensor " + tensor.name);
     }
     header[tensor.name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {begin, end}}};
+    ends.push_back(end);
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');  // the data then begins at a multiple of 8
   const uint64_t length = text.size();
-  file_.write(&length, sizeof length);
-  file_.write(text);
+  text.insert(0, reinterpret_cast<const char*>(&length), sizeof length);
+  if (!group || group->size() == 1) {
+    file_.emplace(path);
+    file_->write(text);
+    return;
+  }
+  at_ = static_cast<int64_t>(text.size());
+  rank_ = group->rank();
+  shared_.emplace(path, text, at_ + end, *group);
+  // Neighbouring tensors, about as many bytes each.
+  const std::vector<int>& writers = shared_->writers();
+  for (const int64_t one : ends) {
+    const double share = static_cast<double>(one - 1) / static_cast<double>(std::max<int64_t>(1, end));
+    const size_t k = static_cast<size_t>(std::max(0.0, share) * static_cast<double>(writers.size()));
+    owners_.push_back(writers[std::min(k, writers.size() - 1)]);
+  }
 }
 
 void SafetensorsWriter::write(const std::string& name, std::span<const std::byte> bytes) {
@@ -184,7 +200,12 @@ void SafetensorsWriter::write(const std::string& name, std::span<const std::byte
   if (next_ == tensors_.size() || tensors_[next_].name != name || size > *tensor_bytes(tensors_[next_]) - written_) {
     throw std::logic_error("SafetensorsWriter: tensor " + name + " out of order or of another size than announced");
   }
-  file_.write(bytes.data(), bytes.size());
+  if (file_) {
+    file_->write(bytes.data(), bytes.size());
+  } else if (own()) {
+    shared_->write(bytes.data(), bytes.size(), at_);
+  }
+  at_ += size;
   written_ += size;
   if (written_ == *tensor_bytes(tensors_[next_])) {
     ++next_;
@@ -192,8 +213,19 @@ void SafetensorsWriter::write(const std::string& name, std::span<const std::byte
   }
 }
 
+void SafetensorsWriter::pass(const std::string& name) {
+  if (next_ == tensors_.size() || tensors_[next_].name != name || own()) {
+    throw std::logic_error("SafetensorsWriter: tensor " + name + " out of order, or this process' own");
+  }
+  at_ += *tensor_bytes(tensors_[next_++]);
+}
+
 void SafetensorsWriter::commit() {
   if (next_ != tensors_.size())
     throw std::logic_error("SafetensorsWriter: tensor " + tensors_[next_].name + " is missing or cut off");
-  file_.commit();
+  if (file_) {
+    file_->commit();
+  } else {
+    shared_->commit();
+  }
 }

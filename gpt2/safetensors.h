@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "gpt2/file.h"
+#include "gpt2/group.h"
 
 struct TensorHeader {
   std::string name;
@@ -42,18 +44,28 @@ class SafetensorsFile {
 
 // Writes tensor by tensor (the whole model is never held twice): the headers first, then each tensor's bytes in that
 // order, all at once or part by part.
+//
+// With a group of several processes all make the same calls, and each writes the tensors that are its own into the one
+// file; what is not, write() passes over. Processes that do not see rank 0's file, on a machine with a disk of its own,
+// have no tensors. Errors are thrown everywhere, by commit() at the latest; the file is whole when that returns.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorHeader> tensors,
-                    const std::map<std::string, std::string>& metadata);
+                    const std::map<std::string, std::string>& metadata, const Group* group = nullptr);
   // Both throw std::logic_error: for a tensor out of order or larger than announced; if one is missing or cut off.
   void write(const std::string& name, std::span<const std::byte> bytes);
   void commit();
   const std::filesystem::path& path() const { return path_; }
+  bool own() const { return !shared_ || owners_[next_] == rank_; }  // whether the next tensor's bytes are used
+  void pass(const std::string& name);                               // in place of write(), of one that is not
 
  private:
   std::filesystem::path path_;
-  FileWriter file_;
+  std::optional<FileWriter> file_;
+  std::optional<SharedFileWriter> shared_;  // of several processes
+  std::vector<int> owners_;
+  int rank_ = 0;
+  int64_t at_ = 0;  // of the next byte in the file
   std::vector<TensorHeader> tensors_;
   size_t next_ = 0;
   int64_t written_ = 0;  // of the next one

@@ -222,6 +222,7 @@ void narrow(const float* values, int64_t n, Dtype dtype, const std::string& wher
 
 void write_tensor(SafetensorsWriter& file, const std::string& name, const ParamTensor& tensor, const float* values,
                   Dtype dtype) {
+  if (!file.own()) return file.pass(name);
   std::vector<float> transposed;
   if (tensor.transposed) {
     transposed.resize(static_cast<size_t>(tensor.size()));

@@ -39,13 +39,26 @@ inline int64_t global_norm_scratch(int64_t N) {
   return ceil_div<int64_t>(N, kGlobalNormChunk) * static_cast<int64_t>(sizeof(double));
 }
 
+// Of several stretches, one call for each: the sums of its chunks, ceil(N / kGlobalNormChunk) of them.
+inline void global_norm_chunks(double* sums,        // (chunks)  =
+                               const float* grads,  // (N)
+                               int64_t N, cudaStream_t stream) {
+  const int64_t chunks = ceil_div<int64_t>(N, kGlobalNormChunk);
+  const auto kernel = aligned16(grads) ? global_norm_chunk_kernel<256, true> : global_norm_chunk_kernel<256, false>;
+  launch(kernel, grid_for(chunks, 1), 256, 0, stream, sums, grads, N);
+}
+// The sum of all those.
+inline void global_norm_sum(double* out,         // (1)  =
+                            const double* sums,  // (chunks)
+                            int64_t chunks, cudaStream_t stream) {
+  launch(global_norm_kernel<1024>, 1, 1024, 0, stream, out, sums, chunks);
+}
+
 inline void global_norm_squared(double* out,         // (1)  =
                                 void* scratch,       // global_norm_scratch(N) bytes
                                 const float* grads,  // (N)
                                 int64_t N, cudaStream_t stream) {
   double* sums = static_cast<double*>(scratch);
-  const int64_t chunks = ceil_div<int64_t>(N, kGlobalNormChunk);
-  const auto kernel = aligned16(grads) ? global_norm_chunk_kernel<256, true> : global_norm_chunk_kernel<256, false>;
-  launch(kernel, grid_for(chunks, 1), 256, 0, stream, sums, grads, N);
-  launch(global_norm_kernel<1024>, 1, 1024, 0, stream, out, sums, chunks);
+  global_norm_chunks(sums, grads, N, stream);
+  global_norm_sum(out, sums, ceil_div<int64_t>(N, kGlobalNormChunk), stream);
 }

@@ -1,0 +1,85 @@
+// Sums and exchanges of numbers over the processes of a run, one process a device. Three implementations: a single
+// process (here), MPI for the CPU (comm_mpi.h), NCCL for the GPU (comm_nccl.cuh).
+//
+// All processes make the same calls in the same order. A call only queues the work; it is done in the order of the
+// calls, beside what the caller computes meanwhile. wait(ticket) comes before its results are read and before its
+// memory is used for anything else. On a GPU memory is the GPU's, and waiting is done by its queue, not by the host.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+enum class Number { f32, f64, bf16 };
+inline int64_t bytes_of(Number type) { return type == Number::f64 ? 8 : type == Number::f32 ? 4 : 2; }
+
+// Elements that went through, as the theory of ring algorithms counts them but for the factor (R - 1) / R: an
+// all-reduce of n moves 2n, a reduce-scatter or an all-gather of n in all (over the ranks) moves n.
+struct Traffic {
+  int64_t all_reduced = 0, reduce_scattered = 0, all_gathered = 0, broadcast = 0;
+  double busy_seconds = 0;    // that collectives took
+  double waited_seconds = 0;  // of those, in which the caller had to wait; the rest was beside its own work
+
+  int64_t volume() const { return 2 * all_reduced + reduce_scattered + all_gathered; }
+};
+
+class Comm {
+ public:
+  using Ticket = int64_t;
+
+  virtual ~Comm() = default;
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+  // Everywhere the sum of everybody's data (count).
+  Ticket all_reduce(void* data, int64_t count, Number type) {
+    traffic_.all_reduced += count;
+    ++progress_;
+    return queue_all_reduce(data, count, type);
+  }
+  // out (count): the rank's part of the sum of everybody's in (size, count). out may be that part of in.
+  Ticket reduce_scatter(void* out, const void* in, int64_t count, Number type) {
+    traffic_.reduce_scattered += count * size_;
+    ++progress_;
+    return queue_reduce_scatter(out, in, count, type);
+  }
+  // out (size, count): everybody's in (count) in the order of the ranks. in may be its part of out.
+  Ticket all_gather(void* out, const void* in, int64_t count, Number type) {
+    traffic_.all_gathered += count * size_;
+    ++progress_;
+    return queue_all_gather(out, in, count, type);
+  }
+  // Everywhere root's data (count).
+  Ticket broadcast(void* data, int64_t count, Number type, int root) {
+    traffic_.broadcast += count;
+    ++progress_;
+    return queue_broadcast(data, count, type, root);
+  }
+  virtual void wait(Ticket ticket) = 0;       // also for all that were queued before it
+  virtual void attach(void* /* stream */) {}  // on a GPU: the caller's queue, whose work comes before and after
+  void barrier();                             // waits until all have come here
+
+  // Since the last call.
+  Traffic take_traffic();
+  // Goes up with every call: where it stays, a process hangs (Group::watch).
+  const std::atomic<int64_t>& progress() const { return progress_; }
+
+ protected:
+  Comm(int rank, int size) : rank_(rank), size_(size) {}
+  virtual Ticket queue_all_reduce(void* data, int64_t count, Number type) = 0;
+  virtual Ticket queue_reduce_scatter(void* out, const void* in, int64_t count, Number type) = 0;
+  virtual Ticket queue_all_gather(void* out, const void* in, int64_t count, Number type) = 0;
+  virtual Ticket queue_broadcast(void* data, int64_t count, Number type, int root) = 0;
+  virtual double take_busy_seconds() { return 0; }
+  virtual void wait_for_all() = 0;  // the host, for everybody
+
+  double waited_seconds_ = 0;
+
+ private:
+  const int rank_, size_;
+  Traffic traffic_;
+  std::atomic<int64_t> progress_{0};
+};
+
+// Of one process: nothing goes anywhere.
+std::unique_ptr<Comm> make_single_comm();

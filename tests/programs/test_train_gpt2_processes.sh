@@ -1,0 +1,94 @@
+# train_gpt2 as several processes, started by mpirun: one loss curve whatever their number and stage; resumed by another
+# number; one that dies, hangs, has other flags or a signal.
+source "$(dirname "$0")/lib.sh"
+cd "$TMP"
+if ! command -v mpirun >/dev/null || ! ldd "$BUILD/train_gpt2" | grep -q libmpi; then
+  echo "skipped: no mpirun, or train_gpt2 was built without MPI (libopenmpi-dev, openmpi-bin)"
+  exit 77
+fi
+trainer=$BUILD/train_gpt2
+export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+source "$SOURCE/tests/programs/processes.sh"
+
+for i in $(seq 1 400); do
+  echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."
+done >text.txt
+model="--layers 3 --heads 2 --channels 24 --seq-len 16 --tokenizer bytes --sample-tokens 4 --prompt Fox"
+flags="--data text.txt $model --batch-size 2 --total-batch-tokens 256 --dropout 0.1 --ema 0.9 --precision fp32"
+
+# ---- one curve -----------------------------------------------------------------------------------------------------
+# shellcheck disable=SC2086
+{
+expect_ok $trainer $flags --run one --steps 50 --eval-every 25 --save-every 25
+for n in 2 4; do
+  for zero in 0 1 2 3; do
+    expect_ok processes $n $flags --run $n-$zero --steps 50 --eval-every 25 --save-every 25 --zero $zero
+    same_curve one $n-$zero 1e-5
+  done
+done
+expect_output '^training: .* 4 processes, ZeRO 3, each '
+[ "$(ls 4-3/latest/)" = "$(ls one/latest/)" ] || die "other files than one process writes: $(ls 4-3/latest/)"
+for file in model optimizer; do
+  [ "$(wc -c <one/latest/$file.safetensors)" = "$(wc -c <4-3/latest/$file.safetensors)" ] || die "$file is of another size"
+done
+# The same again, bit for bit; and by way of a checkpoint.
+expect_ok processes 4 $flags --run again --steps 50 --eval-every 25 --save-every 25 --zero 3
+same_state 4-3 again
+expect_ok processes 4 $flags --run parts --steps 25 --warmup-steps 2 --schedule constant --zero 2
+expect_ok processes 4 $flags --run whole --steps 50 --warmup-steps 2 --schedule constant --zero 2
+expect_ok processes 4 --run parts --resume --steps 50
+same_state whole parts
+# By another number, and another stage.
+for to in '2 1' '1 0' '4 0' '8 3'; do
+  rm -rf moved && cp -r 4-3 moved && rm -rf moved/checkpoints/step_000050 && ln -sfn checkpoints/step_000025 moved/latest
+  expect_ok processes ${to% *} --run moved --resume --zero ${to#* }
+  same_curve one moved 1e-5
+done
+
+# ---- what they disagree on -----------------------------------------------------------------------------------------
+expect_error 2 'rank 1 \(.*\) has another seed than rank 0: 2, expected 1' processes 1 $flags --run no --steps 1 --seed 1 : -n 1 $trainer $flags --run no --steps 1 --seed 2
+cp "$trainer" other && printf x >>other
+expect_error 2 'rank 1 \(.*\) has another program than rank 0' mpirun $mpi -n 1 $trainer $flags --run no --steps 1 : -n 1 ./other $flags --run no --steps 1
+mkdir -p a b && cp one/data/train.bin a/ && cp one/data/val.bin b/train.bin
+expect_error 2 'another training data \(a checksum\) than rank 0' mpirun $mpi -n 1 -wdir "$PWD/a" $trainer --data train.bin $model --tokenizer '' --vocab-size 300 --run "$PWD/no" --steps 1 --batch-size 1 : \
+  -n 1 -wdir "$PWD/b" $trainer --data train.bin $model --tokenizer '' --vocab-size 300 --run "$PWD/no" --steps 1 --batch-size 1
+expect_error 2 '3 processes cannot share the 8 micro-batches of a step evenly; these numbers of processes can: 1 2 4 8' processes 3 $flags --run no --steps 1
+expect_error 2 'search are for one process, and 2 were started' processes 2 $flags --run no --steps 1 --find-lr
+expect_error 2 'zero 1 cuts matrices apart' processes 2 $flags --run no --steps 1 --zero 1 --optimizer muon
+expect_error 2 'zero is 4, expected 0 to 3' processes 2 $flags --run no --steps 1 --zero 4
+expect_error 1 'nothere' processes 2 ${flags/text.txt/nothere.txt} --run no --steps 1
+[ ! -e no ] || die "a run that could not begin left something: $(ls -R no)"
+expect_error 1 'start them with mpirun or srun' env RANK=0 WORLD_SIZE=1 OMPI_COMM_WORLD_SIZE= MASTER_ADDR=127.0.0.1 bash -c "RANK=1 WORLD_SIZE=2 MASTER_PORT=29871 $trainer $flags --run no --steps 1 >/dev/null 2>&1 & RANK=0 WORLD_SIZE=2 MASTER_PORT=29871 $trainer $flags --run no --steps 1; code=\$?; wait; exit \$code"
+rm -rf no
+
+# ---- ends ----------------------------------------------------------------------------------------------------------
+# SIGTERM to any rank: all finish the step, save and exit.
+start_processes 4 $flags --run term --steps 100000 --zero 2
+kill -TERM "$(pid_of_rank term 2)"
+end_processes
+[ "$code" = 0 ] || { cat out; die "exit $code after SIGTERM"; }
+expect_output 'stopped by a signal to another process after step'
+[ -s term/latest/trainer_state.json ] || die "no checkpoint after SIGTERM"
+expect_ok processes 4 --run term --resume --steps "$(($(steps_of term) + 3))"
+# kill -9: the others end, and say who it was.
+start_processes 4 $flags --run kill --steps 100000 --save-every 20 --zero 3
+sleep 1
+kill -KILL "$(pid_of_rank kill 3)"
+end_processes
+[ "$code" != 0 ] || die "exit 0 after kill -9"
+expect_output 'rank 3 \(.*, process [0-9]+\) has gone'
+[ "$seconds" -lt 30 ] || die "the others ended $seconds s later"
+expect_ok processes 4 --run kill --resume --steps "$(($(steps_of kill) + 3))"
+# A process that is stopped.
+start_processes 2 $flags --run hang --steps 100000 --timeout 2
+stopped=$(pid_of_rank hang 1)
+kill -STOP "$stopped"
+end_processes
+kill -KILL "$stopped" 2>/dev/null || true
+[ "$code" != 0 ] || die "exit 0 after SIGSTOP"
+expect_output 'the others wait for rank 1'
+[ "$seconds" -lt 30 ] || die "the others ended $seconds s later"
+# Memory is what it says.
+expect_ok processes 4 $flags --memory --zero 3
+expect_output '^gathered parameters '
+}

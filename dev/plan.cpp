@@ -104,9 +104,9 @@ void check_memory(const Run& run) {
     ways += strprintf("\n  %-48s %7.1f GB%s", flags.c_str(), static_cast<double>(memory_of(changed)) / 1e9,
                       fits(changed) ? ", fits" : "");
   };
-  // The largest B that fits; the total batch stays, so B halves.
+  // The largest B that fits; the total batch stays, so it must divide the one that was.
   const auto smaller_batch = [&](const std::string& flags, Run changed) {
-    while (changed.B % 2 == 0 && !fits(changed)) changed.B /= 2;
+    while (changed.B > 1 && (run.B % changed.B != 0 || !fits(changed))) --changed.B;
     if (changed.B < run.B) try_way(flags + strprintf("--batch-size %d", changed.B), changed);
   };
   Run all = run;
@@ -242,12 +242,6 @@ void print_run(const Flags& flags) {
 
 // ---- scaling -------------------------------------------------------------------------------------------------------
 
-struct Case {
-  const char* model;
-  int gpus, B;
-  int64_t total_batch_tokens;
-};
-
 // Of what a GPU loses against one that makes the batch of 8 alone: the part that costs most, and what share of the
 // time. `share`: of that batch, that each GPU makes.
 std::string limit_of(const StepTime& time, const StepTime& alone, double share) {
@@ -347,7 +341,7 @@ int main(int argc, char** argv) {
   app.add_option("--seq-len", flags.T, "T: tokens in a sequence")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_option("--total-batch-tokens", flags.total_batch_tokens,
                  "tokens a step on all GPUs, a multiple of B*T*GPUs; 0: one micro-batch each")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_option("--zero", flags.zero,
                  "ZeRO stage: 0, or shared out 1 optimizer's state, 2 and gradients, 3 and parameters")
@@ -366,11 +360,13 @@ int main(int argc, char** argv) {
   app.add_option("--dollars-per-gpu-hour", flags.dollars, "price of a GPU")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
-  app.add_option("--json", flags.json, "writes the plan to this file too");
+  CLI::Option* json = app.add_option("--json", flags.json, "writes the plan of a run to this file too");
   app.add_flag("--markdown", flags.markdown, "tables as Markdown");
-  CLI::Option* scaling = app.add_flag("--scaling", flags.scaling, "GPT-2 on 8, 64 and 512 of these GPUs");
+  CLI::Option* scaling =
+      app.add_flag("--scaling", flags.scaling, "GPT-2 on 8, 64 and 512 of these GPUs")->excludes(json);
   app.add_flag("--published", flags.published, "llm.c's published runs, and what is predicted of them")
-      ->excludes(scaling);
+      ->excludes(scaling)
+      ->excludes(json);
   return run_program(app, argc, argv, [&] {
     if (flags.scaling) return print_scaling(flags);
     if (flags.published) return print_published(flags);

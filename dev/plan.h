@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "dev/bench/gpu_step.h"
-#include "gpt2/error.h"
 #include "gpt2/model.h"
 
 namespace plan {
@@ -233,7 +232,7 @@ struct StepTime {
 };
 
 // The step as the trainer makes it: computing in one queue, collectives in another, each begins what it can and waits
-// for what it must. gather(), need() and reduce() are those of gpt2/model.h.
+// for what it must.
 class Timeline {
  public:
   explicit Timeline(const Run& run)

@@ -62,11 +62,14 @@ expect_output '^  --recompute block +[0-9.]+ GB, fits$'
 expect_output '^  --batch-size 16 +[0-9.]+ GB, fits$'
 expect_ok "$plan" --model gpt2-xl --batch-size 64 --recompute block
 expect_ok "$plan" --model gpt2-xl --batch-size 16
+expect_error 1 'takes [0-9.]+ GB' "$plan" --model gpt2-xl --batch-size 27 --total-batch-tokens 221184
+expect_output '^  --batch-size 9 +[0-9.]+ GB, fits$'
 for flag in "--gpus 0" "--batch-size 0" "--zero 4" "--recompute all" "--precision fp8" "--network-gbps 0" "--tokens 0" \
   "--dollars-per-gpu-hour -1" "--scaling --published"; do
   expect_error 2 "$(cut -d' ' -f1 <<<"$flag")" "$plan" $flag
 done
 expect_error 2 'gpus-per-node 3: 8, 64 and 512 GPUs do not fill such nodes' "$plan" --scaling --gpus-per-node 3 --gpus 3
+expect_error 2 'excludes' "$plan" --scaling --json plan.json
 expect_error 1 'cannot be written' "$plan" --json /nowhere/plan.json
 expect_ok "$plan" --help
 expect_output 'network-gbps'

@@ -74,8 +74,8 @@ sed -n 's/ not measured yet |$//p' "$SOURCE/docs/performance.md" | grep ' %' >sh
 [ "$(wc -l <shown)" -ge 30 ] || die "docs/performance.md shows only $(wc -l <shown) rows of predict's"
 grep -vxFf said shown >stale && { cat stale; die "docs/performance.md has rows that predict does not print (build/predict --markdown)"; }
 
-# ---- how the launchers divide their work: as predict.cpp has it ----------------------------------------------------
-has() { grep -qE "$2" "$SOURCE/kernels/$1" || die "kernels/$1 has no '$2' any more: see the constants of dev/bench/predict.cpp"; }
+# ---- how the launchers divide their work: as gpu_step.h has it ----------------------------------------------------
+has() { grep -qE "$2" "$SOURCE/kernels/$1" || die "kernels/$1 has no '$2' any more: see the constants of dev/bench/gpu_step.h"; }
 has matmul.cuh 'kBiasChunk = 512;'
 has layernorm.cuh 'kLayernormBackwardBlocks = 384;'
 has global_norm.cuh 'kGlobalNormChunk = 16384;'
@@ -90,7 +90,7 @@ has embedding.cuh 'kSortTile = 1024, kSortDigits = 256;'
 "$BUILD/train_gpt2sim" --memory --model gpt2 --tokenizer bytes --vocab-size 50257 --batch-size 16 --seq-len 1024 --run none >memory
 # The largest scratch of that step is that of dweight's parts.
 [ "$(sed -n 's/^scratch *\([0-9]*\)$/\1/p' memory)" = $((7 * 768 * 768 * 4)) ] ||
-  die "dweight's parts are not 7 any more: see weight_parts() in dev/bench/predict.cpp"
+  die "dweight's parts are not 7 any more: see weight_parts() in dev/bench/gpu_step.h"
 for i in $(seq 1 40); do echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17))."; done >text.txt
 for flags in "bf16 none adamw" "bf16 gelu adamw" "bf16 block adamw" "tf32 none adamw" "bf16 none muon" "tf32 none muon"; do
   set -- $flags

@@ -465,7 +465,14 @@ Group::Group(const GroupConfig& config, const std::function<void(int)>& listenin
   if (config_.size == 1) return;
   impl_ = std::make_unique<Impl>();
   if (config_.rank == 0) {
-    impl_->accept_all(config_, listening);
+    try {
+      impl_->accept_all(config_, listening);
+    } catch (const Error& error) {  // those that came hear why it was for nothing
+      for (const Socket& socket : impl_->signs) {
+        if (socket.fd() >= 0) impl_->send_sign(socket, 'X', std::string("001") + error.what());
+      }
+      throw;
+    }
   } else {
     impl_->connect(config_);
   }

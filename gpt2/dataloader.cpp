@@ -50,7 +50,6 @@ LoaderConfig checked(LoaderConfig config) {
     fail("process rank %d of %d, expected a rank from 0 to the number of processes less one", config.rank,
          config.ranks);
   }
-  if (config.at_once < 1) fail("%lld batches at once, expected at least 1", static_cast<long long>(config.at_once));
   if (config.stride == 0) config.stride = config.T;
   return config;
 }
@@ -63,7 +62,7 @@ struct DataLoader::Impl {
   const TokenSequence tokens;
   const LoaderConfig config;
   const bool random_phase = config.shuffled && !config.fixed;
-  int64_t windows = 0, batches = 0;  // of an epoch: of all ranks, of this rank
+  int64_t windows = 0, batches = 0;  // of an epoch
   LoaderPosition position;           // of the batch that next() returns next
   Batch current;                     // the batch that next() returned last
   Batch ahead;                       // the batch at `position`, made by the thread
@@ -77,20 +76,18 @@ struct DataLoader::Impl {
   std::thread thread;
 
   Impl(TokenSequence sequence, const LoaderConfig& given) : tokens(std::move(sequence)), config(checked(given)) {
-    const int64_t n = tokens.size(), T = config.T, stride = config.stride, per_batch = int64_t{config.B} * config.ranks;
+    const int64_t n = tokens.size(), T = config.T, stride = config.stride, per_batch = config.B;
     // A window at w * stride (+ phase) needs T + 1 tokens. At a random phase, only windows that fit at the largest
     // phase, stride - 1, count: (w + 1) * stride - 1 + T < n.
     windows = n <= T ? 0 : random_phase ? (n - T) / stride : (n - T - 1) / stride + 1;
     batches = windows / per_batch;
-    if (batches >= config.at_once) batches -= batches % config.at_once;
     if (batches == 0) {
       const double apart = static_cast<double>(per_batch) * static_cast<double>(stride);
       const double needed = static_cast<double>(T) + (random_phase ? apart : apart - static_cast<double>(stride) + 1);
       fail(
-          "the data has %lld tokens, but one batch of %d x %d tokens%s%s needs %.0f; give more text, or lower "
+          "the data has %lld tokens, but one batch of %d x %d tokens%s needs %.0f; give more text, or lower "
           "--batch-size or --seq-len",
-          static_cast<long long>(n), config.B, config.T, config.ranks > 1 ? " on every process" : "",
-          random_phase ? " at a random phase" : "", needed);
+          static_cast<long long>(n), config.B, config.T, random_phase ? " at a random phase" : "", needed);
     }
     const size_t BT = static_cast<size_t>(config.B) * static_cast<size_t>(config.T);
     const std::vector<int32_t> none(BT);
@@ -103,6 +100,11 @@ struct DataLoader::Impl {
     end = true;
     wanted.release();
     thread.join();
+  }
+
+  LoaderPosition ahead_of(LoaderPosition p, int64_t by) const {
+    p.batch += by;
+    return {p.epoch + p.batch / batches, p.batch % batches};
   }
 
   // ---- on the thread ----
@@ -120,9 +122,10 @@ struct DataLoader::Impl {
 
   void fill() {
     const int64_t T = config.T;
-    const uint64_t key = mix(mix(config.seed) + static_cast<uint64_t>(position.epoch));
+    const LoaderPosition own = ahead_of(position, config.rank);
+    const uint64_t key = mix(mix(config.seed) + static_cast<uint64_t>(own.epoch));
     const int64_t phase = random_phase ? static_cast<int64_t>(mix(key) % static_cast<uint64_t>(config.stride)) : 0;
-    const int64_t first = (position.batch * config.ranks + config.rank) * config.B;
+    const int64_t first = own.batch * config.B;
     for (int64_t b = 0; b < config.B; ++b) {
       const int64_t window = config.shuffled ? permute(first + b, windows, key) : first + b;
       const int64_t from = phase + window * config.stride;
@@ -157,7 +160,7 @@ const Batch& DataLoader::next() {
   if (!loader.under_way) loader.prefetch();  // the first batch, or the first after a seek or an error
   if (const std::exception_ptr error = loader.finish()) std::rethrow_exception(error);
   std::swap(loader.current, loader.ahead);
-  if (++loader.position.batch == loader.batches) loader.position = {loader.position.epoch + 1, 0};
+  loader.position = loader.ahead_of(loader.position, loader.config.ranks);
   loader.prefetch();
   return loader.current;
 }
@@ -169,7 +172,7 @@ void DataLoader::seek(LoaderPosition position) {
   if (position.epoch < 0 || position.batch < 0 || position.batch >= impl_->batches) {
     fail(
         "the data has no batch %lld in epoch %lld: an epoch has %lld, counted from 0; was the position saved "
-        "with other data, batch size or processes?",
+        "with other data or another batch size?",
         static_cast<long long>(position.batch), static_cast<long long>(position.epoch),
         static_cast<long long>(impl_->batches));
   }

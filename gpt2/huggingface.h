@@ -36,8 +36,8 @@ std::optional<Tokenizer> find_tokenizer(const std::filesystem::path& model);
 struct HuggingfaceOptions {
   std::optional<Dtype> dtype = Dtype::f32;  // of every tensor; nothing: that in which each is stored
   int64_t shard_bytes = 0;                  // of tensors in one file, at most, unless a tensor is larger; 0: one file
-  const Group* group = nullptr;             // several processes write it, all by the same call (SafetensorsWriter)
   nlohmann::json config = {};               // fields of config.json that are to be these; null: none
+  const Group* group = nullptr;             // several processes write it, all by the same call (SafetensorsWriter)
 };
 
 // Writes the weights, the tokenizer, if given (tokenizer.json, and tokenizer_config.json, which tells `transformers`

@@ -93,7 +93,7 @@ void settle_shape(Run& run, int vocab_size) {
 }
 
 // Steps, and what is counted in shares of them.
-void settle_steps(TrainConfig& c, int64_t batches_per_epoch, int micro_batches) {
+void settle_steps(TrainConfig& c, int64_t batches_per_epoch, int64_t micro_batches) {
   if (c.steps == 0) {
     const double steps = std::ceil(c.epochs * static_cast<double>(batches_per_epoch) / micro_batches);
     c.steps = static_cast<int64_t>(std::clamp(steps, 1.0, 9e15));
@@ -176,14 +176,6 @@ void settle_resume(Run& run, const std::vector<std::string>& given) {
   run.step = count("step");
   run.updates = count("updates");
   run.position = {count("epoch"), count("batch")};
-  // A batch is one of every process that there was.
-  const int64_t ranks = state.contains("ranks") ? count("ranks") : 1;
-  if (ranks < 1 || run.position.batch > (int64_t{1} << 62) / ranks || run.position.batch * ranks % c.ranks != 0) {
-    fail("%s: batch %lld of %lld processes is between two batches of %d: go on with a number that divides %lld",
-         where.c_str(), static_cast<long long>(run.position.batch), static_cast<long long>(ranks), c.ranks,
-         static_cast<long long>(run.position.batch * ranks));
-  }
-  run.position.batch = run.position.batch * ranks / c.ranks;
   if (state.contains("best_step")) {
     run.stopping.best_step = count("best_step");
     run.stopping.since = count("validations_since");
@@ -406,7 +398,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
                static_cast<long long>(c.patience),
                is_shards(c.data) ? "name some with --val-data" : "raise --val-fraction");
   }
-  settle_steps(c, batches_per_epoch, run.micro_batches);
+  settle_steps(c, batches_per_epoch, int64_t{run.micro_batches} * c.ranks);
   validate(c);
   if (claimed) claimed->keep();
   return run;
@@ -419,7 +411,6 @@ LoaderConfig loader_config(const Run& run) {
   loader.rank = run.group ? run.group->rank() : 0;
   loader.ranks = c.ranks;
   loader.fixed = c.data_order == "fixed";
-  loader.at_once = run.micro_batches;
   return loader;
 }
 

@@ -90,52 +90,57 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
     }
   }
 
-  report.start_clock();
-  while (step < config.steps && !enough && !stop) {
-    // forward and backward, micro-batch by micro-batch
-    model->zero_grad();
-    for (int micro = 0; micro < run.micro_batches; ++micro) {
-      Batch batch = loader.next();
-      for (float& weight : batch.weights) weight /= static_cast<float>(config.total_batch_tokens);
-      model->set_dropout(static_cast<float>(config.dropout), config.seed,
-                         static_cast<uint64_t>((step * run.micro_batches + micro) * group.size() + group.rank()));
-      model->forward(batch.inputs.data(), B, T, Pass::train);
-      if (micro + 1 == run.micro_batches) model->sum_gradients();
-      model->backward(batch.targets.data(), batch.weights.data());
-    }
-
-    // update
-    model->update(optimizer_of(config, learning_rate(schedule, step)), static_cast<float>(config.grad_clip));
-    ++step;
-
-    // log
-    const StepResult result = model->result(0);
-    stop = result.signals > 0;
-    report(step, result);
-
-    // evaluate, sample, save
-    const bool last = step == config.steps || stop;
-    const auto due = [&](int64_t every) { return last || enough || (every > 0 && step % every == 0); };
-    if (run.val.size() > 0 && due(config.eval_every) && !stop) {
-      report.clear();
-      if (const auto loss = report_evaluation(*model, run, step, log)) {
-        if (config.patience > 0 && run.stopping.add(step, *loss) && report.good()) {
-          save();
-          if (root) mark_best(run.folder, latest_checkpoint(run.folder));
-        }
-        enough = run.stopping.exhausted(config.patience) || !each_evaluation(step, *loss);
-      }
-    }
-    if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && !stop) {
-      report.clear();
-      if (root || config.zero == 3) print_sample(*model, run, step);
-    }
-    if (due(config.save_every) && report.good() && saved_step != step) save();
+  try {
     report.start_clock();
-  }
+    while (step < config.steps && !enough && !stop) {
+      // forward and backward, micro-batch by micro-batch
+      model->zero_grad();
+      for (int micro = 0; micro < run.micro_batches; ++micro) {
+        Batch batch = loader.next();
+        for (float& weight : batch.weights) weight /= static_cast<float>(config.total_batch_tokens);
+        model->set_dropout(static_cast<float>(config.dropout), config.seed,
+                           static_cast<uint64_t>((step * run.micro_batches + micro) * group.size() + group.rank()));
+        model->forward(batch.inputs.data(), B, T, Pass::train);
+        if (micro + 1 == run.micro_batches) model->sum_gradients();
+        model->backward(batch.targets.data(), batch.weights.data());
+      }
 
-  report.finish();
-  if (saved_step != step) save();  // the signal came before the first step, or after the loop had asked for one
+      // update
+      model->update(optimizer_of(config, learning_rate(schedule, step)), static_cast<float>(config.grad_clip));
+      ++step;
+
+      // log
+      const StepResult result = model->result(0);
+      stop = result.signals > 0;
+      report(step, result);
+
+      // evaluate, sample, save
+      const bool last = step == config.steps || stop;
+      const auto due = [&](int64_t every) { return last || enough || (every > 0 && step % every == 0); };
+      if (run.val.size() > 0 && due(config.eval_every) && !stop) {
+        report.clear();
+        if (const auto loss = report_evaluation(*model, run, step, log)) {
+          if (config.patience > 0 && run.stopping.add(step, *loss) && report.good()) {
+            save();
+            if (root) mark_best(run.folder, latest_checkpoint(run.folder));
+          }
+          enough = run.stopping.exhausted(config.patience) || !each_evaluation(step, *loss);
+        }
+      }
+      if (run.tokenizer && config.sample_tokens > 0 && due(config.sample_every) && !stop) {
+        report.clear();
+        print_sample(*model, run, step);
+      }
+      if (due(config.save_every) && report.good() && saved_step != step) save();
+      report.start_clock();
+    }
+
+    report.finish();
+    if (saved_step != step) save();  // the signal came before the first step, or after the loop had asked for one
+  } catch (...) {                    // before the model goes, which others still want numbers of
+    end_everywhere(group);
+    throw;
+  }
   print_end(run, "build/train_gpt2", step, stop, seconds_since(started));
 }
 

@@ -29,7 +29,8 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
   } catch (const UsageError& error) {
     std::fprintf(stderr, "error: %s\n(%s --help lists the flags)\n", error.what(), argv[0]);
     return 2;
-  } catch (const SaidElsewhere&) {
+  } catch (const SaidElsewhere& error) {
+    return error.exit_code;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "error: out of memory; a smaller --batch-size, --seq-len or --model needs less\n");
   } catch (const std::filesystem::filesystem_error& error) {

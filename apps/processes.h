@@ -9,8 +9,22 @@
 #include "apps/trainer.h"
 #include "gpt2/launch.h"
 
-// Runs body(group) in the group that the environment says. An error that comes later than the start ends the run in
-// all processes; rank 0 alone prints what is no error.
+// In a catch block of something that this process alone has met: the run ends, with what was thrown, in all processes,
+// before anything that they still wait for goes away. Returns where they know already.
+inline void end_everywhere(const Group& group) {
+  if (group.told()) return;
+  try {
+    throw;
+  } catch (const UsageError& error) {
+    group.end(error.what(), 2);
+  } catch (const std::bad_alloc&) {
+    group.end("out of memory; a smaller --batch-size, --seq-len or --model needs less, and so does a higher --zero", 1);
+  } catch (const std::exception& error) {
+    group.end(error.what(), 1);
+  }
+}
+
+// Runs body(group) in the group that the environment says. Rank 0 alone prints what is no error.
 template <class Body>
 void run_in_group(const TrainConfig& config, Body&& body) {
   const std::unique_ptr<Group> group = start_group();
@@ -22,14 +36,8 @@ void run_in_group(const TrainConfig& config, Body&& body) {
   try {
     body(*group);
     group->barrier();  // nobody leaves while another still wants something
-  } catch (const SaidElsewhere&) {
+  } catch (...) {
+    end_everywhere(*group);
     throw;
-  } catch (const UsageError& error) {
-    group->end(error.what(), 2);
-  } catch (const std::bad_alloc&) {
-    group->end("out of memory; a smaller --batch-size, --seq-len or --model needs less, and so does a higher --zero",
-               1);
-  } catch (const std::exception& error) {
-    group->end(error.what(), 1);
   }
 }

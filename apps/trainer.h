@@ -111,7 +111,10 @@ inline std::optional<double> report_evaluation(Model& model, const Run& run, int
   return e.nats_per_token;
 }
 
+// Rank 0's; the others take part where the weights that it needs are with all of them.
 inline void print_sample(Model& model, const Run& run, int64_t step) {
+  const bool in_parts = run.config.zero == 3 || (run.config.zero > 0 && run.config.ema > 0);
+  if (run.group && run.group->rank() > 0 && !in_parts) return;
   const Tokenizer& tokenizer = *run.tokenizer;
   const AverageInUse average(model);
   GenerateConfig config;

@@ -25,7 +25,8 @@ struct UsageError : Error {  // a flag that is out of range or contradicts anoth
 }
 
 struct SaidElsewhere : Error {  // another process of the run says it to the person: this one ends in silence
-  using Error::Error;
+  int exit_code;
+  SaidElsewhere(const std::string& what, int code) : Error(what), exit_code(code) {}
 };
 
 // printf into a std::string; the compiler checks the arguments against the format.

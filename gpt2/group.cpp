@@ -174,6 +174,7 @@ struct Group::Impl {
   std::vector<Socket> words, signs;  // at rank 0: by rank; else [0]: to rank 0
   std::thread watcher;
   std::atomic<bool> leaving{false};
+  bool told = false;
   std::atomic<const std::atomic<int64_t>*> progress{nullptr};
   std::atomic<double> timeout{0};
   std::mutex signs_mutex;  // of sending
@@ -542,16 +543,20 @@ void Group::together(const std::function<void()>& body) const {
   std::string what;
   try {
     body();
+  } catch (const UsageError& error) {
+    own = std::current_exception();
+    what = std::string(1, '2') + error.what();
   } catch (const std::exception& error) {
     own = std::current_exception();
-    what = std::string(1, '!') + error.what();
+    what = std::string(1, '1') + error.what();
   }
   const std::vector<std::string> all = all_gather(what);
   for (int r = 0; r < size(); ++r) {
     const std::string& error = all[static_cast<size_t>(r)];
     if (error.empty()) continue;
+    impl_->told = true;
     if (r == rank()) std::rethrow_exception(own);
-    throw SaidElsewhere(name(r) + ": " + error.substr(1));
+    throw SaidElsewhere(name(r) + ": " + error.substr(1), error[0] - '0');
   }
 }
 
@@ -566,6 +571,8 @@ void Group::watch(const std::atomic<int64_t>& progress, double timeout) const {
   impl_->timeout = timeout;
   impl_->progress = &progress;
 }
+
+bool Group::told() const { return !impl_ || impl_->told; }
 
 void Group::end(const std::string& reason, int exit_code) const {
   if (impl_ && rank() > 0) {  // rank 0 tells all, this one too

@@ -49,6 +49,8 @@ class Group {
   void together(const std::function<void()>& body) const;
   void on_root(const std::function<void()>& body) const;
 
+  bool told() const;  // whether that has happened: then all know, and end by themselves
+
   // From now on the run also ends if for `timeout` seconds no process' count goes up; those with the lowest are named.
   // `progress` is this one's, and outlives the group.
   void watch(const std::atomic<int64_t>& progress, double timeout) const;

@@ -570,6 +570,11 @@ CpuModel<floatX>::CpuModel(const ModelConfig& c, bool reference, const ModelOpti
 }
 
 template <class floatX>
+CpuModel<floatX>::~CpuModel() {
+  settle();
+}
+
+template <class floatX>
 void CpuModel<floatX>::allocate_grads() {
   if (grad_memory_.data()) return;
   grad_memory_ = Buffer(arena_bytes(Arena::grads));

@@ -577,6 +577,7 @@ GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, i
 
 template <class floatX>
 GpuModel<floatX>::~GpuModel() {
+  settle();
   cudaStreamSynchronize(copies_);
   cudaStreamSynchronize(compute_);
 }

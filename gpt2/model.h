@@ -141,6 +141,7 @@ class Model {
   void begin_backward();        // throws std::logic_error if the gradients are sums already
   void begin_gradients(int u);  // before a backward's are written: they begin as zeros where an arena is sharded
   void reduce(int u);           // a backward's are complete: queues their sum, if it is due
+  void settle();                // nothing is on its way: before its memory goes
   void finish_gradients();      // the sums are there
   void forget_gradients();      // zero_grad() is about to clear them
   // The implementation's: where a unit lies whole and where this rank's own part of it, of parameters and gradients;

@@ -224,12 +224,17 @@ void Model::finish_gradients() {
   if (!sharded(options, Arena::grads)) sums_ = Sums::done;
 }
 
-void Model::forget_gradients() {
-  if (!parallel()) return;
+void Model::settle() {
+  settle_params();
   for (Comm::Ticket& ticket : reducing_) {
     if (ticket > 0) comm().wait(ticket);
     ticket = 0;
   }
+}
+
+void Model::forget_gradients() {
+  if (!parallel()) return;
+  settle();
   last_backward_ = false;
   sums_ = Sums::none;
 }

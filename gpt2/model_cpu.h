@@ -35,6 +35,7 @@ class CpuModel final : public Model {
  public:
   // Throws Error where the machine lacks what options.precision wants.
   CpuModel(const ModelConfig& config, bool reference, const ModelOptions& options = {});
+  ~CpuModel() override;
 
   void read_logits(int64_t row, float* out) override;
   double loss(const int32_t* targets, double* sum) override;

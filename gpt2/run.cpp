@@ -438,8 +438,7 @@ void compare(const Group& group, const json& own) {
           "%s has another %s than rank 0: %s, expected %s; start all ranks with the same program, flags and data",
           group.name(r).c_str(), what.c_str(), found.contains(what) ? found[what].dump().c_str() : "none",
           value.dump().c_str());
-      if (group.rank() == 0) throw UsageError(message);
-      throw SaidElsewhere(message);
+      group.on_root([&] { throw UsageError(message); });
     }
   }
 }

@@ -40,7 +40,7 @@ endif
 # The figures of the book "Build a Large Language Model (From Scratch)" beside ours (docs/book): VERDICT=path to its text, else
 # downloaded, as is GPT-2's vocabulary where it is in neither data/ nor $WROUGHT_DATA. ARGS=--quick: without training.
 book: configure
-	@cmake --build $(BUILD) -j $(JOBS) --target book
+	@cmake --build $(BUILD) -j $(JOBS) --target book train_gpt2
 	@$(if $(VERDICT),,dev/data/the_verdict.sh)
 	@[ -e data/gpt2.tiktoken ] || [ -n "$$WROUGHT_DATA" ] || dev/data/gpt2_tokenizer.sh
 	@$(BUILD)/book $(if $(VERDICT),--text "$(VERDICT)") $(ARGS)

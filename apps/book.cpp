@@ -1,11 +1,11 @@
 // The figures of "Build a Large Language Model (From Scratch)" (S. Raschka), chapters 2 to 5 and appendices A and D,
 // that follow from its text and its seeds alone: computed by wrought and held against what the book reports, letter
-// for letter, losses to 1e-5. docs/book has a page for each chapter.
+// for letter, losses to 1e-5; and appendix A's training by two processes beside the same by one. docs/book has a page
+// for each chapter.
 //   make book                                     downloads the text and GPT-2's vocabulary, runs everything
 //   build/book --text the-verdict.txt --quick     without chapter 5's training, which takes minutes
+//   build/book --chapter 4 --chapter A            those two alone
 // Exit code 1 if a figure differs.
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/book_processes.h"
 #include "apps/command_line.h"
 #include "apps/progress.h"
 #include "gpt2/book_tokenizers.h"
@@ -202,17 +203,12 @@ Ids most_likely(Model& model, Ids ids, int tokens, int context, bool cache = tru
 
 // A batch of the sequential loader over the whole text.
 std::string loader_row(const Book& book, int B, int64_t stride, int row) {
-  const fs::path folder = fs::temp_directory_path() / strprintf("wrought-book-%d", static_cast<int>(::getpid()));
-  const PreparedData data = prepare_shards(book.text, *book.tokenizer, 0, folder, 1);
-  std::string text;
-  {
-    DataLoader loader(TokenSequence::open(data.train.string()), LoaderConfig{B, 4, stride, false, 0, 0, 1});
-    const Batch& batch = loader.next();
-    const auto part = [&](const Ids& ids) { return joined(Ids(ids.begin() + row * 4, ids.begin() + row * 4 + 4)); };
-    text = part(batch.inputs) + " -> " + part(batch.targets);
-  }
-  fs::remove_all(folder);
-  return text;
+  const ScratchFolder folder;
+  const PreparedData data = prepare_shards(book.text, *book.tokenizer, 0, folder.path(), 1);
+  DataLoader loader(TokenSequence::open(data.train.string()), LoaderConfig{B, 4, stride, false, 0, 0, 1});
+  const Batch& batch = loader.next();
+  const auto part = [&](const Ids& ids) { return joined(Ids(ids.begin() + row * 4, ids.begin() + row * 4 + 4)); };
+  return part(batch.inputs) + " -> " + part(batch.targets);
 }
 
 void chapter_2(Table& table, const Book& book) {
@@ -470,11 +466,24 @@ void chapter_5(Table& table, const Book& book, const std::string& gpt2, bool qui
 
 // ---- appendices -----------------------------------------------------------------------------------------------------
 
-void appendices(Table& table, const Book& book) {
+void appendix_a(Table& table, const Book& book) {
   Table::chapter("Appendix A: PyTorch");
-  table.left_out("two processes: the data shared out", "", "not yet");
-  table.left_out("two processes: gradients averaged", "", "not yet");
+  // Whatever goes wrong with files and processes is this row's.
+  const auto row = [&](const std::string& what, const std::string& there, Outcome (*compute)(const std::string&)) {
+    Outcome here;
+    try {
+      here = compute(book.text);
+    } catch (const std::exception& error) {
+      here.ours = error.what();
+    }
+    if (!here.why_not.empty()) return table.left_out(what, there, here.why_not);
+    table.judged(what, there, here.ours, here.pass);
+  };
+  row("two processes: the data shared out", "each to one, half to each", windows_shared_out);
+  row("two processes: gradients averaged", "the losses of one process", gradients_averaged);
+}
 
+void appendix_d(Table& table, const Book& book) {
   Table::chapter("Appendix D: the training loop");
   constexpr int epochs = 15;
   table.figure("warm-up: 20 % of 15 epochs' steps", "27", book.no_tokens, [&] {
@@ -497,12 +506,15 @@ int main(int argc, char** argv) {
   std::string text = "data/the-verdict.txt", tokenizer = "gpt2", gpt2;
   bool quick = false;
   int threads = 0;
+  std::vector<std::string> chapters;
   app.add_option("--text", text, "the-verdict.txt; with another text, the rows that need that one are skipped")
       ->capture_default_str();
   app.add_option("--tokenizer", tokenizer, "GPT-2's vocabulary: gpt2 (from data/ or $WROUGHT_DATA), a file or folder")
       ->capture_default_str();
   app.add_option("--gpt2", gpt2, "model directory with OpenAI's weights, 124M or 1558M, for two more rows");
   app.add_flag("--quick", quick, "leave chapter 5's training out, which takes minutes");
+  app.add_option("--chapter", chapters, "2, 3, 4, 5, A or D; may be repeated; default: all")
+      ->check(CLI::IsMember({"2", "3", "4", "5", "A", "D"}));
   app.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 4096));
 
   return run_program(app, argc, argv, [&] {
@@ -510,11 +522,15 @@ int main(int argc, char** argv) {
     const Book book = open_book(text, tokenizer);
     Table table;
     std::printf("  %-44s | %-28s | %-28s |\n", "what", "the book", "ours");
-    chapter_2(table, book);
-    chapter_3(table);
-    chapter_4(table);
-    chapter_5(table, book, gpt2, quick);
-    appendices(table, book);
+    const auto wanted = [&](const char* chapter) {
+      return chapters.empty() || std::find(chapters.begin(), chapters.end(), chapter) != chapters.end();
+    };
+    if (wanted("2")) chapter_2(table, book);
+    if (wanted("3")) chapter_3(table);
+    if (wanted("4")) chapter_4(table);
+    if (wanted("5")) chapter_5(table, book, gpt2, quick);
+    if (wanted("A")) appendix_a(table, book);
+    if (wanted("D")) appendix_d(table, book);
     table.finish();
   });
 }

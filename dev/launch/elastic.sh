@@ -205,7 +205,7 @@ run_once() {
   fi
   while :; do  # a signal ends `wait`, not the child
     before=$signals code=0
-    wait "$child" || code=$?
+    { wait "$child" || code=$?; } 2>/dev/null  # bash itself would say "Killed"
     [ "$before" != "$signals" ] || break
   done
   child=''

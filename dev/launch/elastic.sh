@@ -11,7 +11,7 @@
 #   --launcher NAME      mpirun, srun (inside a Slurm job), or ssh (ssh.sh beside this) (mpirun)
 #   --hosts FILE         the machines, "name slots=8" a line; before each start those are left out on which `true`
 #                        cannot be run by --ssh within 10 s (mpirun, ssh)
-#   --ssh COMMAND        how to reach them ("ssh -o BatchMode=yes -o ConnectTimeout=5")
+#   --ssh COMMAND        how to reach them ("ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5")
 #   --launcher-args "A"  more words for the launcher, such as "--mca btl_tcp_if_include eth0"
 #   --wait SECONDS       between an end and the next start (5)
 #
@@ -31,7 +31,7 @@ say() { echo "elastic: $*"; }
 # ---- flags ---------------------------------------------------------------------------------------------------------
 
 processes='' max_restarts=10 keep_size='' launcher=mpirun hosts='' launcher_args=() wait_seconds=5
-ssh=(ssh -o BatchMode=yes -o ConnectTimeout=5)
+ssh=(ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5)
 while [ $# -gt 0 ]; do
   flag=$1
   case $flag in

@@ -10,7 +10,7 @@
 #   --port N            where rank 0 listens (MASTER_PORT, else 29500)
 #   --master-addr NAME  rank 0's machine as the others know it (MASTER_ADDR, else the first line's name)
 #   --dir DIR           the folder to start in, the same everywhere (this one)
-#   --ssh COMMAND       ("ssh -o BatchMode=yes -o ConnectTimeout=10")
+#   --ssh COMMAND       ("ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5": 15 s of silence end it)
 #
 # The machines need the program and the data in the same places, and the run's folder on a file system that they share.
 # Variables that begin with NCCL_, CUDA_, CUDASIM_, OMP_ or WROUGHT_ go along. The words of what each process prints are
@@ -26,7 +26,7 @@ usage() {
 }
 
 hosts='' processes='' port=${MASTER_PORT:-29500} master=${MASTER_ADDR:-} dir=$PWD
-ssh=(ssh -o BatchMode=yes -o ConnectTimeout=10)
+ssh=(ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5)
 while [ $# -gt 0 ]; do
   flag=$1
   case $flag in

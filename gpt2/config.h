@@ -187,7 +187,9 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "zero", c.zero, OnResume::free, FlagRange{0, 3, {}},
        "what each process keeps its part alone of: 1 the optimizer's state, 2 gradients, too, 3 parameters, too");
   flag(g, "timeout", c.timeout, OnResume::never, FlagRange{1, 1e6, {}},
-       "seconds without any progress after which the run ends, saying who hangs");
+       "seconds without any progress after which the run ends, saying who hangs; dev/launch/elastic.sh starts a run "
+       "that "
+       "lost a process again with those that remain");
 
   g = "Run";
   flag(g, "run", c.run, OnResume::never, FlagRange{}, "the run's folder; default: the next free runs/NAME");

@@ -201,7 +201,7 @@ struct Group::Impl {
       }
     }
     std::fflush(stdout);
-    std::fprintf(stderr, "error: %s%s\n", c.rank == 0 ? "" : strprintf("rank %d ends: ", c.rank).c_str(),
+    std::fprintf(stderr, "\nerror: %s%s\n", c.rank == 0 ? "" : strprintf("rank %d ends: ", c.rank).c_str(),
                  reason.c_str());
     std::fflush(stderr);
     ::_exit(exit_code);

@@ -29,7 +29,7 @@ same_state() {  # two runs ended in the same state, bit for bit, and had the sam
   done
   diff <(losses "$1") <(losses "$2") >"$TMP/out" || { cat "$TMP/out"; die "losses differ between $1 and $2"; }
 }
-steps_of() { grep -o '"step":[0-9]*' "$1/latest/trainer_state.json" | cut -d: -f2; }
+steps_of() { sed -n 's/^  "step": \([0-9]*\).*/\1/p' "$1/latest/trainer_state.json"; }
 
 # start_processes N FLAGS...: in the background, until a few steps are done. end_processes: $code, and the $seconds since.
 start_processes() {
@@ -54,7 +54,7 @@ end_processes() {
 pid_of_rank() { # pid_of_rank RUN RANK
   local pid
   for pid in $(pgrep -f "$(basename "$trainer").*--run $1 "); do
-    if tr '\0' '\n' <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$2"; then
+    if [[ $'\n'$(tr '\0' '\n' <"/proc/$pid/environ")$'\n' == *$'\n'"OMPI_COMM_WORLD_RANK=$2"$'\n'* ]]; then
       echo "$pid"
       return
     fi

@@ -71,7 +71,7 @@ rm -rf no
 
 # ---- ends ----------------------------------------------------------------------------------------------------------
 # SIGTERM to any rank: all finish the step, save and exit.
-start_processes 4 $flags --run term --steps 100000 --zero 2
+start_processes 4 $flags --run term --steps 100000 --warmup-steps 5 --zero 2
 kill -TERM "$(pid_of_rank term 2)"
 end_processes
 [ "$code" = 0 ] || { cat out; die "exit $code after SIGTERM"; }
@@ -79,7 +79,7 @@ expect_output 'stopped by a signal to another process after step'
 [ -s term/latest/trainer_state.json ] || die "no checkpoint after SIGTERM"
 expect_ok processes 4 --run term --resume --steps "$(($(steps_of term) + 3))"
 # kill -9: the others end, and say who it was.
-start_processes 4 $flags --run kill --steps 100000 --save-every 20 --zero 3
+start_processes 4 $flags --run kill --steps 100000 --warmup-steps 5 --save-every 20 --zero 3
 sleep 1
 kill -KILL "$(pid_of_rank kill 3)"
 end_processes
@@ -88,7 +88,7 @@ expect_output 'rank 3 \(.*, process [0-9]+\) has gone'
 [ "$seconds" -lt 30 ] || die "the others ended $seconds s later"
 expect_ok processes 4 --run kill --resume --steps "$(($(steps_of kill) + 3))"
 # A process that is stopped.
-start_processes 2 $flags --run hang --steps 100000 --timeout 2
+start_processes 2 ${flags/--timeout 60/} --run hang --steps 100000 --warmup-steps 5 --timeout 2
 stopped=$(pid_of_rank hang 1)
 kill -STOP "$stopped"
 end_processes

@@ -59,13 +59,15 @@ check-kernels: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target checked_tests
 	@ctest --test-dir $(BUILD) -j $(JOBS) -R '_check$$|^test_cudasim_checks$$' --output-on-failure
 
-test: setup
+test:
+	@dev/setup.sh tests
 	cmake -S . -B $(BUILD)
 	cmake --build $(BUILD) -j $(JOBS)
 	ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
 
 # The same tests under AddressSanitizer and UndefinedBehaviorSanitizer.
-sanitize: setup
+sanitize:
+	@dev/setup.sh tests
 	cmake -S . -B $(BUILD)-sanitize -DWROUGHT_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build $(BUILD)-sanitize -j $(JOBS)
 	ctest --test-dir $(BUILD)-sanitize -j $(JOBS) --output-on-failure

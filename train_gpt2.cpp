@@ -112,6 +112,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
       // log
       const StepResult result = model->result(0);
       stop = result.signals > 0;
+      report.sent(comm->take_traffic());
       report(step, result);
 
       // evaluate, sample, save
@@ -132,6 +133,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
         print_sample(*model, run, step);
       }
       if (due(config.save_every) && report.good() && saved_step != step) save();
+      comm->take_traffic();  // what went over the network for these is no step's
       report.start_clock();
     }
 

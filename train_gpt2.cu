@@ -131,6 +131,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
       // look at the model
       const auto look = [&](const StepResult& result) {
         stop = stop || result.signals > 0;
+        report.sent(comm->take_traffic());
         report(++reported_step, result);
       };
       if (reported_step < step - 1) look(model->result(1));
@@ -156,6 +157,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
         print_sample(*model, run, step);
       }
       if (due(config.save_every) && report.good() && saved_step != step) save();
+      comm->take_traffic();  // what went over the network for these is no step's
       report.start_clock();
     }
 

@@ -269,6 +269,9 @@ class StepReport {
   // Time from here on counts for the next step that is reported.
   void start_clock() { clock_ = std::chrono::steady_clock::now(); }
 
+  // What went over the network for the next step that is reported.
+  void sent(const Traffic& traffic) { traffic_ = traffic; }
+
   // Of steps one after another. Throws Error at the fifth in a row that is not finite.
   void operator()(int64_t step, const StepResult& result) {
     const double seconds = seconds_since(clock_), lr = learning_rate(schedule_, step - 1);
@@ -282,6 +285,12 @@ class StepReport {
     nlohmann::json metrics{{"step", step}, {"lr", lr}, {"ms", 1e3 * seconds}, {"tokens_per_second", tokens_ / seconds}};
     metrics[result.updated ? "loss" : "skipped"] = result.updated ? nlohmann::json(result.loss) : nlohmann::json(true);
     if (result.updated) metrics["grad_norm"] = result.grad_norm;
+    if (run_.group) {
+      metrics["sent_elements"] = traffic_.volume();
+      if (traffic_.busy_seconds > 0) {
+        metrics["sent_beside_computing"] = std::max(0.0, 1 - traffic_.waited_seconds / traffic_.busy_seconds);
+      }
+    }
     log_.write(metrics);
     reported_ = step;
     if (!result.updated && run_.group) where_ = not_finite_where(*run_.group, result) + ": ";
@@ -320,6 +329,7 @@ class StepReport {
   int64_t reported_ = 0;
   int bad_steps_ = 0;  // in a row
   std::string where_;  // of several processes
+  Traffic traffic_;
 };
 
 // What a checkpoint remembers of validation, for --patience.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Finds out what the CPU build needs and this machine lacks; installs it with apt-get where it may (as root or by sudo),
 # else prints the one command to run. Does nothing, and needs no network, when nothing is missing.
+#   dev/setup.sh tests   also what tests of optional parts need
 set -euo pipefail
 
 packages=()
@@ -23,6 +24,10 @@ if command -v g++ >/dev/null; then
   need libboost-context-dev header boost/context/detail/fcontext.hpp
 else
   packages+=(nlohmann-json3-dev libcli11-dev libpcre2-dev libxxhash-dev doctest-dev libboost-context-dev)
+fi
+if [ "${1:-}" = tests ]; then
+  need openmpi-bin command -v mpirun
+  need libopenmpi-dev command -v mpicxx
 fi
 [ ${#packages[@]} -eq 0 ] && exit 0
 

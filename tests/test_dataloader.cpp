@@ -224,6 +224,25 @@ TEST_CASE("a loader that seeks continues as the one that ran on, across the end 
   }
 }
 
+TEST_CASE("hundreds of shards are one sequence, and four ranks read it all, each window once") {
+  std::vector<int32_t> cuts;
+  for (int32_t cut = 31; cut < 12'000; cut += 37) cuts.push_back(cut);  // 324 shards
+  const Counting cut(12'000, cuts);
+  std::vector<int64_t> seen;
+  int64_t batches = 0;
+  for (int rank = 0; rank < 4; ++rank) {
+    const LoaderConfig config = {.B = 2, .T = 9, .seed = 3, .rank = rank, .ranks = 4, .fixed = true};
+    DataLoader loader(cut.open(), config);
+    batches = loader.batches_per_epoch();
+    for (int64_t k = rank; k < batches; k += 4) {
+      for (const int64_t start : starts(loader.next(), config)) seen.push_back(start);
+    }
+  }
+  std::sort(seen.begin(), seen.end());
+  CHECK(static_cast<int64_t>(seen.size()) == 2 * batches);
+  CHECK(std::adjacent_find(seen.begin(), seen.end()) == seen.end());
+}
+
 TEST_CASE("windows cross from shard to shard") {
   const Counting cut(400, {1, 2, 50, 53, 54, 200});
   const LoaderConfig config = {.B = 3, .T = 10, .stride = 1, .seed = 2};

@@ -1,10 +1,9 @@
-#include "gpt2/file.h"
-
 #include <doctest/doctest.h>
 
 #include <fstream>
 
 #include "gpt2/error.h"
+#include "gpt2/file.h"
 
 namespace fs = std::filesystem;
 
@@ -60,10 +59,10 @@ TEST_CASE("a full disk is an error that says so") {
 TEST_CASE("invalid UTF-8 is found at its byte and replaced by maximal subparts") {
   CHECK(find_invalid_utf8("a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80") == std::string_view::npos);
   CHECK(find_invalid_utf8("ab\xFFz") == 2);
-  CHECK(find_invalid_utf8("\xC0\xAF") == 0);             // overlong
-  CHECK(find_invalid_utf8("x\xED\xA0\x80") == 1);        // surrogate
-  CHECK(find_invalid_utf8("\xF4\x90\x80\x80") == 0);     // above U+10FFFF
-  CHECK(find_invalid_utf8("\xE2\x82") == 0);             // cut off
+  CHECK(find_invalid_utf8("\xC0\xAF") == 0);          // overlong
+  CHECK(find_invalid_utf8("x\xED\xA0\x80") == 1);     // surrogate
+  CHECK(find_invalid_utf8("\xF4\x90\x80\x80") == 0);  // above U+10FFFF
+  CHECK(find_invalid_utf8("\xE2\x82") == 0);          // cut off
   // Expectations from Python's bytes.decode("utf-8", errors="replace").
   CHECK(replace_invalid_utf8("a\xFFz") == "a\uFFFDz");
   CHECK(replace_invalid_utf8("\xE2\x82z") == "\uFFFDz");

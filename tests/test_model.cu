@@ -1,6 +1,7 @@
 // The GPU's model: against the CPU's, against itself under what must not matter, and as a queue that the host runs
 // ahead of.
 #include <functional>
+#include <limits>
 #include <memory>
 
 #include "gpt2/check.h"
@@ -564,6 +565,43 @@ TEST_CASE("the memory plan is what is allocated") {
 #ifdef WROUGHT_CUDASIM  // a GPU gives out whole pages
       CHECK(before - free_gpu_memory() == as_float.allocated_bytes() + as_bf16.allocated_bytes());
 #endif
+    }
+  }
+}
+
+// One of four, that never says a word.
+struct SilentComm final : Comm {
+  SilentComm() : Comm(2, 4) {}
+  void wait(Ticket) override {}
+  Ticket queue_all_reduce(void*, int64_t, Number) override { return 0; }
+  Ticket queue_reduce_scatter(void*, const void*, int64_t, Number) override { return 0; }
+  Ticket queue_all_gather(void*, const void*, int64_t, Number) override { return 0; }
+  Ticket queue_broadcast(void*, int64_t, Number, int) override { return 0; }
+  void wait_for_all() override {}
+};
+
+TEST_CASE("the memory plan of one of several processes is what it allocates, and falls from stage to stage") {
+  const ModelConfig config = {.max_seq_len = 40, .vocab_size = 131, .num_layers = 6, .num_heads = 3, .channels = 51};
+  SilentComm comm;
+  for (const auto& [precision, master] :
+       {std::pair{Precision::fp32, true}, {Precision::bf16, true}, {Precision::bf16, false}}) {
+    int64_t last = std::numeric_limits<int64_t>::max();
+    for (int zero = 0; zero <= 3; ++zero) {
+      ModelOptions options = with(precision, Recompute::none, master);
+      options.ranks = 4;
+      options.zero = zero;
+      options.comm = &comm;
+      int64_t planned = 0;
+      for (const MemoryRow& row : gpu_memory_plan(config, options, 1, 21)) {
+        if (row.name != kLibraryRow) planned += row.bytes;
+      }
+      if (precision == Precision::bf16) {
+        CHECK(GpuModel<bf16>(config, options, 1, 21, gpu_tiers(precision, false)).allocated_bytes() == planned);
+      } else {
+        CHECK(GpuModel<float>(config, options, 1, 21, gpu_tiers(precision, false)).allocated_bytes() == planned);
+      }
+      CHECK(planned < last);
+      last = planned;
     }
   }
 }

@@ -1,7 +1,7 @@
 // The line that says how far a run is.
-#include "apps/progress.h"
-
 #include <doctest/doctest.h>
+
+#include "apps/progress.h"
 
 TEST_CASE("time as a clock shows it") {
   CHECK(clock_text(0) == "0:00");

@@ -1,9 +1,9 @@
 // Learning rates: warm-up, the ends, every kind.
-#include "gpt2/schedule.h"
-
 #include <doctest/doctest.h>
 
 #include <vector>
+
+#include "gpt2/schedule.h"
 
 namespace {
 
@@ -60,9 +60,9 @@ TEST_CASE("rates never rise after the warm-up and stay between end and peak") {
 TEST_CASE("short and odd runs") {
   for (const char* kind : {"constant", "linear", "cosine", "wsd"}) {
     CAPTURE(kind);
-    CHECK(learning_rate({kind, 1, 0, 0, 1}, 0) == 1);      // one step
-    CHECK(learning_rate({kind, 1, 0, 3, 3}, 2) == 1);      // all warm-up
-    CHECK(learning_rate({kind, 1, 1, 2, 50}, 37) == 1);    // the end is the peak
+    CHECK(learning_rate({kind, 1, 0, 0, 1}, 0) == 1);    // one step
+    CHECK(learning_rate({kind, 1, 0, 3, 3}, 2) == 1);    // all warm-up
+    CHECK(learning_rate({kind, 1, 1, 2, 50}, 37) == 1);  // the end is the peak
     const double beyond = learning_rate({kind, 1, 0.25, 2, 50}, 5000);
     CHECK(beyond == doctest::Approx(std::string(kind) == "constant" ? 1 : 0.25));
   }

@@ -92,6 +92,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
                          {"updates", model->updates()},
                          {"epoch", at.epoch},
                          {"batch", at.batch},
+                         {"ranks", config.ranks},
 
                          {"config", to_json(config)},
                          {"data_checksum", run.train.checksum()}};

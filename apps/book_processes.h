@@ -74,20 +74,20 @@ inline Outcome windows_shared_out(const std::string& text) {
   std::array<int64_t, ranks> dealt{};  // in an epoch
   for (int epoch = 0; epoch < epochs; ++epoch) {
     std::vector<int> times(static_cast<size_t>(windows));
-    for (size_t rank = 0; rank < ranks; ++rank) {
-      dealt[rank] = 0;
-      for (int64_t k = loaders[rank].batches_per_epoch(); k > 0; --k) {
-        const Batch& batch = loaders[rank].next();
-        for (size_t at = 0; at < batch.inputs.size(); at += T) {
-          ++times.at(static_cast<size_t>(batch.inputs[at] / T));
-          ++dealt[rank];
-        }
+    dealt.fill(0);
+    const int64_t batches = loaders[0].batches_per_epoch();
+    for (int64_t k = 0; k < batches; ++k) {  // they take turns, on into the next epoch
+      const size_t rank = static_cast<size_t>((epoch * batches + k) % ranks);
+      const Batch& batch = loaders[rank].next();
+      for (size_t at = 0; at < batch.inputs.size(); at += T) {
+        ++times.at(static_cast<size_t>(batch.inputs[at] / T));
+        ++dealt[rank];
       }
     }
     const auto twice = std::count_if(times.begin(), times.end(), [](int n) { return n > 1; });
     const auto to_none = std::count(times.begin(), times.end(), 0);
-    // Those that fill no batch on both are left out.
-    if (twice > 0 || to_none != windows % (B * ranks) || dealt[0] != dealt[1]) {
+    // Those that fill no batch are left out; of an odd number of batches one has one more.
+    if (twice > 0 || to_none != windows % B || std::abs(dealt[0] - dealt[1]) > (batches % ranks) * B) {
       return {strprintf("epoch %d: %lld and %lld of %lld, %lld twice, %lld to none", epoch,
                         static_cast<long long>(dealt[0]), static_cast<long long>(dealt[1]),
                         static_cast<long long>(windows), static_cast<long long>(twice),

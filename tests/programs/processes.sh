@@ -1,4 +1,9 @@
 # Of the tests of several processes: $trainer started by mpirun, and what became of it.
+if ! command -v mpirun >/dev/null || [[ $(ldd "$trainer") != *libmpi* ]]; then
+  echo "skipped: no mpirun, or $(basename "$trainer") was built without MPI (libopenmpi-dev, openmpi-bin)"
+  exit 77
+fi
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 mpi="--oversubscribe --bind-to none"
 
 processes() { # processes N FLAGS...

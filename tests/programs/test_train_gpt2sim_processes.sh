@@ -1,12 +1,7 @@
 # The GPU's trainer as several processes, each with a simulated GPU: whatever their number and the stage, one curve.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
-if ! command -v mpirun >/dev/null || [[ $(ldd "$BUILD/train_gpt2sim") != *libmpi* ]]; then
-  echo "skipped: no mpirun, or train_gpt2sim was built without MPI (libopenmpi-dev, openmpi-bin)"
-  exit 77
-fi
 trainer=$BUILD/train_gpt2sim
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 source "$SOURCE/tests/programs/processes.sh"
 
 for i in $(seq 1 100); do echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17))."; done >text.txt

@@ -4,7 +4,7 @@
 #include <utility>
 
 void Comm::barrier() {
-  ++progress_;
+  ++*progress_;
   wait_for_all();
 }
 

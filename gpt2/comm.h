@@ -34,25 +34,25 @@ class Comm {
   // Everywhere the sum of everybody's data (count).
   Ticket all_reduce(void* data, int64_t count, Number type) {
     traffic_.all_reduced += count;
-    ++progress_;
+    ++*progress_;
     return queue_all_reduce(data, count, type);
   }
   // out (count): the rank's part of the sum of everybody's in (size, count). out may be that part of in.
   Ticket reduce_scatter(void* out, const void* in, int64_t count, Number type) {
     traffic_.reduce_scattered += count * size_;
-    ++progress_;
+    ++*progress_;
     return queue_reduce_scatter(out, in, count, type);
   }
   // out (size, count): everybody's in (count) in the order of the ranks. in may be its part of out.
   Ticket all_gather(void* out, const void* in, int64_t count, Number type) {
     traffic_.all_gathered += count * size_;
-    ++progress_;
+    ++*progress_;
     return queue_all_gather(out, in, count, type);
   }
   // Everywhere root's data (count).
   Ticket broadcast(void* data, int64_t count, Number type, int root) {
     traffic_.broadcast += count;
-    ++progress_;
+    ++*progress_;
     return queue_broadcast(data, count, type, root);
   }
   virtual void wait(Ticket ticket) = 0;       // also for all that were queued before it
@@ -62,7 +62,7 @@ class Comm {
   // Since the last call.
   Traffic take_traffic();
   // Goes up with every call: where it stays, a process hangs (Group::watch).
-  const std::atomic<int64_t>& progress() const { return progress_; }
+  std::shared_ptr<const std::atomic<int64_t>> progress() const { return progress_; }
 
  protected:
   Comm(int rank, int size) : rank_(rank), size_(size) {}
@@ -78,7 +78,7 @@ class Comm {
  private:
   const int rank_, size_;
   Traffic traffic_;
-  std::atomic<int64_t> progress_{0};
+  const std::shared_ptr<std::atomic<int64_t>> progress_ = std::make_shared<std::atomic<int64_t>>(0);
 };
 
 // Of one process: nothing goes anywhere.

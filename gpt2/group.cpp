@@ -175,7 +175,7 @@ struct Group::Impl {
   std::thread watcher;
   std::atomic<bool> leaving{false};
   bool told = false;
-  std::atomic<const std::atomic<int64_t>*> progress{nullptr};
+  std::atomic<std::shared_ptr<const std::atomic<int64_t>>> progress;
   std::atomic<double> timeout{0};
   std::mutex signs_mutex;  // of sending
 
@@ -352,6 +352,23 @@ void Group::Impl::connect(const GroupConfig& c) {
 
 // ---- signs of life -------------------------------------------------------------------------------------------------
 
+namespace {
+
+// A process that was itself asleep (its machine was paused, or somebody stopped it) has heard nothing meanwhile: that
+// is no sign that others have gone. Called at each turn of a loop that takes 0.2 s: how long this one was away.
+class Absence {
+ public:
+  double seconds() {
+    const double before = std::exchange(last_, now());
+    return last_ - before > 2 ? last_ - before : 0;
+  }
+
+ private:
+  double last_ = now();
+};
+
+}  // namespace
+
 void Group::Impl::watch_others(const GroupConfig& c) {
   struct Sign {
     double heard;
@@ -361,7 +378,11 @@ void Group::Impl::watch_others(const GroupConfig& c) {
   std::vector<Sign> signs_of(signs.size(), Sign{now()});
   int64_t last_sum = -1;
   double moved = now(), sent = 0;
+  Absence absence;
   while (!leaving) {
+    const double away = absence.seconds();
+    for (Sign& sign : signs_of) sign.heard += away;
+    moved += away;
     std::vector<pollfd> polled;
     std::vector<size_t> rank_of;
     for (size_t r = 1; r < signs.size(); ++r) {
@@ -400,7 +421,7 @@ void Group::Impl::watch_others(const GroupConfig& c) {
         if (!signs_of[r].left) send_sign(signs[r], 'S', "");
       }
     }
-    const std::atomic<int64_t>* own = progress.load();
+    const std::shared_ptr<const std::atomic<int64_t>> own = progress.load();
     if (!own) continue;
     signs_of[0].progress = own->load();
     int64_t sum = 0, least = signs_of[0].progress, most = least;
@@ -427,7 +448,9 @@ void Group::Impl::watch_others(const GroupConfig& c) {
 
 void Group::Impl::watch_root(const GroupConfig& c) {
   double heard = now(), sent = 0;
+  Absence absence;
   while (!leaving) {
+    heard += absence.seconds();
     pollfd polled{signs[0].fd(), POLLIN, 0};
     ::poll(&polled, 1, 200);
     if (polled.revents != 0) {
@@ -445,7 +468,7 @@ void Group::Impl::watch_root(const GroupConfig& c) {
     }
     if (now() - sent > 1) {
       sent = now();
-      const std::atomic<int64_t>* own = progress.load();
+      const std::shared_ptr<const std::atomic<int64_t>> own = progress.load();
       const int64_t count = own ? own->load() : 0;
       send_sign(signs[0], 'S', std::string(reinterpret_cast<const char*>(&count), sizeof count));
     }
@@ -566,10 +589,10 @@ void Group::on_root(const std::function<void()>& body) const {
   });
 }
 
-void Group::watch(const std::atomic<int64_t>& progress, double timeout) const {
+void Group::watch(std::shared_ptr<const std::atomic<int64_t>> progress, double timeout) const {
   if (!impl_) return;
   impl_->timeout = timeout;
-  impl_->progress = &progress;
+  impl_->progress = std::move(progress);
 }
 
 bool Group::told() const { return !impl_ || impl_->told; }

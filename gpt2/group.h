@@ -52,8 +52,8 @@ class Group {
   bool told() const;  // whether that has happened: then all know, and end by themselves
 
   // From now on the run also ends if for `timeout` seconds no process' count goes up; those with the lowest are named.
-  // `progress` is this one's, and outlives the group.
-  void watch(const std::atomic<int64_t>& progress, double timeout) const;
+  // `progress` is this one's.
+  void watch(std::shared_ptr<const std::atomic<int64_t>> progress, double timeout) const;
   // The end of the run in every process, for this reason. Does not return.
   [[noreturn]] void end(const std::string& reason, int exit_code) const;
 

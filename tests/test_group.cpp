@@ -282,12 +282,12 @@ TEST_CASE("who hangs is named after the timeout") {
   std::vector<Child> children;
   for (int r = 0; r < 3; ++r) {
     children.emplace_back(r, 3, port, [](const Group& group) {
-      static std::atomic<int64_t> progress = 0;
-      group.watch(progress, 1);
+      const auto count = std::make_shared<std::atomic<int64_t>>(0);
+      group.watch(count, 1);
       for (int k = 0; k < 1000; ++k) {
-        ++progress;
+        ++*count;
         if (k == 5 && group.rank() == 1) sleep_for(60);
-        ++progress;
+        ++*count;
         group.barrier();
       }
       sleep_for(60);

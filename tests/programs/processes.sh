@@ -58,7 +58,8 @@ end_processes() {
 }
 pid_of_rank() { # pid_of_rank RUN RANK
   local pid
-  for pid in $(pgrep -f "$(basename "$trainer").*--run $1 "); do
+  for pid in $(pgrep -f "$trainer .*--run $1 "); do
+    [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] || continue  # another test's
     if [[ $'\n'$(tr '\0' '\n' <"/proc/$pid/environ")$'\n' == *$'\n'"OMPI_COMM_WORLD_RANK=$2"$'\n'* ]]; then
       echo "$pid"
       return

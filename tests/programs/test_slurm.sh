@@ -40,6 +40,7 @@ chmod +x bin/*
 export PATH=$TMP/bin:$PATH OMP_NUM_THREADS=1 CUDASIM_THREADS=1
 export SLURM_JOB_ID=4711 SLURM_JOB_NODELIST='node[1-2]' SLURM_NTASKS=2 SLURM_JOB_NAME=test SLURM_SUBMIT_DIR=$TMP
 export TRAINER=$BUILD/train_gpt2sim
+trainer=$BUILD/train_gpt2sim
 source "$SOURCE/tests/programs/processes.sh"
 for i in $(seq 1 100); do
   echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."

@@ -43,6 +43,7 @@ chmod +x on
 ip netns exec $b bash -c 'exec 2>/dev/null 3<>/dev/tcp/10.77.0.1/9' || [ $? = 1 ] || die "no way from one to the other"
 
 export OMP_NUM_THREADS=1 CUDASIM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+trainer=$BUILD/train_gpt2sim
 source "$SOURCE/tests/programs/processes.sh"
 for i in $(seq 1 100); do
   echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."

@@ -386,9 +386,9 @@ template <class floatX>
 double CpuModel<floatX>::squares() {
   const floatX* g = static_cast<const floatX*>(grad_memory_.data());
   double sum = 0;
-  if (parallel() && options.zero > 0) {
+  if (in_parts()) {
     for (int u = 0; u <= last_unit(); ++u) {
-      sum += k_.global_norm_squared(static_cast<const floatX*>(own_grads(u)), unit(u).shard);
+      sum += k_.global_norm_squared(own_part(Arena::grads, u), unit(u).shard);
     }
     return sum;
   }
@@ -408,7 +408,7 @@ double CpuModel<floatX>::grad_norm() {
   settle_grads();
   finish_gradients();
   double sum = squares();
-  if (parallel() && options.zero > 0) comm().wait(comm().all_reduce(&sum, 1, Number::f64));
+  if (in_parts()) comm().wait(comm().all_reduce(&sum, 1, Number::f64));
   return std::sqrt(sum);
 }
 
@@ -423,12 +423,12 @@ std::vector<typename CpuModel<floatX>::Piece> CpuModel<floatX>::adamw_pieces() {
                 p.grad_offset,
                 p.v_offset,
                 p.size()};
-    if (parallel() && options.zero > 0) {
+    if (in_parts()) {
       const TensorPart part = part_of(p, unit(p.unit), comm().rank());
       const int64_t at = part.kept_at - unit(p.unit).kept_at;  // in this rank's part of the unit
       whole = {&p,
-               static_cast<floatX*>(own_params(p.unit)) + at,
-               static_cast<const floatX*>(own_grads(p.unit)) + at,
+               own_part(Arena::params, p.unit) + at,
+               own_part(Arena::grads, p.unit) + at,
                part.kept_at,
                part.kept_at,
                part.count};
@@ -498,11 +498,10 @@ template <class floatX>
 void CpuModel<floatX>::exchange_average() {
   if (!average_memory_.data() || updates_ == 0) return;
   settle_params();
-  if (parallel() && options.zero > 0) {
+  if (in_parts()) {
     for (int u = 0; u <= last_unit(); ++u) {
-      floatX* weights = static_cast<floatX*>(own_params(u));
-      std::swap_ranges(weights, weights + unit(u).shard,
-                       static_cast<floatX*>(average_memory_.data()) + unit(u).kept_at);
+      floatX* weights = own_part(Arena::params, u);
+      std::swap_ranges(weights, weights + unit(u).shard, own_part(Arena::average, u));
     }
     return gather_changed();
   }
@@ -626,9 +625,9 @@ void CpuModel<floatX>::read_losses(float* out) {
 }
 
 template <class floatX>
-const floatX* CpuModel<floatX>::arena(Arena which) const {
+void* CpuModel<floatX>::arena_memory(Arena which) const {
   const Buffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_};
-  return static_cast<const floatX*>(memory[static_cast<int>(which)]->data());
+  return memory[static_cast<int>(which)]->data();
 }
 
 template <class floatX>
@@ -638,16 +637,8 @@ int64_t CpuModel<floatX>::arena_bytes(Arena which) const {
 
 // Gradients that are not sharded are still sums in the own part alone, from stage 1 on.
 template <class floatX>
-bool CpuModel<floatX>::in_parts(Arena which) const {
-  return parallel() && (sharded(options, which) || (which == Arena::grads && options.zero > 0));
-}
-
-template <class floatX>
-const floatX* CpuModel<floatX>::own(Arena which, int u) const {
-  CpuModel& self = const_cast<CpuModel&>(*this);
-  if (which == Arena::params) return static_cast<const floatX*>(self.own_params(u));
-  if (which == Arena::grads) return static_cast<const floatX*>(self.own_grads(u));
-  return arena(which) ? arena(which) + unit(u).kept_at : nullptr;
+bool CpuModel<floatX>::reads_parts(Arena which) const {
+  return which == Arena::grads ? in_parts() : sharded(options, which);
 }
 
 template <class floatX>
@@ -662,13 +653,13 @@ void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) 
   const int64_t offset = tensor.offset_in(which);
   if (!from || offset < 0) {
     std::fill(out, out + tensor.size(), 0.0f);
-  } else if (in_parts(which)) {
+  } else if (reads_parts(which)) {
     const ParamUnit& u = unit(tensor.unit);
     for (int r = 0; r < options.ranks; ++r) {
       const TensorPart part = part_of(tensor, u, r);
       if (part.count == 0) continue;
       if (r == comm().rank()) {
-        const floatX* begin = own(which, tensor.unit) + part.kept_at - u.kept_at;
+        const floatX* begin = own_part(which, tensor.unit) + part.kept_at - u.kept_at;
         std::copy(begin, begin + part.count, out + part.from);
       }
       comm().wait(comm().broadcast(out + part.from, part.count, Number::f32, r));
@@ -681,7 +672,7 @@ void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) 
 template <class floatX>
 const float* CpuModel<floatX>::view(Arena which, const ParamTensor& tensor) const {
   if constexpr (std::is_same_v<floatX, float>) {
-    if (in_parts(which)) return nullptr;
+    if (reads_parts(which)) return nullptr;
     CpuModel& self = const_cast<CpuModel&>(*this);
     if (which == Arena::grads) {
       settle_grads();
@@ -709,7 +700,7 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
   if (!to.data()) to = Buffer(arena_bytes(which));
   floatX* out = static_cast<floatX*>(to.data()) + offset;
   int64_t size = tensor.size();
-  if (parallel() && sharded(options, which)) {
+  if (sharded(options, which)) {
     const TensorPart part = part_of(tensor, unit(tensor.unit), comm().rank());
     out = static_cast<floatX*>(to.data()) + part.kept_at;
     in += part.from;
@@ -722,32 +713,6 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
   for (int64_t k = 0; k < pieces; ++k) {
     std::copy(in + k * kPiece, in + std::min(size, (k + 1) * kPiece), out + k * kPiece);
   }
-}
-
-template <class floatX>
-void* CpuModel<floatX>::whole_params(int u) {
-  if (!sharded(options, Arena::params)) return static_cast<floatX*>(param_memory_.data()) + unit(u).offset;
-  return static_cast<floatX*>(whole_params_.data()) + unit(u).whole_at;
-}
-
-template <class floatX>
-void* CpuModel<floatX>::own_params(int u) {
-  floatX* memory = static_cast<floatX*>(param_memory_.data());
-  if (!sharded(options, Arena::params)) return memory + unit(u).offset + comm().rank() * unit(u).shard;
-  return memory + unit(u).kept_at;
-}
-
-template <class floatX>
-void* CpuModel<floatX>::whole_grads(int u) {
-  if (!sharded(options, Arena::grads)) return static_cast<floatX*>(grad_memory_.data()) + unit(u).offset;
-  return static_cast<floatX*>(whole_grads_.data()) + unit(u).whole_at;
-}
-
-template <class floatX>
-void* CpuModel<floatX>::own_grads(int u) {
-  floatX* memory = static_cast<floatX*>(grad_memory_.data());
-  if (!sharded(options, Arena::grads)) return memory + unit(u).offset + comm().rank() * unit(u).shard;
-  return memory + unit(u).kept_at;
 }
 
 template <class floatX>

@@ -341,7 +341,7 @@ void GpuModel<floatX>::queue_squares() {
     int64_t chunks = 0;
     for (int u = 0; u <= last_unit(); ++u) {
       const int64_t n = unit(u).shard;
-      global_norm_chunks(sums + chunks, static_cast<const float*>(own_grads(u)), n, compute_);
+      global_norm_chunks(sums + chunks, own_floats(Arena::grads, u), n, compute_);
       chunks += ceil_div<int64_t>(n, kGlobalNormChunk);
     }
     global_norm_sum(out, sums, chunks, compute_);
@@ -373,11 +373,11 @@ void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
   for (int u = 0; in_parts() && u <= last_unit(); ++u) {
     const ParamUnit& part = unit(u);
     const int64_t i = part.kept_at, whole = part.offset + comm().rank() * part.shard;
-    floatX* params = static_cast<floatX*>(own_params(u));
+    floatX* params = own_params(u);
     adamw_update(params, master ? master + i : nullptr, m_memory_.as<float>() + i, v_memory_.as<float>() + i,
-                 static_cast<const float*>(own_grads(u)), decay_memory_.as<uint8_t>() + whole / kParamAlignment,
-                 &state_->step, o.lr * unit_lr_scale(u), o.beta1, o.beta2, o.eps, o.weight_decay, rounding_seed(whole),
-                 part.shard, compute_);
+                 own_floats(Arena::grads, u), decay_memory_.as<uint8_t>() + whole / kParamAlignment, &state_->step,
+                 o.lr * unit_lr_scale(u), o.beta1, o.beta2, o.eps, o.weight_decay, rounding_seed(whole), part.shard,
+                 compute_);
     if (options.ema > 0) {
       ema_update(average_memory_.as<float>() + i, master ? master + i : reinterpret_cast<const float*>(params),
                  &state_->step, options.ema, part.shard, compute_);
@@ -434,8 +434,8 @@ void GpuModel<floatX>::exchange_average() {
   float* master = master_memory_.as<float>();
   for (int u = 0; in_parts() && u <= last_unit(); ++u) {
     const int64_t i = unit(u).kept_at;
-    ema_exchange(static_cast<floatX*>(own_params(u)), master ? master + i : nullptr, average_memory_.as<float>() + i,
-                 unit(u).shard, compute_);
+    ema_exchange(own_params(u), master ? master + i : nullptr, average_memory_.as<float>() + i, unit(u).shard,
+                 compute_);
   }
   if (in_parts()) return gather_changed();
   for (const ParamRun& run : trained_runs(table)) {
@@ -730,8 +730,8 @@ void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) 
   if (arena == Arena::grads) self.finish_gradients();
   const int u = tensor.unit;
   if (arena == Arena::params && !(float_arena(arena) && tensor.trainable())) {
-    if (parallel() && sharded(options, arena)) {
-      return read_parts(static_cast<const floatX*>(self.own_params(u)), tensor, out);
+    if (sharded(options, arena)) {
+      return read_parts(static_cast<const floatX*>(own_params(u)), tensor, out);
     }
     read_floats(param_memory_.as<floatX>() + tensor.offset, out, tensor.size());
     return;
@@ -740,8 +740,7 @@ void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) 
   if (offset < 0) {
     std::fill(out, out + tensor.size(), 0.0f);
   } else if (in_parts()) {
-    const float* own =
-        arena == Arena::grads ? static_cast<const float*>(self.own_grads(u)) : float_arena(arena) + unit(u).kept_at;
+    const float* own = arena == Arena::grads ? own_floats(arena, u) : float_arena(arena) + unit(u).kept_at;
     read_parts(own, tensor, out);
   } else {
     read_floats(float_arena(arena) + offset, out, tensor.size());
@@ -792,27 +791,9 @@ void GpuModel<floatX>::write(Arena arena, const ParamTensor& tensor, const float
 }
 
 template <class floatX>
-void* GpuModel<floatX>::whole_params(int u) {
-  if (!sharded(options, Arena::params)) return param_memory_.as<floatX>() + unit(u).offset;
-  return whole_params_.as<floatX>() + unit(u).whole_at;
-}
-
-template <class floatX>
-void* GpuModel<floatX>::own_params(int u) {
-  if (sharded(options, Arena::params)) return param_memory_.as<floatX>() + unit(u).kept_at;
-  return param_memory_.as<floatX>() + unit(u).offset + comm().rank() * unit(u).shard;
-}
-
-template <class floatX>
-void* GpuModel<floatX>::whole_grads(int u) {
-  if (!sharded(options, Arena::grads)) return grad_memory_.as<float>() + unit(u).offset;
-  return whole_grads_.as<float>() + unit(u).whole_at;
-}
-
-template <class floatX>
-void* GpuModel<floatX>::own_grads(int u) {
-  if (sharded(options, Arena::grads)) return grad_memory_.as<float>() + unit(u).kept_at;
-  return grad_memory_.as<float>() + unit(u).offset + comm().rank() * unit(u).shard;
+void* GpuModel<floatX>::arena_memory(Arena arena) const {
+  const DeviceBuffer* memory[] = {&param_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_};
+  return memory[static_cast<int>(arena)]->template as<void>();
 }
 
 template <class floatX>

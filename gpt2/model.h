@@ -144,12 +144,15 @@ class Model {
   void settle();                // nothing is on its way: before its memory goes
   void finish_gradients();      // the sums are there
   void forget_gradients();      // zero_grad() is about to clear them
-  // The implementation's: where a unit lies whole and where this rank's own part of it, of parameters and gradients;
-  // the types of both; and sums and zeros among gradients.
-  virtual void* whole_params(int) { return nullptr; }
-  virtual void* own_params(int) { return nullptr; }
-  virtual void* whole_grads(int) { return nullptr; }
-  virtual void* own_grads(int) { return nullptr; }
+  // Whether an update works on this rank's parts alone.
+  bool in_parts() const { return parallel() && options.zero > 0; }
+  // Where a unit of an arena lies whole (parameters, gradients), and where this rank's own part of it.
+  void* whole(Arena arena, int u) const;
+  void* own(Arena arena, int u) const;
+  // The implementation's: the memory of an arena, and of units that are whole for a while where it is sharded; the
+  // types of parameters and gradients; and sums and zeros among gradients.
+  virtual void* arena_memory(Arena) const { return nullptr; }
+  virtual void* whole_memory(Arena) const { return nullptr; }
   virtual Number param_number() const { return Number::f32; }
   virtual Number grad_number() const { return Number::f32; }
   virtual void add_grads(void*, const void*, int64_t) {}
@@ -176,6 +179,9 @@ class Model {
   int cache_B_ = 0, cache_T_ = 0, cached_ = 0;  // (layers, keys | values, cache_B, NH, cache_T, HS); tokens it has
 
  private:
+  void wait_for(std::vector<Comm::Ticket>& tickets);
+  int64_t element_bytes(Arena arena) const;
+
   enum class Sums { none, queued, done };  // of gradients that are whole; those of a sharded arena are always sums
   Comm* comm_;
   std::vector<Comm::Ticket> gathering_, reducing_;  // of units; 0: nothing to wait for

@@ -142,13 +142,30 @@ Model::Model(const ModelConfig& c, const ModelOptions& o)
   }
 }
 
+// Of the numbers that a rank keeps beside parameters and gradients; these are as the implementation says.
+int64_t Model::element_bytes(Arena arena) const {
+  return arena == Arena::params ? bytes_of(param_number()) : bytes_of(grad_number());
+}
+
+void* Model::whole(Arena arena, int u) const {
+  const bool for_a_while = sharded(options, arena);
+  char* memory = static_cast<char*>(for_a_while ? whole_memory(arena) : arena_memory(arena));
+  return memory + (for_a_while ? unit(u).whole_at : unit(u).offset) * element_bytes(arena);
+}
+
+void* Model::own(Arena arena, int u) const {
+  const int64_t at = sharded(options, arena) ? unit(u).kept_at : unit(u).offset + comm().rank() * unit(u).shard;
+  return static_cast<char*>(arena_memory(arena)) + at * element_bytes(arena);
+}
+
 void Model::gather(int u) {
   if (!parallel() || !sharded(options, Arena::params) || whole_[static_cast<size_t>(u)]) return;
   for (size_t v = 0; v < units.size(); ++v) {
     if (units[v].whole_at == unit(u).whole_at) whole_[v] = false;
   }
   whole_[static_cast<size_t>(u)] = true;
-  gathering_[static_cast<size_t>(u)] = comm().all_gather(whole_params(u), own_params(u), unit(u).shard, param_number());
+  gathering_[static_cast<size_t>(u)] =
+      comm().all_gather(whole(Arena::params, u), own(Arena::params, u), unit(u).shard, param_number());
 }
 
 void Model::need(int u) {
@@ -161,21 +178,23 @@ void Model::need(int u) {
 }
 
 void Model::gather_changed() {
-  if (!parallel() || options.zero == 0) return;
+  if (!in_parts()) return;
   whole_.assign(units.size(), false);
   if (sharded(options, Arena::params)) return;
   for (int u = 0; u <= last_unit(); ++u) {
     gathering_[static_cast<size_t>(u)] =
-        comm().all_gather(whole_params(u), own_params(u), unit(u).shard, param_number());
+        comm().all_gather(whole(Arena::params, u), own(Arena::params, u), unit(u).shard, param_number());
   }
 }
 
-void Model::settle_params() {
-  for (Comm::Ticket& ticket : gathering_) {
+void Model::wait_for(std::vector<Comm::Ticket>& tickets) {
+  for (Comm::Ticket& ticket : tickets) {
     if (ticket > 0) comm().wait(ticket);
     ticket = 0;
   }
 }
+
+void Model::settle_params() { wait_for(gathering_); }
 
 void Model::begin_backward() {
   if (!parallel()) return;
@@ -192,20 +211,20 @@ void Model::begin_gradients(int u) {
     comm().wait(reducing_[v]);
     reducing_[v] = 0;
   }
-  clear_grads(whole_grads(u), unit(u).size);
+  clear_grads(whole(Arena::grads, u), unit(u).size);
 }
 
 void Model::reduce(int u) {
   if (!parallel()) return;
   Comm::Ticket& ticket = reducing_[static_cast<size_t>(u)];
   const int64_t shard = unit(u).shard, element = bytes_of(grad_number());
-  char* whole = static_cast<char*>(whole_grads(u));
+  char* sum = static_cast<char*>(whole(Arena::grads, u));
   if (sharded(options, Arena::grads)) {  // what there is from the backwards before goes through the sum
-    add_grads(whole + comm().rank() * shard * element, own_grads(u), shard);
-    ticket = comm().reduce_scatter(own_grads(u), whole, shard, grad_number());
+    add_grads(sum + comm().rank() * shard * element, own(Arena::grads, u), shard);
+    ticket = comm().reduce_scatter(own(Arena::grads, u), sum, shard, grad_number());
   } else if (last_backward_) {
-    ticket = options.zero > 0 ? comm().reduce_scatter(own_grads(u), whole, shard, grad_number())
-                              : comm().all_reduce(whole, unit(u).size, grad_number());
+    ticket = options.zero > 0 ? comm().reduce_scatter(own(Arena::grads, u), sum, shard, grad_number())
+                              : comm().all_reduce(sum, unit(u).size, grad_number());
     sums_ = Sums::queued;
   }
 }
@@ -216,20 +235,14 @@ void Model::finish_gradients() {
     last_backward_ = true;
     for (int u = last_unit(); u >= 0; --u) reduce(u);
   }
-  for (Comm::Ticket& ticket : reducing_) {
-    if (ticket > 0) comm().wait(ticket);
-    ticket = 0;
-  }
+  wait_for(reducing_);
   last_backward_ = false;
   if (!sharded(options, Arena::grads)) sums_ = Sums::done;
 }
 
 void Model::settle() {
   settle_params();
-  for (Comm::Ticket& ticket : reducing_) {
-    if (ticket > 0) comm().wait(ticket);
-    ticket = 0;
-  }
+  wait_for(reducing_);
 }
 
 void Model::forget_gradients() {

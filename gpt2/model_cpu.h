@@ -82,10 +82,10 @@ class CpuModel final : public Model {
   // Of a product; `first`: nothing of this micro-batch is in dweight yet.
   void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
                        const floatX* weight, int N, int C, int OC, bool first);
-  void* whole_params(int u) override;
-  void* own_params(int u) override;
-  void* whole_grads(int u) override;
-  void* own_grads(int u) override;
+  void* arena_memory(Arena arena) const override;
+  void* whole_memory(Arena arena) const override {
+    return (arena == Arena::params ? whole_params_ : whole_grads_).data();
+  }
   Number param_number() const override { return kNumber; }
   Number grad_number() const override { return kNumber; }
   void add_grads(void* to, const void* from, int64_t n) override;
@@ -99,8 +99,8 @@ class CpuModel final : public Model {
     int64_t at, v_at, count;
   };
   std::vector<Piece> adamw_pieces();
-  bool in_parts(Arena which) const;
-  const floatX* own(Arena which, int u) const;  // this rank's part of a unit
+  bool reads_parts(Arena which) const;
+  floatX* own_part(Arena which, int u) const { return static_cast<floatX*>(own(which, u)); }
   void clear_kept_grads(bool of_weights) const;
   void settle_grads() const;
   const int32_t* documents() const { return documents_.empty() ? nullptr : documents_.data(); }
@@ -110,7 +110,7 @@ class CpuModel final : public Model {
   const floatX* stream(int l) const { return l == 0 ? acts.encoded : acts.block[static_cast<size_t>(l - 1)].residual3; }
   void resize(int B, int T);
   void allocate_grads();
-  const floatX* arena(Arena which) const;  // null if not allocated
+  floatX* arena(Arena which) const { return static_cast<floatX*>(arena_memory(which)); }  // null if not allocated
   int64_t arena_bytes(Arena which) const;
   template <class Place>
   uint64_t sequence(int layer, Place place) const {

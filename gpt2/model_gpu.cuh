@@ -155,16 +155,17 @@ class GpuModel final : public Model {
                      const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
   const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
                             LoraPlace place);
-  void* whole_params(int u) override;
-  void* own_params(int u) override;
-  void* whole_grads(int u) override;
-  void* own_grads(int u) override;
+  void* arena_memory(Arena arena) const override;
+  void* whole_memory(Arena arena) const override {
+    return (arena == Arena::params ? whole_params_ : whole_grads_).template as<void>();
+  }
   Number param_number() const override { return sizeof(floatX) == 2 ? Number::bf16 : Number::f32; }
   Number grad_number() const override { return Number::f32; }
   void add_grads(void* to, const void* from, int64_t n) override;
   void clear_grads(void* grads, int64_t n) override;
-  bool in_parts() const { return parallel() && options.zero > 0; }  // what an update works on
   float unit_lr_scale(int u) const;
+  float* own_floats(Arena arena, int u) const { return static_cast<float*>(own(arena, u)); }
+  floatX* own_params(int u) const { return static_cast<floatX*>(own(Arena::params, u)); }
   void queue_squares();  // of the gradients, into state_->sums[2]
   template <class Number>
   void read_parts(const Number* own, const ParamTensor& tensor, float* out) const;

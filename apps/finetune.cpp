@@ -7,6 +7,7 @@
 #include "apps/finetune_dpo.h"
 #include "apps/finetune_instruct.h"
 #include "apps/train_flags.h"
+#include "gpt2/launch.h"
 
 int main(int argc, char** argv) {
   StopSignal::watch();
@@ -35,6 +36,7 @@ int main(int argc, char** argv) {
     add_device_flags(*command.app, device, false);
   }
   return run_program(app, argc, argv, [&] {
+    check_one_process("finetune");
     for (Command& command : commands) {
       if (!*command.app) continue;
       const std::vector<std::string> given = given_flags(*command.app);

@@ -173,6 +173,9 @@ inline void print_start(const Run& run, const std::string& device) {
                 static_cast<long long>(run.train.size()), static_cast<long long>(c.steps),
                 static_cast<long long>(c.total_batch_tokens), c.batch_size, c.seq_len, run.micro_batches,
                 processes.c_str(), device.c_str()));
+  if (c.ranks == 1 && c.zero > 0) {
+    say(strprintf("--zero %d shares nothing out: there is one process (mpirun -n N starts several)", c.zero));
+  }
   say("run: " + run.folder.string());
 }
 

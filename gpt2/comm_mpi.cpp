@@ -1,21 +1,7 @@
 #include "gpt2/comm_mpi.h"
 
-#include <cstdlib>
-
 #include "gpt2/error.h"
-
-namespace {
-
-// Whether a launcher of MPI programs has started this process, and of how many; 0: none has.
-int launched_processes() {
-  for (const char* name :
-       {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}) {
-    if (const char* value = std::getenv(name)) return std::max(1, std::atoi(value));
-  }
-  return 0;
-}
-
-}  // namespace
+#include "gpt2/launch.h"
 
 #ifdef WROUGHT_MPI
 
@@ -26,6 +12,7 @@ int launched_processes() {
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -155,7 +142,7 @@ class MpiComm final : public Comm {
 
 MpiProcess start_mpi() {
   MpiProcess process;
-  if (launched_processes() == 0) return process;
+  if (mpi_launched() == 0) return process;
   int provided = 0;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
   if (provided < MPI_THREAD_SERIALIZED) {
@@ -169,12 +156,12 @@ MpiProcess start_mpi() {
   MPI_Comm_rank(local, &process.local_rank);
   MPI_Comm_size(local, &process.local_size);
   MPI_Comm_free(&local);
-  if (launched_processes() > process.size && process.size == 1) {
+  if (mpi_launched() > process.size && process.size == 1) {
     fail(
         "the launcher started %d processes, but MPI sees one alone: it is not the launcher of the MPI that this "
         "program "
         "was built with; start it with that one's mpirun",
-        launched_processes());
+        mpi_launched());
   }
   return process;
 }
@@ -210,13 +197,13 @@ namespace {
   fail(
       "a launcher has started %d processes, but this program was built without MPI, and would train the same model in "
       "each of them: install MPI (on Debian libopenmpi-dev and openmpi-bin) and build again",
-      launched_processes());
+      mpi_launched());
 }
 
 }  // namespace
 
 MpiProcess start_mpi() {
-  if (launched_processes() > 1) fail_without_mpi();
+  if (mpi_launched() > 1) fail_without_mpi();
   return {};
 }
 std::string mpi_broadcast(const std::string&) { fail_without_mpi(); }

@@ -1,4 +1,4 @@
-// What programs need of the GPU's model, without a CUDA header: model.cu has it, built by nvcc or for cudasim.
+// What programs need of the GPU's model, without a CUDA header: gpu.cu has it, built by nvcc or for cudasim.
 #pragma once
 
 #include <memory>

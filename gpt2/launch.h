@@ -7,9 +7,33 @@
 // $WROUGHT_JOIN_TIMEOUT: seconds in which all have to come, 120.
 #pragma once
 
+#include <algorithm>
+#include <cstdlib>
 #include <memory>
 
+#include "gpt2/error.h"
 #include "gpt2/group.h"
+
+// How many processes a launcher of MPI programs has started with this one; 0: none has.
+inline int mpi_launched() {
+  for (const char* name :
+       {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+    if (const char* value = std::getenv(name)) return std::max(1, std::atoi(value));
+  }
+  return 0;
+}
+
+// For programs that are one process: throws Error where several were started, which would all do the same.
+inline void check_one_process(const char* program) {
+  const char* world = std::getenv("WORLD_SIZE");
+  const int started = std::max(mpi_launched(), world ? std::atoi(world) : 1);
+  if (started > 1) {
+    fail(
+        "%s is one process, and %d were started, which would all do the same: start it by itself (train_gpt2 takes "
+        "several)",
+        program, started);
+  }
+}
 
 // One process, where nothing says otherwise. Throws Error: a variable that is missing or absurd, and what Group throws.
 std::unique_ptr<Group> start_group();

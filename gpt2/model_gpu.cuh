@@ -29,6 +29,10 @@ struct GpuTiers {
 GpuTiers gpu_tiers(Precision precision, bool reference);
 
 inline constexpr int kBatchSlots = 4;  // batches that the host may be ahead
+inline constexpr int kSlotArrays = 4;  // inputs, targets, weights; pooling or documents
+inline int64_t slot_elements(int64_t tokens) { return (tokens + 63) / 64 * 64; }  // each array begins on a cache line
+// Bytes that operations of a (B, T) batch need besides their tensors, and the optimizer.
+int64_t gpu_scratch_bytes(const ModelConfig& config, const ModelOptions& options, int B, int T);
 
 // ---- the model -----------------------------------------------------------------------------------------------------
 

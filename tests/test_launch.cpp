@@ -36,3 +36,18 @@ TEST_CASE("the variables that start a rank are checked") {
   fails("MASTER_PORT is '70000', expected a whole number from 1 to 65535");
   with({});
 }
+
+TEST_CASE("a program that is one process does not run as several") {
+  const auto started = [](const char* name, const char* value) {
+    ::setenv(name, value, 1);
+    CHECK_THROWS_WITH_AS(check_one_process("finetune"),
+                         doctest::Contains("finetune is one process, and 3 were started"), Error);
+    ::unsetenv(name);
+  };
+  check_one_process("finetune");
+  started("OMPI_COMM_WORLD_SIZE", "3");
+  started("WORLD_SIZE", "3");
+  ::setenv("WORLD_SIZE", "1", 1);
+  check_one_process("finetune");
+  ::unsetenv("WORLD_SIZE");
+}

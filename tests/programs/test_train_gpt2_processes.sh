@@ -41,6 +41,9 @@ for to in '2 1' '1 0' '4 0' '8 3'; do
   same_curve one moved 1e-5
 done
 
+expect_ok $trainer $flags --run alone --steps 1 --zero 2
+expect_output '^--zero 2 shares nothing out: there is one process'
+
 # ---- what they disagree on -----------------------------------------------------------------------------------------
 expect_error 2 'rank 1 \(.*\) has another seed than rank 0: 2, expected 1' mpirun $mpi -n 1 $trainer $flags --run no --steps 1 --seed 1 : -n 1 $trainer $flags --run no --steps 1 --seed 2
 cp "$trainer" other && printf x >>other
@@ -75,8 +78,12 @@ expect_output 'stopped by a signal to another process after step'
 expect_ok processes 4 --run term --resume --steps "$(($(steps_of term) + 3))"
 # kill -9: the others end, and say who it was.
 start_processes 4 $flags --run kill --steps 100000 --warmup-steps 5 --save-every 20 --zero 3
-sleep 1
+for _ in $(seq 1 600); do
+  [ -e kill/latest/trainer_state.json ] && break
+  sleep 0.1
+done
 kill -KILL "$(pid_of_rank kill 3)"
+begun=$SECONDS
 end_processes
 [ "$code" != 0 ] || die "exit 0 after kill -9"
 expect_output 'rank 3 \(.*, process [0-9]+\) has gone'

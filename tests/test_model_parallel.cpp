@@ -232,7 +232,7 @@ TEST_CASE("what goes over the network is what theory says") {
           CHECK(traffic.reduce_scattered == (zero == 0 ? 0 : zero == 1 ? n : micro_batches * n));
           // Of stage 3 the embeddings and the last unit come once a step and stay; the blocks come twice a micro-batch,
           // but for the two that are still there where it turns back or begins again.
-          const int64_t blocks = micro_batches * (2 * L - 2) - (micro_batches - 1) * 2 + 0 * block;
+          const int64_t blocks = micro_batches * (2 * L - 2) - (micro_batches - 1) * 2;
           CHECK(traffic.all_gathered == (zero == 0 ? 0 : zero < 3 ? n : whole + blocks * block));
           CHECK(traffic.broadcast == 0);
         });

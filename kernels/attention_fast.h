@@ -35,7 +35,10 @@ inline void multiply_dropout(float* p, int t, int u0, int n, int T, int64_t bh, 
 // A row's softmax.
 [[gnu::noinline]] inline float max_of_scores(const float* p, float scale, float max, int n) {
 #pragma omp simd reduction(max : max)
-  for (int u = 0; u < n; ++u) max = std::max(max, p[u] * scale);
+  for (int u = 0; u < n; ++u) {
+    const float score = p[u] * scale;
+    max = max < score ? score : max;  // std::max gets no vector instructions
+  }
   return max;
 }
 [[gnu::noinline]] inline float take_exp_of_scores(float* p, float scale, float max, int n) {

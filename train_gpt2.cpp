@@ -75,7 +75,6 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
                          {"epoch", at.epoch},
                          {"batch", at.batch},
                          {"ranks", config.ranks},
-
                          {"config", to_json(config)},
                          {"data_checksum", run.train.checksum()}};
     add_stopping(state, run.stopping);
@@ -114,7 +113,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
       const StepResult result = model->result(0);
       stop = result.signals > 0;
       report.sent(comm->take_traffic());
-      report(step, result);
+      report(step, result, comm->take_time());
 
       // evaluate, sample, save
       const bool last = step == config.steps || stop;
@@ -134,7 +133,9 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
         print_sample(*model, run, step);
       }
       if (due(config.save_every) && report.good() && saved_step != step) save();
-      comm->take_traffic();  // what went over the network for these is no step's
+      // What went over the network for these is no step's.
+      comm->take_traffic();
+      comm->take_time();
       report.start_clock();
     }
 

@@ -93,7 +93,6 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
                          {"epoch", at.epoch},
                          {"batch", at.batch},
                          {"ranks", config.ranks},
-
                          {"config", to_json(config)},
                          {"data_checksum", run.train.checksum()}};
     add_stopping(state, run.stopping);
@@ -127,13 +126,13 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
       // update
       model->update(optimizer_of(config, learning_rate(schedule, step)), static_cast<float>(config.grad_clip));
       ++step;
+      report.sent(comm->take_traffic());
 
       // log: of the step before, which the GPU has done while this one was queued; and of this one where the loop is to
       // look at the model
       const auto look = [&](const StepResult& result) {
         stop = stop || result.signals > 0;
-        report.sent(comm->take_traffic());
-        report(++reported_step, result);
+        report(++reported_step, result, comm->take_time());
       };
       if (reported_step < step - 1) look(model->result(1));
       const bool last = step == config.steps || stop;
@@ -158,11 +157,13 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
         print_sample(*model, run, step);
       }
       if (due(config.save_every) && report.good() && saved_step != step) save();
-      comm->take_traffic();  // what went over the network for these is no step's
+      // What went over the network for these is no step's.
+      comm->take_traffic();
+      comm->take_time();
       report.start_clock();
     }
 
-    if (reported_step < step) report(++reported_step, model->result(0));
+    if (reported_step < step) report(++reported_step, model->result(0), comm->take_time());
     report.finish();
     if (saved_step != step) save();  // the signal came before the first step, or after the loop had asked for one
   } catch (...) {                    // before the model goes, which others still want numbers of

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
@@ -272,11 +273,11 @@ class StepReport {
   // Time from here on counts for the next step that is reported.
   void start_clock() { clock_ = std::chrono::steady_clock::now(); }
 
-  // What went over the network for the next step that is reported.
-  void sent(const Traffic& traffic) { traffic_ = traffic; }
+  // What goes over the network for the next step; as many steps may be reported later.
+  void sent(const Traffic& traffic) { traffic_.push_back(traffic); }
 
-  // Of steps one after another. Throws Error at the fifth in a row that is not finite.
-  void operator()(int64_t step, const StepResult& result) {
+  // Of steps one after another; `time` since the last. Throws Error at the fifth in a row that is not finite.
+  void operator()(int64_t step, const StepResult& result, const CommTime& time) {
     const double seconds = seconds_since(clock_), lr = learning_rate(schedule_, step - 1);
     start_clock();
     bad_steps_ = result.updated ? 0 : bad_steps_ + 1;
@@ -289,11 +290,10 @@ class StepReport {
     metrics[result.updated ? "loss" : "skipped"] = result.updated ? nlohmann::json(result.loss) : nlohmann::json(true);
     if (result.updated) metrics["grad_norm"] = result.grad_norm;
     if (run_.group) {
-      metrics["sent_elements"] = traffic_.volume();
-      if (traffic_.busy_seconds > 0) {
-        metrics["sent_beside_computing"] = std::max(0.0, 1 - traffic_.waited_seconds / traffic_.busy_seconds);
-      }
+      metrics["sent_elements"] = traffic_.front().volume();
+      if (time.busy > 0) metrics["sent_beside_computing"] = time.beside_computing();
     }
+    traffic_.pop_front();
     log_.write(metrics);
     reported_ = step;
     if (!result.updated && run_.group) where_ = not_finite_where(*run_.group, result) + ": ";
@@ -330,9 +330,9 @@ class StepReport {
   double tokens_, peak_share_;  // of a step; of the device's peak that a token a second takes
   std::chrono::steady_clock::time_point clock_ = std::chrono::steady_clock::now();
   int64_t reported_ = 0;
-  int bad_steps_ = 0;  // in a row
-  std::string where_;  // of several processes
-  Traffic traffic_;
+  int bad_steps_ = 0;            // in a row
+  std::string where_;            // of several processes
+  std::deque<Traffic> traffic_;  // of steps that were not reported yet
 };
 
 // What a checkpoint remembers of validation, for --patience.

@@ -1,18 +1,10 @@
 #include "gpt2/comm.h"
 
 #include <cstring>
-#include <utility>
 
 void Comm::barrier() {
   ++*progress_;
   wait_for_all();
-}
-
-Traffic Comm::take_traffic() {
-  Traffic traffic = std::exchange(traffic_, Traffic());
-  traffic.busy_seconds = take_busy_seconds();
-  traffic.waited_seconds = std::exchange(waited_seconds_, 0);
-  return traffic;
 }
 
 namespace {

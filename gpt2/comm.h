@@ -6,9 +6,11 @@
 // memory is used for anything else. On a GPU memory is the GPU's, and waiting is done by its queue, not by the host.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 enum class Number { f32, f64, bf16 };
 inline int64_t bytes_of(Number type) { return type == Number::f64 ? 8 : type == Number::f32 ? 4 : 2; }
@@ -17,10 +19,15 @@ inline int64_t bytes_of(Number type) { return type == Number::f64 ? 8 : type == 
 // all-reduce of n moves 2n, a reduce-scatter or an all-gather of n in all (over the ranks) moves n.
 struct Traffic {
   int64_t all_reduced = 0, reduce_scattered = 0, all_gathered = 0, broadcast = 0;
-  double busy_seconds = 0;    // that collectives took
-  double waited_seconds = 0;  // of those, in which the caller had to wait; the rest was beside its own work
 
   int64_t volume() const { return 2 * all_reduced + reduce_scattered + all_gathered; }
+};
+
+struct CommTime {
+  double busy = 0;    // seconds that collectives took
+  double waited = 0;  // of those, in which the caller or its GPU had to wait
+
+  double beside_computing() const { return busy > 0 ? std::max(0.0, 1 - waited / busy) : 0; }  // the share of the rest
 };
 
 class Comm {
@@ -59,8 +66,9 @@ class Comm {
   virtual void attach(void* /* stream */) {}  // on a GPU: the caller's queue, whose work comes before and after
   void barrier();                             // waits until all have come here
 
-  // Since the last call.
-  Traffic take_traffic();
+  // Both since the last call: what was queued, and what that took which is done. A single process takes no time.
+  Traffic take_traffic() { return std::exchange(traffic_, Traffic()); }
+  virtual CommTime take_time() { return {}; }
   // Goes up with every call: where it stays, a process hangs (Group::watch).
   std::shared_ptr<const std::atomic<int64_t>> progress() const { return progress_; }
 
@@ -70,10 +78,7 @@ class Comm {
   virtual Ticket queue_reduce_scatter(void* out, const void* in, int64_t count, Number type) = 0;
   virtual Ticket queue_all_gather(void* out, const void* in, int64_t count, Number type) = 0;
   virtual Ticket queue_broadcast(void* data, int64_t count, Number type, int root) = 0;
-  virtual double take_busy_seconds() { return 0; }
   virtual void wait_for_all() = 0;  // the host, for everybody
-
-  double waited_seconds_ = 0;
 
  private:
   const int rank_, size_;

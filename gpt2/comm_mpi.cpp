@@ -54,7 +54,11 @@ class MpiComm final : public Comm {
     if (done_ >= ticket) return;
     const double start = now();
     changed_.wait(lock, [&] { return done_ >= ticket; });
-    waited_seconds_ += now() - start;
+    time_.waited += now() - start;
+  }
+  CommTime take_time() override {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(time_, CommTime());
   }
 
  private:
@@ -95,10 +99,6 @@ class MpiComm final : public Comm {
   void wait_for_all() override {
     wait(queue([] { MPI_Barrier(MPI_COMM_WORLD); }));
   }
-  double take_busy_seconds() override {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(busy_seconds_, 0);
-  }
 
   Ticket queue(std::function<void()> job) {
     {
@@ -121,7 +121,7 @@ class MpiComm final : public Comm {
       const double start = now();
       job();
       lock.lock();
-      busy_seconds_ += now() - start;
+      time_.busy += now() - start;
       ++done_;
       changed_.notify_all();
     }
@@ -133,7 +133,7 @@ class MpiComm final : public Comm {
   std::condition_variable changed_;
   std::deque<std::function<void()>> jobs_;
   Ticket queued_ = 0, done_ = 0;
-  double busy_seconds_ = 0;
+  CommTime time_;
   bool end_ = false;
   std::thread thread_;
 };

@@ -1,6 +1,5 @@
-#include <stdexcept>
+#include <algorithm>
 #include <string>
-#include <vector>
 
 #include "gpt2/comm_nccl.h"
 #include "gpt2/error.h"
@@ -48,30 +47,70 @@ class NcclComm final : public Comm {
     group.together([&] { NCCL_CHECK(ncclCommInitRank(&comm_, size(), id, rank())); });
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     CUDA_CHECK(cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming));
-    for (cudaEvent_t& event : done_) CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    for (Collective& one : collectives_) {
+      CUDA_CHECK(cudaEventCreate(&one.begun));
+      CUDA_CHECK(cudaEventCreate(&one.done));
+    }
+    for (Wait& one : waits_) CUDA_CHECK(cudaEventCreate(&one.begun));
   }
   ~NcclComm() override {
     cudaStreamSynchronize(stream_);
     ncclCommDestroy(comm_);
-    for (const cudaEvent_t event : done_) cudaEventDestroy(event);
+    for (const Wait& one : waits_) cudaEventDestroy(one.begun);
+    for (const Collective& one : collectives_) {
+      cudaEventDestroy(one.begun);
+      cudaEventDestroy(one.done);
+    }
     cudaEventDestroy(ready_);
     cudaStreamDestroy(stream_);
   }
 
   void attach(void* stream) override { caller_ = static_cast<cudaStream_t>(stream); }
   void wait(Ticket ticket) override {
+    Wait& wait = waits_[++waits_queued_ % kEvents];
+    wait.ticket = ticket;
+    CUDA_CHECK(cudaEventRecord(wait.begun, caller_));
     // The events of long ago have become later ones'; to wait for those is to wait for it, too.
-    CUDA_CHECK(cudaStreamWaitEvent(caller_, done_[ticket % kEvents]));
+    CUDA_CHECK(cudaStreamWaitEvent(caller_, collectives_[ticket % kEvents].done));
+  }
+
+  // Of the collectives and waits that are done; the others are measured the next time, unless later ones have taken
+  // their events.
+  CommTime take_time() override {
+    CommTime time;
+    for (measured_ = std::max(measured_, queued_ - kEvents); measured_ < queued_; ++measured_) {
+      const Collective& one = collectives_[(measured_ + 1) % kEvents];
+      if (!done(one.done)) break;
+      time.busy += seconds_between(one.begun, one.done);
+    }
+    for (waits_measured_ = std::max(waits_measured_, waits_queued_ - kEvents); waits_measured_ < waits_queued_;
+         ++waits_measured_) {
+      const Wait& wait = waits_[(waits_measured_ + 1) % kEvents];
+      if (wait.ticket > measured_ || !done(wait.begun)) break;
+      if (wait.ticket <= queued_ - kEvents) continue;
+      time.waited += std::max(0.0, seconds_between(wait.begun, collectives_[wait.ticket % kEvents].done));
+    }
+    return time;
   }
 
  private:
+  struct Collective {
+    cudaEvent_t begun, done;
+  };
+  struct Wait {
+    cudaEvent_t begun;
+    Ticket ticket;
+  };
+
   template <class Call>
   Ticket queue(Call&& call) {
     CUDA_CHECK(cudaEventRecord(ready_, caller_));
     CUDA_CHECK(cudaStreamWaitEvent(stream_, ready_));
-    NCCL_CHECK(call());
     const Ticket ticket = ++queued_;
-    CUDA_CHECK(cudaEventRecord(done_[ticket % kEvents], stream_));
+    const Collective& one = collectives_[ticket % kEvents];
+    CUDA_CHECK(cudaEventRecord(one.begun, stream_));
+    NCCL_CHECK(call());
+    CUDA_CHECK(cudaEventRecord(one.done, stream_));
     return ticket;
   }
   static size_t elements(int64_t count) { return static_cast<size_t>(count); }
@@ -93,12 +132,26 @@ class NcclComm final : public Comm {
     group_.barrier();
   }
 
-  static constexpr int kEvents = 1024;
+  static bool done(cudaEvent_t event) {
+    const cudaError_t status = cudaEventQuery(event);
+    if (status != cudaErrorNotReady) CUDA_CHECK(status);
+    if (status == cudaErrorNotReady) (void)cudaGetLastError();  // which is no error of a later call's
+    return status == cudaSuccess;
+  }
+  static double seconds_between(cudaEvent_t from, cudaEvent_t to) {
+    float milliseconds = 0;
+    CUDA_CHECK(cudaEventElapsedTime(&milliseconds, from, to));
+    return 1e-3 * milliseconds;
+  }
+
+  static constexpr int64_t kEvents = 1024;
   const Group& group_;
   ncclComm_t comm_ = nullptr;
   cudaStream_t stream_ = nullptr, caller_ = nullptr;
-  cudaEvent_t ready_ = nullptr, done_[kEvents] = {};
-  Ticket queued_ = 0;
+  cudaEvent_t ready_ = nullptr;
+  Collective collectives_[kEvents] = {};
+  Wait waits_[kEvents] = {};
+  int64_t queued_ = 0, measured_ = 0, waits_queued_ = 0, waits_measured_ = 0;
 };
 
 }  // namespace

@@ -17,6 +17,14 @@ for precision in fp32 bf16; do
     expect_ok processes ${how% *} $flags --precision $precision --zero ${how#* } --run "$precision-${how/ /-}"
     same_curve $precision-1 "$precision-${how/ /-}" $bound
   done
+  # What each step sent: 2 N elements, with the padding of a tiny vocabulary; and the share of it beside computing.
+  parameters=$(grep -o '"parameters":[0-9]*' $precision-2-0/metrics.jsonl | cut -d: -f2)
+  for stage in 0 1; do
+    sent=$(grep -o '"sent_elements":[0-9]*' $precision-2-$stage/metrics.jsonl | cut -d: -f2 | uniq -c)
+    awk -v N="$parameters" 'NR != 1 || $1 != 6 || $2 < 2 * N || $2 > 2.3 * N { bad = 1 } END { exit bad || NR != 1 }' <<<"$sent" ||
+      die "stage $stage, $parameters parameters, sent (steps, elements): $sent"
+    [ "$(grep -cE '"sent_beside_computing":(0|1|[0-9.]+e-)' $precision-2-$stage/metrics.jsonl)" = 6 ] || die "no share beside computing"
+  done
   # The same bits again; and by way of a checkpoint that another number of processes goes on from.
   expect_ok processes 2 $flags --precision $precision --zero 3 --run again
   same_state $precision-2-3 again

@@ -221,7 +221,7 @@ void evaluate(Flags& flags) {
     fail("%s: %s, expected a language model", flags.model.c_str(),
          shape.num_classes > 0 ? "a classifier, which --task classify is for" : "its attention sees what follows");
   }
-  const bool shards = is_text && (flags.data.ends_with(".bin") || flags.data.find('*') != std::string::npos);
+  const bool shards = is_text && names_shards(flags.data);
   const std::string where = flags.tokenizer.empty() ? flags.model : flags.tokenizer;
   std::optional<Tokenizer> tokenizer;  // bare shards do without
   if (!shards || !flags.tokenizer.empty() || std::filesystem::exists(std::filesystem::path(where) / "tokenizer.json")) {
@@ -261,9 +261,10 @@ int main(int argc, char** argv) {
   Flags flags;
   app.add_option("--model", flags.model, "model directory (a run's latest/, or one that transformers saved)")
       ->required();
-  app.add_option("--data", flags.data,
-                 "text: a text file, a folder of them, a .bin shard or a quoted glob of shards; otherwise a file of "
-                 "questions, one JSON object a line, or of labelled texts (.tsv, .csv, .jsonl, a folder)")
+  app.add_option(
+         "--data", flags.data,
+         "text: a text file, a folder of them, a .bin shard, a quoted glob or a .list of shards; otherwise a file of "
+         "questions, one JSON object a line, or of labelled texts (.tsv, .csv, .jsonl, a folder)")
       ->required();
   app.add_option(
          "--task", flags.task,

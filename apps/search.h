@@ -8,6 +8,7 @@
 #include "apps/trainer.h"
 #include "gpt2/file.h"
 #include "gpt2/search.h"
+#include "gpt2/shards.h"
 
 inline std::string describe(const Trial& trial) {
   std::string text;
@@ -70,7 +71,7 @@ inline void print_trials(const std::filesystem::path& folder, const std::vector<
 template <class Train>
 void search(const TrainConfig& base, Train&& train) {
   validate(base);
-  const bool shards = base.data.ends_with(".bin") || base.data.find('*') != std::string::npos;
+  const bool shards = names_shards(base.data);
   if (shards ? base.val_data.empty() : base.val_fraction == 0) {
     fail_usage("--search compares validation losses: it needs validation data");
   }

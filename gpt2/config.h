@@ -93,8 +93,9 @@ void for_each_flag(Config& c, Flag&& flag) {
   const double big = 9e15;  // integers are exact in a double up to here
   const char* g = "Data";
   flag(g, "data", c.data, OnResume::same, FlagRange{},
-       "text file, folder of text files, .bin shard or quoted glob of shards; default: the built-in stories");
-  flag(g, "val-data", c.val_data, OnResume::same, FlagRange{}, "shard or glob to validate on (with --data shards)");
+       "text file, folder of text files, .bin shard, quoted glob or .list of shards; default: the built-in stories");
+  flag(g, "val-data", c.val_data, OnResume::same, FlagRange{},
+       "shard, glob or .list to validate on (with --data shards)");
   flag(g, "val-fraction", c.val_fraction, OnResume::same, FlagRange{0, 0.9, {}},
        "share of the text's characters, at its end, to validate on");
   flag(g, "tokenizer", c.tokenizer, OnResume::same, FlagRange{},

@@ -20,8 +20,6 @@ namespace {
 constexpr uint64_t kStoriesBytes = 8'000'000;  // the built-in corpus, the same for every --seed
 constexpr uint64_t kStoriesSeed = 1;
 
-bool is_shards(const std::string& data) { return data.ends_with(".bin") || data.find('*') != std::string::npos; }
-
 // The shape: a preset with its overrides, a model directory's, or on --resume the checkpoint's.
 void settle_shape(Run& run, int vocab_size) {
   TrainConfig& c = run.config;
@@ -265,12 +263,12 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
   validate(run.config);
   if (run.config.resume) settle_resume(run, given);
   const TrainConfig& c = run.config;
-  if (!c.tokenizer.empty() && tokenizer_needs_text(c.tokenizer) && !c.resume && is_shards(c.data)) {
+  if (!c.tokenizer.empty() && tokenizer_needs_text(c.tokenizer) && !c.resume && names_shards(c.data)) {
     fail_usage(
         "--tokenizer %s is made from text, and --data %s is shards: name the tokenizer file that they were made with",
         c.tokenizer.c_str(), c.data.c_str());
   }
-  if (!c.val_data.empty() && !is_shards(c.data))
+  if (!c.val_data.empty() && !names_shards(c.data))
     fail_usage("--val-data goes with --data shards; a text is split by --val-fraction");
   if (!c.resume && !find_preset(c.model) && !fs::exists(c.model)) {
     fail(
@@ -284,7 +282,7 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
     settle_shape(run, 0);
     if (run.tokenizer) check_tokenizer(*run.tokenizer, run.shape, run.resume_from.string());
   } else {
-    if (!is_shards(c.data)) text = read_text(run, say);
+    if (!names_shards(c.data)) text = read_text(run, say);
     choose_tokenizer(run, text, say);
     settle_shape(run, settle_vocabulary(run));
     if (run.tokenizer)
@@ -344,7 +342,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   TrainConfig& c = run.config;
 
   check_device(run);
-  if (is_shards(c.data)) {
+  if (names_shards(c.data)) {
     run.train = TokenSequence::open(c.data);
     run.train.check_vocabulary(run.shape.vocab_size);
     if (!c.val_data.empty()) {
@@ -357,7 +355,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
     run.folder = c.run.empty() ? free_run_folder(c) : fs::path(c.run);
     claimed.emplace(run.folder);
   }
-  if (!is_shards(c.data)) {
+  if (!names_shards(c.data)) {
     const fs::path folder = run.folder / "data";
     if (!c.resume) {
       make_directories(folder);
@@ -396,7 +394,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   if (c.patience > 0 && run.val.size() == 0) {
     fail_usage("--patience %lld: without validation data nothing can stop improving; %s",
                static_cast<long long>(c.patience),
-               is_shards(c.data) ? "name some with --val-data" : "raise --val-fraction");
+               names_shards(c.data) ? "name some with --val-data" : "raise --val-fraction");
   }
   settle_steps(c, batches_per_epoch, int64_t{run.micro_batches} * c.ranks);
   validate(c);
@@ -537,7 +535,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
       if (!told["floor"].is_null()) run.floor = told["floor"].get<double>();
       if (!told["tokenizer"].is_null()) run.tokenizer = tokenizer_of(told["tokenizer"]);
       const std::string& data = run.config.data;
-      const bool shards = is_shards(data);
+      const bool shards = names_shards(data);
       run.train = open_there(shards ? data : (run.folder / "data" / "train.bin").string(), group);
       if (told["validates"]) {
         run.val = open_there(shards ? run.config.val_data : (run.folder / "data" / "val.bin").string(), group);

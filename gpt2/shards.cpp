@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <sstream>
 
 #include "gpt2/error.h"
 
@@ -146,25 +147,50 @@ void write_shard(const fs::path& path, std::span<const int32_t> tokens, int voca
 
 // ---- many shards ---------------------------------------------------------------------------------------------------
 
-TokenSequence TokenSequence::open(const std::string& path_or_glob) {
-  TokenSequence sequence;
-  const auto add = [&](const fs::path& path) {
-    sequence.shards_.push_back(std::make_shared<const Shard>(path));
-    sequence.begin_.push_back(sequence.size_);
-    sequence.size_ += sequence.shards_.back()->size();
-  };
+bool names_shards(const std::string& data) {
+  return data.ends_with(".bin") || data.ends_with(".list") || data.find('*') != std::string::npos;
+}
+
+void TokenSequence::add(const std::string& path_or_glob) {
+  std::vector<std::string> paths;
   std::error_code ignored;
   const bool pattern = path_or_glob.find_first_of("*?[") != std::string::npos;
   if (!pattern || fs::exists(path_or_glob, ignored)) {  // a file's own name may hold such a character
-    add(path_or_glob);
+    paths = {path_or_glob};
+  } else {
+    glob_t matches = {};
+    ::glob(path_or_glob.c_str(), 0, nullptr, &matches);  // whatever goes wrong leaves no path
+    paths.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
+    ::globfree(&matches);
+    if (paths.empty()) fail("%s: no file matches", path_or_glob.c_str());
+  }
+  for (const std::string& path : paths) {
+    shards_.push_back(std::make_shared<const Shard>(path));
+    begin_.push_back(size_);
+    size_ += shards_.back()->size();
+  }
+}
+
+TokenSequence TokenSequence::open(const std::string& path) {
+  TokenSequence sequence;
+  if (!path.ends_with(".list")) {
+    sequence.add(path);
     return sequence;
   }
-  glob_t matches = {};
-  ::glob(path_or_glob.c_str(), 0, nullptr, &matches);  // whatever goes wrong leaves no path
-  const std::vector<std::string> paths(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
-  ::globfree(&matches);
-  if (paths.empty()) fail("%s: no file matches", path_or_glob.c_str());
-  for (const std::string& path : paths) add(path);
+  const MappedFile file(path);
+  std::istringstream lines{std::string(file.text())};
+  int number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    line.erase(line.find_last_not_of(" \t\r") + 1);
+    if (line.empty() || line[0] == '#') continue;
+    try {
+      sequence.add((fs::path(path).parent_path() / line).string());
+    } catch (const Error& error) {
+      fail("%s, line %d: %s", path.c_str(), number, error.what());
+    }
+  }
+  if (sequence.size_ == 0) fail("%s: names no shard; expected the path of one, or a glob, in each line", path.c_str());
   return sequence;
 }
 

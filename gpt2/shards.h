@@ -39,12 +39,16 @@ class Shard {
 // there is no token or one is outside [0, vocab_size).
 void write_shard(const std::filesystem::path& path, std::span<const int32_t> tokens, int vocab_size);
 
+// Whether a --data is for TokenSequence::open, and not text.
+bool names_shards(const std::string& data);
+
 // Many shards as one sequence of tokens, in the order given. Windows may cross from one shard to the next.
 class TokenSequence {
  public:
   TokenSequence() = default;
-  // A shard, or a glob such as "data/fineweb_train_*.bin" (sorted by name). Throws Error if nothing matches.
-  static TokenSequence open(const std::string& path_or_glob);
+  // A shard; a glob such as "data/fineweb_train_*.bin" (sorted by name); or a file FILE.list with one of either a line,
+  // in that order, relative to its folder, and lines that are empty or begin with #. Throws Error if nothing matches.
+  static TokenSequence open(const std::string& path);
   int64_t size() const { return size_; }
   void copy(int64_t from, int64_t count, int32_t* to) const;  // as Shard::copy
   // Reads every token once: throws Error naming file, position and value of the first one outside [0, vocab_size).
@@ -57,4 +61,6 @@ class TokenSequence {
   std::vector<std::shared_ptr<const Shard>> shards_;  // shared: a sequence can be copied
   std::vector<int64_t> begin_;                        // position of each shard's first token in the sequence
   int64_t size_ = 0;
+
+  void add(const std::string& path_or_glob);
 };

@@ -153,6 +153,28 @@ TEST_CASE("a name with glob characters is a file if there is one; no match and a
   CHECK_THROWS_WITH_AS(TokenSequence::open(dir.path.string()), doctest::Contains("a folder"), Error);
 }
 
+TEST_CASE("a list names shards and globs, in its own order, from its own folder") {
+  const TempDir dir;
+  fs::create_directory(dir / "sub");
+  write_shard(dir / "sub/x_2.bin", iota(7, 5), 100);
+  write_shard(dir / "sub/x_1.bin", iota(5), 100);
+  write_shard(dir / "a.bin", iota(30, 12), 100);
+  const std::string list = (dir / "all.list").string();
+  const auto open = [&](const char* lines) {
+    spill(list, lines);
+    return TokenSequence::open(list);
+  };
+  CHECK(all(open("# the corpus\n\nsub/x_*.bin\r\na.bin")) == iota(42));
+  const TokenSequence sequence = open(("a.bin\n  \n" + (dir / "sub/x_1.bin").string() + " \n").c_str());
+  REQUIRE(sequence.size() == 35);
+  CHECK(all(sequence)[30] == 0);
+  CHECK_THROWS_WITH_AS(open("a.bin\n\nb*.bin\n"), doctest::Contains("all.list, line 3: "), Error);
+  CHECK_THROWS_WITH_AS(open("a.bin\nb.bin\n"), doctest::Contains("all.list, line 2: "), Error);
+  CHECK_THROWS_WITH_AS(open("all.list"), doctest::Contains("all.list, line 1: "), Error);  // a list is no shard
+  CHECK_THROWS_WITH_AS(open("# nothing\n"), doctest::Contains("names no shard"), Error);
+  CHECK_THROWS_WITH_AS(TokenSequence::open((dir / "absent.list").string()), doctest::Contains("absent.list"), Error);
+}
+
 TEST_CASE("the first token outside the vocabulary is named") {
   const TempDir dir;
   for (const int vocab : {50257, 70000}) {  // both widths

@@ -54,7 +54,10 @@ grep -q val_loss noval/metrics.jsonl && die "a validation without validation dat
 expect_ok train --run epochs --epochs 0.05
 expect_ok train --data whole/data/train.bin --val-data whole/data/val.bin --tokenizer whole/latest --run shards --steps 2
 [ "$(grep -c val_loss shards/metrics.jsonl)" -ge 2 ] || die "--val-data was not used"
+echo 'whole/data/tr*.bin' >parts.list
+expect_ok train --data parts.list --tokenizer '' --vocab-size 300 --run listed --steps 1
 expect_ok train --data 'whole/data/tr*.bin' --tokenizer '' --vocab-size 300 --run bare --steps 1
+cmp bare/latest/model.safetensors listed/latest/model.safetensors || die "a list's shards are not the glob's"
 expect_output '^tokenizer: none'
 [ ! -e bare/latest/tokenizer.json ] || die "a tokenizer from nowhere"
 
@@ -277,6 +280,8 @@ expect_ok "$trainer" --data invalid.txt --lossy --run lossy --steps 1
 shard=whole/data/train.bin
 expect_refused 1 'absent.bin' train --data absent.bin
 expect_refused 1 'no file matches' train --data 'absent*.bin'
+echo 'absent*.bin' >absent.list
+expect_refused 1 'absent.list, line 1: .*no file matches' train --data absent.list
 head -c 500 $shard >bad.bin
 expect_refused 1 'fewer than the 1024' train --data bad.bin
 head -c 5000 $shard >bad.bin

@@ -74,6 +74,8 @@ struct Run {
     ModelOptions o;
     o.precision = bf16 ? Precision::bf16 : Precision::tf32;
     o.recompute = recompute;
+    o.ranks = gpus;
+    o.zero = zero;
     return o;
   }
 };
@@ -106,25 +108,13 @@ inline Units units_of(const ModelConfig& shape) {
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-// Of each GPU. The arenas are arena_plan()'s, of which a rank keeps all or its part.
+// Of each GPU: the rows of arena_plan(), activations but for the logits as one.
 inline std::vector<MemoryRow> memory_rows(const Run& run) {
-  const Units units = units_of(run.shape);
   std::vector<MemoryRow> rows;
   int64_t activations = 0, logits = 0;
-  const auto arena = [&](const MemoryRow& row, int stage, const char* whole) {
-    const bool sharded = run.sharded(stage);
-    rows.push_back({row.name, "", sharded ? ceil_div<int64_t>(row.bytes, run.gpus) : row.bytes});
-    if (sharded && whole) {
-      rows.push_back({whole, "", units.whole() * (row.name == "gradients" || !run.bf16 ? 4 : 2)});
-    }
-  };
   for (const MemoryRow& row : arena_plan(run.shape, run.options(), run.B, run.T, int64_t{run.B} * run.T, run.bf16)) {
-    if (row.name == "parameters") {
-      arena(row, 3, "gathered parameters");
-    } else if (row.name == "gradients") {
-      arena(row, 2, "gradients to sum");
-    } else if (row.name == "master weights" || row.name == "AdamW m" || row.name == "AdamW v") {
-      arena(row, 1, nullptr);
+    if (!row.shape.starts_with("(")) {  // an arena: as many elements
+      rows.push_back({row.name, "", row.bytes});
     } else {
       (row.name == "logits" ? logits : activations) += row.bytes;
     }

@@ -78,7 +78,10 @@ std::optional<GroupConfig> config_of_variables() {
     fail("the variable MASTER_ADDR is not set: expected the name or address of the machine that rank 0 runs on");
   }
   c.port = needed_variable("MASTER_PORT", 1, 65535);
+  // torchrun keeps MASTER_PORT for a store of its own where it says so.
+  if (text_variable("TORCHELASTIC_USE_AGENT_STORE") == "True") c.port += c.port < 65535 ? 1 : -1;
   c.token = text_variable("WROUGHT_TOKEN");
+  if (c.token.empty()) c.token = text_variable("TORCHELASTIC_RUN_ID");
   c.join_timeout = join_timeout();
   return c;
 }

@@ -2,8 +2,9 @@
 //
 //   mpirun, srun   MPI says who is who (comm_mpi.h), and tells all where rank 0 listens
 //   variables      RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, and LOCAL_RANK, LOCAL_WORLD_SIZE where a machine has
-//                  several: as torchrun sets them. WROUGHT_TOKEN, the same text for all processes of a run, keeps those
-//                  of other runs away. With srun and MASTER_ADDR, Slurm's own variables do.
+//                  several: as torchrun sets them, and then the port is one more where it says that MASTER_PORT is its
+//                  own. WROUGHT_TOKEN, the same text for all processes of a run, keeps those of other runs away; else
+//                  torchrun's --rdzv-id does. With srun and MASTER_ADDR, Slurm's own variables do.
 // $WROUGHT_JOIN_TIMEOUT: seconds in which all have to come, 120.
 #pragma once
 

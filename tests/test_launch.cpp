@@ -9,10 +9,20 @@
 #include "gpt2/launch.h"
 
 TEST_CASE("the variables that start a rank are checked") {
-  const char* names[] = {"RANK",        "WORLD_SIZE",       "MASTER_ADDR",          "MASTER_PORT",
-                         "LOCAL_RANK",  "LOCAL_WORLD_SIZE", "WROUGHT_JOIN_TIMEOUT", "OMPI_COMM_WORLD_SIZE",
-                         "PMI_SIZE",    "PMIX_SIZE",        "MV2_COMM_WORLD_SIZE",  "SLURM_STEP_NUM_TASKS",
-                         "SLURM_PROCID"};
+  const char* names[] = {"RANK",
+                         "WORLD_SIZE",
+                         "MASTER_ADDR",
+                         "MASTER_PORT",
+                         "LOCAL_RANK",
+                         "LOCAL_WORLD_SIZE",
+                         "WROUGHT_JOIN_TIMEOUT",
+                         "OMPI_COMM_WORLD_SIZE",
+                         "PMI_SIZE",
+                         "PMIX_SIZE",
+                         "MV2_COMM_WORLD_SIZE",
+                         "SLURM_STEP_NUM_TASKS",
+                         "SLURM_PROCID",
+                         "TORCHELASTIC_USE_AGENT_STORE"};
   const auto with = [&](std::vector<std::pair<const char*, const char*>> values) {
     for (const char* name : names) ::unsetenv(name);
     for (const auto& [name, value] : values) ::setenv(name, value, 1);
@@ -34,6 +44,16 @@ TEST_CASE("the variables that start a rank are checked") {
   fails("MASTER_PORT is not set");
   with({{"WORLD_SIZE", "2"}, {"RANK", "1"}, {"MASTER_ADDR", "localhost"}, {"MASTER_PORT", "70000"}});
   fails("MASTER_PORT is '70000', expected a whole number from 1 to 65535");
+  // torchrun's own store is at MASTER_PORT.
+  for (const auto& [port, own] : {std::pair("29500", "port 29501"), std::pair("65535", "port 65534")}) {
+    with({{"WORLD_SIZE", "2"},
+          {"RANK", "1"},
+          {"MASTER_ADDR", "127.0.0.1"},
+          {"MASTER_PORT", port},
+          {"WROUGHT_JOIN_TIMEOUT", "1"},
+          {"TORCHELASTIC_USE_AGENT_STORE", "True"}});
+    fails(own);
+  }
   with({});
 }
 

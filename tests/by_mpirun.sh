@@ -6,4 +6,5 @@ if ! command -v mpirun >/dev/null; then
   exit 77
 fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export ASAN_OPTIONS=detect_leaks=0 # OpenMPI leaves some behind at its end
 exec mpirun --oversubscribe --bind-to none -n "$1" "$2"

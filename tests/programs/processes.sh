@@ -4,6 +4,7 @@ if ! command -v mpirun >/dev/null || [[ $(ldd "$trainer") != *libmpi* ]]; then
   exit 77
 fi
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export ASAN_OPTIONS=detect_leaks=0 # OpenMPI leaves some behind at its end
 mpi="--oversubscribe --bind-to none"
 
 processes() { # processes N FLAGS...

@@ -299,6 +299,12 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
   return run;
 }
 
+// Each process reads its part of the shards.
+void check_ids(const Run& run, int rank, int ranks) {
+  run.train.check_vocabulary(run.shape.vocab_size, rank, ranks);
+  run.val.check_vocabulary(run.shape.vocab_size, rank, ranks);
+}
+
 }  // namespace
 
 Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Say& say) {
@@ -344,11 +350,8 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   check_device(run);
   if (names_shards(c.data)) {
     run.train = TokenSequence::open(c.data);
-    run.train.check_vocabulary(run.shape.vocab_size);
-    if (!c.val_data.empty()) {
-      run.val = TokenSequence::open(c.val_data);
-      run.val.check_vocabulary(run.shape.vocab_size);
-    }
+    if (!c.val_data.empty()) run.val = TokenSequence::open(c.val_data);
+    if (c.ranks == 1) check_ids(run, 0, 1);  // of several, each reads its part later
   }
   std::optional<ClaimedFolder> claimed;
   if (!c.resume) {
@@ -370,8 +373,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
     run.floor = read_floor(folder / "entropy.json");
     run.train = TokenSequence::open((folder / "train.bin").string());
     if (c.val_fraction > 0) run.val = TokenSequence::open((folder / "val.bin").string());
-    run.train.check_vocabulary(run.shape.vocab_size);
-    run.val.check_vocabulary(run.shape.vocab_size);
+    if (c.ranks == 1) check_ids(run, 0, 1);
   }
   if (c.resume) {
     const std::string& before = run.data_checksum;
@@ -542,6 +544,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
       }
       check_device(run);
     });
+    group.together([&] { check_ids(run, group.rank(), group.size()); });
     compare(group, {{"training data (a checksum)", run.train.checksum()},
                     {"validation data (a checksum)", run.val.checksum()}});
   } catch (...) {

@@ -211,10 +211,10 @@ void TokenSequence::copy(int64_t from, int64_t count, int32_t* to) const {
   }
 }
 
-void TokenSequence::check_vocabulary(int vocab_size) const {
+void TokenSequence::check_vocabulary(int vocab_size, int part, int parts) const {
   if (vocab_size < 1) fail("a vocabulary of %d entries, expected at least 1", vocab_size);
-  for (const auto& shared : shards_) {
-    const Shard& shard = *shared;
+  for (size_t s = static_cast<size_t>(part); s < shards_.size(); s += static_cast<size_t>(parts)) {
+    const Shard& shard = *shards_[s];
     const int64_t at = shard.find_outside(vocab_size);
     if (at < 0) continue;
     int32_t value = 0;

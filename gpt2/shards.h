@@ -51,8 +51,9 @@ class TokenSequence {
   static TokenSequence open(const std::string& path);
   int64_t size() const { return size_; }
   void copy(int64_t from, int64_t count, int32_t* to) const;  // as Shard::copy
-  // Reads every token once: throws Error naming file, position and value of the first one outside [0, vocab_size).
-  void check_vocabulary(int vocab_size) const;
+  // Reads every token once: throws Error naming file, position and value of the first one outside [0, vocab_size). As
+  // `part` of `parts`: of each parts-th shard from there on.
+  void check_vocabulary(int vocab_size, int part = 0, int parts = 1) const;
   // 16 hexadecimal digits over the shards' sizes and a fixed sample of their bytes: cheap, tells other data from the
   // same.
   std::string checksum() const;

@@ -190,6 +190,9 @@ TEST_CASE("the first token outside the vocabulary is named") {
       const std::string message = strprintf("b.bin: token %zu is 50256, but the vocabulary has 50256 entries", at);
       CHECK_THROWS_WITH_AS(sequence.check_vocabulary(50256), doctest::Contains(message.c_str()), Error);
       CHECK_THROWS_WITH_AS(sequence.check_vocabulary(41), doctest::Contains("a.bin: token 0 is 41"), Error);
+      CHECK_NOTHROW(sequence.check_vocabulary(50256, 0, 2));  // a.bin
+      CHECK_THROWS_WITH_AS(sequence.check_vocabulary(50256, 1, 2), doctest::Contains(message.c_str()), Error);
+      CHECK_NOTHROW(sequence.check_vocabulary(41, 2, 3));
     }
   }
   CHECK_THROWS_AS(TokenSequence::open((dir / "?.bin").string()).check_vocabulary(0), Error);

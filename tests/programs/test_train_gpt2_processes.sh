@@ -56,6 +56,9 @@ expect_error 2 'search are for one process, and 2 were started' processes 2 $fla
 expect_error 2 'zero 1 cuts matrices apart' processes 2 $flags --run no --steps 1 --zero 1 --optimizer muon
 expect_error 2 'zero is 4, expected 0 to 3' processes 2 $flags --run no --steps 1 --zero 4
 expect_error 1 'nothere' processes 2 ${flags/text.txt/nothere.txt} --run no --steps 1
+printf 'one/data/val.bin\none/data/train.bin\n' >shards.list
+expect_error 1 'train.bin: token [0-9]+ is [0-9]+, but the vocabulary has 50 entries|val.bin: token .* 50 entries' \
+  processes 2 --data shards.list $bare --vocab-size 50 --run no --steps 1
 [ ! -e no ] || die "a run that could not begin left something: $(ls -R no)"
 by_variables() {  # two processes that no launcher of MPI has started
   export WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + RANDOM % 20000))

@@ -119,6 +119,7 @@ TEST_CASE("what went over the network is counted, and so is every call") {
   const CommTime time = comm->take_time();
   CHECK((time.busy > 0) == (R > 1));
   CHECK(time.waited >= 0);
+  CHECK(time.waited <= time.busy + 1);
   CHECK(comm->take_time().busy == 0);
 }
 

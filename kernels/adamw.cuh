@@ -66,32 +66,34 @@ __global__ void __launch_bounds__(256)
   const float grad_scale = step->grad_scale, correction1 = step->beta1_correction, correction2 = step->beta2_correction;
   const float decay_rate = decay[i / 64] ? weight_decay : 0;
 
-  float p[n], mi[n], vi[n], g[n];
-  if constexpr (kMaster) {
-    load_floats<kVector>(p, master + i, left);
-  } else {
-    load_floats<kVector>(p, params + i, left);
-  }
-  load_floats<kVector>(mi, m + i, left);
-  load_floats<kVector>(vi, v + i, left);
-  load_floats<kVector>(g, grads + i, left);
+  with_pack<kVector, n>(left, [&](auto whole) {
+    float p[n], mi[n], vi[n], g[n];
+    if constexpr (kMaster) {
+      load_floats<whole>(p, master + i, left);
+    } else {
+      load_floats<whole>(p, params + i, left);
+    }
+    load_floats<whole>(mi, m + i, left);
+    load_floats<whole>(vi, v + i, left);
+    load_floats<whole>(g, grads + i, left);
 #pragma unroll
-  for (int k = 0; k < n; ++k) {
-    const float scaled = grad_scale * g[k];
-    mi[k] = beta1 * mi[k] + (1 - beta1) * scaled;
-    vi[k] = beta2 * vi[k] + (1 - beta2) * scaled * scaled;
-    const float direction = (mi[k] / correction1) / (sqrtf(vi[k] / correction2) + eps);
-    p[k] -= lr * (direction + decay_rate * p[k]);
-  }
-  store_floats<kVector>(m + i, mi, left);
-  store_floats<kVector>(v + i, vi, left);
-  if constexpr (kMaster) store_floats<kVector>(master + i, p, left);
-  if constexpr (sizeof(floatX) == 2 && !kMaster) {
-    const Philox4 random = philox4(seed, step->updates, i / 4);
+    for (int k = 0; k < n; ++k) {
+      const float scaled = grad_scale * g[k];
+      mi[k] = beta1 * mi[k] + (1 - beta1) * scaled;
+      vi[k] = beta2 * vi[k] + (1 - beta2) * scaled * scaled;
+      const float direction = (mi[k] / correction1) / (sqrtf(vi[k] / correction2) + eps);
+      p[k] -= lr * (direction + decay_rate * p[k]);
+    }
+    store_floats<whole>(m + i, mi, left);
+    store_floats<whole>(v + i, vi, left);
+    if constexpr (kMaster) store_floats<whole>(master + i, p, left);
+    if constexpr (sizeof(floatX) == 2 && !kMaster) {
+      const Philox4 random = philox4(seed, step->updates, i / 4);
 #pragma unroll
-    for (int k = 0; k < n; ++k) p[k] = to_float(round_stochastically(p[k], random.word[k] >> 16));
-  }
-  store_floats<kVector>(params + i, p, left);
+      for (int k = 0; k < n; ++k) p[k] = to_float(round_stochastically(p[k], random.word[k] >> 16));
+    }
+    store_floats<whole>(params + i, p, left);
+  });
 }
 
 template <class floatX>

@@ -18,22 +18,57 @@
 
 enum class AttentionTier { plain, tensor_core, cudnn };
 
-// delta[b,h,t] = dout[t] . out[t] over the head's channels: a warp for each.
+inline constexpr int kDeltaThreads = 256, kDeltaLanes = 8;  // of a block; that share a token
+inline constexpr int kDeltaTokens = 2;                       // of the same lanes, side by side
+
+// delta[b,h,t] = dout[t] . out[t] over the head's channels. Block (bh, y) has tokens of one head, so that it writes
+// neighbours; 8 lanes share a token, of which each takes every 8th pack of channels. Blocks that start together are of
+// different heads, whose channels are neighbours.
+template <class floatX, bool kVector>
+__global__ void __launch_bounds__(kDeltaThreads)
+    attention_delta_kernel(float* delta,        // (B, NH, T)
+                           const floatX* dout,  // (B, T, C)
+                           const floatX* out,   // (B, T, C)
+                           AttentionSizes s) {
+  constexpr int n = Pack<floatX>::size, kGroups = kDeltaThreads / kDeltaLanes;
+  const int bh = blockIdx.x, lane = threadIdx.x % kDeltaLanes;
+  const int first_t = static_cast<int>(blockIdx.y) * kGroups * kDeltaTokens + static_cast<int>(threadIdx.x) / kDeltaLanes;
+  const int64_t start = s.out_start(bh);
+  float sums[kDeltaTokens] = {};
+  for (int c = lane * n; c < s.HS; c += kDeltaLanes * n) {
+    Pack<floatX> dout_packs[kDeltaTokens], out_packs[kDeltaTokens];
+#pragma unroll
+    for (int i = 0; i < kDeltaTokens; ++i) {
+      const int t = first_t + i * kGroups;
+      const int64_t at = start + static_cast<int64_t>(t) * s.C + c;
+      dout_packs[i] = load_row_pack<kVector, n>(dout + at, t < s.T ? s.HS - c : 0);
+      out_packs[i] = load_row_pack<kVector, n>(out + at, t < s.T ? s.HS - c : 0);
+    }
+#pragma unroll
+    for (int i = 0; i < kDeltaTokens; ++i) {
+#pragma unroll
+      for (int k = 0; k < n; ++k) sums[i] += to_float(dout_packs[i][k]) * to_float(out_packs[i][k]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kDeltaTokens; ++i) {
+#pragma unroll
+    for (int offset = kDeltaLanes / 2; offset > 0; offset /= 2) {
+      sums[i] += __shfl_xor_sync(kFullWarp, sums[i], offset);
+    }
+    const int t = first_t + i * kGroups;
+    if (lane == 0 && t < s.T) delta[static_cast<int64_t>(bh) * s.T + t] = sums[i];
+  }
+}
+
+// The launch; `aligned`: dout and out begin at multiples of 16 bytes.
 template <class floatX>
-__global__ void attention_delta_kernel(float* delta,        // (B, NH, T)
-                                       const floatX* dout,  // (B, T, C)
-                                       const floatX* out,   // (B, T, C)
-                                       AttentionSizes s) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;  // (b, t, h)
-  const int64_t tokens = static_cast<int64_t>(s.heads / s.NH) * s.T;
-  if (i >= tokens * s.NH) return;
-  const int64_t bt = i / s.NH, b = bt / s.T;
-  const int h = static_cast<int>(i % s.NH), t = static_cast<int>(bt % s.T);
-  const int64_t start = bt * s.C + h * s.HS;
-  float sum = 0;
-  for (int c = threadIdx.x % 32; c < s.HS; c += 32) sum += to_float(dout[start + c]) * to_float(out[start + c]);
-  sum = warp_sum(sum);
-  if (threadIdx.x % 32 == 0) delta[(b * s.NH + h) * s.T + t] = sum;
+void attention_delta(float* delta, const floatX* dout, const floatX* out, const AttentionSizes& s, bool aligned,
+                     cudaStream_t stream) {
+  const bool vector = aligned && s.HS % Pack<floatX>::size == 0;
+  const dim3 grid(s.heads, ceil_div(s.T, kDeltaThreads / kDeltaLanes * kDeltaTokens));
+  launch(vector ? attention_delta_kernel<floatX, true> : attention_delta_kernel<floatX, false>, grid, kDeltaThreads, 0,
+         stream, delta, dout, out, s);
 }
 
 template <class floatX>
@@ -113,9 +148,7 @@ void attention_backward(floatX* dinp,          // (B, T, 3, NH, HS)  =
   }
 #endif
   float* delta = static_cast<float*>(scratch);
-  constexpr int kThreads = 256;
-  launch(attention_delta_kernel<floatX>, grid_for(static_cast<int64_t>(s.heads) * T, kThreads / 32), kThreads, 0,
-         stream, delta, dout, out, s);
+  attention_delta(delta, dout, out, s, aligned16(dout, out), stream);
   if constexpr (std::is_same_v<floatX, bf16>) {
     if (tier != AttentionTier::plain && aligned16(dinp, dout, inp) &&
         attention_tensor_core::backward(dinp, dout, lse, delta, inp, s, stream)) {

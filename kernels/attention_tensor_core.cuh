@@ -17,8 +17,8 @@
 //
 // exp(x - m) is computed as 2^(x log2(e) - m log2(e)), with log2(e) / sqrt(HS) one factor: one multiply-add and one
 // ex2 an element. Tiles beyond the diagonal, and those of other documents, are skipped, by the block or by the warp;
-// only tiles on it, or on a document's border, are masked. Rows of one document have kernels of their own, which spend
-// no register on others.
+// only tiles on it, or on a document's border, are masked. Rows of one document without dropout, and with it, have
+// kernels of their own, which spend no register and no instruction on the rest.
 #pragma once
 
 #include <type_traits>
@@ -61,19 +61,25 @@ __device__ void load_rows(bf16* tile, const bf16* from, int row_stride, int rows
 
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x % 32); }
 
-// 16 rows from `row` on (a multiple of 16) and 16 channels from `chunk` on (even): r[0] rows 0-7 and channels 0-7, r[1]
-// rows 8-15, r[2], r[3] the same of channels 8-15. As factor A that is {r[0], r[1], r[2], r[3]}; as factor B, whose
-// columns are the tile's rows, {r[0], r[2]} for rows 0-7 and {r[1], r[3]} for rows 8-15. Places of chunks repeat after
-// 16 rows and the chunk is even, so an address is the tile's plus one of kHS / 16 numbers that depend on the lane.
+// 16 rows from `row` on (a multiple of 16) and 16 channels from `chunk` on (even), as factor A: r[0] rows 0-7 and
+// channels 0-7, r[1] rows 8-15, r[2], r[3] the same of channels 8-15. Places of chunks repeat after 16 rows and the
+// chunk is even, so an address is the tile's plus one of kHS / 16 numbers that depend on the lane.
 template <int kHS>
-__device__ void load_fragment(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
+__device__ void load_factor_a(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
   ldmatrix_x4(r, chunk_at<kHS>(tile + row * kHS, lane_id() % 16, chunk ^ (lane_id() / 16)));
 }
 
-// The same with rows and channels exchanged: as factor B whose k are the tile's rows, {r[0], r[1]} is for channels 0-7
-// and {r[2], r[3]} for channels 8-15.
+// The same as two factors B whose columns are the tile's rows: r[0], r[1] for rows 0-7 and r[2], r[3] for rows 8-15. Each
+// is a pair of neighbouring registers from an even one on, as mma takes them: in another order they would be moved first.
 template <int kHS>
-__device__ void load_fragment_trans(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
+__device__ void load_factors_b(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
+  const int lane = lane_id();
+  ldmatrix_x4(r, chunk_at<kHS>(tile + row * kHS, lane % 8 + lane / 16 * 8, chunk ^ (lane / 8 % 2)));
+}
+
+// Two factors B whose k are the tile's rows: r[0], r[1] for channels 0-7 and r[2], r[3] for channels 8-15.
+template <int kHS>
+__device__ void load_factors_b_trans(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
   ldmatrix_x4_trans(r, chunk_at<kHS>(tile + row * kHS, lane_id() % 16, chunk ^ (lane_id() / 16)));
 }
 
@@ -95,7 +101,7 @@ struct OwnRows {
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
 #pragma unroll
-        for (int k = 0; k < kHS / 16; ++k) load_fragment<kHS>(kept[m][k], rows, 16 * m, 2 * k);
+        for (int k = 0; k < kHS / 16; ++k) load_factor_a<kHS>(kept[m][k], rows, 16 * m, 2 * k);
       }
     }
   }
@@ -104,7 +110,7 @@ struct OwnRows {
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[i] = kept[m][k][i];
     } else {
-      load_fragment<kHS>(a, rows, 16 * m, 2 * k);
+      load_factor_a<kHS>(a, rows, 16 * m, 2 * k);
     }
   }
 };
@@ -135,11 +141,11 @@ __device__ void dots(float (&s)[kM][kTiles][4], const OwnRows<kHS, kM, kKeep>& o
 #pragma unroll
     for (int n = 0; n < kTiles; n += 2) {
       uint32_t b[4];
-      load_fragment<kHS>(b, other, 8 * n, 2 * k);
+      load_factors_b<kHS>(b, other, 8 * n, 2 * k);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        mma_m16n8k16(s[m][n], a[m], {b[0], b[2]});
-        mma_m16n8k16(s[m][n + 1], a[m], {b[1], b[3]});
+        mma_m16n8k16(s[m][n], a[m], {b[0], b[1]});
+        mma_m16n8k16(s[m][n + 1], a[m], {b[2], b[3]});
       }
     }
   }
@@ -163,7 +169,7 @@ __device__ void add_weighted(float (&sum)[kM][kHS / 8][4], const uint32_t (&p)[k
 #pragma unroll
     for (int n = 0; n < kHS / 8; n += 2) {
       uint32_t b[4];
-      load_fragment_trans<kHS>(b, other, 16 * k, n);
+      load_factors_b_trans<kHS>(b, other, 16 * k, n);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         mma_m16n8k16(sum[m][n], p[m][k], {b[0], b[1]});
@@ -267,7 +273,7 @@ struct ForwardTiles {
   static constexpr size_t kBytes = (kQueries + 2 * 2 * kKeys) * kHS * sizeof(bf16);
 };
 
-template <int kHS, bool kDocuments>
+template <int kHS, bool kDocuments, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
                                          float* lse,       // (B, NH, T)
@@ -284,17 +290,18 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int group = lane_id() / 4, pair = lane_id() % 4;
   const int64_t row = s.inp_row();
   const bf16* q = inp + s.inp_start(bh) + t0 * row;
-  const bf16* k = inp + s.inp_start(bh) + s.C;
+  const int begin = s.first_key<kDocuments>(bh, t0) / kKeys * kKeys;
+  const bf16* k = inp + s.inp_start(bh) + s.C + begin * row;  // the next stage's first key
   const float scale = s.scale * kLog2E;
 
-  const auto load_stage = [&](int stage, int u0) {
+  const auto load_stage = [&](int stage, int u0) {  // and turns to the next
     bf16* keys = stages + stage * 2 * kKeys * kHS;
-    load_rows<kHS, kKeys>(keys, k + u0 * row, row, s.T - u0);
-    load_rows<kHS, kKeys>(keys + kKeys * kHS, k + s.C + u0 * row, row, s.T - u0);
+    load_rows<kHS, kKeys>(keys, k, row, s.T - u0);
+    load_rows<kHS, kKeys>(keys + kKeys * kHS, k + s.C, row, s.T - u0);
     cp_async_commit();
+    k += kKeys * row;
   };
   load_rows<kHS, Tiles::kQueries>(q_tile, q, row, s.T - t0);
-  const int begin = s.first_key<kDocuments>(bh, t0) / kKeys * kKeys;
   load_stage(0, begin);
 
   OwnRows<kHS, kM, Tiles::kKeep> own;
@@ -316,7 +323,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (kDocuments && u0 + kKeys <= s.first_key<kDocuments>(bh, warp_t)) continue;  // or are of later documents
     bf16* keys = stages + stage * 2 * kKeys * kHS;
     uint32_t bits[kM];
-    dropout_bits<kTiles, false>(bits, bh, warp_t + group, u0 + 2 * pair, s);
+    if constexpr (kDropout) dropout_bits<kTiles, false>(bits, bh, warp_t + group, u0 + 2 * pair, s);
     float p[kM][kTiles][4];
     uint32_t weights[kM][kTiles / 2][4];
     dots(p, own, keys);
@@ -369,7 +376,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           acc[m][n][2 * half + 1] *= correction;
         }
       }
-      if (s.dropout > 0) {  // what stays is scaled at the end
+      if (kDropout && s.dropout > 0) {  // what stays is scaled at the end
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
@@ -391,7 +398,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       total += __shfl_xor_sync(kFullWarp, total, 2);
       const int t = warp_t + 16 * m + group + 8 * half;
       if (pair == 0 && t < s.T) lse[static_cast<int64_t>(bh) * s.T + t] = max[m][half] * s.scale + logf(total);
-      const float factor = 1 / (total * (1 - s.dropout));
+      const float factor = 1 / (kDropout ? total * (1 - s.dropout) : total);
 #pragma unroll
       for (int n = 0; n < kHS / 8; ++n) {
         acc[m][n][2 * half] *= factor;
@@ -433,7 +440,7 @@ struct BackwardTiles {
 };
 
 // dk and dv of a tile of keys, over the tiles of queries from the diagonal on, to the end of the last key's document.
-template <int kHS, bool kDocuments>
+template <int kHS, bool kDocuments, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_backward_keys_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dk and dv =
                                                const bf16* dout,    // (B, T, C)
@@ -455,7 +462,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t row = s.inp_row(), start = s.inp_start(bh), rows = static_cast<int64_t>(bh) * s.T;
   const bf16* q = inp + start;
   const bf16* dy = dout + s.out_start(bh);
-  const float scale = s.scale * kLog2E, keep_scale = 1 / (1 - s.dropout);
+  const float scale = s.scale * kLog2E, keep_scale = kDropout ? 1 / (1 - s.dropout) : 1.0f;
 
   const auto load_stage = [&](int stage, int t0) {  // zeros beyond T: they add nothing to any sum
     bf16* queries = stages + stage * 2 * kQueries * kHS;
@@ -491,7 +498,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int i = max(0, (warp_u - t0) / kStep * kStep); i < end; i += kStep) {  // from the warp's first key on
       const int t = t0 + i;
       uint32_t bits[kM], weights[kM][kTiles / 2][4], ds[kM][kTiles / 2][4];
-      dropout_bits<kTiles, true>(bits, bh, t + 2 * pair, warp_u + group, s);
+      if constexpr (kDropout) dropout_bits<kTiles, true>(bits, bh, t + 2 * pair, warp_u + group, s);
       float p[kM][kTiles][4], dp[kM][kTiles][4];
       dots(p, own_k, queries + i * kHS);
       dots(dp, own_v, queries + (kQueries + i) * kHS);
@@ -508,7 +515,7 @@ __global__ void __launch_bounds__(kThreads, 2)
               return (!diagonal || later + e / 2 * 8 <= 8 * n + e % 2) &&
                      (!border || key >= s.first_key<kDocuments>(bh, query));
             },
-            [&](int n, int e) { return bits[m] >> (4 * n + e) & 1; },
+            [&](int n, int e) { return !kDropout || (bits[m] >> (4 * n + e) & 1); },
             [&](int n, int e) { return lse_of[8 * n + e % 2] * kLog2E; },
             [&](int n, int e) { return lse_of[kQueries + 8 * n + e % 2]; });
         to_factor(weights[m], p[m]);
@@ -524,7 +531,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 // dq of a tile of queries, over the tiles of keys from the first query's document up to the diagonal.
-template <int kHS, bool kDocuments>
+template <int kHS, bool kDocuments, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2)
     attention_backward_queries_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dq =
                                                   const bf16* dout,    // (B, T, C)
@@ -544,7 +551,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int group = lane_id() / 4, pair = lane_id() % 4;
   const int64_t row = s.inp_row(), start = s.inp_start(bh), rows = static_cast<int64_t>(bh) * s.T;
   const bf16* k = inp + start + s.C;
-  const float scale = s.scale * kLog2E, keep_scale = 1 / (1 - s.dropout);
+  const float scale = s.scale * kLog2E, keep_scale = kDropout ? 1 / (1 - s.dropout) : 1.0f;
 
   const auto load_stage = [&](int stage, int u0) {
     bf16* keys = stages + stage * 2 * kKeys * kHS;
@@ -588,7 +595,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int i = from; i < last; i += kStep) {
       const int u = u0 + i;
       uint32_t bits[kM], ds[kM][kTiles / 2][4];
-      dropout_bits<kTiles, false>(bits, bh, warp_t + group, u + 2 * pair, s);
+      if constexpr (kDropout) dropout_bits<kTiles, false>(bits, bh, warp_t + group, u + 2 * pair, s);
       float p[kM][kTiles][4], dp[kM][kTiles][4];
       dots(p, own_q, keys + i * kHS);
       dots(dp, own_dout, keys + (kKeys + i) * kHS);
@@ -604,7 +611,7 @@ __global__ void __launch_bounds__(kThreads, 2)
               return (!diagonal || later + 8 * n + e % 2 <= e / 2 * 8) &&
                      (!border || key >= s.first_key<kDocuments>(bh, query));
             },
-            [&](int n, int e) { return bits[m] >> (4 * n + e) & 1; }, [&](int, int e) { return lse_of[m][e / 2]; },
+            [&](int n, int e) { return !kDropout || (bits[m] >> (4 * n + e) & 1); }, [&](int, int e) { return lse_of[m][e / 2]; },
             [&](int, int e) { return delta_of[m][e / 2]; });
         to_factor(ds[m], dp[m]);
       }
@@ -629,12 +636,20 @@ bool with_head_size(int HS, F&& f) {
          take(std::integral_constant<int, 128>());
 }
 
+// What choose(kDocuments, kDropout) returns for the sizes; that for documents serves without dropout too.
+template <class Choose>
+auto choose_kernel(const AttentionSizes& s, Choose&& choose) {
+  if (s.first) return choose(std::true_type(), std::true_type());
+  return s.dropout != 0 ? choose(std::false_type(), std::true_type()) : choose(std::false_type(), std::false_type());
+}
+
 // Both return false, and have done nothing, where there is no kernel for the head size. Pointers are multiples of 16.
 inline bool forward(bf16* out, float* lse, const bf16* inp, const AttentionSizes& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = ForwardTiles<size>;
-    const auto kernel =
-        s.first ? attention_forward_tensor_core_kernel<size, true> : attention_forward_tensor_core_kernel<size, false>;
+    const auto kernel = choose_kernel(s, [&](auto documents, auto dropout) {
+      return attention_forward_tensor_core_kernel<size, documents, dropout>;
+    });
     launch(kernel, attention_grid(s, ceil_div(s.T, Tiles::kQueries)), kThreads, Tiles::kBytes, stream, out, lse, inp,
            s);
   });
@@ -644,10 +659,12 @@ inline bool backward(bf16* dinp, const bf16* dout, const float* lse, const float
                      const AttentionSizes& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = BackwardTiles<size>;
-    const auto keys = s.first ? attention_backward_keys_tensor_core_kernel<size, true>
-                              : attention_backward_keys_tensor_core_kernel<size, false>;
-    const auto queries = s.first ? attention_backward_queries_tensor_core_kernel<size, true>
-                                 : attention_backward_queries_tensor_core_kernel<size, false>;
+    const auto keys = choose_kernel(s, [&](auto documents, auto dropout) {
+      return attention_backward_keys_tensor_core_kernel<size, documents, dropout>;
+    });
+    const auto queries = choose_kernel(s, [&](auto documents, auto dropout) {
+      return attention_backward_queries_tensor_core_kernel<size, documents, dropout>;
+    });
     const dim3 grid = attention_grid(s, ceil_div(s.T, Tiles::kOwn));
     launch(keys, grid, kThreads, Tiles::kKeysBytes, stream, dinp, dout, lse, delta, inp, s);
     launch(queries, grid, kThreads, Tiles::kBytes, stream, dinp, dout, lse, delta, inp, s);

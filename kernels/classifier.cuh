@@ -1,94 +1,178 @@
 // Softmax and cross-entropy in one, as kernels/classifier.h defines them, one block a row. The first pass keeps in each
 // thread a running maximum m and a running sum s of exp(x - m) (Milakov and Gimelshein 2018): when m grows, s shrinks
-// by exp(old m - new m). The second pass writes the gradient over the logits; it finds the row in L2, where two blocks
-// of 1024 threads a multiprocessor keep about 26 MB of GPT-2's rows in flight on 132 multiprocessors.
+// by exp(old m - new m). The second pass writes the gradient over the logits. Between the two the row is kept in shared
+// memory where two blocks fit a multiprocessor with it (GPT-2's 100,608 bytes in bf16 do on an H100), so that memory is
+// read once whatever the L2 cache does; all of the row is on its way at once, by cp.async. Elsewhere it is read again.
 //
 // Bound by memory, bytes of device memory a logit: forward 2 (bf16) or 4 (float); backward reads as much and writes as
-// much.
+// much. Of instructions there is room for some 345 a warp and pack of 8 in that time (16,384 rows of 50,257 at 2.8 TB/s
+// on 132 multiprocessors): so whole packs are gone through without a test, V's last, ragged one by itself, and the
+// target's column is put right at the end by the thread that wrote it.
 //
 // Not a number, infinity and rows of -infinity alone make the loss and the row's gradient NaN, as exp(x - max) is.
 #pragma once
 
 #include "kernels/common.cuh"
+#include "kernels/ptx.cuh"
 
-// exp. For bf16 the quick one, wrong by 2 + 1.2 |x| units in the last place of a float: far below what bf16 shows.
+inline constexpr int kClassifierThreads = 512;       // at most
+inline constexpr int kClassifierKept = 112 * 1024;   // bytes of a row that is kept: two fit an H100's multiprocessor
+inline constexpr int kClassifierAhead = 4;           // packs that a thread loads before it uses the first
+
+// exp. For bf16 the quick one, wrong by some units in the last place of a float and 0 below 2^-126: far below what bf16
+// shows.
 template <class floatX>
 __device__ float classifier_exp(float x) {
   if constexpr (sizeof(floatX) == 2) {
-    return __expf(x);
+    return exp2_approximate(x * 1.4426950408889634f);
   } else {
     return expf(x);
   }
 }
 
-// The row's maximum and the sum of exp(x - max), to all threads of the block. Padding is not read.
+// What a thread has seen of a row.
+template <class floatX>
+struct RunningSum {
+  float max = -INFINITY, sum = 0;  // of exp(x - max)
+
+  template <int n>
+  __device__ void add(const float (&x)[n]) {
+    float pack_max = max;
+#pragma unroll
+    for (int k = 0; k < n; ++k) pack_max = fmaxf(pack_max, x[k]);
+    if (pack_max > max) {
+      sum *= classifier_exp<floatX>(max - pack_max);
+      max = pack_max;
+    }
+    const float origin = max == -INFINITY ? 0 : max;  // only -infinity so far: exp(x - 0) = 0
+#pragma unroll
+    for (int k = 0; k < n; ++k) sum += classifier_exp<floatX>(x[k] - origin);
+  }
+};
+
+// A row of V logits as packs, thread by thread: thread i has packs i, i + blockDim.x, ... of the `whole` ones, and what
+// is left of V after those is the next one's in this order.
+template <class floatX>
+struct ClassifierRow {
+  static constexpr int n = Pack<floatX>::size;
+  int whole, ragged;  // packs of n logits; logits beyond them
+
+  __device__ explicit ClassifierRow(int V) : whole(V / n), ragged(V % n) {}
+  __device__ bool has_ragged() const {
+    return ragged > 0 && whole % blockDim.x == threadIdx.x;
+  }
+};
+
+// The row's maximum and the sum of exp(x - max), to all threads of the block. Padding is not read. `kept`, in shared
+// memory, is the row already, of which each thread reads what it copied; or null: then it is read from `row`. The order
+// of additions, and so each bit, is the same for both, and without kVector.
 template <class floatX, bool kVector>
-__device__ void classifier_statistics(float& max, float& sum, const floatX* row, int V) {
+__device__ void classifier_statistics(float& max, float& sum, const floatX* row, const floatX* kept, int V) {
   constexpr int n = Pack<floatX>::size;
-  float m = -INFINITY, s = 0;
-  for (int64_t v = static_cast<int64_t>(threadIdx.x) * n; v < V; v += static_cast<int64_t>(blockDim.x) * n) {
-    float x[n];
-    load_floats<kVector>(x, row + v, V - v);
-    float pack_max = m;
-#pragma unroll
-    for (int k = 0; k < n; ++k) {
-      if (v + k < V) pack_max = fmaxf(pack_max, x[k]);
+  const ClassifierRow<floatX> packs(V);
+  const int threads = blockDim.x;
+  RunningSum<floatX> running;
+  float x[n];
+  if (kept) {
+    for (int p = threadIdx.x; p < packs.whole; p += threads) {
+      load_floats<true>(x, kept + p * n, n);
+      running.add(x);
     }
-    if (pack_max > m) {
-      s *= classifier_exp<floatX>(m - pack_max);
-      m = pack_max;
-    }
-    const float origin = m == -INFINITY ? 0 : m;  // only -infinity so far: exp(x - 0) = 0
+  } else {
+    const floatX* from = row + threadIdx.x * n;
+    int p = threadIdx.x;
+    for (; p + (kClassifierAhead - 1) * threads < packs.whole; p += kClassifierAhead * threads) {
+      Pack<floatX> ahead[kClassifierAhead];
 #pragma unroll
-    for (int k = 0; k < n; ++k) {
-      if (v + k < V) s += classifier_exp<floatX>(x[k] - origin);
+      for (int i = 0; i < kClassifierAhead; ++i) {
+        ahead[i] = load_whole_pack<kVector, n>(from, n);
+        from += threads * n;
+      }
+#pragma unroll
+      for (int i = 0; i < kClassifierAhead; ++i) {
+        to_floats(x, ahead[i]);
+        running.add(x);
+      }
+    }
+    for (; p < packs.whole; p += threads) {
+      to_floats(x, load_whole_pack<kVector, n>(from, n));
+      running.add(x);
+      from += threads * n;
     }
   }
-  max = block_max(m);
-  sum = block_sum(s * classifier_exp<floatX>(m - max));  // all -infinity: NaN
+  if (packs.has_ragged()) {
+    for (int v = V - packs.ragged; v < V; ++v) {
+      const float one[1] = {to_float(row[v])};
+      running.add(one);
+    }
+  }
+  max = block_max(running.max);
+  sum = block_sum(running.sum * classifier_exp<floatX>(running.max - max));  // all -infinity: NaN
 }
 
 template <class floatX, bool kVector>
-__global__ void __launch_bounds__(1024, 2)
+__global__ void __launch_bounds__(kClassifierThreads, 2)
     classifier_forward_kernel(float* losses, const floatX* logits, const int32_t* targets, int V, int Vp) {
   const int n = blockIdx.x, target = targets[n];
   if (target < 0) {
     if (threadIdx.x == 0) losses[n] = 0;
     return;
   }
-  const floatX* row = logits + static_cast<int64_t>(n) * Vp;
+  const floatX *row = logits + static_cast<int64_t>(n) * Vp, *not_kept = nullptr;
   float max, sum;
-  classifier_statistics<floatX, kVector>(max, sum, row, V);
+  classifier_statistics<floatX, kVector>(max, sum, row, not_kept, V);
   if (threadIdx.x == 0) losses[n] = max + logf(sum) - to_float(row[target]);
 }
 
-template <class floatX, bool kVector>
-__global__ void __launch_bounds__(1024, 2)
+// kKept: dynamic shared memory has the row, in whole packs; only with kVector.
+template <class floatX, bool kVector, bool kKept>
+__global__ void __launch_bounds__(kClassifierThreads, 2)
     classifier_backward_kernel(floatX* dlogits, float* losses, const int32_t* targets, const float* weights, int V,
                                int Vp) {
+  static_assert(kVector || !kKept);
   constexpr int size = Pack<floatX>::size;
-  const int n = blockIdx.x, target = targets[n];
+  const int n = blockIdx.x, target = targets[n], threads = blockDim.x;
   floatX* row = dlogits + static_cast<int64_t>(n) * Vp;
-  float max = 0, sum = 1, weight = 0;
-  if (target >= 0) {
-    weight = weights[n];
-    const float target_logit = to_float(row[target]);  // before the barriers below: later it is overwritten
-    classifier_statistics<floatX, kVector>(max, sum, row, V);
-    if (threadIdx.x == 0) losses[n] = max + logf(sum) - target_logit;
-  } else if (threadIdx.x == 0) {
-    losses[n] = 0;
+  if (target < 0) {
+    if (threadIdx.x == 0) losses[n] = 0;
+    const Pack<floatX> zeros = {};
+    for (int v = threadIdx.x * size; v < Vp; v += threads * size) store_row_pack<kVector>(row + v, zeros, Vp - v);
+    return;
   }
+  const ClassifierRow<floatX> packs(V);
+  floatX* kept = nullptr;
+  if constexpr (kKept) {
+    kept = dynamic_shared<floatX>();
+    for (int p = threadIdx.x; p < packs.whole; p += threads) cp_async<16>(kept + p * size, row + p * size, 16);
+    cp_async_commit();
+    cp_async_wait<0>();
+  }
+  const float weight = weights[n];
+  const float target_logit = to_float(row[target]);  // before the barriers below: later it is overwritten
+  float max, sum;
+  classifier_statistics<floatX, kVector>(max, sum, row, kept, V);
+  if (threadIdx.x == 0) losses[n] = max + logf(sum) - target_logit;
+
   const float scale = weight / sum;
-  for (int64_t v = static_cast<int64_t>(threadIdx.x) * size; v < Vp; v += static_cast<int64_t>(blockDim.x) * size) {
-    float x[size] = {};
-    if (target >= 0 && v < V) {
-      load_floats<kVector>(x, row + v, V - v);
-#pragma unroll
-      for (int k = 0; k < size; ++k) {
-        x[k] = v + k < V ? classifier_exp<floatX>(x[k] - max) * scale - (v + k == target ? weight : 0) : 0;
-      }
+  float x[size];
+  for (int p = threadIdx.x; p < packs.whole; p += threads) {
+    if constexpr (kKept) {
+      load_floats<true>(x, kept + p * size, size);
+    } else {
+      load_floats<kVector>(x, row + p * size, size);
     }
-    store_floats<kVector>(row + v, x, Vp - v);
+#pragma unroll
+    for (int k = 0; k < size; ++k) x[k] = classifier_exp<floatX>(x[k] - max) * scale;
+    store_floats<kVector>(row + p * size, x, size);
+  }
+  if (packs.has_ragged()) {
+    for (int v = V - packs.ragged; v < V; ++v) {
+      row[v] = from_float<floatX>(classifier_exp<floatX>(to_float(row[v]) - max) * scale);
+    }
+  }
+  for (int v = V + threadIdx.x; v < Vp; v += threads) row[v] = from_float<floatX>(0.0f);
+  if (target / size % threads == static_cast<int>(threadIdx.x)) {  // it has written this column: its own stores are in order
+    row[target] = from_float<floatX>(classifier_exp<floatX>(target_logit - max) * scale - weight);
   }
 }
 
@@ -108,7 +192,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class floatX>
 unsigned classifier_threads(int Vp) {
   const int packs = ceil_div(Vp, Pack<floatX>::size);
-  return packs < 1024 ? ceil_div(packs, 32) * 32 : 1024;
+  return packs < kClassifierThreads ? ceil_div(packs, 32) * 32 : kClassifierThreads;
 }
 
 // The loss alone; logits stay as they are.
@@ -130,8 +214,14 @@ void classifier_backward(floatX* dlogits,         // (N, Vp)  in: logits, out: d
                          const float* weights,    // (N)
                          int N, int V, int Vp, cudaStream_t stream) {
   const bool vector = aligned16(dlogits) && Vp % Pack<floatX>::size == 0;
-  const auto kernel = vector ? classifier_backward_kernel<floatX, true> : classifier_backward_kernel<floatX, false>;
-  launch(kernel, grid_for(N, 1), classifier_threads<floatX>(Vp), 0, stream, dlogits, losses, targets, weights, V, Vp);
+  auto kernel = vector ? classifier_backward_kernel<floatX, true, false> : classifier_backward_kernel<floatX, false, false>;
+  size_t kept = static_cast<size_t>(V / Pack<floatX>::size) * 16;
+  if (vector && kept <= kClassifierKept && kept + 1024 <= shared_memory_per_block()) {
+    kernel = classifier_backward_kernel<floatX, true, true>;
+  } else {
+    kept = 0;
+  }
+  launch(kernel, grid_for(N, 1), classifier_threads<floatX>(Vp), kept, stream, dlogits, losses, targets, weights, V, Vp);
 }
 
 inline void classifier_loss(double* loss,          // (1)  += sum of weights * losses

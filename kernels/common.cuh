@@ -14,11 +14,14 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #ifdef WROUGHT_CUDASIM
 #include <cudasim.h>
 #endif
+
+#include "kernels/ptx.cuh"
 
 using bf16 = __nv_bfloat16;
 
@@ -46,7 +49,9 @@ template <class... Parameters, class... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
             Args&&... args) {
   cudaError_t status = cudaSuccess;
-  if (shared_bytes > 48 * 1024) {  // beyond this a kernel must ask
+  // Beyond 48 KiB a kernel must ask; what it has of static shared memory counts, which ptxas rounds up to the alignment of
+  // the dynamic part, 1 KiB.
+  if (shared_bytes + 1024 > 48 * 1024) {
     status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes));
   }
@@ -66,6 +71,14 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
                 name, grid.x, grid.y, grid.z, block.x * block.y * block.z, shared_bytes, cudaGetErrorString(status),
                 cudaGetErrorName(status));
   throw CudaError(text);
+}
+
+// Bytes of shared memory that a block may ask for on this GPU, static included.
+inline size_t shared_memory_per_block() {
+  int device, bytes;
+  CUDA_CHECK(cudaGetDevice(&device));
+  CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return static_cast<size_t>(bytes);
 }
 
 // The block's dynamic shared memory, aligned to 1024 bytes.
@@ -109,56 +122,133 @@ __device__ inline bf16 from_float<bf16>(float x) {
 
 // ---- 16-byte accesses ----------------------------------------------------------------------------------------------
 
-// As many elements as one 16-byte access moves: 4 floats or 8 bf16.
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int size = 16 / sizeof(T);
-  T values[size];
+// n elements that move in one access: 16 bytes of them (4 floats, 8 bf16) or, with a smaller n, 8 or 4 bytes.
+//
+// A kernel that reads several packs should load all of them before it converts one: memory takes some 600 cycles to
+// answer, and a conversion waits for its pack, so only what was asked for before it is under way at the same time.
+template <class T, int n = 16 / static_cast<int>(sizeof(T))>
+struct alignas(n * sizeof(T)) Pack {
+  static_assert(n * sizeof(T) == 16 || n * sizeof(T) == 8 || n * sizeof(T) == 4);
+  static constexpr int size = n;
+  T values[n];
   __device__ T& operator[](int i) { return values[i]; }
+  __device__ const T& operator[](int i) const { return values[i]; }
 };
 
+namespace detail {
+template <int kBytes>
+struct Bits;
+template <>
+struct Bits<16> {
+  using type = int4;
+};
+template <>
+struct Bits<8> {
+  using type = int2;
+};
+template <>
+struct Bits<4> {
+  using type = int;
+};
+}  // namespace detail
+
+// One access; the address is a multiple of the pack's bytes.
+template <int n, class T>
+__device__ Pack<T, n> load_pack(const T* from) {
+  using Bits = typename detail::Bits<n * sizeof(T)>::type;
+  const Bits bits = *reinterpret_cast<const Bits*>(from);
+  Pack<T, n> pack;
+  std::memcpy(&pack, &bits, sizeof bits);
+  return pack;
+}
 template <class T>
-__device__ void store_pack(T* to, const Pack<T>& pack) {  // aligned to 16 bytes
-  int4 bits;
-  std::memcpy(&bits, &pack, sizeof bits);
-  *reinterpret_cast<int4*>(to) = bits;
+__device__ Pack<T> load_pack(const T* from) {
+  return load_pack<Pack<T>::size>(from);
 }
 
-// x = from[0 .. n) as floats. kVector: from is aligned (to 16 bytes, or to n elements if those are less) and one access
-// moves as much as it can. Of fewer than n elements that are left, and without kVector, one at a time; beyond them 0.
+template <class T, int n>
+__device__ void store_pack(T* to, const Pack<T, n>& pack) {
+  using Bits = typename detail::Bits<n * sizeof(T)>::type;
+  Bits bits;
+  std::memcpy(&bits, &pack, sizeof bits);
+  *reinterpret_cast<Bits*>(to) = bits;
+}
+
+template <class T, int n>
+__device__ void to_floats(float (&x)[n], const Pack<T, n>& pack) {
+#pragma unroll
+  for (int k = 0; k < n; ++k) x[k] = to_float(pack[k]);
+}
+
+template <class T, int n>
+__device__ Pack<T, n> to_pack(const float (&x)[n]) {  // rounded to the nearest T
+  Pack<T, n> pack;
+#pragma unroll
+  for (int k = 0; k < n; ++k) pack[k] = from_float<T>(x[k]);
+  return pack;
+}
+
+// A pack of a row of which `left` elements are left (0 or fewer: none). kVector: rows are aligned and consist of whole
+// packs, so it is one access or, beyond the row, none; otherwise one element at a time. Zeros beyond the row. What a
+// thread has stored itself it must not load so: the compiler may put the load first.
+template <bool kVector, int n, class T>
+__device__ Pack<T, n> load_row_pack(const T* from, int64_t left) {
+  Pack<T, n> pack;
+  if constexpr (kVector) {
+    using Bits = typename detail::Bits<n * sizeof(T)>::type;
+    const Bits bits = load_if(reinterpret_cast<const Bits*>(from), left > 0);
+    std::memcpy(&pack, &bits, sizeof bits);
+  } else {
+#pragma unroll
+    for (int k = 0; k < n; ++k) pack[k] = k < left ? from[k] : from_float<T>(0.0f);
+  }
+  return pack;
+}
+// The same of a pack that begins inside the row: with kVector all of it exists. Unlike load_pack(), whose loads a compiler
+// may put off until their values are used, these are asked for in the order of the source.
+template <bool kVector, int n, class T>
+__device__ Pack<T, n> load_whole_pack(const T* from, int64_t left) {
+  return load_row_pack<kVector, n>(from, kVector ? n : left);
+}
+template <bool kVector, class T, int n>
+__device__ void store_row_pack(T* to, const Pack<T, n>& pack, int64_t left) {
+  if constexpr (kVector) {
+    if (left > 0) store_pack(to, pack);
+  } else {
+#pragma unroll
+    for (int k = 0; k < n; ++k) {
+      if (k < left) to[k] = pack[k];
+    }
+  }
+}
+
+// x = from[0 .. n) as floats, and back, rounded to the nearest T. kVector: all n exist, from is aligned (to 16 bytes, or
+// to n elements if those are less), and one access moves as much as it can. Otherwise one at a time, as many as are
+// left; zeros are read beyond them.
 template <bool kVector, int n, class T>
 __device__ void load_floats(float (&x)[n], const T* from, int64_t left) {
-  struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Group {
-    T values[sizeof(T) * n < 16 ? n : 16 / sizeof(T)];
-  };
-  constexpr int size = sizeof(Group) / sizeof(T);
-  if (kVector && left >= n) {
+  constexpr int size = sizeof(T) * n < 16 ? n : 16 / static_cast<int>(sizeof(T));
+  if constexpr (kVector) {
+    Pack<T, size> packs[n / size];
 #pragma unroll
-    for (int k = 0; k < n; k += size) {
-      const Group group = *reinterpret_cast<const Group*>(from + k);
+    for (int i = 0; i < n / size; ++i) packs[i] = load_pack<size>(from + i * size);
 #pragma unroll
-      for (int j = 0; j < size; ++j) x[k + j] = to_float(group.values[j]);
-    }
+    for (int k = 0; k < n; ++k) x[k] = to_float(packs[k / size][k % size]);
   } else {
 #pragma unroll
     for (int k = 0; k < n; ++k) x[k] = k < left ? to_float(from[k]) : 0.0f;
   }
 }
-
-// to[0 .. n) = x, or the first `left` of them; rounded to the nearest T. Otherwise as load_floats.
 template <bool kVector, int n, class T>
 __device__ void store_floats(T* to, const float (&x)[n], int64_t left) {
-  struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Group {
-    T values[sizeof(T) * n < 16 ? n : 16 / sizeof(T)];
-  };
-  constexpr int size = sizeof(Group) / sizeof(T);
-  if (kVector && left >= n) {
+  constexpr int size = sizeof(T) * n < 16 ? n : 16 / static_cast<int>(sizeof(T));
+  if constexpr (kVector) {
 #pragma unroll
-    for (int k = 0; k < n; k += size) {
-      Group group;
+    for (int i = 0; i < n / size; ++i) {
+      Pack<T, size> pack;
 #pragma unroll
-      for (int j = 0; j < size; ++j) group.values[j] = from_float<T>(x[k + j]);
-      *reinterpret_cast<Group*>(to + k) = group;
+      for (int k = 0; k < size; ++k) pack[k] = from_float<T>(x[i * size + k]);
+      store_pack(to + i * size, pack);
     }
   } else {
 #pragma unroll
@@ -166,6 +256,17 @@ __device__ void store_floats(T* to, const float (&x)[n], int64_t left) {
       if (k < left) to[k] = from_float<T>(x[k]);
     }
   }
+}
+
+// For kernels over any number of elements, of which `left` are left: work(std::true_type()) where the next n exist and
+// kVector says that they are aligned, else work(std::false_type()), or nothing where none are left. Asked once for all
+// that work() loads, and not before each load, this does not make one load wait for another.
+template <bool kVector, int64_t n, class Work>
+__device__ void with_pack(int64_t left, Work&& work) {
+  if constexpr (kVector) {
+    if (left >= n) return work(std::true_type());
+  }
+  if (left > 0) work(std::false_type());
 }
 
 // Whether all pointers are multiples of 16 bytes (null is one): then, and where row lengths are multiples too, a

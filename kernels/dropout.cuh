@@ -32,19 +32,30 @@ __device__ void dropout_factors(float (&factors)[n], float dropout, uint64_t see
   }
 }
 
+// x times its factors, where what is dropped is 0 whatever it was. The kernels that train without dropout are instances
+// without kDropout: the generator's 100 instructions are not in them.
+template <bool kDropout, int n>
+__device__ void drop_out(float (&x)[n], float dropout, uint64_t seed, uint64_t sequence, uint64_t i) {
+  if constexpr (kDropout) {
+    float factors[n];
+    dropout_factors(factors, dropout, seed, sequence, i);
+#pragma unroll
+    for (int k = 0; k < n; ++k) x[k] = factors[k] == 0 ? 0 : x[k] * factors[k];
+  }
+}
+
 // One thread: as many elements as 16 bytes hold.
 template <class floatX, bool kVector>
 __global__ void dropout_forward_kernel(floatX* out, const floatX* inp, float dropout, uint64_t seed, uint64_t sequence,
                                        int64_t N) {
   constexpr int n = Pack<floatX>::size;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
-  if (i >= N) return;
-  float x[n], factors[n];
-  load_floats<kVector>(x, inp + i, N - i);
-  dropout_factors(factors, dropout, seed, sequence, i);
-#pragma unroll
-  for (int k = 0; k < n; ++k) x[k] = factors[k] == 0 ? 0 : x[k] * factors[k];
-  store_floats<kVector>(out + i, x, N - i);
+  with_pack<kVector, n>(N - i, [&](auto whole) {
+    float x[n];
+    load_floats<whole>(x, inp + i, N - i);
+    drop_out<true>(x, dropout, seed, sequence, i);
+    store_floats<whole>(out + i, x, N - i);
+  });
 }
 
 template <class floatX>

@@ -13,31 +13,34 @@ __global__ void __launch_bounds__(256)
     ema_update_kernel(float* average, const float* weights, const AdamWStep* step, float least_rate, int64_t N) {
   constexpr int n = 4;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n, left = N - i;
-  if (left <= 0 || !step->updated) return;
+  if (!step->updated) return;
   const float rate = fmaxf(least_rate, 9 / static_cast<float>(step->updates + 8));
-  float a[n], w[n];
-  load_floats<kVector>(a, average + i, left);
-  load_floats<kVector>(w, weights + i, left);
+  with_pack<kVector, n>(left, [&](auto whole) {
+    float a[n], w[n];
+    load_floats<whole>(a, average + i, left);
+    load_floats<whole>(w, weights + i, left);
 #pragma unroll
-  for (int k = 0; k < n; ++k) a[k] += rate * (w[k] - a[k]);
-  store_floats<kVector>(average + i, a, left);
+    for (int k = 0; k < n; ++k) a[k] += rate * (w[k] - a[k]);
+    store_floats<whole>(average + i, a, left);
+  });
 }
 
 template <class floatX, bool kMaster, bool kVector>
 __global__ void __launch_bounds__(256) ema_exchange_kernel(floatX* params, float* master, float* average, int64_t N) {
   constexpr int n = 4;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n, left = N - i;
-  if (left <= 0) return;
-  float a[n], w[n];
-  load_floats<kVector>(a, average + i, left);
-  if constexpr (kMaster) {
-    load_floats<kVector>(w, master + i, left);
-    store_floats<kVector>(master + i, a, left);
-  } else {
-    load_floats<kVector>(w, params + i, left);
-  }
-  store_floats<kVector>(average + i, w, left);
-  store_floats<kVector>(params + i, a, left);
+  with_pack<kVector, n>(left, [&](auto whole) {
+    float a[n], w[n];
+    load_floats<whole>(a, average + i, left);
+    if constexpr (kMaster) {
+      load_floats<whole>(w, master + i, left);
+      store_floats<whole>(master + i, a, left);
+    } else {
+      load_floats<whole>(w, params + i, left);
+    }
+    store_floats<whole>(average + i, w, left);
+    store_floats<whole>(params + i, a, left);
+  });
 }
 
 inline void ema_update(float* average,         // (N)  updated

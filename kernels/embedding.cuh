@@ -23,7 +23,7 @@ inline constexpr int kSortThreads = 256, kSortTile = 1024, kSortDigits = 256;
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
-template <class floatX, bool kVector>
+template <class floatX, bool kVector, bool kDropout>
 __global__ void embedding_forward_kernel(floatX* out, const int32_t* inp, const floatX* wte, const floatX* wpe,
                                          const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int N,
                                          int T, int C) {
@@ -31,13 +31,13 @@ __global__ void embedding_forward_kernel(floatX* out, const int32_t* inp, const 
   const unsigned bt = blockIdx.x * kEmbeddingRows + threadIdx.y;  // N and a few more: below 2^32
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n, i = static_cast<int64_t>(bt) * C + c;
   if (bt >= static_cast<unsigned>(N) || c >= C) return;
-  float x[n], position[n], factors[n];
-  load_floats<kVector>(x, wte + static_cast<int64_t>(inp[bt]) * C + c, C - c);
+  float x[n], position[n];
   const unsigned t = bt % T - (first ? first[bt] : 0);
+  load_floats<kVector>(x, wte + static_cast<int64_t>(inp[bt]) * C + c, C - c);
   load_floats<kVector>(position, wpe + static_cast<int64_t>(t) * C + c, C - c);
-  dropout_factors(factors, dropout, seed, sequence, i);
 #pragma unroll
-  for (int k = 0; k < n; ++k) x[k] = factors[k] == 0 ? 0 : (x[k] + position[k]) * factors[k];
+  for (int k = 0; k < n; ++k) x[k] += position[k];
+  drop_out<kDropout>(x, dropout, seed, sequence, i);
   store_floats<kVector>(out + i, x, C - c);
 }
 
@@ -50,28 +50,40 @@ void embedding_forward(floatX* out,           // (B, T, C)
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, cudaStream_t stream) {
   const int N = B * T;
   const bool vector = aligned16(out, wte, wpe) && C % Pack<floatX>::size == 0;
-  const auto kernel = vector ? embedding_forward_kernel<floatX, true> : embedding_forward_kernel<floatX, false>;
+  auto kernel = vector ? embedding_forward_kernel<floatX, true, false> : embedding_forward_kernel<floatX, false, false>;
+  if (dropout != 0) {
+    kernel = vector ? embedding_forward_kernel<floatX, true, true> : embedding_forward_kernel<floatX, false, true>;
+  }
   launch(kernel, dim3(ceil_div(N, kEmbeddingRows), ceil_div(C, 32 * Pack<floatX>::size)), dim3(32, kEmbeddingRows), 0,
          stream, out, inp, wte, wpe, first, dropout, seed, sequence, N, T, C);
 }
 
 // ---- backward: positions -------------------------------------------------------------------------------------------
 
-template <class floatX, bool kVector>
+template <class floatX, bool kVector, bool kDropout>
 __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dropout, uint64_t seed, uint64_t sequence,
                                       int B, int T, int C) {
   constexpr int n = Pack<float>::size;  // a lane's floats are one access, neighbours of the next lane's
+  constexpr int kAhead = 4;             // rows loaded ahead of the sums
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kEmbeddingRows + threadIdx.y;
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
   if (t >= T || c >= C) return;
-  float sum[n] = {}, x[n], factors[n];
-#pragma unroll 4
-  for (int b = 0; b < B; ++b) {
-    const int64_t i = (static_cast<int64_t>(b) * T + t) * C + c;
-    load_floats<kVector>(x, dout + i, C - c);
-    dropout_factors(factors, dropout, seed, sequence, i);
+  float sum[n] = {}, x[n];
+  for (int b0 = 0; b0 < B; b0 += kAhead) {
+    Pack<floatX, n> rows[kAhead];
 #pragma unroll
-    for (int k = 0; k < n; ++k) sum[k] += factors[k] == 0 ? 0 : x[k] * factors[k];
+    for (int r = 0; r < kAhead; ++r) {
+      const int64_t i = (static_cast<int64_t>(b0 + r) * T + t) * C + c;
+      rows[r] = load_row_pack<kVector, n>(dout + i, b0 + r < B ? C - c : 0);
+    }
+#pragma unroll
+    for (int r = 0; r < kAhead; ++r) {
+      if (b0 + r >= B) break;
+      to_floats(x, rows[r]);
+      drop_out<kDropout>(x, dropout, seed, sequence, (static_cast<int64_t>(b0 + r) * T + t) * C + c);
+#pragma unroll
+      for (int k = 0; k < n; ++k) sum[k] += x[k];
+    }
   }
   load_floats<kVector>(x, dwpe + t * C + c, C - c);
 #pragma unroll
@@ -87,7 +99,7 @@ __global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout,
   const int p = static_cast<int>(blockIdx.x) * kEmbeddingRows + static_cast<int>(threadIdx.y);
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
   if (p >= T) return;  // the whole warp; lanes without channels look for rows with the others
-  float sum[n] = {}, x[n], factors[n];
+  float sum[n] = {}, x[n];
   for (int b = 0; b < B; ++b) {
     const int64_t row = static_cast<int64_t>(b) * T;
     for (int t0 = p; t0 < T; t0 += 32) {
@@ -95,10 +107,10 @@ __global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout,
       unsigned found = __ballot_sync(kFullWarp, mine < T && mine - first[row + mine] == p);
       for (; found != 0; found &= found - 1) {
         const int64_t i = (row + t0 + __ffs(found) - 1) * C + c;
-        load_floats<kVector>(x, dout + i, C - c);
-        dropout_factors(factors, dropout, seed, sequence, i);
+        to_floats(x, load_row_pack<kVector, n>(dout + i, C - c));
+        drop_out<true>(x, dropout, seed, sequence, i);
 #pragma unroll
-        for (int k = 0; k < n; ++k) sum[k] += factors[k] == 0 ? 0 : x[k] * factors[k];
+        for (int k = 0; k < n; ++k) sum[k] += x[k];
       }
     }
   }
@@ -215,7 +227,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // dwte (V, C) += and partials (chunks, 2, C) of the runs that cross a chunk's border: [0] of a run that began in an
 // earlier chunk, [1] of one that begins here and goes on.
-template <class floatX, bool kVector>
+template <class floatX, bool kVector, bool kDropout>
 __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsigned long long* items, const floatX* dout,
                                       float dropout, uint64_t seed, uint64_t sequence, int N, int C) {
   constexpr int n = Pack<float>::size, kAhead = 8;  // rows loaded ahead of the sums
@@ -232,11 +244,11 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
 
   float sum[n] = {};
   for (int first = 0; first < count; first += kAhead) {
-    float x[kAhead][n];
+    Pack<floatX, n> rows[kAhead];
 #pragma unroll
     for (int r = 0; r < kAhead; ++r) {
       const int64_t bt = item_position(__shfl_sync(kFullWarp, item, first + r));
-      load_floats<kVector>(x[r], dout + bt * C + c, first + r < count ? C - c : 0);
+      rows[r] = load_row_pack<kVector, n>(dout + bt * C + c, first + r < count ? C - c : 0);
     }
 #pragma unroll
     for (int r = 0; r < kAhead; ++r) {
@@ -244,22 +256,22 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
       const unsigned long long here = __shfl_sync(kFullWarp, item, i);
       const unsigned long long following = __shfl_sync(kFullWarp, item, (i + 1) % 32);
       if (i >= count) break;
-      float factors[n];
-      dropout_factors(factors, dropout, seed, sequence, static_cast<int64_t>(item_position(here)) * C + c);
+      float x[n];
+      to_floats(x, rows[r]);
+      drop_out<kDropout>(x, dropout, seed, sequence, static_cast<int64_t>(item_position(here)) * C + c);
 #pragma unroll
-      for (int k = 0; k < n; ++k) sum[k] += factors[k] == 0 ? 0 : x[r][k] * factors[k];
+      for (int k = 0; k < n; ++k) sum[k] += x[k];
       const bool last = i + 1 == count;
       const int token = item_token(here);
       if (!last && token == item_token(following)) continue;
       if (began_before || token == after) {  // the items are sorted: only the last run can go on after the chunk
-        store_floats<kVector>(partials + (chunk * 2 + (began_before ? 0 : 1)) * C + c, sum, C - c);
+        store_row_pack<kVector>(partials + (chunk * 2 + (began_before ? 0 : 1)) * C + c, to_pack<float>(sum), C - c);
       } else {
-        float total[n];
         float* to = dwte + static_cast<int64_t>(token) * C + c;
-        load_floats<kVector>(total, to, C - c);
+        Pack<float> total = load_row_pack<kVector, n>(to, C - c);
 #pragma unroll
         for (int k = 0; k < n; ++k) total[k] += sum[k];
-        store_floats<kVector>(to, total, C - c);
+        store_row_pack<kVector>(to, total, C - c);
       }
       began_before = false;
 #pragma unroll
@@ -366,7 +378,10 @@ void embedding_backward(float* dwte,           // (V, C)  +=
         vector ? embedding_dwpe_documents_kernel<floatX, true> : embedding_dwpe_documents_kernel<floatX, false>;
     launch(kernel, positions, block, 0, stream, dwpe, dout, first, dropout, seed, sequence, B, T, C);
   } else {
-    const auto kernel = vector ? embedding_dwpe_kernel<floatX, true> : embedding_dwpe_kernel<floatX, false>;
+    auto kernel = vector ? embedding_dwpe_kernel<floatX, true, false> : embedding_dwpe_kernel<floatX, false, false>;
+    if (dropout != 0) {
+      kernel = vector ? embedding_dwpe_kernel<floatX, true, true> : embedding_dwpe_kernel<floatX, false, true>;
+    }
     launch(kernel, positions, block, 0, stream, dwpe, dout, dropout, seed, sequence, B, T, C);
   }
 
@@ -383,7 +398,10 @@ void embedding_backward(float* dwte,           // (V, C)  +=
   }
 
   const int chunks = ceil_div(N, kEmbeddingChunk);
-  const auto dwte_kernel = vector ? embedding_dwte_kernel<floatX, true> : embedding_dwte_kernel<floatX, false>;
+  auto dwte_kernel = vector ? embedding_dwte_kernel<floatX, true, false> : embedding_dwte_kernel<floatX, false, false>;
+  if (dropout != 0) {
+    dwte_kernel = vector ? embedding_dwte_kernel<floatX, true, true> : embedding_dwte_kernel<floatX, false, true>;
+  }
   launch(dwte_kernel, dim3(ceil_div(chunks, kEmbeddingRows), slices), block, 0, stream, dwte, partials, items, dout,
          dropout, seed, sequence, N, C);
   const auto combine = vector ? embedding_dwte_combine_kernel<true> : embedding_dwte_combine_kernel<false>;

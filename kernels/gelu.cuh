@@ -31,25 +31,27 @@ template <class floatX, bool kVector>
 __global__ void gelu_forward_kernel(floatX* out, const floatX* inp, int64_t N) {
   constexpr int n = Pack<floatX>::size;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
-  if (i >= N) return;
-  float x[n];
-  load_floats<kVector>(x, inp + i, N - i);
+  with_pack<kVector, n>(N - i, [&](auto whole) {
+    float x[n];
+    load_floats<whole>(x, inp + i, N - i);
 #pragma unroll
-  for (int k = 0; k < n; ++k) x[k] = gelu(x[k]);
-  store_floats<kVector>(out + i, x, N - i);
+    for (int k = 0; k < n; ++k) x[k] = gelu(x[k]);
+    store_floats<whole>(out + i, x, N - i);
+  });
 }
 
 template <class floatX, bool kVector>
 __global__ void gelu_backward_kernel(floatX* dinp, const floatX* dout, const floatX* inp, int64_t N) {
   constexpr int n = Pack<floatX>::size;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
-  if (i >= N) return;
-  float x[n], dy[n];
-  load_floats<kVector>(x, inp + i, N - i);
-  load_floats<kVector>(dy, dout + i, N - i);
+  with_pack<kVector, n>(N - i, [&](auto whole) {
+    float x[n], dy[n];
+    load_floats<whole>(x, inp + i, N - i);
+    load_floats<whole>(dy, dout + i, N - i);
 #pragma unroll
-  for (int k = 0; k < n; ++k) dy[k] *= gelu_grad(x[k]);
-  store_floats<kVector>(dinp + i, dy, N - i);
+    for (int k = 0; k < n; ++k) dy[k] *= gelu_grad(x[k]);
+    store_floats<whole>(dinp + i, dy, N - i);
+  });
 }
 
 template <class floatX>

@@ -15,13 +15,15 @@ __global__ void __launch_bounds__(kThreads) global_norm_chunk_kernel(double* sum
   const int64_t begin = blockIdx.x * kGlobalNormChunk,
                 end = begin + kGlobalNormChunk < N ? begin + kGlobalNormChunk : N;
   double sum = 0;
+  with_pack<kVector, kGlobalNormChunk>(N - begin, [&](auto whole) {
 #pragma unroll 4
-  for (int64_t i = begin + threadIdx.x * n; i < end; i += kThreads * n) {
-    float g[n];
-    load_floats<kVector>(g, grads + i, end - i);
+    for (int64_t i = begin + threadIdx.x * n; i < end; i += kThreads * n) {
+      float g[n];
+      load_floats<whole>(g, grads + i, end - i);
 #pragma unroll
-    for (int k = 0; k < n; ++k) sum += static_cast<double>(g[k]) * g[k];
-  }
+      for (int k = 0; k < n; ++k) sum += static_cast<double>(g[k]) * g[k];
+    }
+  });
   sum = block_sum(sum);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }

@@ -2,29 +2,31 @@
 // residual connection before it (and the dropout before that):  residual = inp1 + drop(inp2),  out = norm(residual),
 // where the statistics are those of the residual as it is stored, so that backward finds the same.
 //
-// A team of threads has a row: one warp up to 2048 channels, a block of 256 beyond. The row is read once and kept in
-// shared memory, each thread's part for itself, so that nothing waits; the variance is a second pass over what is kept
-// (E x^2 - mean^2 would lose all its digits when the mean is far above the spread). Rows beyond 48 KiB are read again.
+// Forward: a team of threads has a row: one warp up to 2048 channels, a block of 256 beyond. The row is read once and
+// kept in shared memory, each thread's part for itself, so that nothing waits; the variance is a second pass over what
+// is kept (E x^2 - mean^2 would lose all its digits when the mean is far above the spread). Rows beyond 48 KiB are read
+// again.
 //
-// Backward: teams walk over rows and keep the sums for dweight and dbias of their rows in shared memory; each block
-// writes its own to scratch, and a second kernel adds them up in order. dinp is added: x is the residual stream.
+// Backward: a thread has one pack of channels and keeps the sums for dweight and dbias of its channels in registers,
+// while its team walks over rows, some at a time; each block writes its sums to scratch, and a second kernel adds them
+// up in order. dinp is added: x is the residual stream.
 //
 // Bound by memory, in elements: forward reads N C and writes N C; fused it reads 2 N C and writes 2 N C (apart: 3 and
-// 2, with dropout 4 and 3). Backward reads 3 N C (dout, inp, dinp) and writes N C; its partial sums are at most 384 * 2
-// C floats, written and read once.
+// 2, with dropout 4 and 3). Backward reads 3 N C (dout, inp, dinp) and writes N C; its partial sums are at most 256 * 2
+// C floats, written and read once. What limits such kernels in practice is how many loads are under way: about 15 KB a
+// multiprocessor on an H100 (3 TB/s, 0.65 us). So loads come in batches, before the first of them is used.
 #pragma once
 
 #include <algorithm>
-#include <type_traits>
 
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
 
-inline constexpr int kLayernormWarpChannels = 2048;   // more than these: a block a row
+inline constexpr int kLayernormWarpChannels = 2048;   // forward: more than these: a block a row
 inline constexpr int kLayernormBlock = 256;           // its threads
 inline constexpr int kLayernormKept = 48 * 1024;      // bytes of a row that forward keeps
-inline constexpr int kLayernormSums = 96 * 1024;      // bytes of shared memory for backward, fits sm_80 and later
-inline constexpr int kLayernormBackwardBlocks = 384;  // at most; not by the GPU's size, so that sums are the same
+inline constexpr int kLayernormAhead = 2;             // packs of each tensor that a forward thread loads at once
+inline constexpr int kLayernormBackwardBlocks = 256;  // at most; not by the GPU's size, so that sums are the same
 
 template <int kTeam>
 __device__ float team_sum(float x) {
@@ -39,7 +41,7 @@ __device__ float team_sum(float x) {
 
 // kResidual: the row is inp1 + drop(inp2), also written to residual. kKept: dynamic shared memory has the block's rows,
 // each in whole packs.
-template <class floatX, bool kVector, int kTeam, bool kKept, bool kResidual>
+template <class floatX, bool kVector, int kTeam, bool kKept, bool kResidual, bool kDropout>
 __global__ void __launch_bounds__(kLayernormBlock)
     layernorm_forward_kernel(floatX* residual, floatX* out, float* mean, float* rstd, const floatX* inp1,
                              const floatX* inp2, const floatX* weight, const floatX* bias, float dropout, uint64_t seed,
@@ -58,25 +60,40 @@ __global__ void __launch_bounds__(kLayernormBlock)
     }
   };
 
+  // The sum. Packs are loaded in batches: stores to residual, which may be inp1 or inp2, would hold up later loads.
   float sum = 0;
-  for (int pack = thread; pack < packs; pack += kTeam) {
-    const int c = pack * n;
-    float x[n];
-    load_floats<kVector>(x, inp1 + start + c, C - c);
-    if constexpr (kResidual) {
-      float y[n], factors[n];
-      load_floats<kVector>(y, inp2 + start + c, C - c);
-      dropout_factors(factors, dropout, seed, sequence, start + c);
+  for (int first = thread; first < packs; first += kLayernormAhead * kTeam) {
+    Pack<floatX> packs1[kLayernormAhead], packs2[kLayernormAhead];
 #pragma unroll
-      for (int k = 0; k < n; ++k) x[k] = to_float(from_float<floatX>(x[k] + (factors[k] == 0 ? 0 : y[k] * factors[k])));
-      store_floats<kVector>(residual + start + c, x, C - c);
+    for (int i = 0; i < kLayernormAhead; ++i) {
+      const int c = (first + i * kTeam) * n;
+      packs1[i] = load_row_pack<kVector, n>(inp1 + start + c, C - c);
+      if constexpr (kResidual) packs2[i] = load_row_pack<kVector, n>(inp2 + start + c, C - c);
     }
-    if constexpr (kKept) store_floats<true>(kept + c, x, n);  // beyond C: zeros
 #pragma unroll
-    for (int k = 0; k < n; ++k) sum += x[k];
+    for (int i = 0; i < kLayernormAhead; ++i) {
+      const int c = (first + i * kTeam) * n;
+      if (c >= C) break;
+      float x[n];
+      to_floats(x, packs1[i]);
+      if constexpr (kResidual) {
+        float y[n];
+        to_floats(y, packs2[i]);
+        drop_out<kDropout>(y, dropout, seed, sequence, start + c);
+#pragma unroll
+        for (int k = 0; k < n; ++k) x[k] += y[k];
+        packs1[i] = to_pack<floatX>(x);
+        to_floats(x, packs1[i]);  // as it is stored
+        store_row_pack<kVector>(residual + start + c, packs1[i], C - c);
+      }
+      if constexpr (kKept) store_pack(kept + c, packs1[i]);  // beyond C: zeros
+#pragma unroll
+      for (int k = 0; k < n; ++k) sum += x[k];
+    }
   }
   const float m = team_sum<kTeam>(sum) / C;
 
+  // The variance.
   float squares = 0;
   for (int pack = thread; pack < packs; pack += kTeam) {
     const int c = pack * n;
@@ -89,6 +106,7 @@ __global__ void __launch_bounds__(kLayernormBlock)
   }
   const float s = 1 / sqrtf(team_sum<kTeam>(squares) / C + 1e-5f);
 
+  // The output.
   for (int pack = thread; pack < packs; pack += kTeam) {
     const int c = pack * n;
     float x[n], w[n], b[n];
@@ -105,32 +123,30 @@ __global__ void __launch_bounds__(kLayernormBlock)
   }
 }
 
-template <class floatX, bool kResidual>
+template <class floatX, bool kVector, bool kResidual, bool kDropout>
 void launch_layernorm_forward(floatX* residual, floatX* out, float* mean, float* rstd, const floatX* inp1,
                               const floatX* inp2, const floatX* weight, const floatX* bias, float dropout,
                               uint64_t seed, uint64_t sequence, int N, int C, cudaStream_t stream) {
-  constexpr int n = Pack<floatX>::size, kBlock = kLayernormBlock;
-  const auto choose = [&](auto vector) {
-    constexpr bool kVector = decltype(vector)::value;
-    const size_t row_bytes = static_cast<size_t>(ceil_div(C, n)) * 16;
-    auto kernel = layernorm_forward_kernel<floatX, kVector, 32, true, kResidual>;
-    int threads = 128, rows = 4;  // four warps
-    size_t kept = rows * row_bytes;
-    if (C > kLayernormWarpChannels) {
-      threads = kBlock;
-      rows = 1;
-      kept = row_bytes <= kLayernormKept ? row_bytes : 0;
-      kernel = kept ? layernorm_forward_kernel<floatX, kVector, kBlock, true, kResidual>
-                    : layernorm_forward_kernel<floatX, kVector, kBlock, false, kResidual>;
-    }
-    launch(kernel, grid_for(N, rows), threads, kept, stream, residual, out, mean, rstd, inp1, inp2, weight, bias,
-           dropout, seed, sequence, N, C);
-  };
-  if (aligned16(residual, out, inp1, inp2, weight, bias) && C % n == 0) {
-    choose(std::true_type{});
-  } else {
-    choose(std::false_type{});
+  constexpr int kBlock = kLayernormBlock;
+  const size_t row_bytes = static_cast<size_t>(ceil_div(C, Pack<floatX>::size)) * 16;
+  auto kernel = layernorm_forward_kernel<floatX, kVector, 32, true, kResidual, kDropout>;
+  int threads = 128, rows = 4;  // four warps
+  size_t kept = rows * row_bytes;
+  if (C > kLayernormWarpChannels) {
+    threads = kBlock;
+    rows = 1;
+    kept = row_bytes <= kLayernormKept ? row_bytes : 0;
+    kernel = kept ? layernorm_forward_kernel<floatX, kVector, kBlock, true, kResidual, kDropout>
+                  : layernorm_forward_kernel<floatX, kVector, kBlock, false, kResidual, kDropout>;
   }
+  launch(kernel, grid_for(N, rows), threads, kept, stream, residual, out, mean, rstd, inp1, inp2, weight, bias, dropout,
+         seed, sequence, N, C);
+}
+
+// Whether rows of C channels can be read 16 bytes at a time.
+template <class floatX, class... Pointers>
+bool vector_rows(int C, const Pointers*... pointers) {
+  return C % Pack<floatX>::size == 0 && aligned16(pointers...);
 }
 
 template <class floatX>
@@ -143,8 +159,10 @@ void layernorm_forward(floatX* out,           // (N, C)
                        int N, int C, cudaStream_t stream) {
   floatX* no_residual = nullptr;
   const floatX* no_inp2 = nullptr;
-  launch_layernorm_forward<floatX, false>(no_residual, out, mean, rstd, inp, no_inp2, weight, bias, 0, 0, 0, N, C,
-                                          stream);
+  const auto forward = vector_rows<floatX>(C, out, inp, weight, bias)
+                           ? launch_layernorm_forward<floatX, true, false, false>
+                           : launch_layernorm_forward<floatX, false, false, false>;
+  forward(no_residual, out, mean, rstd, inp, no_inp2, weight, bias, 0, 0, 0, N, C, stream);
 }
 
 template <class floatX>
@@ -157,59 +175,173 @@ void residual_layernorm_forward(floatX* residual,      // (N, C)  inp1 + drop(in
                                 const floatX* weight,  // (C)
                                 const floatX* bias,    // (C)
                                 float dropout, uint64_t seed, uint64_t sequence, int N, int C, cudaStream_t stream) {
-  launch_layernorm_forward<floatX, true>(residual, out, mean, rstd, inp1, inp2, weight, bias, dropout, seed, sequence,
-                                         N, C, stream);
+  const bool vector = vector_rows<floatX>(C, residual, out, inp1, inp2, weight, bias);
+  auto forward =
+      vector ? launch_layernorm_forward<floatX, true, true, false> : launch_layernorm_forward<floatX, false, true, false>;
+  if (dropout != 0) {
+    forward =
+        vector ? launch_layernorm_forward<floatX, true, true, true> : launch_layernorm_forward<floatX, false, true, true>;
+  }
+  forward(residual, out, mean, rstd, inp1, inp2, weight, bias, dropout, seed, sequence, N, C, stream);
 }
 
 // ---- backward ------------------------------------------------------------------------------------------------------
 
-// The sums for dweight and dbias lie in groups of four channels: pack p's q-th group is group q * packs + p. So a
+// A block's sums for dweight and dbias lie in groups of four channels: pack p's q-th group is group q * packs + p. So a
 // warp's 16-byte accesses to one q are neighbours, whatever the size of a pack, and shared memory serves them without
 // bank conflicts. Behind dweight's packs * n sums come dbias'.
+template <int n>
+__device__ void store_sums(float* to, const float (&sum)[n], int pack, int packs) {
+#pragma unroll
+  for (int q = 0; q < n / 4; ++q) {
+    float four[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) four[j] = sum[q * 4 + j];
+    store_floats<true>(to + (q * packs + pack) * 4, four, 4);
+  }
+}
+
+// A team is so many whole warps that each thread has one pack of channels (blockDim.x threads); a block has blockDim.y
+// teams, which walk over rows side by side, kRows a turn. The three tensors' packs of all rows of a turn are loaded
+// before the first is used: 3 kRows loads are under way.
 //
-// kKept: dynamic shared memory has, for each team, inp's and dout's row in whole packs, then the sums; otherwise the
-// sums are in partials from the start and rows are read again.
-//
+// dynamic shared memory, where there is more than one team: each team's sums
 // partials (gridDim.x, 2, packs * n)
-template <class floatX, bool kVector, int kTeam, bool kKept>
-__global__ void __launch_bounds__(kLayernormBlock, 2)
+template <class floatX, bool kVector, int kRows, int kThreads, int kBlocks>
+__global__ void __launch_bounds__(kThreads, kBlocks)
     layernorm_backward_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,
                               const floatX* __restrict__ inp, const floatX* __restrict__ weight,
                               const float* __restrict__ mean, const float* __restrict__ rstd, int N, int C) {
   constexpr int n = Pack<floatX>::size;
-  const int teams = blockDim.x / kTeam, team = threadIdx.x / kTeam, thread = threadIdx.x % kTeam;
-  const int packs = ceil_div(C, n), width = packs * n;
-  float* block_partials = partials + static_cast<int64_t>(blockIdx.x) * 2 * width;
-  floatX* kept_x = kKept ? dynamic_shared<floatX>() + team * 2 * width : nullptr;
-  floatX* kept_dy = kept_x + (kKept ? width : 0);
-  float* shared_sums = kKept ? reinterpret_cast<float*>(dynamic_shared<floatX>() + teams * 2 * width) : nullptr;
-  float* dw_sums = kKept ? shared_sums + team * 2 * width : block_partials;
-  float* db_sums = dw_sums + width;
+  struct alignas(16) RowSums {  // of dnorm and dnorm * norm, over some of a row's channels
+    float dnorm[kRows], dnorm_norm[kRows];
+  };
+  __shared__ RowSums warp_sums[2][kThreads / 32];  // of two turns: so one barrier a turn is enough
+  const int pack = threadIdx.x, packs = ceil_div(C, n), width = packs * n, c = pack * n;
+  const int team = threadIdx.y, teams = blockDim.y, team_warps = blockDim.x / 32;
+  const int warp = team * team_warps + pack / 32, left = C - c;  // left <= 0: no channels for this thread
+  const float inverse_C = 1 / static_cast<float>(C);
 
-  for (int pack = thread; pack < packs; pack += kTeam) {
-    const float zeros[4] = {};
-    for (int q = 0; q < n / 4; ++q) {
-      store_floats<true>(dw_sums + (q * packs + pack) * 4, zeros, 4);
-      store_floats<true>(db_sums + (q * packs + pack) * 4, zeros, 4);
+  float w[n], dw[n] = {}, db[n] = {};
+  to_floats(w, load_row_pack<kVector, n>(weight + c, left));
+  const int block_rows = teams * kRows;
+  int turn = 0;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * block_rows; first < N; first += gridDim.x * block_rows, turn ^= 1) {
+    // Load. Rows beyond N are zeros, which add nothing to any sum.
+    const int64_t row = first + team * kRows, at = row * C + c;
+    const int rows = static_cast<int>(N - row);  // 0 or fewer: none is left
+    Pack<floatX> x_packs[kRows], dy_packs[kRows], dx_packs[kRows];
+    float m[kRows], s[kRows];
+    if (rows >= kRows && left > 0) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        x_packs[r] = load_whole_pack<kVector, n>(inp + at + r * C, left);
+        dy_packs[r] = load_whole_pack<kVector, n>(dout + at + r * C, left);
+        dx_packs[r] = load_whole_pack<kVector, n>(dinp + at + r * C, left);
+        m[r] = mean[row + r];
+        s[r] = rstd[row + r];
+      }
+    } else {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const int exists = r < rows ? left : 0;
+        x_packs[r] = load_row_pack<kVector, n>(inp + at + r * C, exists);
+        dy_packs[r] = load_row_pack<kVector, n>(dout + at + r * C, exists);
+        dx_packs[r] = load_row_pack<kVector, n>(dinp + at + r * C, exists);
+        m[r] = r < rows ? mean[row + r] : 0;
+        s[r] = r < rows ? rstd[row + r] : 0;
+      }
+    }
+
+    // The two sums along each row: of the thread's channels, the warp's, the team's.
+    RowSums sums;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float x[n], dy[n];
+      to_floats(x, x_packs[r]), to_floats(dy, dy_packs[r]);
+      sums.dnorm[r] = sums.dnorm_norm[r] = 0;
+#pragma unroll
+      for (int k = 0; k < n; ++k) {
+        const float dnorm = dy[k] * w[k];
+        sums.dnorm[r] += dnorm;
+        sums.dnorm_norm[r] += dnorm * ((x[k] - m[r]) * s[r]);
+      }
+      sums.dnorm[r] = warp_sum(sums.dnorm[r]);
+      sums.dnorm_norm[r] = warp_sum(sums.dnorm_norm[r]);
+    }
+    if (pack % 32 == 0) warp_sums[turn][warp] = sums;
+    __syncthreads();
+    sums = warp_sums[turn][team * team_warps];
+    for (int other = 1; other < team_warps; ++other) {
+      const RowSums more = warp_sums[turn][team * team_warps + other];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        sums.dnorm[r] += more.dnorm[r];
+        sums.dnorm_norm[r] += more.dnorm_norm[r];
+      }
+    }
+
+    // The gradients.
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const float dnorm_avg = sums.dnorm[r] * inverse_C, dnorm_norm_avg = sums.dnorm_norm[r] * inverse_C;
+      float x[n], dy[n], dx[n];
+      to_floats(x, x_packs[r]), to_floats(dy, dy_packs[r]), to_floats(dx, dx_packs[r]);
+#pragma unroll
+      for (int k = 0; k < n; ++k) {
+        const float norm = (x[k] - m[r]) * s[r];
+        dx[k] += s[r] * (dy[k] * w[k] - dnorm_avg - norm * dnorm_norm_avg);
+        dw[k] += dy[k] * norm;
+        db[k] += dy[k];
+      }
+      store_row_pack<kVector>(dinp + at + r * C, to_pack<floatX>(dx), r < rows ? left : 0);
     }
   }
 
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * teams + team; row < N;
-       row += static_cast<int64_t>(gridDim.x) * teams) {
+  // The block's sums: those of its teams in order.
+  float* block_partials = partials + static_cast<int64_t>(blockIdx.x) * 2 * width;
+  float* to = teams > 1 ? dynamic_shared<float>() + team * 2 * width : block_partials;
+  if (left > 0) {
+    store_sums(to, dw, pack, packs);
+    store_sums(to + width, db, pack, packs);
+  }
+  if (teams == 1) return;
+  __syncthreads();
+  for (int i = team * blockDim.x + pack; i < 2 * width; i += teams * blockDim.x) {
+    float sum = 0;
+    for (int t = 0; t < teams; ++t) sum += dynamic_shared<float>()[t * 2 * width + i];
+    block_partials[i] = sum;
+  }
+}
+
+// Rows of more packs than a block has threads: a block a row, which it reads twice; its sums lie in partials from the
+// start, where the cache has them.
+template <class floatX, bool kVector>
+__global__ void __launch_bounds__(kLayernormBlock, 2)
+    layernorm_backward_wide_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,
+                                   const floatX* __restrict__ inp, const floatX* __restrict__ weight,
+                                   const float* __restrict__ mean, const float* __restrict__ rstd, int N, int C) {
+  constexpr int n = Pack<floatX>::size;
+  const int packs = ceil_div(C, n), width = packs * n;
+  float* dw_sums = partials + static_cast<int64_t>(blockIdx.x) * 2 * width;
+  float* db_sums = dw_sums + width;
+  for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
+    const float zeros[n] = {};
+    store_sums(dw_sums, zeros, pack, packs);
+    store_sums(db_sums, zeros, pack, packs);
+  }
+
+  for (int64_t row = blockIdx.x; row < N; row += gridDim.x) {
     const int64_t start = row * C;
     const float m = mean[row], s = rstd[row];
     float dnorm_sum = 0, dnorm_norm_sum = 0;
 #pragma unroll 2
-    for (int pack = thread; pack < packs; pack += kTeam) {
+    for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
       const int c = pack * n;
       float x[n], dy[n], w[n];
       load_floats<kVector>(x, inp + start + c, C - c);
       load_floats<kVector>(dy, dout + start + c, C - c);  // beyond C: 0, which adds nothing to any sum
       load_floats<kVector>(w, weight + c, C - c);
-      if constexpr (kKept) {
-        store_floats<true>(kept_x + c, x, n);
-        store_floats<true>(kept_dy + c, dy, n);
-      }
 #pragma unroll
       for (int k = 0; k < n; ++k) {
         const float dnorm = dy[k] * w[k];
@@ -217,20 +349,15 @@ __global__ void __launch_bounds__(kLayernormBlock, 2)
         dnorm_norm_sum += dnorm * (x[k] - m) * s;
       }
     }
-    const float dnorm_avg = team_sum<kTeam>(dnorm_sum) / C, dnorm_norm_avg = team_sum<kTeam>(dnorm_norm_sum) / C;
+    const float dnorm_avg = block_sum(dnorm_sum) / C, dnorm_norm_avg = block_sum(dnorm_norm_sum) / C;
 
-    for (int pack = thread; pack < packs; pack += kTeam) {
+    for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
       const int c = pack * n;
       float x[n], dy[n], w[n], dx[n];
       load_floats<kVector>(dx, dinp + start + c, C - c);
       load_floats<kVector>(w, weight + c, C - c);
-      if constexpr (kKept) {
-        load_floats<true>(x, kept_x + c, n);
-        load_floats<true>(dy, kept_dy + c, n);
-      } else {
-        load_floats<kVector>(x, inp + start + c, C - c);
-        load_floats<kVector>(dy, dout + start + c, C - c);
-      }
+      load_floats<kVector>(x, inp + start + c, C - c);
+      load_floats<kVector>(dy, dout + start + c, C - c);
 #pragma unroll
       for (int q = 0; q < n / 4; ++q) {
         float dw[4], db[4];
@@ -248,15 +375,6 @@ __global__ void __launch_bounds__(kLayernormBlock, 2)
         store_floats<true>(db_sums + (q * packs + pack) * 4, db, 4);
       }
       store_floats<kVector>(dinp + start + c, dx, C - c);
-    }
-  }
-
-  if constexpr (kKept) {
-    __syncthreads();  // all teams' sums are there
-    for (int i = threadIdx.x; i < 2 * width; i += blockDim.x) {
-      float sum = 0;
-      for (int t = 0; t < teams; ++t) sum += shared_sums[t * 2 * width + i];
-      block_partials[i] = sum;
     }
   }
 }
@@ -300,30 +418,30 @@ void layernorm_backward(floatX* dinp,          // (N, C)  +=
                         const float* mean,     // (N)
                         const float* rstd,     // (N)
                         int N, int C, cudaStream_t stream) {
-  constexpr int n = Pack<floatX>::size, kBlock = kLayernormBlock;
+  constexpr int n = Pack<floatX>::size;
   float* partials = static_cast<float*>(scratch);
-  int blocks = 0;
-  const auto choose = [&](auto vector) {
-    constexpr bool kVector = decltype(vector)::value;
-    const size_t team_bytes = static_cast<size_t>(ceil_div(C, n)) * (2 * 16 + 2 * n * sizeof(float));
-    auto kernel = layernorm_backward_kernel<floatX, kVector, 32, true>;
-    int teams = 8 * team_bytes <= kLayernormSums ? 8 : 4;
-    int threads = teams * 32;
-    if (teams * team_bytes > kLayernormSums) {
-      teams = 1;
-      threads = kBlock;
-      kernel = team_bytes <= kLayernormSums ? layernorm_backward_kernel<floatX, kVector, kBlock, true>
-                                            : layernorm_backward_kernel<floatX, kVector, kBlock, false>;
-    }
-    const size_t shared_bytes = teams * team_bytes <= kLayernormSums ? teams * team_bytes : 0;
-    blocks = std::min(ceil_div(N, teams), kLayernormBackwardBlocks);
-    launch(kernel, blocks, threads, shared_bytes, stream, dinp, partials, dout, inp, weight, mean, rstd, N, C);
-  };
-  if (aligned16(dinp, dout, inp, weight) && C % n == 0) {
-    choose(std::true_type{});
+  const bool vector = vector_rows<floatX>(C, dinp, dout, inp, weight);
+  const int packs = ceil_div(C, n), team_threads = ceil_div(packs, 32) * 32;
+  // Blocks of up to 256 threads fit a multiprocessor twice, larger ones once: by their number all start at once on the
+  // 132 multiprocessors of an H100, and on the 108 of an A100 up to C = 2048 in bf16.
+  auto kernel = layernorm_backward_wide_kernel<floatX, false>;
+  dim3 block(kLayernormBlock);
+  int rows = 2, most_blocks = kLayernormBackwardBlocks;
+  size_t shared_bytes = 0;
+  if (team_threads <= 256) {
+    kernel = vector ? layernorm_backward_kernel<floatX, true, 2, 256, 2> : layernorm_backward_kernel<floatX, false, 2, 256, 2>;
+    block = dim3(team_threads, 256 / team_threads);
+    if (block.y > 1) shared_bytes = block.y * 2 * packs * n * sizeof(float);
+  } else if (team_threads <= 512) {
+    kernel = vector ? layernorm_backward_kernel<floatX, true, 2, 512, 1> : layernorm_backward_kernel<floatX, false, 2, 512, 1>;
+    block = dim3(team_threads);
+    most_blocks /= 2;
   } else {
-    choose(std::false_type{});
+    if (vector) kernel = layernorm_backward_wide_kernel<floatX, true>;
+    rows = 1;
   }
+  const int blocks = std::min(ceil_div(N, static_cast<int>(block.y) * rows), most_blocks);
+  launch(kernel, blocks, block, shared_bytes, stream, dinp, partials, dout, inp, weight, mean, rstd, N, C);
   if (!dweight) return;
   constexpr int kRows = 32;
   launch(layernorm_backward_sum_kernel<kRows>, grid_for(2 * static_cast<int64_t>(ceil_div(C, n)) * n, 32),

@@ -44,15 +44,15 @@ __device__ void copy_slice(PlainSlice& slice,
   for (int i = 0; i < kPlainTile * kPlainDepth / kPlainThreads / kWidth; ++i) {
     const int item = i * kPlainThreads + threadIdx.x;
     const int outer = item / kLine, inner = item % kLine * kWidth;
-    float values[kWidth];
+    float values[kWidth] = {};
     if constexpr (kMajor == Major::k) {
       const int64_t row = first_row + outer, k = first_k + inner;
-      load_floats<kVector>(values, data + row * K + k, row < rows ? K - k : 0);
+      if (row < rows && k < K) load_floats<kVector>(values, data + row * K + k, K - k);
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) slice[inner + j][outer] = values[j];
     } else {
       const int64_t row = first_row + inner, k = first_k + outer;
-      load_floats<kVector>(values, data + k * rows + row, k < K ? rows - row : 0);
+      if (k < K && row < rows) load_floats<kVector>(values, data + k * rows + row, rows - row);
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) slice[outer][inner + j] = values[j];
     }
@@ -129,25 +129,43 @@ void matmul_plain(const Epilogue& epilogue,
 // alone.
 inline constexpr int kBiasChunk = 512;  // rows
 inline constexpr int kBiasWarps = 8;    // as many threads as a block has columns of bf16
+inline constexpr int kBiasAhead = 8;    // rows that a thread loads before it adds the first
 
 // partial (chunks, OC) = sums of the rows of each chunk. Block (x, y): 32 kWidth columns of chunk y; warp w takes every
 // 8th row.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(32 * kBiasWarps)
     bias_partial_kernel(float* partial, const floatX* dout, int N, int OC) {
-  constexpr int kWidth = kVector ? Pack<floatX>::size : 1, kColumns = 32 * kWidth;
+  constexpr int kWidth = kVector ? Pack<floatX>::size : 4 / static_cast<int>(sizeof(floatX)), kColumns = 32 * kWidth;
   // A warp writes sums of 32 lanes, reads those of 32 columns, which are kWidth of 32 / kWidth lanes: both in 32 banks.
   __shared__ float sums[kBiasWarps][kWidth][32 + 32 / kWidth];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t o = (static_cast<int64_t>(blockIdx.x) * 32 + lane) * kWidth;
-  const int64_t first = static_cast<int64_t>(blockIdx.y) * kBiasChunk;
-  const int64_t end = min(first + kBiasChunk, static_cast<int64_t>(N));
-  float sum[kWidth] = {};
-  for (int64_t n = first + warp; n < end; n += kBiasWarps) {
-    float x[kWidth];
-    load_floats<kVector>(x, dout + n * OC + o, OC - o);
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * kBiasChunk + warp;
+  const int step = OC * kBiasWarps;  // elements from one of the warp's rows to its next
+  const floatX* from = dout + first * OC + o;
+  int rows = static_cast<int>(min(static_cast<int64_t>(kBiasChunk - warp), N - first));  // from `from` to the end
+  // While a batch of rows is added the next is on its way. Rows beyond the end are zeros.
+  Pack<floatX, kWidth> batch[kBiasAhead], next[kBiasAhead];
+  const auto load = [&](Pack<floatX, kWidth>(&packs)[kBiasAhead]) {
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) sum[j] += x[j];
+    for (int r = 0; r < kBiasAhead; ++r) {
+      packs[r] = load_row_pack<kVector, kWidth>(from + r * step, r * kBiasWarps < rows ? OC - o : 0);
+    }
+    from += kBiasAhead * step;
+    rows -= kBiasAhead * kBiasWarps;
+  };
+  float sum[kWidth] = {};
+  load(batch);
+  for (bool more = true; more;) {
+    more = rows > 0;
+    load(next);
+#pragma unroll
+    for (int r = 0; r < kBiasAhead; ++r) {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) sum[j] += to_float(batch[r][j]);
+      batch[r] = next[r];
+    }
   }
 #pragma unroll
   for (int j = 0; j < kWidth; ++j) sums[warp][j][lane] = sum[j];
@@ -183,7 +201,7 @@ void bias_backward(float* dbias,        // (OC)  +=
   float* partial = static_cast<float*>(scratch);
   const int chunks = ceil_div(N, kBiasChunk);
   const bool vector = OC % Pack<floatX>::size == 0 && aligned16(dout);
-  const int columns = 32 * (vector ? Pack<floatX>::size : 1);
+  const int columns = 32 * (vector ? Pack<floatX>::size : 4 / static_cast<int>(sizeof(floatX)));
   launch(vector ? bias_partial_kernel<floatX, true> : bias_partial_kernel<floatX, false>,
          dim3(ceil_div(OC, columns), chunks), 32 * kBiasWarps, 0, stream, partial, dout, N, OC);
   launch(add_parts_kernel<float>, grid_for(OC, 256), 256, 0, stream, dbias, static_cast<const float*>(partial), chunks,

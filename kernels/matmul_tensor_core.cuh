@@ -48,21 +48,26 @@ struct SharedSlice {
     return (line * kChunks + (chunk ^ moved)) * kChunk;
   }
 
-  // One of mma's factors: 16 rows from `row` on, 32 bytes of K, the slice's first or second half. Lane: group = lane /
-  // 4, pair = lane % 4. r[0]: row group, the 4 bytes of K at 4 pair; r[1]: row group + 8; r[2], r[3]: the same, 16
-  // bytes of K further. As a they are in the order of mma's registers; as b, r[0] and r[2] are one matrix of 8 columns,
-  // r[1] and r[3] the next.
+  // mma's factors: 16 rows from `row` on, 32 bytes of K, the slice's first or second half: four matrices of 8 rows and
+  // 16 bytes of K, of which a lane has 4 bytes: row lane / 4, the bytes of K at lane % 4 * 4. As one factor a (kAsB
+  // false) r[0] has rows 0-7, r[1] rows 8-15, r[2] and r[3] the same, 16 bytes of K further. As two factors b r[0] and
+  // r[1] are both halves of K of rows 0-7, r[2] and r[3] of rows 8-15: mma takes b from a pair of neighbouring registers,
+  // and in another order they would be moved first.
+  template <bool kAsB>
   static __device__ void load(uint32_t (&r)[4], const unsigned char* slice, int row, int half) {
     const int lane = threadIdx.x % 32;
     if constexpr (kMajor == Major::k) {
-      ldmatrix_x4(r, slice + offset(row + lane % 16, half * 2 + lane / 16));
+      const int m = row + lane % 8 + (kAsB ? lane / 16 : lane / 8 % 2) * 8;
+      ldmatrix_x4(r, slice + offset(m, half * 2 + (kAsB ? lane / 8 % 2 : lane / 16)));
     } else if constexpr (sizeof(T) == 2) {
-      const int k = half * 16 + lane % 8 + lane / 16 * 8, m = row + lane / 8 % 2 * 8;
+      const int k = half * 16 + lane % 8 + (kAsB ? lane / 8 % 2 : lane / 16) * 8;
+      const int m = row + (kAsB ? lane / 16 : lane / 8 % 2) * 8;
       ldmatrix_x4_trans(r, slice + offset(k, m / 8));
     } else {  // ldmatrix would transpose halves of floats
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int k = half * 8 + lane % 4 + i / 2 * 4, m = row + lane / 4 + i % 2 * 8;
+        const int k = half * 8 + lane % 4 + (kAsB ? i % 2 : i / 2) * 4;
+        const int m = row + lane / 4 + (kAsB ? i / 2 : i % 2) * 8;
         r[i] = *reinterpret_cast<const uint32_t*>(slice + offset(k, m / 4) + m % 4 * 4);
       }
     }
@@ -186,16 +191,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     for (int half = 0; half < 2; ++half) {
       uint32_t a_part[Tile::kWarpM / 16][4], b_part[Tile::kWarpN / 16][4];
 #pragma unroll
-      for (int i = 0; i < Tile::kWarpM / 16; ++i) ASlice::load(a_part[i], stage, warp_row + i * 16, half);
+      for (int i = 0; i < Tile::kWarpM / 16; ++i) ASlice::template load<false>(a_part[i], stage, warp_row + i * 16, half);
 #pragma unroll
       for (int j = 0; j < Tile::kWarpN / 16; ++j) {
-        BSlice::load(b_part[j], stage + ASlice::kBytes, warp_column + j * 16, half);
+        BSlice::template load<true>(b_part[j], stage + ASlice::kBytes, warp_column + j * 16, half);
       }
 #pragma unroll
       for (int i = 0; i < Tile::kWarpM / 16; ++i) {
 #pragma unroll
         for (int j = 0; j < Tile::kWarpN / 8; ++j) {
-          mma(d[i][j], a_part[i], {b_part[j / 2][j % 2], b_part[j / 2][j % 2 + 2]}, T());
+          mma(d[i][j], a_part[i], {b_part[j / 2][j % 2 * 2], b_part[j / 2][j % 2 * 2 + 1]}, T());
         }
       }
     }

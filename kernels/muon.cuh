@@ -31,20 +31,22 @@ __global__ void __launch_bounds__(kMuonThreads)
   const float grad_scale = step->grad_scale;
   const bool updated = step->updated;
   double sum = 0;
+  with_pack<kVector, kMuonChunk>(N - begin, [&](auto whole) {
 #pragma unroll
-  for (int64_t i = begin + threadIdx.x * n; i < end; i += kMuonThreads * n) {
-    float mi[n], g[n];
-    load_floats<kVector>(mi, m + i, end - i);
-    load_floats<kVector>(g, grads + i, end - i);
+    for (int64_t i = begin + threadIdx.x * n; i < end; i += kMuonThreads * n) {
+      float mi[n], g[n];
+      load_floats<whole>(mi, m + i, end - i);
+      load_floats<whole>(g, grads + i, end - i);
 #pragma unroll
-    for (int k = 0; k < n; ++k) {
-      const float scaled = grad_scale * g[k];
-      mi[k] = momentum * mi[k] + scaled;
-      const float u = scaled + momentum * mi[k];
-      sum += static_cast<double>(u) * u;
+      for (int k = 0; k < n; ++k) {
+        const float scaled = grad_scale * g[k];
+        mi[k] = momentum * mi[k] + scaled;
+        const float u = scaled + momentum * mi[k];
+        sum += static_cast<double>(u) * u;
+      }
+      if (updated) store_floats<whole>(m + i, mi, end - i);
     }
-    if (updated) store_floats<kVector>(m + i, mi, end - i);
-  }
+  });
   sum = block_sum(sum);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
@@ -70,15 +72,17 @@ __global__ void __launch_bounds__(kMuonThreads)
   squares = block_sum(squares);
   const float scale = static_cast<float>(1 / (sqrt(squares) + static_cast<double>(kMuonEps)));
   const float grad_scale = step->grad_scale;
+  with_pack<kVector, kMuonChunk>(N - begin, [&](auto whole) {
 #pragma unroll
-  for (int64_t i = begin + threadIdx.x * n; i < end; i += kMuonThreads * n) {
-    float mi[n], g[n];
-    load_floats<kVector>(mi, m + i, end - i);
-    load_floats<kVector>(g, grads + i, end - i);
+    for (int64_t i = begin + threadIdx.x * n; i < end; i += kMuonThreads * n) {
+      float mi[n], g[n];
+      load_floats<whole>(mi, m + i, end - i);
+      load_floats<whole>(g, grads + i, end - i);
 #pragma unroll
-    for (int k = 0; k < n; ++k) g[k] = (grad_scale * g[k] + momentum * mi[k]) * scale;
-    store_floats<kVector>(x + i, g, end - i);
-  }
+      for (int k = 0; k < n; ++k) g[k] = (grad_scale * g[k] + momentum * mi[k]) * scale;
+      store_floats<whole>(x + i, g, end - i);
+    }
+  });
 }
 
 template <class floatX>
@@ -111,14 +115,14 @@ struct MuonEpilogue {
   template <bool kVector, int n>
   __device__ void store(float (&x)[n], int64_t row, int column) const {
     const int64_t at = row * N + column;
-    const int64_t left = row + 1 - column;  // up to the diagonal
     if (inp) {
       float a[n];
-      load_floats<kVector>(a, inp + at, left);
+      load_floats<kVector>(a, inp + at, N - column);
 #pragma unroll
       for (int k = 0; k < n; ++k) x[k] = kMuonB * a[k] + kMuonC * x[k] + (column + k == row ? kMuonA : 0.0f);
     }
-    store_floats<kVector>(out + at, x, left);
+    const int64_t left = row + 1 - column;  // up to the diagonal
+    with_pack<kVector, n>(left, [&](auto whole) { store_floats<whole>(out + at, x, left); });
 #pragma unroll
     for (int k = 0; k < n; ++k) {
       if (column + k < row) out[(column + k) * static_cast<int64_t>(N) + row] = from_float<floatX>(x[k]);
@@ -159,22 +163,24 @@ __global__ void __launch_bounds__(kMuonThreads)
   constexpr int n = 4;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kMuonThreads + threadIdx.x) * n, left = N - i;
   if (left <= 0 || !step->updated) return;
-  float p[n], xi[n];
-  if constexpr (kMaster) {
-    load_floats<kVector>(p, master + i, left);
-  } else {
-    load_floats<kVector>(p, params + i, left);
-  }
-  load_floats<kVector>(xi, x + i, left);
+  with_pack<kVector, n>(left, [&](auto whole) {
+    float p[n], xi[n];
+    if constexpr (kMaster) {
+      load_floats<whole>(p, master + i, left);
+    } else {
+      load_floats<whole>(p, params + i, left);
+    }
+    load_floats<whole>(xi, x + i, left);
 #pragma unroll
-  for (int k = 0; k < n; ++k) p[k] -= lr * (scale * xi[k] + weight_decay * p[k]);
-  if constexpr (kMaster) store_floats<kVector>(master + i, p, left);
-  if constexpr (sizeof(floatX) == 2 && !kMaster) {
-    const Philox4 random = philox4(seed, step->updates, i / 4);
+    for (int k = 0; k < n; ++k) p[k] -= lr * (scale * xi[k] + weight_decay * p[k]);
+    if constexpr (kMaster) store_floats<whole>(master + i, p, left);
+    if constexpr (sizeof(floatX) == 2 && !kMaster) {
+      const Philox4 random = philox4(seed, step->updates, i / 4);
 #pragma unroll
-    for (int k = 0; k < n; ++k) p[k] = to_float(round_stochastically(p[k], random.word[k] >> 16));
-  }
-  store_floats<kVector>(params + i, p, left);
+      for (int k = 0; k < n; ++k) p[k] = to_float(round_stochastically(p[k], random.word[k] >> 16));
+    }
+    store_floats<whole>(params + i, p, left);
+  });
 }
 
 template <class floatX>

@@ -4,9 +4,14 @@
 //   A (16 x k, row-major), B (k x 8, column-major), D (16 x 8).
 #pragma once
 
-#include "kernels/common.cuh"
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
 
 #ifdef WROUGHT_CUDASIM
+#include <cudasim.h>
 
 namespace ptx_cpu {
 
@@ -76,6 +81,44 @@ __device__ inline uint32_t shared_address(const void* shared) {
 }
 
 #endif
+
+// ---- loads by a predicate ------------------------------------------------------------------------------------------
+
+// What lies at `from` (16, 8 or 4 bytes, aligned to their number) if `exists`, else zeros, and nothing is read. Written
+// as an `if`, compilers tend to make a branch of it, behind which a thread's next load waits for this one's value.
+__device__ inline int4 load_if(const int4* from, bool exists) {
+  int4 x = {0, 0, 0, 0};
+#ifdef WROUGHT_CUDASIM
+  if (exists) x = *from;
+#else
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %5, 0; @p ld.global.v4.b32 {%0,%1,%2,%3}, [%4];}"
+               : "+r"(x.x), "+r"(x.y), "+r"(x.z), "+r"(x.w)
+               : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(exists)));
+#endif
+  return x;
+}
+__device__ inline int2 load_if(const int2* from, bool exists) {
+  int2 x = {0, 0};
+#ifdef WROUGHT_CUDASIM
+  if (exists) x = *from;
+#else
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %3, 0; @p ld.global.v2.b32 {%0,%1}, [%2];}"
+               : "+r"(x.x), "+r"(x.y)
+               : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(exists)));
+#endif
+  return x;
+}
+__device__ inline int load_if(const int* from, bool exists) {
+  int x = 0;
+#ifdef WROUGHT_CUDASIM
+  if (exists) x = *from;
+#else
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %2, 0; @p ld.global.b32 %0, [%1];}"
+               : "+r"(x)
+               : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(exists)));
+#endif
+  return x;
+}
 
 // ---- mma -----------------------------------------------------------------------------------------------------------
 

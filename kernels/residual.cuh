@@ -13,13 +13,14 @@ template <class floatX, bool kVector>
 __global__ void residual_forward_kernel(floatX* out, const floatX* inp1, const floatX* inp2, int64_t N) {
   constexpr int n = Pack<floatX>::size;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
-  if (i >= N) return;
-  float x[n], y[n];
-  load_floats<kVector>(x, inp1 + i, N - i);
-  load_floats<kVector>(y, inp2 + i, N - i);
+  with_pack<kVector, n>(N - i, [&](auto whole) {
+    float x[n], y[n];
+    load_floats<whole>(x, inp1 + i, N - i);
+    load_floats<whole>(y, inp2 + i, N - i);
 #pragma unroll
-  for (int k = 0; k < n; ++k) x[k] += y[k];
-  store_floats<kVector>(out + i, x, N - i);
+    for (int k = 0; k < n; ++k) x[k] += y[k];
+    store_floats<whole>(out + i, x, N - i);
+  });
 }
 
 template <class floatX>

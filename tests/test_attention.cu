@@ -179,7 +179,9 @@ TEST_CASE("attention on tensor cores: every head size, any length") {
   }
   for (const std::string HS : {"32", "48", "64", "80", "96", "112", "128"}) {
     for (const std::string kernel : {"forward", "backward_keys", "backward_queries"}) {
-      check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", false>");
+      for (const std::string dropout : {"false", "true"}) {
+        check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", false, " + dropout);
+      }
     }
   }
 }
@@ -202,7 +204,7 @@ TEST_CASE("attention of several documents in a row, in float arithmetic and on t
   }
   for (const std::string HS : {"32", "48", "64", "80", "96", "112", "128"}) {
     for (const std::string kernel : {"forward", "backward_keys", "backward_queries"}) {
-      check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", true>");
+      check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", true, true>");
     }
   }
 }
@@ -411,8 +413,7 @@ TEST_CASE("attention: sections of heads change the order of blocks and nothing e
     REQUIRE(s.section == s.heads);
     const DeviceArray<floatX> inp(in.inp), dout(in.dout), out_in(in.out);
     const DeviceArray<float> lse_in(in.lse), delta(in.lse.size());
-    launch(attention_delta_kernel<floatX>, grid_for(static_cast<int64_t>(in.lse.size()), 1), 32, 0, nullptr,
-           delta.data(), dout.data(), out_in.data(), s);
+    attention_delta<floatX>(delta.data(), dout.data(), out_in.data(), s, true, nullptr);
     for (s.section = 1; s.section < s.heads; ++s.section) {  // all divisions, with a smaller last section or without
       CAPTURE(s.section);
       const DeviceArray<floatX> out(sizes.out()), dinp(sizes.inp());

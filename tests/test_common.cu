@@ -46,10 +46,22 @@ TEST_CASE("reductions over warps and blocks, one after another") {
 // out[0 .. 8) as they were, but for those that the copy reached.
 template <class floatX, bool kVector, int n>
 __global__ void copy_test_kernel(floatX* out, float* seen, const floatX* inp, int64_t left) {
+  with_pack<kVector, n>(left, [&](auto whole) {
+    float x[n];
+    load_floats<whole>(x, inp, left);
+    for (int k = 0; k < n; ++k) seen[k] = x[k];
+    store_floats<whole>(out, x, left);
+  });
+}
+
+// The same by a row's pack: with kVector of a whole pack or nothing.
+template <class floatX, bool kVector, int n>
+__global__ void row_copy_test_kernel(floatX* out, float* seen, const floatX* inp, int64_t left) {
+  const Pack<floatX, n> pack = load_row_pack<kVector, n>(inp, left);
   float x[n];
-  load_floats<kVector>(x, inp, left);
+  to_floats(x, pack);
   for (int k = 0; k < n; ++k) seen[k] = x[k];
-  store_floats<kVector>(out, x, left);
+  store_row_pack<kVector>(out, to_pack<floatX>(x), left);
 }
 
 template <class floatX, bool kVector, int n>
@@ -62,11 +74,21 @@ void check_copies() {
     const std::vector<floatX> readable(inp.begin(), inp.begin() + std::clamp<int64_t>(left, 0, n));
     const DeviceArray<floatX> from(readable, !kVector), to(before, !kVector);  // aligned only where they must be
     const DeviceArray<float> seen(n);
+    const auto check = [&](bool nothing_seen) {
+      const Doubles out = to_numbers(to.host()), loaded = to_numbers(seen.host());
+      for (int k = 0; k < n; ++k) {
+        CHECK(out[k] == to_numbers(k < left ? inp : before)[k]);
+        CHECK(loaded[k] == (nothing_seen ? 3 : k < left ? to_numbers(inp)[k] : 0));
+      }
+    };
+    seen.write(Floats(n, 3));
     launch(copy_test_kernel<floatX, kVector, n>, 1, 1, 0, nullptr, to.data(), seen.data(), from.data(), left);
-    const Doubles out = to_numbers(to.host()), loaded = to_numbers(seen.host());
-    for (int k = 0; k < n; ++k) {
-      CHECK(out[k] == to_numbers(k < left ? inp : before)[k]);
-      CHECK(loaded[k] == (k < left ? to_numbers(inp)[k] : 0));
+    check(left <= 0);
+    if constexpr (n * sizeof(floatX) <= 16) {
+      if (kVector && left > 0 && left < n) continue;
+      to.write(before);
+      launch(row_copy_test_kernel<floatX, kVector, n>, 1, 1, 0, nullptr, to.data(), seen.data(), from.data(), left);
+      check(false);
     }
   }
 }

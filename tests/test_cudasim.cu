@@ -704,6 +704,14 @@ TEST_CASE("Limits of a launch are the hardware's") {
         cudaSuccess);
   CHECK(status(1, 32, 100000) == cudaSuccess);
   CHECK(status(1, 32, 100001) == cudaErrorInvalidValue);
+  // Without asking: 48 KiB, of which 1 KiB may be the kernel's static memory.
+  cudaLaunchConfig_t config = {};
+  config.dynamicSmemBytes = 47 * 1024;
+  CHECK(cudaLaunchKernelEx(&config, write_dynamic_kernel<long>, 0) == cudaSuccess);
+  config.dynamicSmemBytes += 1;
+  CHECK(cudaLaunchKernelEx(&config, write_dynamic_kernel<long>, 0) == cudaErrorInvalidValue);
+  CHECK(cudaGetLastError() == cudaErrorInvalidValue);
+  CHECK(cudaDeviceSynchronize() == cudaSuccess);
   CHECK(cudaFuncSetAttribute(write_dynamic_kernel<short>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              227 * 1024 + 1) == cudaErrorInvalidValue);
   CHECK(cudaGetLastError() == cudaErrorInvalidValue);

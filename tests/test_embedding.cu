@@ -96,17 +96,21 @@ TEST_CASE_TEMPLATE("embedding takes 16-byte accesses where channels and tensors 
       wpe(random_storage<floatX>(static_cast<size_t>(T) * C, 2)), out(static_cast<size_t>(B) * T * C);
   const DeviceArray<float> dwte(Floats(wte.size(), 0)), dwpe(Floats(wpe.size(), 0));
   const DeviceArray<uint64_t> scratch(used_scratch(test));
-  embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), nullptr, 0.2f, 7, 8, B, T, C, nullptr);
   const Rows rows(B, T);
-  for (const bool documents : {false, true}) {
-    embedding_backward(dwte.data(), dwpe.data(), scratch.data(), out.data(), inp.data(), rows.on_device(documents),
-                       0.2f, 7, 8, B, T, C, V, nullptr);
+  for (const float dropout : {0.0f, 0.2f}) {
+    embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), nullptr, dropout, 7, 8, B, T, C, nullptr);
+    for (const bool documents : {false, true}) {
+      embedding_backward(dwte.data(), dwpe.data(), scratch.data(), out.data(), inp.data(), rows.on_device(documents),
+                         dropout, 7, 8, B, T, C, V, nullptr);
+    }
   }
   CHECK(out.host().size() == out.size());
-  check_ran<floatX>("embedding_forward_kernel<floatX, true");
-  check_ran<floatX>("embedding_dwpe_kernel<floatX, true");
+  for (const std::string dropout : {"true", "false"}) {
+    check_ran<floatX>("embedding_forward_kernel<floatX, true, " + dropout);
+    check_ran<floatX>("embedding_dwpe_kernel<floatX, true, " + dropout);
+    check_ran<floatX>("embedding_dwte_kernel<floatX, true, " + dropout);
+  }
   check_ran<floatX>("embedding_dwpe_documents_kernel<floatX, true");
-  check_ran<floatX>("embedding_dwte_kernel<floatX, true");
   check_ran<floatX>("embedding_dwte_combine_kernel<true");
 }
 

@@ -11,7 +11,7 @@ struct Sizes {
 };
 
 // One channel, primes, whole and ragged packs; a warp a row and a block a row; for each type rows at and beyond the
-// borders where backward takes fewer warps, a block a row, and no shared memory, and where forward reads rows again.
+// borders where backward takes fewer teams, more threads, and reads rows twice, and where forward reads rows again.
 const Sizes kSizes[] = {{1, 1},    {1, 33},     {7, 2},      {9, 64},     {3, 67},    {5, 768},
                         {6, 1032}, {2, 1600},   {5, 2048},   {3, 2049},   {2, 2056},  {2, 4100},
                         {2, 6160}, {1, 12'288}, {1, 12'292}, {2, 24'584}, {1, 24'579}};
@@ -91,9 +91,9 @@ TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf1
       check_rows("rstd", rstd.host(), expected_rstd, C, product(lost, expected_rstd));
     }
   }
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, false");
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, true, false");
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, false, false");  // what does not fit is read again
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, false, false");
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, true, false, false");
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, false, false, false");  // what does not fit is read again
 }
 
 TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU", floatX, float, bf16) {
@@ -142,13 +142,14 @@ TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU"
       }
     }
   }
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, true");
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, true, false");
+  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, true, true");  // with dropout
 }
 
 TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to what was there", floatX, float, bf16) {
   std::vector<Sizes> sizes(std::begin(kSizes), std::end(kSizes));
-  sizes.push_back({8 * kLayernormBackwardBlocks + 13, 33});  // blocks with several rows a warp
-  sizes.push_back({kLayernormBackwardBlocks + 5, 2564});     // and a block
+  sizes.push_back({16 * kLayernormBackwardBlocks + 13, 33});  // more rows than all blocks' teams take in one turn
+  sizes.push_back({kLayernormBackwardBlocks + 5, 2564});      // and with one team a block
   for (const auto [N, C] : sizes) {
     for (const Shift shift : shifts(4, C == 64)) {
       CAPTURE(N);
@@ -193,8 +194,9 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
       CHECK(same_bits(dinp_alone.host(), dinp.host()));
     }
   }
-  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 32, true");
-  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 256, true");
+  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 2, 256");
+  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 2, 512");
+  check_ran<floatX>("layernorm_backward_wide_kernel<floatX, true");
   // Scratch is for as many blocks as there are rows, up to a limit, and packs of 8 channels.
   CHECK(layernorm_backward_scratch(3, 33) == 3 * 2 * 40 * 4);
   CHECK(layernorm_backward_scratch(kLayernormBackwardBlocks + 1, 8) == kLayernormBackwardBlocks * 2 * 8 * 4);

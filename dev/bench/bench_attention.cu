@@ -483,8 +483,7 @@ const Register backward("attention_backward", [](const Problem& problem) {
          const AttentionSizes sizes = attention_sizes<bf16>(nullptr, 0, 0, 0, p->B, p->T, p->C, p->NH, true);
          const bf16 *inp = p->inp[set], *dout = p->dout[set];
          float *delta = p->scratch[set], *probabilities = p->p[0], *ds = p->ds[0];
-         launch(attention_delta_kernel<bf16>, p->heads * p->T / 8, 256, 0, stream, delta, dout,
-                static_cast<const bf16*>(p->out[set]), sizes);
+         attention_delta<bf16>(delta, dout, p->out[set], sizes, true, stream);
          launch(attention_ds_kernel, dim3(p->T / 128, p->T, p->heads), 128, 0, stream, probabilities, ds, dout,
                 static_cast<const float*>(p->lse[set]), static_cast<const float*>(delta), inp, p->T, p->NH);
          launch(attention_gradients_kernel, dim3(p->T, p->heads), kHS, 0, stream, p->dinp[set], dout,

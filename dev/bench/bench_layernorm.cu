@@ -170,6 +170,64 @@ __global__ void layernorm_backward_warp_kernel(bf16* dinp, float* dweight, float
   }
 }
 
+// A warp walks over rows and keeps its sums for dweight and dbias in shared memory (8 warps, 2, C); each block writes
+// the sum of its warps' to partials (blocks, 2, C). Each load waits for the one before: what is loaded is used at once.
+__global__ void __launch_bounds__(256, 2)
+    layernorm_backward_shared_kernel(bf16* dinp, float* partials, const bf16* dout, const bf16* inp, const bf16* weight,
+                                     const float* mean, const float* rstd, int N, int C) {
+  float* all = dynamic_shared<float>();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float *dw = all + warp * 2 * C, *db = dw + C;
+  for (int c = lane; c < 2 * C; c += 32) dw[c] = 0;
+  for (int row = blockIdx.x * 8 + warp; row < N; row += gridDim.x * 8) {
+    const int64_t start = static_cast<int64_t>(row) * C;
+    const float m = mean[row], s = rstd[row];
+    float dnorm_sum = 0, dnorm_norm_sum = 0;
+#pragma unroll 1
+    for (int c = lane * 8; c < C; c += 256) {
+      float x[8], dy[8], w[8];
+      load_floats<true>(x, inp + start + c, 8);
+      load_floats<true>(dy, dout + start + c, 8);
+      load_floats<true>(w, weight + c, 8);
+      for (int k = 0; k < 8; ++k) {
+        dnorm_sum += dy[k] * w[k];
+        dnorm_norm_sum += dy[k] * w[k] * (x[k] - m) * s;
+      }
+    }
+    const float dnorm_avg = warp_sum(dnorm_sum) / C, dnorm_norm_avg = warp_sum(dnorm_norm_sum) / C;
+#pragma unroll 1
+    for (int c = lane * 8; c < C; c += 256) {
+      float x[8], dy[8], w[8], dx[8];
+      load_floats<true>(x, inp + start + c, 8);
+      load_floats<true>(dy, dout + start + c, 8);
+      load_floats<true>(w, weight + c, 8);
+      load_floats<true>(dx, dinp + start + c, 8);
+      for (int k = 0; k < 8; ++k) {
+        const float norm = (x[k] - m) * s;
+        dx[k] += s * (dy[k] * w[k] - dnorm_avg - norm * dnorm_norm_avg);
+        dw[c + k] += dy[k] * norm;
+        db[c + k] += dy[k];
+      }
+      store_floats<true>(dinp + start + c, dx, 8);
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
+    float sum = 0;
+    for (int w = 0; w < 8; ++w) sum += all[w * 2 * C + i];
+    partials[blockIdx.x * 2 * C + i] = sum;
+  }
+}
+
+__global__ void layernorm_backward_partials_kernel(float* dweight, float* dbias, const float* partials, int blocks,
+                                                   int C) {
+  const int c = blockIdx.x * blockDim.x + threadIdx.x;
+  if (c >= 2 * C) return;
+  float sum = 0;
+  for (int b = 0; b < blocks; ++b) sum += partials[b * 2 * C + c];
+  (c < C ? dweight[c] : dbias[c - C]) += sum;
+}
+
 // dweight and dbias without atomics: a lane a column, 32 warps that each sum every 32nd row, then one that adds them
 // up.
 __global__ void layernorm_backward_columns_kernel(float* dweight, float* dbias, const bf16* dout, const bf16* inp,
@@ -402,7 +460,18 @@ bench::Ladder make_backward(const bench::Problem& problem) {
        }},
       {"sums in shared memory",
        "A warp walks over many rows and holds its sums of all columns in shared memory, which a "
-       "second, small kernel adds up in order: each tensor is read once, 16 bytes at a time.",
+       "second, small kernel adds up in order: no atomics, 16 bytes at a time.",
+       [=](int set, cudaStream_t stream) {
+         const int blocks = kLayernormBackwardBlocks;
+         float* partials = reinterpret_cast<float*>(t->scratch[0]);
+         launch(layernorm_backward_shared_kernel, blocks, 256, static_cast<size_t>(8 * 2 * C) * sizeof(float), stream,
+                t->dinp[set], partials, t->dout[set], t->inp[set], t->weight[0], t->mean[0], t->rstd[0], rows, C);
+         launch(layernorm_backward_partials_kernel, grid_for(2 * C, 256), 256, 0, stream, t->dweight[0], t->dbias[0],
+                partials, blocks, C);
+       }},
+      {"a thread a pack",
+       "A thread keeps to eight columns and holds their sums in registers; the three tensors of two rows are all "
+       "asked for before the first is used, so six loads are under way instead of one, and each tensor is read once.",
        [=](int set, cudaStream_t stream) {
          layernorm_backward(t->dinp[set], t->dweight[0], t->dbias[0], t->scratch[0], t->dout[set], t->inp[set],
                             t->weight[0], t->mean[0], t->rstd[0], rows, C, stream);

@@ -22,7 +22,8 @@ namespace cudasim {
 // ---- settings (runtime.cpp) ----------------------------------------------------------------------------------------
 
 constexpr size_t kMaxShared = 227 * 1024;        // dynamic shared memory of a block, after cudaFuncSetAttribute
-constexpr size_t kDefaultMaxShared = 48 * 1024;  // without
+constexpr size_t kDefaultMaxShared = 48 * 1024;  // without; static memory included,
+constexpr size_t kStaticShared = 1024;           // of which a kernel is taken to have as much as ptxas pads a little to
 constexpr unsigned kMaxThreads = 1024;
 constexpr int kMultiprocessors = 4;
 

@@ -158,7 +158,7 @@ cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel) {
       block.y > kMaxThreads || block.z > 64 || block.x * block.y * block.z > kMaxThreads)
     return returned(cudaErrorInvalidConfiguration);
   const auto limit = shared_limits().find(kernel);
-  if (config.dynamicSmemBytes > (limit == shared_limits().end() ? kDefaultMaxShared : limit->second))
+  if (config.dynamicSmemBytes > (limit == shared_limits().end() ? kDefaultMaxShared - kStaticShared : limit->second))
     return returned(cudaErrorInvalidValue);
   return cudaSuccess;
 }

@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
 # Compiles every kernel with nvcc and prints what ptxas reports: registers and static shared memory, per kernel and
-# architecture (what a launch asks for besides is in the kernels' page). Fails on a warning, a register spill, local memory (a stack frame), or a kernel that is not compiled.
-#   dev/ptxas_report.sh [ARCH...]          default: sm_80 sm_90a
-# Needs nvcc but no GPU; without nvcc it says so and exits 77.
+# architecture (the kernels' page says what a launch adds). Fails on a warning, a register spill, local memory (a stack
+# frame), a message C75xx (wgmma serialised, setmaxnreg ignored: ptxas prints these as "info"), or a kernel that is not compiled.
+#   dev/ptxas_report.sh [--keep DIR] [ARCH...]      default: sm_80 sm_90a
+#   --keep DIR   leaves <source>.<arch>.cubin and .log in DIR; what is there and newer than all sources is not compiled again
+# Needs nvcc but no GPU; without nvcc it prints that and exits 77.
 set -euo pipefail
+work=
+if [ "${1:-}" = --keep ]; then
+  [ -n "${2:-}" ] || { echo "error: --keep needs a folder" >&2; exit 2; }
+  mkdir -p "$2"
+  work=$(cd "$2" && pwd)
+  shift 2
+fi
 cd "$(dirname "$0")/.."
 
 nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
@@ -13,55 +22,92 @@ if [ ! -x "$nvcc" ]; then
 fi
 archs=("$@")
 [ ${#archs[@]} -gt 0 ] || archs=(sm_80 sm_90a)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+work=${work:-$tmp}
 
-# gpt2/model.cu has the kernels as they train; the tests have those that only programs of other kinds use.
-sources=(gpt2/model.cu)
-for test in tests/test_*.cu; do
-  case $test in *test_cudasim*) ;; *) sources+=("$test") ;; esac
-done
-compile() { # compile NVCC SOURCE ARCH WORK
-  local name out
-  name=$(basename "$2" .cu).$3
-  out=$4/$name.log
-  "$1" -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Wno-unknown-pragmas -arch="$3" -Xptxas -v,-warn-spills -cubin -o "$4/$name.cubin" "$2" \
-    > "$out" 2>&1 || { echo "error: $2 does not compile for $3:" >&2; grep -v '^ptxas info' "$out" >&2; exit 255; }
+compile() { # compile NVCC WORK SOURCE ARCH
+  local out=$2/$(basename "$3" .cu).$4
+  [ -f "$out.cubin" ] && [ -z "$(find kernels gpt2 tests/*.h "$3" dev/ptxas_report.sh "$1" -newer "$out.cubin" -print -quit)" ] && return
+  rm -f "$out.cubin"
+  touch "$out.begun"
+  "$1" -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Wno-unknown-pragmas -gencode="arch=compute_${4#sm_},code=$4" \
+    -Xptxas -v,-warn-spills -cubin -o "$out.new" "$3" >"$out.log" 2>&1 ||
+    { echo "error: $3 does not compile for $4:" >&2; grep -v '^ptxas info' "$out.log" >&2; exit 255; }
+  touch -r "$out.begun" "$out.new"  # a source that changed since then is newer
+  mv "$out.new" "$out.cubin"
+  rm "$out.begun"
 }
 export -f compile
-for source in "${sources[@]}"; do
-  for arch in "${archs[@]}"; do printf '%s\0%s\0' "$source" "$arch"; done
-done | xargs -0 -n 2 -P "${JOBS:-$(nproc)}" bash -c 'compile "$0" "$2" "$3" "$1"' "$nvcc" "$work"
+logs=()
+compile_all() { # compile_all SOURCE...: for each architecture
+  local source arch
+  for source in "$@"; do
+    for arch in "${archs[@]}"; do
+      printf '%s\0%s\0' "$source" "$arch"
+      logs+=("$work/$(basename "$source" .cu).$arch.log")
+    done
+  done >"$tmp/jobs"
+  xargs -0 -r -n 2 -P "${JOBS:-$(nproc)}" bash -c 'compile "$0" "$1" "$2" "$3"' "$nvcc" "$work" <"$tmp/jobs" || exit 1
+}
+# One line per entry function, into $tmp/report: arch, registers, shared bytes, stack bytes, spilled bytes, name.
+report() {
+  cat "${logs[@]}" | awk '
+    /Compiling entry function/ { split($0, q, "\047"); name = q[2]; arch = q[4] }
+    /bytes stack frame/ { stack = $1; spill = $5 + $9 }
+    /Used [0-9]+ registers/ {
+      registers = $5; shared = 0
+      for (i = 1; i < NF; ++i) if ($(i + 1) == "bytes" && $(i + 2) ~ /^smem/) shared = $i
+      if (name != "") print arch, name, registers, shared, stack, spill
+      name = ""
+    }' | sort -u | c++filt | awk '
+    BEGIN { printf "%-8s %9s %12s %6s %6s  %s\n", "arch", "registers", "static shared", "stack", "spills", "kernel" }
+    {
+      n = NF; name = $2
+      for (i = 3; i <= n - 4; ++i) name = name " " $i
+      sub(/^void /, "", name); sub(/\(.*\)$/, "", name); gsub(/__nv_bfloat16/, "bf16", name)
+      printf "%-8s %9s %12s %6s %6s  %s\n", $1, $(n - 3), $(n - 2), $(n - 1), $n, name
+    }' >"$tmp/report"
+}
+missing() { dev/list_kernels.sh kernels | while read -r kernel; do grep -qw "$kernel" "$tmp/report" || echo "$kernel"; done; }
 
-# One line an entry function: arch, mangled name, registers, shared bytes, stack bytes, spilled bytes.
-cat "$work"/*.log | awk '
-  /Compiling entry function/ { split($0, q, "\047"); name = q[2]; arch = q[4] }
-  /bytes stack frame/ { stack = $1; spill = $5 + $9 }
-  /Used [0-9]+ registers/ {
-    registers = $5; shared = 0
-    for (i = 1; i < NF; ++i) if ($(i + 1) == "bytes" && $(i + 2) ~ /^smem/) shared = $i
-    if (name != "") print arch, name, registers, shared, stack, spill
-    name = ""
-  }' | sort -u > "$work/table"
-c++filt < "$work/table" | awk '
-  BEGIN { printf "%-8s %9s %12s %6s %6s  %s\n", "arch", "registers", "static shared", "stack", "spills", "kernel" }
-  {
-    n = NF; name = $2
-    for (i = 3; i <= n - 4; ++i) name = name " " $i
-    sub(/^void /, "", name); sub(/\(.*\)$/, "", name); gsub(/__nv_bfloat16/, "bf16", name)
-    printf "%-8s %9s %12s %6s %6s  %s\n", $1, $(n - 3), $(n - 2), $(n - 1), $n, name
-  }' | tee "$work/report"
+# gpt2/model.cu has the kernels as programs run them, and the tests instantiate the same ones again: so of the tests only
+# those with kernels of their own, that of residual connections (its types are more), and those that reach the header of a
+# kernel that is in none of these.
+sources=(gpt2/model.cu)
+others=()
+for test in tests/test_*.cu; do
+  case $test in *test_cudasim*) continue ;; esac
+  if grep -q __global__ "$test" || [ "$test" = tests/test_residual.cu ]; then sources+=("$test"); else others+=("$test"); fi
+done
+compile_all "${sources[@]}"
+report
+missing | while read -r kernel; do grep -lw "$kernel" kernels/*.cuh || true; done | sort -u >"$tmp/headers"
+if [ -s "$tmp/headers" ]; then
+  more=()
+  for test in "${others[@]}"; do
+    if "$nvcc" -std=c++20 -I. -MM "$test" | grep -qwFf "$tmp/headers"; then more+=("$test"); fi
+  done
+  compile_all "${more[@]}"
+  report
+fi
+cat "$tmp/report"
 
 failed=0
-if grep -h -i "warning" "$work"/*.log; then
+if grep -h -i "warning" "${logs[@]}"; then
   echo "error: nvcc warns (above)" >&2
   failed=1
 fi
-if awk 'NR > 1 && ($4 > 0 || $5 > 0)' "$work/report" | grep .; then
+if grep -h '(C75[0-9][0-9])' "${logs[@]}" | c++filt; then
+  echo "error: ptxas serialises wgmma or ignores setmaxnreg (above)" >&2
+  failed=1
+fi
+if awk 'NR > 1 && ($4 > 0 || $5 > 0)' "$tmp/report" | grep .; then
   echo "error: these kernels spill registers or use local memory" >&2
   failed=1
 fi
-while read -r kernel; do
-  grep -qw "$kernel" "$work/report" || { echo "error: kernel $kernel is in kernels/ but nothing compiles it" >&2; failed=1; }
-done < <(dev/list_kernels.sh kernels)
+for kernel in $(missing); do
+  echo "error: kernel $kernel is in kernels/ but nothing compiles it" >&2
+  failed=1
+done
 exit $failed

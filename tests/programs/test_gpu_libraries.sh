@@ -60,7 +60,11 @@ expect_none "left out|ignored"
 [ ! -e build/gpu_headers ] || die "links to headers that are the toolkit's"
 
 rm -rf kit
-configure
+cached=() # as an earlier version left them in a build folder
+for name in CUBLASLT_LIBRARY CUDNN_LIBRARY NVRTC_LIBRARY NCCL_LIBRARY CUPTI_LIBRARY CUDNN_FRONTEND_INCLUDE_DIR; do
+  cached+=("-D$name=$TMP/old")
+done
+configure "${cached[@]}"
 for line in "$no_cublas" "left out: cuDNN (no libcudnn.so.9, no libnvrtc.so.13, no cudnn_frontend.h; our attention runs instead)" \
   "$no_nccl" "$no_cupti" CUBLASLT_LIBRARY= CUDNN_LIBRARY= NVRTC_LIBRARY= NCCL_LIBRARY= CUPTI_LIBRARY= RPATH=; do
   expect_line "$line"
@@ -88,7 +92,7 @@ hidden lib64/libcupti.so.13 "${no_cupti#left out: }"
 # ---- a user's switches ---------------------------------------------------------------------------------------------------
 rm -rf kit
 libraries lib64 kit
-configure -DWROUGHT_CUBLASLT=OFF -DWROUGHT_CUDNN=OFF
+configure -DWROUGHT_CUBLASLT=OFF -DWROUGHT_CUDNN=OFF "${cached[@]}"
 expect_line "cuBLASLt: off (WROUGHT_CUBLASLT=OFF; the hand-written products run instead)"
 expect_line "cuDNN: off (WROUGHT_CUDNN=OFF; our attention runs instead)"
 expect_line CUBLASLT_LIBRARY=

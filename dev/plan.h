@@ -35,8 +35,8 @@ inline constexpr Gpu kGpus[] = {
     {"b200", 180e9, 2250e12, 75e12, 7.7e12, 148, 720e9, 0.59, 437e12},
 };
 
-inline constexpr double kMemoryShare = 0.8;    // of the bandwidth: predict's 90 % of 3.0 TB/s are 80 % of an H100's
-inline constexpr double kFloatShare = 0.88;    // of the float units, as predict has it
+inline constexpr double kMemoryShare = 0.8;    // of the bandwidth: 90 % of the 3.0 TB/s that a copy reaches on an H100
+inline constexpr double kFloatShare = 0.88;    // of the float units
 inline constexpr double kNetworkShare = 0.9;   // of the network's rate
 inline constexpr double kLaunch = 5e-6;        // of the host's time, a launch
 inline constexpr double kCollective = 8.4e-6;  // that every collective takes,
@@ -165,7 +165,11 @@ struct Computing {
 };
 
 inline Computing computing_of(const Run& run) {
-  const GpuStep step({"", run.shape, run.B, run.T, run.bf16, run.recompute, Optimizer::adamw, run.bf16});
+  StepConfig config{
+      .model = "", .shape = run.shape, .B = run.B, .T = run.T, .bf16 = run.bf16, .recompute = run.recompute};
+  config.cudnn = run.bf16;
+  config.cudnn_workspace = INT64_MAX;  // as llm.c has it
+  const GpuStep step(config);
   Computing c;
   double launches = 0;
   for (const LaunchRow& row : step.rows()) {

@@ -1,12 +1,13 @@
-// A training step of the GPU's model as the launches that it consists of: for each kernel the bytes that it must move
-// and the operations that it does. What they take of a GPU's time is for those to say that use it: predict.cpp for an
-// H100, dev/plan.h for many GPUs.
+// A training step of the GPU's model as the launches that it consists of: for each kernel the bytes that it must move,
+// the operations that it does, and how its work is divided. What a launch takes of a GPU's time is computed by those
+// who use this: predict.cpp from kernel_work.h and rates.json, dev/plan.h by its own calibration.
 //
 // Bytes are the least of docs/kernels.md: every input of a launch once, every output once; what is added to, twice.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,12 @@
 enum class Unit { tensor_cores, float_units };
 enum class Phase { forward, backward, update };  // the first two once a micro-batch, the last once a step
 
+// What a matrix product does with its sums: stores them (bf16, or float), stores GELU of them too, multiplies by GELU's
+// derivative, adds them to float gradients, or stores them as one of several parts.
+enum class Epilogue { store, gelu, gelu_grad, add, part };
+
+inline constexpr int64_t kCudnnWorkspace = int64_t{256} << 20;  // kWorkspaceLimit: what its backward pass may need
+
 struct StepConfig {
   std::string model;
   ModelConfig shape;
@@ -22,7 +29,9 @@ struct StepConfig {
   bool bf16 = true;
   Recompute recompute = Recompute::none;
   Optimizer optimizer = Optimizer::adamw;
-  bool cudnn = false;  // attention by cuDNN: its backward pass is one launch of 5 products
+  bool cublaslt = false;  // products by cuBLASLt, but for Muon's
+  bool cudnn = false;     // attention by cuDNN; backward, one launch of 5 products, only up to this workspace
+  int64_t cudnn_workspace = kCudnnWorkspace;
 };
 
 // A kernel, of all its launches in a step that are alike.
@@ -35,13 +44,24 @@ struct LaunchRow {
   double bytes, flops;   // of one launch
   double trainer_flops;  // of one launch, as flops_per_token() counts: no padding, attention's whole square
   Phase phase;
-  double tiles = 0;          // of 128 x 128 numbers that a matrix product makes, with its parts; 0: it is none
+  double tiles = 0;  // of 128 x 128 numbers that a matrix product makes, with its parts; 0: it is not one
+
+  // A matrix product's sums (rows, columns) over a depth, in so many parts; `fraction` of its tiles are made.
+  double rows = 0, columns = 0, depth = 0, parts = 1, fraction = 1;
+  Epilogue epilogue = Epilogue::store;
+  // Of other kernels: turns of a thread, which are what kernel_work.h counts instructions for; blocks (0: one turn a
+  // thread); bytes of dynamic shared memory of a block, and threads if they are not those of kernel_work.h; and how
+  // often the last thread waits for memory.
+  double turns = 0, blocks = 0, shared = 0, threads = 0, waits = 2;
+
+  // Computed by predict.cpp.
   double ratio = 1, us = 0;  // bytes moved / the least; of all launches
 };
 
 // As the launchers divide their work; tests/programs/test_predict.sh holds these against the kernels.
 constexpr int kBiasRows = 512;                       // kBiasChunk: rows that a block of bias_partial_kernel sums
 constexpr int kNormBlocks = 384;                     // kLayernormBackwardBlocks
+constexpr int kNormShared = 96 * 1024;               // kLayernormSums
 constexpr int kNormElements = 16384;                 // kGlobalNormChunk
 constexpr int kSortTile = 1024, kDigits = 256;       // of the embedding's sort
 constexpr int kMasterBytes = 30, kFloatBytes = 28;   // adamw_update, a parameter: bf16 with master weights, float
@@ -75,30 +95,50 @@ class GpuStep {
     backward();
     phase_ = Phase::update;
     update();
+    std::erase_if(rows_, [](const LaunchRow& row) { return row.launches < 1; });
   }
   const std::vector<LaunchRow>& rows() const { return rows_; }
 
  private:
-  void add(const char* operation, const std::string& part, const char* kernel, int launches, double bytes,
-           double flops = 0, double trainer_flops = 0, Unit unit = Unit::float_units, double tiles = 0) {
-    if (launches > 0) {
-      rows_.push_back({operation, part, kernel, unit, launches, bytes, flops, trainer_flops, phase_, tiles});
-    }
+  LaunchRow& add(const char* operation, const std::string& part, const char* kernel, int launches, double bytes,
+                 double flops = 0, double trainer_flops = 0, Unit unit = Unit::float_units, double tiles = 0) {
+    rows_.push_back({operation, part, kernel, unit, launches, bytes, flops, trainer_flops, phase_, tiles});
+    return rows_.back();
   }
+  LaunchRow& add_product(const char* operation, const std::string& part, int launches, double bytes, double flops,
+                         double trainer_flops, double rows, double columns, double depth, double parts,
+                         Epilogue epilogue) {
+    LaunchRow& row = add(operation, part, config_.cublaslt ? "cuBLASLt's" : "matmul_tensor_core_kernel", launches,
+                         bytes, flops, trainer_flops, Unit::tensor_cores, tiles(rows, columns) * parts);
+    row.rows = rows, row.columns = columns, row.depth = depth, row.parts = parts, row.epilogue = epilogue;
+    return row;
+  }
+  double packs(double elements) const { return elements * e_ / 16; }  // 16-byte accesses
   double parameters() const { return static_cast<double>(arena_size(param_table(config_.shape))); }
   int adamw_bytes() const { return config_.bf16 ? kMasterBytes : kFloatBytes; }
 
-  void zero_grad() { add("zero_grad", "", "memset", 1, 4 * parameters()); }
+  void zero_grad() { add("zero_grad", "", "memset", 1, 4 * parameters()).turns = parameters() / 4; }
 
   void forward() {
     const double V = config_.shape.vocab_size, Vp = config_.shape.padded_vocab_size();
-    add("embedding_forward", "", "embedding_forward_kernel", 1, 2 * N_ * C_ * e_ + config_.T * C_ * e_ + 4 * N_);
-    add("layernorm_forward", "ln1", "layernorm_forward_kernel", 1, layernorm_bytes());
+    add("embedding_forward", "", "embedding_forward_kernel", 1, 2 * N_ * C_ * e_ + config_.T * C_ * e_ + 4 * N_).turns =
+        packs(N_ * C_);
+    layernorm("layernorm_forward", "ln1", 1, layernorm_bytes());
     forward_block(L_, true);
     product("fcproj", L_, 4 * C_, C_, 1);
-    add("residual_layernorm_forward", "ln1, lnf", "layernorm_forward_kernel", L_, residual_layernorm_bytes());
-    add("matmul_forward", "logits", "matmul_tensor_core_kernel", 1, (N_ * C_ + Vp * C_ + N_ * Vp) * e_,
-        2 * N_ * C_ * Vp, 2 * N_ * C_ * V, Unit::tensor_cores, tiles(N_, Vp));
+    layernorm("residual_layernorm_forward", "ln1, lnf", L_, residual_layernorm_bytes());
+    add_product("matmul_forward", "logits", 1, (N_ * C_ + Vp * C_ + N_ * Vp) * e_, 2 * N_ * C_ * Vp, 2 * N_ * C_ * V,
+                N_, Vp, C_, 1, Epilogue::store);
+  }
+
+  // A warp has a row, or, of more than 2,048 channels, a block.
+  void layernorm(const char* operation, const std::string& part, int launches, double bytes) {
+    LaunchRow& row = add(operation, part, "layernorm_forward_kernel", launches, bytes);
+    const double row_bytes = std::ceil(packs(C_)) * 16;
+    row.turns = packs(N_ * C_);
+    row.blocks = C_ > 2048 ? N_ : std::ceil(N_ / 4);
+    row.threads = C_ > 2048 ? 256 : 128;
+    row.shared = C_ > 2048 ? row_bytes : 4 * row_bytes;
   }
 
   // From ln1 to what the MLP's second product reads, so many times; again in backward under --recompute block.
@@ -106,45 +146,66 @@ class GpuStep {
     const std::string again = first ? "" : ", again";
     product("qkv" + again, times, C_, 3 * C_, first);
     attention("attention_forward", again,
-              config_.bf16 ? "attention_forward_tensor_core_kernel" : "attention_forward_plain_kernel", times,
-              4 * N_ * C_ * e_ + lse_bytes(), 2, first ? 4 : 0);
+              config_.cudnn  ? "cuDNN's"
+              : config_.bf16 ? "attention_forward_tensor_core_kernel"
+                             : "attention_forward_plain_kernel",
+              times, 4 * N_ * C_ * e_ + lse_bytes(), 2, first ? 4 : 0);
     product("attproj" + again, times, C_, C_, first);
-    add("residual_layernorm_forward", "ln2" + again, "layernorm_forward_kernel", times, residual_layernorm_bytes());
+    layernorm("residual_layernorm_forward", "ln2" + again, times, residual_layernorm_bytes());
     product("fc, gelu" + again, times, C_, 4 * C_, first, 2);
   }
 
   void backward() {
     const double V = config_.shape.vocab_size, Vp = config_.shape.padded_vocab_size();
-    add("classifier_backward", "", "classifier_backward_kernel", 1, N_ * (V + Vp) * e_ + 12 * N_);
-    add("classifier_loss", "", "classifier_loss_kernel", 1, 8 * N_);
+    LaunchRow& classifier =
+        add("classifier_backward", "", "classifier_backward_kernel", 1, N_ * (V + Vp) * e_ + 12 * N_);
+    classifier.turns = packs(N_ * Vp), classifier.blocks = N_;
+    LaunchRow& loss = add("classifier_loss", "", "classifier_loss_kernel", 1, 8 * N_);
+    loss.turns = N_, loss.blocks = 1, loss.waits = std::ceil(N_ / 1024 / 8) + 1;
     product_backward("logits", 1, C_, Vp, V);
-    add("zero_grad", "dresidual", "memset", 1, N_ * C_ * e_);
+    add("zero_grad", "dresidual", "memset", 1, N_ * C_ * e_).turns = packs(N_ * C_);
     if (config_.recompute == Recompute::block) {
-      add("layernorm_forward", "ln1, again", "layernorm_forward_kernel", L_ - 1, layernorm_bytes());
+      layernorm("layernorm_forward", "ln1, again", L_ - 1, layernorm_bytes());
       forward_block(L_ - 1, false);
     } else if (config_.recompute == Recompute::gelu) {
-      add("gelu_forward", "again", "gelu_forward_kernel", L_ - 1, 2 * 4 * N_ * C_ * e_);
+      add("gelu_forward", "again", "gelu_forward_kernel", L_ - 1, 2 * 4 * N_ * C_ * e_).turns = packs(4 * N_ * C_);
     }
     product_backward("fcproj, gelu", L_, 4 * C_, C_, C_);
     product_backward("fc", L_, C_, 4 * C_, 4 * C_);
     product_backward("attproj", L_, C_, C_, C_);
     attention_backward();
     product_backward("qkv", L_, C_, 3 * C_, 3 * C_);
-    const double sums = std::min<double>(N_, kNormBlocks) * 2 * C_ * 4;
-    add("layernorm_backward", "", "layernorm_backward_kernel", 2 * L_ + 1, (4 * N_ * C_ + C_) * e_ + 8 * N_ + sums);
-    add("layernorm_backward", "sums", "layernorm_backward_sum_kernel", 2 * L_ + 1, sums + 2 * 2 * C_ * 4);
+    layernorm_backward();
     embedding_backward();
+  }
+
+  void layernorm_backward() {
+    // A warp's shared memory: a row of inp and of dout, and the sums of dweight and dbias.
+    const double team = std::ceil(packs(C_)) * (2 * 16 + 2 * 16 / e_ * 4);
+    const double teams = 8 * team <= kNormShared ? 8 : 4 * team <= kNormShared ? 4 : 1;
+    const double blocks = std::min<double>(std::ceil(N_ / teams), kNormBlocks), sums = blocks * 2 * C_ * 4;
+    LaunchRow& row =
+        add("layernorm_backward", "", "layernorm_backward_kernel", 2 * L_ + 1, (4 * N_ * C_ + C_) * e_ + 8 * N_ + sums);
+    row.turns = packs(N_ * C_), row.blocks = blocks;
+    row.threads = teams > 1 ? teams * 32 : 256;
+    row.shared = teams * team <= kNormShared ? teams * team : 0;
+    LaunchRow& sum =
+        add("layernorm_backward", "sums", "layernorm_backward_sum_kernel", 2 * L_ + 1, sums + 2 * 2 * C_ * 4);
+    sum.turns = blocks * 2 * C_, sum.blocks = std::ceil(2 * C_ / 32), sum.waits = std::ceil(blocks / 32 / 4) + 1;
   }
 
   void update() {
     const double P = parameters(), sums = std::ceil(P / kNormElements) * 8;
-    add("global_norm_squared", "", "global_norm_chunk_kernel", 1, 4 * P + sums);
-    add("global_norm_squared", "sums", "global_norm_kernel", 1, sums);
-    add("adamw_prepare", "", "adamw_prepare_kernel", 1, 0);
+    LaunchRow& norm = add("global_norm_squared", "", "global_norm_chunk_kernel", 1, 4 * P + sums);
+    norm.turns = P / 4, norm.blocks = std::ceil(P / kNormElements);
+    LaunchRow& norm_sum = add("global_norm_squared", "sums", "global_norm_kernel", 1, sums);
+    norm_sum.turns = sums / 8, norm_sum.blocks = 1, norm_sum.waits = std::ceil(sums / 8 / 1024 / 4) + 1;
+    add("adamw_prepare", "", "adamw_prepare_kernel", 1, 0).blocks = 1;
     const std::vector<ParamTensor> table = param_table(config_.shape, {.optimizer = config_.optimizer});
     const double with_v = static_cast<double>(arena_size(table, Arena::v));
     const int runs = static_cast<int>(adamw_runs(table).size());
-    add("adamw_update", "", "adamw_update_kernel", runs, (adamw_bytes() * with_v + with_v / 64) / runs);
+    add("adamw_update", "", "adamw_update_kernel", runs, (adamw_bytes() * with_v + with_v / 64) / runs).turns =
+        with_v / runs / 4;
     if (config_.optimizer == Optimizer::muon) {
       muon("qkv, attproj", 4 * L_, C_, C_);
       muon("fc", L_, 4 * C_, C_);
@@ -155,18 +216,19 @@ class GpuStep {
   // So many matrices (rows, cols). Of A and B, which are symmetric, only the tiles up to the diagonal.
   void muon(const std::string& part, int matrices, double rows, double cols) {
     const double n = std::min(rows, cols), size = rows * cols, sums = std::ceil(size / kMuonElements) * 8;
-    add("muon_momentum", part, "muon_momentum_kernel", matrices, 12 * size + sums);
-    add("muon_normalize", part, "muon_normalize_kernel", matrices, (8 + e_) * size + sums);
+    add("muon_momentum", part, "muon_momentum_kernel", matrices, 12 * size + sums).turns = size / 4;
+    add("muon_normalize", part, "muon_normalize_kernel", matrices, (8 + e_) * size + sums).turns = size / 4;
     const double kernel_tile = std::pow(std::ceil(n / 128), 2) >= 128 ? 128 : 64, tiles = std::ceil(n / kernel_tile),
                  half = (tiles + 1) / (2 * tiles);
-    const auto product = [&](const char* of, double bytes, double flops) {
-      add("muon_orthogonalize", part + ": " + of, "matmul_tensor_core_kernel", matrices * kMuonSteps, bytes * e_, flops,
-          0, Unit::tensor_cores);
+    const auto product = [&](const char* of, double bytes, double columns, double depth, double fraction) {
+      LaunchRow& row = add("muon_orthogonalize", part + ": " + of, "matmul_tensor_core_kernel", matrices * kMuonSteps,
+                           bytes * e_, 2 * n * columns * depth * fraction, 0, Unit::tensor_cores);
+      row.rows = n, row.columns = columns, row.depth = depth, row.fraction = fraction;
     };
-    product("A", size + n * n, 2 * n * size * half);
-    product("B", 2 * n * n, 2 * n * n * n * half);
-    product("X", 2 * size + n * n, 2 * n * size);
-    add("muon_apply", part, "muon_apply_kernel", matrices, 12 * size);
+    product("A", size + n * n, n, size / n, half);
+    product("B", 2 * n * n, n, n, half);
+    product("X", 2 * size + n * n, size / n, n, 1);
+    add("muon_apply", part, "muon_apply_kernel", matrices, 12 * size).turns = size / 4;
   }
 
   double layernorm_bytes() const { return (2 * N_ * C_ + 2 * C_) * e_ + 8 * N_; }
@@ -177,29 +239,34 @@ class GpuStep {
   // out (N, OC), `outputs` of them, = inp (N, K) weight^T + bias
   void product(const std::string& part, int launches, double K, double OC, bool first, int outputs = 1) {
     const double flops = 2 * N_ * K * OC;
-    add("matmul_forward", part, "matmul_tensor_core_kernel", launches, (N_ * K + OC * K + OC + outputs * N_ * OC) * e_,
-        flops, first ? flops : 0, Unit::tensor_cores, tiles(N_, OC));
+    add_product("matmul_forward", part, launches, (N_ * K + OC * K + OC + outputs * N_ * OC) * e_, flops,
+                first ? flops : 0, N_, OC, K, 1, outputs > 1 ? Epilogue::gelu : Epilogue::store);
   }
 
   // Of dout (N, OC) and inp (N, K); without the padding OC is real_OC. The head's has no bias.
   void product_backward(const std::string& part, int launches, double K, double OC, double real_OC) {
     const double flops = 2 * N_ * K * OC, counted = 2 * N_ * K * real_OC, weight = OC * K;
     const double pre_gelu = part.find("gelu") != std::string::npos ? N_ * K : 0;
-    const auto tensor_cores = [&](const char* of, double bytes, double tiles) {
-      add("matmul_backward", part + ": " + of, "matmul_tensor_core_kernel", launches, bytes, flops, counted,
-          Unit::tensor_cores, tiles);
-    };
-    const double parts =
-        static_cast<double>(weight_parts(static_cast<int64_t>(N_), static_cast<int64_t>(K), static_cast<int64_t>(OC)));
-    tensor_cores("dinp", (N_ * OC + weight + N_ * K + pre_gelu) * e_, tiles(N_, K));
-    tensor_cores("dweight", (N_ * OC + N_ * K) * e_ + (parts > 1 ? parts : 2) * weight * 4, tiles(OC, K) * parts);
-    if (parts > 1) {
-      add("matmul_backward", part + ": dweight's parts", "add_parts_kernel", launches, (parts + 2) * weight * 4);
-    }
+    const double parts = config_.cublaslt
+                             ? 1
+                             : static_cast<double>(weight_parts(static_cast<int64_t>(N_), static_cast<int64_t>(K),
+                                                                static_cast<int64_t>(OC)));
+    add_product("matmul_backward", part + ": dinp", launches, (N_ * OC + weight + N_ * K + pre_gelu) * e_, flops,
+                counted, N_, K, OC, 1, pre_gelu > 0 ? Epilogue::gelu_grad : Epilogue::store);
+    add_product("matmul_backward", part + ": dweight", launches,
+                (N_ * OC + N_ * K) * e_ + (parts > 1 ? parts : 2) * weight * 4, flops, counted, OC, K, N_, parts,
+                parts > 1 ? Epilogue::part : Epilogue::add);
+    if (parts > 1) add_parts(part + ": dweight's parts", launches, parts, weight);
     if (part == "logits") return;
     const double chunks = std::ceil(N_ / kBiasRows);
-    add("matmul_backward", part + ": dbias", "bias_partial_kernel", launches, N_ * OC * e_ + chunks * OC * 4);
-    add("matmul_backward", part + ": dbias's parts", "add_parts_kernel", launches, (chunks + 2) * OC * 4);
+    LaunchRow& bias =
+        add("matmul_backward", part + ": dbias", "bias_partial_kernel", launches, N_ * OC * e_ + chunks * OC * 4);
+    bias.turns = packs(N_ * OC), bias.blocks = std::ceil(packs(OC) / 32) * chunks;
+    add_parts(part + ": dbias's parts", launches, chunks, OC);
+  }
+  void add_parts(const std::string& part, int launches, double parts, double n) {
+    LaunchRow& row = add("matmul_backward", part, "add_parts_kernel", launches, (parts + 2) * n * 4);
+    row.turns = n * parts, row.blocks = std::ceil(n / 256), row.waits = std::ceil(parts / 16) + 1;
   }
 
   // `products` of the causal half of T x T, of the head size's depth; `square` / 2 such products in the trainer's
@@ -213,9 +280,13 @@ class GpuStep {
 
   void attention_backward() {
     const bool bf16 = config_.bf16;
-    const double row = N_ * C_ * e_, statistics = 2 * lse_bytes();  // lse and delta
-    if (config_.cudnn) return attention("attention_backward", "", "cuDNN's", L_, 8 * row + lse_bytes(), 5, 8);
-    add("attention_backward", "delta", "attention_delta_kernel", L_, 2 * row + lse_bytes());
+    const double row = N_ * C_ * e_, statistics = 2 * lse_bytes();   // lse and delta
+    const double square = N_ * config_.shape.num_heads * config_.T;  // what cuDNN keeps of ds, 2 bytes each
+    if (config_.cudnn && 2 * square <= static_cast<double>(config_.cudnn_workspace)) {
+      return attention("attention_backward", "", "cuDNN's", L_, 8 * row + lse_bytes(), 5, 8);
+    }
+    add("attention_backward", "delta", "attention_delta_kernel", L_, 2 * row + lse_bytes()).turns =
+        32 * N_ * config_.shape.num_heads;
     attention("attention_backward", "dk, dv",
               bf16 ? "attention_backward_keys_tensor_core_kernel" : "attention_backward_keys_plain_kernel", L_,
               6 * row + statistics, 4, 4);
@@ -230,13 +301,21 @@ class GpuStep {
     int passes = 1;
     for (int V = config_.shape.vocab_size - 1; V >> (8 * passes) > 0;) ++passes;
     const double items = 8 * N_, counts = std::ceil(N_ / kSortTile) * kDigits * 4;
-    add(op, "dwpe", "embedding_dwpe_kernel", 1, N_ * C_ * e_ + 8 * static_cast<double>(config_.T) * C_);
-    add(op, "sort", "embedding_sort_count_kernel", passes, items + counts);
-    add(op, "sort", "embedding_sort_scan_kernel", passes, 2 * counts + kDigits * 4);
-    add(op, "sort", "embedding_sort_scatter_kernel", passes, 2 * items + counts);
+    const auto blocks_of = [&](LaunchRow& row, double turns, double blocks, double waits) {
+      row.turns = turns, row.blocks = blocks, row.waits = waits;
+    };
+    const double tiles = std::ceil(N_ / kSortTile), B = config_.B, columns = std::ceil(C_ / 128);
+    blocks_of(add(op, "dwpe", "embedding_dwpe_kernel", 1, N_ * C_ * e_ + 8 * static_cast<double>(config_.T) * C_),
+              N_ * C_ / 4, std::ceil(config_.T / 8.0) * columns, B + 1);
+    blocks_of(add(op, "sort", "embedding_sort_count_kernel", passes, items + counts), N_, tiles, 5);
+    blocks_of(add(op, "sort", "embedding_sort_scan_kernel", passes, 2 * counts + kDigits * 4), counts / 4, 32,
+              2 * std::ceil(tiles / 32) + 1);
+    blocks_of(add(op, "sort", "embedding_sort_scatter_kernel", passes, 2 * items + counts), N_, tiles, 5);
     const double rows = std::min<double>(N_, config_.shape.vocab_size);
-    add(op, "dwte", "embedding_dwte_kernel", 1, N_ * C_ * e_ + items + 8 * rows * C_);
-    add(op, "dwte", "embedding_dwte_combine_kernel", 1, items);
+    blocks_of(add(op, "dwte", "embedding_dwte_kernel", 1, N_ * C_ * e_ + items + 8 * rows * C_), N_ * C_ / 4,
+              std::ceil(N_ / 32 / 8) * columns, 5);
+    blocks_of(add(op, "dwte", "embedding_dwte_combine_kernel", 1, items), 32 * N_ / 32 * columns,
+              std::ceil(N_ / 32) * columns, 3);
   }
 
   const StepConfig config_;

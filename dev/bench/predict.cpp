@@ -1,9 +1,11 @@
-// Where the time of a training step goes on an H100, before any GPU was seen: for each kernel that a step launches the
-// bytes that it moves and the operations that it does, and the time of whichever takes longer at 90 % of 3.0 TB/s and
-// 88 % of 795 TFLOP/s. A prediction for the hand-written kernels, without the time that launching takes.
+// Where the time of a training step goes on an H100 or H200, before it was measured: for each kernel that a step
+// launches the time that its bytes, its loads in flight, its operations and its instructions take, and what lies
+// between launches. What kernels ask for: gpu_step.h and kernel_work.h. What the GPU and its libraries give:
+// rates.json.
 //
-//   build/predict                               GPT-2's four sizes, side by side
+//   build/predict                               GPT-2's four sizes, one row each
 //   build/predict --model gpt2                  one of them, kernel by kernel
+//   build/predict --model gpt2 gpt2-xl --matmul own cublaslt --attention own cudnn --batch-size 16 64
 //   build/predict --model gpt2 --counts FILE    bytes as bench_kernels_sim counted them (its --json), not the least
 //   build/predict --model gpt2 --optimizer muon --batch-size 64     and what Muon takes of the step
 #include <algorithm>
@@ -15,40 +17,169 @@
 
 #include "apps/command_line.h"
 #include "dev/bench/gpu_step.h"
+#include "dev/bench/kernel_work.h"
+#include "dev/bench/rates.h"
 #include "dev/bench/table.h"
 #include "gpt2/config.h"
-#include "gpt2/json.h"
 
 namespace {
 
-// ---- the H100 ------------------------------------------------------------------------------------------------------
+// ---- a launch ------------------------------------------------------------------------------------------------------
 
-constexpr double kMemory = 3.0e12, kMemoryShare = 0.90;       // bytes a second
-constexpr double kTensorCores = 795e12, kMatmulShare = 0.88;  // bf16, FLOP/s; tf32: half
-constexpr double kFloatUnits = 132 * 128 * 2 * 1.755e9;       // an FMA on each of 132 x 128 units at 1.755 GHz
+// Microseconds of a launch, by what it may wait for. The longest counts; where `serial`, FLOPs and issue add up.
+struct LaunchTimes {
+  double bytes = 0;    // at the best rate
+  double latency = 0;  // with the loads that are in flight, or of the waits of its last thread
+  double flops = 0, issue = 0;
+  bool serial = false;
+  double gap = 0;  // before it
+
+  double busy() const { return std::max({bytes, latency, serial ? flops + issue : std::max(flops, issue)}); }
+  const char* limit() const {
+    const double computing = serial ? flops + issue : std::max(flops, issue);
+    if (gap > busy()) return "launch";
+    if (computing > std::max(bytes, latency)) return flops >= issue ? "FLOPs" : "issue";
+    return latency > bytes / 0.9 ? "latency" : "bytes";
+  }
+};
+
+class LaunchModel {
+ public:
+  LaunchModel(const Rates& rates, const StepConfig& config) : r_(rates), config_(config) {}
+
+  LaunchTimes times(const LaunchRow& row) const {
+    LaunchTimes t;
+    t.gap = r_.launch_gap;
+    const double bytes = row.bytes * row.ratio;
+    t.bytes = bytes / ceiling();
+    if (row.rows > 0) {
+      row.kernel == "cuBLASLt's" ? library_product(t, row) : own_product(t, row);
+    } else if (row.kernel == "cuDNN's") {
+      t.flops = row.flops / (1e6 * cudnn_rate(row));
+    } else if (const AttentionTurn* turn = find_attention_turn(row.kernel, head_size())) {
+      own_attention(t, row, *turn);
+    } else if (const KernelWork* work = find_kernel_work(row)) {
+      moving(t, row, *work, bytes);
+    } else {  // attention on float units
+      t.flops = row.flops / (1e3 * r_.multiprocessors * 128 * 2 * r_.clock * r_.float_share);
+    }
+    return t;
+  }
+
+ private:
+  int head_size() const { return config_.shape.channels / config_.shape.num_heads; }
+  double ceiling() const { return 1e6 * r_.copy * r_.copy_share; }  // bytes a us
+  // us of so many warp instructions, all multiprocessors busy
+  double issue_us(double instructions, double clock) const {
+    return instructions / (r_.multiprocessors * r_.issue_slots * r_.issue_share * clock * 1e3);
+  }
+
+  // The blocks that are resident have so many bytes in flight, and memory answers after its latency; later waves of
+  // blocks come when these are done, the last with fewer.
+  void moving(LaunchTimes& t, const LaunchRow& row, const KernelWork& work, double bytes) const {
+    const double threads = row.threads > 0 ? row.threads : work.threads;
+    const double blocks = row.blocks > 0 ? row.blocks : std::max(1.0, std::ceil(row.turns / threads));
+    const double places = r_.multiprocessors * resident_blocks(row, work);
+    const auto wave_us = [&](double resident) {  // of bytes / blocks each
+      if (resident < 1) return 0.0;
+      const double in_flight = resident * threads * work.in_flight / r_.latency;
+      const double rate =
+          std::pow(std::pow(ceiling(), -r_.saturation) + std::pow(in_flight, -r_.saturation), -1 / r_.saturation);
+      return bytes / blocks * resident / rate;
+    };
+    const double waves = std::floor(blocks / places);
+    t.latency = std::max(waves * wave_us(places) + wave_us(blocks - waves * places), row.waits * r_.latency);
+    t.issue = issue_us(row.turns / 32 * work.instructions, r_.clock);
+  }
+
+  // Cycles of a tile for `depth` of K with all of a multiprocessor's tensor cores.
+  double tile_cycles(double rows, double columns, double depth) const {
+    return 2 * rows * columns * depth / (r_.tensor_flops * (config_.bf16 ? 1 : 0.5));
+  }
+  // Bytes that a product's epilogue moves for each sum.
+  double epilogue_bytes(Epilogue epilogue) const {
+    const double e = config_.bf16 ? 2 : 4;
+    switch (epilogue) {
+      case Epilogue::store:
+        return e;
+      case Epilogue::gelu:
+      case Epilogue::gelu_grad:
+        return 2 * e;
+      case Epilogue::add:
+        return 8;
+      case Epilogue::part:
+        return 4;
+    }
+    return 0;
+  }
+
+  // By wgmma: tiles of 128 rows, each on a multiprocessor, in waves; or the depth of all tiles divided evenly, which
+  // costs each multiprocessor a tile of partial sums, written and read. The library takes the fastest.
+  void library_product(LaunchTimes& t, const LaunchRow& row) const {
+    t.flops = INFINITY;
+    for (const double columns : {256.0, 128.0}) {
+      const double tiles = std::ceil(row.rows / 128) * std::ceil(row.columns / columns);
+      const double depth = tile_cycles(128, columns, std::ceil(row.depth / 64) * 64) / r_.tensor_issue;
+      const double end = r_.tile_epilogue * 128 * columns * epilogue_bytes(row.epilogue) / 65536;
+      const double a_turn = tiles / r_.multiprocessors;
+      const double us = 1e-3 / (r_.tensor_clock * r_.library_share);  // a cycle
+      const double parts = std::min(r_.multiprocessors, row.depth / 64 * tiles) * 128 * columns * 8 / ceiling();
+      t.flops = std::min(
+          {t.flops, std::ceil(a_turn) * (depth + end) * us, (a_turn * depth + std::ceil(a_turn) * end) * us + parts});
+    }
+  }
+
+  // By mma.sync: a tile's main loop, then its epilogue, which the next tile's loop does not hide.
+  void own_product(LaunchTimes& t, const LaunchRow& row) const {
+    const OwnTile tile = own_tile(row);
+    const double tiles =
+        std::ceil(row.rows / tile.rows) * std::ceil(row.columns / tile.columns) * row.parts * row.fraction;
+    const double depth = std::ceil(row.depth / row.parts / 32) * 32;
+    const double rounds = std::ceil(tiles / r_.multiprocessors), us = 1e-3 / r_.tensor_clock;
+    const double products = tile_cycles(tile.rows, tile.columns, depth) / r_.mma_sync_share;
+    const double slots = r_.issue_slots * r_.issue_share;
+    const double mma = 2 * tile.rows * tile.columns * depth / (config_.bf16 ? 4096 : 2048);  // m16n8k16, m16n8k8
+    const double main = mma * main_instructions_per_mma(tile) / slots;
+    const double end = tile.rows * tile.columns / 32 * epilogue_instructions(row.epilogue) / slots;
+    t.serial = true;
+    t.flops = rounds * (main > products ? 0 : products) * us;
+    t.issue = rounds * ((main > products ? main : 0) + end) * us;
+  }
+
+  double cudnn_rate(const LaunchRow& row) const {
+    const bool large = head_size() > 64;
+    if (row.operation == "attention_forward") return large ? r_.cudnn_forward_128 : r_.cudnn_forward_64;
+    return large ? r_.cudnn_backward_128 : r_.cudnn_backward_64;
+  }
+
+  // A causal row of turns ends at the diagonal: half a turn too many on either side.
+  void own_attention(LaunchTimes& t, const LaunchRow& row, const AttentionTurn& turn) const {
+    const double T = config_.T, heads = static_cast<double>(config_.B) * config_.shape.num_heads;
+    const double pairs = heads * T * (T + turn.own + turn.other) / 2;
+    const double mma_flops = row.flops * pairs / (heads * T * T / 2);
+    t.serial = true;
+    t.flops = mma_flops / (r_.multiprocessors * r_.tensor_flops * r_.mma_sync_share * r_.tensor_clock * 1e3);
+    t.issue = issue_us(pairs / (turn.own * turn.other) * turn.instructions, r_.tensor_clock);
+  }
+
+  const Rates& r_;
+  const StepConfig& config_;
+};
 
 // ---- the prediction ------------------------------------------------------------------------------------------------
 
 struct Prediction {
   StepConfig config;
+  double peak = 0;  // TFLOP/s of the precision
   std::vector<LaunchRow> rows;
   int launches = 0;
   double bytes = 0, flops = 0, trainer_flops = 0, us = 0;
+  double host_us = 0;  // of us, in which the GPU waits for the host
 
   double tokens() const { return static_cast<double>(config.B) * config.T; }
   double tokens_per_second() const { return tokens() / us * 1e6; }
-  double peak() const { return config.bf16 ? kTensorCores : kTensorCores / 2; }
-  double mfu() const { return trainer_flops / us * 1e6 / peak(); }
+  double mfu() const { return trainer_flops / us / 1e6 / peak; }
 };
-
-// Microseconds of a launch, and whether it is the bytes that take it.
-double launch_us(const LaunchRow& row, bool bf16, bool* memory = nullptr) {
-  const double tensor_cores = (bf16 ? kTensorCores : kTensorCores / 2) * kMatmulShare;
-  const double moving = row.bytes * row.ratio / (kMemory * kMemoryShare);
-  const double computing = row.flops / (row.unit == Unit::tensor_cores ? tensor_cores : kFloatUnits * kMatmulShare);
-  if (memory) *memory = moving >= computing;
-  return 1e6 * std::max(moving, computing);
-}
 
 // The ladder of dev/bench whose counts hold for a row: of a product's parts each has its own; dinp's is that of
 // forward, whose kernel it runs on.
@@ -73,18 +204,22 @@ Share muon_share(const std::vector<LaunchRow>& rows) {
   return share;
 }
 
-Prediction predict(const StepConfig& config, const std::map<std::string, double>& ratios) {
-  Prediction p{config, GpuStep(config).rows()};
+Prediction predict(const StepConfig& config, const Rates& rates, const std::map<std::string, double>& ratios) {
+  Prediction p{config, rates.tensor_peak * (config.bf16 ? 1 : 0.5), GpuStep(config).rows()};
+  const LaunchModel model(rates, config);
   for (LaunchRow& row : p.rows) {
     const auto found = ratios.find(ladder_of(row));
     if (found != ratios.end()) row.ratio = found->second;
-    row.us = row.launches * launch_us(row, config.bf16);
+    const LaunchTimes times = model.times(row);
+    row.us = row.launches * (times.busy() + times.gap);
     p.launches += row.launches;
     p.bytes += row.launches * row.bytes * row.ratio;
     p.flops += row.launches * row.flops;
     p.trainer_flops += row.launches * row.trainer_flops;
     p.us += row.us;
   }
+  p.host_us = std::max(0.0, p.launches * rates.host_launch - p.us);
+  p.us += p.host_us;
   // The same step, counted in two ways: a product that is missing above, or is there twice, shows.
   const double expected = flops_per_token(config.shape, config.T) * p.tokens();
   if (std::abs(p.trainer_flops / expected - 1) > 1e-12) {
@@ -140,18 +275,18 @@ const char* size_name(const std::string& model) {
   return found == names.end() ? "" : found->second;
 }
 
-void print_rows(const Prediction& p, const std::map<std::string, double>& ratios, bool markdown) {
+void print_rows(const Prediction& p, const Rates& rates, const std::map<std::string, double>& ratios, bool markdown) {
   std::vector<std::vector<std::string>> table{
       {"operation", "of", "kernel", "launches", "MB", "GFLOP", "limit", "us", "share"}};
+  const LaunchModel model(rates, p.config);
   for (const LaunchRow& row : p.rows) {
-    bool memory = true;
-    launch_us(row, p.config.bf16, &memory);
     table.push_back({row.operation, row.part, row.kernel, std::to_string(row.launches),
                      strprintf("%.1f", row.bytes * row.ratio / 1e6), strprintf("%.1f", row.flops / 1e9),
-                     row.us == 0 ? ""
-                     : memory    ? "bytes"
-                                 : "FLOPs",
-                     strprintf("%.1f", row.us), strprintf("%.1f %%", 100 * row.us / p.us)});
+                     model.times(row).limit(), strprintf("%.1f", row.us), strprintf("%.1f %%", 100 * row.us / p.us)});
+  }
+  if (p.host_us > 0) {
+    table.push_back({"waiting for the host", "", "", "", "", "", "launch", strprintf("%.1f", p.host_us),
+                     strprintf("%.1f %%", 100 * p.host_us / p.us)});
   }
   table.push_back({"step", "", "", std::to_string(p.launches), strprintf("%.0f", p.bytes / 1e6),
                    strprintf("%.0f", p.flops / 1e9), "", strprintf("%.0f", p.us), "100.0 %"});
@@ -162,8 +297,16 @@ void print_rows(const Prediction& p, const std::map<std::string, double>& ratios
       "do\n"
       "%.1f %% of that: padding and attention's seventh product added, the half of its square that is masked left "
       "out)\n",
-      p.us / 1e3, p.tokens_per_second(), 100 * p.mfu(), p.peak() / 1e12, p.trainer_flops / 1e9,
-      100 * p.flops / p.trainer_flops);
+      p.us / 1e3, p.tokens_per_second(), 100 * p.mfu(), p.peak, p.trainer_flops / 1e9, 100 * p.flops / p.trainer_flops);
+  double forward_us = 0, backward_us = 0;
+  int forwards = 0;
+  for (const LaunchRow& row : p.rows) {
+    if (row.operation == "attention_forward") forward_us += row.us, forwards += row.launches;
+    if (row.operation == "attention_backward") backward_us += row.us;
+  }
+  const double half = 2 * p.tokens() * p.config.T * p.config.shape.channels;
+  std::printf("Attention: forward %.0f TFLOP/s, backward %.0f (half of 4 and of 10 B NH T^2 HS)\n",
+              forwards * half / forward_us / 1e6, p.config.shape.num_layers * 2.5 * half / backward_us / 1e6);
   if (p.config.optimizer != Optimizer::muon) return;
   StepConfig adamw = p.config;
   adamw.optimizer = Optimizer::adamw;
@@ -171,18 +314,21 @@ void print_rows(const Prediction& p, const std::map<std::string, double>& ratios
   std::printf(
       "Muon: %.0f GFLOP and %.2f GB in %.2f ms, %.2f %% of the step of %.0f tokens, which takes %.2f ms with AdamW\n",
       muon.flops / 1e9, muon.bytes / 1e9, muon.us / 1e3, 100 * muon.us / p.us, p.tokens(),
-      predict(adamw, ratios).us / 1e3);
+      predict(adamw, rates, ratios).us / 1e3);
 }
+
+std::string matmul_tier(const StepConfig& config) { return config.cublaslt ? "cublaslt" : "own"; }
+std::string attention_tier(const StepConfig& config) { return config.cudnn ? "cudnn" : "own"; }
 
 // One row a model: totals, and what share each kind of operation has.
 void print_overview(const std::vector<Prediction>& predictions, bool markdown) {
   std::vector<std::string> groups{"matmul", "attention", "classifier", "layernorm", "adamw", "rest"};
   if (predictions[0].config.optimizer == Optimizer::muon) groups.insert(groups.end() - 1, "muon");
   std::vector<std::vector<std::string>> table{
-      {"model", "B x T", "launches", "GB", "TFLOP", "ms a step", "tokens/s", "MFU"}};
+      {"model", "B x T", "products", "attention", "launches", "GB", "TFLOP", "ms a step", "tokens/s", "MFU"}};
   for (const std::string& group : groups) table[0].push_back(group);
   for (const Prediction& p : predictions) {
-    std::map<std::string, double> us;
+    std::map<std::string, double> us{{"rest", p.host_us}};
     for (const LaunchRow& row : p.rows) {
       const auto group = std::find_if(groups.begin(), groups.end(), [&](const std::string& name) {
         return row.operation.find(name) != std::string::npos;
@@ -192,6 +338,8 @@ void print_overview(const std::vector<Prediction>& predictions, bool markdown) {
     const std::string size = size_name(p.config.model);
     std::vector<std::string> row{p.config.model + (size.empty() ? "" : " (" + size + ")"),
                                  strprintf("%d x %d", p.config.B, p.config.T),
+                                 matmul_tier(p.config),
+                                 attention_tier(p.config),
                                  std::to_string(p.launches),
                                  strprintf("%.1f", p.bytes / 1e9),
                                  strprintf("%.1f", p.flops / 1e12),
@@ -201,11 +349,12 @@ void print_overview(const std::vector<Prediction>& predictions, bool markdown) {
     for (const std::string& group : groups) row.push_back(strprintf("%.1f %%", 100 * us[group] / p.us));
     table.push_back(row);
   }
-  print_table(table, 2, markdown);
+  print_table(table, 4, markdown);
 }
 
-nlohmann::json to_json(const Prediction& p) {
+nlohmann::json to_json(const Prediction& p, const Rates& rates) {
   nlohmann::json rows = nlohmann::json::array();
+  const LaunchModel model(rates, p.config);
   for (const LaunchRow& row : p.rows) {
     rows.push_back({{"operation", row.operation},
                     {"of", row.part},
@@ -215,6 +364,7 @@ nlohmann::json to_json(const Prediction& p) {
                     {"counted_over_least", row.ratio},
                     {"flops", row.flops},
                     {"trainer_flops", row.trainer_flops},
+                    {"limit", model.times(row).limit()},
                     {"us", row.us},
                     {"share", row.us / p.us}});
   }
@@ -222,6 +372,8 @@ nlohmann::json to_json(const Prediction& p) {
           {"batch_size", p.config.B},
           {"seq_len", p.config.T},
           {"precision", p.config.bf16 ? "bf16" : "tf32"},
+          {"matmul", matmul_tier(p.config)},
+          {"attention", attention_tier(p.config)},
           {"optimizer", p.config.optimizer == Optimizer::muon ? "muon" : "adamw"},
           {"kernels", rows},
           {"step",
@@ -229,38 +381,50 @@ nlohmann::json to_json(const Prediction& p) {
             {"bytes", p.bytes},
             {"flops", p.flops},
             {"trainer_flops", p.trainer_flops},
+            {"host_us", p.host_us},
             {"ms", p.us / 1e3},
             {"tokens_per_second", p.tokens_per_second()},
             {"mfu", p.mfu()}}}};
 }
 
 struct Flags {
-  std::vector<std::string> models{"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"};
-  int B = 16, T = 1024;
-  std::string precision = "bf16", recompute = "none", optimizer = "adamw", counts, json;
+  std::vector<std::string> models{"gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"}, matmul{"cublaslt"},
+      attention{"cudnn"};
+  std::vector<int> B{16};
+  int T = 1024;
+  std::string precision = "bf16", recompute = "none", optimizer = "adamw", device = "h100", rates = WROUGHT_RATES,
+              counts, json;
   bool markdown = false, kernels = false;
 };
 
 void run(const Flags& flags) {
+  const Rates rates = read_rates(flags.rates, flags.device);
   const std::map<std::string, double> ratios =
       flags.counts.empty() ? std::map<std::string, double>{} : read_counts(flags.counts);
   std::vector<Prediction> predictions;
   for (const std::string& name : flags.models) {
     const ModelPreset* preset = find_preset(name);
     if (!preset) fail_usage("--model is '%s', expected a preset such as gpt2, gpt2-medium or d4", name.c_str());
-    StepConfig config{name,
-                      preset->shape,
-                      flags.B,
-                      flags.T,
-                      flags.precision == "bf16",
-                      flags.recompute == "none"   ? Recompute::none
-                      : flags.recompute == "gelu" ? Recompute::gelu
-                                                  : Recompute::block,
-                      flags.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw};
+    StepConfig config{.model = name, .shape = preset->shape};
+    config.T = flags.T;
+    config.bf16 = flags.precision == "bf16";
+    config.recompute = flags.recompute == "none"   ? Recompute::none
+                       : flags.recompute == "gelu" ? Recompute::gelu
+                                                   : Recompute::block;
+    config.optimizer = flags.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
     if (config.T > config.shape.max_seq_len) {
       fail_usage("--seq-len is %d, and the context of %s is %d", config.T, name.c_str(), config.shape.max_seq_len);
     }
-    predictions.push_back(predict(config, ratios));
+    for (const int B : flags.B) {
+      for (const std::string& matmul : flags.matmul) {
+        for (const std::string& attention : flags.attention) {
+          config.B = B;
+          config.cublaslt = matmul == "cublaslt";
+          config.cudnn = attention == "cudnn" && config.bf16;
+          predictions.push_back(predict(config, rates, ratios));
+        }
+      }
+    }
   }
   if (flags.kernels) {
     std::set<std::string> names;
@@ -271,14 +435,14 @@ void run(const Flags& flags) {
     for (const std::string& name : names) std::printf("%s\n", name.c_str());
     return;
   }
-  std::printf(
-      "Predicted, not measured: an H100 at %.0f %% of %.1f TB/s and %.0f %% of %.4g TFLOP/s%s, %s%s.\n",
-      100 * kMemoryShare, kMemory / 1e12, 100 * kMatmulShare, predictions[0].peak() / 1e12,
-      predictions[0].config.bf16 ? "" : strprintf(" (attention: of the float units' %.3g)", kFloatUnits / 1e12).c_str(),
-      flags.precision.c_str(),
-      ((flags.recompute == "none" ? "" : ", recomputing " + flags.recompute) +
-       (flags.optimizer == "adamw" ? "" : ", " + flags.optimizer))
-          .c_str());
+  std::printf("Predicted, not measured: %s, %s%s%s. Rates: %s\n", rates.device.c_str(), flags.precision.c_str(),
+              flags.recompute == "none" ? "" : (", recomputing " + flags.recompute).c_str(),
+              flags.optimizer == "adamw" ? "" : (", " + flags.optimizer).c_str(),
+              flags.rates == WROUGHT_RATES ? "dev/bench/rates.json" : rates.file.c_str());
+  if (predictions.size() == 1) {
+    const StepConfig& config = predictions[0].config;
+    std::printf("Products: %s; attention: %s.\n", matmul_tier(config).c_str(), attention_tier(config).c_str());
+  }
   if (ratios.empty()) {
     std::printf("Bytes: the least possible (no --counts).\n\n");
   } else {
@@ -287,29 +451,42 @@ void run(const Flags& flags) {
     std::printf("; 1 for others.\n\n");
   }
   if (predictions.size() == 1) {
-    print_rows(predictions[0], ratios, flags.markdown);
+    print_rows(predictions[0], rates, ratios, flags.markdown);
   } else {
     print_overview(predictions, flags.markdown);
   }
   if (flags.json.empty()) return;
   nlohmann::json all = nlohmann::json::array();
-  for (const Prediction& p : predictions) all.push_back(to_json(p));
+  for (const Prediction& p : predictions) all.push_back(to_json(p, rates));
   std::ofstream out(flags.json);
-  out << nlohmann::json{{"predicted", true}, {"counts", flags.counts}, {"models", all}}.dump(1) << '\n';
+  out << nlohmann::json{{"predicted", true}, {"device", flags.device}, {"counts", flags.counts}, {"models", all}}.dump(
+             1)
+      << '\n';
   if (!out.flush()) fail("%s cannot be written", flags.json.c_str());
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Predicts where a training step's time goes on an H100, kernel by kernel, from bytes and operations.");
+  CLI::App app("Predicts where a training step's time goes on an H100 or H200, kernel by kernel. Nothing is measured.");
   Flags flags;
-  app.add_option("--model", flags.models, "presets, as train_gpt2's --model; one: kernel by kernel, more: side by side")
+  app.add_option("--model", flags.models,
+                 "presets, as train_gpt2's --model; one step: kernel by kernel, more: a row each")
       ->capture_default_str();
-  app.add_option("--batch-size", flags.B, "B: sequences in a step")
+  app.add_option("--batch-size", flags.B, "B: sequences in a step, one or more")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--seq-len", flags.T, "T: tokens in a sequence")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  app.add_option("--matmul", flags.matmul, "who multiplies, one or more: cublaslt | own (mma.sync)")
+      ->check(CLI::IsMember({"cublaslt", "own"}))
+      ->capture_default_str();
+  app.add_option(
+         "--attention", flags.attention,
+         "who does attention, one or more: cudnn (backward only where its workspace is allowed) | own (mma.sync)")
+      ->check(CLI::IsMember({"cudnn", "own"}))
+      ->capture_default_str();
+  app.add_option("--device", flags.device, "a GPU of the file of rates: h100 | h200")->capture_default_str();
+  app.add_option("--rates", flags.rates, "rates of GPUs and libraries; default: dev/bench/rates.json");
   app.add_option("--precision", flags.precision, "bf16 (with master weights) | tf32")
       ->check(CLI::IsMember({"bf16", "tf32"}))
       ->capture_default_str();

@@ -1,0 +1,135 @@
+// What each kernel of a step asks of a GPU besides bytes and operations: the instructions that its warps issue, and how
+// many bytes its threads have in flight. Who changes a kernel changes its row here, and its bytes and division in
+// gpu_step.h; the GPU's rates are in rates.json.
+//
+// "SASS": read off the disassembly for sm_90a (nvcc 13.0, nvdisasm -c), bf16, whole packs, without dropout; what runs
+// only for tails, dropout or masks is left out, as far as branches show it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "dev/bench/gpu_step.h"
+
+struct KernelWork {
+  const char* kernel;
+  const char* operation;  // of the launcher; null: of any
+  int threads;            // of a block
+  int registers;          // of a thread (ptxas -v)
+  double in_flight;       // bytes of loads that a thread has in flight at a time
+  double instructions;    // of a warp in which each lane takes a turn (LaunchRow::turns)
+  const char* from;
+};
+
+inline constexpr KernelWork kKernelWork[] = {
+    {"memset", nullptr, 256, 32, 64, 8, "CUDA's own: estimate"},
+    {"embedding_forward_kernel", nullptr, 256, 48, 16, 110,
+     "SASS: a load waits for the one before; instructions: estimate"},
+    {"layernorm_forward_kernel", "layernorm_forward", 128, 48, 16, 230, "SASS: three loops of a pack, without tails"},
+    {"layernorm_forward_kernel", nullptr, 128, 61, 16, 330, "SASS: three loops of a pack, without tails and Philox"},
+    {"layernorm_backward_kernel", nullptr, 256, 72, 16, 305,
+     "SASS: 120 + 165 a pack, 20 for its share of the row's sums"},
+    {"layernorm_backward_sum_kernel", nullptr, 1024, 32, 16, 5, "SASS: 17 for four loads of 4 bytes"},
+    {"classifier_backward_kernel", nullptr, 1024, 32, 16, 367, "SASS: 170 in the first pass, 197 in the second"},
+    {"classifier_loss_kernel", nullptr, 1024, 32, 64, 12, "estimate"},
+    {"bias_partial_kernel", nullptr, 256, 32, 16, 40,
+     "SASS: 128 for two packs, tails left out; a load waits for the one before"},
+    {"add_parts_kernel", nullptr, 256, 32, 64, 5, "SASS: 68 for 16 loads of 4 bytes, in flight together"},
+    {"gelu_forward_kernel", nullptr, 256, 40, 16, 380, "SASS: 45 an element of 8, and the pack's own"},
+    {"attention_delta_kernel", nullptr, 256, 30, 4, 200, "SASS: a warp's 200; two elements of 2 bytes at a time"},
+    {"embedding_dwpe_kernel", nullptr, 256, 40, 8, 60, "SASS: a load waits for the one before; instructions: estimate"},
+    {"embedding_sort_count_kernel", nullptr, 256, 32, 8, 30, "estimate"},
+    {"embedding_sort_scan_kernel", nullptr, 256, 32, 4, 40, "estimate"},
+    {"embedding_sort_scatter_kernel", nullptr, 256, 40, 8, 80, "estimate"},
+    {"embedding_dwte_kernel", nullptr, 256, 68, 8, 60,
+     "SASS: a load of 8 bytes waits for the one before; instructions: estimate"},
+    {"embedding_dwte_combine_kernel", nullptr, 256, 40, 16, 60, "estimate"},
+    {"global_norm_chunk_kernel", nullptr, 256, 31, 16, 24, "SASS: 125 for four loads, tails left out"},
+    {"global_norm_kernel", nullptr, 1024, 32, 8, 12, "estimate"},
+    {"adamw_prepare_kernel", nullptr, 1, 32, 8, 300, "estimate"},
+    {"adamw_update_kernel", nullptr, 256, 40, 64, 220, "SASS: 55 an element of 4, four loads in flight"},
+    {"muon_momentum_kernel", nullptr, 256, 40, 32, 60, "estimate"},
+    {"muon_normalize_kernel", nullptr, 256, 40, 16, 40, "estimate"},
+    {"muon_apply_kernel", nullptr, 256, 40, 32, 60, "estimate"},
+};
+
+// Null: a kernel of tensor cores (below), or one that is not ours.
+inline const KernelWork* find_kernel_work(const LaunchRow& row) {
+  for (const KernelWork& work : kKernelWork) {
+    if (row.kernel == work.kernel && (!work.operation || row.operation == work.operation)) return &work;
+  }
+  return nullptr;
+}
+
+// Blocks of a launch that a multiprocessor holds at a time: by threads, registers and shared memory (compute capability
+// 9.0: 2,048, 65,536, 227 KiB, of which a block's own has 1 KiB more).
+inline double resident_blocks(const LaunchRow& row, const KernelWork& work) {
+  const double threads = row.threads > 0 ? row.threads : work.threads;
+  const double registers = ceil_div(work.registers, 8) * 8 * std::max(32.0, threads);
+  return std::max(1.0, std::floor(std::min({32.0, 2048 / std::max(32.0, threads), 65536 / registers,
+                                            228 * 1024.0 / (row.shared + 1024)})));
+}
+
+// ---- products on tensor cores by mma.sync --------------------------------------------------------------------------
+
+// matmul_tensor_core(): the largest tile that leaves work for all multiprocessors.
+struct OwnTile {
+  double rows, columns;
+};
+inline OwnTile own_tile(const LaunchRow& row) {
+  const auto tiles = [&](double m, double n) {
+    return std::ceil(row.rows / m) * std::ceil(row.columns / n) * row.parts;
+  };
+  if (tiles(128, 256) >= 256) return {128, 256};
+  return tiles(128, 128) >= 128 ? OwnTile{128, 128} : OwnTile{64, 64};
+}
+
+// SASS, of a warp: the main loop has 275 for the 64 mma of 64 x 64 x 32 (290 in tiles of 128 x 128; tiles of 64 x 64
+// have 110 for 16 mma of 32 x 32 x 32).
+inline double main_instructions_per_mma(const OwnTile& tile) { return tile.rows < 128 ? 6.9 : 4.3; }
+
+// Of a lane, for each sum: SASS. bf16 in packs of 8: 80 and 445 (GELU and what is before it), 450 (its derivative);
+// floats in fours: 56 where they are added, 38 where they are stored.
+inline double epilogue_instructions(Epilogue epilogue) {
+  switch (epilogue) {
+    case Epilogue::store:
+      return 11;
+    case Epilogue::gelu:
+      return 50;
+    case Epilogue::gelu_grad:
+      return 52;
+    case Epilogue::add:
+      return 15;
+    case Epilogue::part:
+      return 11;
+  }
+  return 0;
+}
+
+// ---- attention by mma.sync -----------------------------------------------------------------------------------------
+
+// What a warp does at a time: queries x keys, with so many instructions, mma among them. Two warps a scheduler do not
+// hide each other's waits: the time is that of the mma and that of all instructions, one after the other.
+struct AttentionTurn {
+  const char* kernel;
+  int head_size;  // up to this
+  double own, other, instructions;
+};
+inline constexpr AttentionTurn kAttentionTurns[] = {
+    // SASS, dropout's and masks' left out; 128: estimate
+    {"attention_forward_tensor_core_kernel", 64, 32, 64, 984},
+    {"attention_forward_tensor_core_kernel", 128, 32, 32, 830},
+    {"attention_backward_keys_tensor_core_kernel", 64, 32, 16, 464},
+    {"attention_backward_keys_tensor_core_kernel", 128, 16, 32, 677},
+    {"attention_backward_queries_tensor_core_kernel", 64, 32, 16, 346},
+    {"attention_backward_queries_tensor_core_kernel", 128, 16, 32, 620},
+};
+// Null: not one of these kernels.
+inline const AttentionTurn* find_attention_turn(const std::string& kernel, int head_size) {
+  const AttentionTurn* found = nullptr;
+  for (const AttentionTurn& turn : kAttentionTurns) {
+    if (kernel == turn.kernel && (found == nullptr || found->head_size < head_size)) found = &turn;
+  }
+  return found;
+}

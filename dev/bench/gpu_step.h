@@ -52,7 +52,7 @@ struct LaunchRow {
   // Of other kernels: turns of a thread, which are what kernel_work.h counts instructions for; blocks (0: one turn a
   // thread); bytes of dynamic shared memory of a block, and threads if they are not those of kernel_work.h; and how
   // often the last thread waits for memory.
-  double turns = 0, blocks = 0, shared = 0, threads = 0, waits = 2;
+  double turns = 0, blocks = 0, shared = 0, threads = 0, waits = 1;
 
   // Computed by predict.cpp.
   double ratio = 1, us = 0;  // bytes moved / the least; of all launches

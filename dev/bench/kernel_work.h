@@ -1,9 +1,9 @@
 // What each kernel of a step asks of a GPU besides bytes and operations: the instructions that its warps issue, and how
-// many bytes its threads have in flight. Who changes a kernel changes its row here, and its bytes and division in
-// gpu_step.h; the GPU's rates are in rates.json.
+// many bytes its threads have in flight. A change of a kernel goes with a change of its row here, and of its bytes and
+// blocks in gpu_step.h; the GPU's rates are in rates.json.
 //
-// "SASS": read off the disassembly for sm_90a (nvcc 13.0, nvdisasm -c), bf16, whole packs, without dropout; what runs
-// only for tails, dropout or masks is left out, as far as branches show it.
+// "SASS": read off the disassembly for sm_90a (nvcc 13.0, nvdisasm -c), bf16, whole packs, without dropout. What only
+// tails, dropout or masks run is left out, as far as branches show it.
 #pragma once
 
 #include <algorithm>
@@ -62,8 +62,8 @@ inline const KernelWork* find_kernel_work(const LaunchRow& row) {
   return nullptr;
 }
 
-// Blocks of a launch that a multiprocessor holds at a time: by threads, registers and shared memory (compute capability
-// 9.0: 2,048, 65,536, 227 KiB, of which a block's own has 1 KiB more).
+// Blocks of a launch that a multiprocessor holds at a time: by threads, registers and dynamic shared memory (compute
+// capability 9.0: 2,048, 65,536 and 228 KiB, of which each block takes 1 KiB more than it asks for).
 inline double resident_blocks(const LaunchRow& row, const KernelWork& work) {
   const double threads = row.threads > 0 ? row.threads : work.threads;
   const double registers = ceil_div(work.registers, 8) * 8 * std::max(32.0, threads);
@@ -109,8 +109,8 @@ inline double epilogue_instructions(Epilogue epilogue) {
 
 // ---- attention by mma.sync -----------------------------------------------------------------------------------------
 
-// What a warp does at a time: queries x keys, with so many instructions, mma among them. Two warps a scheduler do not
-// hide each other's waits: the time is that of the mma and that of all instructions, one after the other.
+// What a warp does at a time: queries x keys, with so many instructions, mma among them. Two warps per scheduler do
+// not hide each other's waits: the time is that of the mma plus that of all instructions.
 struct AttentionTurn {
   const char* kernel;
   int head_size;  // up to this

@@ -60,8 +60,10 @@ class LaunchModel {
       own_attention(t, row, *turn);
     } else if (const KernelWork* work = find_kernel_work(row)) {
       moving(t, row, *work, bytes);
-    } else {  // attention on float units
+    } else if (row.kernel.find("_plain_kernel") != std::string::npos) {  // attention on float units
       t.flops = row.flops / (1e3 * r_.multiprocessors * 128 * 2 * r_.clock * r_.float_share);
+    } else {
+      throw std::logic_error("dev/bench/kernel_work.h has no row for " + row.kernel);
     }
     return t;
   }
@@ -181,9 +183,10 @@ struct Prediction {
   double mfu() const { return trainer_flops / us / 1e6 / peak; }
 };
 
-// The ladder of dev/bench whose counts hold for a row: of a product's parts each has its own; dinp's is that of
-// forward, whose kernel it runs on.
+// The ladder of dev/bench whose counts hold for a row, none for a library's: of a product's parts each has its own;
+// dinp's is that of forward, whose kernel it runs on.
 std::string ladder_of(const LaunchRow& row) {
+  if (row.kernel == "cuBLASLt's" || row.kernel == "cuDNN's") return "";
   if (row.operation.rfind("matmul", 0) != 0) return row.operation;
   const auto has = [&](const char* text) { return row.part.find(text) != std::string::npos; };
   return has("dbias") ? "matmul_backward_bias" : has("dweight") ? "matmul_backward_weight" : "matmul_forward_bf16";

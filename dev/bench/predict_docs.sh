@@ -26,7 +26,7 @@ awk -v predict="$predict" '
     }
     return line
   }
-  skipping && (/^\|/ || $0 == "") { if (/^\|/) old = 1; if ($0 == "" && old) { skipping = 0; print }; next }
+  skipping && (/^\|/ || $0 == "") { next }
   { skipping = 0; print }
   /^<!-- predict .*-->$/ {
     command = $0
@@ -38,7 +38,8 @@ awk -v predict="$predict" '
     print ""
     n = 0
     while ((command | getline line) > 0) if (line ~ /^\|/) print fill(line, ++n)
+    print ""
     if (close(command) != 0 || n < 3) { print "error: " command > "/dev/stderr"; exit 1 }
-    skipping = 1; old = 0
+    skipping = 1
   }' "$doc" >"$anew"
 if [ -n "$write" ]; then cat "$anew" >"$doc"; else cat "$anew"; fi

@@ -14,8 +14,8 @@ struct Rates {
   std::string device, file;
   double copy, copy_share, latency, saturation;         // TB/s, of copy, us, exponent
   double multiprocessors, clock, tensor_clock;          // clocks in GHz
-  double issue_slots, issue_share, float_share;         // slots a cycle and multiprocessor
-  double tensor_flops, tensor_issue, tensor_peak;       // FLOP a cycle and multiprocessor, share, TFLOP/s
+  double issue_slots, issue_share, float_share;         // slots per cycle and multiprocessor
+  double tensor_flops, tensor_issue, tensor_peak;       // FLOP per cycle and multiprocessor, share, TFLOP/s
   double tile_epilogue, library_share, mma_sync_share;  // cycles, shares
   double cudnn_forward_64, cudnn_forward_128;           // TFLOP/s, as the two below
   double cudnn_backward_64, cudnn_backward_128;
@@ -35,13 +35,13 @@ inline constexpr RateField kRateFields[] = {
     {"multiprocessors", "multiprocessors", &Rates::multiprocessors, false, true},
     {"clock", "GHz", &Rates::clock},
     {"tensor_clock", "GHz", &Rates::tensor_clock},
-    {"issue_slots", "warp instructions a cycle and multiprocessor", &Rates::issue_slots},
+    {"issue_slots", "warp instructions per cycle and multiprocessor", &Rates::issue_slots},
     {"issue_share", "of issue_slots", &Rates::issue_share, true},
-    {"float_share", "of 128 FMA a cycle and multiprocessor", &Rates::float_share, true},
-    {"tensor_flops", "FLOP a cycle and multiprocessor", &Rates::tensor_flops},
+    {"float_share", "of 128 FMA per cycle and multiprocessor", &Rates::float_share, true},
+    {"tensor_flops", "FLOP per cycle and multiprocessor", &Rates::tensor_flops},
     {"tensor_issue", "of tensor_flops", &Rates::tensor_issue, true},
     {"tensor_peak", "TFLOP/s", &Rates::tensor_peak},
-    {"tile_epilogue", "cycles for 64 KiB of a tile's results", &Rates::tile_epilogue},
+    {"tile_epilogue", "cycles per 64 KiB of a tile's results", &Rates::tile_epilogue},
     {"library_share", "of the tiles' model", &Rates::library_share, true},
     {"mma_sync_share", "of tensor_flops", &Rates::mma_sync_share, true},
     {"cudnn_forward_64", "TFLOP/s", &Rates::cudnn_forward_64},

@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kMmaThreads)
   copy_tile(keys, q, head.row);  // on their way to the registers
   __syncthreads();
 #pragma unroll
-  for (int c = 0; c < kHS / 16; ++c) load_fragment<kHS>(queries[c], keys, warp_row, 2 * c);
+  for (int c = 0; c < kHS / 16; ++c) load_factor_a<kHS>(queries[c], keys, warp_row, 2 * c);
   float acc[kHS / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   for (int u0 = 0; u0 <= t0; u0 += kMmaTile) {
     __syncthreads();  // what was there has been read
@@ -168,9 +168,9 @@ __global__ void __launch_bounds__(kMmaThreads)
 #pragma unroll
       for (int n = 0; n < kMmaTile / 8; n += 2) {
         uint32_t b[4];
-        load_fragment<kHS>(b, keys, 8 * n, 2 * c);
-        mma_m16n8k16(p[n], queries[c], {b[0], b[2]});
-        mma_m16n8k16(p[n + 1], queries[c], {b[1], b[3]});
+        load_factors_b<kHS>(b, keys, 8 * n, 2 * c);
+        mma_m16n8k16(p[n], queries[c], {b[0], b[1]});
+        mma_m16n8k16(p[n + 1], queries[c], {b[2], b[3]});
       }
     }
 #pragma unroll
@@ -205,7 +205,7 @@ __global__ void __launch_bounds__(kMmaThreads)
 #pragma unroll
       for (int n = 0; n < kHS / 8; n += 2) {
         uint32_t b[4];
-        load_fragment_trans<kHS>(b, values, 16 * u, n);
+        load_factors_b_trans<kHS>(b, values, 16 * u, n);
         mma_m16n8k16(acc[n], a, {b[0], b[1]});
         mma_m16n8k16(acc[n + 1], a, {b[2], b[3]});
       }

@@ -3,38 +3,55 @@
 #
 #   dev/gpu_check.sh --pack [DIR]     beforehand, with a network: gathers into DIR (.deps) what a bare machine lacks
 #   dev/gpu_check.sh                  there: all stages, in at most nine minutes
+#   dev/gpu_check.sh --first          or in two calls: the most informative stages, in at most 440 s
+#   dev/gpu_check.sh --second         then, in 180 s, what is missing; on a fresh machine everything, from the start
 #   dev/gpu_check.sh --stages build,steps,pytorch --minutes 9
 #   dev/gpu_check.sh --sim            here: the same stages on cudasim, small; no figure of a GPU comes of it
 #
-#   --stages A,B,...   only these, in this order       --list      the stages, and what each does
-#   --minutes N        what would take longer is skipped, and says so (9)
-#   --out DIR          results.json, table.md, logs/ (BUILD/check)
+#   --stages A,B,...   only these, in this order       --list      the stages, the seconds kept for each, what it does
+#   --minutes N        it ends after N minutes (9); what would take longer is skipped, and the results say so
+#   --seconds N        the same in seconds
+#   --continue         keeps the results in BUILD/check, and leaves out the stages that passed (--second does)
+#   --out DIR          where results.json, table.md and logs.tar.gz go, and nothing else (BUILD/check)
 #   --build DIR        the build folder (build-gpu, with --sim build)
 #   --deps DIR         what --pack gathered (.deps)
 #
+# Each result is in results.json as soon as it is known; table.md and logs.tar.gz are renewed after each stage. All three
+# are replaced at once, so they are whole whenever the script is killed, and nothing that it started survives it.
 # Needs the CUDA toolkit, CMake and g++; no network, no Python. Where they are there: python3 with PyTorch (PYTHON names
-# another one), llm.c with its train_gpt2cu built (LLMC_DIR). Exit code 1 if anything is wrong, 2 for wrong flags.
+# another one), llm.c (LLMC_DIR, with train_gpt2cu built, or with its source, which is then built meanwhile). Exit code 1
+# if anything is wrong, 2 for wrong flags.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-stages=(build kernels check train steps bench breakdown sanitizer pytorch llmc)
+stages=(build ceilings small check repeat breakdown memory products attention steps pytorch llmc cpu sanitizer rounding
+  kernels train bench)
 declare -A about=(
-  [build]="configures and builds for this machine's card"
-  [kernels]="the kernels' tests, on the device"
-  [check]="the GPU's model against the CPU's, tensor by tensor: fp32, tf32, bf16"
-  [train]="a toy run: its losses against those of the CPU's trainer"
-  [steps]="124M, 350M, 774M, 1558M in bf16, 124M in tf32 and fp32: ms a step, tokens/s, share of peak"
-  [bench]="the kernels' ladders (bench.json, bench.html)"
+  [build]="configures and builds what the next stages need for this machine's card; the rest meanwhile"
+  [ceilings]="this card: copy, read and write rates, 8192^3 products under full load (watts, clocks), launches, events"
+  [small]="a few of the kernels' tests first: tensor-core fragments, products, layernorm, attention"
+  [check]="the GPU's model against the CPU's, tensor by tensor: bf16, 124M, fp32, tf32"
+  [repeat]="two runs of ten steps: the same losses and weights, bit for bit"
   [breakdown]="124M's step, kernel by kernel"
+  [memory]="the ladders of kernels that memory limits: share of the copy rate"
+  [products]="products of GPT-2's sizes with their epilogues, by each tier"
+  [attention]="attention forward and backward at GPT-2's sizes, by each tier"
+  [steps]="124M at B=16 and 64, 1558M, 350M, 774M in bf16, 124M in tf32 and fp32: ms per step, tokens/s, share of peak"
+  [pytorch]="PyTorch's GPT-2, compiled, next to ours, in turn; and the same losses from the same weights"
+  [llmc]="llm.c next to ours, in turn"
+  [cpu]="the CPU's training step on this machine's cores (bench_cpu)"
   [sanitizer]="compute-sanitizer's memcheck and racecheck on a few tests"
-  [pytorch]="PyTorch's GPT-2 beside ours, in turn; and the same losses from the same weights"
-  [llmc]="llm.c beside ours, in turn"
+  [rounding]="the error of sums on tensor cores against double, as the number of terms grows"
+  [kernels]="all of the kernels' tests, on the device"
+  [train]="a toy run: its losses against those of the CPU's trainer"
+  [bench]="all of the kernels' ladders (bench.json, bench.html, in logs.tar.gz)"
 )
-# Seconds that a stage may take (of nine minutes; more with more --minutes), and with how few left it is not begun.
-declare -A limit=([build]=300 [kernels]=120 [check]=90 [train]=60 [steps]=150 [bench]=90 [breakdown]=60
-  [sanitizer]=80 [pytorch]=400 [llmc]=300)
-declare -A least=([build]=20 [kernels]=10 [check]=10 [train]=10 [steps]=15 [bench]=20 [breakdown]=15
-  [sanitizer]=20 [pytorch]=30 [llmc]=20)
+# Seconds that are kept for a stage: it may take as many, and more if those after it still have theirs. And with how few
+# left it is not begun.
+declare -A kept=([build]=120 [ceilings]=15 [small]=15 [check]=30 [repeat]=25 [breakdown]=25 [memory]=45 [products]=20
+  [attention]=15 [steps]=70 [pytorch]=90 [llmc]=50 [cpu]=35 [sanitizer]=50 [rounding]=10 [kernels]=60 [train]=20 [bench]=60)
+declare -A least=([build]=10 [ceilings]=5 [small]=5 [check]=10 [repeat]=10 [breakdown]=10 [memory]=10 [products]=5
+  [attention]=5 [steps]=12 [pytorch]=30 [llmc]=20 [cpu]=10 [sanitizer]=15 [rounding]=5 [kernels]=10 [train]=10 [bench]=20)
 
 usage() {
   echo "error: $*" >&2
@@ -44,19 +61,24 @@ usage() {
 
 # ---- flags ---------------------------------------------------------------------------------------------------------
 
-sim='' selected=("${stages[@]}") minutes=9 out='' build='' deps=$root/.deps pack=''
+sim='' selected=("${stages[@]}") seconds_in_all=540 going_on='' out='' build='' deps=$root/.deps pack=''
 while [ $# -gt 0 ]; do
   flag=$1
   case $flag in
     --help | -h) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    --list) for s in "${stages[@]}"; do printf '%-10s %s\n' "$s" "${about[$s]}"; done; exit 0 ;;
+    --list) for s in "${stages[@]}"; do printf '%-10s %4s s  %s\n' "$s" "${kept[$s]}" "${about[$s]}"; done; exit 0 ;;
     --sim) sim=1 ;;
+    --first) seconds_in_all=440 ;;
+    --second) seconds_in_all=180 going_on=1 ;;
+    --continue) going_on=1 ;;
     --pack) pack=1; case ${2:-} in '' | --*) ;; *) deps=$(realpath -m "$2"); shift ;; esac ;;
-    --stages | --minutes | --out | --build | --deps)
+    --stages | --minutes | --seconds | --out | --build | --deps)
       [ $# -ge 2 ] && [ -n "$2" ] || usage "$flag wants a value"
       case $flag in
         --stages) IFS=, read -ra selected <<<"$2" ;;
-        --minutes) minutes=$2 ;;
+        --minutes | --seconds)
+          [[ $2 =~ ^[0-9]{1,5}(\.[0-9]+)?$ ]] || usage "$flag is '$2', expected a number such as 9"
+          seconds_in_all=$(awk -v n="$2" -v of="$flag" 'BEGIN { printf "%d", of == "--minutes" ? 60 * n : n }') ;;
         --out) out=$(realpath -m "$2") ;;
         --build) build=$(realpath -m "$2") ;;
         --deps) deps=$(realpath -m "$2") ;;
@@ -67,8 +89,6 @@ while [ $# -gt 0 ]; do
   shift
 done
 for s in "${selected[@]}"; do [ -n "${about[$s]:-}" ] || usage "'$s' is no stage; there are: ${stages[*]}"; done
-[[ $minutes =~ ^[0-9]{1,4}(\.[0-9]+)?$ ]] || usage "--minutes is '$minutes', expected a number such as 9"
-seconds_in_all=$(awk -v m="$minutes" 'BEGIN { printf "%d", 60 * m }')
 
 # ---- what a bare machine lacks -------------------------------------------------------------------------------------
 
@@ -105,34 +125,46 @@ fi
 # ---- programs, sizes -----------------------------------------------------------------------------------------------
 
 cd "$root"
+began=$SECONDS
+end=$((SECONDS + seconds_in_all - (seconds_in_all >= 60 ? 5 : 1)))  # the last files are written after it
 build=${build:-$root/$([ -n "$sim" ] && echo build || echo build-gpu)}
-out=${out:-$build/check}
-mkdir -p "$out/logs" || exit 1
+work=$build/check  # logs, rows, runs; read by --continue
+out=${out:-$work}
+mkdir -p "$out" "$work" || exit 1
 out=$(cd "$out" && pwd)
-rm -rf "$out"/rows "$out"/runs "$out"/{bench.json,bench.html,results.json,table.md}
-mkdir -p "$out/rows" "$out/runs"
+work=$(cd "$work" && pwd)
+[ -n "$going_on" ] || rm -rf "$work"/rows "$work"/logs
+rm -rf "$work"/{runs,children,built} "$out"/*.tmp
+mkdir -p "$work"/{rows,logs,runs,children,built}
+[ -n "$going_on" ] || rm -f "$out"/{results.json,table.md,logs.tar.gz}
+logs=$work/logs rows=$work/rows
 python=${PYTHON:-python3}
 cuda=${CUDA_HOME:-/usr/local/cuda}
 export PATH=$PATH:$cuda/bin:$cuda/compute-sanitizer OMP_WAIT_POLICY=passive
+export TORCHINDUCTOR_CACHE_DIR=$work/inductor TORCHINDUCTOR_FX_GRAPH_CACHE=1  # what is compiled early is found later
 
 # The toy model of the stages check and train; what is timed; the tokens for that.
 toy=(--layers 2 --heads 2 --channels 64 --seq-len 33 --batch-size 2)
 if [ -n "$sim" ]; then
-  trainer=$build/train_gpt2sim
+  suffix=sim
   timed=("toy bf16 2 32")
   peers=("toy bf16 2 32")
   steps=6 warmup=2 rounds=2
   check=(--model gpt2-nano "${toy[@]}" --tokenizer bytes)
+  rates=(--small --seconds 0.2)
   torch_flags=(--device cpu --compile off)
 else
-  trainer=$build/train_gpt2cu
-  timed=("gpt2 bf16 16 1024" "gpt2-medium bf16 16 1024" "gpt2-large bf16 16 1024" "gpt2-xl bf16 16 1024" "gpt2 tf32 16 1024"
-    "gpt2 fp32 16 1024")
-  peers=("gpt2 bf16 16 1024" "gpt2 tf32 16 1024" "gpt2-medium bf16 16 1024" "gpt2-large bf16 16 1024" "gpt2-xl bf16 16 1024")
+  suffix=cu
+  timed=("gpt2 bf16 16 1024" "gpt2 bf16 64 1024" "gpt2-xl bf16 16 1024" "gpt2-medium bf16 16 1024"
+    "gpt2-large bf16 16 1024" "gpt2 tf32 16 1024" "gpt2 fp32 16 1024")
+  peers=("gpt2 bf16 64 1024" "gpt2 bf16 16 1024" "gpt2-xl bf16 16 1024" "gpt2-medium bf16 16 1024"
+    "gpt2-large bf16 16 1024" "gpt2 tf32 16 1024")
   steps=20 warmup=5 rounds=2
   check=(--model d4 --batch-size 3 --seq-len 127)
+  rates=()
   torch_flags=()
 fi
+trainer=$build/train_gpt2$suffix
 declare -A llmc_model=([toy]=d12 [gpt2]=d12 [gpt2-medium]=d24 [gpt2-large]=d36 [gpt2-xl]=d48)
 vocabulary=$([ -n "$sim" ] && echo 300 || echo 50257)
 size_flags() { # size_flags MODEL: of the trainer, on the shard
@@ -145,12 +177,13 @@ size_flags() { # size_flags MODEL: of the trainer, on the shard
 
 # ---- running -------------------------------------------------------------------------------------------------------
 
-began=$SECONDS end=$((SECONDS + seconds_in_all)) stage_end=$end
-problems=() notes=()  # of the stage that runs: what makes it fail; what was left out, and why
+stage_end=$end
+problems=() notes=() partial=  # of the stage that runs: what makes it fail; what was left out, and why; for want of time
 left() { echo $((stage_end < end ? stage_end - SECONDS : end - SECONDS)); }
 enough() { # enough SECONDS WHAT: whether as many are left for it; else noted
   [ "$(left)" -ge "$1" ] && return 0
   note "$2: left out, it takes some $1 s and $(left) are left"
+  partial=1
   return 1
 }
 problem() {
@@ -162,15 +195,65 @@ note() {
   echo "$*"
 }
 
+# Everything runs in process groups of its own, whose numbers are names in children/: what is there when this script ends,
+# however it ends, is killed, by itself or by the guard.
+spawn() { # spawn COMMAND...: in the background, as the group $child
+  set -m
+  "$@" &
+  child=$!
+  set +m
+  : >"$work/children/$child"
+}
+reap() { # reap GROUP: waits for it; its exit code; what it left behind is killed
+  local code=0
+  wait "$1" 2>/dev/null || code=$?
+  kill -KILL -- "-$1" 2>/dev/null
+  rm -f "$work/children/$1"
+  return $code
+}
+end_group() {
+  kill -CONT -- "-$1" 2>/dev/null
+  kill -KILL -- "-$1" 2>/dev/null
+  reap "$1"
+}
+end_children() {
+  local group
+  for group in "$work"/children/[0-9]*; do
+    [ -e "$group" ] || continue
+    kill -KILL -- "-${group##*/}" 2>/dev/null
+    rm -f "$group"
+  done
+}
+guard() { # of the script: in a group that is not among the children
+  while kill -0 $$ 2>/dev/null; do sleep 0.5; done
+  end_children
+}
+
 # run NAME SECONDS COMMAND...: into logs/NAME.log, as long as there is time; a failure is one of the stage, its log shown.
+# With ROWS=KIND its output, lines of JSON, is rows of that kind, and in results.json as it comes; with RENEW=1 the command
+# writes the rows itself.
 run() {
-  local name=$1 seconds=$2 code=0 started=$SECONDS
+  local name=$1 seconds=$2 code=0 started=$SECONDS log=$logs/$1.log kind=${ROWS:-} seen='' now
   shift 2
   [ "$(left)" -lt "$seconds" ] && seconds=$(left)
   [ "$seconds" -ge 1 ] || { problem "$name: no time is left for it"; return 1; }
-  timeout -k 5 "$seconds" "$@" >"$out/logs/$name.log" 2>&1 </dev/null || code=$?
+  if [ -n "$kind" ]; then
+    spawn timeout -k 2 "$seconds" "$@" >"$rows/$kind.jsonl" 2>"$log" </dev/null
+  else
+    spawn timeout -k 2 "$seconds" "$@" >"$log" 2>&1 </dev/null
+  fi
+  if [ -n "$kind${RENEW:-}" ]; then
+    while kill -0 "$child" 2>/dev/null; do
+      sleep 0.3
+      now=$(cat "$rows"/*.jsonl 2>/dev/null | wc -c)
+      [ "$now" = "$seen" ] || write_results
+      seen=$now
+    done
+  fi
+  reap "$child" || code=$?
+  [ -z "$kind${RENEW:-}" ] || write_results
   [ $code -eq 0 ] && return 0
-  tail -n 30 "$out/logs/$name.log"
+  tail -n 30 "$log"
   if [ $code -eq 124 ] || [ $code -eq 137 ]; then
     problem "$name: stopped after $((SECONDS - started)) s"
   else
@@ -179,7 +262,14 @@ run() {
   return 1
 }
 
-row() { echo "$2" >>"$out/rows/$1.jsonl"; }
+row() { # row KIND JSON
+  echo "$2" >>"$rows/$1.jsonl"
+  write_results
+}
+forget() { # forget KIND...: the rows that an earlier call, or try, left
+  local kind
+  for kind in "$@"; do rm -f "$rows/$kind.jsonl"; done
+}
 text() { # text STRING: in JSON
   local s=${1//\\/\\\\}
   s=${s//\"/\\\"}
@@ -190,27 +280,85 @@ number() { [[ $1 =~ ^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$ ]] && echo "$1" || e
 median() { sort -g | awk '{ a[NR] = $1 } END { if (NR) print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
 losses() { sed -n 's/.*"loss":\([^,}]*\).*"step":\([0-9]*\).*/\2 \1/p' "$1/metrics.jsonl"; }
 
+# need TARGET: whether it is built, by now; the background builds it, or has
+rest='' torch_job='' llmc_job=''
+need() {
+  local started=$SECONDS
+  while [ -n "$rest" ] && [ ! -e "$work/built/$1" ]; do
+    if ! kill -0 "$rest" 2>/dev/null; then
+      reap "$rest"
+      rest=
+    elif [ "$(left)" -lt 3 ]; then
+      note "skipped: $1 is still being built after $((SECONDS - started)) s"
+      partial=1
+      return 1
+    else
+      sleep 0.3
+    fi
+  done
+  if [ "$(cat "$work/built/$1" 2>/dev/null)" = failed ]; then
+    tail -n 20 "$logs/compile_$1.log"
+    problem "compile_$1: it does not build"
+  elif [ -x "$build/$1" ]; then
+    return 0
+  else
+    note "skipped: $build/$1 is not there"
+  fi
+  return 1
+}
+build_rest() { # build_rest JOBS TARGET...: one after another, with what the cores have left
+  local jobs=$1 target result
+  shift
+  for target in "$@"; do
+    result=failed
+    nice -n 19 cmake --build "$build" -j "$jobs" --target "$target" >"$logs/compile_$target.log" 2>&1 </dev/null && result=built
+    echo $result >"$work/built/.$target"
+    mv "$work/built/.$target" "$work/built/$target"
+  done
+}
+# PyTorch compiles what is timed later into a cache, while we are compiled and the card is idle.
+compile_torch() {
+  "$python" -c 'import torch; assert torch.cuda.is_available()' || return
+  for B in 64 16; do
+    "$python" dev/bench/pytorch_gpt2.py --model gpt2 --batch-size $B --seq-len 1024 --steps 2 --warmup 1
+  done
+}
+settle() { # settle SECONDS: before the first measurement the card is ours
+  [ -n "$torch_job" ] || return
+  local until=$((SECONDS + $1))
+  while kill -0 "$torch_job" 2>/dev/null && [ $SECONDS -lt $until ] && [ "$(left)" -gt 5 ]; do sleep 0.3; done
+  if kill -0 "$torch_job" 2>/dev/null; then
+    end_group "$torch_job"
+    note "PyTorch had not finished compiling, and will later"
+  else
+    reap "$torch_job"
+  fi
+  torch_job=
+}
+
 prepare_data() { # a shard of tokens that all who are timed read
-  shard=$out/data/train.bin
+  shard=$work/data/train.bin
   [ -f "$shard" ] && return 0
-  mkdir -p "$out/data"
+  rm -rf "$work/data" "$work/data.new"
+  mkdir -p "$work/data.new"
   run data 60 bash -c '"$0/make_stories" --bytes "$2" --out "$1/stories.txt" && "$0/tokenize" shard --tokenizer "$3" \
-    --data "$1/stories.txt" --val-fraction 0 --out "$1"' "$build" "$out/data" $([ -n "$sim" ] && echo 100kb bytes || echo 8mb bpe:4096)
+    --data "$1/stories.txt" --val-fraction 0 --out "$1"' "$build" "$work/data.new" $([ -n "$sim" ] && echo 100kb bytes || echo 8mb bpe:4096) &&
+    mv "$work/data.new" "$work/data"
 }
 
 # measure NAME MODEL PRECISION B T: runs our trainer for some steps, then ends it before it saves; ms = median of a step.
 measure() {
-  local name=$1 model=$2 precision=$3 B=$4 T=$5 folder=$out/runs/$1 log=$out/logs/$1.log pid until=$((SECONDS + $(left)))
+  local name=$1 model=$2 precision=$3 B=$4 T=$5 folder=$work/runs/$1 log=$logs/$1.log pid until=$(left)
+  until=$((SECONDS + (until < 75 ? until : 75)))
   rm -rf "$folder"
   : >"$log"  # an earlier round's would look like this one's end
   # shellcheck disable=SC2046
-  "$trainer" --data "$shard" $(size_flags "$model") --precision "$precision" --batch-size "$B" --seq-len "$T" --steps 1000000 \
-    --data-order sequential --schedule constant --lr 1e-4 --warmup-steps 0 --sample-tokens 0 --save-every 0 --eval-every 0 \
-    --run "$folder" >>"$log" 2>&1 </dev/null &
-  pid=$!
+  spawn "$trainer" --data "$shard" $(size_flags "$model") --precision "$precision" --batch-size "$B" --seq-len "$T" \
+    --steps 1000000 --data-order sequential --schedule constant --lr 1e-4 --warmup-steps 0 --sample-tokens 0 --save-every 0 \
+    --eval-every 0 --run "$folder" >>"$log" 2>&1 </dev/null
+  pid=$child
   while kill -0 $pid 2>/dev/null && ! grep -q "^step $steps/" "$log" && [ $SECONDS -lt $until ]; do sleep 0.2; done
-  kill -KILL $pid 2>/dev/null
-  wait $pid 2>/dev/null
+  end_group $pid
   ms=
   if ! grep -q "^step $steps/" "$log"; then
     tail -n 20 "$log"
@@ -227,72 +375,179 @@ measure() {
 fitting() { # fitting MODEL PRECISION B T
   local B=$3 total bytes
   [ -n "$sim" ] && { echo "$B"; return; }
-  total=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
+  total=$(timeout 20 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
   while [ "$B" -gt 1 ]; do
     # shellcheck disable=SC2046
-    bytes=$("$trainer" --memory --data "$shard" $(size_flags "$1") --precision "$2" --batch-size "$B" --seq-len "$4" 2>/dev/null |
+    bytes=$(timeout 20 "$trainer" --memory --data "$shard" $(size_flags "$1") --precision "$2" --batch-size "$B" --seq-len "$4" 2>/dev/null |
       sed -n 's/^total *\([0-9]*\) bytes$/\1/p')
     [ -n "$bytes" ] && awk -v a="$bytes" -v b="$total" 'BEGIN { exit !(a < 0.95 * b * 1048576) }' && break
     B=$((B / 2))
   done
   echo "$B"
 }
+have() { grep -qs "$2" "$rows/$1.jsonl"; } # have KIND REGEX: an earlier call measured it
 
 # ---- the stages ----------------------------------------------------------------------------------------------------
 
 stage_build() {
-  local flags=() targets=(train_gpt2 make_stories tokenize predict) jobs
+  local flags=() targets=(make_stories tokenize predict "train_gpt2$suffix" "gpu_rates_$suffix") jobs later=()
   jobs=$(nproc)
   command -v ninja >/dev/null && [ ! -f "$build/CMakeCache.txt" ] && flags+=(-G Ninja)
   [ -d "$deps/usr" ] && flags+=("-DCMAKE_PREFIX_PATH=$deps/usr")
   run configure 60 cmake -S . -B "$build" "${flags[@]}" || return
   if [ -n "$sim" ]; then
-    targets+=(train_gpt2sim test_gelu_sim test_residual_sim)
-    grep -q bench_kernels_sim CMakeLists.txt && targets+=(bench_kernels_sim)
-  elif grep "left out: CUDA programs" "$out/logs/configure.log"; then
+    targets+=(test_gelu_sim test_residual_sim)
+    later=(bench_kernels_sim train_gpt2 bench_cpu)
+  elif grep "left out: CUDA programs" "$logs/configure.log"; then
     problem "configure: no CUDA programs for this machine (above)"
     return
   else
-    targets+=(cuda_programs)
+    targets+=(test_kernels_small_cu)
+    grep -q "left out: kernel_times" "$logs/configure.log" || targets+=(kernel_times)
+    later=(bench_kernels_cu train_gpt2 test_kernels_cu bench_cpu)
   fi
-  grep -o "left out: .*" "$out/logs/configure.log"
-  run compile 3600 cmake --build "$build" -j "$jobs" --target "${targets[@]}"
+  forget libraries
+  grep -E '^-- (left out|cuBLASLt|cuDNN|CUDA|NCCL|CUPTI|MPI|OpenMP|a GPU)[^(]*[:(]' "$logs/configure.log" | sed 's/^-- //' |
+    tee "$work/libraries"
+  while read -r line; do row libraries "{\"line\": $(text "$line")}"; done <"$work/libraries"
+  run compile 3600 cmake --build "$build" -j "$jobs" --target "${targets[@]}" || return
+  spawn build_rest $((jobs > 4 ? jobs - 4 : 1)) "${later[@]}" >/dev/null 2>&1 </dev/null
+  rest=$child
+  settle 20
 }
 
-stage_kernels() {
-  local tests=("$build/test_kernels_cu") test
-  [ -n "$sim" ] && tests=("$build"/test_{gelu,residual}_sim)
-  for test in "${tests[@]}"; do
+# What nvidia-smi saw while a product ran is found by the clock.
+stage_ceilings() {
+  local sampler='' samples=$logs/nvidia_smi.csv code=0
+  forget load
+  if command -v nvidia-smi >/dev/null; then
+    spawn nvidia-smi --query-gpu=timestamp,power.draw,clocks.sm,clocks.mem,temperature.gpu --format=csv,noheader,nounits \
+      -lms 100 >"$samples" 2>/dev/null </dev/null
+    sampler=$child
+  fi
+  ROWS=ceilings run ceilings 60 "$build/gpu_rates_$suffix" ceilings "${rates[@]}" || code=1
+  if [ -n "$sampler" ]; then
+    end_group "$sampler"
+    # The watts that it says are means of a while before: the most of a product's time is nearest. Of the rest the median.
+    awk -v samples="$samples" '
+      function field(name) {
+        if (!match($0, "\"" name "\":(\"[^\"]*\"|[^,}]*)")) return ""
+        return substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 3)
+      }
+      function plain(s) { gsub(/"/, "", s); return s }
+      function middle(values, n,   i, j, x) {
+        for (i = 2; i <= n; ++i) {
+          x = values[i]
+          for (j = i - 1; j >= 1 && values[j] > x; --j) values[j + 1] = values[j]
+          values[j + 1] = x
+        }
+        return n ? values[int((n + 1) / 2)] : "null"
+      }
+      BEGIN {
+        while ((getline line < samples) > 0) {
+          if (split(line, c, /, */) == 5 && c[2] ~ /^[0-9.]+$/ && c[3] ~ /^[0-9.]+$/) {
+            time[++n] = c[1]; watts[n] = c[2] + 0; sm[n] = c[3] + 0; memory[n] = c[4]; celsius[n] = c[5]
+          }
+        }
+      }
+      field("what") == "\"product\"" {
+        begin = plain(field("begin")); finish = plain(field("end")); most = "null"; warmest = "null"; m = 0
+        for (i = 1; i <= n; ++i) {
+          if (time[i] < begin || time[i] > finish) continue
+          a[++m] = sm[i]; b[m] = memory[i] + 0
+          if (most == "null" || watts[i] > most) most = watts[i]
+          if (warmest == "null" || celsius[i] + 0 > warmest) warmest = celsius[i] + 0
+        }
+        printf "{\"data\": %s, \"tier\": %s, \"n\": %s, \"tflops\": %s, \"watts\": %s, \"sm_mhz\": %s, \"memory_mhz\": %s, \
+\"celsius\": %s, \"samples\": %d}\n", field("data"), field("tier"), field("n"), field("tflops"), most, middle(a, m),
+          middle(b, m), warmest, m
+      }' "$rows/ceilings.jsonl" >"$rows/load.jsonl"
+    write_results
+  fi
+  [ $code -eq 0 ] || return
+  grep -o '"what":"\(copy\|read\|write\)".*' "$rows/ceilings.jsonl" | sed 's/"what":"\([a-z]*\)".*"gbps":\([0-9.]*\).*/\1: \2 GB\/s/'
+  sed -n 's/.*"product","data":"\([a-z]*\)","tier":"\([A-Za-z]*\)","n":\([0-9]*\).*"tflops":\([0-9.e-]*\).*/\3^3, \1 data, \2: \4 TFLOP\/s/p' \
+    "$rows/ceilings.jsonl"
+}
+
+run_tests() { # run_tests PROGRAM...: doctest's
+  local test
+  for test in "$@"; do
     run "$(basename "$test")" 120 "$test" || continue
-    grep -a '^\[doctest\] test cases' "$out/logs/$(basename "$test").log" ||
+    grep -a '^\[doctest\] test cases' "$logs/$(basename "$test").log" ||
       problem "$(basename "$test"): no test ran, or it does not say so"
   done
 }
+stage_small() {
+  local tests=("$build/test_kernels_small_cu")
+  [ -n "$sim" ] && tests=("$build"/test_{gelu,residual}_sim)
+  run_tests "${tests[@]}"
+}
+stage_kernels() {
+  local tests=("$build/test_kernels_cu")
+  [ -n "$sim" ] && tests=("$build"/test_{gelu,residual}_sim)
+  need "$(basename "${tests[0]}")" || return
+  run_tests "${tests[@]}"
+}
 
+check_precision() {
+  run "check_$1" 60 "$trainer" --check "${check[@]}" --precision "$1" || return
+  tail -n 1 "$logs/check_$1.log" | sed "s/^/$1: /"
+}
 stage_check() {
-  local precision
-  for precision in fp32 tf32 bf16; do
-    run "check_$precision" 60 "$trainer" --check "${check[@]}" --precision $precision || continue
-    tail -n 1 "$out/logs/check_$precision.log" | sed "s/^/$precision: /"
-  done
-  [ -n "$sim" ] && return
+  local model=gpt2 B=16 T=1024
+  [ -n "$sim" ] && model=toy B=2 T=32
+  check_precision bf16
+  # Which kernel each operation of the model takes, where the trainer says so.
+  if "$trainer" --help 2>/dev/null | grep -q -- ' --kernels' && prepare_data; then
+    forget choices
+    # shellcheck disable=SC2046
+    run kernels_of_$model 20 "$trainer" --kernels --data "$shard" $(size_flags $model) --precision bf16 --batch-size $B --seq-len $T &&
+      while read -r line; do row choices "{\"line\": $(text "$line")}"; done <"$logs/kernels_of_$model.log"
+  fi
   # GPT-2's own width and head size, by the kernels that train it; the CPU's plain reference takes its time.
-  enough 40 "124M against the CPU" &&
-    run check_124M 60 "$trainer" --check --model gpt2 --tokenizer bytes --batch-size 1 --seq-len 64 --precision bf16
+  [ -n "$sim" ] || { enough 15 "124M against the CPU" && run check_124M 60 "$trainer" --check --model gpt2 --tokenizer bytes \
+    --batch-size 1 --seq-len 64 --precision bf16 && tail -n 1 "$logs/check_124M.log" | sed "s/^/124M: /"; }
+  check_precision fp32
+  check_precision tf32
+}
+
+stage_repeat() {
+  local model=gpt2 B=4 T=1024 i equal_losses=false equal_weights=false
+  prepare_data || return
+  [ -n "$sim" ] && model=toy B=2 T=32
+  rm -rf "$work/runs/repeat1" "$work/runs/repeat2"
+  for i in 1 2; do
+    # shellcheck disable=SC2046
+    run repeat$i 60 "$trainer" --data "$shard" $(size_flags $model) --precision bf16 --batch-size $B --seq-len $T --steps 10 \
+      --sample-tokens 0 --save-every 0 --eval-every 0 --run "$work/runs/repeat$i" || return
+  done
+  forget repeat
+  [ "$(losses "$work/runs/repeat1" | wc -l)" = 10 ] && cmp -s <(losses "$work/runs/repeat1") <(losses "$work/runs/repeat2") &&
+    equal_losses=true
+  cmp -s "$work"/runs/repeat{1,2}/latest/model.safetensors && equal_weights=true
+  echo "two runs of ten steps: equal losses $equal_losses, equal weights $equal_weights"
+  row repeat "{\"model\": \"$model\", \"precision\": \"bf16\", \"batch_size\": $B, \"seq_len\": $T, \"steps\": 10, \
+\"equal_losses\": $equal_losses, \"equal_weights\": $equal_weights}"
+  [ $equal_losses$equal_weights = truetrue ] || problem "two runs from the same seed differ"
+  rm -rf "$work"/runs/repeat{1,2}
 }
 
 # The bounds are those of tests/programs/test_train_gpt2sim.sh: 1e-5 in fp32, 1 % in tf32 and bf16, of each of ten losses.
 stage_train() {
   local precision result
-  local flags=(--data "$out/toy.txt" --tokenizer bytes "${toy[@]}" --steps 10 --schedule constant --warmup-steps 2
+  local flags=(--data "$work/toy.txt" --tokenizer bytes "${toy[@]}" --steps 10 --schedule constant --warmup-steps 2
     --sample-tokens 0 --eval-every 0 --eval-steps 1)
+  need train_gpt2 || return
+  forget train
   for i in $(seq 1 60); do
     echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."
-  done >"$out/toy.txt"
-  run train_cpu 60 "$build/train_gpt2" "${flags[@]}" --precision fp32 --run "$out/runs/cpu" || return
+  done >"$work/toy.txt"
+  rm -rf "$work"/runs/{cpu,fp32,tf32,bf16}
+  run train_cpu 60 "$build/train_gpt2" "${flags[@]}" --precision fp32 --run "$work/runs/cpu" || return
   for precision in fp32 tf32 bf16; do
-    run "train_$precision" 60 "$trainer" "${flags[@]}" --precision $precision --run "$out/runs/$precision" || continue
-    result=$(compare "$out/runs/$precision" "$out/runs/cpu" 10 "$([ $precision = fp32 ] && echo 1e-5 0 || echo 0 1e-2)")
+    run "train_$precision" 60 "$trainer" "${flags[@]}" --precision $precision --run "$work/runs/$precision" || continue
+    result=$(compare "$work/runs/$precision" "$work/runs/cpu" 10 "$([ $precision = fp32 ] && echo 1e-5 0 || echo 0 1e-2)")
     echo "$precision: $result"
     row train "{\"precision\": \"$precision\", \"largest_difference\": $(number "${result##* }")}"
     [[ $result == within* ]] || problem "train_$precision: its losses are not the CPU's: $result"
@@ -313,16 +568,17 @@ stage_steps() {
   prepare_data || return
   for one in "${timed[@]}"; do
     read -r model precision B T <<<"$one"
-    enough 12 "$model $precision" || continue
+    enough 12 "$model $precision $B" || continue
     B=$(fitting "$model" "$precision" "$B" "$T")
-    measure "step_${model}_$precision" "$model" "$precision" "$B" "$T" || continue
-    share=$(grep -o '| [0-9]* % of peak' "$out/logs/step_${model}_$precision.log" | tail -n +$((warmup + 1)) | cut -d' ' -f2 | median)
-    peak=$(sed -n 's/^training: .* peak \([0-9.e+-]*\) TFLOP.*/\1/p' "$out/logs/step_${model}_$precision.log")
+    have steps "\"model\": \"$model\", \"precision\": \"$precision\", \"batch_size\": $B," && continue
+    measure "step_${model}_${precision}_$B" "$model" "$precision" "$B" "$T" || continue
+    share=$(grep -o '| [0-9]* % of peak' "$logs/step_${model}_${precision}_$B.log" | tail -n +$((warmup + 1)) | cut -d' ' -f2 | median)
+    peak=$(sed -n 's/^training: .* peak \([0-9.e+-]*\) TFLOP.*/\1/p' "$logs/step_${model}_${precision}_$B.log")
     predicted=
     if [ -z "$sim" ] && [ "$precision" != fp32 ]; then
       flags=(--model "$model" --batch-size "$B" --seq-len "$T" --precision "$precision")
-      "$build/predict" "${flags[@]}" --json "$out/predicted.json" >"$out/predicted_${model}_$precision.txt" 2>&1 &&
-        predicted=$(sed -n 's/^ *"ms": *\([0-9.e+]*\).*/\1/p' "$out/predicted.json")
+      "$build/predict" "${flags[@]}" --json "$work/predicted.json" >"$logs/predicted_${model}_${precision}_$B.log" 2>&1 &&
+        predicted=$(sed -n 's/^ *"ms": *\([0-9.e+]*\).*/\1/p' "$work/predicted.json")
     fi
     tokens=$(awk -v n=$((B * T)) -v ms="$ms" 'BEGIN { printf "%.0f", n / ms * 1e3 }')
     echo "$model $precision $B x $T: $ms ms a step, $tokens tokens/s, $share % of peak"
@@ -332,55 +588,93 @@ stage_steps() {
   done
 }
 
+stage_memory() {
+  local flags=(--seconds 1 --only '^(residual|gelu|layernorm|embedding|classifier|global_norm|adamw|matmul_backward_bias|attention_delta)')
+  [ -n "$sim" ] && flags=(--quick --only '^gelu')
+  need bench_kernels_$suffix || return
+  RENEW=1 run memory 600 "$build/bench_kernels_$suffix" "${flags[@]}" --rows "$rows/memory.jsonl" || return
+  echo "$(wc -l <"$rows/memory.jsonl") versions: see table.md"
+}
+
+stage_products() {
+  ROWS=products run products 120 "$build/gpu_rates_$suffix" products "${rates[@]}" || return
+  echo "$(wc -l <"$rows/products.jsonl") rows: see table.md"
+}
+
+stage_attention() {
+  ROWS=attention run attention 120 "$build/gpu_rates_$suffix" attention "${rates[@]}" || return
+  sed 's/[{}"]//g; s/,us_p10.*,tflops/, tflops/' "$rows/attention.jsonl"
+}
+
+stage_rounding() {
+  ROWS=rounding run rounding 60 "$build/gpu_rates_$suffix" rounding "${rates[@]}" || return
+  echo "$(wc -l <"$rows/rounding.jsonl") rows: see table.md"
+}
+
 stage_bench() {
-  local program=$build/bench_kernels_cu flags=(--json "$out/bench.json" --html "$out/bench.html")
-  if [ -n "$sim" ]; then
-    program=$build/bench_kernels_sim
-    flags+=(--quick --only '^gelu')
-  else
-    flags+=(--seconds 3)
-  fi
-  [ -x "$program" ] || { note "skipped: $program is not there"; return; }
-  run bench 90 "$program" "${flags[@]}" || return
-  [ -s "$out/bench.json" ] && [ -s "$out/bench.html" ] || problem "bench: $(basename "$program") wrote no bench.json or no bench.html"
+  local flags=(--json "$logs/bench.json" --html "$logs/bench.html")
+  if [ -n "$sim" ]; then flags+=(--quick --only '^gelu'); else flags+=(--seconds 3); fi
+  need bench_kernels_$suffix || return
+  rm -f "$logs"/bench.{json,html}
+  run bench 600 "$build/bench_kernels_$suffix" "${flags[@]}" || return
+  [ -s "$logs/bench.json" ] && [ -s "$logs/bench.html" ] || problem "bench: bench_kernels_$suffix wrote no bench.json or no bench.html"
 }
 
 # On a GPU by libkernel_times.so, which the driver loads; cudasim only says which kernels ran.
 stage_breakdown() {
-  local recorder=$build/libkernel_times.so times=$out/kernel_times.tsv flags model=gpt2 B=16 T=1024 name
+  local recorder=$build/libkernel_times.so times=$logs/kernel_times.tsv flags model=gpt2 B=16 T=1024 name
   prepare_data || return
   [ -n "$sim" ] && model=toy B=2 T=32
-  B=$(fitting "$model" bf16 "$B" "$T")
-  rm -rf "$times" "$out/runs/breakdown"
-  breakdown_of="$model in bf16, $B x $T"
+  B=$(fitting $model bf16 $B $T)
+  forget breakdown
+  rm -rf "$times" "$work/runs/breakdown"
+  echo "$model in bf16, $B x $T" >"$work/breakdown_of"
   # shellcheck disable=SC2207
   flags=(--data "$shard" $(size_flags $model) --precision bf16 --batch-size "$B" --seq-len "$T" --steps 12 --sample-tokens 0
-    --save-every 0 --eval-every 0 --run "$out/runs/breakdown")
+    --save-every 0 --eval-every 0 --run "$work/runs/breakdown")
   if [ -n "$sim" ]; then
     CUDASIM_KERNELS=$times run breakdown 60 "$trainer" "${flags[@]}" || return
     sort -u "$times" | sed 's/.*:://' | while read -r name; do
-      row breakdown "{\"kernel\": $(text "$name"), \"launches\": null, \"us\": null, \"share\": null}"
-    done
+      echo "{\"kernel\": $(text "$name"), \"launches\": null, \"us\": null, \"share\": null}"
+    done >"$rows/breakdown.jsonl"
   else
     [ -f "$recorder" ] || { note "skipped: $recorder is not there (the toolkit has no CUPTI)"; return; }
     CUDA_INJECTION64_PATH=$(realpath "$recorder") KERNEL_TIMES=$times run breakdown 60 "$trainer" "${flags[@]}" || return
-    sort -n "$times" | awk -v last=adamw_update_kernel -v skip=3 -f dev/kernel_times.awk >"$out/breakdown.tsv" ||
+    sort -n "$times" | awk -v last=adamw_update_kernel -v skip=3 -f dev/kernel_times.awk >"$logs/breakdown.tsv" ||
       { problem "breakdown: the recorded times are no steps"; return; }
     awk -F '\t' '{ printf "{\"kernel\": \"%s\", \"launches\": %s, \"us\": %s, \"share\": %s}\n", $1, $2 == "" ? "null" : $2, $3, $4 }' \
-      "$out/breakdown.tsv" >"$out/rows/breakdown.jsonl"
+      "$logs/breakdown.tsv" >"$rows/breakdown.jsonl"
+    head -n 8 "$logs/breakdown.tsv"
+    tail -n 2 "$logs/breakdown.tsv"
   fi
-  rm -rf "$out/runs/breakdown"
-  echo "$(wc -l <"$out/rows/breakdown.jsonl") rows: see table.md"
+  write_results
+  rm -rf "$work/runs/breakdown"
+  echo "$(wc -l <"$rows/breakdown.jsonl") rows: see table.md"
+}
+
+stage_cpu() {
+  local flags=(--only steps --model gpt2 --json "$work/bench_cpu.new") background=
+  [ -n "$sim" ] && flags=(--quick --only steps --json "$work/bench_cpu.new")
+  need bench_cpu || return
+  while [ -n "$rest" ] && kill -0 "$rest" 2>/dev/null && [ "$(left)" -gt 25 ]; do sleep 0.3; done
+  if [ -n "$rest" ] && kill -0 "$rest" 2>/dev/null; then  # its compilers stand still meanwhile
+    kill -STOP -- "-$rest" 2>/dev/null && background=$rest
+  fi
+  run cpu 60 env -u OMP_WAIT_POLICY "$build/bench_cpu" "${flags[@]}" && mv "$work/bench_cpu.new" "$rows/bench_cpu.json"
+  [ -z "$background" ] || kill -CONT -- "-$background"
+  grep -a 'step' "$logs/cpu.log" | head -n 6
 }
 
 stage_sanitizer() {
-  local tool tests=("$build/test_kernels_cu" "-sf=*test_gelu.cu,*test_residual.cu,*test_layernorm.cu,*test_global_norm.cu")
+  local tool tests=("$build/test_kernels_small_cu" "-sf=*test_ptx.cu,*test_common.cu,*test_layernorm.cu")
   [ -n "$sim" ] && tests=("$build/test_gelu_sim")
   command -v compute-sanitizer >/dev/null || { note "skipped: no compute-sanitizer on PATH or in $cuda"; return; }
   for tool in memcheck racecheck; do
-    enough 20 "$tool" || continue
-    local code=0 log=$out/logs/$tool.log seconds=$(($(left) < 40 ? $(left) : 40))
-    timeout -k 5 $seconds compute-sanitizer --tool $tool --error-exitcode 9 "${tests[@]}" >"$log" 2>&1 </dev/null || code=$?
+    enough 12 "$tool" || continue
+    local code=0 log=$logs/$tool.log seconds=$(($(left) < 40 ? $(left) : 40))
+    [ $tool = racecheck ] || [ "$seconds" -lt 30 ] || seconds=$((seconds * 2 / 3))
+    spawn timeout -k 2 $seconds compute-sanitizer --tool $tool --error-exitcode 9 "${tests[@]}" >"$log" 2>&1 </dev/null
+    reap "$child" || code=$?
     if grep -q "Device not supported" "$log"; then
       note "$tool: skipped, it says of this machine: Device not supported"
     elif [ $code -eq 124 ] || [ $code -eq 137 ]; then
@@ -397,53 +691,60 @@ stage_sanitizer() {
 
 # alternate PEER MODEL PRECISION B T SECONDS COMMAND...: ours and COMMAND in turn; COMMAND prints "step ... N ms" lines.
 alternate() {
-  local peer=$1 model=$2 precision=$3 B=$4 T=$5 seconds=$6 round ours theirs
+  local peer=$1 model=$2 precision=$3 B=$4 T=$5 seconds=$6 name=$1_$2_$3_$4 round ours theirs
   shift 6
-  rm -f "$out"/ours.ms "$out"/theirs.ms
+  have peers "\"peer\": \"$peer\", \"model\": \"$model\", \"precision\": \"$precision\", \"batch_size\": $B," && return
+  rm -f "$work"/ours.ms "$work"/theirs.ms
   for ((round = 1; round <= rounds; ++round)); do
-    measure "${peer}_ours_${model}_$precision" "$model" "$precision" "$B" "$T" || return
-    echo "$ms" >>"$out/ours.ms"
-    run "${peer}_${model}_$precision" "$seconds" "$@" || return
-    grep -a '^step ' "$out/logs/${peer}_${model}_$precision.log" | grep -o '[0-9.]* ms' | cut -d' ' -f1 | tail -n +$((warmup + 1)) |
-      median >>"$out/theirs.ms"
+    measure "${name}_ours" "$model" "$precision" "$B" "$T" || return
+    echo "$ms" >>"$work/ours.ms"
+    run "$name" "$seconds" "$@" || return
+    grep -a '^step ' "$logs/$name.log" | grep -o '[0-9.]* ms' | cut -d' ' -f1 | tail -n +$((warmup + 1)) |
+      median >>"$work/theirs.ms"
   done
-  ours=$(rounded "$(median <"$out/ours.ms")" 2) theirs=$(rounded "$(median <"$out/theirs.ms")" 2)
-  [ -n "$theirs" ] || { problem "${peer}_${model}_$precision: it printed no times of steps"; return; }
+  ours=$(rounded "$(median <"$work/ours.ms")" 2) theirs=$(rounded "$(median <"$work/theirs.ms")" 2)
+  [ -n "$theirs" ] || { problem "$name: it printed no times of steps"; return; }
   echo "$model $precision $B x $T: ours $ours ms a step, $peer $theirs ms"
   row peers "{\"peer\": \"$peer\", \"model\": \"$model\", \"precision\": \"$precision\", \"batch_size\": $B, \"seq_len\": $T, \
 \"ours_ms\": $(number "$ours"), \"peer_ms\": $(number "$theirs"), \"rounds\": $rounds}"
 }
 
-stage_pytorch() {
-  local one model precision B T worst flags
-  "$python" -c 'import torch' 2>/dev/null || { note "skipped: $python has no PyTorch"; return; }
-  "$python" dev/bench/pytorch_gpt2.py --help >/dev/null 2>"$out/logs/torch.log" || { note "skipped: $(head -n 1 "$out/logs/torch.log")"; return; }
-  [ -n "$sim" ] || "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null ||
-    { note "skipped: $python's PyTorch finds no GPU"; return; }
-  prepare_data || return
-  # First that both compute the same: the losses of five steps from the same weights, in float.
+# That both compute the same: the losses of five steps from the same weights, in float.
+same_losses() {
+  local worst flags
+  [ -z "$sim" ] && have torch_losses 'true' && return  # cudasim's toy goes on from the weights that this makes
   flags=(--data "$shard" --vocab-size "$vocabulary" --batch-size 2 --seq-len 32 --data-order sequential --schedule constant
-    --warmup-steps 0 --lr 1e-3 --beta2 0.95 --sample-tokens 0)
-  run torch_start 60 "$build/train_gpt2" "${flags[@]}" --model gpt2-nano --layers 2 --heads 2 --channels 64 --steps 1 \
-    --run "$out/runs/start" || return
-  run torch_losses_ours 60 "$trainer" "${flags[@]}" --model "$out/runs/start/latest" --precision fp32 --steps 5 \
-    --run "$out/runs/torch" || return
-  run torch_losses 120 "$python" dev/bench/pytorch_gpt2.py --weights "$out/runs/start/latest" --data "$shard" --batch-size 2 \
+    --warmup-steps 0 --lr 1e-3 --beta2 0.95 --sample-tokens 0 --precision fp32)
+  rm -rf "$work"/runs/{start,torch}
+  run torch_start 60 "$trainer" "${flags[@]}" --model gpt2-nano --layers 2 --heads 2 --channels 64 --steps 1 \
+    --run "$work/runs/start" || return
+  run torch_losses_ours 60 "$trainer" "${flags[@]}" --model "$work/runs/start/latest" --steps 5 --run "$work/runs/torch" || return
+  run torch_losses 120 "$python" dev/bench/pytorch_gpt2.py --weights "$work/runs/start/latest" --data "$shard" --batch-size 2 \
     --seq-len 32 --steps 5 --warmup 1 --lr 1e-3 --precision fp32 --compile off "${torch_flags[@]:0:2}" || return
-  worst=$(paste -d' ' <(losses "$out/runs/torch") <(sed -n 's/^step \([0-9]*\)\/5 | loss \([0-9.]*\).*/\1 \2/p' "$out/logs/torch_losses.log") |
+  worst=$(paste -d' ' <(losses "$work/runs/torch") <(sed -n 's/^step \([0-9]*\)\/5 | loss \([0-9.]*\).*/\1 \2/p' "$logs/torch_losses.log") |
     awk '{ d = $2 - $4; if (d < 0) d = -d; if (d > worst) worst = d; if ($1 != $3) worst = 1e9 }
          END { printf "%.3e", NR == 5 ? worst : 1e9 }')
   echo "losses of five steps from the same weights: largest difference $worst"
-  row torch_losses "{\"largest_difference\": $worst}"
-  awk -v d="$worst" 'BEGIN { exit !(d <= 1e-4) }' || { problem "PyTorch's losses are not ours: they differ by $worst"; return; }
+  forget torch_losses
+  row torch_losses "{\"largest_difference\": $worst, \"same\": $(awk -v d="$worst" 'BEGIN { print d <= 1e-4 ? "true" : "false" }')}"
+  have torch_losses 'true' || problem "PyTorch's losses are not ours: they differ by $worst"
+}
+
+# The two that are most wanted, whose compiled code is in the cache; then whether the losses are the same; then the rest.
+stage_pytorch() {
+  local one model precision B T flags at=0
+  run torch 60 "$python" -c 'import torch; print(tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 3), torch.cuda.is_available())' \
+    >/dev/null || { problems=(); note "skipped: $python has no PyTorch"; return; }
+  grep -q '^True' "$logs/torch.log" || { note "skipped: $python's PyTorch is older than 2.3"; return; }
+  [ -n "$sim" ] || grep -q 'True$' "$logs/torch.log" || { note "skipped: $python's PyTorch finds no GPU"; return; }
+  prepare_data || return
+  [ -z "$sim" ] || { same_losses; at=2; }  # the toy's weights
   for one in "${peers[@]}"; do
+    [ $((at++)) -ne 2 ] || [ -n "$sim" ] || { enough 25 "the same losses" && same_losses; }
     read -r model precision B T <<<"$one"
-    if [ "$model" = toy ]; then
-      flags=(--weights "$out/runs/start/latest")
-    else
-      flags=(--model "$model")
-    fi
-    [ -n "$sim" ] || enough 70 "$model $precision" || continue
+    flags=(--model "$model")
+    [ "$model" != toy ] || flags=(--weights "$work/runs/start/latest")
+    [ -n "$sim" ] || enough 40 "$model $precision $B" || continue
     B=$(fitting "$model" "$precision" "$B" "$T")
     alternate pytorch "$model" "$precision" "$B" "$T" 150 "$python" dev/bench/pytorch_gpt2.py "${flags[@]}" --data "$shard" \
       --batch-size "$B" --seq-len "$T" --precision "$precision" --steps $steps --warmup $warmup "${torch_flags[@]}"
@@ -454,12 +755,18 @@ stage_pytorch() {
 stage_llmc() {
   local one model precision B T
   [ -n "${LLMC_DIR:-}" ] || { note "skipped: LLMC_DIR does not say where llm.c is"; return; }
+  if [ -n "$llmc_job" ]; then
+    while kill -0 "$llmc_job" 2>/dev/null && [ "$(left)" -gt 20 ]; do sleep 0.3; done
+    kill -0 "$llmc_job" 2>/dev/null && { note "skipped: llm.c is still being built"; partial=1; return; }
+    reap "$llmc_job" || { tail -n 20 "$logs/llmc_build.log"; problem "llm.c: it does not build"; }
+    llmc_job=
+  fi
   [ -x "$LLMC_DIR/train_gpt2cu" ] || { problem "llm.c: $LLMC_DIR/train_gpt2cu is not there; build it: make train_gpt2cu"; return; }
   prepare_data || return
   for one in "${peers[@]}"; do
     read -r model precision B T <<<"$one"
     [ "$precision" = bf16 ] || continue
-    [ -n "$sim" ] || enough 40 "$model" || continue
+    [ -n "$sim" ] || enough 25 "$model $B" || continue
     B=$(fitting "$model" "$precision" "$B" "$T")
     alternate llm.c "$model" "$precision" "$B" "$T" 120 "$LLMC_DIR/train_gpt2cu" -i "$shard" -j "$shard" -e "${llmc_model[$model]}" \
       -b "$B" -t "$T" -x $steps -l 1e-4 -c 0.1 -r 0 -v 1000000 -m 1 -s 0 -h 0
@@ -472,81 +779,180 @@ if [ -n "$sim" ]; then
   device=cudasim driver=
 else
   command -v nvidia-smi >/dev/null || { echo "error: no nvidia-smi here, so no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
-  device=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
-  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+  device=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
+  driver=$(timeout 20 nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
   [ -n "$device" ] || { echo "error: nvidia-smi names no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
-  nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
+  timeout 20 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
 fi
 date=$(date -u +%Y-%m-%d)
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
-list() { # list NAME: the rows of a kind as a JSON list
-  [ -f "$out/rows/$1.jsonl" ] && paste -sd, "$out/rows/$1.jsonl" | sed 's/.*/[&]/' || echo '[]'
-}
-column() { sed -n "s/.*\"$2\": \"\{0,1\}\([^,\"}]*\).*/\1/p" <<<"$1"; }
-write_results() {
-  local predicted=predicted_h100_ms  # of a table with real times beside
-  [ -z "$sim" ] || predicted=
+
+kinds="libraries ceilings load choices repeat breakdown memory products attention steps peers torch_losses rounding train stages"
+write_results() { # lines that a program had no time to end are left out
   {
     echo "{\"device\": $(text "$device"), \"simulated\": $([ -n "$sim" ] && echo true || echo false), \"driver\": $(text "$driver"),"
     echo " \"date\": \"$date\", \"commit\": $(text "$commit"), \"seconds\": $((SECONDS - began)),"
-    local kind
-    for kind in train steps breakdown peers torch_losses; do echo " \"$kind\": $(list $kind),"; done
-    echo " \"bench\": $([ -s "$out/bench.json" ] && cat "$out/bench.json" || echo null),"
-    echo " \"stages\": $(list stages)}"
-  } >"$out/results.json"
+    awk -v kinds="$kinds" -v folder="$rows" 'BEGIN {
+      n = split(kinds, kind, " ")
+      for (i = 1; i <= n; ++i) {
+        printf " \"%s\": [", kind[i]
+        comma = ""
+        while ((getline line < (folder "/" kind[i] ".jsonl")) > 0) {
+          if (line ~ /^\{.*\}$/) { printf "%s%s", comma, line; comma = ",\n  " }
+        }
+        print "],"
+      }
+    }'
+    echo " \"cpu\": $([ -s "$rows/bench_cpu.json" ] && cat "$rows/bench_cpu.json" || echo null),"
+    echo " \"bench\": $([ -s "$logs/bench.json" ] && cat "$logs/bench.json" || echo null)}"
+  } >"$out/results.json.tmp" && mv "$out/results.json.tmp" "$out/results.json"
+}
+section() { # section KIND TITLE "COLUMN|COLUMN..." FIELD...: a table of the rows of a kind, where there are any
+  local kind=$1 title=$2 columns=$3
+  shift 3
+  [ -s "$rows/$kind.jsonl" ] || return 0
+  printf '\n%s\n\n| %s |\n|%s\n' "$title" "${columns//|/ | }" "$(printf -- '---|%.0s' "$@")"
+  table "$kind" "$@"
+}
+table() { # table KIND FIELD...: a Markdown line a row; what is null stays empty
+  local kind=$1
+  shift
+  awk -v fields="$*" '
+    BEGIN { n = split(fields, field, " ") }
+    !/^\{.*\}$/ { next }
+    {
+      printf "|"
+      for (i = 1; i <= n; ++i) {
+        value = ""
+        if (match($0, "\"" field[i] "\": ?(\"[^\"]*\"|[^,}]*)")) {
+          value = substr($0, RSTART + length(field[i]) + 3, RLENGTH - length(field[i]) - 3)
+          sub(/^ /, "", value)
+          gsub(/"/, "", value)
+          gsub(/\|/, "/", value)
+          if (value == "null") value = ""
+          if (length(value) > 8 && value ~ /^-?[0-9.]+(e[-+]?[0-9]+)?$/ && value ~ /[.e]/) value = sprintf("%.5g", value)
+        }
+        printf " %s |", value
+      }
+      print ""
+    }' "$rows/$kind.jsonl"
+}
+write_table() {
+  local predicted=predicted_h100_ms  # of a table with real times beside
+  [ -z "$sim" ] || predicted=
   {
     echo "# $device, $date, commit $commit"
     [ -z "$sim" ] || printf '\ncudasim in place of a GPU: every time below is the simulation'"'"'s, on the CPU.\n'
-    printf '\n| stage | | s | |\n|---|---|---|---|\n'
-    table stages stage status seconds why
-    [ ! -f "$out/rows/train.jsonl" ] ||
-      printf '\nThe losses of ten steps, the largest difference from the CPU:\n\n| precision | |\n|---|---|\n%s\n' \
-        "$(table train precision largest_difference)"
-    [ ! -f "$out/rows/steps.jsonl" ] ||
-      printf '\nA step (median of %d):\n\n%s\n|---|---|---|---|---|---|---|---|%s\n%s\n' $((steps - warmup)) \
-        "| model | precision | B | T | ms | tokens/s | % of peak | peak TFLOP/s |${predicted:+ predicted for an H100, ms |}" \
-        "${predicted:+---|}" "$(table steps model precision batch_size seq_len ms tokens_per_second share_of_peak_percent \
-          peak_tflops $predicted)"
-    [ ! -f "$out/rows/peers.jsonl" ] ||
-      printf '\nIn turn, ms a step (median of %d rounds'"'"' medians):\n\n%s\n|---|---|---|---|---|---|---|\n%s\n' $rounds \
-        '| peer | model | precision | B | T | ours | the peer |' \
-        "$(table peers peer model precision batch_size seq_len ours_ms peer_ms)"
-    [ ! -f "$out/rows/breakdown.jsonl" ] ||
-      printf '\nA step of %s, kernel by kernel:\n\n| kernel | launches | us | share |\n|---|---|---|---|\n%s\n' \
-        "$breakdown_of" "$(table breakdown kernel launches us share)"
-  } >"$out/table.md"
+    section stages "Stages:" "stage|status|s|commit|" stage status seconds commit why
+    section ceilings "Memory:" "what|us|GB/s" what us gbps | grep -v '|  |$'
+    section ceilings "Launches (the host's time for one; from one to the next on the GPU; until it is known to have ended) and events, us:" \
+      "what|host|dependent|round trip|resolution|nothing between two" \
+      what host_us dependent_us round_trip_us resolution_us empty_us | grep -v '^| \(device\|copy\|read\|write\|product\) '
+    section load "Products under full load:" "data|by|n|TFLOP/s|watts|SM MHz|memory MHz|deg C|samples" \
+      data tier n tflops watts sm_mhz memory_mhz celsius samples
+    section steps "A step (median of $((steps - warmup))):" \
+      "model|precision|B|T|ms|tokens/s|% of peak|peak TFLOP/s${predicted:+|predicted for an H100, ms}" \
+      model precision batch_size seq_len ms tokens_per_second share_of_peak_percent peak_tflops $predicted
+    section peers "In turn, ms per step (median of $rounds rounds' medians):" "peer|model|precision|B|T|ours|the peer" \
+      peer model precision batch_size seq_len ours_ms peer_ms
+    section breakdown "A step of $(cat "$work/breakdown_of" 2>/dev/null), kernel by kernel:" "kernel|launches|us|share" \
+      kernel launches us share
+    section memory "Kernels that memory limits (share: of the copy rate that the same run measured):" \
+      "operation|size|version|us|GB/s|share" operation size name us gbps share
+    section products "Products (difference: relative, from the first tier's result):" "model|layer|pass|by|us|TFLOP/s|difference" \
+      model layer pass tier us tflops difference
+    section attention "Attention:" "B|NH|T|HS|pass|by|us|TFLOP/s|difference" B NH T HS pass tier us tflops difference
+    section rounding "Errors of sums of K products, in units of 2^-24 times the sum of their magnitudes; above 0: too large:" \
+      "factors|by|K|largest|mean" factors by K largest mean
+    section repeat "Two runs, bit for bit:" "model|precision|B|T|steps|losses equal|weights equal" \
+      model precision batch_size seq_len steps equal_losses equal_weights
+    section train "The losses of ten steps, the largest difference from the CPU:" "precision|" precision largest_difference
+    section choices "Which kernels run:" "" line
+    section libraries "Libraries:" "" line
+  } >"$out/table.md.tmp" && mv "$out/table.md.tmp" "$out/table.md"
 }
-table() { # table KIND FIELD...: a Markdown line a row; what is null stays empty
-  local kind=$1 line field
-  shift
-  while read -r line; do
-    printf '|'
-    for field in "$@"; do printf ' %s |' "$(column "$line" "$field" | sed 's/^null$//')"; done
-    echo
-  done <"$out/rows/$kind.jsonl"
+# At most 15 MB, whatever the programs printed: of long logs the end.
+write_logs() {
+  local most bytes
+  for most in 2000000 200000 20000; do
+    rm -rf "$work/packed"
+    mkdir -p "$work/packed/logs"
+    (cd "$logs" && for file in *; do [ -f "$file" ] && tail -c $most "$file" >"$work/packed/logs/$file"; done)
+    tar -czf "$out/logs.tar.gz.tmp" -C "$work/packed" logs 2>/dev/null
+    bytes=$(wc -c <"$out/logs.tar.gz.tmp")
+    [ "$bytes" -gt 15000000 ] || break
+  done
+  rm -rf "$work/packed"
+  mv "$out/logs.tar.gz.tmp" "$out/logs.tar.gz"
+}
+write_all() {
+  write_results
+  write_table
+  write_logs
 }
 
 # ---- stage by stage ------------------------------------------------------------------------------------------------
 
+guard_job=
+finish() {
+  end_children
+  [ -z "$guard_job" ] || kill -KILL -- "-$guard_job" 2>/dev/null
+  wait 2>/dev/null
+  rm -rf "$work/runs"
+}
+trap finish EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+trap 'exit 129' HUP
+spawn guard >/dev/null 2>&1 </dev/null
+guard_job=$child
+rm -f "$work/children/$guard_job"
+
+wanted() { [[ " ${selected[*]} " == *" $1 "* ]]; }
+passed_before() { have stages "\"stage\": \"$1\", \"status\": \"passed\""; }
+if wanted build && wanted pytorch && [ -z "$sim" ] && ! { [ -n "$going_on" ] && passed_before pytorch; }; then
+  spawn compile_torch >"$logs/torch_compile.log" 2>&1 </dev/null
+  torch_job=$child
+fi
+if wanted llmc && [ -n "${LLMC_DIR:-}" ] && [ ! -x "$LLMC_DIR/train_gpt2cu" ] && [ -f "$LLMC_DIR/train_gpt2.cu" ]; then
+  spawn nice -n 10 make -C "$LLMC_DIR" train_gpt2cu >"$logs/llmc_build.log" 2>&1 </dev/null
+  llmc_job=$child
+fi
+
 failed=()
-for s in "${selected[@]}"; do
-  problems=() notes=() started=$SECONDS
-  stage_end=$((SECONDS + limit[$s] * (seconds_in_all > 540 ? seconds_in_all : 540) / 540))
+for ((at = 0; at < ${#selected[@]}; ++at)); do
+  s=${selected[at]}
+  if [ -n "$going_on" ] && [ "$s" != build ] && passed_before "$s"; then
+    echo "=== $s: passed in an earlier call"
+    continue
+  fi
+  problems=() notes=() partial='' started=$SECONDS
+  reserved=0  # for those that come after
+  for later in "${selected[@]:at+1}"; do
+    [ -n "$going_on" ] && passed_before "$later" || reserved=$((reserved + kept[$later]))
+  done
+  stage_end=$((SECONDS + kept[$s] > end - reserved ? SECONDS + kept[$s] : end - reserved))
   echo "=== $s: ${about[$s]}"
   if [[ " ${failed[*]} " == *" build "* ]]; then
     note "skipped: the build failed"
   elif [ $((end - SECONDS)) -lt "${least[$s]}" ]; then
-    note "skipped: $((end - SECONDS)) s of --minutes $minutes are left, and it takes ${least[$s]} at least"
+    note "skipped: $((end - SECONDS)) s are left, and it takes ${least[$s]} at least"
   else
     "stage_$s"
   fi
   why=$(IFS=';' && echo "${problems[*]} ${notes[*]}" | sed 's/^ *//; s/ *$//; s/[|,"]/ /g')
   status=passed
+  [ -z "$partial" ] || status=partial
   [[ ${notes[*]} != skipped:* ]] || status=skipped
   [ ${#problems[@]} -eq 0 ] || status=failed failed+=("$s")
   echo "$s: $status after $((SECONDS - started)) s"
-  row stages "{\"stage\": \"$s\", \"status\": \"$status\", \"seconds\": $((SECONDS - started)), \"why\": $(text "$why")}"
-  write_results
+  if have stages "\"stage\": \"$s\","; then
+    grep -v "\"stage\": \"$s\"," "$rows/stages.jsonl" >"$rows/stages.new"
+    mv "$rows/stages.new" "$rows/stages.jsonl"
+  fi
+  echo "{\"stage\": \"$s\", \"status\": \"$status\", \"seconds\": $((SECONDS - started)), \"commit\": $(text "$commit"), \"why\": $(text "$why")}" \
+    >>"$rows/stages.jsonl"
+  write_all
 done
 echo
 cat "$out/table.md"

@@ -2,6 +2,7 @@
 // GPU) or counted (bench_kernels_sim, anywhere), as a table, as JSON and as a page. docs/benchmarks.md.
 #include <chrono>
 #include <ctime>
+#include <fstream>
 #include <regex>
 
 #include "apps/command_line.h"
@@ -14,7 +15,7 @@ namespace {
 using bench::json;
 
 struct Options {
-  std::string only, json_file, html_file, budget_file, write_budget_file;
+  std::string only, json_file, html_file, rows_file, budget_file, write_budget_file;
   bool list = false;
   bench::MeasureOptions measure;
 
@@ -55,8 +56,30 @@ size_t kernel_version(const bench::Ladder& ladder) {
   fail("%s has no version but a library's", ladder.operation.c_str());
 }
 
+// --rows: a line of JSON for each version as soon as it was measured, for those who may be cut short.
+class Rows {
+ public:
+  explicit Rows(const std::string& path) : path_(path) {
+    if (path.empty()) return;
+    file_.open(path);
+    if (!file_) fail("%s cannot be written", path.c_str());
+  }
+  void add(const bench::Ladder& ladder, json version) {
+    if (path_.empty()) return;
+    version.erase("idea");
+    json row = {{"operation", ladder.operation}, {"size", ladder.size}};
+    row.update(version);
+    file_ << row.dump() + "\n" << std::flush;
+    if (!file_) fail("%s cannot be written: the disk is full", path_.c_str());
+  }
+
+ private:
+  std::string path_;
+  std::ofstream file_;
+};
+
 // Runs one ladder; `wrong` counts the versions that failed their check.
-json run_ladder(const bench::Ladder& ladder, const Options& options, const json& ceilings, int& wrong) {
+json run_ladder(const bench::Ladder& ladder, const Options& options, const json& ceilings, Rows& rows, int& wrong) {
   json result = {{"operation", ladder.operation}, {"size", ladder.size},   {"limit", limit_name(ladder.limit)},
                  {"bytes", ladder.bytes},         {"flops", ladder.flops}, {"versions", json::array()}};
   const size_t kernel = kernel_version(ladder);
@@ -78,6 +101,7 @@ json run_ladder(const bench::Ladder& ladder, const Options& options, const json&
       ++wrong;
       entry["error"] = error.what();
     }
+    rows.add(ladder, entry);
     result["versions"].push_back(entry);
   }
   return result;
@@ -128,10 +152,11 @@ void run(const Options& options) {
               ceilings["measured"].get<bool>() ? "measured ceilings" : "predicted ceilings",
               ceilings["copy_gbps"].get<double>(), ceilings["matmul_tflops"].get<double>());
   const bench::Problem problem = bench::make_problem();
+  Rows rows(options.rows_file);
   int wrong = 0;
   results["ladders"] = json::array();
   for (const bench::Registered& ladder : ladders) {
-    results["ladders"].push_back(run_ladder(ladder.make(problem), options, ceilings, wrong));
+    results["ladders"].push_back(run_ladder(ladder.make(problem), options, ceilings, rows, wrong));
     print(results["ladders"].back());
   }
   std::printf("%zu ladders in %.1f s\n", ladders.size(),
@@ -168,6 +193,8 @@ int main(int argc, char** argv) {
   app.add_option("--only", options.only, "operations to run: a regular expression, e.g. '^layernorm'");
   app.add_option("--json", options.json_file, "file to write the results to");
   app.add_option("--html", options.html_file, "file to write them to as a page for a browser");
+  app.add_option("--rows", options.rows_file,
+                 "file to write a line of JSON to for each version, as soon as it was measured");
   if (bench::kCounts) {
     app.add_flag("--quick", options.measure.quick, "the first and the last version of each operation alone");
     const auto budget = app.add_option("--budget", options.budget_file,

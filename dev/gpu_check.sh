@@ -357,7 +357,7 @@ measure() {
     --steps 1000000 --data-order sequential --schedule constant --lr 1e-4 --warmup-steps 0 --sample-tokens 0 --save-every 0 \
     --eval-every 0 --run "$folder" >>"$log" 2>&1 </dev/null
   pid=$child
-  while kill -0 $pid 2>/dev/null && ! grep -q "^step $steps/" "$log" && [ $SECONDS -lt $until ]; do sleep 0.2; done
+  while kill -0 $pid 2>/dev/null && ! grep -q "^step $steps/" "$log" && [ $SECONDS -lt $until ]; do sleep 0.1; done
   end_group $pid
   ms=
   if ! grep -q "^step $steps/" "$log"; then
@@ -373,14 +373,13 @@ measure() {
 
 # The largest batch, halved from B, that fits the card's memory.
 fitting() { # fitting MODEL PRECISION B T
-  local B=$3 total bytes
+  local B=$3 bytes
   [ -n "$sim" ] && { echo "$B"; return; }
-  total=$(timeout 20 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
   while [ "$B" -gt 1 ]; do
     # shellcheck disable=SC2046
     bytes=$(timeout 20 "$trainer" --memory --data "$shard" $(size_flags "$1") --precision "$2" --batch-size "$B" --seq-len "$4" 2>/dev/null |
       sed -n 's/^total *\([0-9]*\) bytes$/\1/p')
-    [ -n "$bytes" ] && awk -v a="$bytes" -v b="$total" 'BEGIN { exit !(a < 0.95 * b * 1048576) }' && break
+    [ -n "$bytes" ] && awk -v a="$bytes" -v b="$card_mib" 'BEGIN { exit !(a < 0.95 * b * 1048576) }' && break
     B=$((B / 2))
   done
   echo "$B"
@@ -515,7 +514,7 @@ stage_check() {
 stage_repeat() {
   local model=gpt2 B=4 T=1024 i equal_losses=false equal_weights=false
   prepare_data || return
-  [ -n "$sim" ] && model=toy B=2 T=32
+  [ -n "$sim" ] && model=toy B=1 T=9
   rm -rf "$work/runs/repeat1" "$work/runs/repeat2"
   for i in 1 2; do
     # shellcheck disable=SC2046
@@ -622,15 +621,15 @@ stage_bench() {
 
 # On a GPU by libkernel_times.so, which the driver loads; cudasim only says which kernels ran.
 stage_breakdown() {
-  local recorder=$build/libkernel_times.so times=$logs/kernel_times.tsv flags model=gpt2 B=16 T=1024 name
+  local recorder=$build/libkernel_times.so times=$logs/kernel_times.tsv flags model=gpt2 B=16 T=1024 count=12 name
   prepare_data || return
-  [ -n "$sim" ] && model=toy B=2 T=32
+  [ -n "$sim" ] && model=toy B=2 T=32 count=2
   B=$(fitting $model bf16 $B $T)
   forget breakdown
   rm -rf "$times" "$work/runs/breakdown"
   echo "$model in bf16, $B x $T" >"$work/breakdown_of"
   # shellcheck disable=SC2207
-  flags=(--data "$shard" $(size_flags $model) --precision bf16 --batch-size "$B" --seq-len "$T" --steps 12 --sample-tokens 0
+  flags=(--data "$shard" $(size_flags $model) --precision bf16 --batch-size "$B" --seq-len "$T" --steps $count --sample-tokens 0
     --save-every 0 --eval-every 0 --run "$work/runs/breakdown")
   if [ -n "$sim" ]; then
     CUDASIM_KERNELS=$times run breakdown 60 "$trainer" "${flags[@]}" || return
@@ -654,13 +653,14 @@ stage_breakdown() {
 
 stage_cpu() {
   local flags=(--only steps --model gpt2 --json "$work/bench_cpu.new") background=
-  [ -n "$sim" ] && flags=(--quick --only steps --json "$work/bench_cpu.new")
+  local waiting=(env -u OMP_WAIT_POLICY)  # threads that have the cores to themselves may spin
+  [ -n "$sim" ] && flags=(--quick --precision fp32 --only steps --json "$work/bench_cpu.new") waiting=()
   need bench_cpu || return
   while [ -n "$rest" ] && kill -0 "$rest" 2>/dev/null && [ "$(left)" -gt 25 ]; do sleep 0.3; done
   if [ -n "$rest" ] && kill -0 "$rest" 2>/dev/null; then  # its compilers stand still meanwhile
     kill -STOP -- "-$rest" 2>/dev/null && background=$rest
   fi
-  run cpu 60 env -u OMP_WAIT_POLICY "$build/bench_cpu" "${flags[@]}" && mv "$work/bench_cpu.new" "$rows/bench_cpu.json"
+  run cpu 60 "${waiting[@]}" "$build/bench_cpu" "${flags[@]}" && mv "$work/bench_cpu.new" "$rows/bench_cpu.json"
   [ -z "$background" ] || kill -CONT -- "-$background"
   grep -a 'step' "$logs/cpu.log" | head -n 6
 }
@@ -781,6 +781,7 @@ else
   command -v nvidia-smi >/dev/null || { echo "error: no nvidia-smi here, so no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
   device=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
   driver=$(timeout 20 nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+  card_mib=$(timeout 20 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
   [ -n "$device" ] || { echo "error: nvidia-smi names no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
   timeout 20 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
 fi

@@ -182,7 +182,7 @@ void measure_rounding(const bench::Timer& timer, const Options& options) {
     for (const bench::Buffers<bf16>* factor : {&a, &b}) {
       std::vector<bf16> values = factor->host(0);
       if (positive) {
-        for (bf16& value : values) value = from_float<bf16>(std::abs(to_float(value)));
+        for (bf16& value : values) value = __float2bfloat16(std::abs(__bfloat162float(value)));
         factor->write(0, values);
       }
       (factor == &a ? x : y) = bench::to_doubles(values);

@@ -1,25 +1,43 @@
-# dev/gpu_check.sh: its stages on cudasim, its way on a GPU's machine with stand-ins for the card, and what goes wrong.
+# dev/gpu_check.sh: its stages on cudasim, its way on a GPU's machine with stand-ins for the card, cuts, and what goes wrong.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 export OMP_NUM_THREADS=2 PYTHON="$TMP/no-python"
 unset LLMC_DIR
 check="$SOURCE/dev/gpu_check.sh"
 awk_times() { sort -n times.tsv | awk -v last=adamw_update_kernel -v skip="$1" -f "$SOURCE/dev/kernel_times.awk"; }
-# The results are JSON: predict parses them, and misses only that they are no benchmark's.
+# The results are JSON: predict parses them, and misses only that they are not a benchmark's.
 is_json() { expect_error 1 'there is no list "ladders"' "$BUILD/predict" --counts "$1"; }
 stages_of() { grep -o '"stage": "[a-z]*", "status": "[a-z]*"' "$1/results.json" | cut -d'"' -f4,8 | tr '"\n' '= '; }
+# What must come back is there and whole, and nothing else is.
+is_whole() {
+  is_json "$1/results.json"
+  grep -q '^| stage | status ' "$1/table.md" || die "no table of stages in $1/table.md"
+  tar -tzf "$1/logs.tar.gz" >tar_list || die "$1/logs.tar.gz cannot be read"
+  [ "$(wc -c <"$1/logs.tar.gz")" -lt $((16 << 20)) ] || die "$1/logs.tar.gz is too large"
+  [ "$(ls "$1" | tr '\n' ' ')" = "logs.tar.gz results.json table.md " ] || die "more in $1 than the three files: $(ls "$1")"
+}
+has_row() { grep -qE "^\| $2" "$1/table.md" || { cat "$1/table.md"; die "no row like '$2' in the table"; }; }
+running() { grep -lsa "$TMP/[g]pu\|$TMP/[l]lmc" /proc/[0-9]*/cmdline || true; }
+nothing_runs() {
+  for _ in $(seq 1 40); do
+    [ -n "$(running)" ] || return 0
+    sleep 0.1
+  done
+  die "still running: $(for p in $(running); do tr '\0' ' ' <"$p"; echo; done)"
+}
 
 # ---- flags ---------------------------------------------------------------------------------------------------------
 expect_ok "$check" --help
 expect_output '--pack'
 expect_ok "$check" --list
-[ "$(wc -l <out)" = 10 ] || die "expected ten stages"
-expect_error 2 "'kernel' is no stage; there are: build kernels" "$check" --sim --stages kernel
+[ "$(wc -l <out)" = 18 ] || die "expected 18 stages"
+expect_error 2 "'kernel' is no stage; there are: build ceilings" "$check" --sim --stages kernel
 expect_error 2 "'--speed' is no flag" "$check" --speed
 expect_error 2 "stages wants a value" "$check" --sim --stages
 expect_error 2 "minutes is 'soon'" "$check" --minutes soon
+expect_error 2 "seconds is '-3'" "$check" --seconds -3
 mkdir empty bare
-for tool in bash sh dirname sed awk grep date mkdir rm realpath; do ln -s "$(command -v $tool)" bare/; done
+for tool in bash sh dirname sed awk grep date mkdir rm realpath tar; do ln -s "$(command -v $tool)" bare/; done
 PATH=$TMP/bare expect_error 1 'no nvidia-smi here, so no GPU; --sim runs' "$check" --build empty
 
 # ---- a step's kernels, from recorded times ---------------------------------------------------------------------------
@@ -41,9 +59,9 @@ expect_error 1 '3 steps end with adamw_update_kernel, expected more than 3' awk_
 
 # ---- cudasim in place of the card ------------------------------------------------------------------------------------
 [ -x "$BUILD/train_gpt2sim" ] || { echo "skipped: this build has no cudasim"; exit 0; }
-bench=bench
-[ -x "$BUILD/bench_kernels_sim" ] || { bench=; echo "left out: the stage bench (no bench_kernels_sim here)"; }
-mkdir tools llmc
+ladders=ladders
+[ -x "$BUILD/bench_kernels_sim" ] || { ladders=; echo "left out: the stages memory and bench (no bench_kernels_sim here)"; }
+mkdir tools llmc gpu sim_build other
 cat >tools/compute-sanitizer <<'END'
 #!/bin/bash
 [ "$1 $3" = "--tool --error-exitcode" ] || exit 3
@@ -53,72 +71,146 @@ exit ${SANITIZER_CODE:-0}
 END
 cat >llmc/train_gpt2cu <<'END'
 #!/bin/bash
-for i in $(seq 1 6); do echo "step    $i/6 | loss 5.0 (+nanz)| norm 1.0 (+nanz)| lr 1.00e-04 | $i.50 ms | 10% bf16 MFU | 9 tok/s"; done
+for i in $(seq 1 ${STEPS:-6}); do echo "step    $i/6 | loss 5.0 (+nanz)| norm 1.0 (+nanz)| lr 1.00e-04 | $i.50 ms | 10% bf16 MFU | 9 tok/s"; done
 END
-chmod +x tools/* llmc/*
-export SANITIZER_RAN=$TMP/sanitizer_ran
-PATH=$TMP/tools:$PATH LLMC_DIR=$TMP/llmc expect_ok "$check" --sim --build "$BUILD" --out sim \
-  --stages kernels,check,train,steps,${bench:+bench,}breakdown,sanitizer,pytorch,llmc
-is_json sim/results.json
-grep -q '"device": "cudasim", "simulated": true' sim/results.json || die "results.json does not say that it is cudasim's"
-[ "$(stages_of sim)" = "kernels=passed check=passed train=passed steps=passed ${bench:+bench=passed }breakdown=passed \
-sanitizer=passed pytorch=skipped llmc=passed " ] || die "stages: $(stages_of sim)"
-grep -q '^# cudasim, ' sim/table.md || die "the table does not say that it is cudasim's"
-grep -qE '^\| (.*H100|.*NVIDIA)' sim/table.md && die "the table of cudasim speaks of a GPU"
-for line in 'kernels \| passed \| [0-9]+' 'pytorch \| skipped \| [0-9]+ \| skipped: .*/no-python has no PyTorch' 'fp32 \| [0-9.]+e-0[67]' \
-  'toy \| bf16 \| 2 \| 32 \| [0-9.]+ \| [0-9]+ \| [0-9.]+ \|' 'llm.c \| toy \| bf16 \| 2 \| 32 \| [0-9.]+ \| 5.00 \|' \
-  'matmul_tensor_core_kernel \|'; do
-  grep -qE "^\| $line" sim/table.md || { cat sim/table.md; die "no row like '$line' in the table"; }
-done
-[ "$(tr '\n' ' ' <sanitizer_ran)" = "memcheck racecheck " ] || die "compute-sanitizer ran: $(cat sanitizer_ran)"
-
-# ---- what goes wrong is named, and the rest goes on ------------------------------------------------------------------
-PATH=$TMP/tools:$PATH SANITIZER_CODE=9 expect_error 1 '^FAILED: sanitizer$' "$check" --sim --build "$BUILD" --out sim \
-  --stages sanitizer,kernels
-[ "$(stages_of sim)" = "sanitizer=failed kernels=passed " ] || die "stages: $(stages_of sim)"
-grep -q 'memcheck: exit code 9' sim/table.md || die "the table does not say what failed"
-is_json sim/results.json
-# A trainer with another seed is not the CPU's.
-mkdir other
-for file in train_gpt2 make_stories tokenize predict; do ln -s "$BUILD/$file" other/; done
-printf '#!/bin/bash\nexec "%s" "$@" --seed 7\n' "$BUILD/train_gpt2sim" >other/train_gpt2sim
-chmod +x other/train_gpt2sim
-expect_error 1 "train_fp32: its losses are not the CPU's: beyond 1e-5" "$check" --sim --build other --out sim --stages train
-LLMC_DIR=$TMP/empty expect_error 1 'empty/train_gpt2cu is not there; build it' "$check" --sim --build "$BUILD" --out sim --stages llmc
-# A build that fails: what needs it is skipped.
-printf '#!/bin/bash\necho "no compiler today"; exit 1\n' >tools/cmake
-chmod +x tools/cmake
-PATH=$TMP/tools:$PATH expect_error 1 '^FAILED: build$' "$check" --sim --build other --out sim --stages build,check
-expect_output 'no compiler today'
-[ "$(stages_of sim)" = "build=failed check=skipped " ] || die "stages: $(stages_of sim)"
-printf '#!/bin/bash\necho "-- left out: MPI (one process)"\n' >tools/cmake
-PATH=$TMP/tools:$PATH expect_ok "$check" --sim --build other --out sim --stages build
-expect_output 'left out: MPI'
-# Time that is not there.
-expect_ok "$check" --sim --build "$BUILD" --out sim --stages kernels --minutes 0.1
-expect_output 'skipped: [0-6] s of --minutes 0.1 are left, and it takes 10 at least'
-
-# ---- the way on a GPU's machine, with stand-ins for what is there --------------------------------------------------
-# The trainer says what --memory and --check would, and makes up the time of a step: 2 ms, after slow ones; the card has
-# room for a batch of 4.
-mkdir gpu
-for file in train_gpt2 make_stories tokenize predict; do ln -s "$BUILD/$file" gpu/; done
-ln -s "$BUILD/test_gelu_sim" gpu/test_kernels_cu
-touch gpu/libkernel_times.so
+# A card at 300 W and 1500 MHz; a sample from another time, at 999 W, is not to be used.
 cat >tools/nvidia-smi <<'END'
 #!/bin/bash
 case "$*" in
+  *-lms*)
+    echo "2001/01/01 00:00:00.000, 999.00, 999, 999, 99"
+    while :; do echo "$(date '+%Y/%m/%d %H:%M:%S.%3N'), 300.00, 1500, 2600, 50"; sleep 0.02; done ;;
   *=name,*) echo "all of it" ;;
   *=name*) echo "Stand-in \"X\" 1" ;;
   *=driver*) echo 1.2.3 ;;
   *=memory.total*) echo 1000 ;;
 esac
 END
+# A PyTorch whose losses are those of our run, found by the weights that it is given; a step takes 3 ms.
+cat >tools/python <<'END'
+#!/bin/bash
+[ "$1" = -c ] && { echo "True True"; exit; }
+echo "${TORCHINDUCTOR_CACHE_DIR:-no cache} $*" >>"$PYTHON_RAN"
+args=" $* "
+steps=$(sed 's/.* --steps \([0-9]*\) .*/\1/' <<<"$args")
+weights=$(sed -n 's/.* --weights \([^ ]*\)\/start\/latest .*/\1/p' <<<"$args")
+for i in $(seq 1 "$steps"); do
+  loss=
+  [ "$steps" = 5 ] && [ -n "$weights" ] && loss=$(sed -n "s/.*\"loss\":\([^,}]*\).*\"step\":$i[,}].*/\1/p" "$weights/torch/metrics.jsonl")
+  echo "step $i/$steps | loss $(printf %.6f "${OTHER_LOSS:-${loss:-1}}") | 3.00 ms"
+done
+[ -z "${PYTHON_HANGS:-}" ] || exec -a "$TMP_OF_TEST/gpu/python" sleep 300
+END
+chmod +x tools/* llmc/*
+export SANITIZER_RAN=$TMP/sanitizer_ran PYTHON_RAN=$TMP/python_ran TMP_OF_TEST=$TMP
+for file in train_gpt2 train_gpt2sim make_stories tokenize predict bench_cpu gpu_rates_sim test_gelu_sim test_residual_sim \
+  ${ladders:+bench_kernels_sim}; do
+  ln -s "$BUILD/$file" sim_build/
+done
+sim() { expect_ok env PATH="$TMP/tools:$PATH" "$check" --sim --build sim_build --out sim "$@"; }
+PYTHON=$TMP/tools/python LLMC_DIR=$TMP/llmc sim \
+  --stages "ceilings,small,check,repeat,breakdown,${ladders:+memory,}products,attention,steps,pytorch,llmc,cpu,sanitizer,rounding,train${ladders:+,bench}"
+is_whole sim
+grep -q '"device": "cudasim", "simulated": true' sim/results.json || die "results.json does not say that it is cudasim's"
+[ "$(stages_of sim)" = "ceilings=passed small=passed check=passed repeat=passed breakdown=passed ${ladders:+memory=passed }\
+products=passed attention=passed steps=passed pytorch=passed llmc=passed cpu=passed sanitizer=passed rounding=passed \
+train=passed ${ladders:+bench=passed }" ] || die "stages: $(stages_of sim)"
+grep -q '^# cudasim, ' sim/table.md || die "the table does not say that it is cudasim's"
+grep -qE '^\| (.*H100|.*NVIDIA)' sim/table.md && die "the table of cudasim speaks of a GPU"
+for line in 'small \| passed \| [0-9]+ \|' 'copy \| [0-9.]+ \| [0-9.]+ \|' 'launch \| [0-9.]+ \| [0-9.]+ \| [0-9.]+ \|' \
+  'random \| own \| 128 \| [0-9.e-]+ \| 300 \| 1500 \| 2600 \| 50 \| [1-9][0-9]* \|' 'fp32 \| [0-9.]+e-0[67]' \
+  'toy \| bf16 \| 2 \| 32 \| [0-9.]+ \| [0-9]+ \| [0-9.]+ \|' 'toy \| bf16 \| 1 \| 9 \| 10 \| true \| true \|' \
+  'pytorch \| toy \| bf16 \| 2 \| 32 \| [0-9.]+ \| 3.00 \|' 'llm.c \| toy \| bf16 \| 2 \| 32 \| [0-9.]+ \| 5.00 \|' \
+  "toy \| fcproj \| dinp, GELU's derivative \| own \| [0-9.e+]+ \|" '1 \| 2 \| 64 \| 64 \| backward \| own \|' \
+  'positive \| kernels/, in parts \| 256 \|' 'matmul_tensor_core_kernel \|' ${ladders:+'gelu_forward \| '}; do
+  has_row sim "$line"
+done
+grep -q '"cpu": {' sim/results.json || die "bench_cpu's results are not there"
+[ -z "$ladders" ] || grep -q '"bench": {' sim/results.json || die "the ladders are not among the results"
+[ "$(tr '\n' ' ' <sanitizer_ran)" = "memcheck racecheck " ] || die "compute-sanitizer ran: $(cat sanitizer_ran)"
+# Sums in cudasim are rounded to nearest: of K terms at most K / 2 + 1 units away.
+awk -F '|' '$3 ~ /mma, one sum/ { ++n; if ($5 < 0) $5 = -$5; if ($5 > $4 / 2 + 1) exit 1 } END { if (n != 4) exit 1 }' sim/table.md ||
+  die "errors of sums that rounding to nearest cannot have"
+
+# ---- what goes wrong is named, and the rest goes on ------------------------------------------------------------------
+PATH=$TMP/tools:$PATH SANITIZER_CODE=9 expect_error 1 '^FAILED: sanitizer$' "$check" --sim --build sim_build --out sim \
+  --stages sanitizer,small,pytorch
+[ "$(stages_of sim)" = "sanitizer=failed small=passed pytorch=skipped " ] || die "stages: $(stages_of sim)"
+grep -q 'memcheck: exit code 9' sim/table.md || die "the table does not say what failed"
+has_row sim 'pytorch \| skipped \| [0-9]+ \| [^|]* \| skipped: .*/no-python has no PyTorch'
+is_whole sim
+for file in train_gpt2 make_stories tokenize predict; do ln -s "$BUILD/$file" other/; done
+ln -s "$BUILD/train_gpt2sim" other/
+LLMC_DIR=$TMP/empty expect_error 1 'empty/train_gpt2cu is not there; build it' "$check" --sim --build sim_build --out sim --stages llmc
+# A build that fails: what needs it is skipped.
+printf '#!/bin/bash\necho "no compiler today"; exit 1\n' >tools/cmake
+chmod +x tools/cmake
+PATH=$TMP/tools:$PATH expect_error 1 '^FAILED: build$' "$check" --sim --build other --out sim --stages build,check
+expect_output 'no compiler today'
+[ "$(stages_of sim)" = "build=failed check=skipped " ] || die "stages: $(stages_of sim)"
+# What was built, and what was found and what was not; a part that the background builds may fail by itself.
+cat >tools/cmake <<'END'
+#!/bin/bash
+echo "-- left out: MPI (one process)"
+echo "-- cuBLASLt: /somewhere/libcublasLt.so"
+if [ "${*: -1}" = "${CMAKE_FAILS:-none}" ]; then echo "this does not compile"; exit 1; fi
+END
+PATH=$TMP/tools:$PATH CMAKE_FAILS=train_gpt2 expect_error 1 '^FAILED: train$' "$check" --sim --build other --out sim --stages build,train
+expect_output 'left out: MPI'
+grep -q '"line": "cuBLASLt: /somewhere/libcublasLt.so"' sim/results.json || die "results.json does not say where cuBLASLt is"
+has_row sim 'train \| failed \| [0-9]+ \| [^|]* \| compile_train_gpt2: it does not build'
+# Time that is not there.
+sim --stages kernels --minutes 0.1
+expect_output 'skipped: [0-6] s are left, and it takes 10 at least'
+
+# ---- the way on a GPU's machine, with stand-ins for what is there --------------------------------------------------
+# The trainer says what --memory and --check would, and makes up the time of a step: 2 ms, after slow ones; the card has
+# room for a batch of 4. A file hang/NAME makes the program NAME hang, deaf to SIGTERM, after its first results.
+mkdir hang
+for file in make_stories tokenize predict train_gpt2; do ln -s "$BUILD/$file" gpu/; done
+ln -s "$BUILD/test_gelu_sim" gpu/test_kernels_cu
+ln -s "$BUILD/test_residual_sim" gpu/test_kernels_small_cu
+touch gpu/libkernel_times.so
+cat >gpu/hang_if <<'END'
+#!/bin/bash
+echo "$1" >>"$TMP_OF_TEST/ran"
+[ -e "$TMP_OF_TEST/hang/$1" ] || exit 0
+trap '' TERM
+exec -a "$TMP_OF_TEST/gpu/$1" sleep 300
+END
 cat >gpu/bench_kernels_cu <<'END'
 #!/bin/bash
 while [ $# -gt 1 ]; do
   [ "$1" = --json ] && echo '{"device": "Stand-in"}' >"$2"
   [ "$1" = --html ] && echo page >"$2"
+  if [ "$1" = --rows ]; then
+    echo '{"operation":"gelu_forward","size":"N=1","name":"naive","us":12.3456789123,"gbps":2000.5,"share":0.8}' >"$2"
+    printf '{"operation":"cut off' >>"$2"
+    "$TMP_OF_TEST/gpu/hang_if" memory
+  fi
+  shift
+done
+END
+cat >gpu/gpu_rates_cu <<'END'
+#!/bin/bash
+now() { date '+%Y/%m/%d %H:%M:%S.%3N'; }
+if [ "$1" = ceilings ]; then
+  echo '{"what":"copy","bytes":2.0,"us":700.0,"gbps":3000.0}'
+  begin=$(now)
+  sleep 0.3
+  echo '{"what":"product","data":"random","tier":"cuBLASLt","n":8192,"us":1400.0,"tflops":790.0,"begin":"'"$begin"'","end":"'"$(now)"'"}'
+elif [ "$1" = products ]; then
+  echo '{"model":"gpt2","layer":"qkv","pass":"dinp","tier":"own","us":1.0,"tflops":400.0,"difference":null}'
+  echo '{"model":"gpt2","layer":"qkv","pass":"dinp","tier":"cuBLASLt","us":1.0,"tflops":600.0,"difference":0.001}'
+elif [ "$1" = rounding ] && [ -e "$TMP_OF_TEST/loud" ]; then
+  head -c 20000000 /dev/urandom >&2
+fi
+"$TMP_OF_TEST/gpu/hang_if" "$1"
+END
+cat >gpu/bench_cpu <<'END'
+#!/bin/bash
+while [ $# -gt 1 ]; do
+  [ "$1" = --json ] && echo '{"steps": 1}' >"$2"
   shift
 done
 END
@@ -127,35 +219,113 @@ cat >gpu/train_gpt2cu <<'END'
 args=" $* "
 value() { sed -n "s/.* --$1 \([^ ]*\) .*/\1/p" <<<"$args"; }
 case $args in
+  *' --help '*) echo "  --kernels    which kernel runs for each operation" ;;
+  *' --kernels '*) echo "attention_forward: own (no cuDNN here)" ;;
   *' --memory '*) echo "total   $(($(value batch-size) * 200000000)) bytes" ;;
-  *' --check '*) echo "the model agrees with the reference" ;;
-  *)
+  *' --check '*)
+    "$TMP_OF_TEST/gpu/hang_if" check
+    echo "the model agrees with the reference" ;;
+  *'/toy.txt '*)
     mkdir -p "$(value run)"
+    sed "s/\"loss\":\([0-9]*\)/\"loss\":${OTHER_LOSS:-\\1}/" "$(value run)/../cpu/metrics.jsonl" >"$(value run)/metrics.jsonl" ;;
+  *)
+    mkdir -p "$(value run)/latest"
+    echo "${OTHER_LOSS:+$RANDOM$RANDOM}" >"$(value run)/latest/model.safetensors"
     echo "training: so, peak 500.5 TFLOP/s"
-    for step in $(seq 1 20); do
-      echo "{\"loss\":1.0,\"ms\":$((step < 6 ? 900 : 2)).0,\"step\":$step}" >>"$(value run)/metrics.jsonl"
-      echo "step $step/1000000 | loss 1.0 | 2 ms | 40 % of peak"
+    for step in $(seq 1 $(($(value steps) < 20 ? $(value steps) : 20))); do
+      echo "{\"loss\":1.${OTHER_LOSS:+$RANDOM$RANDOM}0,\"ms\":$((step < 6 ? 900 : 2)).0,\"step\":$step}" >>"$(value run)/metrics.jsonl"
+      echo "step $step/$(value steps) | loss 1.0 | 2 ms | 40 % of peak"
     done
     if [ -n "$KERNEL_TIMES" ]; then
       for step in 1 2 3 4 5; do
         printf '%d000\t600000\tgemm\n%d000\t300000\tadamw_update_kernel\n' $((step * 1000)) $((step * 1000 + 600))
       done >"$KERNEL_TIMES"
-      exit
     fi
-    sleep 60 ;;
+    [ $(value steps) -le 20 ] || exec -a "$TMP_OF_TEST/gpu/trainer" sleep 60 ;;
 esac
 END
-chmod +x tools/* gpu/train_gpt2cu gpu/bench_kernels_cu
-code=0
-PATH=$TMP/tools:$PATH "$check" --build gpu --out real --stages build,kernels,check,steps,bench,breakdown,sanitizer,llmc \
-  >out 2>&1 || code=$?
-[ $code -eq 0 ] || { cat out; die "exit $code on a machine with stand-ins"; }
-is_json real/results.json
+mkdir llmc_source
+touch llmc_source/train_gpt2.cu
+printf 'train_gpt2cu:\n\tcp "%s" train_gpt2cu\n' "$TMP/llmc/train_gpt2cu" >llmc_source/Makefile
+chmod +x tools/* gpu/hang_if gpu/*_cu gpu/train_gpt2cu gpu/bench_cpu
+export STEPS=20
+real() { PATH=$TMP/tools:$PATH PYTHON=$TMP/tools/python LLMC_DIR=$TMP/llmc_source "$check" --build gpu --out real "$@" >out 2>&1; }
+
+# Killed again and again, each time while another program hangs, alone, and then let go on.
+# cut NAME REGEX FLAGS...: SIGKILL for the script, once NAME hangs and results.json has a line like REGEX
+cut_at() {
+  local name=$1 pattern=$2 pid
+  shift 2
+  touch "hang/$name"
+  : >ran
+  : >python_ran
+  PATH=$TMP/tools:$PATH PYTHON=$TMP/tools/python LLMC_DIR=$TMP/llmc_source "$check" --build gpu --out real "$@" >out 2>&1 &
+  pid=$!
+  for _ in $(seq 1 600); do
+    grep -qx "$name" ran && grep -qE "$pattern" real/results.json 2>/dev/null && break
+    sleep 0.1
+  done
+  grep -qE "$pattern" real/results.json || { cat out; die "no line like '$pattern' in results.json while $name hangs"; }
+  kill -KILL $pid
+  wait $pid 2>/dev/null || true
+  rm "hang/$name"
+  nothing_runs
+  rm -f real/*.tmp
+  is_whole real
+}
+cut_at check '"stage": "small", "status": "passed"' --first
+[ "$(stages_of real)" = "build=passed ceilings=passed small=passed " ] || die "stages: $(stages_of real)"
+has_row real 'random \| cuBLASLt \| 8192 \| 790.0 \| 300 \| 1500 \| 2600 \| 50 \|'
+for B in 64 16; do
+  grep -q "/gpu/check/inductor .*--batch-size $B --seq-len 1024 --steps 2 " python_ran || die "PyTorch compiled nothing for B=$B at the start"
+done
+cut_at memory '"name":"naive"' --continue
+grep -qxE 'ceilings' ran && die "what had passed ran again"
+[ "$(stages_of real)" = "ceilings=passed small=passed build=passed check=passed repeat=passed breakdown=passed " ] || die "stages: $(stages_of real)"
+grep -q 'cut off' real/results.json && die "results.json has half a line"
+cut_at products '"layer":"qkv","pass":"dinp","tier":"cuBLASLt"' --second
+grep -q '"memory", "status": "passed"' real/results.json || die "the second call did not take up what the cut left: $(stages_of real)"
+touch loud
+real --second || { cat out; die "what the cuts left does not go on"; }
+is_whole real
+nothing_runs
 grep -q '"device": "Stand-in \\"X\\" 1", "simulated": false, "driver": "1.2.3"' real/results.json || die "the device is not named"
 grep -q '"bench": {"device": "Stand-in"}' real/results.json || die "the ladders are not among the results"
+grep -q '"cpu": {"steps": 1}' real/results.json || die "bench_cpu's results are not there"
 # 900 MB of 1000 MiB: 4 sequences of 1,024 tokens in 2 ms.
-grep -q '^| gpt2-xl | bf16 | 4 | 1024 | 2.00 | 2048000 | 40 | 500.5 | [0-9.]* |$' real/table.md || { cat real/table.md; die "no row of gpt2-xl's step"; }
-grep -q '^| gpt2 | fp32 | 4 | 1024 | 2.00 | 2048000 | 40 | 500.5 |  |$' real/table.md || { cat real/table.md; die "no row of 124M's step in fp32"; }
-grep -q '^| idle |  | 100.000 | 0.1000 |$' real/table.md || { cat real/table.md; die "no row of a kernel in the breakdown"; }
-[ "$(stages_of real)" = "build=passed kernels=passed check=passed steps=passed bench=passed breakdown=passed \
-sanitizer=passed llmc=skipped " ] || die "stages: $(stages_of real)"
+for line in 'gpt2-xl \| bf16 \| 4 \| 1024 \| 2.00 \| 2048000 \| 40 \| 500.5 \| [0-9.]* \|' \
+  'gpt2 \| fp32 \| 4 \| 1024 \| 2.00 \| 2048000 \| 40 \| 500.5 \|  \|' 'idle \|  \| 100.000 \| 0.1000 \|' \
+  'gpt2 \| qkv \| dinp \| cuBLASLt \| 1.0 \| 600.0 \| 0.001 \|' 'gelu_forward \| N=1 \| naive \| 12.346 \| 2000.5 \| 0.8 \|' \
+  'pytorch \| gpt2 \| bf16 \| 4 \| 1024 \| 2.00 \| 3.00 \|' 'llm.c \| gpt2-xl \| bf16 \| 4 \| 1024 \| 2.00 \| 13.50 \|' \
+  'attention_forward: own' 'cuBLASLt: /somewhere/libcublasLt.so'; do
+  has_row real "$line"
+done
+for stage in $("$check" --list | cut -d' ' -f1); do
+  grep -q "\"stage\": \"$stage\", \"status\": \"passed\"" real/results.json || { cat out; die "not passed: $stage of $(stages_of real)"; }
+done
+
+# Programs that hang, deaf to SIGTERM, and a PyTorch that compiles for ever: it ends in its time, and nothing survives.
+touch hang/ceilings hang/products
+started=$SECONDS code=0
+PYTHON_HANGS=1 real --seconds 12 --stages build,ceilings,products,pytorch || code=$?
+[ $code -eq 1 ] || { cat out; die "exit $code where programs hang"; }
+[ $((SECONDS - started)) -le 18 ] || die "--seconds 12 took $((SECONDS - started)) s"
+expect_output 'ceilings: stopped after'
+expect_output 'PyTorch had not finished compiling'
+is_whole real
+nothing_runs
+# SIGTERM: as soon as it arrives.
+touch hang/attention
+real --stages attention &
+for _ in $(seq 1 100); do [ -z "$(running)" ] || break; sleep 0.1; done
+pkill -TERM -f "$check --build gpu" || die "the script is not there"
+wait $! && die "exit code 0 after SIGTERM"
+nothing_runs
+# Losses that are not the CPU's, that are not those of the run before, that are not PyTorch's.
+rm hang/*
+OTHER_LOSS=9 real --stages repeat,pytorch,train && die "exit code 0 where all losses are wrong"
+expect_output '^FAILED: repeat pytorch train$'
+expect_output "two runs from the same seed differ"
+expect_output "PyTorch's losses are not ours: they differ by "
+expect_output "train_fp32: its losses are not the CPU's: beyond 1e-5"
+grep -q '"equal_losses": false, "equal_weights": false' real/results.json || die "results.json does not say that two runs differ"

@@ -150,6 +150,7 @@ if [ -n "$sim" ]; then
   timed=("toy bf16 2 32")
   peers=("toy bf16 2 32")
   steps=6 warmup=2 rounds=2
+  precisions=(fp32 bf16)
   check=(--model gpt2-nano "${toy[@]}" --tokenizer bytes)
   rates=(--small --seconds 0.2)
   torch_flags=(--device cpu --compile off)
@@ -160,6 +161,7 @@ else
   peers=("gpt2 bf16 64 1024" "gpt2 bf16 16 1024" "gpt2-xl bf16 16 1024" "gpt2-medium bf16 16 1024"
     "gpt2-large bf16 16 1024" "gpt2 tf32 16 1024")
   steps=20 warmup=5 rounds=2
+  precisions=(fp32 tf32 bf16)
   check=(--model d4 --batch-size 3 --seq-len 127)
   rates=()
   torch_flags=()
@@ -494,7 +496,7 @@ check_precision() {
   tail -n 1 "$logs/check_$1.log" | sed "s/^/$1: /"
 }
 stage_check() {
-  local model=gpt2 B=16 T=1024
+  local model=gpt2 B=16 T=1024 precision
   [ -n "$sim" ] && model=toy B=2 T=32
   check_precision bf16
   # Which kernel each operation of the model takes, where the trainer says so.
@@ -507,8 +509,9 @@ stage_check() {
   # GPT-2's own width and head size, by the kernels that train it; the CPU's plain reference takes its time.
   [ -n "$sim" ] || { enough 15 "124M against the CPU" && run check_124M 60 "$trainer" --check --model gpt2 --tokenizer bytes \
     --batch-size 1 --seq-len 64 --precision bf16 && tail -n 1 "$logs/check_124M.log" | sed "s/^/124M: /"; }
-  check_precision fp32
-  check_precision tf32
+  for precision in "${precisions[@]}"; do
+    [ $precision = bf16 ] || check_precision $precision
+  done
 }
 
 stage_repeat() {
@@ -544,7 +547,7 @@ stage_train() {
   done >"$work/toy.txt"
   rm -rf "$work"/runs/{cpu,fp32,tf32,bf16}
   run train_cpu 60 "$build/train_gpt2" "${flags[@]}" --precision fp32 --run "$work/runs/cpu" || return
-  for precision in fp32 tf32 bf16; do
+  for precision in "${precisions[@]}"; do
     run "train_$precision" 60 "$trainer" "${flags[@]}" --precision $precision --run "$work/runs/$precision" || continue
     result=$(compare "$work/runs/$precision" "$work/runs/cpu" 10 "$([ $precision = fp32 ] && echo 1e-5 0 || echo 0 1e-2)")
     echo "$precision: $result"

@@ -48,7 +48,7 @@ declare -A about=(
 )
 # Seconds that are kept for a stage: it may take as many, and more if those after it still have theirs. And with how few
 # left it is not begun.
-declare -A kept=([build]=120 [ceilings]=15 [small]=15 [check]=30 [repeat]=25 [breakdown]=25 [memory]=45 [products]=20
+declare -A kept=([build]=120 [ceilings]=15 [small]=15 [check]=40 [repeat]=25 [breakdown]=25 [memory]=45 [products]=20
   [attention]=15 [steps]=70 [pytorch]=90 [llmc]=50 [cpu]=35 [sanitizer]=50 [rounding]=10 [kernels]=60 [train]=20 [bench]=60)
 declare -A least=([build]=10 [ceilings]=5 [small]=5 [check]=10 [repeat]=10 [breakdown]=10 [memory]=10 [products]=5
   [attention]=5 [steps]=12 [pytorch]=30 [llmc]=20 [cpu]=10 [sanitizer]=15 [rounding]=5 [kernels]=10 [train]=10 [bench]=20)
@@ -177,147 +177,23 @@ size_flags() { # size_flags MODEL: of the trainer, on the shard
   fi
 }
 
-# ---- running -------------------------------------------------------------------------------------------------------
+if [ -n "$sim" ]; then
+  device=cudasim driver=
+else
+  command -v nvidia-smi >/dev/null || { echo "error: no nvidia-smi here, so no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
+  device=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
+  driver=$(timeout 20 nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+  card_mib=$(timeout 20 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
+  [ -n "$device" ] || { echo "error: nvidia-smi names no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
+  timeout 20 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
+fi
+date=$(date -u +%Y-%m-%d)
+commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 
-stage_end=$end
-problems=() notes=() partial=  # of the stage that runs: what makes it fail; what was left out, and why; for want of time
-left() { echo $((stage_end < end ? stage_end - SECONDS : end - SECONDS)); }
-enough() { # enough SECONDS WHAT: whether as many are left for it; else noted
-  [ "$(left)" -ge "$1" ] && return 0
-  note "$2: left out, it takes some $1 s and $(left) are left"
-  partial=1
-  return 1
-}
-problem() {
-  problems+=("$*")
-  echo "FAILED: $*"
-}
-note() {
-  notes+=("$*")
-  echo "$*"
-}
+source dev/gpu_check_lib.sh
 
-# Everything runs in process groups of its own, whose numbers are names in children/: what is there when this script ends,
-# however it ends, is killed, by itself or by the guard.
-spawn() { # spawn COMMAND...: in the background, as the group $child
-  set -m
-  "$@" &
-  child=$!
-  set +m
-  : >"$work/children/$child"
-}
-reap() { # reap GROUP: waits for it; its exit code; what it left behind is killed
-  local code=0
-  wait "$1" 2>/dev/null || code=$?
-  kill -KILL -- "-$1" 2>/dev/null
-  rm -f "$work/children/$1"
-  return $code
-}
-end_group() {
-  kill -CONT -- "-$1" 2>/dev/null
-  kill -KILL -- "-$1" 2>/dev/null
-  reap "$1"
-}
-end_children() {
-  local group
-  for group in "$work"/children/[0-9]*; do
-    [ -e "$group" ] || continue
-    kill -KILL -- "-${group##*/}" 2>/dev/null
-    rm -f "$group"
-  done
-}
-guard() { # of the script: in a group that is not among the children
-  while kill -0 $$ 2>/dev/null; do sleep 0.5; done
-  end_children
-}
+# ---- what the stages share -----------------------------------------------------------------------------------------
 
-# run NAME SECONDS COMMAND...: into logs/NAME.log, as long as there is time; a failure is one of the stage, its log shown.
-# With ROWS=KIND its output, lines of JSON, is rows of that kind, and in results.json as it comes; with RENEW=1 the command
-# writes the rows itself.
-run() {
-  local name=$1 seconds=$2 code=0 started=$SECONDS log=$logs/$1.log kind=${ROWS:-} seen='' now
-  shift 2
-  [ "$(left)" -lt "$seconds" ] && seconds=$(left)
-  [ "$seconds" -ge 1 ] || { problem "$name: no time is left for it"; return 1; }
-  if [ -n "$kind" ]; then
-    spawn timeout -k 2 "$seconds" "$@" >"$rows/$kind.jsonl" 2>"$log" </dev/null
-  else
-    spawn timeout -k 2 "$seconds" "$@" >"$log" 2>&1 </dev/null
-  fi
-  if [ -n "$kind${RENEW:-}" ]; then
-    while kill -0 "$child" 2>/dev/null; do
-      sleep 0.3
-      now=$(cat "$rows"/*.jsonl 2>/dev/null | wc -c)
-      [ "$now" = "$seen" ] || write_results
-      seen=$now
-    done
-  fi
-  reap "$child" || code=$?
-  [ -z "$kind${RENEW:-}" ] || write_results
-  [ $code -eq 0 ] && return 0
-  tail -n 30 "$log"
-  if [ $code -eq 124 ] || [ $code -eq 137 ]; then
-    problem "$name: stopped after $((SECONDS - started)) s"
-  else
-    problem "$name: exit code $code from $(basename "$1")"
-  fi
-  return 1
-}
-
-row() { # row KIND JSON
-  echo "$2" >>"$rows/$1.jsonl"
-  write_results
-}
-forget() { # forget KIND...: the rows that an earlier call, or try, left
-  local kind
-  for kind in "$@"; do rm -f "$rows/$kind.jsonl"; done
-}
-text() { # text STRING: in JSON
-  local s=${1//\\/\\\\}
-  s=${s//\"/\\\"}
-  printf '"%s"' "$(tr -d '\000-\037' <<<"$s")"
-}
-rounded() { [ -z "$1" ] || awk -v x="$1" -v n="$2" 'BEGIN { printf "%.*f", n, x }'; } # rounded X DIGITS
-number() { [[ $1 =~ ^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$ ]] && echo "$1" || echo null; }
-median() { sort -g | awk '{ a[NR] = $1 } END { if (NR) print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
-losses() { sed -n 's/.*"loss":\([^,}]*\).*"step":\([0-9]*\).*/\2 \1/p' "$1/metrics.jsonl"; }
-
-# need TARGET: whether it is built, by now; the background builds it, or has
-rest='' torch_job='' llmc_job=''
-need() {
-  local started=$SECONDS
-  while [ -n "$rest" ] && [ ! -e "$work/built/$1" ]; do
-    if ! kill -0 "$rest" 2>/dev/null; then
-      reap "$rest"
-      rest=
-    elif [ "$(left)" -lt 3 ]; then
-      note "skipped: $1 is still being built after $((SECONDS - started)) s"
-      partial=1
-      return 1
-    else
-      sleep 0.3
-    fi
-  done
-  if [ "$(cat "$work/built/$1" 2>/dev/null)" = failed ]; then
-    tail -n 20 "$logs/compile_$1.log"
-    problem "compile_$1: it does not build"
-  elif [ -x "$build/$1" ]; then
-    return 0
-  else
-    note "skipped: $build/$1 is not there"
-  fi
-  return 1
-}
-build_rest() { # build_rest JOBS TARGET...: one after another, with what the cores have left
-  local jobs=$1 target result
-  shift
-  for target in "$@"; do
-    result=failed
-    nice -n 19 cmake --build "$build" -j "$jobs" --target "$target" >"$logs/compile_$target.log" 2>&1 </dev/null && result=built
-    echo $result >"$work/built/.$target"
-    mv "$work/built/.$target" "$work/built/$target"
-  done
-}
 # PyTorch compiles what is timed later into a cache, while we are compiled and the card is idle.
 compile_torch() {
   "$python" -c 'import torch; assert torch.cuda.is_available()' || return
@@ -386,12 +262,12 @@ fitting() { # fitting MODEL PRECISION B T
   done
   echo "$B"
 }
-have() { grep -qs "$2" "$rows/$1.jsonl"; } # have KIND REGEX: an earlier call measured it
 
 # ---- the stages ----------------------------------------------------------------------------------------------------
 
 stage_build() {
-  local flags=() targets=(make_stories tokenize predict "train_gpt2$suffix" "gpu_rates_$suffix") jobs later=()
+  local flags=() targets=(make_stories tokenize predict "train_gpt2$suffix" "gpu_rates_$suffix") jobs later=() keep_going=(-k)
+  built=
   jobs=$(nproc)
   command -v ninja >/dev/null && [ ! -f "$build/CMakeCache.txt" ] && flags+=(-G Ninja)
   [ -d "$deps/usr" ] && flags+=("-DCMAKE_PREFIX_PATH=$deps/usr")
@@ -408,10 +284,14 @@ stage_build() {
     later=(bench_kernels_cu train_gpt2 test_kernels_cu bench_cpu)
   fi
   forget libraries
-  grep -E '^-- (left out|cuBLASLt|cuDNN|CUDA|NCCL|CUPTI|MPI|OpenMP|a GPU)[^(]*[:(]' "$logs/configure.log" | sed 's/^-- //' |
+  grep -E '^-- (left out|cuBLASLt|cuDNN|CUDA|NCCL|CUPTI|kernel_times|MPI|OpenMP|a GPU)[^(]*[:(]' "$logs/configure.log" | sed 's/^-- //' |
     tee "$work/libraries"
   while read -r line; do row libraries "{\"line\": $(text "$line")}"; done <"$work/libraries"
-  run compile 3600 cmake --build "$build" -j "$jobs" --target "${targets[@]}" || return
+  [ -f "$build/build.ninja" ] && keep_going=(-k 0)
+  # Where something else does not compile, the trainer's stages go on.
+  run compile 3600 cmake --build "$build" -j "$jobs" --target "${targets[@]}" -- "${keep_going[@]}" ||
+    run compile_trainer 3600 cmake --build "$build" -j "$jobs" --target "train_gpt2$suffix" || return
+  built=1
   spawn build_rest $((jobs > 4 ? jobs - 4 : 1)) "${later[@]}" >/dev/null 2>&1 </dev/null
   rest=$child
   settle 20
@@ -507,7 +387,7 @@ stage_check() {
       while read -r line; do row choices "{\"line\": $(text "$line")}"; done <"$logs/kernels_of_$model.log"
   fi
   # GPT-2's own width and head size, by the kernels that train it; the CPU's plain reference takes its time.
-  [ -n "$sim" ] || { enough 15 "124M against the CPU" && run check_124M 60 "$trainer" --check --model gpt2 --tokenizer bytes \
+  [ -n "$sim" ] || { enough 20 "124M against the CPU" && run check_124M 60 "$trainer" --check --model gpt2 --tokenizer bytes \
     --batch-size 1 --seq-len 64 --precision bf16 && tail -n 1 "$logs/check_124M.log" | sed "s/^/124M: /"; }
   for precision in "${precisions[@]}"; do
     [ $precision = bf16 ] || check_precision $precision
@@ -776,125 +656,6 @@ stage_llmc() {
   done
 }
 
-# ---- what is written -----------------------------------------------------------------------------------------------
-
-if [ -n "$sim" ]; then
-  device=cudasim driver=
-else
-  command -v nvidia-smi >/dev/null || { echo "error: no nvidia-smi here, so no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
-  device=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
-  driver=$(timeout 20 nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
-  card_mib=$(timeout 20 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
-  [ -n "$device" ] || { echo "error: nvidia-smi names no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
-  timeout 20 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
-fi
-date=$(date -u +%Y-%m-%d)
-commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
-
-kinds="libraries ceilings load choices repeat breakdown memory products attention steps peers torch_losses rounding train stages"
-write_results() { # lines that a program had no time to end are left out
-  {
-    echo "{\"device\": $(text "$device"), \"simulated\": $([ -n "$sim" ] && echo true || echo false), \"driver\": $(text "$driver"),"
-    echo " \"date\": \"$date\", \"commit\": $(text "$commit"), \"seconds\": $((SECONDS - began)),"
-    awk -v kinds="$kinds" -v folder="$rows" 'BEGIN {
-      n = split(kinds, kind, " ")
-      for (i = 1; i <= n; ++i) {
-        printf " \"%s\": [", kind[i]
-        comma = ""
-        while ((getline line < (folder "/" kind[i] ".jsonl")) > 0) {
-          if (line ~ /^\{.*\}$/) { printf "%s%s", comma, line; comma = ",\n  " }
-        }
-        print "],"
-      }
-    }'
-    echo " \"cpu\": $([ -s "$rows/bench_cpu.json" ] && cat "$rows/bench_cpu.json" || echo null),"
-    echo " \"bench\": $([ -s "$logs/bench.json" ] && cat "$logs/bench.json" || echo null)}"
-  } >"$out/results.json.tmp" && mv "$out/results.json.tmp" "$out/results.json"
-}
-section() { # section KIND TITLE "COLUMN|COLUMN..." FIELD...: a table of the rows of a kind, where there are any
-  local kind=$1 title=$2 columns=$3
-  shift 3
-  [ -s "$rows/$kind.jsonl" ] || return 0
-  printf '\n%s\n\n| %s |\n|%s\n' "$title" "${columns//|/ | }" "$(printf -- '---|%.0s' "$@")"
-  table "$kind" "$@"
-}
-table() { # table KIND FIELD...: a Markdown line a row; what is null stays empty
-  local kind=$1
-  shift
-  awk -v fields="$*" '
-    BEGIN { n = split(fields, field, " ") }
-    !/^\{.*\}$/ { next }
-    {
-      printf "|"
-      for (i = 1; i <= n; ++i) {
-        value = ""
-        if (match($0, "\"" field[i] "\": ?(\"[^\"]*\"|[^,}]*)")) {
-          value = substr($0, RSTART + length(field[i]) + 3, RLENGTH - length(field[i]) - 3)
-          sub(/^ /, "", value)
-          gsub(/"/, "", value)
-          gsub(/\|/, "/", value)
-          if (value == "null") value = ""
-          if (length(value) > 8 && value ~ /^-?[0-9.]+(e[-+]?[0-9]+)?$/ && value ~ /[.e]/) value = sprintf("%.5g", value)
-        }
-        printf " %s |", value
-      }
-      print ""
-    }' "$rows/$kind.jsonl"
-}
-write_table() {
-  local predicted=predicted_h100_ms  # of a table with real times beside
-  [ -z "$sim" ] || predicted=
-  {
-    echo "# $device, $date, commit $commit"
-    [ -z "$sim" ] || printf '\ncudasim in place of a GPU: every time below is the simulation'"'"'s, on the CPU.\n'
-    section stages "Stages:" "stage|status|s|commit|" stage status seconds commit why
-    section ceilings "Memory:" "what|us|GB/s" what us gbps | grep -v '|  |$'
-    section ceilings "Launches (the host's time for one; from one to the next on the GPU; until it is known to have ended) and events, us:" \
-      "what|host|dependent|round trip|resolution|nothing between two" \
-      what host_us dependent_us round_trip_us resolution_us empty_us | grep -v '^| \(device\|copy\|read\|write\|product\) '
-    section load "Products under full load:" "data|by|n|TFLOP/s|watts|SM MHz|memory MHz|deg C|samples" \
-      data tier n tflops watts sm_mhz memory_mhz celsius samples
-    section steps "A step (median of $((steps - warmup))):" \
-      "model|precision|B|T|ms|tokens/s|% of peak|peak TFLOP/s${predicted:+|predicted for an H100, ms}" \
-      model precision batch_size seq_len ms tokens_per_second share_of_peak_percent peak_tflops $predicted
-    section peers "In turn, ms per step (median of $rounds rounds' medians):" "peer|model|precision|B|T|ours|the peer" \
-      peer model precision batch_size seq_len ours_ms peer_ms
-    section breakdown "A step of $(cat "$work/breakdown_of" 2>/dev/null), kernel by kernel:" "kernel|launches|us|share" \
-      kernel launches us share
-    section memory "Kernels that memory limits (share: of the copy rate that the same run measured):" \
-      "operation|size|version|us|GB/s|share" operation size name us gbps share
-    section products "Products (difference: relative, from the first tier's result):" "model|layer|pass|by|us|TFLOP/s|difference" \
-      model layer pass tier us tflops difference
-    section attention "Attention:" "B|NH|T|HS|pass|by|us|TFLOP/s|difference" B NH T HS pass tier us tflops difference
-    section rounding "Errors of sums of K products, in units of 2^-24 times the sum of their magnitudes; above 0: too large:" \
-      "factors|by|K|largest|mean" factors by K largest mean
-    section repeat "Two runs, bit for bit:" "model|precision|B|T|steps|losses equal|weights equal" \
-      model precision batch_size seq_len steps equal_losses equal_weights
-    section train "The losses of ten steps, the largest difference from the CPU:" "precision|" precision largest_difference
-    section choices "Which kernels run:" "" line
-    section libraries "Libraries:" "" line
-  } >"$out/table.md.tmp" && mv "$out/table.md.tmp" "$out/table.md"
-}
-# At most 15 MB, whatever the programs printed: of long logs the end.
-write_logs() {
-  local most bytes
-  for most in 2000000 200000 20000; do
-    rm -rf "$work/packed"
-    mkdir -p "$work/packed/logs"
-    (cd "$logs" && for file in *; do [ -f "$file" ] && tail -c $most "$file" >"$work/packed/logs/$file"; done)
-    tar -czf "$out/logs.tar.gz.tmp" -C "$work/packed" logs 2>/dev/null
-    bytes=$(wc -c <"$out/logs.tar.gz.tmp")
-    [ "$bytes" -gt 15000000 ] || break
-  done
-  rm -rf "$work/packed"
-  mv "$out/logs.tar.gz.tmp" "$out/logs.tar.gz"
-}
-write_all() {
-  write_results
-  write_table
-  write_logs
-}
-
 # ---- stage by stage ------------------------------------------------------------------------------------------------
 
 guard_job=
@@ -935,9 +696,10 @@ for ((at = 0; at < ${#selected[@]}; ++at)); do
   for later in "${selected[@]:at+1}"; do
     [ -n "$going_on" ] && passed_before "$later" || reserved=$((reserved + kept[$later]))
   done
+  [ "$s" != build ] || reserved=0  # without it there is nothing
   stage_end=$((SECONDS + kept[$s] > end - reserved ? SECONDS + kept[$s] : end - reserved))
   echo "=== $s: ${about[$s]}"
-  if [[ " ${failed[*]} " == *" build "* ]]; then
+  if [ -z "$built" ]; then
     note "skipped: the build failed"
   elif [ $((end - SECONDS)) -lt "${least[$s]}" ]; then
     note "skipped: $((end - SECONDS)) s are left, and it takes ${least[$s]} at least"

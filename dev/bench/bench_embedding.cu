@@ -188,7 +188,7 @@ bench::Ladder make_backward(const bench::Problem& problem, bool documents) {
        "alone while the others are done.",
        [=](int set, cudaStream_t stream) {
          launch(embedding_owner_kernel, grid_for(V, 4), 128, 0, stream, t->dwte[0], t->dout[set], t->inp[set], N, V, C);
-         launch(embedding_dwpe_kernel<bf16, true>, dim3(ceil_div(T, kEmbeddingRows), ceil_div(C, 128)),
+         launch(embedding_dwpe_kernel<bf16, true, false>, dim3(ceil_div(T, kEmbeddingRows), ceil_div(C, 128)),
                 dim3(32, kEmbeddingRows), 0, stream, t->dwpe[0], t->dout[set], 0.0f, 0, 0, s.B, T, C);
        }},
       {"sorted",

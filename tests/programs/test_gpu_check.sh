@@ -153,12 +153,16 @@ cat >tools/cmake <<'END'
 #!/bin/bash
 echo "-- left out: MPI (one process)"
 echo "-- cuBLASLt: /somewhere/libcublasLt.so"
-if [ "${*: -1}" = "${CMAKE_FAILS:-none}" ]; then echo "this does not compile"; exit 1; fi
+if [[ " $* " == *" ${CMAKE_FAILS:-none} "* ]]; then echo "this does not compile"; exit 1; fi
 END
 PATH=$TMP/tools:$PATH CMAKE_FAILS=train_gpt2 expect_error 1 '^FAILED: train$' "$check" --sim --build other --out sim --stages build,train
 expect_output 'left out: MPI'
 grep -q '"line": "cuBLASLt: /somewhere/libcublasLt.so"' sim/results.json || die "results.json does not say where cuBLASLt is"
 has_row sim 'train \| failed \| [0-9]+ \| [^|]* \| compile_train_gpt2: it does not build'
+# Where another program than the trainer does not build, the trainer's stages run.
+PATH=$TMP/tools:$PATH CMAKE_FAILS=gpu_rates_sim expect_error 1 '^FAILED: build products$' "$check" --sim --build other --out sim \
+  --stages build,products,repeat
+has_row sim 'repeat \| passed \|'
 # Time that is not there.
 sim --stages kernels --minutes 0.1
 expect_output 'skipped: [0-6] s are left, and it takes 10 at least'

@@ -280,7 +280,7 @@ stage_build() {
     return
   else
     targets+=(test_kernels_small_cu)
-    grep -q "left out: kernel_times" "$logs/configure.log" || targets+=(kernel_times)
+    grep -qE "left out: .*(kernel_times|CUPTI)" "$logs/configure.log" || targets+=(kernel_times)
     later=(bench_kernels_cu train_gpt2 test_kernels_cu bench_cpu)
   fi
   forget libraries

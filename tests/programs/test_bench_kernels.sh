@@ -27,7 +27,8 @@ grep -q '<meta name="viewport"' r.html && grep -q '<svg' r.html && grep -q '</ht
 if command -v python3 >/dev/null; then
   python3 -m json.tool r.json >/dev/null || die "r.json is no JSON"
 fi
-expect_ok "$run" --only '^residual_forward$' --quick --json quick.json
+expect_ok "$run" --only '^residual_forward$' --quick --json quick.json --rows rows.jsonl
+[ "$(grep -c '^{"operation":"residual_forward","size":".*","name":".*}$' rows.jsonl)" -eq 2 ] || die "--rows has not a line per version"
 [ "$(grep -c '"idea"' quick.json)" -eq 2 ] || die "--quick is not the first and the last version"
 expect_error 1 'no/such/folder' "$run" --only '^residual_forward$' --json no/such/folder/x.json
 

@@ -256,7 +256,7 @@ export STEPS=20
 real() { PATH=$TMP/tools:$PATH PYTHON=$TMP/tools/python LLMC_DIR=$TMP/llmc_source "$check" --build gpu --out real "$@" >out 2>&1; }
 
 # Killed again and again, each time while another program hangs, alone, and then let go on.
-# cut NAME REGEX FLAGS...: SIGKILL for the script, once NAME hangs and results.json has a line like REGEX
+# cut_at NAME REGEX FLAGS...: SIGKILL for the script, once NAME hangs and results.json has a line like REGEX
 cut_at() {
   local name=$1 pattern=$2 pid
   shift 2
@@ -320,10 +320,13 @@ is_whole real
 nothing_runs
 # SIGTERM: as soon as it arrives.
 touch hang/attention
-real --stages attention &
+PATH=$TMP/tools:$PATH "$check" --build gpu --out real --stages attention >out 2>&1 &
+script=$!
 for _ in $(seq 1 100); do [ -z "$(running)" ] || break; sleep 0.1; done
-pkill -TERM -f "$check --build gpu" || die "the script is not there"
-wait $! && die "exit code 0 after SIGTERM"
+kill -TERM $script
+code=0
+wait $script || code=$?
+[ $code -eq 143 ] || die "exit $code after SIGTERM"
 nothing_runs
 # Losses that are not the CPU's, that are not those of the run before, that are not PyTorch's.
 rm hang/*

@@ -346,9 +346,7 @@ stage_ceilings() {
     write_results
   fi
   [ $code -eq 0 ] || return
-  grep -o '"what":"\(copy\|read\|write\)".*' "$rows/ceilings.jsonl" | sed 's/"what":"\([a-z]*\)".*"gbps":\([0-9.]*\).*/\1: \2 GB\/s/'
-  sed -n 's/.*"product","data":"\([a-z]*\)","tier":"\([A-Za-z]*\)","n":\([0-9]*\).*"tflops":\([0-9.e-]*\).*/\3^3, \1 data, \2: \4 TFLOP\/s/p' \
-    "$rows/ceilings.jsonl"
+  table ceilings what data tier gbps tflops | grep -v '|  |  |$'
 }
 
 run_tests() { # run_tests PROGRAM...: doctest's
@@ -485,7 +483,7 @@ stage_products() {
 
 stage_attention() {
   ROWS=attention run attention 120 "$build/gpu_rates_$suffix" attention "${rates[@]}" || return
-  sed 's/[{}"]//g; s/,us_p10.*,tflops/, tflops/' "$rows/attention.jsonl"
+  table attention B NH T HS pass tier us tflops
 }
 
 stage_rounding() {

@@ -59,6 +59,7 @@ expect_error 1 '3 steps end with adamw_update_kernel, expected more than 3' awk_
 
 # ---- cudasim in place of the card ------------------------------------------------------------------------------------
 [ -x "$BUILD/train_gpt2sim" ] || { echo "skipped: this build has no cudasim"; exit 0; }
+expect_error 2 'not in .ceilings' "$BUILD/gpu_rates_sim" nothing
 ladders=ladders
 [ -x "$BUILD/bench_kernels_sim" ] || { ladders=; echo "left out: the stages memory and bench (no bench_kernels_sim here)"; }
 mkdir tools llmc gpu sim_build other

@@ -16,12 +16,16 @@ namespace {
 void train(const Group& group, const TrainConfig& flags, const std::vector<std::string>& given,
            const EachEvaluation& each_evaluation) {
   if (flags.threads > 0) set_cpu_threads(flags.threads);
-  if (flags.memory || flags.check) {
+  if (flags.memory || flags.kernels || flags.check) {
     const Run run = plan_run(flags, given, say);
     const TrainConfig& c = run.config;
     if (flags.memory) {
       check_cpu_precision(c);
       return print_memory(memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
+    }
+    if (flags.kernels) {
+      check_cpu_precision(c);
+      return print_kernels(cpu_kernels(model_options(c), c.dropout, flags.reference));
     }
     check_cpu(run);
     if (flags.reference)

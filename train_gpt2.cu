@@ -27,19 +27,28 @@ void check_device(const Run& run) {
   check_gpu_memory(run.shape, model_options(c), c.batch_size, c.seq_len, free_gpu_memory());
 }
 
+std::vector<KernelRow> step_kernels(const Run& run) {
+  const TrainConfig& c = run.config;
+  return gpu_kernels(run.shape, model_options(c), c.batch_size, c.seq_len, static_cast<float>(c.dropout), c.reference);
+}
+
 void train(const Group& group, const TrainConfig& flags, const std::vector<std::string>& given,
            const EachEvaluation& each_evaluation) {
   validate(flags);  // before looking for a device: a wrong flag is wrong anywhere
-  if (!flags.memory) {
+  if (!flags.memory && !flags.kernels) {
     check_gpu();
     choose_gpu(group);
   }
   if (flags.threads > 0) set_cpu_threads(flags.threads);
-  if (flags.memory || flags.check) {
+  if (flags.memory || flags.kernels || flags.check) {
     const Run run = plan_run(flags, given, say);
     const TrainConfig& c = run.config;
     if (flags.memory) {
       return print_memory(gpu_memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
+    }
+    if (flags.kernels) {
+      say(gpu_build());
+      return print_kernels(step_kernels(run));
     }
     const auto model = make_gpu_model(run.shape, model_options(c), c.batch_size, c.seq_len, flags.reference);
     const auto reference = make_cpu_model(run.shape, true);
@@ -71,13 +80,15 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
   group.watch(comm->progress(), config.timeout);
   ModelOptions options = model_options(config);
   options.comm = comm.get();
-  const double peak_flops = measure_gpu_peak_flops(options.precision, flags.reference);
+  // Of the first process' GPU: it is the one that prints.
+  const double peak_flops = root ? measure_gpu_peak_flops(options.precision, flags.reference) : 1;
   const std::unique_ptr<Model> model = make_gpu_model(run.shape, options, B, T, flags.reference);
   load_or_initialise(*model, run);
   DataLoader loader(run.train, loader_config(run));
   if (!run.resume_from.empty()) loader.seek(run.position);
   print_start(run,
               strprintf("%s, %s, peak %.4g TFLOP/s", gpu_name().c_str(), config.precision.c_str(), peak_flops / 1e12));
+  say(kernels_line(step_kernels(run)));
 
   const Schedule schedule{config.schedule,     config.lr,    config.min_lr,
                           config.warmup_steps, config.steps, config.start_lr};

@@ -43,6 +43,25 @@ inline void print_memory(const std::vector<MemoryRow>& rows) {
   std::printf("%-41s %14.0f bytes\n", "total", total);
 }
 
+inline void print_kernels(const std::vector<KernelRow>& rows) {
+  size_t widths[3] = {};  // of the first columns, as far as they are not the last of their line
+  for (const KernelRow& row : rows) {
+    const std::string* columns[3] = {&row.operation, &row.of, &row.shape};
+    for (int k = 0; k < 3; ++k) widths[k] = std::max(widths[k], columns[k]->size() + (columns[k]->empty() ? 0 : 2));
+  }
+  const auto padded = [](const std::string& text, size_t width) {
+    return text + std::string(width - text.size(), ' ');
+  };
+  for (const KernelRow& row : rows) {
+    std::string line = padded(row.operation, widths[0]) + padded(row.of, widths[1]) + padded(row.shape, widths[2]);
+    if (row.times > 0) line += strprintf("%4d x  ", row.times);
+    line += row.tier + (row.why.empty() ? "" : ": " + row.why);
+    line.resize(line.find_last_not_of(' ') + 1);
+    say(line);
+    for (const std::string& kernel : row.kernels) say("    " + kernel);
+  }
+}
+
 // One batch of random tokens through both; throws Error if they differ beyond tolerance.
 inline void check_against_reference(Model& model, Model& reference, const Run& run) {
   for (Model* m : {&model, &reference}) {

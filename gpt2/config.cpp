@@ -45,10 +45,12 @@ void validate(const TrainConfig& c) {
     fail_usage("--warmup-steps %lld is more than --steps %lld", static_cast<long long>(c.warmup_steps),
                static_cast<long long>(c.steps));
   }
-  if (c.find_lr && (c.memory || c.check)) fail_usage("--find-lr contradicts --memory and --check: give one of them");
+  if (c.memory + c.kernels + c.check + c.find_lr > 1) {
+    fail_usage("--memory, --kernels, --check and --find-lr contradict one another: give one of them");
+  }
   if (c.find_lr && c.resume) fail_usage("--find-lr tries a model from its start: start from weights with --model DIR");
-  if (!c.search.empty() && (c.resume || c.memory || c.check || c.find_lr)) {
-    fail_usage("--search makes runs of its own: it contradicts --resume, --memory, --check and --find-lr");
+  if (!c.search.empty() && (c.resume || c.memory || c.kernels || c.check || c.find_lr)) {
+    fail_usage("--search makes runs of its own: it contradicts --resume, --memory, --kernels, --check and --find-lr");
   }
   if (c.zero > 0 && c.optimizer == "muon") {
     fail_usage("--zero %d cuts matrices apart, and --optimizer muon works on whole ones: give one of them", c.zero);
@@ -56,7 +58,6 @@ void validate(const TrainConfig& c) {
   if (c.ranks > 1 && (c.check || c.find_lr || !c.search.empty())) {
     fail_usage("--check, --find-lr and --search are for one process, and %d were started", c.ranks);
   }
-  if (c.memory && c.check) fail_usage("--memory and --check contradict each other: give one of them");
   if (c.no_master_weights && c.precision != "bf16") {
     fail_usage("--no-master-weights goes with --precision bf16: in %s the weights are float, with no copy to leave out",
                c.precision.c_str());

@@ -50,7 +50,7 @@ struct TrainConfig {
   bool no_master_weights = false;
 
   std::string run;
-  bool resume = false, reference = false, memory = false, check = false, find_lr = false;
+  bool resume = false, reference = false, memory = false, kernels = false, check = false, find_lr = false;
   std::string search;
   int threads = 0;
   int zero = 0;
@@ -200,6 +200,8 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "reference", c.reference, OnResume::never, FlagRange{},
        "plain loops only: slow, and the same for any number of threads");
   flag(g, "memory", c.memory, OnResume::never, FlagRange{}, "print what training takes, tensor by tensor, and stop");
+  flag(g, "kernels", c.kernels, OnResume::never, FlagRange{},
+       "print which kernels a step takes, and why, operation by operation, and stop");
   flag(g, "find-lr", c.find_lr, OnResume::never, FlagRange{},
        "try rates from 1e-6 to 1 in --steps steps (100), print the losses and a rate for --lr, and stop");
   flag(g, "search", c.search, OnResume::never, FlagRange{},

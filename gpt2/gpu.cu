@@ -1,6 +1,8 @@
 // The GPU itself, and what a model takes of it: memory and queues, the plan of memory, what programs ask for.
 #include <algorithm>
-#include <chrono>
+#include <atomic>
+#include <cmath>
+#include <map>
 #include <new>
 
 #include "gpt2/error.h"
@@ -10,11 +12,17 @@
 #include "kernels/global_norm.cuh"
 #include "kernels/layernorm.cuh"
 #include "kernels/muon.cuh"
+#include "kernels/philox.h"
 
 // ---- memory and queues ---------------------------------------------------------------------------------------------
 
 DeviceBuffer::DeviceBuffer(int64_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
+  if (DryRun::current()) {
+    static std::atomic<uintptr_t> next{uintptr_t{1} << 40};
+    data_ = reinterpret_cast<void*>(next.fetch_add(static_cast<uintptr_t>(ceil_div<int64_t>(bytes, 256) * 256)));
+    return;
+  }
   const cudaError_t status = cudaMalloc(&data_, static_cast<size_t>(bytes));
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // said, and not to be found again by the next call
@@ -25,19 +33,30 @@ DeviceBuffer::DeviceBuffer(int64_t bytes) : bytes_(bytes) {
   CUDA_CHECK(cudaDeviceSynchronize());  // other streams do not wait for the memset
 }
 DeviceBuffer::~DeviceBuffer() {
-  if (data_) cudaFree(data_);
+  if (data_ && !DryRun::current()) cudaFree(data_);
 }
 
-PinnedBuffer::PinnedBuffer(int64_t bytes) { CUDA_CHECK(cudaMallocHost(&data_, static_cast<size_t>(bytes))); }
+PinnedBuffer::PinnedBuffer(int64_t bytes) {
+  if (DryRun::current()) data_ = ::operator new(static_cast<size_t>(bytes));  // the host does write there
+  CUDA_CHECK(cudaMallocHost(&data_, static_cast<size_t>(bytes)));
+}
 PinnedBuffer::~PinnedBuffer() {
-  if (data_) cudaFreeHost(data_);
+  if (DryRun::current()) {
+    ::operator delete(data_);
+  } else if (data_) {
+    cudaFreeHost(data_);
+  }
 }
 
 GpuStream::GpuStream() { CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-GpuStream::~GpuStream() { cudaStreamDestroy(stream_); }
+GpuStream::~GpuStream() {
+  if (stream_) cudaStreamDestroy(stream_);
+}
 
 GpuEvent::GpuEvent() { CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
-GpuEvent::~GpuEvent() { cudaEventDestroy(event_); }
+GpuEvent::~GpuEvent() {
+  if (event_) cudaEventDestroy(event_);
+}
 
 // ---- the device ----------------------------------------------------------------------------------------------------
 
@@ -205,26 +224,164 @@ std::unique_ptr<Model> make_gpu_model(const ModelConfig& config, const ModelOpti
   return std::make_unique<GpuModel<float>>(config, options, B, T, tiers);
 }
 
+// ---- which kernels run ---------------------------------------------------------------------------------------------
+
 namespace {
 
-// The best of a few products of n x n matrices, in seconds; 0 if there is no memory for them.
-template <class floatX>
-double product_seconds(int n, MatmulMode mode) {
-  const int64_t bytes = int64_t{n} * n * static_cast<int64_t>(sizeof(floatX));
-  if (3 * bytes > free_gpu_memory() / 2) return 0;
-  const DeviceBuffer a(bytes), b(bytes), c(bytes);
-  for (const DeviceBuffer* factor : {&a, &b}) {  // not zeros: they would take less power, and run faster
-    CUDA_CHECK(cudaMemset(factor->as<void>(), 0x3c, static_cast<size_t>(bytes)));
+// "block.3.qkvw": "qkv"; a token embedding that multiplies is the head.
+std::string product_name(const std::string& tensor) {
+  if (tensor == "wte" || tensor == "head") return "head";
+  std::string name = tensor.substr(tensor.rfind('.') + 1);
+  if (name.ends_with("w")) name.pop_back();
+  return name;
+}
+
+}  // namespace
+
+std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions& options, int B, int T, float dropout,
+                                   bool reference) {
+  const GpuTiers tiers = gpu_tiers(options.precision, reference);
+  const auto operations = options.precision == Precision::bf16 ? dry_step<bf16>(config, options, B, T, dropout, tiers)
+                                                               : dry_step<float>(config, options, B, T, dropout, tiers);
+  std::vector<KernelRow> rows;
+  std::map<std::vector<std::string>, size_t> known;  // like ones of several layers are one row
+  for (const DryRun::Operation& o : operations) {
+    KernelRow row{o.name, product_name(o.of), o.shape, 0, o.tier, o.why, {}};
+    for (const DryRun::Launch& launch : o.launches) {
+      const std::string name = launch.kernel.empty() ? "a kernel (a GPU's driver knows its name)" : launch.kernel;
+      const char* blocks = launch.blocks == 1 ? "block" : "blocks";
+      std::string text = strprintf("%s, %lld %s of %d threads", name.c_str(), static_cast<long long>(launch.blocks),
+                                   blocks, launch.threads);
+      if (launch.shared_bytes > 0) text += strprintf(", %zu bytes of shared memory", launch.shared_bytes);
+      row.kernels.push_back(text);
+    }
+    std::vector<std::string> key = row.kernels;
+    key.insert(key.end(), {row.operation, row.of, row.shape, row.tier, row.why});
+    const auto [at, is_new] = known.emplace(key, rows.size());
+    if (is_new) rows.push_back(std::move(row));
+    ++rows[at->second].times;
   }
-  CUDA_CHECK(cudaDeviceSynchronize());
-  double best = 1e30;
-  for (int k = 0; k < 5; ++k) {
-    const auto start = std::chrono::steady_clock::now();
-    const floatX* no_bias = nullptr;
-    matmul_forward(c.as<floatX>(), static_cast<floatX*>(nullptr), a.as<floatX>(), b.as<floatX>(), no_bias, n, n, n,
-                   mode, nullptr);
-    CUDA_CHECK(cudaStreamSynchronize(nullptr));
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return rows;
+}
+
+std::string kernels_line(const std::vector<KernelRow>& rows) {
+  // What runs, and the first reason why nothing faster; of several, how often each.
+  const auto summary = [&](const std::string& operation) {
+    std::vector<std::pair<std::string, int>> found;
+    int all = 0;
+    for (const KernelRow& row : rows) {
+      if (row.operation.rfind(operation, 0) != 0 || row.tier.empty()) continue;
+      std::string text = row.tier.substr(0, row.tier.find(','));  // without the algorithm
+      if (!row.why.empty()) text += " (" + row.why + ")";
+      auto same = std::find_if(found.begin(), found.end(), [&](const auto& other) { return other.first == text; });
+      if (same == found.end()) same = found.insert(found.end(), {text, 0});
+      same->second += row.times;
+      all += row.times;
+    }
+    std::string line;
+    for (const auto& [text, times] : found) {
+      line += (line.empty() ? "" : ", ") + text + (times < all ? strprintf(" for %d of %d", times, all) : "");
+    }
+    return line;
+  };
+  const std::string forward = summary("attention_forward"), backward = summary("attention_backward");
+  return "kernels: products " + summary("matmul") + "; attention " +
+         (forward == backward ? forward : "forward " + forward + ", backward " + backward);
+}
+
+std::string gpu_build() {
+  std::string text;
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0) {
+    text = "device: " + gpu_name();
+  } else {
+    text = "device: none here, so what only a GPU can say is left open";
+  }
+#ifdef WROUGHT_CUBLASLT
+  text += "; built with cuBLASLt";
+#else
+  text += "; built without cuBLASLt";
+#endif
+#ifdef WROUGHT_CUDNN
+  text += ", with cuDNN";
+#else
+  text += ", without cuDNN";
+#endif
+  return text;
+}
+
+// ---- what products reach -------------------------------------------------------------------------------------------
+
+namespace {
+
+// Random numbers in [-1, 1): what factors' bits are decides how much power a product takes, and so the clock. A
+// pattern, made on the host, whose length is a prime number: no row of a matrix equals another.
+template <class floatX>
+void fill(const DeviceBuffer& buffer, uint64_t sequence) {
+  const int64_t n = buffer.bytes() / static_cast<int64_t>(sizeof(floatX)), length = std::min<int64_t>(n, 1'048'573);
+  std::vector<floatX> pattern(static_cast<size_t>(length));
+  for (int64_t i = 0; i < length; i += 4) {
+    const Philox4 random = philox4(1, sequence, static_cast<uint64_t>(i));
+    for (int64_t k = i; k < std::min(i + 4, length); ++k) {
+      pattern[static_cast<size_t>(k)] = static_cast<floatX>(2 * uniform_from_bits(random.word[k - i]) - 1);
+    }
+  }
+  for (int64_t i = 0; i < n; i += length) {
+    CUDA_CHECK(cudaMemcpy(buffer.as<floatX>() + i, pattern.data(),
+                          static_cast<size_t>(std::min(length, n - i)) * sizeof(floatX), cudaMemcpyHostToDevice));
+  }
+}
+
+// Products of n x n matrices.
+template <class floatX>
+class Products {
+ public:
+  static int64_t bytes(int n) { return 3 * int64_t{n} * n * static_cast<int64_t>(sizeof(floatX)); }
+  Products(int n, MatmulMode mode) : n_(n), mode_(mode), a_(bytes(n) / 3), b_(bytes(n) / 3), c_(bytes(n) / 3) {
+    CUDA_CHECK(cudaEventCreate(&begun_));
+    CUDA_CHECK(cudaEventCreate(&done_));
+    fill<floatX>(a_, 0);
+    fill<floatX>(b_, 1);
+  }
+  ~Products() {
+    cudaEventDestroy(begun_);
+    cudaEventDestroy(done_);
+  }
+  // Of one, in seconds, with `count` queued.
+  double seconds(int count) {
+    CUDA_CHECK(cudaEventRecord(begun_, nullptr));
+    for (int k = 0; k < count; ++k) {
+      const floatX* no_bias = nullptr;
+      matmul_forward(c_.as<floatX>(), static_cast<floatX*>(nullptr), a_.as<floatX>(), b_.as<floatX>(), no_bias, n_, n_,
+                     n_, mode_, nullptr);
+    }
+    CUDA_CHECK(cudaEventRecord(done_, nullptr));
+    CUDA_CHECK(cudaEventSynchronize(done_));
+    float milliseconds = 0;
+    CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begun_, done_));
+    return std::max(1e-3 * static_cast<double>(milliseconds) / count, 1e-9);
+  }
+
+ private:
+  const int n_;
+  const MatmulMode mode_;
+  const DeviceBuffer a_, b_, c_;
+  cudaEvent_t begun_ = nullptr, done_ = nullptr;
+};
+
+template <class floatX>
+double peak_flops(MatmulMode mode) {
+  constexpr double kLong = 4e-3, kWarm = 20e-3;  // seconds that a measurement takes, and that clocks need to settle
+  double best = 0;
+  for (int n = 128; n <= 8192 && Products<floatX>::bytes(n) <= free_gpu_memory() / 2; n *= 2) {
+    Products<floatX> products(n, mode);
+    products.seconds(1);  // the first makes plans
+    const double once = products.seconds(1);
+    if (once < kLong && n < 8192 && Products<floatX>::bytes(2 * n) <= free_gpu_memory() / 2) continue;
+    const auto as_long_as = [&](double seconds) { return static_cast<int>(std::ceil(seconds / once)); };
+    if (once < kWarm) products.seconds(as_long_as(kWarm));
+    for (int k = 0; k < 5; ++k) best = std::max(best, 2.0 * n * n * n / products.seconds(as_long_as(kLong)));
+    break;
   }
   return best;
 }
@@ -233,11 +390,5 @@ double product_seconds(int n, MatmulMode mode) {
 
 double measure_gpu_peak_flops(Precision precision, bool reference) {
   const MatmulMode mode = gpu_tiers(precision, reference).matmul;
-  double best = 0, seconds = 0;
-  for (int n = 128; n <= 8192 && seconds < 0.02; n *= 2) {  // larger ones until one takes a while
-    seconds = precision == Precision::bf16 ? product_seconds<bf16>(n, mode) : product_seconds<float>(n, mode);
-    if (seconds == 0) break;
-    best = std::max(best, 2.0 * n * n * n / seconds);
-  }
-  return best;
+  return precision == Precision::bf16 ? peak_flops<bf16>(mode) : peak_flops<float>(mode);
 }

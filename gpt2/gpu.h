@@ -18,6 +18,15 @@ std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOpt
 void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t free);
 int64_t free_gpu_memory();
 
+// Which kernels a training step at (B, T) takes, and why, by the launchers' own choice: they are called, and launch
+// nothing. Without a GPU the rows say what only one can tell.
+std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions& options, int B, int T, float dropout,
+                                   bool reference);
+// The same in a line: products and attention.
+std::string kernels_line(const std::vector<KernelRow>& rows);
+// The device, and what the program was built with.
+std::string gpu_build();
+
 // What matrix products reach on this GPU, FLOP/s: the best of a few large ones in the way of the model's.
 double measure_gpu_peak_flops(Precision precision, bool reference);
 

@@ -741,6 +741,43 @@ std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference,
   return std::make_unique<CpuModel<float>>(config, reference, options);
 }
 
+std::vector<KernelRow> cpu_kernels(const ModelOptions& options, double dropout, bool reference) {
+  using cpu::kPlainKernels;
+  const cpu::Kernels<float>& k = choose_kernels<float>(reference, options.precision);
+  std::vector<KernelRow> rows;
+  const auto row = [&](const char* operation, bool plain) {
+    const std::string fast = std::string("fast, ") + cpu::name_of(cpu::best_isa());
+    const bool product = std::string(operation).find("matmul") == 0 || std::string(operation).find("attention") == 0;
+    const bool rounds = product && !plain && options.precision == Precision::bf16;
+    rows.push_back({operation, "", "", 0, plain ? "plain loops" : fast + (rounds ? ", factors in bf16" : ""), "", {}});
+  };
+  const auto chosen = [&](const char* operation, auto member) {
+    row(operation, k.*member == kPlainKernels<float>.*member);
+  };
+  const auto loops = [&](const char* operation) { row(operation, true); };  // has no fast version
+  using Table = cpu::Kernels<float>;
+  loops("embedding_forward");
+  chosen("layernorm_forward", &Table::layernorm_forward);
+  chosen("matmul_forward", &Table::matmul_forward);
+  chosen("attention_forward", &Table::attention_forward);
+  loops("residual_forward");
+  chosen("gelu_forward", &Table::gelu_forward);
+  if (dropout > 0) loops("dropout_forward");
+  chosen("classifier_backward", &Table::classifier_backward);
+  chosen("matmul_backward", &Table::matmul_backward);
+  chosen("matmul_dweight", &Table::matmul_dweight);
+  chosen("attention_backward", &Table::attention_backward);
+  chosen("gelu_backward", &Table::gelu_backward);
+  chosen("layernorm_backward", &Table::layernorm_backward);
+  if (dropout > 0) loops("dropout_backward");
+  loops("embedding_backward");
+  chosen("global_norm_squared", &Table::global_norm_squared);
+  chosen("adamw_update", &Table::adamw_update);
+  if (options.optimizer == Optimizer::muon) loops("muon_update");
+  if (options.ema > 0) loops("ema_update");
+  return rows;
+}
+
 bool cpu_can(Precision precision) {
   return precision != Precision::tf32 && cpu::fast_kernels(cpu::best_isa(), precision == Precision::bf16);
 }

@@ -27,6 +27,7 @@ void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const bool pooled = config.num_classes > 0;
   const int Vp = config.padded_outputs(), C = config.channels, L = config.num_layers, N = B * T;
   resize(B, T);
+  if (pass == Pass::train) prepare(B, T);
   slot_ = (slot_ + 1) % kBatchSlots;
   Slot& slot = slots_[slot_];
   CUDA_CHECK(cudaEventSynchronize(slot.done));  // waits only if the host is a whole ring ahead
@@ -513,11 +514,13 @@ GpuModel<floatX>::GpuModel(const ModelConfig& c, const ModelOptions& o, int B, i
   results_ = pinned_results_.as<State>();
   signals_ = reinterpret_cast<double*>(results_ + kResults);
   resize(B, T);
+  prepare(B, T);
 }
 
 template <class floatX>
 GpuModel<floatX>::~GpuModel() {
   settle();
+  if (DryRun::current()) return;
   cudaStreamSynchronize(copies_);
   cudaStreamSynchronize(compute_);
 }
@@ -562,6 +565,55 @@ void GpuModel<floatX>::resize(int B, int T) {
   bind_activations(config, options, B, T, head_rows(config, B, T), acts_, activation_memory_.as<std::byte>());
   B_ = B;
   T_ = T;
+}
+
+// The plans and the workspaces of the libraries that training at (B, T) calls: a step allocates nothing.
+template <class floatX>
+void GpuModel<floatX>::prepare(int B, int T) {
+  if (DryRun::current() || !prepared_.emplace(B, T).second) return;
+#if defined(WROUGHT_CUBLASLT) || defined(WROUGHT_CUDNN)
+  dry_step<floatX>(config, options, B, T, 0, tiers_);
+#endif
+#ifdef WROUGHT_CUBLASLT
+  CublasLt::instance().prepare(compute_);
+#endif
+#ifdef WROUGHT_CUDNN
+  attention_cudnn::prepare();
+#endif
+}
+
+template <class floatX>
+std::vector<DryRun::Operation> dry_step(const ModelConfig& config, const ModelOptions& options, int B, int T,
+                                        float dropout, const GpuTiers& tiers) {
+  ModelOptions alone = options;  // several processes launch the same kernels on parts
+  alone.ranks = 1;
+  alone.zero = 0;
+  alone.comm = nullptr;
+  const size_t rows = static_cast<size_t>(B) * static_cast<size_t>(T);
+  const std::vector<int32_t> tokens(rows, 0);
+  const std::vector<float> weights(rows, 1.0f);
+  DryRun run;
+  GpuModel<floatX> model(config, alone, B, T, tiers);
+  model.set_dropout(dropout, 0, 0);
+  if (config.num_classes > 0) model.set_pooling(weights.data(), B, T);
+  model.zero_grad();
+  model.forward(tokens.data(), B, T, Pass::train);
+  model.backward(tokens.data(), weights.data());
+  model.update({}, 1);
+  for (DryRun::Operation& operation : run.operations) {
+    if (!operation.weight) continue;
+    const ParamTensor* tensor = model.tensor_at(operation.weight);
+    operation.of = tensor ? tensor->name : "";
+  }
+  return std::move(run.operations);
+}
+
+template <class floatX>
+const ParamTensor* GpuModel<floatX>::tensor_at(const void* params) const {
+  for (const ParamTensor& tensor : table) {
+    if (param_memory_.as<floatX>() + tensor.offset == params) return &tensor;
+  }
+  return nullptr;
 }
 
 template <class floatX>
@@ -747,3 +799,7 @@ void GpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequen
 
 template class GpuModel<float>;
 template class GpuModel<bf16>;
+template std::vector<DryRun::Operation> dry_step<float>(const ModelConfig&, const ModelOptions&, int, int, float,
+                                                        const GpuTiers&);
+template std::vector<DryRun::Operation> dry_step<bf16>(const ModelConfig&, const ModelOptions&, int, int, float,
+                                                       const GpuTiers&);

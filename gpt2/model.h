@@ -43,6 +43,14 @@ struct MemoryRow {
   int64_t bytes;
 };
 
+// What runs for an operation of a training step.
+struct KernelRow {
+  std::string operation, of, shape;  // of: which of the model's products
+  int times;                         // in a step of one micro-batch
+  std::string tier, why;             // where there is a choice: what was taken, and why nothing faster
+  std::vector<std::string> kernels;  // and how they are launched
+};
+
 // Where dropout draws, each place its own numbers.
 enum class DropoutPlace { embedding, attention, attproj, mlp };
 // The same of adapters: by the matrix that they stand beside.
@@ -196,6 +204,9 @@ class Model {
 // are rounded to it, and weights, activations, gradients and sums stay float; throws Error where the machine has no
 // such products.
 std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, const ModelOptions& options = {});
+
+// The operations of a training step, and which kernels make_cpu_model()'s model takes for them.
+std::vector<KernelRow> cpu_kernels(const ModelOptions& options, double dropout, bool reference);
 
 // Whether this machine's CPU can train in that precision; check_cpu_can() throws Error where it cannot.
 bool cpu_can(Precision precision);

@@ -8,7 +8,9 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gpt2/activations.h"
@@ -36,7 +38,7 @@ int64_t gpu_scratch_bytes(const ModelConfig& config, const ModelOptions& options
 
 // ---- the model -----------------------------------------------------------------------------------------------------
 
-// Memory of the GPU, zeroed. Throws std::bad_alloc if there is not as much.
+// Memory of the GPU, zeroed. Throws std::bad_alloc if there is not as much. In a dry run an address, and nothing there.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
@@ -104,6 +106,11 @@ class GpuEvent {
   cudaEvent_t event_ = nullptr;
 };
 
+// What a training step of a model at (B, T) would launch: a dry run, which also makes the libraries' plans for it.
+template <class floatX>
+std::vector<DryRun::Operation> dry_step(const ModelConfig& config, const ModelOptions& options, int B, int T,
+                                        float dropout, const GpuTiers& tiers);
+
 template <class floatX>
 class GpuModel final : public Model {
  public:
@@ -126,7 +133,8 @@ class GpuModel final : public Model {
   void write(Arena arena, const ParamTensor& tensor, const float* in) override;
   void set_dropout(float dropout, uint64_t seed, uint64_t sequence) override;
 
-  int64_t allocated_bytes() const;  // of the GPU
+  int64_t allocated_bytes() const;                         // of the GPU
+  const ParamTensor* tensor_at(const void* params) const;  // whose parameters begin there; null: none's
 
  private:
   static constexpr int kResults = 2;  // updates that result() knows
@@ -179,6 +187,7 @@ class GpuModel final : public Model {
     return l == 0 ? acts_.encoded : acts_.block[static_cast<size_t>(l - 1)].residual3;
   }
   void resize(int B, int T);
+  void prepare(int B, int T);
   template <class T>
   void copy_in(Slot& slot, T* device, T* host, const T* from, int n);
   void copy_now(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) const;
@@ -213,6 +222,7 @@ class GpuModel final : public Model {
   int slot_ = 0;              // of the last forward
   int64_t batch_tokens_ = 0;  // that a slot holds
   int64_t update_calls_ = 0;
+  std::set<std::pair<int, int>> prepared_;  // batches (B, T)
   int B_ = 0, T_ = 0;
   int64_t logits_rows_ = 0;  // of the last forward; none once backward has made them dlogits
   Pass pass_ = Pass::evaluate;

@@ -2,21 +2,19 @@
 // says how it goes about it, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
 //   plain        float arithmetic, any storage type, any head size
 //   tensor_core  causal only: bf16 products of mma.sync with float sums; head sizes 32, 48, ... 128 and tensors that
-//   start at
-//                multiples of 16 bytes: otherwise plain is taken
+//                start at multiples of 16 bytes: otherwise plain is taken
 //   cudnn        causal only: NVIDIA's, for bf16 without dropout (its mask would be another) and for shapes that it has
-//   a plan for, if rows are single documents:
-//                otherwise tensor_core is taken. A build without it (no WROUGHT_CUDNN) refuses this tier.
-// What forward saves (out and lse) is the same in all, and so is dropout's mask.
+//                a plan for, if rows are single documents: otherwise tensor_core is taken. A build without it (no
+//                WROUGHT_CUDNN) refuses this tier.
+// attention_choice.h decides. What forward saves (out and lse) is the same in all, and so is dropout's mask.
 #pragma once
 
+#include "kernels/attention_choice.h"
 #include "kernels/attention_plain.cuh"
 #include "kernels/attention_tensor_core.cuh"
 #ifdef WROUGHT_CUDNN
 #include "kernels/attention_cudnn.cuh"
 #endif
-
-enum class AttentionTier { plain, tensor_core, cudnn };
 
 inline constexpr int kDeltaThreads = 256, kDeltaLanes = 8;  // of a block; that share a token
 inline constexpr int kDeltaTokens = 2;                       // of the same lanes, side by side
@@ -81,19 +79,43 @@ AttentionSizes attention_sizes(const int32_t* first, float dropout, uint64_t see
   if (first && !causal) throw CudaError("attention: documents in a row want causal attention");
   const int HS = C / NH;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
-  int device, cache_bytes;
+  int device = 0, cache_bytes = 0;  // a dry run: unknown
   CUDA_CHECK(cudaGetDevice(&device));
   CUDA_CHECK(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
   const int section = attention_section(B * NH, static_cast<int64_t>(T) * HS * sizeof(floatX), cache_bytes);
   return {T, C, NH, HS, B * NH, section, scale, dropout, seed, sequence, causal, first};
 }
 
-inline void check_attention_tier(AttentionTier tier) {
+template <class floatX>
+AttentionChoice choose_attention(AttentionTier wanted, const AttentionSizes& s, bool backward, bool aligned,
+                                 bool others_aligned) {
 #ifndef WROUGHT_CUDNN
-  if (tier == AttentionTier::cudnn) throw CudaError("attention: this build has no cuDNN");
-#else
-  (void)tier;
+  (void)backward;
+  if (wanted == AttentionTier::cudnn) throw CudaError("attention: this build has no cuDNN");
 #endif
+  const AttentionCase c{wanted,
+                        std::is_same_v<floatX, bf16>,
+                        s.causal,
+                        s.dropout > 0,
+                        s.first != nullptr,
+                        aligned,
+                        others_aligned,
+                        attention_tensor_core::with_head_size(s.HS, [](auto) {}),
+                        s.HS};
+#ifdef WROUGHT_CUDNN
+  AttentionChoice choice = choose_attention(c, [&] { return attention_cudnn::refusal(s, backward); });
+  if (choice.tier == AttentionTier::cudnn && !attention_cudnn::started()) {
+    choice.why = "if it has a plan for the shape, which needs a GPU to say; else our own";
+  }
+  return choice;
+#else
+  return choose_attention(c, [] { return std::string(); });
+#endif
+}
+
+inline std::string attention_shape(const AttentionSizes& s) {
+  return std::to_string(s.heads / s.NH) + " x " + std::to_string(s.T) + ", " + std::to_string(s.NH) + " heads of " +
+         std::to_string(s.HS);
 }
 
 template <class floatX>
@@ -103,18 +125,16 @@ void attention_forward(floatX* out,           // (B, T, C)
                        const int32_t* first,  // (B, T)  null: a row is one document; only with causal
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
                        AttentionTier tier, cudaStream_t stream) {
-  check_attention_tier(tier);
-  if (!causal) tier = AttentionTier::plain;
   const AttentionSizes s = attention_sizes<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
+  DryOperation operation([&] { return DryRun::Operation{"attention_forward", attention_shape(s)}; });
+  const AttentionChoice choice = choose_attention<floatX>(tier, s, false, aligned16(out, inp), aligned16(lse));
+  operation.chose([&] { return choice; });
   if constexpr (std::is_same_v<floatX, bf16>) {
 #ifdef WROUGHT_CUDNN
-    if (tier == AttentionTier::cudnn && dropout == 0 && !first && aligned16(out, lse, inp) &&
-        attention_cudnn::forward(out, lse, inp, s, stream)) {
-      return;
-    }
+    if (choice.tier == AttentionTier::cudnn) return attention_cudnn::forward(out, lse, inp, s, stream);
 #endif
-    if (tier != AttentionTier::plain && aligned16(out, inp) &&
-        attention_tensor_core::forward(out, lse, inp, s, stream)) {
+    if (choice.tier == AttentionTier::tensor_core) {
+      attention_tensor_core::forward(out, lse, inp, s, stream);
       return;
     }
   }
@@ -136,22 +156,21 @@ void attention_backward(floatX* dinp,          // (B, T, 3, NH, HS)  =
                         const int32_t* first,  // (B, T) or null
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
                         AttentionTier tier, cudaStream_t stream) {
-  check_attention_tier(tier);
-  if (!causal) tier = AttentionTier::plain;
   const AttentionSizes s = attention_sizes<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
+  DryOperation operation([&] { return DryRun::Operation{"attention_backward", attention_shape(s)}; });
+  const AttentionChoice choice =
+      choose_attention<floatX>(tier, s, true, aligned16(dinp, dout, inp), aligned16(out, lse));
+  operation.chose([&] { return choice; });
 #ifdef WROUGHT_CUDNN
   if constexpr (std::is_same_v<floatX, bf16>) {
-    if (tier == AttentionTier::cudnn && dropout == 0 && !first && aligned16(dinp, dout, out, lse, inp) &&
-        attention_cudnn::backward(dinp, dout, out, lse, inp, s, stream)) {
-      return;
-    }
+    if (choice.tier == AttentionTier::cudnn) return attention_cudnn::backward(dinp, dout, out, lse, inp, s, stream);
   }
 #endif
   float* delta = static_cast<float*>(scratch);
   attention_delta(delta, dout, out, s, aligned16(dout, out), stream);
   if constexpr (std::is_same_v<floatX, bf16>) {
-    if (tier != AttentionTier::plain && aligned16(dinp, dout, inp) &&
-        attention_tensor_core::backward(dinp, dout, lse, delta, inp, s, stream)) {
+    if (choice.tier == AttentionTier::tensor_core) {
+      attention_tensor_core::backward(dinp, dout, lse, delta, inp, s, stream);
       return;
     }
   }

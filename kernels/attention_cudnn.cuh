@@ -9,6 +9,9 @@
 // bytes for every query and key of every head), it wants memory of size T x T; shapes that would need more than
 // kWorkspaceLimit are refused, and so is what cuDNN has no plan for. Both depend on the shape and the machine alone, so
 // a run's bits do not depend on how much memory happens to be free.
+//
+// A shape's plan is made when refusal() is first asked for it; a model does that, in a dry run, and then calls
+// prepare() for the memory, when it is made, so that no step allocates.
 #pragma once
 
 #define CUDNN_FRONTEND_SKIP_JSON_LIB  // it brings its own nlohmann-json
@@ -21,6 +24,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "kernels/attention_choice.h"
 #include "kernels/attention_plain.cuh"
 
 namespace attention_cudnn {
@@ -41,13 +45,14 @@ inline void check(cudnnStatus_t status, const char* what) {
   throw CudaError(std::string(what) + ": " + cudnnGetErrorString(status));
 }
 
-// One graph with its plan, made once a shape; null where cuDNN has none.
+// One graph with its plan, made once a shape; or why there is none.
 struct Plan {
   std::unique_ptr<fe::graph::Graph> graph;
   int64_t workspace = 0;  // bytes
+  std::string why;        // empty: it runs
 };
 
-// What a device has: its handle, its plans, and one workspace, as large as the largest plan that ran.
+// What a device has: its handle, its plans, and one workspace, as large as the largest plan.
 struct Device {
   cudnnHandle_t handle = nullptr;
   std::map<std::tuple<int, int, int, int, bool>, Plan> plans;  // by B, T, NH, HS and direction
@@ -102,76 +107,123 @@ inline std::unique_ptr<fe::graph::Graph> make_graph(const AttentionSizes& s, boo
   return graph;
 }
 
-// Whether a step of making a plan went well; false where cuDNN does not support the graph. Throws for all else.
-inline bool supported(fe::error_t status, const AttentionSizes& s) {
+// Whether a step of making a plan went well; false where cuDNN does not support the graph, as plan.why then says.
+// Throws for all else.
+inline bool supported(Plan& plan, fe::error_t status, const AttentionSizes& s) {
   if (status.is_good()) return true;
   if (status.get_code() == fe::error_code_t::GRAPH_NOT_SUPPORTED ||
       status.get_code() == fe::error_code_t::HEURISTIC_QUERY_FAILED) {
+    plan.why = "cuDNN has no plan (" + status.get_message() + ")";
     return false;
   }
   throw CudaError(shape_name(s) + ": " + status.get_message());
 }
 
 inline Plan make_plan(cudnnHandle_t handle, const AttentionSizes& s, bool backward) {
-  Plan plan{make_graph(s, backward)};
+  Plan plan{make_graph(s, backward), 0, ""};
   fe::graph::Graph& graph = *plan.graph;
-  const bool made = supported(graph.validate(), s) && supported(graph.build_operation_graph(handle), s) &&
-                    supported(graph.create_execution_plans({fe::HeurMode_t::A}), s) &&
-                    supported(graph.check_support(), s) &&
-                    supported(graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE), s) &&
-                    supported(graph.get_workspace_size(plan.workspace), s);
-  if (!made || plan.workspace > kWorkspaceLimit) return {};
+  const bool made = supported(plan, graph.validate(), s) && supported(plan, graph.build_operation_graph(handle), s) &&
+                    supported(plan, graph.create_execution_plans({fe::HeurMode_t::A}), s) &&
+                    supported(plan, graph.check_support(), s) &&
+                    supported(plan, graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE), s) &&
+                    supported(plan, graph.get_workspace_size(plan.workspace), s);
+  if (made) plan.why = cudnn_workspace_refusal(plan.workspace, kWorkspaceLimit);
+  if (!plan.why.empty()) plan.graph.reset();
   return plan;
 }
 
-// Runs the plan for the shape on the stream; false where there is none, and nothing was done. The workspace is the
-// device's one: callers keep attention to one stream at a time.
-inline bool run(const AttentionSizes& s, bool backward, std::unordered_map<int64_t, void*> tensors,
-                cudaStream_t stream) {
-  static std::mutex mutex;
-  static std::map<int, Device> devices;
-  const std::lock_guard<std::mutex> lock(mutex);
+inline std::mutex& lock() {
+  static auto* only = new std::mutex;
+  return *only;
+}
+
+// This process' GPU's.
+inline Device& device() {
+  static auto* devices = new std::map<int, Device>;
   int id = 0;
-  CUDA_CHECK(cudaGetDevice(&id));
-  Device& device = devices[id];
-  if (device.handle == nullptr) check(cudnnCreate(&device.handle), "cuDNN");
-  const std::tuple key(s.heads / s.NH, s.T, s.NH, s.HS, backward);
-  auto found = device.plans.find(key);
-  if (found == device.plans.end()) found = device.plans.emplace(key, make_plan(device.handle, s, backward)).first;
-  const Plan& plan = found->second;
-  if (plan.graph == nullptr) return false;
-  if (plan.workspace > device.workspace_bytes) {
-    CUDA_CHECK(cudaFree(device.workspace));  // waits for the device
-    device.workspace = nullptr;
-    device.workspace_bytes = 0;
-    CUDA_CHECK(cudaMalloc(&device.workspace, static_cast<size_t>(plan.workspace)));
-    device.workspace_bytes = plan.workspace;
+  if (cudaGetDevice(&id) != cudaSuccess) id = 0;  // in a dry run without a GPU
+  return (*devices)[id];
+}
+
+// The plan for a shape; null in a dry run without a GPU.
+inline const Plan* plan_of(const AttentionSizes& s, bool backward) {
+  Device& d = device();
+  if (d.handle == nullptr) {
+    const cudnnStatus_t status = cudnnCreate(&d.handle);
+    if (status != CUDNN_STATUS_SUCCESS) d.handle = nullptr;
+    if (status != CUDNN_STATUS_SUCCESS && DryRun::current()) return nullptr;
+    check(status, "cuDNN");
   }
-  check(cudnnSetStream(device.handle, stream), "cuDNN");
-  auto status = plan.graph->execute(device.handle, tensors, device.workspace);
+  const std::tuple key(s.heads / s.NH, s.T, s.NH, s.HS, backward);
+  auto found = d.plans.find(key);
+  if (found == d.plans.end()) found = d.plans.emplace(key, make_plan(d.handle, s, backward)).first;
+  return &found->second;
+}
+
+// Whether there is a GPU that plans were asked of.
+inline bool started() {
+  const std::lock_guard<std::mutex> guard(lock());
+  return device().handle != nullptr;
+}
+
+// Why cuDNN does not run a shape; empty: it does, or, in a dry run without a GPU, it may.
+inline std::string refusal(const AttentionSizes& s, bool backward) {
+  const std::lock_guard<std::mutex> guard(lock());
+  const Plan* plan = plan_of(s, backward);
+  return plan ? plan->why : "";
+}
+
+inline void grow_workspace(Device& d, int64_t bytes) {
+  if (bytes <= d.workspace_bytes) return;
+  CUDA_CHECK(cudaFree(d.workspace));  // waits for the device
+  d.workspace = nullptr;
+  d.workspace_bytes = 0;
+  CUDA_CHECK(cudaMalloc(&d.workspace, static_cast<size_t>(bytes)));
+  d.workspace_bytes = bytes;
+}
+
+// Memory for every plan that there is: after the plans of a step were made, and before its first run.
+inline void prepare() {
+  const std::lock_guard<std::mutex> guard(lock());
+  Device& d = device();
+  for (const auto& [key, plan] : d.plans) {
+    if (plan.graph) grow_workspace(d, plan.workspace);
+  }
+}
+
+// Runs the plan of a shape that cuDNN does not refuse. The workspace is the device's one: callers keep attention to one
+// stream at a time.
+inline void run(const AttentionSizes& s, bool backward, std::unordered_map<int64_t, void*> tensors,
+                cudaStream_t stream) {
+  if (DryRun::current()) return;
+  const std::lock_guard<std::mutex> guard(lock());
+  const Plan& plan = *plan_of(s, backward);
+  Device& d = device();
+  grow_workspace(d, plan.workspace);  // only of a shape that nobody prepared
+  check(cudnnSetStream(d.handle, stream), "cuDNN");
+  auto status = plan.graph->execute(d.handle, tensors, d.workspace);
   if (status.is_bad()) throw CudaError(shape_name(s) + ": " + status.get_message());
-  return true;
 }
 
-inline bool forward(bf16* out, float* lse, const bf16* inp, const AttentionSizes& s, cudaStream_t stream) {
+inline void forward(bf16* out, float* lse, const bf16* inp, const AttentionSizes& s, cudaStream_t stream) {
   bf16* q = const_cast<bf16*>(inp);  // only read; the map's type knows no const
-  return run(s, false, {{kQ, q}, {kK, q + s.C}, {kV, q + 2 * s.C}, {kOut, out}, {kLse, lse}}, stream);
+  run(s, false, {{kQ, q}, {kK, q + s.C}, {kV, q + 2 * s.C}, {kOut, out}, {kLse, lse}}, stream);
 }
 
-inline bool backward(bf16* dinp, const bf16* dout, const bf16* out, const float* lse, const bf16* inp,
+inline void backward(bf16* dinp, const bf16* dout, const bf16* out, const float* lse, const bf16* inp,
                      const AttentionSizes& s, cudaStream_t stream) {
   bf16* q = const_cast<bf16*>(inp);
-  return run(s, true,
-             {{kQ, q},
-              {kK, q + s.C},
-              {kV, q + 2 * s.C},
-              {kOut, const_cast<bf16*>(out)},
-              {kLse, const_cast<float*>(lse)},
-              {kDout, const_cast<bf16*>(dout)},
-              {kDq, dinp},
-              {kDk, dinp + s.C},
-              {kDv, dinp + 2 * s.C}},
-             stream);
+  run(s, true,
+      {{kQ, q},
+       {kK, q + s.C},
+       {kV, q + 2 * s.C},
+       {kOut, const_cast<bf16*>(out)},
+       {kLse, const_cast<float*>(lse)},
+       {kDout, const_cast<bf16*>(dout)},
+       {kDq, dinp},
+       {kDk, dinp + s.C},
+       {kDv, dinp + 2 * s.C}},
+      stream);
 }
 
 }  // namespace attention_cudnn

@@ -7,15 +7,20 @@
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <cxxabi.h>
 
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
+
+#include "kernels/dry_run.h"
 
 #ifdef WROUGHT_CUDASIM
 #include <cudasim.h>
@@ -39,15 +44,49 @@ inline void cuda_check(cudaError_t status, const char* expression, const char* f
   throw CudaError(text);
 }
 
-// Throws CudaError with the expression, its place and CUDA's message.
-#define CUDA_CHECK(expression) cuda_check((expression), #expression, __FILE__, __LINE__)
+// Throws CudaError with the expression, its place and CUDA's message. In a dry run the call is left out.
+#define CUDA_CHECK(expression) \
+  (DryRun::current() ? void() : cuda_check((expression), #expression, __FILE__, __LINE__))
 
 // ---- launching -----------------------------------------------------------------------------------------------------
 
+// A kernel's name with its template arguments; empty without a driver, which alone knows it.
+inline std::string kernel_name(const void* kernel) {
+  const char* name = nullptr;
+  if (cudaFuncGetName(&name, kernel) != cudaSuccess) return "";
+  int status = 0;
+  char* demangled = abi::__cxa_demangle(name, nullptr, nullptr, &status);
+  std::string text = demangled ? demangled : name;
+  std::free(demangled);
+  if (text.starts_with("void ")) text.erase(0, 5);
+  int angle = 0;
+  for (size_t i = 0; i < text.size(); ++i) {  // the parameters go: "f<(Major)0>(float*)"
+    angle += (text[i] == '<') - (text[i] == '>');
+    if (text[i] == '(' && angle == 0) text.resize(i);
+  }
+  return text;
+}
+
+// A grid, and the launcher that asks for it.
+struct Grid {
+  dim3 size;
+  std::source_location where;
+  template <class Size>
+  Grid(Size size, std::source_location where = std::source_location::current())
+      : size(static_cast<unsigned>(size)), where(where) {}
+  Grid(dim3 size, std::source_location where = std::source_location::current()) : size(size), where(where) {}
+};
+
 // Starts kernel(args...) on a grid, with shared_bytes of dynamic shared memory. Throws CudaError naming the kernel.
 template <class... Parameters, class... Args>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+void launch(void (*kernel)(Parameters...), Grid where, dim3 block, size_t shared_bytes, cudaStream_t stream,
             Args&&... args) {
+  const dim3 grid = where.size;
+  if (DryRun* dry = DryRun::current()) {
+    return dry->add({kernel_name(reinterpret_cast<const void*>(kernel)), int64_t{grid.x} * grid.y * grid.z,
+                     static_cast<int>(block.x * block.y * block.z), shared_bytes},
+                    where.where);
+  }
   cudaError_t status = cudaSuccess;
   // Beyond 48 KiB a kernel must ask; what it has of static shared memory counts, which ptxas rounds up to the alignment of
   // the dynamic part, 1 KiB.

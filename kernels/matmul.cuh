@@ -217,6 +217,32 @@ bool on_tensor_cores(MatmulMode mode) {
   return mode.tier != MatmulTier::plain && (std::is_same_v<floatX, bf16> || mode.tf32);
 }
 
+// Why our own kernels multiply, where the mode did not ask cuBLASLt.
+template <class floatX>
+std::string why_own(MatmulMode mode) {
+#ifdef WROUGHT_CUBLASLT
+  return mode.tier == MatmulTier::plain ? "the plain kernels were asked for" : "our own kernels were asked for";
+#else
+  if (mode.tier == MatmulTier::plain && std::is_same_v<floatX, float> && !mode.tf32) {
+    return "built without cuBLASLt, and tensor cores would round fp32";
+  }
+  return mode.tier == MatmulTier::plain ? "the plain kernels were asked for" : "built without cuBLASLt";
+#endif
+}
+
+// What a product takes, for a dry run: `choice` of cuBLASLt, or our own.
+template <class floatX>
+MatmulChoice explained(MatmulChoice choice, MatmulMode mode) {
+  if (!choice.library.empty()) return choice;
+  choice.library = on_tensor_cores<floatX>(mode) ? "own tensor cores" : "own plain kernel";
+  if (choice.why.empty()) choice.why = why_own<floatX>(mode);
+  return choice;
+}
+
+inline std::string product_shape(int M, int N, int K) {
+  return std::to_string(M) + " x " + std::to_string(N) + " x " + std::to_string(K);
+}
+
 template <Major kMajorA, Major kMajorB, class floatX, class Epilogue>
 void matmul_own(const Epilogue& epilogue, const floatX* a, const floatX* b, int M, int N, int K, MatmulMode mode,
                 cudaStream_t stream) {
@@ -234,10 +260,14 @@ void matmul_forward(floatX* out,           // (N, OC)
                     const floatX* weight,  // (OC, C)
                     const floatX* bias,    // (OC) or null: none
                     int N, int C, int OC, MatmulMode mode, cudaStream_t stream) {
-  const bool cublaslt = mode.tier == MatmulTier::cublaslt;
-  if (cublaslt && cublaslt_forward(out, out_gelu, inp, weight, bias, N, C, OC, mode.tf32, stream)) return;
-  const ForwardEpilogue<floatX> epilogue{out, out_gelu, bias, OC};
-  matmul_own<Major::k, Major::k>(epilogue, inp, weight, N, OC, C, mode, stream);
+  DryOperation operation([&] { return DryRun::Operation{"matmul_forward", product_shape(N, OC, C), weight}; });
+  MatmulChoice choice;
+  if (mode.tier != MatmulTier::cublaslt ||
+      !cublaslt_forward(choice, out, out_gelu, inp, weight, bias, N, C, OC, mode.tf32, stream)) {
+    const ForwardEpilogue<floatX> epilogue{out, out_gelu, bias, OC};
+    matmul_own<Major::k, Major::k>(epilogue, inp, weight, N, OC, C, mode, stream);
+  }
+  operation.chose([&] { return explained<floatX>(choice, mode); });
 }
 
 // dweight sums over all rows N of a batch into a matrix that may be too small for a GPU: 768 x 768 has 36 tiles of 128
@@ -283,12 +313,29 @@ void matmul_backward(floatX* dinp,            // (N, C)  =, or null: not wanted
                      const floatX* pre_gelu,  // (N, C) or null: dinp *= gelu'(pre_gelu), as inp = gelu(pre_gelu)
                      int N, int C, int OC, MatmulMode mode, cudaStream_t stream) {
   const bool cublaslt = mode.tier == MatmulTier::cublaslt;
-  if (dinp && !(cublaslt && cublaslt_input_gradient(dinp, dout, weight, pre_gelu, N, C, OC, mode.tf32, stream))) {
-    const InputGradientEpilogue<floatX> epilogue{dinp, pre_gelu, C};
-    matmul_own<Major::k, Major::mn>(epilogue, dout, weight, N, C, OC, mode, stream);
+  if (dinp) {
+    DryOperation operation([&] { return DryRun::Operation{"matmul_backward dinp", product_shape(N, C, OC), weight}; });
+    MatmulChoice choice;
+    if (!cublaslt || !cublaslt_input_gradient(choice, dinp, dout, weight, pre_gelu, N, C, OC, mode.tf32, stream)) {
+      const InputGradientEpilogue<floatX> epilogue{dinp, pre_gelu, C};
+      matmul_own<Major::k, Major::mn>(epilogue, dout, weight, N, C, OC, mode, stream);
+    }
+    operation.chose([&] { return explained<floatX>(choice, mode); });
   }
-  if (dweight && !(cublaslt && cublaslt_weight_gradient(dweight, dout, inp, N, C, OC, mode.tf32, stream))) {
-    weight_gradient(dweight, scratch, dout, inp, N, C, OC, mode, stream);
+  if (dweight) {
+    DryOperation operation([&] {
+      return DryRun::Operation{"matmul_backward dweight", product_shape(OC, C, N), weight};
+    });
+    MatmulChoice choice;
+    if (!cublaslt || !cublaslt_weight_gradient(choice, dweight, dout, inp, N, C, OC, mode.tf32, stream)) {
+      weight_gradient(dweight, scratch, dout, inp, N, C, OC, mode, stream);
+    }
+    operation.chose([&] { return explained<floatX>(choice, mode); });
   }
-  if (dbias) bias_backward(dbias, scratch, dout, N, OC, stream);
+  if (dbias) {
+    const DryOperation operation([&] {
+      return DryRun::Operation{"matmul_backward dbias", std::to_string(N) + " x " + std::to_string(OC), weight};
+    });
+    bias_backward(dbias, scratch, dout, N, OC, stream);
+  }
 }

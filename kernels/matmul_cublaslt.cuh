@@ -14,6 +14,13 @@
 
 #include "kernels/matmul_common.cuh"
 
+// What multiplies; where that is not cuBLASLt, why.
+struct MatmulChoice {
+  std::string library;  // cuBLASLt and its algorithm; empty: our own kernels
+  std::string why;      // why not (all of it) by cuBLASLt
+  std::string text() const { return library; }
+};
+
 #ifdef WROUGHT_CUBLASLT
 
 #include <cublasLt.h>
@@ -52,18 +59,36 @@ class CublasLt {
     return *only;
   }
 
-  // D = epilogue(A B), or D += A B. False: this product has no algorithm with this epilogue.
-  bool multiply(const LtProduct& product, void* d, const void* a, const void* b, const void* bias, const void* aux,
-                cudaStream_t stream) {
+  // The stream's workspace, which is made once: before a step, so that none of its products allocates.
+  void prepare(cudaStream_t stream) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    workspace_of(stream);
+  }
+
+  // D = epilogue(A B), or D += A B, if there is an algorithm: says which in `choice`. False: there is none, which
+  // choice.why explains, and nothing was done. In a dry run the plan is made and not run.
+  bool multiply(MatmulChoice& choice, const LtProduct& product, void* d, const void* a, const void* b, const void* bias,
+                const void* aux, cudaStream_t stream) {
     const std::lock_guard<std::mutex> lock(mutex_);  // the plan's descriptor is given its pointers anew each time
-    char* workspace = workspace_of(stream);
-    Plan& plan = plan_of(product, workspace + 16);
-    if (!plan.found) return false;
-    if (bias) plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-    if (aux) plan.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
+    const bool dry = DryRun::current() != nullptr;
+    if (!start(dry)) {  // no GPU, and nothing to do but to say so
+      choice = {"cuBLASLt", "if it has an algorithm, which needs a GPU to say; else our own"};
+      return true;
+    }
+    Plan& plan = plan_of(product);
+    if (!plan.why.empty()) {
+      choice.why = plan.why;
+      return false;
+    }
+    if (dry) {
+      choice.library = plan.text;
+      return true;
+    }
+    if (bias) check(plan.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias), "setting the bias of", product);
+    if (aux) check(plan.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux), "setting the second output of", product);
     const float alpha = 1, beta = product.accumulate ? 1 : 0;
     check(cublasLtMatmul(handle_, plan.operation, &alpha, b, plan.b, a, plan.a, &beta, d, plan.d, d, plan.d,
-                         &plan.algorithm, workspace, kWorkspace, stream),
+                         &plan.algorithm, workspace_of(stream), kWorkspace, stream),
           "multiplying", product);
     return true;
   }
@@ -73,22 +98,38 @@ class CublasLt {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;
     cublasLtMatmulAlgo_t algorithm;
-    bool found = false;
+    std::string text, why;  // which algorithm; why there is none
 
     template <class T>
-    void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-      const cublasStatus_t status = cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof value);
-      if (status != CUBLAS_STATUS_SUCCESS) {
-        throw CudaError(std::string("cuBLASLt: setting an attribute: ") + cublasLtGetStatusString(status));
-      }
+    cublasStatus_t set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
+      return cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof value);
     }
   };
 
-  CublasLt() { check(cublasLtCreate(&handle_), "starting", {}); }
+  // A call that failed, before it is known whether the product can do without.
+  struct Failure {
+    cublasStatus_t status;
+    const char* what;
+    static void check(cublasStatus_t status, const char* what) {
+      if (status != CUBLAS_STATUS_SUCCESS) throw Failure{status, what};
+    }
+  };
+
+  CublasLt() = default;
 
   static void check(cublasStatus_t status, const char* what, const LtProduct& product) {
     if (status == CUBLAS_STATUS_SUCCESS) return;
     throw CudaError(std::string("cuBLASLt: ") + what + " " + product.text() + ": " + cublasLtGetStatusString(status));
+  }
+
+  // False, and only in a dry run: there is no GPU.
+  bool start(bool dry) {
+    if (handle_) return true;
+    const cublasStatus_t status = cublasLtCreate(&handle_);
+    if (status == CUBLAS_STATUS_SUCCESS) return true;
+    handle_ = nullptr;
+    if (dry) return false;
+    throw CudaError(std::string("starting cuBLASLt: ") + cublasLtGetStatusString(status));
   }
 
   char* workspace_of(cudaStream_t stream) {
@@ -97,38 +138,57 @@ class CublasLt {
     return workspace;
   }
 
-  // The heuristic takes the alignment that it may rely on from the addresses of bias and aux: `aligned16` is a multiple
-  // of 16 bytes and of no more.
-  Plan& plan_of(const LtProduct& p, const void* aligned16) {
+  // An epilogue is never needed: whatever fails where there is one means that this product has no such algorithm. Of
+  // a product without one only the answers that say so do, and all else is an error.
+  Plan& plan_of(const LtProduct& p) {
     std::unique_ptr<Plan>& known = plans_[p];
     if (known) return *known;
     auto plan = std::make_unique<Plan>();
+    try {
+      make_plan(*plan, p);
+    } catch (const Failure& failure) {
+      const bool none = failure.status == CUBLAS_STATUS_NOT_SUPPORTED || failure.status == CUBLAS_STATUS_INVALID_VALUE;
+      if (p.epilogue == CUBLASLT_EPILOGUE_DEFAULT && !none) check(failure.status, failure.what, p);
+      plan->why = std::string("cuBLASLt has no algorithm with epilogue ") + epilogue_name(p.epilogue) + " (" +
+                  failure.what + " it: " + cublasLtGetStatusString(failure.status) + ")";
+    }
+    known = std::move(plan);
+    return *known;
+  }
+
+  void make_plan(Plan& plan, const LtProduct& p) {
+    // The heuristic takes the alignment that it may rely on from the addresses of bias and aux, and does not look at
+    // what is there: a multiple of 16 bytes and of no more.
+    const uintptr_t aligned16 = (uintptr_t{1} << 20) + 16;
     const cublasComputeType_t compute = p.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    check(cublasLtMatmulDescCreate(&plan->operation, compute, CUDA_R_32F), "describing", p);
+    Failure::check(cublasLtMatmulDescCreate(&plan.operation, compute, CUDA_R_32F), "describing");
+    const auto set = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {
+      Failure::check(plan.set(attribute, value), "setting an attribute of");
+    };
     // A and B change places here: cuBLASLt's first matrix is our B.
-    plan->set<int32_t>(CUBLASLT_MATMUL_DESC_TRANSA, p.major_b == Major::k ? CUBLAS_OP_T : CUBLAS_OP_N);
-    plan->set<int32_t>(CUBLASLT_MATMUL_DESC_TRANSB, p.major_a == Major::k ? CUBLAS_OP_N : CUBLAS_OP_T);
-    plan->set<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue);
-    if (p.epilogue & CUBLASLT_EPILOGUE_BIAS) plan->set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, aligned16);
+    set(CUBLASLT_MATMUL_DESC_TRANSA, int32_t{p.major_b == Major::k ? CUBLAS_OP_T : CUBLAS_OP_N});
+    set(CUBLASLT_MATMUL_DESC_TRANSB, int32_t{p.major_a == Major::k ? CUBLAS_OP_N : CUBLAS_OP_T});
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<int32_t>(p.epilogue));
+    if (p.epilogue & CUBLASLT_EPILOGUE_BIAS) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, aligned16);
     if (p.epilogue == CUBLASLT_EPILOGUE_GELU_AUX || p.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
         p.epilogue == CUBLASLT_EPILOGUE_DGELU) {
-      plan->set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aligned16);
-      plan->set<int64_t>(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.N);
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aligned16);
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, int64_t{p.N});
     }
     const cudaDataType_t factors = p.bf16_factors ? CUDA_R_16BF : CUDA_R_32F,
                          out = p.bf16_out ? CUDA_R_16BF : CUDA_R_32F;
     const auto layout = [&](cublasLtMatrixLayout_t* made, cudaDataType_t type, int rows, int columns) {
-      check(cublasLtMatrixLayoutCreate(made, type, rows, columns, rows), "describing a matrix of", p);
+      Failure::check(cublasLtMatrixLayoutCreate(made, type, rows, columns, rows), "describing a matrix of");
     };
-    p.major_b == Major::k ? layout(&plan->b, factors, p.K, p.N) : layout(&plan->b, factors, p.N, p.K);
-    p.major_a == Major::k ? layout(&plan->a, factors, p.K, p.M) : layout(&plan->a, factors, p.M, p.K);
-    layout(&plan->d, out, p.N, p.M);
+    p.major_b == Major::k ? layout(&plan.b, factors, p.K, p.N) : layout(&plan.b, factors, p.N, p.K);
+    p.major_a == Major::k ? layout(&plan.a, factors, p.K, p.M) : layout(&plan.a, factors, p.M, p.K);
+    layout(&plan.d, out, p.N, p.M);
 
     cublasLtMatmulPreference_t preference;
-    check(cublasLtMatmulPreferenceCreate(&preference), "describing preferences for", p);
+    Failure::check(cublasLtMatmulPreferenceCreate(&preference), "describing preferences for");
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-      check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
-            "setting preferences for", p);
+      Failure::check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
+                     "setting preferences for");
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kWorkspace));
     // Parts along K are added in float, in a step of their own: never in the output's type, which may be bf16.
@@ -140,14 +200,31 @@ class CublasLt {
     }
     cublasLtMatmulHeuristicResult_t result = {};
     int count = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, plan->operation, plan->b, plan->a, plan->d,
-                                                                 plan->d, preference, 1, &result, &count);
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.b, plan.a, plan.d,
+                                                                 plan.d, preference, 1, &result, &count);
     cublasLtMatmulPreferenceDestroy(preference);
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "choosing an algorithm for", p);
-    plan->found = status == CUBLAS_STATUS_SUCCESS && count > 0 && result.state == CUBLAS_STATUS_SUCCESS;
-    plan->algorithm = result.algo;
-    known = std::move(plan);
-    return *known;
+    Failure::check(status, "choosing an algorithm for");
+    Failure::check(count > 0 ? result.state : CUBLAS_STATUS_NOT_SUPPORTED, "choosing an algorithm for");
+    plan.algorithm = result.algo;
+    plan.text =
+        std::string("cuBLASLt, algorithm 0 of ") + std::to_string(count) + ", epilogue " + epilogue_name(p.epilogue);
+  }
+
+  static const char* epilogue_name(cublasLtEpilogue_t epilogue) {
+    switch (epilogue) {
+      case CUBLASLT_EPILOGUE_DEFAULT:
+        return "none";
+      case CUBLASLT_EPILOGUE_BIAS:
+        return "BIAS";
+      case CUBLASLT_EPILOGUE_GELU_AUX:
+        return "GELU_AUX";
+      case CUBLASLT_EPILOGUE_GELU_AUX_BIAS:
+        return "GELU_AUX_BIAS";
+      case CUBLASLT_EPILOGUE_DGELU:
+        return "DGELU";
+      default:
+        return "(unknown)";
+    }
   }
 
   std::mutex mutex_;
@@ -156,63 +233,72 @@ class CublasLt {
   std::map<cudaStream_t, char*> workspaces_;
 };
 
-[[noreturn]] inline void cublaslt_lacks(const LtProduct& product) {
-  throw CudaError("cuBLASLt has no algorithm for the product " + product.text());
-}
-
 template <class floatX>
 LtProduct lt_product(Major major_a, Major major_b, int M, int N, int K, bool tf32) {
   constexpr bool kBf16 = std::is_same_v<floatX, bf16>;
   return {major_a, major_b, M, N, K, kBf16, kBf16, !kBf16 && tf32, false, CUBLASLT_EPILOGUE_DEFAULT};
 }
 
-// The three products of kernels/matmul.cuh. False: lengths or pointers are not multiples of 16 bytes, and nothing was
-// done; our own kernels take those.
+// The library's GELU is an approximation that may differ from ours by more than float's rounding, not by more than
+// bf16's: only there is it taken.
+template <class floatX>
+inline constexpr bool kLibraryGelu = std::is_same_v<floatX, bf16>;
+
+template <class floatX, class... Pointers>
+bool cublaslt_takes(MatmulChoice& choice, int C, int OC, const Pointers*... pointers) {
+  constexpr int kWidth = Pack<floatX>::size;
+  if (C % kWidth != 0 || OC % kWidth != 0) {
+    choice.why = "cuBLASLt is not asked: rows of " + std::to_string(C) + " or " + std::to_string(OC) +
+                 " elements are no multiples of 16 bytes";
+  } else if (!aligned16(pointers...)) {
+    choice.why = "cuBLASLt is not asked: a tensor does not begin at a multiple of 16 bytes";
+  }
+  return choice.why.empty();
+}
+
+// The three products of kernels/matmul.cuh. False: cuBLASLt does not multiply these, as `choice` says, and nothing was
+// done; our own kernels do.
 
 template <class floatX>
-bool cublaslt_forward(floatX* out, floatX* out_gelu, const floatX* inp, const floatX* weight, const floatX* bias, int N,
-                      int C, int OC, bool tf32, cudaStream_t stream) {
-  constexpr int kWidth = Pack<floatX>::size;
-  if (C % kWidth != 0 || OC % kWidth != 0 || !aligned16(out, out_gelu, inp, weight, bias)) return false;
+bool cublaslt_forward(MatmulChoice& choice, floatX* out, floatX* out_gelu, const floatX* inp, const floatX* weight,
+                      const floatX* bias, int N, int C, int OC, bool tf32, cudaStream_t stream) {
+  if (!cublaslt_takes<floatX>(choice, C, OC, out, out_gelu, inp, weight, bias)) return false;
   CublasLt& lt = CublasLt::instance();
   LtProduct product = lt_product<floatX>(Major::k, Major::k, N, OC, C, tf32);
-  if (out_gelu && OC % 8 == 0) {  // what it asks of aux's leading dimension
+  if (kLibraryGelu<floatX> && out_gelu) {
     product.epilogue = bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
-    if (lt.multiply(product, out_gelu, inp, weight, bias, out, stream)) return true;
+    if (lt.multiply(choice, product, out_gelu, inp, weight, bias, out, stream)) return true;
   }
   product.epilogue = bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-  if (!lt.multiply(product, out, inp, weight, bias, nullptr, stream)) cublaslt_lacks(product);
+  if (!lt.multiply(choice, product, out, inp, weight, bias, nullptr, stream)) return false;
   if (out_gelu) gelu_forward(out_gelu, out, static_cast<int64_t>(N) * OC, stream);
   return true;
 }
 
 template <class floatX>
-bool cublaslt_input_gradient(floatX* dinp, const floatX* dout, const floatX* weight, const floatX* pre_gelu, int N,
-                             int C, int OC, bool tf32, cudaStream_t stream) {
-  constexpr int kWidth = Pack<floatX>::size;
-  if (C % kWidth != 0 || OC % kWidth != 0 || !aligned16(dinp, dout, weight, pre_gelu)) return false;
+bool cublaslt_input_gradient(MatmulChoice& choice, floatX* dinp, const floatX* dout, const floatX* weight,
+                             const floatX* pre_gelu, int N, int C, int OC, bool tf32, cudaStream_t stream) {
+  if (!cublaslt_takes<floatX>(choice, C, OC, dinp, dout, weight, pre_gelu)) return false;
   CublasLt& lt = CublasLt::instance();
   LtProduct product = lt_product<floatX>(Major::k, Major::mn, N, C, OC, tf32);
-  if (pre_gelu && C % 8 == 0) {
+  if (kLibraryGelu<floatX> && pre_gelu) {
     product.epilogue = CUBLASLT_EPILOGUE_DGELU;
-    if (lt.multiply(product, dinp, dout, weight, nullptr, pre_gelu, stream)) return true;
+    if (lt.multiply(choice, product, dinp, dout, weight, nullptr, pre_gelu, stream)) return true;
     product.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   }
-  if (!lt.multiply(product, dinp, dout, weight, nullptr, nullptr, stream)) cublaslt_lacks(product);
+  if (!lt.multiply(choice, product, dinp, dout, weight, nullptr, nullptr, stream)) return false;
   if (pre_gelu) gelu_backward(dinp, dinp, pre_gelu, static_cast<int64_t>(N) * C, stream);
   return true;
 }
 
 template <class floatX>
-bool cublaslt_weight_gradient(float* dweight, const floatX* dout, const floatX* inp, int N, int C, int OC, bool tf32,
-                              cudaStream_t stream) {
-  constexpr int kWidth = Pack<floatX>::size;
-  if (C % kWidth != 0 || OC % kWidth != 0 || !aligned16(dweight, dout, inp)) return false;
+bool cublaslt_weight_gradient(MatmulChoice& choice, float* dweight, const floatX* dout, const floatX* inp, int N, int C,
+                              int OC, bool tf32, cudaStream_t stream) {
+  if (!cublaslt_takes<floatX>(choice, C, OC, dweight, dout, inp)) return false;
   LtProduct product = lt_product<floatX>(Major::mn, Major::mn, OC, C, N, tf32);
   product.bf16_out = false;
   product.accumulate = true;
-  if (!CublasLt::instance().multiply(product, dweight, dout, inp, nullptr, nullptr, stream)) cublaslt_lacks(product);
-  return true;
+  return CublasLt::instance().multiply(choice, product, dweight, dout, inp, nullptr, nullptr, stream);
 }
 
 #else

@@ -211,6 +211,9 @@ void muon_update(floatX* params,         // (rows, cols)  updated
                  const AdamWStep* step,  // (1)  by adamw_prepare
                  float lr, float momentum, float weight_decay, uint64_t seed, int rows, int cols, MatmulMode mode,
                  cudaStream_t stream) {
+  const DryOperation operation([&] {
+    return DryRun::Operation{"muon_update", std::to_string(rows) + " x " + std::to_string(cols)};
+  });
   const int64_t N = int64_t{rows} * cols;
   MuonScratch<floatX> s(scratch, rows, cols);
   muon_momentum(sums, m, grads, step, momentum, N, stream);

@@ -1,4 +1,5 @@
 // The GPU's model in all its variants, against the CPU's.
+#include <map>
 #include <tuple>
 
 #include "gpt2/check.h"
@@ -154,3 +155,74 @@ TEST_CASE("the memory plan is what every variant allocates") {
     CHECK(model.allocated_bytes() == planned);
   }
 }
+
+#ifdef WROUGHT_CUDASIM
+namespace {
+
+// A model's step: which kernels a dry run of it names, and which ran.
+template <class floatX>
+void check_step(const std::string& name, const ModelConfig& config, ModelOptions options, Precision precision,
+                bool reference, float dropout, int B, int T) {
+  INFO(name);
+  options.precision = precision;
+  const GpuTiers tiers = gpu_tiers(precision, reference);
+  std::map<std::string, uint64_t> expected;
+  for (const DryRun::Operation& operation : dry_step<floatX>(config, options, B, T, dropout, tiers)) {
+    for (const DryRun::Launch& launch : operation.launches) ++expected[launch.kernel];
+  }
+  GpuModel<floatX> model(config, options, B, T, tiers);
+  random_weights(model, 0.125);
+  model.set_dropout(dropout, 7, 8);
+  const VariantBatch batch(config, B, T, 1);
+  cudaDeviceSynchronize();
+  const uint64_t allocations = cudasim::allocations();
+  for (int k = 0; k < 3; ++k) {
+    const std::map<std::string, uint64_t> before = cudasim::kernel_launches();
+    step(model, batch);
+    cudaDeviceSynchronize();
+    std::map<std::string, uint64_t> ran = cudasim::kernel_launches();
+    for (const auto& [kernel, times] : before) {
+      if ((ran[kernel] -= times) == 0) ran.erase(kernel);
+    }
+    std::string difference;
+    for (const auto* side : {&ran, &expected}) {
+      for (const auto& [kernel, times] : *side) {
+        const auto* other = side == &ran ? &expected : &ran;
+        const auto found = other->find(kernel);
+        if (found != other->end() && found->second == times) continue;
+        difference += (side == &ran ? "ran " : "dry run: ") + kernel + " " + std::to_string(times) + "; ";
+      }
+    }
+    CHECK(difference == "");
+  }
+  CHECK(cudasim::allocations() == allocations);
+}
+
+void check_step(const std::string& name, const ModelConfig& config, const ModelOptions& options, Precision precision,
+                bool reference, float dropout, int B, int T) {
+  const auto check = precision == Precision::bf16 ? check_step<bf16> : check_step<float>;
+  check(name, config, options, precision, reference, dropout, B, T);
+}
+
+}  // namespace
+
+TEST_CASE("a dry run names the kernels that a step launches, as often as it does; and no step allocates") {
+  for (const ModelConfig& base : {kSmall, kRagged}) {
+    for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16}) {
+      for (const bool reference : {false, true}) {
+        check_step("the model", base, {}, precision, reference, 0, 2, 9);
+      }
+      for (const Recompute recompute : {Recompute::gelu, Recompute::block}) {
+        check_step("recomputing, with dropout", base, {.recompute = recompute}, precision, false, 0.1f, 3, 11);
+      }
+      check_step("Muon and an average", base, {.optimizer = Optimizer::muon, .ema = 0.9}, precision, false, 0, 1, 16);
+    }
+    for (const Variant& v : model_variants(base)) {
+      check_step(v.name, v.config, v.options, Precision::bf16, false, 0.1f, 2, 9);
+    }
+  }
+  check_step("large enough for larger tiles",
+             {.max_seq_len = 64, .vocab_size = 16500, .num_layers = 1, .num_heads = 2, .channels = 128}, {},
+             Precision::bf16, false, 0, 2, 64);
+}
+#endif

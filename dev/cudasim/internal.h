@@ -56,6 +56,7 @@ cudaError_t sticky_error();
 void set_sticky_error(cudaError_t error);  // what asynchronous work ran into; until cudaDeviceReset
 cudaError_t api_status();                  // what every call checks first: environment, device, sticky error
 cudaError_t returned(cudaError_t status);  // status, remembered for cudaGetLastError
+void note_allocation();                    // for allocations()
 
 // ---- reports -------------------------------------------------------------------------------------------------------
 

@@ -158,6 +158,7 @@ void release(const Allocation& allocation) {
 }
 
 cudaError_t free_pointer(void* pointer, bool pinned, const Place& where) {
+  note_allocation();
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!pointer) return cudaSuccess;
@@ -323,6 +324,7 @@ void install_fault_handler() {
 using namespace cudasim;
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes, std::source_location where) {
+  note_allocation();
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!pointer) return returned(cudaErrorInvalidValue);
@@ -338,6 +340,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes, std::source_location where)
 cudaError_t cudaFree(void* pointer, std::source_location where) { return free_pointer(pointer, false, where); }
 
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned, std::source_location where) {
+  note_allocation();
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!pointer) return returned(cudaErrorInvalidValue);

@@ -97,8 +97,12 @@ std::recursive_mutex& names_lock() {
   return *lock;
 }
 
-std::map<const void*, std::string>& launched() {
-  static auto* kernels = new std::map<const void*, std::string>;
+struct Launched {
+  std::string name;
+  uint64_t times;
+};
+std::map<const void*, Launched>& launched() {
+  static auto* kernels = new std::map<const void*, Launched>;
   return *kernels;
 }
 
@@ -107,7 +111,7 @@ void write_launched() {
   const char* path = std::getenv("CUDASIM_KERNELS");
   if (!path || !*path) return;
   std::set<std::string> names;
-  for (const auto& [address, name] : launched()) names.insert(without_template_arguments(name));
+  for (const auto& [address, kernel] : launched()) names.insert(without_template_arguments(kernel.name));
   std::ofstream file(path, std::ios::app);
   for (const std::string& name : names) file << name << '\n';
   if (!file.flush()) std::fprintf(stderr, "cudasim: cannot write CUDASIM_KERNELS=%s\n", path);
@@ -135,16 +139,24 @@ void for_thread_local_symbols(const std::function<void(const char* mangled, size
 
 void note_kernel(const void* kernel) {
   const std::lock_guard guard(names_lock());
-  if (launched().count(kernel)) return;
   if (launched().empty()) std::atexit(write_launched);
-  launched().emplace(kernel, kernel_name(kernel));
+  auto found = launched().find(kernel);
+  if (found == launched().end()) found = launched().emplace(kernel, Launched{kernel_name(kernel), 0}).first;
+  ++found->second.times;
 }
 
 std::set<std::string> launched_kernels() {
   const std::lock_guard guard(names_lock());
   std::set<std::string> names;
-  for (const auto& [address, name] : launched()) names.insert(name);
+  for (const auto& [address, kernel] : launched()) names.insert(kernel.name);
   return names;
+}
+
+std::map<std::string, uint64_t> kernel_launches() {
+  const std::lock_guard guard(names_lock());
+  std::map<std::string, uint64_t> times;
+  for (const auto& [address, kernel] : launched()) times[kernel.name] += kernel.times;
+  return times;
 }
 
 }  // namespace cudasim

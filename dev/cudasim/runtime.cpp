@@ -66,6 +66,8 @@ Settings read_environment() {
 
 cudaError_t last_error = cudaSuccess, sticky = cudaSuccess;
 
+std::atomic<uint64_t> allocation_count{0};
+
 std::mutex report_lock;
 std::string& last_report_text() {
   static auto* text = new std::string;
@@ -127,6 +129,9 @@ cudaError_t returned(cudaError_t status) {
   if (status != cudaSuccess) last_error = status;
   return status;
 }
+
+void note_allocation() { ++allocation_count; }
+uint64_t allocations() { return allocation_count; }
 
 void report(const std::string& text) {
   const std::lock_guard guard(report_lock);

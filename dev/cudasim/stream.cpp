@@ -329,6 +329,7 @@ cudaError_t cudaDeviceSynchronize() {
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  note_allocation();
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!stream || flags > cudaStreamNonBlocking) return returned(cudaErrorInvalidValue);
@@ -340,6 +341,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
 cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
 
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
+  note_allocation();
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   CUstream_st* stream = find_stream(handle);
@@ -379,6 +381,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event_handle, u
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
+  note_allocation();
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!event || (flags & ~(cudaEventBlockingSync | cudaEventDisableTiming))) return returned(cudaErrorInvalidValue);
@@ -390,6 +393,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
 
 cudaError_t cudaEventDestroy(cudaEvent_t handle) {
+  note_allocation();
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!find_event(handle)) return returned(cudaErrorInvalidResourceHandle);

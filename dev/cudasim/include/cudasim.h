@@ -37,6 +37,11 @@ std::string last_report();
 
 // Names of the __global__ functions that ran so far in this process, with namespaces and template arguments.
 std::set<std::string> launched_kernels();
+std::map<std::string, uint64_t> kernel_launches();  // and how often each
+
+// How often this process so far asked for memory, host or device, for streams or events, or gave them back: what a step
+// that is to be captured in a graph must not do.
+uint64_t allocations();
 
 // What this process asked of NCCL so far, by operation ("ncclAllReduce", ...). elements: of the larger of a call's two
 // buffers: count, for ncclReduceScatter and ncclAllGather nranks * count.

@@ -1,0 +1,94 @@
+// A dry run: while a DryRun lives, its thread's launchers choose kernels as always, but launch() and CUDA_CHECK do
+// nothing. What would run, and why, is written down: for --kernels, and to make the plans of libraries before a step.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <source_location>
+#include <string>
+#include <utility>
+#include <vector>
+
+class DryRun {
+ public:
+  struct Launch {
+    std::string kernel;  // with its template arguments; empty where the CUDA driver, which knows it, is absent
+    int64_t blocks;
+    int threads;  // of a block
+    size_t shared_bytes;
+    auto operator<=>(const Launch&) const = default;
+  };
+  // One call of a launcher, of which there may be several in another's.
+  struct Operation {
+    std::string name, shape = "";     // the launcher; "16384 x 2304 x 768"; empty: it does not say
+    const void* weight = nullptr;     // of a matrix product: which it is
+    std::string of = "";              // the weight's name, for those who know it
+    std::string tier = "", why = "";  // what it takes where there is a choice, and why nothing faster
+    std::vector<Launch> launches = {};
+  };
+  std::vector<Operation> operations;
+
+  DryRun() : before_(std::exchange(current_, this)) {}
+  ~DryRun() { current_ = before_; }
+  DryRun(const DryRun&) = delete;
+  DryRun& operator=(const DryRun&) = delete;
+
+  static DryRun* current() { return current_; }  // this thread's; null: kernels are launched
+
+  // A launch by the launcher at `where`, or of the operation that is open. Of a launcher that opens none, launches in a
+  // row are one operation until one of them comes again.
+  void add(Launch launch, const std::source_location& where) {
+    const std::string name = open_ ? "" : launcher_name(where.function_name());
+    const auto goes_on = [&](const Operation& last) {
+      return last.name == name && last.shape.empty() &&
+             std::find(last.launches.begin(), last.launches.end(), launch) == last.launches.end();
+    };
+    if (!open_ && (operations.empty() || !goes_on(operations.back()))) operations.push_back({name});
+    operations.back().launches.push_back(std::move(launch));
+  }
+
+ private:
+  friend class DryOperation;
+
+  // "void layernorm_backward(float*, ...) [with ...]", or of a lambda in it: "layernorm_backward".
+  static std::string launcher_name(std::string text) {
+    text = text.substr(0, text.find('('));
+    if (text.ends_with(">")) text = text.substr(0, text.find('<'));
+    return text.substr(text.rfind(' ') + 1);
+  }
+
+  static inline thread_local DryRun* current_ = nullptr;
+  DryRun* before_;
+  bool open_ = false;
+};
+
+// For a launcher that has a choice to explain: what is launched while it lives belongs to it. Of nested ones the outer
+// counts. describe() -> DryRun::Operation is only called in a dry run.
+class DryOperation {
+ public:
+  template <class Describe>
+  explicit DryOperation(Describe&& describe) : run_(DryRun::current_) {
+    if (run_ && run_->open_) run_ = nullptr;
+    if (!run_) return;
+    run_->operations.push_back(describe());
+    run_->open_ = true;
+  }
+  ~DryOperation() {
+    if (run_) run_->open_ = false;
+  }
+  DryOperation(const DryOperation&) = delete;
+  DryOperation& operator=(const DryOperation&) = delete;
+
+  // choice() -> what was chosen: text() and why.
+  template <class Choice>
+  void chose(Choice&& choice) {
+    if (!run_) return;
+    const auto made = choice();
+    run_->operations.back().tier = made.text();
+    run_->operations.back().why = made.why;
+  }
+
+ private:
+  DryRun* run_;
+};

@@ -34,9 +34,17 @@ struct Mma {
   const uint32_t *a, *b;
 };
 
-// d += a b, for the fragments of 32 lanes. Products of bf16 or tf32 are exact in float; sums are rounded once a term.
+inline float toward_zero(double x) {
+  const float nearest = static_cast<float>(x);
+  const bool beyond = std::isfinite(nearest) && std::abs(static_cast<double>(nearest)) > std::abs(x);
+  return beyond ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
+// d += a b, for the fragments of 32 lanes. Products of bf16 or tf32 are exact in float. Sums are rounded to the nearest
+// once a term; or, as tensor cores are said to do it, cut off toward zero once an instruction.
 template <int kDepth, class A, class B>
 void mma(Mma* const lanes[32], A&& a_at, B&& b_at) {
+  const bool truncates = cudasim::mma_truncates();
   float a[16][kDepth], b[kDepth][8];
   for (int i = 0; i < 16; ++i) {
     for (int k = 0; k < kDepth; ++k) a[i][k] = a_at(i, k);
@@ -47,7 +55,14 @@ void mma(Mma* const lanes[32], A&& a_at, B&& b_at) {
   for (int i = 0; i < 16; ++i) {
     float row[8];
     for (int j = 0; j < 8; ++j) row[j] = lanes[i % 8 * 4 + j / 2]->d[i / 8 * 2 + j % 2];
-    for (int k = 0; k < kDepth; ++k) {
+    if (truncates) {
+      for (int j = 0; j < 8; ++j) {
+        double sum = row[j];  // of 17 terms: its 53 bits lose next to nothing
+        for (int k = 0; k < kDepth; ++k) sum += static_cast<double>(a[i][k]) * b[k][j];
+        row[j] = toward_zero(sum);
+      }
+    }
+    for (int k = 0; k < kDepth && !truncates; ++k) {
       for (int j = 0; j < 8; ++j) row[j] += a[i][k] * b[k][j];
     }
     for (int j = 0; j < 8; ++j) lanes[i % 8 * 4 + j / 2]->d[i / 8 * 2 + j % 2] = row[j];

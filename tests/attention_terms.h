@@ -66,6 +66,7 @@ inline AttentionTerms attention_terms(const std::vector<double>& x,    // inp (B
 //   4 u terms           with u = 2^-8 where p and ds are rounded to bf16 before the second product: n roundings of at
 //                       most u of a term each, independent of each other, add up to less than u times the terms' root
 //                       of the sum of squares (half of it on average); four times that for the largest of many
+// and K / 16 2^-24 terms, since there tensor cores add, which cut their sums off (docs/testing.md).
 inline double attention_tolerance(double parts, double terms, double K, bool rounded_factors) {
-  return 4 * 0x1p-24 * std::sqrt(K) * parts + (rounded_factors ? 4 * 0x1p-8 * terms : 0);
+  return 4 * 0x1p-24 * std::sqrt(K) * parts + (rounded_factors ? (4 * 0x1p-8 + K / 16 * 0x1p-24) * terms : 0);
 }

@@ -96,6 +96,13 @@ double sum_tolerance(double K, double rms) {
   return 4 * (std::numeric_limits<T>::epsilon() / 2) * std::sqrt(K) * rms;
 }
 
+// What comes to that where tensor cores add, which cut their sums off toward zero after each instruction of 16 terms (8
+// of tf32): a unit of 2^-23 of the sum so far at most, half of it on average, and always to the same side. `sum` is the
+// one that is made; on the way to a small one partial sums are about as large as all sums' rms.
+inline double truncation_tolerance(double K, double sum, double rms, int terms = 16) {
+  return K / terms * 0x1p-24 * std::max(std::abs(sum), rms);
+}
+
 // Runs what follows in its scope on n threads.
 class ThreadCount {
  public:

@@ -186,6 +186,70 @@ TEST_CASE("attention on tensor cores: every head size, any length") {
   }
 }
 
+#ifdef WROUGHT_CUDASIM
+TEST_CASE("attention on tensor cores that cut sums off is within the tolerance") {
+  const bool before = cudasim::mma_truncates();
+  const Sizes s{1, 1025, 1, 64};
+  const BackwardInputs<bf16> in(s, 0);
+  const auto nearest = backward(in, s, 0, AttentionTier::tensor_core);
+  cudasim::set_mma_truncates(true);
+  check_case<bf16>(s, 0, AttentionTier::tensor_core);
+  check_case<bf16>({2, 200, 1, 128}, 0.2f, AttentionTier::tensor_core);
+  CHECK_FALSE(same_bits(backward(in, s, 0, AttentionTier::tensor_core), nearest));
+  cudasim::set_mma_truncates(before);
+}
+#endif
+
+TEST_CASE("which attention runs, and why: the decision without cuDNN, whatever it answers") {
+  const auto choose = [](AttentionCase c, const std::string& refusal, bool asked) {
+    bool was = false;
+    const AttentionChoice choice = choose_attention(c, [&] {
+      was = true;
+      return refusal;
+    });
+    CHECK(was == asked);
+    return choice.text() + ": " + choice.why;
+  };
+  AttentionCase c{.wanted = AttentionTier::cudnn,
+                  .bf16 = true,
+                  .causal = true,
+                  .dropout = false,
+                  .documents = false,
+                  .aligned = true,
+                  .others_aligned = true,
+                  .head_size = true,
+                  .HS = 64};
+  CHECK(choose(c, "", true) == "cuDNN: ");
+  const std::string limit = cudnn_workspace_refusal(402653184, 268435456);
+  CHECK(limit == "cuDNN would take 402653184 bytes of workspace, limit 268435456");
+  CHECK(cudnn_workspace_refusal(268435456, 268435456) == "");
+  CHECK(choose(c, limit, true) == "own kernels on tensor cores: " + limit);
+  const auto changed = [&](auto change) {
+    AttentionCase other = c;
+    change(other);
+    return other;
+  };
+  const auto own = [&](auto change) { return choose(changed(change), "", false); };
+  CHECK(own([](AttentionCase& o) { o.dropout = true; }) ==
+        "own kernels on tensor cores: cuDNN's dropout would draw another mask");
+  CHECK(own([](AttentionCase& o) { o.documents = true; }) ==
+        "own kernels on tensor cores: cuDNN is not asked: rows hold several documents");
+  CHECK(own([](AttentionCase& o) { o.others_aligned = false; }) ==
+        "own kernels on tensor cores: cuDNN is not asked: a tensor does not begin at a multiple of 16 bytes");
+  CHECK(own([](AttentionCase& o) { o.aligned = false; }).rfind("own plain kernels: ", 0) == 0);
+  CHECK(own([](AttentionCase& o) { o.causal = false; }) == "own plain kernels: not causal: the other kernels are");
+  CHECK(own([](AttentionCase& o) { o.bf16 = false; }) == "own plain kernels: tensor cores would round float");
+  CHECK(own([](AttentionCase& o) { o.wanted = AttentionTier::plain; }) ==
+        "own plain kernels: the plain kernels were asked for");
+  const AttentionCase wide = changed([](AttentionCase& o) {
+    o.head_size = false;
+    o.HS = 72;
+  });
+  CHECK(choose(wide, "cuDNN has no plan (x)", true) ==
+        "own plain kernels: cuDNN has no plan (x); no kernel on tensor cores for heads of 72");
+  CHECK(choose(wide, "", true) == "cuDNN: ");
+}
+
 TEST_CASE("attention of several documents in a row, in float arithmetic and on tensor cores") {
   const std::vector<std::vector<int>> lengths = {{1}, {3, 64, 1, 30}, {63, 64}, {150, 1, 2}, {1000}};
   for (const std::vector<int>& some : lengths) {

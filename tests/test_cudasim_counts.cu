@@ -242,7 +242,7 @@ TEST_CASE("what one launch leaves in the cache for the next") {
   CHECK(counts[1].dram_read_bytes == 512);
   CHECK(counts[1].kept_dram_read_bytes == 0);
   CHECK(counts[1].kept_dram_write_bytes == 4096);  // the last launch's: out goes back once
-  const auto small = run(1 << 10);  // a cache that keeps nothing of use
+  const auto small = run(1 << 10);                 // a cache that keeps nothing of use
   CHECK(small[0].kept_dram_read_bytes == 3 * 4096);
   CHECK(small[0].kept_dram_write_bytes + small[1].kept_dram_write_bytes == 3 * 4096 + 512);
 }

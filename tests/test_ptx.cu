@@ -268,3 +268,33 @@ TEST_CASE("ptx: exp2_approximate is 2^x, but 0 instead of a subnormal number") {
   launch(exp2_kernel<float>, 1, 1, 0, nullptr, out.data(), static_cast<const float*>(nan.data()), 1);
   CHECK(std::isnan(out.host()[0]));
 }
+
+#ifdef WROUGHT_CUDASIM
+TEST_CASE("mma that truncates: toward zero, once an instruction") {
+  const bool before = cudasim::mma_truncates();
+  const auto sum = [](float start, float product, int products, bool truncates) {
+    Floats a(16 * 16, 0.0f), b(16 * 8, 0.0f);
+    for (int k = 0; k < products; ++k) {
+      a[k] = 1;
+      b[k * 8] = product;
+    }
+    const DeviceArray<bf16> a_device(to_storage<bf16>(a)), b_device(to_storage<bf16>(b));
+    const DeviceArray<float> d(Floats(16 * 8, start));
+    cudasim::set_mma_truncates(truncates);
+    launch(mma_kernel<bf16>, 1, 32, 0, nullptr, d.data(), static_cast<const bf16*>(a_device.data()),
+           static_cast<const bf16*>(b_device.data()));
+    return d.host()[0];
+  };
+  const float unit = 0x1p-23f;  // of 1
+  CHECK(sum(1, 0.75f * unit, 1, false) == 1 + unit);
+  CHECK(sum(1, 0.75f * unit, 1, true) == 1);
+  CHECK(sum(-1, -0.75f * unit, 1, true) == -1);
+  CHECK(sum(-1, 0.125f * unit, 1, true) == -1 + unit / 2);  // the number below in magnitude
+  CHECK(sum(1, unit / 4, 16, false) == 1);                  // each term is lost
+  CHECK(sum(1, unit / 4, 16, true) == 1 + 4 * unit);        // and here none
+  CHECK(sum(1, 1, 16, true) == 17);
+  CHECK(std::isnan(sum(1, NAN, 1, true)));
+  CHECK(sum(1, INFINITY, 1, true) == INFINITY);
+  cudasim::set_mma_truncates(before);
+}
+#endif

@@ -35,6 +35,7 @@ struct Settings {
   Schedule schedule = Schedule::forward;
   uint64_t seed = 0;
   int threads = 1;
+  bool mma_truncates = false;
   double time_limit = 60;                  // seconds of processor time of a lane between two switches
   double nccl_timeout = 60;                // seconds that one rank waits for another
   std::string nccl_address = "127.0.0.1";  // where ncclGetUniqueId listens

@@ -51,6 +51,10 @@ Settings read_environment() {
     result.nccl_address = text;
     return !text.empty();
   });
+  variable("CUDASIM_MMA", "nearest or truncate", [&](std::string_view text) {
+    result.mma_truncates = text == "truncate";
+    return text == "nearest" || text == "truncate";
+  });
   variable("CUDASIM_SCHEDULE", "forward, reverse or random:SEED", [&](std::string_view text) {
     if (text == "forward" || text == "reverse") {
       result.schedule = text == "forward" ? Schedule::forward : Schedule::reverse;
@@ -92,6 +96,12 @@ void set_schedule(Schedule schedule, uint64_t seed) {
   settings().seed = seed;
   restart_random();
 }
+
+void set_mma_truncates(bool truncates) {
+  const std::lock_guard guard(api_lock());
+  settings().mma_truncates = truncates;
+}
+bool mma_truncates() { return settings().mma_truncates; }
 
 void set_threads(int threads) {
   const std::lock_guard guard(api_lock());

@@ -236,9 +236,19 @@ expect_output '^total +[0-9]+ bytes$'
 expect_output '^block.0.fch +\(64, 64\) +16384$'
 expect_ok train --check --run looked --dropout 0.1
 expect_output 'the model agrees with the reference'
+WROUGHT_ISA=portable expect_ok train --kernels --precision fp32 --run looked
+expect_output '^matmul_forward +fast, portable$'
+expect_output '^attention_backward +fast, portable$'
+expect_output '^embedding_forward +plain loops$'
+grep -q 'dropout\|muon' out && die "--kernels names what the run does not do"
+expect_ok train --kernels --reference --precision fp32 --dropout 0.1 --optimizer muon --run looked
+expect_output '^dropout_backward +plain loops$'
+expect_output '^muon_update +plain loops$'
+grep -q fast out && die "--reference has fast kernels"
+expect_error 1 'precision bf16 needs a CPU with AVX512-BF16' env WROUGHT_ISA=avx2 "$trainer" --kernels --precision bf16
 expect_error 2 "give one of them" train --check --reference --run looked
 expect_error 1 'beyond tolerance' "$trainer" --data text.txt --model huge --check
-[ ! -e looked ] || die "--memory or --check made a run"
+[ ! -e looked ] || die "--memory, --kernels or --check made a run"
 
 # ---- a full disk ---------------------------------------------------------------------------------------------------
 cp -r whole full
@@ -325,7 +335,7 @@ expect_refused 1 'this machine has' "$trainer" --data text.txt --layers 4096 --c
 for flags in '--steps 1e3' '--steps -1' '--steps 99999999999999999999' '--seed -1' '--lr nan' '--lr -1' '--lr 11' '--layers x' \
   '--layers -1' '--layers 5000' '--batch-size 2.5' '--batch-size 9999999999' '--beta2 1' '--dropout 1' '--schedule stairs' \
   '--optimizer sgd' '--keep -1' '--threads -1' '--val-fraction 0.95' '--save-every -2' '--nonsense' 'loose' '--steps 5 --epochs 1' \
-  '--steps 5 --warmup-steps 6' '--lr 0.1 --min-lr 0.2' '--lr 0.1 --start-lr 0.2' '--init zeros' '--init book' '--decay none' '--total-batch-tokens 65' '--memory --check' '--resume' '--lossy maybe' \
+  '--steps 5 --warmup-steps 6' '--lr 0.1 --min-lr 0.2' '--lr 0.1 --start-lr 0.2' '--init zeros' '--init book' '--decay none' '--total-batch-tokens 65' '--memory --check' '--kernels --memory' '--kernels --check' '--resume' '--lossy maybe' \
   '--batch-size 1000000 --seq-len 1000000' '--total-batch-tokens 8999999999999936' \
   '--precision fp8' '--precision tf32' '--precision tf32 --memory' '--precision tf32 --check' '--precision bf16 --reference' \
   '--precision bf16 --no-master-weights' '--recompute all' '--no-master-weights'; do

@@ -43,6 +43,7 @@ for precision in fp32 tf32; do
   expect_ok sim --run $precision --steps 10 --precision $precision
 done
 expect_output '^training: .* cudasim, tf32, peak [0-9.e-]+ TFLOP/s$'
+expect_output '^kernels: products own tensor cores \(built without cuBLASLt\); attention own plain kernels \(tensor cores would round float\)$'
 expect_output '^step 10/10 \| loss [0-9.]+ \| norm [0-9.]+ \| lr [0-9.e-]+ \| [0-9]+ ms \| [0-9]+ tok/s \| [0-9]+ % of peak$'
 expect_ok sim --run bf16 --steps 10 --save-every 5
 head -1 bf16/metrics.jsonl | grep -q '"precision":"bf16"' || die "the record lacks the precision that was taken"
@@ -126,6 +127,9 @@ for precision in fp32 tf32 bf16; do
   expect_ok sim --check --run looked --precision $precision --dropout 0.1
   expect_output 'the model agrees with the reference'
 done
+CUDASIM_MMA=truncate expect_ok sim --check --run looked --precision bf16  # as tensor cores add
+CUDASIM_MMA=truncate expect_ok sim --check --run looked --precision tf32
+expect_error 1 'CUDASIM_MMA=up: expected nearest or truncate' env CUDASIM_MMA=up "$BUILD/train_gpt2sim" --check --model d4 --tokenizer bytes
 total() { sed -n 's/^total *\([0-9]*\) bytes$/\1/p' out; }
 CUDASIM_DEVICES=0 expect_ok sim --memory --run looked
 expect_output '^master weights +[0-9]+ +[0-9]+$'
@@ -133,7 +137,45 @@ expect_output '^scratch +[0-9]+$'
 bytes=$(total)
 expect_ok sim --memory --run looked --recompute block --no-master-weights
 [ "$(total)" -lt "$bytes" ] || die "recomputation and no master weights save nothing"
-[ ! -e looked ] || die "--memory or --check made a run"
+
+# --kernels names the kernels that then run, all of them and no other.
+kernels=0
+while read -r flags; do
+  # shellcheck disable=SC2086
+  expect_ok sim --kernels --run looked $flags
+  sed -n 's/^    \([A-Za-z_0-9:]*\).*/\1/p' out | sed 's/.*:://' | sort -u >named
+  rm -f launched
+  # shellcheck disable=SC2086
+  CUDASIM_KERNELS=launched expect_ok sim --val-fraction 0 --steps 1 --run kernels$((++kernels)) $flags
+  diff <(sed 's/.*:://' launched | sort -u) named >difference ||
+    { cat difference; die "a step ($flags) launches kernels (<) that --kernels does not name, or not (>) those that it does"; }
+done <<'END'
+--precision bf16
+--precision tf32
+--precision fp32
+--precision bf16 --reference
+--precision bf16 --channels 51 --heads 3 --dropout 0.1
+--precision tf32 --channels 51 --heads 3 --recompute block
+--precision fp32 --channels 51 --heads 3 --optimizer muon
+--precision bf16 --channels 66 --heads 2 --ema 0.9
+--precision bf16 --seq-len 1 --recompute gelu --no-master-weights
+END
+expect_ok sim --kernels --run looked --batch-size 4 --seq-len 32
+expect_output '^device: cudasim; built without cuBLASLt, without cuDNN$'
+expect_output '^matmul_forward +qkv +128 x 192 x 64 +2 x  own tensor cores: built without cuBLASLt$'
+expect_output '^matmul_forward +fc +128 x 256 x 64 +2 x '
+expect_output '^matmul_forward +head +128 x 384 x 64 +1 x '
+expect_output '^matmul_backward dinp +fcproj +128 x 256 x 64 +2 x '
+expect_output '^matmul_backward dweight +attproj +64 x 64 x 128 +2 x '
+expect_output '^matmul_backward dbias +qkv +128 x 192 +2 x$'
+expect_output '^attention_backward +4 x 32, 2 heads of 32 +2 x  own kernels on tensor cores: built without cuDNN$'
+expect_output '^    matmul_tensor_core_kernel<.*TensorTile<64, 64, .*>, 6 blocks of 128 threads, 32768 bytes of shared memory$'
+CUDASIM_DEVICES=0 expect_ok sim --kernels --run looked --channels 48 --heads 4 --precision fp32
+expect_output '^device: none here, so what only a GPU can say is left open;'
+expect_output '^matmul_forward +qkv +66 x 144 x 48 +2 x  own plain kernel: built without cuBLASLt, and tensor cores would round fp32$'
+expect_ok sim --kernels --run looked --channels 48 --heads 4
+expect_output '^attention_forward .* 4 heads of 12 +2 x  own plain kernels: built without cuDNN; no kernel on tensor cores for heads of 12$'
+[ ! -e looked ] || die "--memory, --kernels or --check made a run"
 
 # ---- what cannot be ------------------------------------------------------------------------------------------------
 expect_refused() {  # CODE REGEX COMMAND...: and no run's folder is left

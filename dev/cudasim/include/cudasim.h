@@ -28,6 +28,10 @@ void set_schedule(Schedule schedule, uint64_t seed = 0);
 // OS threads that blocks run on, from the next launch on; with 1, blocks run one after another in the schedule's order.
 void set_threads(int threads);
 
+// How mma adds: rounded to the nearest once a term, or (CUDASIM_MMA=truncate) cut off toward zero once an instruction.
+void set_mma_truncates(bool truncates);
+bool mma_truncates();
+
 // Processor time that one thread may take until it waits or ends; then it counts as hung, which is reported. 60
 // seconds.
 void set_time_limit(double seconds);

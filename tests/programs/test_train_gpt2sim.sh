@@ -146,7 +146,7 @@ while read -r flags; do
   sed -n 's/^    \([A-Za-z_0-9:]*\).*/\1/p' out | sed 's/.*:://' | sort -u >named
   rm -f launched
   # shellcheck disable=SC2086
-  CUDASIM_KERNELS=launched expect_ok sim --val-fraction 0 --steps 1 --run kernels$((++kernels)) $flags
+  CUDASIM_KERNELS=launched expect_ok sim --val-fraction 0 --steps 2 --run kernels$((++kernels)) $flags
   diff <(sed 's/.*:://' launched | sort -u) named >difference ||
     { cat difference; die "a step ($flags) launches kernels (<) that --kernels does not name, or not (>) those that it does"; }
 done <<'END'
@@ -157,7 +157,7 @@ done <<'END'
 --precision bf16 --channels 51 --heads 3 --dropout 0.1
 --precision tf32 --channels 51 --heads 3 --recompute block
 --precision fp32 --channels 51 --heads 3 --optimizer muon
---precision bf16 --channels 66 --heads 2 --ema 0.9
+--precision bf16 --channels 66 --heads 2
 --precision bf16 --seq-len 1 --recompute gelu --no-master-weights
 END
 expect_ok sim --kernels --run looked --batch-size 4 --seq-len 32

@@ -245,7 +245,7 @@ expect_ok train --kernels --reference --precision fp32 --dropout 0.1 --optimizer
 expect_output '^dropout_backward +plain loops$'
 expect_output '^muon_update +plain loops$'
 grep -q fast out && die "--reference has fast kernels"
-expect_error 1 'precision bf16 needs a CPU with AVX512-BF16' env WROUGHT_ISA=avx2 "$trainer" --kernels --precision bf16
+expect_error 1 'precision bf16 needs a CPU with AVX512-BF16' env WROUGHT_ISA=avx2 "$trainer" --kernels --precision bf16 --data text.txt --tokenizer bytes
 expect_error 2 "give one of them" train --check --reference --run looked
 expect_error 1 'beyond tolerance' "$trainer" --data text.txt --model huge --check
 [ ! -e looked ] || die "--memory, --kernels or --check made a run"

@@ -281,7 +281,7 @@ struct Event {
 
 template <class T>
 struct Pinned {
-  T* data;
+  T* data = nullptr;
   explicit Pinned(size_t n) { CUDA_CHECK(cudaMallocHost(&data, n * sizeof(T))); }
   ~Pinned() { cudaFreeHost(data); }
 };

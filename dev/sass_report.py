@@ -210,7 +210,7 @@ def facts_of(kernel):
         _, loop, body, work = best
         ways = [kernel.shortest(loop[0], work[0], loop), kernel.shortest(work[0], work[-1], loop),
                 kernel.shortest(work[-1], loop[1], loop)]
-        facts.one_pass = sum(w for w in ways if w) - 2
+        facts.one_pass = sum(ways) - 2 if all(ways) else 0  # 0: there is no way in the order of the text
         facts.hmma = best[0][0]
         facts.moves = sum(is_move(code[i]) for i in body)
     return facts

@@ -5,26 +5,43 @@
 # any of it: a load that waits for another asks for the same bytes.
 #   dev/sass_report.sh [--cubin FILE] [PATTERN]    prints the kernels whose names match PATTERN (Python's; all)
 #   --cubin FILE   what dev/ptxas_report.sh --keep left (model.sm_90a.cubin), instead of compiling here
-# Needs nvcc and python3 but no GPU, and a disassembler: nvdisasm or cuobjdump of the CUDA toolkit, on PATH or named by
-# NVDISASM, or PyPI's triton package, which carries one (installed, or unpacked: PYTHONPATH). Without, it prints that and
-# exits 77.
+#   dev/sass_report.sh --fetch     gets a disassembler out of PyPI's triton package (300 MB) into .deps/tools
+# Needs nvcc and python3 but no GPU, and a disassembler: nvdisasm or cuobjdump, named by NVDISASM, on PATH, next to nvcc,
+# in .deps/tools or in an installed triton package. Without, it prints that and exits 77.
 set -euo pipefail
-cubin=
-if [ "${1:-}" = --cubin ]; then
-  [ -f "${2:-}" ] || { echo "error: --cubin ${2:-}: no such file; dev/ptxas_report.sh --keep DIR leaves it" >&2; exit 2; }
-  cubin=$(realpath "$2")
-  shift 2
-fi
+cubin='' fetch=''
 case ${1:-} in
   -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
-  -*) echo "error: '$1' is not a flag of this script; --help lists them" >&2; exit 2 ;;
+  --fetch) fetch=1; shift ;;
+  --cubin)
+    [ -n "${2:-}" ] || { echo "error: --cubin needs a file" >&2; exit 2; }
+    cubin=$(realpath -m "$2")
+    shift 2 ;;
 esac
+case ${1:-} in -*) echo "error: '$1' is not a flag of this script; --help lists them" >&2; exit 2 ;; esac
 [ $# -le 1 ] || { echo "error: expected one pattern, got $#; --help has the usage" >&2; exit 2; }
 pattern=${1:-}
 cd "$(dirname "$0")/.."
 skip() { echo "skipped: $*; the kernels' machine code is not looked at"; exit 77; }
 
 python=${PYTHON:-python3}
+if [ -n "$fetch" ]; then
+  [ ! -x .deps/tools/nvdisasm ] || exit 0
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  "$python" -m pip download -q --no-deps -d "$work" triton
+  mkdir -p .deps/tools
+  "$python" - "$work" .deps/tools/nvdisasm <<'PYTHON'
+import glob, os, sys, zipfile
+with zipfile.ZipFile(glob.glob(sys.argv[1] + "/*.whl")[0]) as wheel:
+    name = next(n for n in wheel.namelist() if n.endswith("/bin/nvdisasm"))
+    with open(sys.argv[2] + ".new", "wb") as out:
+        out.write(wheel.read(name))
+os.chmod(sys.argv[2] + ".new", 0o755)
+os.rename(sys.argv[2] + ".new", sys.argv[2])
+PYTHON
+  exit 0
+fi
 command -v "$python" >/dev/null || skip "no $python"
 nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
 [ -x "$nvcc" ] || skip "no nvcc on PATH or in ${CUDA_HOME:-/usr/local/cuda}/bin"
@@ -36,11 +53,12 @@ for folder in (spec.submodule_search_locations if spec and spec.submodule_search
     print(os.path.join(folder, "backends", "nvidia", "bin"))' 2>/dev/null || true
 }
 disassembler=
-for tool in "${NVDISASM:-}" "$(command -v nvdisasm)" "$(dirname "$nvcc")/nvdisasm" "$(wheel_tools)/nvdisasm" \
-  "$(command -v cuobjdump)" "$(dirname "$nvcc")/cuobjdump"; do
+for tool in "${NVDISASM:-}" "$(command -v nvdisasm || true)" "$(dirname "$nvcc")/nvdisasm" .deps/tools/nvdisasm \
+  "$(wheel_tools)/nvdisasm" "$(command -v cuobjdump || true)" "$(dirname "$nvcc")/cuobjdump"; do
   [ -n "$tool" ] && [ -x "$tool" ] && { disassembler=$tool; break; }
 done
-[ -n "$disassembler" ] || skip "no nvdisasm or cuobjdump on PATH, with nvcc or in PyPI's triton package"
+[ -n "$disassembler" ] || skip "no nvdisasm or cuobjdump on PATH or next to nvcc (dev/sass_report.sh --fetch gets one)"
+[ -z "$cubin" ] || [ -f "$cubin" ] || { echo "error: --cubin $cubin: no such file; dev/ptxas_report.sh --keep DIR leaves it" >&2; exit 2; }
 flag=-c
 case $(basename "$disassembler") in cuobjdump*) flag=-sass ;; esac
 

@@ -63,17 +63,17 @@ struct ClassifierRow {
   }
 };
 
-// The row's maximum and the sum of exp(x - max), to all threads of the block. Padding is not read. `kept`, in shared
-// memory, is the row already, of which each thread reads what it copied; or null: then it is read from `row`. The order
+// The row's maximum and the sum of exp(x - max), to all threads of the block. Padding is not read. kKept: `kept`, in shared
+// memory, has the whole packs already, of which each thread reads what it copied; else all is read from `row`. The order
 // of additions, and so each bit, is the same for both, and without kVector.
-template <class floatX, bool kVector>
+template <class floatX, bool kVector, bool kKept>
 __device__ void classifier_statistics(float& max, float& sum, const floatX* row, const floatX* kept, int V) {
   constexpr int n = Pack<floatX>::size;
   const ClassifierRow<floatX> packs(V);
   const int threads = blockDim.x;
   RunningSum<floatX> running;
   float x[n];
-  if (kept) {
+  if constexpr (kKept) {
     for (int p = threadIdx.x; p < packs.whole; p += threads) {
       load_floats<true>(x, kept + p * n, n);
       running.add(x);
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kClassifierThreads, 2)
   }
   const floatX *row = logits + static_cast<int64_t>(n) * Vp, *not_kept = nullptr;
   float max, sum;
-  classifier_statistics<floatX, kVector>(max, sum, row, not_kept, V);
+  classifier_statistics<floatX, kVector, false>(max, sum, row, not_kept, V);
   if (threadIdx.x == 0) losses[n] = max + logf(sum) - to_float(row[target]);
 }
 
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kClassifierThreads, 2)
   const float weight = weights[n];
   const float target_logit = to_float(row[target]);  // before the barriers below: later it is overwritten
   float max, sum;
-  classifier_statistics<floatX, kVector>(max, sum, row, kept, V);
+  classifier_statistics<floatX, kVector, kKept>(max, sum, row, kept, V);
   if (threadIdx.x == 0) losses[n] = max + logf(sum) - target_logit;
 
   const float scale = weight / sum;

@@ -25,7 +25,8 @@
 inline constexpr int kLayernormWarpChannels = 2048;   // forward: more than these: a block a row
 inline constexpr int kLayernormBlock = 256;           // its threads
 inline constexpr int kLayernormKept = 48 * 1024;      // bytes of a row that forward keeps
-inline constexpr int kLayernormAhead = 2;             // packs of each tensor that a forward thread loads at once
+inline constexpr int kLayernormAhead = 2;             // packs of each tensor that a forward thread loads at once;
+                                                      // with dropout one: Philox takes longer than the load
 inline constexpr int kLayernormBackwardBlocks = 256;  // at most; not by the GPU's size, so that sums are the same
 
 template <int kTeam>
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(kLayernormBlock)
     layernorm_forward_kernel(floatX* residual, floatX* out, float* mean, float* rstd, const floatX* inp1,
                              const floatX* inp2, const floatX* weight, const floatX* bias, float dropout, uint64_t seed,
                              uint64_t sequence, int N, int C) {
-  constexpr int n = Pack<floatX>::size;
+  constexpr int n = Pack<floatX>::size, kAhead = kDropout ? 1 : kLayernormAhead;
   const int team = threadIdx.x / kTeam, thread = threadIdx.x % kTeam, packs = ceil_div(C, n);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kTeam) + team;
   if (row >= N) return;
@@ -62,16 +63,16 @@ __global__ void __launch_bounds__(kLayernormBlock)
 
   // The sum. Packs are loaded in batches: stores to residual, which may be inp1 or inp2, would hold up later loads.
   float sum = 0;
-  for (int first = thread; first < packs; first += kLayernormAhead * kTeam) {
-    Pack<floatX> packs1[kLayernormAhead], packs2[kLayernormAhead];
+  for (int first = thread; first < packs; first += kAhead * kTeam) {
+    Pack<floatX> packs1[kAhead], packs2[kAhead];
 #pragma unroll
-    for (int i = 0; i < kLayernormAhead; ++i) {
+    for (int i = 0; i < kAhead; ++i) {
       const int c = (first + i * kTeam) * n;
       packs1[i] = load_row_pack<kVector, n>(inp1 + start + c, C - c);
       if constexpr (kResidual) packs2[i] = load_row_pack<kVector, n>(inp2 + start + c, C - c);
     }
 #pragma unroll
-    for (int i = 0; i < kLayernormAhead; ++i) {
+    for (int i = 0; i < kAhead; ++i) {
       const int c = (first + i * kTeam) * n;
       if (c >= C) break;
       float x[n];
@@ -123,24 +124,25 @@ __global__ void __launch_bounds__(kLayernormBlock)
   }
 }
 
+// An instance of the kernel, and how it is started for rows of C channels.
+template <class floatX>
+struct LayernormForward {
+  decltype(&layernorm_forward_kernel<floatX, true, 32, true, true, true>) kernel;
+  int rows, threads;    // of a block
+  size_t shared_bytes;  // for the rows that it keeps
+};
+
 template <class floatX, bool kVector, bool kResidual, bool kDropout>
-void launch_layernorm_forward(floatX* residual, floatX* out, float* mean, float* rstd, const floatX* inp1,
-                              const floatX* inp2, const floatX* weight, const floatX* bias, float dropout,
-                              uint64_t seed, uint64_t sequence, int N, int C, cudaStream_t stream) {
+LayernormForward<floatX> choose_layernorm_forward(int C) {
   constexpr int kBlock = kLayernormBlock;
   const size_t row_bytes = static_cast<size_t>(ceil_div(C, Pack<floatX>::size)) * 16;
-  auto kernel = layernorm_forward_kernel<floatX, kVector, 32, true, kResidual, kDropout>;
-  int threads = 128, rows = 4;  // four warps
-  size_t kept = rows * row_bytes;
-  if (C > kLayernormWarpChannels) {
-    threads = kBlock;
-    rows = 1;
-    kept = row_bytes <= kLayernormKept ? row_bytes : 0;
-    kernel = kept ? layernorm_forward_kernel<floatX, kVector, kBlock, true, kResidual, kDropout>
-                  : layernorm_forward_kernel<floatX, kVector, kBlock, false, kResidual, kDropout>;
+  if (C <= kLayernormWarpChannels) {  // four warps
+    return {layernorm_forward_kernel<floatX, kVector, 32, true, kResidual, kDropout>, 4, 128, 4 * row_bytes};
   }
-  launch(kernel, grid_for(N, rows), threads, kept, stream, residual, out, mean, rstd, inp1, inp2, weight, bias, dropout,
-         seed, sequence, N, C);
+  if (row_bytes <= kLayernormKept) {
+    return {layernorm_forward_kernel<floatX, kVector, kBlock, true, kResidual, kDropout>, 1, kBlock, row_bytes};
+  }
+  return {layernorm_forward_kernel<floatX, kVector, kBlock, false, kResidual, kDropout>, 1, kBlock, 0};
 }
 
 // Whether rows of C channels can be read 16 bytes at a time.
@@ -159,10 +161,12 @@ void layernorm_forward(floatX* out,           // (N, C)
                        int N, int C, cudaStream_t stream) {
   floatX* no_residual = nullptr;
   const floatX* no_inp2 = nullptr;
-  const auto forward = vector_rows<floatX>(C, out, inp, weight, bias)
-                           ? launch_layernorm_forward<floatX, true, false, false>
-                           : launch_layernorm_forward<floatX, false, false, false>;
-  forward(no_residual, out, mean, rstd, inp, no_inp2, weight, bias, 0, 0, 0, N, C, stream);
+  const auto choose = vector_rows<floatX>(C, out, inp, weight, bias)
+                          ? choose_layernorm_forward<floatX, true, false, false>
+                          : choose_layernorm_forward<floatX, false, false, false>;
+  const auto [kernel, rows, threads, shared_bytes] = choose(C);
+  launch(kernel, grid_for(N, rows), threads, shared_bytes, stream, no_residual, out, mean, rstd, inp, no_inp2, weight,
+         bias, 0, 0, 0, N, C);
 }
 
 template <class floatX>
@@ -176,13 +180,15 @@ void residual_layernorm_forward(floatX* residual,      // (N, C)  inp1 + drop(in
                                 const floatX* bias,    // (C)
                                 float dropout, uint64_t seed, uint64_t sequence, int N, int C, cudaStream_t stream) {
   const bool vector = vector_rows<floatX>(C, residual, out, inp1, inp2, weight, bias);
-  auto forward =
-      vector ? launch_layernorm_forward<floatX, true, true, false> : launch_layernorm_forward<floatX, false, true, false>;
+  auto choose =
+      vector ? choose_layernorm_forward<floatX, true, true, false> : choose_layernorm_forward<floatX, false, true, false>;
   if (dropout != 0) {
-    forward =
-        vector ? launch_layernorm_forward<floatX, true, true, true> : launch_layernorm_forward<floatX, false, true, true>;
+    choose =
+        vector ? choose_layernorm_forward<floatX, true, true, true> : choose_layernorm_forward<floatX, false, true, true>;
   }
-  forward(residual, out, mean, rstd, inp1, inp2, weight, bias, dropout, seed, sequence, N, C, stream);
+  const auto [kernel, rows, threads, shared_bytes] = choose(C);
+  launch(kernel, grid_for(N, rows), threads, shared_bytes, stream, residual, out, mean, rstd, inp1, inp2, weight, bias,
+         dropout, seed, sequence, N, C);
 }
 
 // ---- backward ------------------------------------------------------------------------------------------------------

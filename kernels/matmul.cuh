@@ -134,7 +134,7 @@ inline constexpr int kBiasAhead = 8;    // rows that a thread loads before it ad
 // partial (chunks, OC) = sums of the rows of each chunk. Block (x, y): 32 kWidth columns of chunk y; warp w takes every
 // 8th row.
 template <class floatX, bool kVector>
-__global__ void __launch_bounds__(32 * kBiasWarps)
+__global__ void __launch_bounds__(32 * kBiasWarps, 2)
     bias_partial_kernel(float* partial, const floatX* dout, int N, int OC) {
   constexpr int kWidth = kVector ? Pack<floatX>::size : 4 / static_cast<int>(sizeof(floatX)), kColumns = 32 * kWidth;
   // A warp writes sums of 32 lanes, reads those of 32 columns, which are kWidth of 32 / kWidth lanes: both in 32 banks.

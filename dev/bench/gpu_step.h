@@ -60,8 +60,8 @@ struct LaunchRow {
 
 // As the launchers divide their work; tests/programs/test_predict.sh holds these against the kernels.
 constexpr int kBiasRows = 512;                       // kBiasChunk: rows that a block of bias_partial_kernel sums
-constexpr int kNormBlocks = 384;                     // kLayernormBackwardBlocks
-constexpr int kNormShared = 96 * 1024;               // kLayernormSums
+constexpr int kNormBlocks = 256;                     // kLayernormBackwardBlocks
+constexpr int kClassifierKeptBytes = 112 * 1024;     // kClassifierKept: of a row in shared memory
 constexpr int kNormElements = 16384;                 // kGlobalNormChunk
 constexpr int kSortTile = 1024, kDigits = 256;       // of the embedding's sort
 constexpr int kMasterBytes = 30, kFloatBytes = 28;   // adamw_update, a parameter: bf16 with master weights, float
@@ -160,6 +160,8 @@ class GpuStep {
     LaunchRow& classifier =
         add("classifier_backward", "", "classifier_backward_kernel", 1, N_ * (V + Vp) * e_ + 12 * N_);
     classifier.turns = packs(N_ * Vp), classifier.blocks = N_;
+    classifier.threads = std::min(512.0, std::ceil(std::ceil(packs(Vp)) / 32) * 32);
+    if (V * e_ <= kClassifierKeptBytes) classifier.shared = V * e_;
     LaunchRow& loss = add("classifier_loss", "", "classifier_loss_kernel", 1, 8 * N_);
     loss.turns = N_, loss.blocks = 1, loss.waits = std::ceil(N_ / 1024 / 8) + 1;
     product_backward("logits", 1, C_, Vp, V);
@@ -180,15 +182,17 @@ class GpuStep {
   }
 
   void layernorm_backward() {
-    // A warp's shared memory: a row of inp and of dout, and the sums of dweight and dbias.
-    const double team = std::ceil(packs(C_)) * (2 * 16 + 2 * 16 / e_ * 4);
-    const double teams = 8 * team <= kNormShared ? 8 : 4 * team <= kNormShared ? 4 : 1;
-    const double blocks = std::min<double>(std::ceil(N_ / teams), kNormBlocks), sums = blocks * 2 * C_ * 4;
+    // A team has a thread for each pack of channels, in whole warps; blocks of up to 256 threads have several teams.
+    const double team = std::ceil(std::ceil(packs(C_)) / 32) * 32, teams = std::max(1.0, std::floor(256 / team));
+    const bool wide = team > 512;  // a block of 256 a row
+    const double rows = wide ? 1 : 2 * teams;
+    const double most = team > 256 && !wide ? kNormBlocks / 2 : kNormBlocks;
+    const double blocks = std::min(std::ceil(N_ / rows), most), sums = blocks * 2 * C_ * 4;
     LaunchRow& row =
-        add("layernorm_backward", "", "layernorm_backward_kernel", 2 * L_ + 1, (4 * N_ * C_ + C_) * e_ + 8 * N_ + sums);
+        add("layernorm_backward", "", wide ? "layernorm_backward_wide_kernel" : "layernorm_backward_kernel", 2 * L_ + 1, (4 * N_ * C_ + C_) * e_ + 8 * N_ + sums);
     row.turns = packs(N_ * C_), row.blocks = blocks;
-    row.threads = teams > 1 ? teams * 32 : 256;
-    row.shared = teams * team <= kNormShared ? teams * team : 0;
+    row.threads = wide ? 256 : teams * team;
+    row.shared = teams > 1 ? teams * 2 * C_ * 4 : 0;
     LaunchRow& sum =
         add("layernorm_backward", "sums", "layernorm_backward_sum_kernel", 2 * L_ + 1, sums + 2 * 2 * C_ * 4);
     sum.turns = blocks * 2 * C_, sum.blocks = std::ceil(2 * C_ / 32), sum.waits = std::ceil(blocks / 32 / 4) + 1;
@@ -285,8 +289,7 @@ class GpuStep {
     if (config_.cudnn && 2 * square <= static_cast<double>(config_.cudnn_workspace)) {
       return attention("attention_backward", "", "cuDNN's", L_, 8 * row + lse_bytes(), 5, 8);
     }
-    add("attention_backward", "delta", "attention_delta_kernel", L_, 2 * row + lse_bytes()).turns =
-        32 * N_ * config_.shape.num_heads;
+    add("attention_backward", "delta", "attention_delta_kernel", L_, 2 * row + lse_bytes()).turns = packs(N_ * C_);
     attention("attention_backward", "dk, dv",
               bf16 ? "attention_backward_keys_tensor_core_kernel" : "attention_backward_keys_plain_kernel", L_,
               6 * row + statistics, 4, 4);

@@ -33,8 +33,8 @@ by_hand() {
 
 # ---- by hand -------------------------------------------------------------------------------------------------------
 # GPT-2, 16 x 1024 tokens, C = 768, bf16. The residual connection with the second layernorm: two inputs, two outputs, two
-# vectors of weights, two floats a row; 12 times. Its 4,096 blocks of 128 threads come 8 a multiprocessor (64 registers a
-# thread), in three full waves and a rest; a thread has 16 bytes in flight.
+# vectors of weights, two floats a row; 12 times. Its 4,096 blocks of 128 threads come 10 a multiprocessor (48 registers a
+# thread), in three full waves and a rest; a thread has 48 bytes in flight.
 expect_ok "$predict" --model gpt2 --json predicted.json
 expect_output '^Predicted, not measured: h100, bf16. Rates: dev/bench/rates.json$'
 expect_output '^Products: cublaslt; attention: cudnn.$'
@@ -42,22 +42,30 @@ norm=$(row residual_layernorm_forward ln2 layernorm_forward_kernel)
 bytes=$((16384 * 768 * 4 * 2 + 2 * 768 * 2 + 16384 * 8))
 equals "residual_layernorm_forward's launches" "$(field "$norm" launches)" 12
 equals "residual_layernorm_forward's bytes" "$(field "$norm" least_bytes)" $bytes
-norm_us="12 * (gap + $bytes / 4096 * (3 * 8 * sm / served(8 * sm * 128 * 16) + (4096 - 24 * sm) / served((4096 - 24 * sm) * 128 * 16)))"
+norm_us="12 * (gap + $bytes / 4096 * (3 * 10 * sm / served(10 * sm * 128 * 48) + (4096 - 30 * sm) / served((4096 - 30 * sm) * 128 * 48)))"
 equals "residual_layernorm_forward's time" "$(field "$norm" us)" "$(by_hand "$norm_us")"
-[[ $norm == *'"limit": "latency"'* ]] || die "residual_layernorm_forward is not bound by latency: $norm"
+[[ $norm == *'"limit": "bytes"'* ]] || die "residual_layernorm_forward is not bound by bytes: $norm"
 # The bias gradient of 768 columns: 3 x 32 blocks of 256 threads are all that there is in flight.
 bias=$(row matmul_backward "attproj: dbias" bias_partial_kernel)
 equals "the bias gradient's time" "$(field "$bias" us)" \
-  "$(by_hand "12 * (gap + $((16384 * 768 * 2 + 32 * 768 * 4)) / served(96 * 256 * 16))")"
+  "$(by_hand "12 * (gap + $((16384 * 768 * 2 + 32 * 768 * 4)) / served(96 * 256 * 128))")"
 # AdamW, four loads in flight: 30 bytes and a bit a parameter, 6 blocks of 256 threads a multiprocessor, all waves full
 # or nearly: by bytes.
 adamw=$(row adamw_update "" adamw_update_kernel)
 [[ $adamw == *'"limit": "bytes"'* ]] || die "AdamW is not bound by bytes: $adamw"
-# The classifier: 367 instructions of a warp for 32 packs of 8 of 16,384 rows of 50,304.
+# That of 2,304: 9 x 32 blocks, two a multiprocessor at a time (113 registers a thread), the last 24 by themselves.
+bias=$(row matmul_backward "qkv: dbias" bias_partial_kernel)
+equals "the time of qkv's bias gradient" "$(field "$bias" us)" \
+  "$(by_hand "12 * (gap + $((16384 * 2304 * 2 + 32 * 2304 * 4)) / 288 * (264 / served(264 * 256 * 128) + 24 / served(24 * 256 * 128)))")"
+[[ $bias == *'"limit": "latency"'* ]] || die "qkv's bias gradient is not bound by latency: $bias"
+# The classifier: 16,384 rows, two at a time a multiprocessor by their shared memory, 192 bytes a thread in flight.
 classifier=$(row classifier_backward "" classifier_backward_kernel)
 equals "the classifier's time" "$(field "$classifier" us)" \
-  "$(by_hand "gap + 16384 * 50304 / 8 / 32 * 367 / (sm * slots * clock * 1e3)")"
-[[ $classifier == *'"limit": "issue"'* ]] || die "the classifier is not bound by issue: $classifier"
+  "$(by_hand "gap + $((16384 * (50257 + 50304) * 2 + 12 * 16384)) / 16384 * (62 * 264 / served(264 * 512 * 192) + 16 / served(16 * 512 * 192))")"
+[[ $classifier == *'"limit": "bytes"'* ]] || die "the classifier is not bound by bytes: $classifier"
+# Attention's backward pass is bound by its instructions.
+[[ $(row attention_backward "dk, dv" attention_backward_keys_tensor_core_kernel) == *'"limit": "issue"'* ]] ||
+  die "attention's backward pass is not bound by issue"
 # Attention's projection by cuBLASLt: 128 x 3 tiles of 128 x 256, 12 blocks of 64 of K: 1,024 cycles each.
 product=$(row matmul_forward attproj "cuBLASLt's")
 flops=$((2 * 16384 * 768 * 768))
@@ -73,15 +81,15 @@ expect_ok "$predict" --model gpt2 --batch-size 8 --json predicted.json
 equals "cuDNN's backward pass" "$(field "$(row attention_backward "" "cuDNN's")" us)" \
   "$(by_hand "12 * (gap + 5 * 8192 * 1024 * 768 / (1e6 * $(rate cudnn_backward_64)))")"
 
-# Our own kernels: 12,288 mma of a tile with 4.3 instructions each take longer than the mma themselves; then 11 for each
-# sum, 32 lanes at a time. Attention: mma and 984 instructions for 32 x 64 pairs, one after the other.
+# Our own kernels: 12,288 mma of a tile, which take longer than 2.4 instructions for each; then 11 for each sum, 32 lanes at
+# a time. Attention: mma and 626 instructions for 32 x 64 pairs, one after the other.
 expect_ok "$predict" --model gpt2 --matmul own --attention own --json predicted.json
 product=$(row matmul_forward attproj matmul_tensor_core_kernel)
 equals "the own projection's time" "$(field "$product" us)" \
-  "$(by_hand "12 * (gap + 3 * (12288 * 4.3 + 128 * 256 / 32 * 11) / slots * us)")"
+  "$(by_hand "12 * (gap + 3 * (12288 * 4096 / (tensor * mma_sync) + 128 * 256 / 32 * 11 / slots) * us)")"
 pairs=$((16 * 12 * 1024 * (1024 + 32 + 64) / 2))
 equals "the own attention's time" "$(field "$(row attention_forward "" attention_forward_tensor_core_kernel)" us)" \
-  "$(by_hand "12 * (gap + ($pairs * 2 * 2 * 64 / (tensor * mma_sync) + $pairs / 2048 * 984 / slots) * us / sm)")"
+  "$(by_hand "12 * (gap + ($pairs * 2 * 2 * 64 / (tensor * mma_sync) + $pairs / 2048 * 626 / slots) * us / sm)")"
 parts=$(row matmul_backward "attproj: dweight's parts" add_parts_kernel)
 equals "the bytes of dweight's parts" "$(field "$parts" least_bytes)" $((9 * 768 * 768 * 4))
 expect_ok "$predict" --model gpt2 --json predicted.json
@@ -179,12 +187,15 @@ expect_error 1 'there is no device "b200"; found: h100 h200' "$predict" --device
 # ---- how the launchers divide their work: as gpu_step.h has it ----------------------------------------------------
 has() { grep -qE "$2" "$SOURCE/kernels/$1" || die "kernels/$1 has no '$2' any more: see the constants of dev/bench/gpu_step.h"; }
 has matmul.cuh 'kBiasChunk = 512;'
-has layernorm.cuh 'kLayernormBackwardBlocks = 384;'
+has layernorm.cuh 'kLayernormBackwardBlocks = 256;'
 has global_norm.cuh 'kGlobalNormChunk = 16384;'
 has muon.cuh 'kMuonChunk = 4096;'
 has muon.h 'kMuonSteps = 5;'
 has embedding.cuh 'kSortTile = 1024, kSortDigits = 256;'
-has layernorm.cuh 'kLayernormSums = 96 \* 1024;'
+has layernorm.cuh 'team_threads <= 256'
+has layernorm.cuh 'team_threads <= 512'
+has classifier.cuh 'kClassifierThreads = 512;'
+has classifier.cuh 'kClassifierKept = 112 \* 1024;'
 has attention_cudnn.cuh 'kWorkspaceLimit = int64_t\{256\} << 20;'
 has matmul_tensor_core.cuh 'tile_count\(M, N, 128, 256\) \* parts >= 256'
 has matmul_tensor_core.cuh 'tile_count\(M, N, 128, 128\) \* parts >= 128'

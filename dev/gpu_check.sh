@@ -457,6 +457,10 @@ stage_steps() {
     predicted=
     if [ -z "$sim" ] && [ "$precision" != fp32 ]; then
       flags=(--model "$model" --batch-size "$B" --seq-len "$T" --precision "$precision")
+      local kernels  # as the trainer says that it multiplies and attends
+      kernels=$(grep -m 1 '^kernels: ' "$logs/step_${model}_${precision}_$B.log")
+      flags+=(--matmul "$([[ $kernels == *"products cuBLASLt"* ]] && echo cublaslt || echo own)"
+        --attention "$([[ $kernels =~ attention\ (forward\ )?cuDNN ]] && echo cudnn || echo own)")
       "$build/predict" "${flags[@]}" --json "$work/predicted.json" >"$logs/predicted_${model}_${precision}_$B.log" 2>&1 &&
         predicted=$(sed -n 's/^ *"ms": *\([0-9.e+]*\).*/\1/p' "$work/predicted.json")
     fi

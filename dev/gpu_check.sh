@@ -88,7 +88,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-for s in "${selected[@]}"; do [ -n "${about[$s]:-}" ] || usage "'$s' is no stage; there are: ${stages[*]}"; done
+for s in "${selected[@]}"; do [ -n "$s" ] && [ -n "${about[$s]:-}" ] || usage "'$s' is no stage; there are: ${stages[*]}"; done
 
 # ---- what a bare machine lacks -------------------------------------------------------------------------------------
 
@@ -127,6 +127,16 @@ fi
 cd "$root"
 began=$SECONDS
 end=$((SECONDS + seconds_in_all - (seconds_in_all >= 60 ? 5 : 1)))  # the last files are written after it
+if [ -n "$sim" ]; then
+  device=cudasim driver=
+else
+  command -v nvidia-smi >/dev/null || { echo "error: no nvidia-smi here, so no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
+  device=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
+  driver=$(timeout 20 nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+  card_mib=$(timeout 20 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
+  [ -n "$device" ] || { echo "error: nvidia-smi names no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
+  timeout 20 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
+fi
 build=${build:-$root/$([ -n "$sim" ] && echo build || echo build-gpu)}
 work=$build/check  # logs, rows, runs; read by --continue
 out=${out:-$work}
@@ -177,16 +187,6 @@ size_flags() { # size_flags MODEL: of the trainer, on the shard
   fi
 }
 
-if [ -n "$sim" ]; then
-  device=cudasim driver=
-else
-  command -v nvidia-smi >/dev/null || { echo "error: no nvidia-smi here, so no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
-  device=$(timeout 20 nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
-  driver=$(timeout 20 nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
-  card_mib=$(timeout 20 nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
-  [ -n "$device" ] || { echo "error: nvidia-smi names no GPU; --sim runs the stages on cudasim" >&2; exit 1; }
-  timeout 20 nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
-fi
 date=$(date -u +%Y-%m-%d)
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 
@@ -257,7 +257,8 @@ fitting() { # fitting MODEL PRECISION B T
     # shellcheck disable=SC2046
     bytes=$(timeout 20 "$trainer" --memory --data "$shard" $(size_flags "$1") --precision "$2" --batch-size "$B" --seq-len "$4" 2>/dev/null |
       sed -n 's/^total *\([0-9]*\) bytes$/\1/p')
-    [ -n "$bytes" ] && awk -v a="$bytes" -v b="$card_mib" 'BEGIN { exit !(a < 0.95 * b * 1048576) }' && break
+    [ -n "$bytes" ] || { B=$3; break; }  # the trainer says why when it is run
+    awk -v a="$bytes" -v b="$card_mib" 'BEGIN { exit !(a < 0.95 * b * 1048576) }' && break
     B=$((B / 2))
   done
   echo "$B"

@@ -1,5 +1,6 @@
-// A hash of every output of every launcher in kernels/ that a training step calls, in cudasim, at sizes with and without
-// whole packs: two versions of the kernels give the same bits where their lines are the same. dev/same_bits.sh compares.
+// A hash of every output of every launcher in kernels/ that a training step calls, in cudasim, at sizes with and
+// without whole packs: two versions of the kernels give the same bits where their lines are the same. dev/same_bits.sh
+// compares.
 //
 //   layernorm_backward bf16 N=9 C=768 | dinp 91f3a0b1c2d3e4f5 | dweight ...
 #include <cstdio>
@@ -113,11 +114,13 @@ void embedding(int B, int T, int C, int V, bool documents, float dropout) {
   }
   inp.set(ids), first.set(begins);
   const int32_t* from = documents ? static_cast<int32_t*>(first) : nullptr;
-  const Tensor<floatX> out(N * C, 1), wte(static_cast<size_t>(V) * C, 2), wpe(static_cast<size_t>(T) * C, 3), dout(N * C, 4);
+  const Tensor<floatX> out(N * C, 1), wte(static_cast<size_t>(V) * C, 2), wpe(static_cast<size_t>(T) * C, 3),
+      dout(N * C, 4);
   const Tensor<float> dwte(static_cast<size_t>(V) * C, 5), dwpe(static_cast<size_t>(T) * C, 6);
   const Tensor<char> scratch(static_cast<size_t>(embedding_backward_scratch(B, T, C, V)), 0);
   embedding_forward<floatX>(out, inp, wte, wpe, from, dropout, 7, 8, B, T, C, nullptr);
-  std::printf("embedding %s B=%d T=%d C=%d V=%d%s dropout=%g", type<floatX>(), B, T, C, V, documents ? " documents" : "", dropout);
+  std::printf("embedding %s B=%d T=%d C=%d V=%d%s dropout=%g", type<floatX>(), B, T, C, V,
+              documents ? " documents" : "", dropout);
   embedding_backward<floatX>(dwte, dwpe, scratch, dout, inp, from, dropout, 7, 8, B, T, C, V, nullptr);
   out.print("out"), dwte.print("dwte"), dwpe.print("dwpe");
   std::puts("");
@@ -126,8 +129,8 @@ void embedding(int B, int T, int C, int V, bool documents, float dropout) {
 template <class floatX>
 void matmul(int N, int C, int OC, MatmulMode mode, bool unaligned) {
   const auto size = [](int a, int b) { return static_cast<size_t>(a) * b; };
-  const Tensor<floatX> out(size(N, OC), 1), gelu_out(size(N, OC), 2), inp(size(N, C), 3, 1, unaligned), weight(size(OC, C), 4),
-      bias(OC, 5), dout(size(N, OC), 6), dinp(size(N, C), 7);
+  const Tensor<floatX> out(size(N, OC), 1), gelu_out(size(N, OC), 2), inp(size(N, C), 3, 1, unaligned),
+      weight(size(OC, C), 4), bias(OC, 5), dout(size(N, OC), 6), dinp(size(N, C), 7);
   const Tensor<float> dweight(size(OC, C), 8), dbias(OC, 9);
   const Tensor<char> scratch(static_cast<size_t>(matmul_backward_scratch(N, C, OC)), 0);
   std::printf("matmul %s N=%d C=%d OC=%d%s %s%s", type<floatX>(), N, C, OC, unaligned ? " unaligned" : "",
@@ -180,7 +183,8 @@ void all() {
     elementwise<floatX>(1, unaligned);
     elementwise<floatX>(4099, unaligned);
   }
-  for (const auto& [N, C] : {std::pair(1, 1), {7, 33}, {70, 768}, {33, 1024}, {9, 1600}, {600, 64}, {5, 4096}, {2, 12'288}}) {
+  for (const auto& [N, C] :
+       {std::pair(1, 1), {7, 33}, {70, 768}, {33, 1024}, {9, 1600}, {600, 64}, {5, 4096}, {2, 12'288}}) {
     layernorm<floatX>(N, C, false, 0);
     layernorm<floatX>(N, C, true, 0.3f);
   }

@@ -254,7 +254,7 @@ def wrong(facts, limits):
     found = []
     checks = {
         "loads_at_least": (facts.loads, lambda a, b: a >= b, "loads under way"),
-        "pass_at_most": (facts.one_pass, lambda a, b: a <= b, "instructions a pass"),
+        "pass_at_most": (facts.one_pass, lambda a, b: 0 < a <= b, "instructions a pass"),
         "hmma": (facts.hmma, lambda a, b: a == b, "HMMA a pass"),
         "moves_per_hmma_at_most": (round(facts.moves / max(facts.hmma, 1), 3), lambda a, b: a <= b, "moves per HMMA"),
         "sts_bits_at_least": (min(facts.store_bits, default=128), lambda a, b: a >= b, "bits of the narrowest STS"),
@@ -269,7 +269,11 @@ def wrong(facts, limits):
 def main():
     budget = json.load(open(sys.argv[1]))
     compiler_is_budgets = sys.argv[2] == budget["cuda"]
-    pattern = re.compile(sys.argv[3] if len(sys.argv) > 3 else "")
+    try:
+        pattern = re.compile(sys.argv[3] if len(sys.argv) > 3 else "")
+    except re.error as wrong_pattern:
+        print(f"error: the pattern '{sys.argv[3]}' is not a regular expression: {wrong_pattern}", file=sys.stderr)
+        return 2
     all_facts = {}
     kernels = list(parse(sys.stdin))
     for kernel, name in zip(kernels, readable([k.name for k in kernels])):
@@ -292,6 +296,8 @@ def main():
                 if not compiler_is_budgets:  # another compiler schedules otherwise
                     limits.pop("pass_at_most", None), limits.pop("moves_per_hmma_at_most", None)
                 problems += [f"{name}: {text}" for text in wrong(f, limits)]
+    if not any(pattern.search(name) for name in all_facts):
+        problems.append(f"no kernel's name matches '{sys.argv[3]}'")
     for i, entry in enumerate(budget["kernels"]):
         if i not in used:
             problems.append(f"the budget's \"{entry['kernel']}\" is no kernel here")

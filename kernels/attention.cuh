@@ -17,20 +17,20 @@
 #endif
 
 inline constexpr int kDeltaThreads = 256, kDeltaLanes = 8;  // of a block; that share a token
-inline constexpr int kDeltaTokens = 2;                       // of the same lanes, side by side
+inline constexpr int kDeltaTokens = 2;                      // of the same lanes, side by side
 
 // delta[b,h,t] = dout[t] . out[t] over the head's channels. Block (bh, y) has tokens of one head, so that it writes
 // neighbours; 8 lanes share a token, of which each takes every 8th pack of channels. Blocks that start together are of
 // different heads, whose channels are neighbours.
 template <class floatX, bool kVector>
-__global__ void __launch_bounds__(kDeltaThreads)
-    attention_delta_kernel(float* delta,        // (B, NH, T)
-                           const floatX* dout,  // (B, T, C)
-                           const floatX* out,   // (B, T, C)
-                           AttentionSizes s) {
+__global__ void __launch_bounds__(kDeltaThreads) attention_delta_kernel(float* delta,        // (B, NH, T)
+                                                                        const floatX* dout,  // (B, T, C)
+                                                                        const floatX* out,   // (B, T, C)
+                                                                        AttentionSizes s) {
   constexpr int n = Pack<floatX>::size, kGroups = kDeltaThreads / kDeltaLanes;
   const int bh = blockIdx.x, lane = threadIdx.x % kDeltaLanes;
-  const int first_t = static_cast<int>(blockIdx.y) * kGroups * kDeltaTokens + static_cast<int>(threadIdx.x) / kDeltaLanes;
+  const int first_t =
+      static_cast<int>(blockIdx.y) * kGroups * kDeltaTokens + static_cast<int>(threadIdx.x) / kDeltaLanes;
   const int64_t start = s.out_start(bh);
   float sums[kDeltaTokens] = {};
   for (int c = lane * n; c < s.HS; c += kDeltaLanes * n) {
@@ -79,9 +79,7 @@ AttentionSizes attention_sizes(const int32_t* first, float dropout, uint64_t see
   if (first && !causal) throw CudaError("attention: documents in a row want causal attention");
   const int HS = C / NH;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
-  int device = 0, cache_bytes = 0;  // a dry run: unknown
-  CUDA_CHECK(cudaGetDevice(&device));
-  CUDA_CHECK(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
+  const int cache_bytes = device_attribute(cudaDevAttrL2CacheSize, 50 << 20);
   const int section = attention_section(B * NH, static_cast<int64_t>(T) * HS * sizeof(floatX), cache_bytes);
   return {T, C, NH, HS, B * NH, section, scale, dropout, seed, sequence, causal, first};
 }

@@ -69,8 +69,9 @@ __device__ void load_factor_a(uint32_t (&r)[4], bf16* tile, int row, int chunk) 
   ldmatrix_x4(r, chunk_at<kHS>(tile + row * kHS, lane_id() % 16, chunk ^ (lane_id() / 16)));
 }
 
-// The same as two factors B whose columns are the tile's rows: r[0], r[1] for rows 0-7 and r[2], r[3] for rows 8-15. Each
-// is a pair of neighbouring registers from an even one on, as mma takes them: in another order they would be moved first.
+// The same as two factors B whose columns are the tile's rows: r[0], r[1] for rows 0-7 and r[2], r[3] for rows 8-15.
+// Each is a pair of neighbouring registers from an even one on, as mma takes them: in another order they would be moved
+// first.
 template <int kHS>
 __device__ void load_factors_b(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
   const int lane = lane_id();
@@ -611,8 +612,8 @@ __global__ void __launch_bounds__(kThreads, 2)
               return (!diagonal || later + 8 * n + e % 2 <= e / 2 * 8) &&
                      (!border || key >= s.first_key<kDocuments>(bh, query));
             },
-            [&](int n, int e) { return !kDropout || (bits[m] >> (4 * n + e) & 1); }, [&](int, int e) { return lse_of[m][e / 2]; },
-            [&](int, int e) { return delta_of[m][e / 2]; });
+            [&](int n, int e) { return !kDropout || (bits[m] >> (4 * n + e) & 1); },
+            [&](int, int e) { return lse_of[m][e / 2]; }, [&](int, int e) { return delta_of[m][e / 2]; });
         to_factor(ds[m], dp[m]);
       }
       add_weighted<kHS>(dq, ds, keys + i * kHS);

@@ -1,7 +1,7 @@
 // Softmax and cross-entropy in one, as kernels/classifier.h defines them, one block a row. The first pass keeps in each
 // thread a running maximum m and a running sum s of exp(x - m) (Milakov and Gimelshein 2018): when m grows, s shrinks
 // by exp(old m - new m). The second pass writes the gradient over the logits. Between the two the row is kept in shared
-// memory where two blocks fit a multiprocessor with it (GPT-2's 100,608 bytes in bf16 do on an H100), so that memory is
+// memory where two blocks fit a multiprocessor with it (GPT-2's 100,512 bytes in bf16 do on an H100), so that memory is
 // read once whatever the L2 cache does; all of the row is on its way at once, by cp.async. Elsewhere it is read again.
 //
 // Bound by memory, bytes of device memory a logit: forward 2 (bf16) or 4 (float); backward reads as much and writes as
@@ -12,12 +12,19 @@
 // Not a number, infinity and rows of -infinity alone make the loss and the row's gradient NaN, as exp(x - max) is.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/common.cuh"
 #include "kernels/ptx.cuh"
 
-inline constexpr int kClassifierThreads = 512;       // at most
-inline constexpr int kClassifierKept = 112 * 1024;   // bytes of a row that is kept: two fit an H100's multiprocessor
-inline constexpr int kClassifierAhead = 4;           // packs that a thread loads before it uses the first
+inline constexpr int kClassifierThreads = 512;  // at most
+inline constexpr int kClassifierAhead = 4;      // packs that a thread loads before it uses the first
+
+// The most bytes of a row that is kept: two blocks share a multiprocessor, each with 1 KiB of static shared memory and
+// 1 KiB that CUDA takes. 112 KiB on an H100.
+inline int classifier_kept_bytes() {
+  return device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, 228 * 1024) / 2 - 2 * 1024;
+}
 
 // exp. For bf16 the quick one, wrong by some units in the last place of a float and 0 below 2^-126: far below what bf16
 // shows.
@@ -58,14 +65,12 @@ struct ClassifierRow {
   int whole, ragged;  // packs of n logits; logits beyond them
 
   __device__ explicit ClassifierRow(int V) : whole(V / n), ragged(V % n) {}
-  __device__ bool has_ragged() const {
-    return ragged > 0 && whole % blockDim.x == threadIdx.x;
-  }
+  __device__ bool has_ragged() const { return whole % blockDim.x == threadIdx.x; }
 };
 
-// The row's maximum and the sum of exp(x - max), to all threads of the block. Padding is not read. kKept: `kept`, in shared
-// memory, has the whole packs already, of which each thread reads what it copied; else all is read from `row`. The order
-// of additions, and so each bit, is the same for both, and without kVector.
+// The row's maximum and the sum of exp(x - max), to all threads of the block. Padding is not read. kKept: `kept`, in
+// shared memory, has the whole packs already, of which each thread reads what it copied; else all is read from `row`.
+// The order of additions, and so each bit, is the same for both, and without kVector.
 template <class floatX, bool kVector, bool kKept>
 __device__ void classifier_statistics(float& max, float& sum, const floatX* row, const floatX* kept, int V) {
   constexpr int n = Pack<floatX>::size;
@@ -171,7 +176,8 @@ __global__ void __launch_bounds__(kClassifierThreads, 2)
     }
   }
   for (int v = V + threadIdx.x; v < Vp; v += threads) row[v] = from_float<floatX>(0.0f);
-  if (target / size % threads == static_cast<int>(threadIdx.x)) {  // it has written this column: its own stores are in order
+  if (target / size % threads ==
+      static_cast<int>(threadIdx.x)) {  // it has written this column: its own stores are in order
     row[target] = from_float<floatX>(classifier_exp<floatX>(target_logit - max) * scale - weight);
   }
 }
@@ -192,7 +198,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class floatX>
 unsigned classifier_threads(int Vp) {
   const int packs = ceil_div(Vp, Pack<floatX>::size);
-  return packs < kClassifierThreads ? ceil_div(packs, 32) * 32 : kClassifierThreads;
+  return std::min(ceil_div(packs, 32) * 32, kClassifierThreads);
 }
 
 // The loss alone; logits stay as they are.
@@ -214,14 +220,16 @@ void classifier_backward(floatX* dlogits,         // (N, Vp)  in: logits, out: d
                          const float* weights,    // (N)
                          int N, int V, int Vp, cudaStream_t stream) {
   const bool vector = aligned16(dlogits) && Vp % Pack<floatX>::size == 0;
-  auto kernel = vector ? classifier_backward_kernel<floatX, true, false> : classifier_backward_kernel<floatX, false, false>;
-  size_t kept = static_cast<size_t>(V / Pack<floatX>::size) * 16;
-  if (vector && kept <= kClassifierKept && kept + 1024 <= shared_memory_per_block()) {
+  auto kernel =
+      vector ? classifier_backward_kernel<floatX, true, false> : classifier_backward_kernel<floatX, false, false>;
+  int kept = V / Pack<floatX>::size * 16;
+  if (vector && kept <= classifier_kept_bytes()) {
     kernel = classifier_backward_kernel<floatX, true, true>;
   } else {
     kept = 0;
   }
-  launch(kernel, grid_for(N, 1), classifier_threads<floatX>(Vp), kept, stream, dlogits, losses, targets, weights, V, Vp);
+  launch(kernel, grid_for(N, 1), classifier_threads<floatX>(Vp), static_cast<size_t>(kept), stream, dlogits, losses,
+         targets, weights, V, Vp);
 }
 
 inline void classifier_loss(double* loss,          // (1)  += sum of weights * losses

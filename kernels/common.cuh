@@ -45,8 +45,7 @@ inline void cuda_check(cudaError_t status, const char* expression, const char* f
 }
 
 // Throws CudaError with the expression, its place and CUDA's message. In a dry run the call is left out.
-#define CUDA_CHECK(expression) \
-  (DryRun::current() ? void() : cuda_check((expression), #expression, __FILE__, __LINE__))
+#define CUDA_CHECK(expression) (DryRun::current() ? void() : cuda_check((expression), #expression, __FILE__, __LINE__))
 
 // ---- launching -----------------------------------------------------------------------------------------------------
 
@@ -88,8 +87,8 @@ void launch(void (*kernel)(Parameters...), Grid where, dim3 block, size_t shared
                     where.where);
   }
   cudaError_t status = cudaSuccess;
-  // Beyond 48 KiB a kernel must ask; what it has of static shared memory counts, which ptxas rounds up to the alignment of
-  // the dynamic part, 1 KiB.
+  // Beyond 48 KiB a kernel must ask; what it has of static shared memory counts, which ptxas rounds up to the alignment
+  // of the dynamic part, 1 KiB.
   if (shared_bytes + 1024 > 48 * 1024) {
     status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes));
@@ -112,19 +111,14 @@ void launch(void (*kernel)(Parameters...), Grid where, dim3 block, size_t shared
   throw CudaError(text);
 }
 
-// Bytes of shared memory that a block may ask for on this GPU, static included. A dry run without a GPU takes an H100's.
-inline size_t shared_memory_per_block() {
-  int device = 0, bytes = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess) {
-    status = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  }
-  if (status != cudaSuccess && DryRun::current()) {
-    cudaGetLastError();  // said once
-    return 227 * 1024;
-  }
+// What the GPU has of something; in a dry run that finds no GPU what an H100 has.
+inline int device_attribute(cudaDeviceAttr attribute, int h100) {
+  int device = 0, value = h100;  // left as it is where there is no GPU
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&value, attribute, device);
+  const cudaError_t status = cudaGetLastError();
   CUDA_CHECK(status);
-  return static_cast<size_t>(bytes);
+  return value;
 }
 
 // The block's dynamic shared memory, aligned to 1024 bytes.
@@ -250,8 +244,8 @@ __device__ Pack<T, n> load_row_pack(const T* from, int64_t left) {
   }
   return pack;
 }
-// The same of a pack that begins inside the row: with kVector all of it exists. Unlike load_pack(), whose loads a compiler
-// may put off until their values are used, these are asked for in the order of the source.
+// The same of a pack that begins inside the row: with kVector all of it exists. Unlike load_pack(), whose loads a
+// compiler may put off until their values are used, these are asked for in the order of the source.
 template <bool kVector, int n, class T>
 __device__ Pack<T, n> load_whole_pack(const T* from, int64_t left) {
   return load_row_pack<kVector, n>(from, kVector ? n : left);
@@ -268,8 +262,8 @@ __device__ void store_row_pack(T* to, const Pack<T, n>& pack, int64_t left) {
   }
 }
 
-// x = from[0 .. n) as floats, and back, rounded to the nearest T. kVector: all n exist, from is aligned (to 16 bytes, or
-// to n elements if those are less), and one access moves as much as it can. Otherwise one at a time, as many as are
+// x = from[0 .. n) as floats, and back, rounded to the nearest T. kVector: all n exist, from is aligned (to 16 bytes,
+// or to n elements if those are less), and one access moves as much as it can. Otherwise one at a time, as many as are
 // left; zeros are read beyond them.
 template <bool kVector, int n, class T>
 __device__ void load_floats(float (&x)[n], const T* from, int64_t left) {

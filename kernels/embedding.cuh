@@ -361,6 +361,7 @@ void embedding_backward(float* dwte,           // (V, C)  +=
                         const int32_t* first,  // (B, T) or null
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int V,
                         cudaStream_t stream) {
+  const DryOperation operation([] { return DryRun::Operation{"embedding_backward"}; });
   const int N = B * T;
   const EmbeddingScratch layout(N, C);
   const auto at = [&](int64_t offset) { return static_cast<char*>(scratch) + offset; };

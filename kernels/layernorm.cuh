@@ -180,11 +180,11 @@ void residual_layernorm_forward(floatX* residual,      // (N, C)  inp1 + drop(in
                                 const floatX* bias,    // (C)
                                 float dropout, uint64_t seed, uint64_t sequence, int N, int C, cudaStream_t stream) {
   const bool vector = vector_rows<floatX>(C, residual, out, inp1, inp2, weight, bias);
-  auto choose =
-      vector ? choose_layernorm_forward<floatX, true, true, false> : choose_layernorm_forward<floatX, false, true, false>;
+  auto choose = vector ? choose_layernorm_forward<floatX, true, true, false>
+                       : choose_layernorm_forward<floatX, false, true, false>;
   if (dropout != 0) {
-    choose =
-        vector ? choose_layernorm_forward<floatX, true, true, true> : choose_layernorm_forward<floatX, false, true, true>;
+    choose = vector ? choose_layernorm_forward<floatX, true, true, true>
+                    : choose_layernorm_forward<floatX, false, true, true>;
   }
   const auto [kernel, rows, threads, shared_bytes] = choose(C);
   launch(kernel, grid_for(N, rows), threads, shared_bytes, stream, residual, out, mean, rstd, inp1, inp2, weight, bias,
@@ -232,7 +232,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   to_floats(w, load_row_pack<kVector, n>(weight + c, left));
   const int block_rows = teams * kRows;
   int turn = 0;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * block_rows; first < N; first += gridDim.x * block_rows, turn ^= 1) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * block_rows; first < N;
+       first += gridDim.x * block_rows, turn ^= 1) {
     // Load. Rows beyond N are zeros, which add nothing to any sum.
     const int64_t row = first + team * kRows, at = row * C + c;
     const int rows = static_cast<int>(N - row);  // 0 or fewer: none is left
@@ -435,11 +436,13 @@ void layernorm_backward(floatX* dinp,          // (N, C)  +=
   int rows = 2, most_blocks = kLayernormBackwardBlocks;
   size_t shared_bytes = 0;
   if (team_threads <= 256) {
-    kernel = vector ? layernorm_backward_kernel<floatX, true, 2, 256, 2> : layernorm_backward_kernel<floatX, false, 2, 256, 2>;
+    kernel = vector ? layernorm_backward_kernel<floatX, true, 2, 256, 2>
+                    : layernorm_backward_kernel<floatX, false, 2, 256, 2>;
     block = dim3(team_threads, 256 / team_threads);
     if (block.y > 1) shared_bytes = block.y * 2 * packs * n * sizeof(float);
   } else if (team_threads <= 512) {
-    kernel = vector ? layernorm_backward_kernel<floatX, true, 2, 512, 1> : layernorm_backward_kernel<floatX, false, 2, 512, 1>;
+    kernel = vector ? layernorm_backward_kernel<floatX, true, 2, 512, 1>
+                    : layernorm_backward_kernel<floatX, false, 2, 512, 1>;
     block = dim3(team_threads);
     most_blocks /= 2;
   } else {

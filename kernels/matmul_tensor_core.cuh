@@ -51,8 +51,8 @@ struct SharedSlice {
   // mma's factors: 16 rows from `row` on, 32 bytes of K, the slice's first or second half: four matrices of 8 rows and
   // 16 bytes of K, of which a lane has 4 bytes: row lane / 4, the bytes of K at lane % 4 * 4. As one factor a (kAsB
   // false) r[0] has rows 0-7, r[1] rows 8-15, r[2] and r[3] the same, 16 bytes of K further. As two factors b r[0] and
-  // r[1] are both halves of K of rows 0-7, r[2] and r[3] of rows 8-15: mma takes b from a pair of neighbouring registers,
-  // and in another order they would be moved first.
+  // r[1] are both halves of K of rows 0-7, r[2] and r[3] of rows 8-15: mma takes b from a pair of neighbouring
+  // registers, and in another order they would be moved first.
   template <bool kAsB>
   static __device__ void load(uint32_t (&r)[4], const unsigned char* slice, int row, int half) {
     const int lane = threadIdx.x % 32;
@@ -191,7 +191,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     for (int half = 0; half < 2; ++half) {
       uint32_t a_part[Tile::kWarpM / 16][4], b_part[Tile::kWarpN / 16][4];
 #pragma unroll
-      for (int i = 0; i < Tile::kWarpM / 16; ++i) ASlice::template load<false>(a_part[i], stage, warp_row + i * 16, half);
+      for (int i = 0; i < Tile::kWarpM / 16; ++i)
+        ASlice::template load<false>(a_part[i], stage, warp_row + i * 16, half);
 #pragma unroll
       for (int j = 0; j < Tile::kWarpN / 16; ++j) {
         BSlice::template load<true>(b_part[j], stage + ASlice::kBytes, warp_column + j * 16, half);

@@ -180,7 +180,8 @@ TEST_CASE("attention on tensor cores: every head size, any length") {
   for (const std::string HS : {"32", "48", "64", "80", "96", "112", "128"}) {
     for (const std::string kernel : {"forward", "backward_keys", "backward_queries"}) {
       for (const std::string dropout : {"false", "true"}) {
-        check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", false, " + dropout);
+        check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", false, " +
+                        dropout);
       }
     }
   }

@@ -95,13 +95,22 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
 
 TEST_CASE_TEMPLATE("the classifier reads rows again that shared memory has no room for, with the same bits", floatX,
                    float, bf16) {
-  const int V = kClassifierKept / static_cast<int>(sizeof(floatX)) + 8, Vp = V;  // a pack too long
+  const int most = classifier_kept_bytes() / static_cast<int>(sizeof(floatX)), V = most + 8, Vp = V;  // a pack too long
+  const auto kept_bytes = [&](int V) {
+    DryRun dry;
+    floatX* no_logits = nullptr;
+    classifier_backward<floatX>(no_logits, nullptr, nullptr, nullptr, 1, V, V, nullptr);
+    return dry.operations.at(0).launches.at(0).shared_bytes;
+  };
+  CHECK(kept_bytes(most) == static_cast<size_t>(classifier_kept_bytes()));
+  CHECK(kept_bytes(V) == 0);
   const auto logits = random_logits<floatX>(1, V, Vp, 5);
   run_classifier(logits, {7}, {1}, V, Vp, false);
   check_ran<floatX>("classifier_backward_kernel<floatX, true, false");
   const auto shorter = random_logits<floatX>(2, 1003, 1024, 5);
   const Result kept = run_classifier(shorter, {7, 1002}, {1, 0.5f}, 1003, 1024, false);
-  const Result again = run_classifier(shorter, {7, 1002}, {1, 0.5f}, 1003, 1024, true);  // unaligned: element by element
+  const Result again =
+      run_classifier(shorter, {7, 1002}, {1, 0.5f}, 1003, 1024, true);  // unaligned: element by element
   CHECK(same_bits(kept.losses, again.losses));
   CHECK(same_bits(kept.dlogits, again.dlogits));
 }

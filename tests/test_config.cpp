@@ -86,7 +86,7 @@ TEST_CASE("words outside a choice and contradictions are refused") {
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.untied_head = true; }), "is what it is"));
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.no_qkv_bias = true; }), "is what it is"));
   CHECK(contains(refused([](TrainConfig& c) { c.resume = true; }), "--resume needs --run"));
-  CHECK(contains(refused([](TrainConfig& c) { c.memory = c.check = true; }), "--memory and --check"));
+  CHECK(contains(refused([](TrainConfig& c) { c.memory = c.check = true; }), "--memory, --kernels, --check"));
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.heads = 2; }), "own shape"));
   CHECK(contains(refused([](TrainConfig& c) { c.optimizer = "Muon"; }),
                  "--optimizer is 'Muon', expected one of adamw muon"));

@@ -93,7 +93,8 @@ TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf1
   }
   check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, false, false");
   check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, true, false, false");
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, false, false, false");  // what does not fit is read again
+  check_ran<floatX>(
+      "layernorm_forward_kernel<floatX, true, 256, false, false, false");  // what does not fit is read again
 }
 
 TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU", floatX, float, bf16) {
@@ -148,8 +149,8 @@ TEST_CASE_TEMPLATE("residual and layernorm in one on the device against the CPU"
 
 TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to what was there", floatX, float, bf16) {
   std::vector<Sizes> sizes(std::begin(kSizes), std::end(kSizes));
-  sizes.push_back({16 * kLayernormBackwardBlocks + 13, 33});  // more rows than all blocks' teams take in one turn
-  sizes.push_back({kLayernormBackwardBlocks + 5, 2564});      // and with one team a block
+  sizes.push_back({32 * kLayernormBackwardBlocks + 13, 33});  // more rows than all blocks' teams take in two turns
+  sizes.push_back({2 * kLayernormBackwardBlocks + 5, 2564});  // and with one team a block
   for (const auto [N, C] : sizes) {
     for (const Shift shift : shifts(4, C == 64)) {
       CAPTURE(N);

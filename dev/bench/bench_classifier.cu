@@ -93,7 +93,8 @@ __global__ void classifier_fused_kernel(bf16* dlogits, float* losses, const int3
 
 // 16 bytes an access: a running maximum and sum of each thread, then the gradient over the row that is read again.
 __global__ void __launch_bounds__(1024, 2)
-    classifier_vector_kernel(bf16* dlogits, float* losses, const int32_t* targets, const float* weights, int V, int Vp) {
+    classifier_vector_kernel(bf16* dlogits, float* losses, const int32_t* targets, const float* weights, int V,
+                             int Vp) {
   const int n = blockIdx.x, target = targets[n];
   bf16* row = dlogits + static_cast<int64_t>(n) * Vp;
   const float target_logit = to_float(row[target]), weight = weights[n];
@@ -294,8 +295,7 @@ bench::Ladder make_loss(const bench::Problem& problem) {
   };
   const double bytes = 8.0 * N + 16;
   const int sets = problem.sets(bytes);
-  const auto t =
-      std::shared_ptr<Losses>(new Losses{{sets, N, 1, 1}, {sets, N, 2, 1.0 / N}, {1, 1, 0, 0}});
+  const auto t = std::shared_ptr<Losses>(new Losses{{sets, N, 1, 1}, {sets, N, 2, 1.0 / N}, {1, 1, 0, 0}});
 
   bench::Ladder ladder;
   ladder.operation = "classifier_loss";
@@ -306,8 +306,7 @@ bench::Ladder make_loss(const bench::Problem& problem) {
   ladder.sets = sets;
   ladder.gpu_bytes = 8.0 * kGpu.N + 16;
   ladder.versions = {
-      {"a thread",
-       "One thread adds all losses in order: a request for each number, and one of 2,048 threads at work.",
+      {"a thread", "One thread adds all losses in order: a request for each number, and one of 2,048 threads at work.",
        [=](int set, cudaStream_t stream) {
          launch(loss_thread_kernel, 1, 1, 0, stream, t->loss[0], t->losses[set], t->weights[set], N);
        }},
@@ -318,9 +317,7 @@ bench::Ladder make_loss(const bench::Problem& problem) {
       {"a block",
        "1,024 threads add every 1,024th loss each, then their sums meet in shared memory: the same order every time. "
        "More blocks would only wait for one another: it is 128 KB.",
-       [=](int set, cudaStream_t stream) {
-         classifier_loss(t->loss[0], t->losses[set], t->weights[set], N, stream);
-       }}};
+       [=](int set, cudaStream_t stream) { classifier_loss(t->loss[0], t->losses[set], t->weights[set], N, stream); }}};
   ladder.reset = [=] { t->loss.write(0, {1.0}); };
   ladder.check = [=] {
     const std::vector<float> losses = t->losses.host(0), weights = t->weights.host(0);

@@ -147,7 +147,8 @@ const Register bias("matmul_backward_bias", [](const Problem& problem) {
       in_chunks(p, "16 bytes", "16 bytes a load, eight columns a lane: an eighth of the requests.", bias_vector_kernel,
                 kBlockChunk, 256, 256),
       {"rows ahead",
-       "Eight rows are on their way while eight are added: a load takes as long as some hundred instructions, and a warp "
+       "Eight rows are on their way while eight are added: a load takes as long as some hundred instructions, and a "
+       "warp "
        "that waits for each moves a fraction of what memory could.",
        [p](int set, cudaStream_t stream) {
          bias_backward<bf16>(p->dbias[set], p->partial[set], p->dout[set], p->N, p->OC, stream);

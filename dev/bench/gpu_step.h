@@ -61,7 +61,7 @@ struct LaunchRow {
 // As the launchers divide their work; tests/programs/test_predict.sh holds these against the kernels.
 constexpr int kBiasRows = 512;                       // kBiasChunk: rows that a block of bias_partial_kernel sums
 constexpr int kNormBlocks = 256;                     // kLayernormBackwardBlocks
-constexpr int kClassifierKeptBytes = 112 * 1024;     // kClassifierKept: of a row in shared memory
+constexpr int kClassifierKeptBytes = 112 * 1024;     // classifier_kept_bytes() of an H100
 constexpr int kNormElements = 16384;                 // kGlobalNormChunk
 constexpr int kSortTile = 1024, kDigits = 256;       // of the embedding's sort
 constexpr int kMasterBytes = 30, kFloatBytes = 28;   // adamw_update, a parameter: bf16 with master weights, float
@@ -189,7 +189,8 @@ class GpuStep {
     const double most = team > 256 && !wide ? kNormBlocks / 2 : kNormBlocks;
     const double blocks = std::min(std::ceil(N_ / rows), most), sums = blocks * 2 * C_ * 4;
     LaunchRow& row =
-        add("layernorm_backward", "", wide ? "layernorm_backward_wide_kernel" : "layernorm_backward_kernel", 2 * L_ + 1, (4 * N_ * C_ + C_) * e_ + 8 * N_ + sums);
+        add("layernorm_backward", "", wide ? "layernorm_backward_wide_kernel" : "layernorm_backward_kernel", 2 * L_ + 1,
+            (4 * N_ * C_ + C_) * e_ + 8 * N_ + sums);
     row.turns = packs(N_ * C_), row.blocks = blocks;
     row.threads = wide ? 256 : teams * team;
     row.shared = teams > 1 ? teams * 2 * C_ * 4 : 0;

@@ -85,7 +85,8 @@ struct KernelCounts {
 
   // Global memory, behind a cache of start_counting()'s size that is empty when the launch starts: 32 bytes for each
   // sector that is not in it, and for each that is written back. distinct: bytes that the launch touched, each once.
-  // kept: behind one that has what earlier launches left in it; what is written back at the end counts for the last one.
+  // kept: behind one that has what earlier launches left in it; what is written back at the end counts for the last
+  // one.
   uint64_t dram_read_bytes = 0, dram_write_bytes = 0;
   uint64_t kept_dram_read_bytes = 0, kept_dram_write_bytes = 0;
   uint64_t distinct_read_bytes = 0, distinct_write_bytes = 0;

@@ -7,12 +7,10 @@
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
-#include <cxxabi.h>
 
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <source_location>
 #include <stdexcept>
@@ -53,17 +51,7 @@ inline void cuda_check(cudaError_t status, const char* expression, const char* f
 inline std::string kernel_name(const void* kernel) {
   const char* name = nullptr;
   if (cudaFuncGetName(&name, kernel) != cudaSuccess) return "";
-  int status = 0;
-  char* demangled = abi::__cxa_demangle(name, nullptr, nullptr, &status);
-  std::string text = demangled ? demangled : name;
-  std::free(demangled);
-  if (text.starts_with("void ")) text.erase(0, 5);
-  int angle = 0;
-  for (size_t i = 0; i < text.size(); ++i) {  // the parameters go: "f<(Major)0>(float*)"
-    angle += (text[i] == '<') - (text[i] == '>');
-    if (text[i] == '(' && angle == 0) text.resize(i);
-  }
-  return text;
+  return readable_name(name);
 }
 
 // A grid, and the launcher that asks for it.

@@ -2,13 +2,31 @@
 // nothing. What would run, and why, is written down: for --kernels, and to make the plans of libraries before a step.
 #pragma once
 
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <source_location>
 #include <string>
 #include <utility>
 #include <vector>
+
+// A function's name as the compiler writes it, without its parameters: "_Z1fIfEvPT_" is "f<float>".
+inline std::string readable_name(const char* mangled) {
+  int status = 0;
+  char* demangled = abi::__cxa_demangle(mangled, nullptr, nullptr, &status);
+  std::string text = demangled ? demangled : mangled;
+  std::free(demangled);
+  if (text.starts_with("void ")) text.erase(0, 5);
+  int angle = 0;
+  for (size_t i = 0; i < text.size(); ++i) {  // "f<(Major)0>(float*)"
+    angle += (text[i] == '<') - (text[i] == '>');
+    if (text[i] == '(' && angle == 0) text.resize(i);
+  }
+  return text;
+}
 
 class DryRun {
  public:

@@ -100,6 +100,43 @@ TEST_CASE_TEMPLATE("elements as floats, by wide accesses and one by one, whole a
   check_copies<floatX, false, 8>();
 }
 
+// A pack that begins inside its row: of a whole one nobody asks how much is left.
+template <bool kVector>
+__global__ void whole_pack_test_kernel(float* seen, const float* inp, int64_t left) {
+  float x[4];
+  to_floats(x, load_whole_pack<kVector, 4>(inp, left));
+  for (int k = 0; k < 4; ++k) seen[k] = x[k];
+}
+
+TEST_CASE("packs that begin inside their row") {
+  const DeviceArray<float> inp(Floats{1, 2, 3, 4}), seen(4);
+  launch(whole_pack_test_kernel<true>, 1, 1, 0, nullptr, seen.data(), inp.data(), int64_t{-1});
+  CHECK(seen.host() == Floats{1, 2, 3, 4});
+  launch(whole_pack_test_kernel<false>, 1, 1, 0, nullptr, seen.data(), inp.data(), int64_t{3});
+  CHECK(seen.host() == Floats{1, 2, 3, 0});
+}
+
+TEST_CASE("a dry run writes launches down and launches nothing") {
+  const DeviceArray<float> inp(Floats{1, 2, 3, 4}), seen(Floats(4, 9));
+  {
+    DryRun dry;
+    launch(whole_pack_test_kernel<true>, dim3(2, 3, 5), dim3(7, 11, 13), 17, nullptr, seen.data(), inp.data(),
+           int64_t{4});
+    REQUIRE(dry.operations.size() == 1);
+    const DryRun::Launch& launched = dry.operations[0].launches.at(0);
+    CHECK(launched.kernel == "whole_pack_test_kernel<true>");
+    CHECK(launched.blocks == 30);
+    CHECK(launched.threads == 1001);
+    CHECK(launched.shared_bytes == 17);
+    CHECK(kernel_name(nullptr) == "");
+    static_cast<void>(cudaGetLastError());
+  }
+  CHECK(seen.host() == Floats(4, 9));
+  CHECK(readable_name("_Z1fILi3EEvPf") == "f<3>");
+  CHECK(readable_name("not_mangled") == "not_mangled");
+  CHECK(readable_name("_ZN1n1fEi") == "n::f");
+}
+
 TEST_CASE("a launch that CUDA refuses names the kernel, the grid and the reason") {
   const DeviceArray<double> out(8);
   const DeviceArray<float> inp(32);

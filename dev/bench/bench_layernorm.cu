@@ -407,16 +407,14 @@ void check_backward(const Gradients& t) {
   bench::check_close("dbias", t.dbias.host(0), db, t.N + 1, 0);
 }
 
-bench::Ladder make_backward(const bench::Problem& problem) {
-  // As many rows as on a GPU, so that the blocks' sums are as small beside them; narrower ones where counting takes
-  // time.
-  const int64_t N = kGpuRows;
-  const int C = static_cast<int>(problem.size(768, 256));
+// The ladder of N rows of C channels, without versions.
+bench::Ladder backward_ladder(const char* operation, const bench::Problem& problem, int64_t N, int C, int64_t gpu_N,
+                              int64_t gpu_C, std::shared_ptr<Gradients>& t) {
   const auto bytes = [](int64_t rows, int64_t C) {
     return static_cast<double>(4 * rows * C * sizeof(bf16) + 2 * rows * sizeof(float) + C * sizeof(bf16) +
                                4 * C * sizeof(float));
   };
-  const auto t = std::shared_ptr<Gradients>(new Gradients{N, C, problem.sets(bytes(N, C))});
+  t = std::shared_ptr<Gradients>(new Gradients{N, C, problem.sets(bytes(N, C))});
   const int rows = static_cast<int>(N);
   {  // statistics that belong to set 0; for the others, which are only timed, any will do
     std::vector<float> mean(N), rstd(N), out(N * C);
@@ -429,13 +427,39 @@ bench::Ladder make_backward(const bench::Problem& problem) {
     t->rstd.write(0, rstd);
   }
   bench::Ladder ladder;
-  ladder.operation = "layernorm_backward";
+  ladder.operation = operation;
   ladder.size = "N=" + std::to_string(N) + " C=" + std::to_string(C) + " bf16";
   ladder.limit = bench::Limit::memory;
   ladder.bytes = bytes(N, C);
   ladder.flops = 17.0 * static_cast<double>(N * C);
   ladder.sets = t->sets;
-  ladder.gpu_bytes = bytes(kGpuRows, 768);
+  ladder.gpu_bytes = bytes(gpu_N, gpu_C);
+  ladder.reset = [t] {
+    t->dinp.copy(0, t->first_dinp);
+    t->dweight.copy(0, t->first_dweight);
+    t->dbias.copy(0, t->first_dbias);
+    t->scratch.poison(0);
+  };
+  ladder.check = [t] { check_backward(*t); };
+  return ladder;
+}
+
+// A version: the launcher in kernels/.
+bench::Version backward_version(const std::shared_ptr<Gradients>& t, const char* name, const char* idea) {
+  return {name, idea, [t](int set, cudaStream_t stream) {
+            layernorm_backward(t->dinp[set], t->dweight[0], t->dbias[0], t->scratch[0], t->dout[set], t->inp[set],
+                               t->weight[0], t->mean[0], t->rstd[0], static_cast<int>(t->N), static_cast<int>(t->C),
+                               stream);
+          }};
+}
+
+bench::Ladder make_backward(const bench::Problem& problem) {
+  // As many rows as on a GPU, so that the blocks' sums are as small beside them; narrower ones where counting takes
+  // time.
+  const int64_t N = kGpuRows;
+  const int C = static_cast<int>(problem.size(768, 256)), rows = static_cast<int>(N);
+  std::shared_ptr<Gradients> t;
+  bench::Ladder ladder = backward_ladder("layernorm_backward", problem, N, C, kGpuRows, 768, t);
   ladder.versions = {
       {"a thread a row",
        "Two loops over a row of its own, and atomics for dweight and dbias, which all rows add to: their "
@@ -469,25 +493,29 @@ bench::Ladder make_backward(const bench::Problem& problem) {
          launch(layernorm_backward_partials_kernel, grid_for(2 * C, 256), 256, 0, stream, t->dweight[0], t->dbias[0],
                 partials, blocks, C);
        }},
-      {"a thread a pack",
-       "A thread keeps to eight columns and holds their sums in registers; the three tensors of two rows are all "
-       "asked for before the first is used, so six loads are under way instead of one, and each tensor is read once.",
-       [=](int set, cudaStream_t stream) {
-         layernorm_backward(t->dinp[set], t->dweight[0], t->dbias[0], t->scratch[0], t->dout[set], t->inp[set],
-                            t->weight[0], t->mean[0], t->rstd[0], rows, C, stream);
-       }}};
-  ladder.reset = [=] {
-    t->dinp.copy(0, t->first_dinp);
-    t->dweight.copy(0, t->first_dweight);
-    t->dbias.copy(0, t->first_dbias);
-    t->scratch.poison(0);
-  };
-  ladder.check = [=] { check_backward(*t); };
+      backward_version(
+          t, "a thread a pack",
+          "A thread keeps to eight columns and holds their sums in registers; the three tensors of two rows are all "
+          "asked "
+          "for before the first is used, so six loads are under way instead of one, and each tensor is read once.")};
+  return ladder;
+}
+
+// Rows of more packs than a block has threads for.
+bench::Ladder make_wide_backward(const bench::Problem& problem) {
+  const int64_t N = problem.size(2048, 64);
+  const int C = 8200;
+  std::shared_ptr<Gradients> t;
+  bench::Ladder ladder = backward_ladder("layernorm_backward_wide", problem, N, C, 2048, C, t);
+  ladder.versions = {backward_version(t, "a block a row",
+                                      "A block walks over rows and reads each twice, which the cache has by then; its "
+                                      "sums of all columns lie in scratch.")};
   return ladder;
 }
 
 const bench::Register forward("layernorm_forward", make_forward);
 const bench::Register fused("residual_layernorm_forward", make_fused);
 const bench::Register backward("layernorm_backward", make_backward);
+const bench::Register wide_backward("layernorm_backward_wide", make_wide_backward);
 
 }  // namespace

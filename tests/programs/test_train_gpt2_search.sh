@@ -22,7 +22,7 @@ expect_ok "$BUILD/train_gpt2" --find-lr --model plain/latest --data text.txt --s
 diff -r plain before || die "--find-lr changed the model that it started from"
 expect_ok train --find-lr --steps 60
 [ "$(grep -oE '^suggestion: .*' out)" = "suggestion: --lr $lr" ] || die "the suggestion changes from call to call"
-expect_error 2 'contradicts --memory' train --find-lr --memory
+expect_error 2 'contradict one another: give one of them' train --find-lr --memory
 expect_error 2 'start from weights with --model' train --find-lr --run plain --resume
 
 # ---- early stopping ------------------------------------------------------------------------------------------------

@@ -211,14 +211,14 @@ __device__ void store_sums(float* to, const float (&sum)[n], int pack, int packs
 // teams, which walk over rows side by side, kRows a turn. The three tensors' packs of all rows of a turn are loaded
 // before the first is used: 3 kRows loads are under way.
 //
-// dynamic shared memory, where there is more than one team: each team's sums
+// dynamic shared memory, read where there is more than one team: each team's sums
 // partials (gridDim.x, 2, packs * n)
-template <class floatX, bool kVector, int kRows, int kThreads, int kBlocks>
+template <class floatX, bool kVector, int kThreads, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     layernorm_backward_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,
                               const floatX* __restrict__ inp, const floatX* __restrict__ weight,
                               const float* __restrict__ mean, const float* __restrict__ rstd, int N, int C) {
-  constexpr int n = Pack<floatX>::size;
+  constexpr int n = Pack<floatX>::size, kRows = 2;
   struct alignas(16) RowSums {  // of dnorm and dnorm * norm, over some of a row's channels
     float dnorm[kRows], dnorm_norm[kRows];
   };
@@ -248,16 +248,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         m[r] = mean[row + r];
         s[r] = rstd[row + r];
       }
-    } else {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const int exists = r < rows ? left : 0;
-        x_packs[r] = load_row_pack<kVector, n>(inp + at + r * C, exists);
-        dy_packs[r] = load_row_pack<kVector, n>(dout + at + r * C, exists);
-        dx_packs[r] = load_row_pack<kVector, n>(dinp + at + r * C, exists);
-        m[r] = r < rows ? mean[row + r] : 0;
-        s[r] = r < rows ? rstd[row + r] : 0;
-      }
+    } else {  // one row is left, or none, or the thread has no channels
+      const int exists = rows > 0 ? left : 0;
+      x_packs[0] = load_row_pack<kVector, n>(inp + at, exists);
+      dy_packs[0] = load_row_pack<kVector, n>(dout + at, exists);
+      dx_packs[0] = load_row_pack<kVector, n>(dinp + at, exists);
+      x_packs[1] = dy_packs[1] = dx_packs[1] = {};
+      m[0] = s[0] = m[1] = s[1] = 0;
+      if (rows > 0) m[0] = mean[row], s[0] = rstd[row];
     }
 
     // The two sums along each row: of the thread's channels, the warp's, the team's.
@@ -436,13 +434,13 @@ void layernorm_backward(floatX* dinp,          // (N, C)  +=
   int rows = 2, most_blocks = kLayernormBackwardBlocks;
   size_t shared_bytes = 0;
   if (team_threads <= 256) {
-    kernel = vector ? layernorm_backward_kernel<floatX, true, 2, 256, 2>
-                    : layernorm_backward_kernel<floatX, false, 2, 256, 2>;
+    kernel =
+        vector ? layernorm_backward_kernel<floatX, true, 256, 2> : layernorm_backward_kernel<floatX, false, 256, 2>;
     block = dim3(team_threads, 256 / team_threads);
-    if (block.y > 1) shared_bytes = block.y * 2 * packs * n * sizeof(float);
+    shared_bytes = block.y * 2 * packs * n * sizeof(float);
   } else if (team_threads <= 512) {
-    kernel = vector ? layernorm_backward_kernel<floatX, true, 2, 512, 1>
-                    : layernorm_backward_kernel<floatX, false, 2, 512, 1>;
+    kernel =
+        vector ? layernorm_backward_kernel<floatX, true, 512, 1> : layernorm_backward_kernel<floatX, false, 512, 1>;
     block = dim3(team_threads);
     most_blocks /= 2;
   } else {

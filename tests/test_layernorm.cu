@@ -195,8 +195,8 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
       CHECK(same_bits(dinp_alone.host(), dinp.host()));
     }
   }
-  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 2, 256");
-  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 2, 512");
+  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 256");
+  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 512");
   check_ran<floatX>("layernorm_backward_wide_kernel<floatX, true");
   // Scratch is for as many blocks as there are rows, up to a limit, and packs of 8 channels.
   CHECK(layernorm_backward_scratch(3, 33) == 3 * 2 * 40 * 4);

@@ -193,7 +193,7 @@ class GpuStep {
             (4 * N_ * C_ + C_) * e_ + 8 * N_ + sums);
     row.turns = packs(N_ * C_), row.blocks = blocks;
     row.threads = wide ? 256 : teams * team;
-    row.shared = teams > 1 ? teams * 2 * C_ * 4 : 0;
+    row.shared = team <= 256 ? teams * 2 * C_ * 4 : 0;
     LaunchRow& sum =
         add("layernorm_backward", "sums", "layernorm_backward_sum_kernel", 2 * L_ + 1, sums + 2 * 2 * C_ * 4);
     sum.turns = blocks * 2 * C_, sum.blocks = std::ceil(2 * C_ / 32), sum.waits = std::ceil(blocks / 32 / 4) + 1;

@@ -84,11 +84,11 @@ while [ $# -gt 0 ]; do
         --deps) deps=$(realpath -m "$2") ;;
       esac
       shift ;;
-    *) usage "'$flag' is no flag of this script" ;;
+    *) usage "'$flag' is not a flag of this script" ;;
   esac
   shift
 done
-for s in "${selected[@]}"; do [ -n "$s" ] && [ -n "${about[$s]:-}" ] || usage "'$s' is no stage; there are: ${stages[*]}"; done
+for s in "${selected[@]}"; do [ -n "$s" ] && [ -n "${about[$s]:-}" ] || usage "'$s' is not a stage; there are: ${stages[*]}"; done
 
 # ---- what a bare machine lacks -------------------------------------------------------------------------------------
 

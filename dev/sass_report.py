@@ -300,7 +300,7 @@ def main():
         problems.append(f"no kernel's name matches '{sys.argv[3]}'")
     for i, entry in enumerate(budget["kernels"]):
         if i not in used:
-            problems.append(f"the budget's \"{entry['kernel']}\" is no kernel here")
+            problems.append(f"the budget's \"{entry['kernel']}\" is not a kernel here")
     if not compiler_is_budgets:
         print(f"not checked: instructions and moves a pass (the budget is of CUDA {budget['cuda']}, this is {sys.argv[2]})")
     for problem in problems:

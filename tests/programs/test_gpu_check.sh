@@ -31,8 +31,8 @@ expect_ok "$check" --help
 expect_output '--pack'
 expect_ok "$check" --list
 [ "$(wc -l <out)" = 18 ] || die "expected 18 stages"
-expect_error 2 "'kernel' is no stage; there are: build ceilings" "$check" --sim --stages kernel
-expect_error 2 "'--speed' is no flag" "$check" --speed
+expect_error 2 "'kernel' is not a stage; there are: build ceilings" "$check" --sim --stages kernel
+expect_error 2 "'--speed' is not a flag" "$check" --speed
 expect_error 2 "stages wants a value" "$check" --sim --stages
 expect_error 2 "minutes is 'soon'" "$check" --minutes soon
 expect_error 2 "seconds is '-3'" "$check" --seconds -3
@@ -256,7 +256,7 @@ chmod +x tools/* gpu/hang_if gpu/*_cu gpu/train_gpt2cu gpu/bench_cpu
 export STEPS=20
 real() { PATH=$TMP/tools:$PATH PYTHON=$TMP/tools/python LLMC_DIR=$TMP/llmc_source "$check" --build gpu --out real "$@" >out 2>&1; }
 
-# Killed again and again, each time while another program hangs, alone, and then let go on.
+# Killed again and again, each time while another program hangs; then it continues.
 # cut_at NAME REGEX FLAGS...: SIGKILL for the script, once NAME hangs and results.json has a line like REGEX
 cut_at() {
   local name=$1 pattern=$2 pid

@@ -63,7 +63,7 @@ expect_output 'not checked: .* CUDA 13.0, this is 13.1'
 budget '{"kernel": "two_kernel.*", "divisions": 1}' '{"kernel": "two_kernel.*", "loads_at_least": 3}'
 expect_error 1 '2 loads under way' count budget.json 13.1
 budget '{"kernel": "two_kernel.*", "divisions": 1}' '{"kernel": "gone_kernel", "loads_at_least": 1}'
-expect_error 1 '"gone_kernel" is no kernel here' count budget.json 13.0
+expect_error 1 '"gone_kernel" is not a kernel here' count budget.json 13.0
 # cuobjdump writes addresses where nvdisasm writes labels.
 sed -e 's/`(.L_x_1)/0x60/; s/`(.L_x_2)/0xa0/; s/`(.L_x_3)/0x110/; /^.L_x/d; /section/d' -e 's/^.text.\(.*\):/\t\tFunction : \1/' sass >addresses
 budget '{"kernel": "two_kernel.*", "divisions": 1}' '{"kernel": "two_kernel<float, true>", "pass_at_most": 6, "hmma": 2}'
@@ -71,7 +71,7 @@ mv addresses sass
 expect_ok count budget.json 13.0
 
 # The script: its budget does not fit this code, and says so; what is missing is said.
-expect_error 1 'is no kernel here' "$report" --cubin sass
+expect_error 1 'is not a kernel here' "$report" --cubin sass
 expect_error 2 'no such file; dev/ptxas_report.sh --keep' "$report" --cubin none
 code=0
 CUDA_HOME=$TMP/none PATH=/usr/bin:/bin "$report" >out 2>&1 || code=$?

@@ -61,25 +61,31 @@ ended() { # ended CODES: the job in the background, with one of these
 # shellcheck disable=SC2086
 {
 # ---- fewer ---------------------------------------------------------------------------------------------------------
-# 8 micro-batches a step: 4 processes, then 2. The curve is that of a run that lost nobody.
-flags="$model --total-batch-tokens 256 --steps 300"
-expect_ok $trainer $flags --run one
-in_background -n 4 -- $flags --run lost --save-every 20 --zero 2
+# 8 micro-batches a step: 4 processes, then 2. The curve is that of a run that lost nobody. Each run goes on until it is told to
+# end, so that no machine is so fast that it has ended before its process is lost.
+flags="$model --total-batch-tokens 256"
+in_background -n 4 -- $flags --steps 1000000 --run lost --save-every 20 --zero 2
 wait_for [ -s lost/latest/trainer_state.json ]
 killed_rank lost 3
+wait_for grep -Eq 'a process was lost \(exit code [0-9]+\); restart 1 of at most 10 in 0 s: 2 processes instead of 4, from .*/lost/checkpoints/step_' out
+first=$(steps_of lost)
+wait_for steps_beyond lost "$((first + 40))"
+kill -TERM "$job"
 ended 0
-expect_output 'a process was lost \(exit code [0-9]+\); restart 1 of at most 10 in 0 s: 2 processes instead of 4, from .*/lost/checkpoints/step_'
-expect_output 'done, after 1 restarts'
-[ "$(steps_of lost)" = 300 ] || die "ended at step $(steps_of lost)"
+last=$(($(steps_of lost) + 20))
+expect_ok elastic -n 2 -- --run lost --resume --steps $last
+expect_ok $trainer $flags --run one --steps $last
 same_curve one lost 1e-3
 # Before its first checkpoint: from the beginning, with the same step.
-in_background -n 2 -- $model --steps 400 --run early --save-every 0
+in_background -n 2 -- $model --steps 1000000 --run early --save-every 0
 wait_for grep -q '"loss"' early/metrics.jsonl
 killed_rank early 1
-ended 0
-expect_output '1 processes instead of 2, from the beginning: it had no checkpoint yet'
+wait_for grep -q '1 processes instead of 2, from the beginning: it had no checkpoint yet' out
+wait_for grep -q '"loss"' early/metrics.jsonl
 grep -q '"total-batch-tokens":64' early/metrics.jsonl || die "another batch after the restart"
-[ "$(grep -c '"loss"' early/metrics.jsonl)" = 400 ] || die "not 400 steps"
+kill -TERM "$job"
+ended 0
+[ "$(grep -c '"loss"' early/metrics.jsonl)" = "$(steps_of early)" ] || die "not one loss for each step from the first on"
 
 # ---- as many, but not for ever -------------------------------------------------------------------------------------
 in_background -n 2 --keep-size --max-restarts 1 -- $model --steps 1000000 --run twice --save-every 20
@@ -91,6 +97,11 @@ wait_for steps_beyond twice "$first"
 killed_rank twice 1
 ended 75 137  # whether mpirun heard of the killed one or of the others first
 expect_output 'after 1 restarts, as many as --max-restarts allows: given up'
+
+# A program that is lost once.
+printf '#!/bin/bash\nmkdir -p run && [ -e run/was_lost ] || { touch run/was_lost; exit 75; }\n' >lost_once && chmod +x lost_once
+expect_ok "$SOURCE/dev/launch/elastic.sh" -n 1 --keep-size --wait 0 -- ./lost_once --run run
+expect_output 'done, after 1 restarts'
 
 # ---- ends ----------------------------------------------------------------------------------------------------------
 in_background -n 2 -- $model --steps 1000000 --run stopped --save-every 0

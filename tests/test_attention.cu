@@ -406,6 +406,40 @@ TEST_CASE("attention takes tensor cores where all their tensors start at multipl
       same_bits(backward(in, s, dropout, AttentionTier::tensor_core), backward(in, s, dropout, AttentionTier::plain)));
 }
 
+TEST_CASE("attention's delta: by 16 bytes where tensors and heads allow it, the same bits without") {
+  const auto check = [&]<class floatX>(floatX, int HS) {
+    const Sizes s{2, 67, 3, HS};
+    CAPTURE(name_of(s));
+    const std::vector<floatX> dout = random_storage<floatX>(s.out(), 1), out = random_storage<floatX>(s.out(), 2);
+    Doubles expected(s.lse());
+    const Doubles a = to_numbers(dout), b = to_numbers(out);
+    for (int row = 0; row < s.B * s.T; ++row) {
+      for (int c = 0; c < s.C(); ++c) {
+        const size_t at = static_cast<size_t>(row) * s.C() + c;
+        expected[static_cast<size_t>(row / s.T * s.NH + c / HS) * s.T + row % s.T] += a[at] * b[at];
+      }
+    }
+    const AttentionSizes sizes = attention_sizes<floatX>(nullptr, 0, 0, 0, s.B, s.T, s.C(), s.NH, true);
+    const auto delta = [&](bool aligned) {
+      const DeviceArray<floatX> device_dout(dout, !aligned), device_out(out, !aligned);
+      const DeviceArray<float> sums(s.lse());
+      attention_delta<floatX>(sums.data(), device_dout.data(), device_out.data(), sizes, aligned, nullptr);
+      return sums.host();
+    };
+    check_close("delta", delta(true), expected, HS);
+    CHECK(same_bits(delta(true), delta(false)));
+  };
+  check(float(), 33);
+  check(bf16(), 12);
+  check_ran<float>("attention_delta_kernel<floatX, false");
+  check_ran<bf16>("attention_delta_kernel<floatX, false");
+  check(float(), 36);  // some lanes have two packs, others one
+  check(bf16(), 72);
+  check_ran<float>("attention_delta_kernel<floatX, true");
+  check_ran<bf16>("attention_delta_kernel<floatX, true");
+  CHECK(attention_shape(attention_sizes<float>(nullptr, 0, 0, 0, 6, 5, 12, 3, true)) == "6 x 5, 3 heads of 4");
+}
+
 TEST_CASE("attention with scores that would overflow exp") {
   const Sizes s{1, 140, 1, 32};
   const auto check = [&]<class floatX>(floatX, AttentionTier tier) {

@@ -109,6 +109,13 @@ __global__ void exp2_kernel(T* out, const T* x, int n) {
   if (i < n) out[i] = exp2_approximate(x[i]);
 }
 
+// Threads from `n` on load nothing: there is nothing at their places.
+template <class V>
+__global__ void load_if_kernel(V* out, const V* from, int n) {
+  const int i = threadIdx.x;
+  out[i] = load_if(from + i, i < n);
+}
+
 uint32_t bits_of(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -213,6 +220,17 @@ TEST_CASE("ptx: cp.async arrives group by group") {
   CHECK(same_bits(out.host(), words));
 }
 
+TEST_CASE_TEMPLATE("ptx: load_if loads, or gives zeros and reads nothing", V, int, int2, int4) {
+  constexpr int kWords = sizeof(V) / sizeof(int), n = 5;
+  std::vector<int> words(n * kWords);
+  for (size_t i = 0; i < words.size(); ++i) words[i] = static_cast<int>(i * 77 + 1);
+  const DeviceArray<int> from(words), out(32 * kWords);
+  launch(load_if_kernel<V>, 1, 32, 0, nullptr, reinterpret_cast<V*>(out.data()),
+         reinterpret_cast<const V*>(from.data()), n);
+  words.resize(32 * kWords);
+  CHECK(same_bits(out.host(), words));
+}
+
 TEST_CASE("ptx: to_tf32 takes the nearest, ties away from zero") {
   Floats x = random_tensor<float>(1000, 1, 100);
   const float inf = std::numeric_limits<float>::infinity();
@@ -295,6 +313,17 @@ TEST_CASE("mma that truncates: toward zero, once an instruction") {
   CHECK(sum(1, 1, 16, true) == 17);
   CHECK(std::isnan(sum(1, NAN, 1, true)));
   CHECK(sum(1, INFINITY, 1, true) == INFINITY);
+  CHECK(sum(0x1p127f, 0x1p127f, 1, true) == INFINITY);  // no largest number instead
+  const auto a = integers<bf16>(16 * 16, 1), b = integers<bf16>(16 * 8, 2);
+  const auto product = [&](bool truncates) {  // of integers: exact either way
+    const DeviceArray<bf16> a_device(a), b_device(b);
+    const DeviceArray<float> d(Floats(16 * 8, 0.0f));
+    cudasim::set_mma_truncates(truncates);
+    launch(mma_kernel<bf16>, 1, 32, 0, nullptr, d.data(), static_cast<const bf16*>(a_device.data()),
+           static_cast<const bf16*>(b_device.data()));
+    return d.host();
+  };
+  CHECK(same_bits(product(true), product(false)));
   cudasim::set_mma_truncates(before);
 }
 #endif

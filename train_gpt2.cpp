@@ -34,6 +34,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
     const auto reference = make_cpu_model(run.shape, true);
     return check_against_reference(*model, *reference, run);
   }
+  Output::when_unread(Output::Unread::drop);
   if (flags.find_lr) {
     return find_learning_rate(flags, given, check_cpu, [](const Run& run) {
       return make_cpu_model(run.shape, run.config.reference, model_options(run.config));

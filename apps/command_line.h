@@ -1,13 +1,27 @@
 // What every program's main() shares: flags by CLI11, errors as a person wants them, exit codes.
 #pragma once
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <new>
 
 #include "gpt2/error.h"
+
+// A program started without stdin, stdout or stderr (`>&-`) would get their numbers for its files, and what it prints
+// would go into them: these places are taken, so that reading and writing there fails as it should.
+inline void take_standard_files() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(fd, F_GETFD) < 0) {
+      [[maybe_unused]] const int taken = ::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+    }
+  }
+}
 
 // Declares flags on `app`, parses, runs `body`; returns the exit code: 0, 1 (error), 2 (usage).
 //   int main(int argc, char** argv) {
@@ -17,6 +31,9 @@
 //   }
 template <class Body>
 int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
+  take_standard_files();
+  std::signal(SIGXFSZ,
+              SIG_IGN);  // a write beyond the limit of a file's size (ulimit -f) fails, and the message says where
   try {
     app.parse(argc, argv);
     body();

@@ -44,6 +44,7 @@ int main(int argc, char** argv) {
       if (command.task == Task::classify) apply_recipe(config, given);
       validate(config, command.task, given);
       settle_device(device);
+      Output::when_unread(Output::Unread::drop);
       command.run(config, device);
     }
   });

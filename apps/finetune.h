@@ -144,6 +144,7 @@ class FinetuneReport {
 
 inline void print_finetune_end(const std::filesystem::path& run, int64_t step, double seconds,
                                const std::string& next) {
+  Output::when_unread(Output::Unread::wait);
   const std::string dir = (run / "latest").string();
   if (stopped()) {
     return say(strprintf("stopped by signal %d after step %lld: the model so far is in %s", StopSignal::received(),

@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <string>
 
+#include "apps/output.h"
 #include "gpt2/error.h"
 
 // 75 -> "1:15", 3675 -> "1:01:15"
@@ -42,25 +42,20 @@ class Progress {
 
   // `done` of the total are done; `line` says more.
   void show(int64_t done, const std::string& line) {
-    if (!terminal_) {
-      std::printf("%s\n", line.c_str());
-      std::fflush(stdout);
-      return;
-    }
+    if (!terminal_) return say(line);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     const double left =
         done > first_ ? seconds * static_cast<double>(total_ - done) / static_cast<double>(done - first_) : 0;
     winsize size{};
     const bool known = ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
     // A line that wraps could not be redrawn.
-    std::printf("\r\x1b[K%s", progress_text(done, total_, left, line, known ? size.ws_col - 1u : 0).c_str());
-    std::fflush(stdout);
+    Output::print("\r\x1b[K" + progress_text(done, total_, left, line, known ? size.ws_col - 1u : 0));
     drawn_ = true;
   }
 
   // Takes the line away, so that something else can be printed.
   void clear() {
-    if (drawn_) std::printf("\r\x1b[K");
+    if (drawn_) Output::print("\r\x1b[K");
     drawn_ = false;
   }
 

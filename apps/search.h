@@ -45,6 +45,7 @@ inline void write_trials(const std::filesystem::path& folder, const std::vector<
 }
 
 inline void print_trials(const std::filesystem::path& folder, const std::vector<Trial>& trials) {
+  Output::when_unread(Output::Unread::wait);
   std::vector<size_t> order;
   for (size_t k = 0; k < trials.size(); ++k) order.push_back(k);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return trials[a].best() < trials[b].best(); });
@@ -62,7 +63,10 @@ inline void print_trials(const std::filesystem::path& folder, const std::vector<
                   : t.stopped       ? "  (stopped by the median)"
                                     : ""));
   }
-  if (trials.empty() || !std::isfinite(trials[order[0]].best())) fail("no trial has a validation loss that is finite");
+  if (trials.empty() || !std::isfinite(trials[order[0]].best())) {
+    if (StopSignal::received() != 0) return;
+    fail("no trial has a validation loss that is finite");
+  }
   say(strprintf("best: %s, %.4f: %s", trial_folder(folder, order[0]).c_str(), trials[order[0]].best(),
                 describe(trials[order[0]]).c_str()));
 }
@@ -113,5 +117,6 @@ void search(const TrainConfig& base, Train&& train) {
     trials.push_back(std::move(trial));
     write_trials(folder, trials);
   }
+  if (StopSignal::received() != 0) say("stopped by a signal: the trials so far");
   print_trials(folder, trials);
 }

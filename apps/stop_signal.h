@@ -1,4 +1,14 @@
-// SIGINT and SIGTERM as a question that the training loop asks between steps.
+// The signals that ask a program to stop, as a question that the training loop asks between steps:
+//
+//   SIGINT, SIGTERM   a person, mpirun, a scheduler. A second one of the same kind, more than half a second later, ends
+//                     the program at once; sooner it is the same one (`timeout` and shells send it to a process and
+//                     then to its group)
+//   SIGHUP            the terminal or the connection has gone
+//   SIGUSR1           a scheduler's warning (Slurm's --signal=USR1@300)
+//   SIGXCPU           the limit of processor time (ulimit -t); sent each second from then on
+//
+// Those that come one after another (SIGTERM and then SIGHUP, SIGXCPU again and again) ask once: the save goes on. What
+// is ignored when the program starts stays ignored (nohup).
 //
 // The signals are blocked in every thread and taken by one thread of their own with sigwait(), not by a handler: a
 // handler would run on whatever stack the interrupted thread has, and libraries of tuned code may use the stack pointer
@@ -9,7 +19,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
+#include <map>
 #include <thread>
 
 class StopSignal {
@@ -20,21 +32,29 @@ class StopSignal {
     sigset_t set = signals();
     pthread_sigmask(SIG_BLOCK, &set, nullptr);
     std::thread([set] {
+      std::map<int, std::chrono::steady_clock::time_point> first;
       for (int signal = 0; sigwait(&set, &signal) == 0;) {
-        if (!deferred_ || received_ != 0) ::_exit(128 + signal);  // nothing to finish, or asked for a second time
-        received_ = signal;
+        const auto now = std::chrono::steady_clock::now();
+        const auto [at, is_first] = first.try_emplace(signal, now);
+        const bool insists = (signal == SIGINT || signal == SIGTERM) && !is_first && now - at->second > kSameSignal;
+        if (!deferred_ || insists) ::_exit(128 + signal);  // nothing to finish, or asked for a second time
+        if (received_ == 0) received_ = signal;
       }
     }).detach();
   }
   static void defer() { deferred_ = true; }           // from now on the loop finishes its step and saves
-  static int received() { return received_.load(); }  // the signal, or 0
+  static int received() { return received_.load(); }  // the first signal, or 0
 
  private:
+  static constexpr std::chrono::milliseconds kSameSignal{500};
   static sigset_t signals() {
     sigset_t set;
     sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGXCPU}) {
+      struct sigaction before;
+      const bool ignored = ::sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_IGN;
+      if (!ignored) sigaddset(&set, signal);
+    }
     return set;
   }
   static inline std::atomic<bool> deferred_{false};

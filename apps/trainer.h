@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/output.h"
 #include "apps/progress.h"
 #include "apps/stop_signal.h"
 #include "gpt2/check.h"
@@ -22,11 +23,6 @@
 #include "gpt2/run.h"
 #include "gpt2/schedule.h"
 #include "kernels/philox.h"
-
-inline void say(const std::string& line) {
-  std::printf("%s\n", line.c_str());
-  std::fflush(stdout);
-}
 
 inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -260,6 +256,7 @@ void find_learning_rate(TrainConfig flags, const std::vector<std::string>& given
     }
   }
   progress.clear();
+  Output::when_unread(Output::Unread::wait);
   if (StopSignal::received() != 0) return say("stopped by a signal: no learning rate was found");
   const double lr = finder.suggestion();
   say(strprintf("tried %zu rates, up to %.2e; the smoothed loss was lowest at %.2e", finder.points.size(),
@@ -364,6 +361,7 @@ inline void add_stopping(nlohmann::json& state, const EarlyStopping& stopping) {
 
 // `trainer`: the program to go on with.
 inline void print_end(const Run& run, const char* trainer, int64_t step, bool stopped, double seconds) {
+  Output::when_unread(Output::Unread::wait);
   if (stopped) {
     const std::string signal =
         StopSignal::received() != 0 ? strprintf("signal %d", StopSignal::received()) : "a signal to another process";

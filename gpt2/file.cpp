@@ -1,11 +1,14 @@
 #include "gpt2/file.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <utility>
@@ -26,6 +29,66 @@ namespace fs = std::filesystem;
 
 // ---- reading -------------------------------------------------------------------------------------------------------
 
+namespace {
+
+// What is mapped, for the handler of SIGBUS: the system sends it to who reads a page that the file has no more.
+struct Mapping {
+  std::atomic<const std::byte*> begin{nullptr};  // null: free
+  std::atomic<size_t> size{0};
+  std::atomic<char*> path{nullptr};
+};
+Mapping mappings[4096];  // a file beyond these is mapped without a message
+struct sigaction before_mappings;
+std::atomic<bool> mapping_lost{false};
+
+void handle_bus_error(int signal, siginfo_t* info, void*) {  // only calls that a handler may make
+  const uintptr_t at = reinterpret_cast<uintptr_t>(info->si_addr);
+  for (const Mapping& mapping : mappings) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(mapping.begin.load());
+    const char* path = mapping.path;
+    if (info->si_code <= 0 || begin == 0 || at < begin || at - begin >= mapping.size || !path) continue;
+    while (mapping_lost.exchange(true)) ::pause();  // another thread is saying it
+    const char* const words[] = {
+        "\nerror: ", path,
+        " was truncated while it was being read, or its disk failed; start again once the file "
+        "is whole, and replace it by renaming another rather than by writing into it\n"};
+    for (const char* text : words) {
+      [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text, std::strlen(text));
+    }
+    ::_exit(1);
+  }
+  ::sigaction(signal, &before_mappings, nullptr);  // not ours: a fault happens again, and ends as it would have
+  if (info->si_code <= 0) ::raise(signal);         // sent by somebody
+}
+
+void add_mapping(const std::byte* begin, size_t size, const fs::path& path) {
+  [[maybe_unused]] static const bool handled = [] {
+    struct sigaction action = {};
+    action.sa_sigaction = handle_bus_error;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    return ::sigaction(SIGBUS, &action, &before_mappings) == 0;
+  }();
+  for (Mapping& mapping : mappings) {
+    const std::byte* free = nullptr;
+    if (!mapping.begin.compare_exchange_strong(free, begin)) continue;
+    mapping.size = size;
+    mapping.path = ::strdup(path.c_str());
+    return;
+  }
+}
+
+void remove_mapping(const std::byte* begin) {
+  for (Mapping& mapping : mappings) {
+    if (mapping.begin != begin) continue;
+    std::free(mapping.path.exchange(nullptr));
+    mapping.size = 0;
+    mapping.begin = nullptr;
+    return;
+  }
+}
+
+}  // namespace
+
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a named pipe would wait for its writer
   if (fd < 0) fail("%s: cannot be read: %s", path.c_str(), std::strerror(errno));
@@ -43,12 +106,15 @@ MappedFile::MappedFile(const fs::path& path) : path_(path) {
       fail("%s: cannot be mapped into memory: %s", path.c_str(), std::strerror(reason));
     }
     data_ = static_cast<const std::byte*>(memory);
+    add_mapping(data_, size_, path);
   }
   ::close(fd);
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (!data_) return;
+  remove_mapping(data_);
+  ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept

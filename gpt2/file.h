@@ -13,6 +13,8 @@
 class Group;
 
 // A whole file, read-only, in memory by mmap; an empty file has size() 0. Throws Error (missing, a folder, unreadable).
+// Where the file becomes shorter while it is mapped, reading beyond its end ends the program with a message, exit
+// code 1.
 class MappedFile {
  public:
   MappedFile() = default;

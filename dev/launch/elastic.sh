@@ -17,7 +17,8 @@
 #
 # A process is lost if the run ends by exit code 75 (the trainer's), or as launchers tell of a process that a signal
 # killed or of a machine that is gone. Everything else is final: 0, errors (1), wrong flags (2).
-# SIGINT, SIGTERM and SIGHUP: all finish the step, save and end, and so does this; at the second, all end at once.
+# SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU: all finish the step, save and end, and so does this; at a second SIGINT
+# or SIGTERM of the same kind all end at once.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -119,6 +120,7 @@ micro_batches() {
 # ---- one start -----------------------------------------------------------------------------------------------------
 
 signals=0 child='' code=0
+declare -A first_at=()  # of each kind of signal, microseconds
 is_trainer() { [ "$(readlink "/proc/$1/exe" 2>/dev/null)" = "$program_file" ]; }
 program_file=$(realpath "$(command -v "$program")")
 trainer_below() { # a process of the trainer that this one has started, or nothing
@@ -129,9 +131,13 @@ trainer_below() { # a process of the trainer that this one has started, or nothi
 }
 # At a SIGTERM mpirun gives its processes one second, and srun none at all, too little to save: one of them is told
 # instead, and tells the others. ssh.sh passes the signal on.
-on_signal() {
+on_signal() { # on_signal NAME
+  local now=${EPOCHREALTIME/[.,]/}
   signals=$((signals + 1))
+  first_at[$1]=${first_at[$1]:-$now}
   [ -n "$child" ] || return 0
+  # As the trainer: several kinds at once, or one twice within half a second, ask once.
+  if [ $signals -gt 1 ] && ! [[ $1 =~ ^(INT|TERM)$ && $((now - first_at[$1])) -gt 500000 ]]; then return 0; fi
   local to=''
   if [ $signals = 1 ]; then
     say "a signal: the processes save and end"
@@ -142,7 +148,10 @@ on_signal() {
   fi
   kill -TERM "${to:-$child}" 2>/dev/null || true
 }
-trap on_signal INT TERM HUP
+for name in INT TERM HUP USR1 XCPU; do
+  # shellcheck disable=SC2064  # the name as it is now
+  trap "on_signal $name" $name
+done
 
 alive=$(mktemp)
 trap 'rm -f "$alive"' EXIT

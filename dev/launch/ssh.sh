@@ -15,8 +15,9 @@
 # The machines need the program and the data in the same places, and the run's folder on a file system that they share.
 # Variables that begin with NCCL_, CUDA_, CUDASIM_, OMP_ or WROUGHT_ go along. The words of what each process prints are
 # not kept apart; rank 0 alone says how the run goes.
-# SIGINT, SIGTERM and SIGHUP: all finish the step, save and end; at the second, all end at once. Exit code: 0, or that of
-# the first to end with another, or 75 (a process was lost, the run can go on) if any has that.
+# SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU: all finish the step, save and end; at a second SIGINT or SIGTERM of the
+# same kind all end at once. Exit code: 0, or that of the first to end with another, or 75 (a process was lost, the run can
+# go on) if any has that.
 set -euo pipefail
 
 usage() {
@@ -153,13 +154,20 @@ tell() { # tell HOST WORD: nothing if it has gone
   (trap '' PIPE; echo "$2" >&"${inputs[$1]}") 2>/dev/null || true
 }
 signals=0
+declare -A first_at=()  # of each kind of signal, microseconds
 # shellcheck disable=SC2317  # by trap
-on_signal() {
+on_signal() { # on_signal NAME
+  local now=${EPOCHREALTIME/[.,]/} i
   signals=$((signals + 1))
-  local i
+  first_at[$1]=${first_at[$1]:-$now}
+  # As the trainer: several kinds at once, or one twice within half a second, ask once.
+  if [ $signals -gt 1 ] && ! [[ $1 =~ ^(INT|TERM)$ && $((now - first_at[$1])) -gt 500000 ]]; then return 0; fi
   for i in "${!pids[@]}"; do tell "$i" stop; done
 }
-trap on_signal INT TERM HUP
+for name in INT TERM HUP USR1 XCPU; do
+  # shellcheck disable=SC2064  # the name as it is now
+  trap "on_signal $name" $name
+done
 trap '' PIPE
 for i in "${!used[@]}"; do
   exec {input}>"$work/$i"

@@ -1,0 +1,284 @@
+# Signals that ask to stop, and readers that go or do not read: the trainers and finetune finish the step, save and exit with
+# 0, and the run goes on from there to the same bits; nobody to read costs no step. Files that become shorter, and limits of
+# the system, end a program with a message.
+source "$(dirname "$0")/lib.sh"
+cd "$TMP"
+export OMP_NUM_THREADS=1
+trainer=$BUILD/train_gpt2 finetune=$BUILD/finetune
+job=''
+trap '[ -z "$job" ] || kill -KILL "$job" 2>/dev/null || true; wait || true; rm -rf "$TMP"' EXIT
+signals="INT TERM HUP USR1 XCPU"
+number_of() { kill -l "$1"; }
+
+for i in $(seq 1 400); do
+  echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."
+done >text.txt
+flags="--data text.txt --layers 1 --heads 1 --channels 8 --seq-len 8 --tokenizer bytes --sample-tokens 0 --eval-every 0"
+flags+=" --save-every 0 --batch-size 1 --precision fp32 --schedule constant --warmup-steps 0 --dropout 0.1"
+for_ever="--steps 1000000"
+
+# in_background COMMAND...: with the signals that a shell's background jobs ignore. $job is the command itself.
+in_background() {
+  env --default-signal "$@" >out 2>&1 &
+  job=$!
+}
+losses() { grep -c '"loss"' "$1/metrics.jsonl" || true; }
+wait_for() { # wait_for COMMAND...: a minute at most
+  for _ in $(seq 1 1200); do
+    if "$@" 2>/dev/null; then return; fi
+    kill -0 "$job" 2>/dev/null || { tail -5 out; die "it ended before: $*"; }
+    sleep 0.05
+  done
+  tail -5 out
+  die "not in a minute: $*"
+}
+reached() { [ -e "$1/metrics.jsonl" ] && [ "$(losses "$1")" -ge "$2" ]; } # reached RUN STEP
+ended() { # ended CODES
+  local code=0
+  wait "$job" || code=$?
+  job=''
+  [[ " $* " = *" $code "* ]] || { tr '\r' '\n' <out | tail -5; die "exit $code instead of $*"; }
+}
+steps_of() { sed -n 's/^  "step": \([0-9]*\).*/\1/p' "$1/latest/trainer_state.json"; }
+saved_all() { # saved_all RUN: its checkpoint is of the last step that it made
+  [ "$(steps_of "$1")" = "$(losses "$1")" ] || die "$1 made $(losses "$1") steps and saved $(steps_of "$1")"
+}
+same_files() { # same_files A B FILES...
+  local a=$1 b=$2 file
+  shift 2
+  for file in "$@"; do cmp "$a/latest/$file" "$b/latest/$file" || die "$file differs between $a and $b"; done
+}
+
+# shellcheck disable=SC2086
+{
+# ---- each signal saves -----------------------------------------------------------------------------------------------
+each_signal_saves() { # each_signal_saves TRAINER PREFIX SIGNALS...: $most, the steps of the longest run
+  local program=$1 prefix=$2 signal
+  shift 2
+  most=0
+  for signal in "$@"; do
+    in_background $program $flags $for_ever --run $prefix$signal
+    wait_for reached $prefix$signal 3
+    kill -s $signal $job
+    ended 0
+    grep -q "^stopped by signal $(number_of $signal) after step $(losses $prefix$signal); " out || { tail -3 out; die "SIG$signal: no word of it"; }
+    saved_all $prefix$signal
+    [ "$(steps_of $prefix$signal)" -le $most ] || most=$(steps_of $prefix$signal)
+  done
+  expect_ok $program $flags --steps $((most + 2)) --run ${prefix}whole
+  for signal in "$@"; do
+    expect_ok $program --run $prefix$signal --resume --steps $((most + 2))
+    same_files ${prefix}whole $prefix$signal model.safetensors optimizer.safetensors
+  done
+}
+if [ -x "$BUILD/train_gpt2sim" ]; then each_signal_saves "$BUILD/train_gpt2sim" sim HUP USR1 XCPU; fi
+each_signal_saves $trainer '' $signals
+
+# finetune, which is not resumed: the model is that of a run of as many steps.
+expect_ok $trainer --data text.txt --run base --tokenizer bytes --layers 1 --heads 1 --channels 8 --seq-len 32 --batch-size 1 \
+  --steps 2 --eval-every 0 --sample-tokens 0 --val-fraction 0
+for i in $(seq 1 20); do printf 'pet\tthe cat %d sat\nother\tbuy %d now!\n' $i $i; done >pets.tsv
+{
+  printf '[{"instruction":"say a","output":"a"}'
+  for i in $(seq 1 19); do printf ',{"instruction":"say %d","output":"%d"}' $i $i; done
+  echo ']'
+} >rows.json
+sed 's/"output":"\([^"]*\)"/"output":"\1","chosen":"\1","rejected":"no"/g' rows.json >preferences.json
+echo '{"prompt": "{instruction}", "input": "{input}", "response": " {output}"}' >short.json
+declare -A data=([classify]=pets.tsv [instruct]=rows.json [dpo]=preferences.json)
+for task in classify instruct dpo; do
+  own="--batch-size 2 --eval-every 1000000 --eval-examples 2 --warmup-steps 0 --schedule constant --precision fp32"
+  if [ $task = classify ]; then own+=" --text-column 2 --label-column 1"; else own+=" --template short.json"; fi
+  if [ $task = instruct ]; then own+=" --responses 0"; fi
+  for signal in $signals; do
+    run=$task$signal
+    in_background $finetune $task --model base/latest --data ${data[$task]} $own $for_ever --run $run
+    wait_for reached $run 3
+    kill -s $signal $job
+    ended 0
+    grep -q "^stopped by signal $(number_of $signal) after step $(losses $run): " out || { tail -3 out; die "$task, SIG$signal: no word of it"; }
+    expect_ok $finetune $task --model base/latest --data ${data[$task]} $own --steps "$(losses $run)" --run whole$run
+    same_files $run whole$run model.safetensors
+  done
+done
+
+# Several at once, as schedulers and closing terminals send them, ask once. What was ignored before stays ignored.
+in_background $trainer $flags $for_ever --run several
+wait_for reached several 3
+for signal in TERM HUP TERM XCPU USR1 XCPU INT HUP; do kill -s $signal $job 2>/dev/null || true; done
+ended 0
+saved_all several
+env --default-signal --ignore-signal=HUP $trainer $flags $for_ever --run nohup >out 2>&1 &
+job=$!
+wait_for reached nohup 3
+kill -HUP $job
+wait_for reached nohup $(($(losses nohup) + 100))
+kill -TERM $job
+ended 0
+expect_output '^stopped by signal 15 '
+# Between the trials of a search.
+echo '{"flags": {"lr": [0.001, 0.002]}}' >plan.json
+in_background $trainer $flags $for_ever --search plan.json --run search
+wait_for reached search/trial_001 3
+kill -HUP $job
+ended 0
+expect_output '^stopped by a signal: the trials so far'
+saved_all search/trial_001
+[ ! -e search/trial_002 ] || die "a trial began after the signal"
+
+# ---- nobody reads ----------------------------------------------------------------------------------------------------
+# A pipe's reader that has gone, and one that is there and never reads.
+mkfifo lost unread
+exec 4<>lost 5>lost 4<&-
+exec 6<>unread
+for output in '>&5 2>&1' '>&- 2>&-' '>&- <&- 2>out' '>/dev/full'; do
+  rm -rf silent
+  eval "$trainer $flags --steps $((most + 2)) --run silent $output" || die "exit $? with $output"
+  [ "$(losses silent)" = $((most + 2)) ] || die "$(losses silent) losses with $output"
+  same_files whole silent model.safetensors optimizer.safetensors
+done
+for task in classify instruct dpo; do
+  own="--batch-size 2 --steps 20 --eval-every 10"
+  if [ $task = classify ]; then own+=" --text-column 2 --label-column 1"; else own+=" --template short.json"; fi
+  eval "$finetune $task --model base/latest --data ${data[$task]} $own --run silent$task >&5 2>&5" || die "$task: exit $? without a reader"
+  [ "$(losses silent$task)" = 20 ] || die "$task: $(losses silent$task) losses without a reader"
+done
+# Hundreds of lines fill a pipe; the run is far beyond them, and ends at a signal.
+env --default-signal $trainer $flags $for_ever --run unread.run >unread 2>out &
+job=$!
+wait_for reached unread.run 3000
+kill -HUP $job
+ended 0
+saved_all unread.run
+timeout 0.2 cat <&6 >/dev/null || true  # and is empty again
+# A reader that comes back hears what it has missed, and the last words wait for it.
+env --default-signal $trainer $flags --steps 3000 --run slow >unread 2>out &
+job=$!
+wait_for [ -e slow/latest/trainer_state.json ]
+kill -0 $job || die "it did not wait for its reader"
+code=0
+{ while read -r line <&6; do echo "$line"; [[ $line != *' --resume --steps '* ]] || break; done; } >heard
+ended 0
+grep -Eq '^\([0-9]+ lines were left out here: nobody read them\)$' heard || die "nothing was left out: $(tail -3 heard)"
+grep -q '^done in ' heard || die "the last words are missing: $(tail -3 heard)"
+# Other programs end without a word.
+reader_gone() { # reader_gone PROGRAM FLAGS...
+  local code=0
+  "$BUILD/$1" "${@:2}" >&5 2>out || code=$?
+  [ $code = 141 ] && [ ! -s out ] || { cat out; die "exit $code instead of 141 from $*"; }
+}
+reader_gone generate --model base/latest --prompt a --tokens 3
+reader_gone tokenize encode --tokenizer bytes --text abc
+reader_gone evaluate --model base/latest --data text.txt
+reader_gone train_gpt2 $flags --memory --run looked
+reader_gone train_gpt2 --help
+for program in 'generate --model base/latest --prompt a --tokens 3' 'tokenize encode --tokenizer bytes --text abc'; do
+  code=0
+  eval "$BUILD/$program >&- 2>out" || code=$?
+  [ $code = 1 ] && grep -q '^error: .*output cannot be written' out || { cat out; die "exit $code without stdout from $program"; }
+done
+
+# ---- files and limits ------------------------------------------------------------------------------------------------
+in_background $trainer $flags $for_ever --run cut
+wait_for reached cut 3
+: >cut/data/train.bin
+ended 1
+expect_output '^error: cut/data/train.bin was truncated while it was being read'
+for signal in BUS SEGV; do  # what is sent is no file's fault
+  (
+    ulimit -c 0
+    in_background $trainer $flags $for_ever --run sent$signal
+    wait_for reached sent$signal 3
+    kill -s $signal $job
+    ended $((128 + $(number_of $signal)))
+  ) 2>/dev/null || die "SIG$signal"
+  ! grep -q truncated out || die "SIG$signal was taken for a file that was cut"
+done
+rm -rf limited && cp -r whole limited
+(
+  ulimit -f 8  # KB
+  expect_error 1 'cannot be written: File too large' $trainer --run limited --resume --steps $((most + 4))
+)
+same_files whole limited model.safetensors optimizer.safetensors
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+if command -v mpirun >/dev/null && ldd $trainer | grep libmpi >/dev/null; then
+  export OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  rank() { # rank RUN N: its process
+    local pid
+    for pid in $(pgrep -f -- "^$trainer .*--run $1( |\$)"); do
+      if tr '\0' '\n' <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$2"; then echo "$pid"; fi
+    done
+  }
+  mpirun_in_background() { # mpirun_in_background N FLAGS...: in a process group of its own, as a terminal's
+    in_background setsid mpirun --oversubscribe --bind-to none -n "$1" $trainer "${@:2}"
+  }
+  # To one rank: all end. To mpirun, or as Ctrl-C on a terminal to its group: SIGUSR1 it passes on; at the others it stops
+  # reading what the ranks print, sends them SIGTERM and ends with a code of its own. One process alone makes more lines in
+  # a second than a pipe holds.
+  for signal in HUP USR1 XCPU; do
+    mpirun_in_background 2 $flags $for_ever --run rank$signal
+    wait_for reached rank$signal 3
+    kill -s $signal "$(rank rank$signal 1)"
+    ended 0
+    saved_all rank$signal
+  done
+  for row in '1 INT' '1 INT -' '2 INT -' '2 TERM' '2 HUP -' '2 USR1'; do
+    read -r n signal group <<<"$row"
+    run=mpirun$n$signal$group
+    mpirun_in_background $n $flags $for_ever --run $run
+    wait_for reached $run 3
+    kill -s $signal -- $group$job
+    if [ $signal = USR1 ]; then ended 0; else ended 0 1 $((128 + $(number_of $signal))); fi
+    saved_all $run
+  done
+  expect_ok mpirun --oversubscribe --bind-to none -n 2 $trainer --run mpirun2INT- --resume --steps $(($(steps_of mpirun2INT-) + 2))
+  # A second SIGTERM ends at once, and nothing else does: rank 0 cannot save, for rank 1 stands still.
+  mpirun_in_background 2 $flags $for_ever --run second
+  wait_for reached second 3
+  first=$(rank second 0) other=$(rank second 1)
+  kill -STOP $other
+  for signal in TERM HUP XCPU USR1 INT; do kill -s $signal $first; done
+  sleep 0.6
+  for signal in HUP XCPU USR1; do kill -s $signal $first; done
+  sleep 0.2
+  kill -0 $first || die "another signal than a second SIGTERM ended it"
+  kill -TERM $first
+  ended 143
+  kill -KILL $other 2>/dev/null || true
+fi
+
+# ---- the launching scripts -------------------------------------------------------------------------------------------
+# ssh.sh, with something that is not ssh and a program that is not a trainer: several kinds of signals are one SIGTERM.
+printf '#!/bin/bash\nshift\nexec "$@"\n' >not_ssh
+cat >saves <<'END'
+#!/bin/bash
+trap 'echo "SIGTERM $RANK" >>told; [ $(grep -c "SIGTERM $RANK" told) = 1 ] || exit 143' TERM
+touch begun.$RANK
+while [ ! -e finish ]; do sleep 0.05; done
+END
+chmod +x not_ssh saves
+printf 'here slots=2\n' >hosts.txt
+told_times() { [ "$(grep -c SIGTERM told)" = "$1" ]; }
+for row in 'USR1 0 XCPU HUP' 'TERM 143 HUP TERM'; do
+  read -r signal code more <<<"$row"
+  rm -f told finish begun.*
+  in_background "$SOURCE/dev/launch/ssh.sh" --hosts hosts.txt --ssh ./not_ssh -- ./saves
+  wait_for [ -e begun.0 -a -e begun.1 ]
+  kill -s $signal $job
+  wait_for told_times 2
+  sleep 0.6
+  for signal in $more; do kill -s $signal $job; done
+  [ $code = 143 ] || touch finish
+  ended $code
+  told_times $((code == 0 ? 2 : 4)) || { cat told; die "SIG$signal $more: another number of SIGTERMs"; }
+done
+# elastic.sh passes them on, too.
+if command -v mpirun >/dev/null && ldd $trainer | grep libmpi >/dev/null; then
+  in_background "$SOURCE/dev/launch/elastic.sh" -n 2 --wait 0 --launcher-args --oversubscribe -- $trainer $flags $for_ever --run elastic
+  wait_for reached elastic 3
+  for signal in USR1 XCPU HUP; do kill -s $signal $job 2>/dev/null || true; done
+  ended 0
+  saved_all elastic
+fi
+}

@@ -7,8 +7,8 @@
 //   SIGUSR1           a scheduler's warning (Slurm's --signal=USR1@300)
 //   SIGXCPU           the limit of processor time (ulimit -t); sent each second from then on
 //
-// Those that come one after another (SIGTERM and then SIGHUP, SIGXCPU again and again) ask once: the save goes on. What
-// is ignored when the program starts stays ignored (nohup).
+// Those that come one after another (SIGTERM and then SIGHUP, SIGXCPU again and again) ask once: the save continues.
+// What is ignored when the program starts stays ignored (nohup).
 //
 // The signals are blocked in every thread and taken by one thread of their own with sigwait(), not by a handler: a
 // handler would run on whatever stack the interrupted thread has, and libraries of tuned code may use the stack pointer

@@ -1,5 +1,5 @@
 # Signals that ask to stop, and readers that go or do not read: the trainers and finetune finish the step, save and exit with
-# 0, and the run goes on from there to the same bits; nobody to read costs no step. Files that become shorter, and limits of
+# 0, and the run continues from there to the same bits; nobody to read costs no step. Files that become shorter, and limits of
 # the system, end a program with a message.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
@@ -214,7 +214,7 @@ if command -v mpirun >/dev/null && ldd $trainer | grep libmpi >/dev/null; then
     in_background setsid mpirun --oversubscribe --bind-to none -n "$1" $trainer "${@:2}"
   }
   # To one rank: all end. To mpirun, or as Ctrl-C on a terminal to its group: SIGUSR1 it passes on; at the others it stops
-  # reading what the ranks print, sends them SIGTERM and ends with a code of its own. One process alone makes more lines in
+  # reading what the ranks print, sends them SIGTERM and ends with a code of its own. A single process makes more lines in
   # a second than a pipe holds.
   for signal in HUP USR1 XCPU; do
     mpirun_in_background 2 $flags $for_ever --run rank$signal

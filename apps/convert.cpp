@@ -38,20 +38,21 @@ void write_directory(const Weights& weights, const std::optional<Tokenizer>& tok
 
 // Nothing that is there already is written over without --force.
 void check_target(const Target& to, bool force) {
-  if (!fs::exists(to.path)) return;
+  if (!to.llmc) check_output_folder("--to", to.path);
   const bool is_folder = fs::is_directory(to.path);
-  if (!to.llmc && !is_folder) fail_usage("--to %s: expected a folder, found a file", to.path.c_str());
   if (to.llmc && is_folder) {
     fail_usage("--to %s: expected a file for llm.c's format, found a folder; name a .bin file", to.path.c_str());
   }
+  if (to.llmc) check_output_file(to.path);
+  if (!fs::exists(to.path) || (to.llmc && written_as_it_is(to.path))) return;
   if (!force && !(is_folder && fs::is_empty(to.path)))
     fail("%s: is there already; --force writes over it", to.path.c_str());
 }
 
-int64_t weight_bytes(const Target& to) {
-  if (to.llmc) return static_cast<int64_t>(fs::file_size(to.path));
+// Of a directory.
+int64_t weight_bytes(const fs::path& to) {
   int64_t bytes = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator(to.path)) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(to)) {
     if (entry.path().extension() == ".safetensors") bytes += static_cast<int64_t>(entry.file_size());
   }
   return bytes;
@@ -64,15 +65,17 @@ void convert(const fs::path& from, Target to, bool force) {
   const std::optional<Tokenizer> tokenizer = find_tokenizer(from);
   if (tokenizer) check_tokenizer(*tokenizer, weights->config, from.string());
   const Dtype of_source = weights->dtype(weights->table[0]);
+  int64_t bytes = 0;
   if (to.llmc) {
     if (!to.dtype) to.dtype = of_source == Dtype::bf16 ? Dtype::bf16 : Dtype::f32;  // llm.c has no fp16; fp32 holds it
-    save_llmc(*weights, to.path, *to.dtype == Dtype::bf16 ? LlmcType::bf16 : LlmcType::fp32);
+    bytes = save_llmc(*weights, to.path, *to.dtype == Dtype::bf16 ? LlmcType::bf16 : LlmcType::fp32);
   } else {
     const fs::path kept = to.path / "tokenizer.json";
     if (!tokenizer && fs::exists(kept)) check_tokenizer(Tokenizer::load(kept), weights->config, kept.string());
     const bool has_config =
         kind == WeightsKind::huggingface || (kind == WeightsKind::adapter && fs::exists(from / "config.json"));
     write_directory(*weights, tokenizer, has_config ? read_huggingface_extras(from) : nlohmann::json(), to);
+    bytes = weight_bytes(to.path);
   }
 
   const ModelConfig& c = weights->config;
@@ -82,7 +85,7 @@ void convert(const fs::path& from, Target to, bool force) {
                                                         : "llm.c version 3, fp32";
   std::printf("read %s: %s, %s\n", from.c_str(), describe(kind), dtype_name(of_source));
   std::printf("wrote %s: %s, %lld parameters, %lld bytes\n", to.path.c_str(), format.c_str(),
-              static_cast<long long>(num_parameters(weights->table)), static_cast<long long>(weight_bytes(to)));
+              static_cast<long long>(num_parameters(weights->table)), static_cast<long long>(bytes));
   std::printf("layers %d, heads %d, channels %d, context %d, vocabulary %d\n", c.num_layers, c.num_heads, c.channels,
               c.max_seq_len, c.vocab_size);
   if (to.llmc) {

@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--force", force, "write over what is there");
   return run_program(app, argc, argv, [&] {
-    if (fs::exists(to) && !fs::is_directory(to)) fail_usage("--to %s: expected a folder, found a file", to.c_str());
+    check_output_folder("--to", to);
     if (fs::exists(to) && !fs::is_empty(to) && !force) fail("%s: is there already; --force writes over it", to.c_str());
     const ModelConfig shape = read_model_config(from);
     const Tokenizer old = Tokenizer::load(from);

@@ -4,6 +4,7 @@
 
 #include "apps/command_line.h"
 #include "gpt2/duplicates.h"
+#include "gpt2/file.h"
 #include "gpt2/json.h"
 #include "gpt2/model.h"
 #include "gpt2/rows.h"
@@ -27,6 +28,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 1024));
   return run_program(app, argc, argv, [&] {
     if (threads > 0) set_cpu_threads(threads);
+    if (!out.empty()) check_output_file(out);
     const Rows rows = read_rows(data, fields);
     const std::vector<DuplicatePair> pairs = near_duplicates(rows.text, threshold);
     for (const DuplicatePair& pair : pairs) {

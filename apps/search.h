@@ -75,6 +75,7 @@ inline void print_trials(const std::filesystem::path& folder, const std::vector<
 template <class Train>
 void search(const TrainConfig& base, Train&& train) {
   validate(base);
+  check_output_folder("--run", base.run.empty() ? "runs" : base.run);
   const bool shards = names_shards(base.data);
   if (shards ? base.val_data.empty() : base.val_fraction == 0) {
     fail_usage("--search compares validation losses: it needs validation data");

@@ -42,6 +42,7 @@ void print(std::string_view text) {
 }
 
 void train(const Flags& flags) {
+  check_output_file(flags.out);
   const std::string text = tokenizer_needs_text(flags.tokenizer) ? read_corpus(flags.data, flags.lossy) : "";
   const Tokenizer tokenizer = make_tokenizer(flags.tokenizer, text);
   tokenizer.save(flags.out);
@@ -91,6 +92,7 @@ void decode(const Flags& flags, bool has_text) {
 }
 
 void shard(const Flags& flags) {
+  check_output_folder("--out", flags.out);
   const std::string text = read_corpus(flags.data, flags.lossy);
   const Tokenizer tokenizer = make_tokenizer(flags.tokenizer, text);
   make_directories(flags.out);

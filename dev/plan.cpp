@@ -6,12 +6,13 @@
 //   build/plan --published                                  llm.c's published runs beside the prediction
 #include "dev/plan.h"
 
-#include <fstream>
 #include <map>
+#include <optional>
 
 #include "apps/command_line.h"
 #include "dev/bench/table.h"
 #include "gpt2/config.h"
+#include "gpt2/file.h"
 
 namespace {
 
@@ -181,7 +182,7 @@ void print_step(const StepTime& time, bool markdown) {
               100 * std::max(0.0, 1 - time.exposed / time.communication));
 }
 
-void write_json(const std::string& file, const Flags& flags, const Run& run, const StepTime& time) {
+void write_json(FileWriter& file, const Flags& flags, const Run& run, const StepTime& time) {
   nlohmann::json memory = nlohmann::json::object(), parts = nlohmann::json::object();
   for (const MemoryRow& row : memory_rows(run)) memory[row.name] = row.bytes;
   for (size_t part = 0; part < time.parts.size(); ++part) parts[part_name(part)] = 1e3 * time.parts[part];
@@ -211,12 +212,13 @@ void write_json(const std::string& file, const Flags& flags, const Run& run, con
                             {"tokens", flags.tokens},
                             {"days", cost.days},
                             {"dollars", cost.dollars}};
-  std::ofstream out(file);
-  out << json.dump(1) << '\n';
-  if (!out.flush()) fail("%s cannot be written", file.c_str());
+  file.write(json.dump(1) + "\n");
+  file.commit();
 }
 
 void print_run(const Flags& flags) {
+  std::optional<FileWriter> json;
+  if (!flags.json.empty()) json.emplace(flags.json);
   const Run run = run_of(flags);
   check_memory(run);
   const StepTime time = step_time(run);
@@ -237,7 +239,7 @@ void print_run(const Flags& flags) {
   std::printf("%.4g tokens: %.0f steps, %.3g days (%.3g hours), %.4g dollars at %g a GPU and hour\n", flags.tokens,
               std::ceil(flags.tokens / static_cast<double>(run.total_batch_tokens)), cost.days, 24 * cost.days,
               cost.dollars, flags.dollars);
-  if (!flags.json.empty()) write_json(flags.json, flags, run, time);
+  if (json) write_json(*json, flags, run, time);
 }
 
 // ---- scaling -------------------------------------------------------------------------------------------------------

@@ -8,6 +8,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
@@ -137,27 +140,115 @@ void drop_pages(std::span<const std::byte> mapped) {
 
 // ---- writing -------------------------------------------------------------------------------------------------------
 
-FileWriter::FileWriter(const fs::path& path) : path_(path), temporary_(path.string() + ".tmp") {
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd_ < 0) fail("%s: cannot be written: %s", temporary_.c_str(), std::strerror(errno));
+namespace {
+
+const char* describe_kind(mode_t mode) {
+  switch (mode & S_IFMT) {
+    case S_IFREG:
+      return "a file";
+    case S_IFDIR:
+      return "a folder";
+    case S_IFIFO:
+      return "a FIFO";
+    case S_IFCHR:
+      return "a character device";
+    case S_IFBLK:
+      return "a block device";
+    case S_IFSOCK:
+      return "a socket";
+    case S_IFLNK:
+      return "a symbolic link";
+    default:
+      return "something else";
+  }
+}
+
+// N where `path` is /proc/self/fd/N, by this name or through folders that are links (/dev/fd/N); else -1. Opened by its
+// name such a file would begin anew where it has been redirected to, and a socket cannot be opened at all.
+int own_descriptor(const fs::path& path) {
+  const std::string name = path.filename().string();
+  int descriptor = -1;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), descriptor);
+  if (error != std::errc() || end != name.data() + name.size() || descriptor < 0) return -1;
+  std::error_code missing;
+  const fs::path folder = fs::canonical(path.parent_path(), missing), own = fs::canonical("/proc/self/fd", missing);
+  return !own.empty() && folder == own ? descriptor : -1;
+}
+
+// Where what is written to a path goes.
+struct Destination {
+  fs::path path;        // links followed
+  bool as_it_is;        // a device, FIFO or open descriptor: no temporary file
+  int descriptor = -1;  // of this process
+};
+
+Destination destination_of(const fs::path& path) {
+  if (!path.has_filename()) {
+    fail("'%s': expected a file's name, found %s", path.c_str(), path.empty() ? "none" : "a folder's: it ends in '/'");
+  }
+  constexpr int kMostLinks = 40;  // as the system has it
+  fs::path place = path;
+  for (int links = 0; links <= kMostLinks; ++links) {
+    const int descriptor = own_descriptor(place);
+    if (descriptor >= 0) return {place, true, descriptor};
+    struct stat status;
+    if (::lstat(place.c_str(), &status) != 0) {
+      if (errno == ENOENT) return {place, false};
+      fail("%s: cannot be written: %s", path.c_str(), std::strerror(errno));
+    }
+    if (S_ISREG(status.st_mode)) return {place, false};
+    if (S_ISCHR(status.st_mode) || S_ISFIFO(status.st_mode)) return {place, true};
+    if (!S_ISLNK(status.st_mode)) {
+      fail("%s: is %s and cannot be written to; name a file, a character device or a FIFO", path.c_str(),
+           describe_kind(status.st_mode));
+    }
+    place = place.parent_path() / fs::read_symlink(place);
+  }
+  fail("%s: cannot be written: %s", path.c_str(), std::strerror(ELOOP));
+}
+
+}  // namespace
+
+FileWriter::FileWriter(const fs::path& path) : path_(path) {
+  const Destination to = destination_of(path);
+  if (to.descriptor >= 0) {
+    const int flags = ::fcntl(to.descriptor, F_GETFL);
+    if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) {
+      fail("%s: cannot be written: descriptor %d is not open%s", path.c_str(), to.descriptor,
+           flags < 0 ? "" : " for writing");
+    }
+    fd_ = ::fcntl(to.descriptor, F_DUPFD_CLOEXEC, 3);
+  } else if (to.as_it_is) {
+    fd_ = ::open(to.path.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC);
+  } else {
+    path_ = to.path;
+    temporary_ = to.path.string() + ".tmp";
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  }
+  if (fd_ < 0) {
+    const std::string through = to.as_it_is ? "" : temporary_.string() + ": ";
+    fail("%s: cannot be written: %s%s", path.c_str(), through.c_str(), std::strerror(errno));
+  }
+  if (to.as_it_is) std::signal(SIGPIPE, SIG_IGN);  // a reader that has gone is an error of write()
   buffer_.reserve(size_t{1} << 20);
 }
 
 FileWriter::~FileWriter() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
 void FileWriter::flush() {
+  if (temporary_.empty()) std::fflush(stdout);  // which it may be: what was printed before comes first
   const char* data = buffer_.data();
   size_t left = buffer_.size();
   while (left > 0) {
     const ssize_t written = ::write(fd_, data, left);
     if (written < 0) {
       if (errno == EINTR) continue;
-      fail("%s: cannot be written: %s; the file that was there before is untouched", path_.c_str(),
-           std::strerror(errno));
+      fail("%s: cannot be written: %s%s", path_.c_str(), std::strerror(errno),
+           temporary_.empty() ? "" : "; the file that was there before is untouched");
     }
     data += written;
     left -= static_cast<size_t>(written);
@@ -179,9 +270,10 @@ void FileWriter::write(const void* data, size_t bytes) {
 
 void FileWriter::commit() {
   flush();
-  if (::fsync(fd_) != 0) fail("%s: cannot be flushed to the disk: %s", path_.c_str(), std::strerror(errno));
+  if (!temporary_.empty() && ::fsync(fd_) != 0)
+    fail("%s: cannot be flushed to the disk: %s", path_.c_str(), std::strerror(errno));
   if (::close(std::exchange(fd_, -1)) != 0) fail("%s: cannot be closed: %s", path_.c_str(), std::strerror(errno));
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (!temporary_.empty() && ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int reason = errno;
     ::unlink(temporary_.c_str());
     fail("%s: cannot be put in place: %s", path_.c_str(), std::strerror(reason));
@@ -189,7 +281,14 @@ void FileWriter::commit() {
 }
 
 SharedFileWriter::SharedFileWriter(const fs::path& path, std::string_view head, int64_t size, const Group& group)
-    : path_(path), temporary_(path.string() + ".tmp"), group_(group) {
+    : group_(group) {
+  group_.on_root([&] {
+    const Destination to = destination_of(path);
+    if (to.as_it_is) fail("%s: expected a file, found a device or a pipe", path.c_str());
+    path_ = to.path;
+  });
+  path_ = group_.broadcast(path_.string());
+  temporary_ = path_.string() + ".tmp";
   group_.on_root([&] {
     {
       FileWriter writer(temporary_);
@@ -202,7 +301,7 @@ SharedFileWriter::SharedFileWriter(const fs::path& path, std::string_view head, 
     }
   });
   // A mark in a file beside it, which only who sees the same folder can read.
-  const fs::path mark = path.string() + ".mark";
+  const fs::path mark = path_.string() + ".mark";
   const std::string word = group_.broadcast(std::to_string(std::random_device()()) + std::to_string(::getpid()));
   group_.on_root([&] {
     FileWriter writer(mark);
@@ -263,6 +362,41 @@ void SharedFileWriter::commit() {
     }
   });
   if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+}
+
+bool written_as_it_is(const fs::path& path) { return destination_of(path).as_it_is; }
+
+void check_output_file(const fs::path& path) {
+  const Destination to = destination_of(path);
+  if (!to.as_it_is) {
+    FileWriter trial(path);
+  } else if (to.descriptor < 0 && ::access(to.path.c_str(), W_OK) != 0) {
+    fail("%s: cannot be written: %s", path.c_str(), std::strerror(errno));
+  }
+}
+
+void check_output_folder(const char* flag, const fs::path& path) {
+  if (path.empty()) fail("%s: expected a folder's name, found an empty one", flag);
+  fs::path place = path;  // the path itself, or the nearest folder above it that is there
+  for (;;) {
+    struct stat status;
+    const bool there = ::stat(place.c_str(), &status) == 0;
+    if (there && !S_ISDIR(status.st_mode)) {
+      const std::string where = place == path ? "" : place.string() + ": ";
+      fail("%s %s: %sexpected a folder, found %s", flag, path.c_str(), where.c_str(), describe_kind(status.st_mode));
+    }
+    if (there && ::access(place.c_str(), W_OK | X_OK) == 0) return;
+    if (there || (errno != ENOENT && errno != ENOTDIR)) {
+      const std::string reason = std::strerror(errno);
+      fail("%s %s: the folder cannot be %s: %s", flag, path.c_str(), there && place == path ? "written to" : "made",
+           reason.c_str());
+    }
+    if (::lstat(place.c_str(), &status) == 0) {
+      fail("%s %s: expected a folder, found a link to %s, which is missing", flag, path.c_str(),
+           fs::read_symlink(place).c_str());
+    }
+    place = place.has_relative_path() && place.has_parent_path() ? place.parent_path() : fs::path(".");
+  }
 }
 
 void make_directories(const fs::path& path) {

@@ -39,9 +39,12 @@ class MappedFile {
 // behind: the system maps pages around the one that is touched, also those that were given back.
 void drop_pages(std::span<const std::byte> mapped);
 
-// Writes `path` through `path`.tmp: nothing is seen under the final name until commit(), which flushes to the disk
-// (fsync) and renames. Without commit() the destructor removes the temporary file. Every failing write throws Error
-// with the system's reason ("No space left on device").
+// Writes a file. Links are followed, and what they lead to is written through a file next to it, `path`.tmp: nothing is
+// seen under the final name until commit(), which flushes to the disk (fsync) and renames. Without commit() the
+// destructor removes the temporary file. Character devices, FIFOs and this process's open descriptors (/dev/stdout,
+// /dev/fd/3) are written to as they are, and keep what was written before an error. Throws Error where `path` cannot be
+// written, is a folder, a block device or a socket, or ends in '/'. Every failing write throws Error with the system's
+// reason ("No space left on device", "Broken pipe").
 class FileWriter {
  public:
   explicit FileWriter(const std::filesystem::path& path);
@@ -54,14 +57,15 @@ class FileWriter {
   void commit();
 
  private:
-  std::filesystem::path path_, temporary_;
+  std::filesystem::path path_, temporary_;  // temporary_: empty where path_ is written to as it is
   int fd_ = -1;
   std::string buffer_;  // small writes are gathered
   void flush();
 };
 
-// One file that several processes write, each at places of its own, through `path`.tmp as above. All make the same
-// calls but for write(). Rank 0 makes it `size` bytes long, with `head` at its start.
+// One file that several processes write, each at places of its own, through `path`.tmp as above; devices and pipes have
+// no places and are refused. All make the same calls but for write(). Rank 0 makes it `size` bytes long, with `head` at
+// its start.
 class SharedFileWriter {
  public:
   SharedFileWriter(const std::filesystem::path& path, std::string_view head, int64_t size, const Group& group);
@@ -81,6 +85,17 @@ class SharedFileWriter {
   int fd_ = -1;
   std::string error_;
 };
+
+// Whether a FileWriter writes to `path` as it is: a character device, a FIFO or an open descriptor of this process.
+// Throws Error where a FileWriter would refuse `path` by its name or kind.
+bool written_as_it_is(const std::filesystem::path& path);
+
+// Throws Error if a FileWriter could not be made for `path` now: for programs that compute for long before they write.
+void check_output_file(const std::filesystem::path& path);
+
+// Throws Error, naming `flag`, if `path` cannot become a folder: something else stands there (links followed), or
+// above it, or its parent cannot be written. Makes nothing.
+void check_output_folder(const char* flag, const std::filesystem::path& path);
 
 // Creates the folder (and its parents) or throws Error.
 void make_directories(const std::filesystem::path& path);

@@ -213,6 +213,7 @@ void init_head(Model& model, const std::string& kind, uint64_t seed) {
 // ---- a run's folder -------------------------------------------------------------------------------------------------
 
 fs::path finetune_folder(const FinetuneConfig& config, const std::string& name) {
+  check_output_folder("--run", config.run.empty() ? "runs" : config.run);
   if (config.run.empty()) {
     for (int k = 1;; ++k) {
       const fs::path folder = fs::path("runs") / (k == 1 ? name : strprintf("%s-%d", name.c_str(), k));

@@ -99,7 +99,7 @@ LlmcHeader read_llmc_header(const fs::path& path) { return check_header(MappedFi
 
 std::unique_ptr<Weights> open_llmc(const fs::path& path) { return std::make_unique<LlmcWeights>(MappedFile(path)); }
 
-void save_llmc(const Weights& weights, const fs::path& path, LlmcType type) {
+int64_t save_llmc(const Weights& weights, const fs::path& path, LlmcType type) {
   const ModelConfig& c = weights.config;
   if (c.has_head() || !c.causal) {
     fail("%s: llm.c's format has no place for %s; save it as a Hugging Face directory", path.c_str(),
@@ -112,12 +112,17 @@ void save_llmc(const Weights& weights, const fs::path& path, LlmcType type) {
       c.channels, c.padded_vocab_size()};
   FileWriter file(path);
   file.write(header, sizeof header);
+  int64_t bytes = sizeof header;
   std::vector<float> values;
   const std::vector<ParamTensor> table = file_table(c);
   for (const ParamTensor* tensor : file_order(table, c.num_layers)) {
     const float* from = view_or_read(weights, *tensor, values);
     narrow(from, tensor->size(), dtype_of(type), path.string() + ": " + tensor->name,
-           [&](std::span<const std::byte> bytes) { file.write(bytes.data(), bytes.size()); });
+           [&](std::span<const std::byte> part) {
+             file.write(part.data(), part.size());
+             bytes += static_cast<int64_t>(part.size());
+           });
   }
   file.commit();
+  return bytes;
 }

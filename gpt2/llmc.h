@@ -28,5 +28,5 @@ LlmcHeader read_llmc_header(const std::filesystem::path& path);
 std::unique_ptr<Weights> open_llmc(const std::filesystem::path& path);
 
 // Writes the parameters in one step (a temporary file, renamed), tensor by tensor; bf16 rounds to the nearest, ties to
-// even.
-void save_llmc(const Weights& weights, const std::filesystem::path& path, LlmcType type);
+// even. Returns how many bytes.
+int64_t save_llmc(const Weights& weights, const std::filesystem::path& path, LlmcType type);

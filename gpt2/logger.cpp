@@ -9,9 +9,9 @@
 MetricsLog::MetricsLog(const std::filesystem::path& run, int64_t first_step) : path_(run / "metrics.jsonl") {
   if (run.empty()) return;
   if (std::filesystem::exists(path_)) {
+    const MappedFile before(path_);
     FileWriter kept(path_);
     {
-      const MappedFile before(path_);
       std::string_view rest = before.text();
       while (!rest.empty()) {
         const size_t end = rest.find('\n');

@@ -343,6 +343,7 @@ void check_cpu(const Run& run) {
 
 Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
                const CheckDevice& check_device) {
+  if (!config.resume) check_output_folder("--run", config.run.empty() ? "runs" : config.run);
   std::string text;
   Run run = plan(std::move(config), given, say, text);
   TrainConfig& c = run.config;

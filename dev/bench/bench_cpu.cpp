@@ -8,14 +8,15 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <map>
+#include <optional>
 #include <tuple>
 
 #include "apps/command_line.h"
 #include "dev/bench/step_walk.h"
 #include "dev/bench/table.h"
 #include "gpt2/config.h"
+#include "gpt2/file.h"
 
 namespace {
 
@@ -581,15 +582,12 @@ void run(Flags flags, const CLI::App& app) {
   if (flags.precision == "bf16") check_cpu_can(Precision::bf16);
   if (flags.precision != "fp32" && cpu::fast_kernels(isa, true)) precisions.push_back(Precision::bf16);
 
-  std::ofstream out;
-  if (!flags.json.empty()) {  // now, not after minutes
-    out.open(flags.json);
-    if (!out) fail("%s cannot be written", flags.json.c_str());
-  }
+  std::optional<FileWriter> out;
+  if (!flags.json.empty()) out.emplace(flags.json);  // now, not after minutes
   const json results = Bench(flags, isa, precisions).run();
-  if (flags.json.empty()) return;
-  out << results.dump(1) << '\n';
-  if (!out.flush()) fail("%s cannot be written", flags.json.c_str());
+  if (!out) return;
+  out->write(results.dump(1) + "\n");
+  out->commit();
 }
 
 }  // namespace

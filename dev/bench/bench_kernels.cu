@@ -3,6 +3,7 @@
 #include <chrono>
 #include <ctime>
 #include <fstream>
+#include <optional>
 #include <regex>
 
 #include "apps/command_line.h"
@@ -61,6 +62,7 @@ class Rows {
  public:
   explicit Rows(const std::string& path) : path_(path) {
     if (path.empty()) return;
+    check_output_file(path);
     file_.open(path);
     if (!file_) fail("%s cannot be written", path.c_str());
   }
@@ -114,11 +116,21 @@ std::string today() {
   return text;
 }
 
-void write_file(const std::string& path, const std::string& text) {
-  FileWriter file(path);
-  file.write(text);
-  file.commit();
-}
+// A file to write at the end, made at the start: a path that cannot be written is found before minutes of work.
+class Output {
+ public:
+  explicit Output(const std::string& path) {
+    if (!path.empty()) file_.emplace(path);
+  }
+  void write(const std::string& text) {
+    file_->write(text);
+    file_->commit();
+  }
+  explicit operator bool() const { return file_.has_value(); }
+
+ private:
+  std::optional<FileWriter> file_;
+};
 
 void print(const json& ladder) {
   std::printf("%s  %s  (limit: %s; least %.3f MB, %.3f MFLOP)\n%s\n", ladder["operation"].get<std::string>().c_str(),
@@ -144,6 +156,8 @@ void run(const Options& options) {
     for (const bench::Registered& ladder : ladders) std::printf("%s\n", ladder.operation.c_str());
     return;
   }
+  Rows rows(options.rows_file);
+  Output json_file(options.json_file), html_file(options.html_file), write_budget_file(options.write_budget_file);
   const auto start = std::chrono::steady_clock::now();
   json results = bench::open_device(options.measure);
   results["date"] = today();
@@ -152,7 +166,6 @@ void run(const Options& options) {
               ceilings["measured"].get<bool>() ? "measured ceilings" : "predicted ceilings",
               ceilings["copy_gbps"].get<double>(), ceilings["matmul_tflops"].get<double>());
   const bench::Problem problem = bench::make_problem();
-  Rows rows(options.rows_file);
   int wrong = 0;
   results["ladders"] = json::array();
   for (const bench::Registered& ladder : ladders) {
@@ -161,8 +174,8 @@ void run(const Options& options) {
   }
   std::printf("%zu ladders in %.1f s\n", ladders.size(),
               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  if (!options.json_file.empty()) write_file(options.json_file, results.dump(1) + "\n");
-  if (!options.html_file.empty()) write_file(options.html_file, bench::html_page(results));
+  if (json_file) json_file.write(results.dump(1) + "\n");
+  if (html_file) html_file.write(bench::html_page(results));
   if (wrong > 0) {
     for (const json& ladder : results["ladders"]) {
       for (const json& version : ladder["versions"]) {
@@ -173,8 +186,8 @@ void run(const Options& options) {
     }
     fail("%d versions do not compute what the CPU twin does (above)", wrong);
   }
-  if (!options.write_budget_file.empty()) {
-    write_file(options.write_budget_file, bench::make_budget(results).dump(1) + "\n");
+  if (write_budget_file) {
+    write_budget_file.write(bench::make_budget(results).dump(1) + "\n");
     std::printf("wrote %s\n", options.write_budget_file.c_str());
   }
   if (!options.budget_file.empty()) compare_with_budget(options, results);

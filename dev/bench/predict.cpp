@@ -12,6 +12,7 @@
 #include <cmath>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -21,6 +22,7 @@
 #include "dev/bench/rates.h"
 #include "dev/bench/table.h"
 #include "gpt2/config.h"
+#include "gpt2/file.h"
 
 namespace {
 
@@ -401,6 +403,8 @@ struct Flags {
 };
 
 void run(const Flags& flags) {
+  std::optional<FileWriter> out;
+  if (!flags.json.empty()) out.emplace(flags.json);
   const Rates rates = read_rates(flags.rates, flags.device);
   const std::map<std::string, double> ratios =
       flags.counts.empty() ? std::map<std::string, double>{} : read_counts(flags.counts);
@@ -458,14 +462,13 @@ void run(const Flags& flags) {
   } else {
     print_overview(predictions, flags.markdown);
   }
-  if (flags.json.empty()) return;
+  if (!out) return;
   nlohmann::json all = nlohmann::json::array();
   for (const Prediction& p : predictions) all.push_back(to_json(p, rates));
-  std::ofstream out(flags.json);
-  out << nlohmann::json{{"predicted", true}, {"device", flags.device}, {"counts", flags.counts}, {"models", all}}.dump(
-             1)
-      << '\n';
-  if (!out.flush()) fail("%s cannot be written", flags.json.c_str());
+  out->write(
+      nlohmann::json{{"predicted", true}, {"device", flags.device}, {"counts", flags.counts}, {"models", all}}.dump(1) +
+      "\n");
+  out->commit();
 }
 
 }  // namespace

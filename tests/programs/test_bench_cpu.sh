@@ -84,6 +84,6 @@ expect_error 2 'precision' "$bench" --precision fp64
 expect_error 2 'isa' "$bench" --isa mmx
 expect_error 2 'batch-size' "$bench" --batch-size 0
 expect_error 2 'unexpected|not expected' "$bench" --colour red
-expect_error 1 'nowhere/out.json cannot be written' "$bench" --quick --json /nowhere/out.json
+expect_error 1 'nowhere/out.json: cannot be written' "$bench" --quick --json /nowhere/out.json
 expect_ok "$bench" --help
 expect_output 'seq-len'

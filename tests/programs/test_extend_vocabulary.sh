@@ -25,7 +25,7 @@ expect_output "vocabulary $((ids + 1))"
 expect_error 2 'model is required' "$extend_vocabulary" --add-tokens '<x>' --to y
 expect_error 2 'add-tokens is required' "$extend_vocabulary" --model $model --to y
 expect_error 2 'init' "$extend_vocabulary" --model $model --add-tokens '<x>' --to y --init random
-expect_error 2 'found a file' "$extend_vocabulary" --model $model --add-tokens '<x>' --to text.txt
+expect_error 1 'found a file' "$extend_vocabulary" --model $model --add-tokens '<x>' --to text.txt
 expect_error 1 'is there already, with the id' "$extend_vocabulary" --model $model --add-tokens '<|endoftext|>' --to y
 expect_error 1 'expected one or more' "$extend_vocabulary" --model $model --add-tokens 'a b' --to y
 expect_error 1 'nowhere' "$extend_vocabulary" --model nowhere --add-tokens '<x>' --to y

@@ -1,10 +1,12 @@
 #include "gpt2/lora.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <stdexcept>
 #include <vector>
 
+#include "gpt2/adapter_config.h"
 #include "gpt2/error.h"
 #include "gpt2/file.h"
 #include "gpt2/huggingface.h"
@@ -35,7 +37,7 @@ void add_low_rank(float* w, const float* a, const float* b, float scale, int64_t
 // "h.3.attn.c_attn" of "h.3.attn.c_attn.weight": what PEFT calls the matrix.
 std::string module_of(const ParamTensor& tensor) {
   const std::string module = tensor.hf_name.substr(0, tensor.hf_name.rfind('.'));
-  return module.rfind("h.", 0) == 0 ? "transformer." + module : module;
+  return module == "lm_head" || module == "score" ? module : "transformer." + module;
 }
 // How target_modules names it: "attn.c_attn" in every block.
 std::string target_of(const std::string& module) {
@@ -173,77 +175,60 @@ bool is_adapter(const fs::path& dir) { return fs::exists(dir / kConfigFile); }
 
 namespace {
 
+constexpr const char* kPrefix = "base_model.model.";
+
+// Whether adapters or modules_to_save part a head from the token embedding that it was tied to: PEFT changes modules,
+// not the weights that they share.
+bool unties(const AdapterConfig& adapter) {
+  for (const char* module : {"transformer.wte", "lm_head"}) {
+    if (adapter.is_target(module) || adapter.is_saved(module)) return true;
+  }
+  return false;
+}
+
 class AdapterWeights final : public Weights {
  public:
-  AdapterWeights(const fs::path& dir, const json& config, std::unique_ptr<Weights> base, const ModelConfig& shape)
+  AdapterWeights(const fs::path& dir, const AdapterConfig& adapter, std::unique_ptr<Weights> base,
+                 const ModelConfig& shape)
       : Weights(shape, param_table(shape)), base_(std::move(base)), file_(dir / kTensorFile) {
-    const std::string where = (dir / kConfigFile).string();
-    const auto number = [&](const json& value, const char* field) {
-      if (!value.is_number() || !(value.get<double>() > 0)) {
-        fail("%s: %s is %s, expected a number above 0", where.c_str(), field, shown(value).c_str());
-      }
-      return value.get<double>();
-    };
-    const auto pattern = [&](const char* field, const std::string& target) {
-      const auto found = config.find(field);
-      return found != config.end() && found->is_object() && found->contains(target) ? (*found)[target] : json(nullptr);
-    };
-    for (const ParamTensor& tensor : base_->table) base_tensors_[tensor.name] = &tensor;
-    std::set<std::string> known;
     for (const ParamTensor& tensor : table) {
-      if (tensor.vector) continue;
-      const std::string module = module_of(tensor), target = target_of(module);
-      const TensorView *a = file_.find(tensor_name(module, "lora_A")), *b = file_.find(tensor_name(module, "lora_B"));
-      if (!a && !b) continue;
-      const json own_rank = pattern("rank_pattern", target), own_alpha = pattern("alpha_pattern", target);
-      const double rank = number(own_rank.is_null() ? config.value("r", json()) : own_rank, "r"),
-                   alpha = number(own_alpha.is_null() ? config.value("lora_alpha", json()) : own_alpha, "lora_alpha");
-      const int64_t r = static_cast<int64_t>(rank);
-      for (const auto& [view, what, shape_of] : {std::tuple{a, "lora_A", std::vector<int64_t>{r, tensor.cols}},
-                                                 std::tuple{b, "lora_B", std::vector<int64_t>{tensor.file_rows, r}}}) {
-        const std::string name = tensor_name(module, what);
-        if (!view) fail("%s: tensor \"%s\" is missing", file_.path().c_str(), name.c_str());
-        check_view(*view, shape_of, file_.path().string());
-        known.insert(name);
-      }
-      deltas_[tensor.name] = {a, b, r, static_cast<float>(alpha / rank)};
+      const std::string module = module_of(tensor);
+      if (!tensor.vector && adapter.is_target(module)) add_delta(tensor, module, adapter);
     }
-    if (shape.num_classes > 0) {
-      for (const ParamTensor& tensor : table) {
-        if (tensor.name != "head" && tensor.name != "headb") continue;
-        const std::string name = "base_model.model." + tensor.hf_name;
-        const TensorView* view = file_.find(name);
-        if (!view) fail("%s: tensor \"%s\" is missing: a classifier's head", file_.path().c_str(), name.c_str());
-        check_view(*view, file_shape(tensor), file_.path().string());
-        heads_[tensor.name] = view;
-        known.insert(name);
-      }
-    }
+    add_whole(adapter);
     for (const TensorView& view : file_.tensors()) {
-      if (!known.contains(view.name)) {
-        fail("%s: tensor %s is no adapter of this base model, %d layers of %d channels", file_.path().c_str(),
-             in_quotes(view.name).c_str(), shape.num_layers, shape.channels);
-      }
+      if (known_.contains(view.name)) continue;
+      const bool of_lora = view.name.find(".lora_") != std::string::npos;
+      fail("%s: tensor %s is no adapter of this base model, %d layers of %d channels%s", file_.path().c_str(),
+           in_quotes(view.name).c_str(), shape.num_layers, shape.channels,
+           of_lora ? ", or adapter_config.json does not target its module"
+           : view.name.starts_with(std::string(kPrefix) + "score.")
+               ? "; a classifier's adapter needs its config.json next to it"
+               : "");
     }
     if (deltas_.empty()) fail("%s: no adapter is in it", file_.path().c_str());
   }
 
   void read(const ParamTensor& tensor, float* out) const override {
-    if (const auto head = heads_.find(tensor.name); head != heads_.end()) {
-      return from_file(out, head->second->bytes, *find_dtype(head->second->dtype), tensor);
+    if (const auto whole = whole_.find(tensor.name); whole != whole_.end()) {
+      from_file(out, whole->second->bytes, *find_dtype(whole->second->dtype), tensor);
+    } else if (const ParamTensor* found = in_base(tensor)) {
+      base_->read(*found, out);
+    } else if (tensor.name == "head") {
+      base_->read(base_->table[0], out);  // the embedding, which the base has in its place
+    } else {
+      std::fill(out, out + tensor.size(), 0.0f);  // a classifier's bias, which transformers' do not have
     }
-    base_->read(*base_tensors_.at(tensor.name), out);
-    const auto delta = deltas_.find(tensor.name);
-    if (delta == deltas_.end()) return;
-    const auto& [a, b, rank, scale] = delta->second;
-    const auto floats = [](const TensorView& view) {
-      const ParamTensor as_it_is{
-          "", "", view.shape[0], view.shape[1], view.shape[0], false, false, Init::zeros, 0, false, 0, 0};
-      std::vector<float> values(static_cast<size_t>(as_it_is.size()));
-      from_file(values.data(), view.bytes, *find_dtype(view.dtype), as_it_is);
-      return values;
-    };
-    add_low_rank(out, floats(*a).data(), floats(*b).data(), scale, tensor.file_rows, tensor.cols, rank);
+    if (const auto delta = deltas_.find(tensor.name); delta != deltas_.end()) {
+      const Delta& d = delta->second;
+      const std::vector<float> a = floats(*d.a, d.embedding), b = floats(*d.b, d.embedding);
+      add_low_rank(out, (d.embedding ? b : a).data(), (d.embedding ? a : b).data(), d.scale, tensor.file_rows,
+                   tensor.cols, d.rank);
+    }
+    if (const auto bias = biases_.find(tensor.name); bias != biases_.end()) {
+      const std::vector<float> values = floats(*bias->second.first, false);
+      for (size_t k = 0; k < values.size(); ++k) out[k] += bias->second.second * values[k];
+    }
   }
 
  private:
@@ -251,36 +236,110 @@ class AdapterWeights final : public Weights {
     const TensorView *a, *b;
     int64_t rank;
     float scale;
+    bool embedding;  // w += A^T B^T, instead of B A
   };
+
+  // The file's tensor of this name and shape, or an error.
+  const TensorView* get(const std::string& name, const std::vector<int64_t>& shape, const char* why) {
+    const TensorView* view = file_.find(name);
+    if (!view) fail("%s: tensor \"%s\" is missing: %s", file_.path().c_str(), name.c_str(), why);
+    check_view(*view, shape, file_.path().string());
+    known_.insert(name);
+    return view;
+  }
+
+  void add_delta(const ParamTensor& tensor, const std::string& module, const AdapterConfig& adapter) {
+    const char* why = "adapter_config.json targets its module";
+    if (adapter.is_saved(module)) {
+      fail("%s: target_modules and modules_to_save both name the module %s", file_.path().c_str(), module.c_str());
+    }
+    const bool embedding = tensor.name == "wte" || tensor.name == "wpe";
+    const int64_t rank = adapter.rank(module), in = embedding ? tensor.file_rows : tensor.cols,
+                  out = embedding ? tensor.cols : tensor.file_rows;
+    const std::string at = kPrefix + module + (embedding ? ".lora_embedding_" : ".lora_"),
+                      end = embedding ? "" : ".weight";
+    const float scale = static_cast<float>(adapter.scale(module));
+    const TensorView *a = get(at + "A" + end, {rank, in}, why), *b = get(at + "B" + end, {out, rank}, why);
+    deltas_[tensor.name] = {a, b, rank, scale, embedding};
+    if (!adapter.lora_bias()) return;
+    const std::string bias = tensor.name.ends_with("w") ? tensor.name.substr(0, tensor.name.size() - 1) + "b" : "";
+    if (embedding || std::none_of(table.begin(), table.end(), [&](const ParamTensor& t) { return t.name == bias; })) {
+      fail("%s: lora_bias is true, but the module %s has no bias", file_.path().c_str(), module.c_str());
+    }
+    biases_[bias] = {get(at + "B.bias", {out}, "lora_bias is true"), scale};
+  }
+
+  // Tensors that the file has in place of the base's: of modules_to_save, and what PEFT saves next to adapters, such as
+  // biases.
+  void add_whole(const AdapterConfig& adapter) {
+    const auto name_of = [&](const std::string& module, const std::string& parameter) {
+      const bool wrapped = adapter.is_target(module) && !adapter.is_saved(module);
+      return kPrefix + module + (wrapped ? ".base_layer." : ".") + parameter;
+    };
+    const bool shared = !base_->config.has_head() && config.num_classes == 0;  // one matrix, in two modules
+    std::vector<std::string> parts;  // of it: those that are not of modules_to_save
+    if (shared) {
+      const TensorView* first = nullptr;
+      for (const char* module : {"transformer.wte", "lm_head"}) {
+        if (adapter.is_saved(module)) continue;
+        parts.push_back(*module == 'l' ? "head" : "wte");
+        const std::string name = name_of(module, "weight");
+        if (!file_.find(name)) continue;
+        const TensorView* view = get(name, file_shape(table[0]), "");
+        if (first && !std::ranges::equal(first->bytes, view->bytes)) {
+          fail("%s: tensors %s and %s differ, but the base model has one matrix for both", file_.path().c_str(),
+               in_quotes(first->name).c_str(), in_quotes(name).c_str());
+        }
+        first = view;
+      }
+      for (const std::string& part : parts) {
+        if (first) whole_[part] = first;
+      }
+    }
+    for (const ParamTensor& tensor : table) {
+      if (std::find(parts.begin(), parts.end(), tensor.name) != parts.end()) continue;
+      const std::string module = module_of(tensor),
+                        name = name_of(module, tensor.hf_name.substr(tensor.hf_name.rfind('.') + 1));
+      const bool saved = adapter.is_saved(module), new_head = tensor.hf_name == "score.weight" && !in_base(tensor);
+      const bool needed = new_head || (saved && tensor.name != "headb");  // that is wrought's own
+      if (!needed && !file_.find(name)) continue;
+      whole_[tensor.name] =
+          get(name, file_shape(tensor), saved ? "modules_to_save names its module" : "a classifier's head");
+    }
+  }
+
+  // The base's tensor of the same name and size, or null.
+  const ParamTensor* in_base(const ParamTensor& tensor) const {
+    for (const ParamTensor& found : base_->table) {
+      if (found.hf_name == tensor.hf_name && found.size() == tensor.size()) return &found;
+    }
+    return nullptr;
+  }
+
+  // The values of a matrix or vector as it is, or transposed.
+  static std::vector<float> floats(const TensorView& view, bool transposed) {
+    const int64_t n = view.shape[0], m = view.shape.size() > 1 ? view.shape[1] : 1;
+    const int64_t rows = transposed ? m : n, cols = transposed ? n : m;
+    const ParamTensor as_it_is{"", "", rows, cols, rows, transposed, false, Init::zeros, 0, false, 0, 0};
+    std::vector<float> values(static_cast<size_t>(as_it_is.size()));
+    from_file(values.data(), view.bytes, *find_dtype(view.dtype), as_it_is);
+    return values;
+  }
+
   std::unique_ptr<Weights> base_;
   SafetensorsFile file_;
-  std::map<std::string, const ParamTensor*> base_tensors_;
   std::map<std::string, Delta> deltas_;
-  std::map<std::string, const TensorView*> heads_;
+  std::map<std::string, std::pair<const TensorView*, float>> biases_;  // that lora_B adds, and their scale
+  std::map<std::string, const TensorView*> whole_;                     // in place of the base's
+  std::set<std::string> known_;                                        // names in the file
 };
 
 }  // namespace
 
 std::unique_ptr<Weights> open_adapter(const fs::path& dir) {
   const fs::path path = dir / kConfigFile;
-  const json config = read_json_object(path);
-  const auto expect = [&](const char* field, const json& wanted) {
-    const json value = config.value(field, wanted);
-    if (value != wanted) {
-      fail("%s: %s is %s, expected %s: wrought does not have this option", path.c_str(), field, shown(value).c_str(),
-           shown(wanted).c_str());
-    }
-  };
-  if (config.value("peft_type", json()) != "LORA") {
-    fail("%s: peft_type is %s, expected \"LORA\"", path.c_str(), shown(config.value("peft_type", json())).c_str());
-  }
-  expect("bias", "none");
-  expect("use_rslora", false);
-  expect("use_dora", false);
-  const json named = config.value("base_model_name_or_path", json());
-  if (!named.is_string())
-    fail("%s: base_model_name_or_path is %s, expected a folder", path.c_str(), shown(named).c_str());
-  fs::path base = named.get<std::string>();
+  const AdapterConfig adapter(path);
+  fs::path base = adapter.base();
   if (!fs::exists(base) && base.is_relative() && fs::exists(dir / base)) base = dir / base;
   if (!fs::exists(base)) {
     fail("%s: the adapter's base model is %s, and there is nothing; put it there, or change base_model_name_or_path",
@@ -295,11 +354,12 @@ std::unique_ptr<Weights> open_adapter(const fs::path& dir) {
     }
   }
   std::unique_ptr<Weights> weights = open_weights(base);
-  const ModelConfig shape = fs::exists(dir / "config.json") ? read_huggingface_config(dir) : weights->config;
+  ModelConfig shape = fs::exists(dir / "config.json") ? read_huggingface_config(dir) : weights->config;
+  if (shape.num_classes == 0 && unties(adapter)) shape.tied_head = false;
   ModelConfig same = weights->config;  // but for what a finetuning may change
   same.num_classes = shape.num_classes;
   same.tied_head = shape.tied_head;
   same.causal = shape.causal;
   if (!(same == shape)) fail("%s: config.json and the base model %s differ in shape", dir.c_str(), base.c_str());
-  return std::make_unique<AdapterWeights>(dir, config, std::move(weights), shape);
+  return std::make_unique<AdapterWeights>(dir, adapter, std::move(weights), shape);
 }

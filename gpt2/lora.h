@@ -1,7 +1,7 @@
 // Low-rank adapters in files, and merged: W + alpha / rank * B A, a model like any other.
 //
 // An adapter's folder is PEFT's (github.com/huggingface/peft):
-//   adapter_config.json          rank, alpha, matrices, the base model
+//   adapter_config.json          rank, alpha, matrices, the base model (gpt2/adapter_config.h)
 //   adapter_model.safetensors    lora_A (rank, in) and lora_B (out, rank) of each matrix
 // GPT-2 keeps queries, keys and values in one matrix, c_attn, with an adapter for each here and one for all there: its
 // A has theirs one below the other, its B theirs along the diagonal, so its rank is their sum, and its alpha too. A
@@ -35,5 +35,6 @@ bool is_adapter(const std::filesystem::path& dir);
 
 // The base with the adapter merged. A classifier's folder holds its config.json, too. Throws Error: a base that is not
 // there, is another than the adapter was trained on, or has other shapes; options of PEFT's that change the result and
-// that wrought does not have; a tensor that is missing, extra or wrongly shaped.
+// that wrought does not have (gpt2/adapter_config.h); a tensor that is missing, extra or wrongly shaped. An adapter or a
+// copy of the token embedding or of the head parts the two where the base ties them.
 std::unique_ptr<Weights> open_adapter(const std::filesystem::path& dir);

@@ -16,9 +16,10 @@ int main(int argc, char** argv) {
   double threshold = 0.9;
   int threads = 0;
   bool quiet = false;
-  app.add_option("--data", data,
-                 "a JSON array of objects (.json), one object a line (.jsonl), columns with a line of names (.tsv), or "
-                 "bare lines")
+  app.add_option(
+         "--data", data,
+         "a JSON array of objects (.json), one object a line (.jsonl), columns with a line of names (.tsv, .csv), "
+         "or bare lines")
       ->required();
   app.add_option("--field", fields,
                  "compare these fields or columns only; may be repeated; default: all text of a row");

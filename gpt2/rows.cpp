@@ -59,10 +59,10 @@ void read_json_array(const fs::path& path, std::string_view text, const std::vec
   }
 }
 
-// Which columns of a .tsv are meant.
-std::vector<size_t> choose_columns(const fs::path& path, const std::string& header,
+// Which columns of a .tsv or .csv are meant.
+template <class Name>
+std::vector<size_t> choose_columns(const fs::path& path, const std::string& header, const std::vector<Name>& names,
                                    const std::vector<std::string>& fields) {
-  const std::vector<std::string_view> names = columns_of(header);
   std::vector<size_t> chosen;
   for (const std::string& field : fields) {
     const auto found = std::find(names.begin(), names.end(), field);
@@ -76,6 +76,68 @@ std::vector<size_t> choose_columns(const fs::path& path, const std::string& head
   return chosen;
 }
 
+// The fields of the record of a .csv that begins at text[begin] (RFC 4180: a field in quotes may hold commas, line ends
+// and doubled quotes), and where it ends: at a line end that is not in quotes. `where` begins the errors.
+std::vector<std::string> read_record(std::string_view text, size_t begin, size_t* end, const std::string& where) {
+  std::vector<std::string> fields(1);
+  size_t i = begin;
+  for (; i < text.size() && text[i] != '\n'; ++i) {
+    const char c = text[i];
+    if (c == ',') {
+      fields.emplace_back();
+    } else if (c != '"') {
+      if (c != '\r' || !text.substr(i + 1).starts_with('\n')) fields.back() += c;
+    } else {
+      const bool opens = i == begin || text[i - 1] == ',';
+      if (!opens) {
+        fail("%s: a quote inside a field without quotes; put the field in quotes and write its own twice: \"\"",
+             where.c_str());
+      }
+      for (++i;; ++i) {
+        if (i >= text.size()) {
+          fail("%s: a quote is opened and never closed; a quote inside a field is written twice: \"\"", where.c_str());
+        }
+        if (text[i] == '"' && !text.substr(i + 1).starts_with('"')) break;
+        if (text[i] == '"') ++i;
+        fields.back() += text[i];
+      }
+      const std::string_view rest = text.substr(i + 1, 2);
+      if (!rest.empty() && rest[0] != ',' && rest[0] != '\n' && rest != "\r\n") {
+        fail("%s: text after a closing quote; a quote inside a field is written twice: \"\"", where.c_str());
+      }
+    }
+  }
+  *end = i;
+  return fields;
+}
+
+void read_csv(const fs::path& path, std::string_view text, const std::vector<std::string>& fields, Rows& rows) {
+  std::vector<size_t> columns;
+  size_t width = 0, end = 0;
+  int64_t line = 1;
+  for (size_t begin = text.starts_with("\xEF\xBB\xBF") ? 3 : 0; begin < text.size(); begin = end + 1) {
+    const std::string where = strprintf("%s: line %lld", path.c_str(), static_cast<long long>(line));
+    const std::vector<std::string> values = read_record(text, begin, &end, where);
+    const std::string_view record = text.substr(begin, end - begin);
+    const int64_t number = line;
+    line += 1 + std::count(record.begin(), record.end(), '\n');
+    if (record.empty() || record == "\r") continue;
+    if (width == 0) {
+      rows.header = text.substr(0, end);
+      width = values.size();
+      columns = choose_columns(path, std::string(record), values, fields);
+      continue;
+    }
+    if (values.size() != width) {
+      fail("%s: %zu columns, expected %zu as in the first line", where.c_str(), values.size(), width);
+    }
+    std::string& joined = rows.text.emplace_back();
+    for (const size_t k : columns) add_line(joined, values[k]);
+    rows.number.push_back(number);
+    rows.lines.emplace_back(record);
+  }
+}
+
 }  // namespace
 
 Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
@@ -85,9 +147,10 @@ Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
   rows.kind = ending == ".json"    ? Rows::Kind::json
               : ending == ".jsonl" ? Rows::Kind::jsonl
               : ending == ".tsv"   ? Rows::Kind::tsv
+              : ending == ".csv"   ? Rows::Kind::csv
                                    : Rows::Kind::lines;
   if (rows.kind == Rows::Kind::lines && !fields.empty()) {
-    fail_usage("%s: --field goes with .json, .jsonl and .tsv files; bare lines have no fields", path.c_str());
+    fail_usage("%s: --field goes with .json, .jsonl, .tsv and .csv files; bare lines have no fields", path.c_str());
   }
   const std::string_view text = file.text();
   if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
@@ -95,6 +158,10 @@ Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
   }
   if (rows.kind == Rows::Kind::json) {
     read_json_array(path, text, fields, rows);
+    return rows;
+  }
+  if (rows.kind == Rows::Kind::csv) {
+    read_csv(path, text, fields, rows);
     return rows;
   }
   std::vector<size_t> columns;
@@ -109,7 +176,7 @@ Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
     if (rows.kind == Rows::Kind::tsv && number == 1) {
       rows.header = line;
       width = columns_of(line).size();
-      columns = choose_columns(path, line, fields);
+      columns = choose_columns(path, line, columns_of(line), fields);
       continue;
     }
     if (rows.kind == Rows::Kind::jsonl && line.find_first_not_of(" \t") == std::string::npos) continue;
@@ -141,7 +208,7 @@ void write_rows(const Rows& rows, const std::vector<bool>& keep, const fs::path&
     }
     file.write(array.dump(4) + "\n");
   } else {
-    if (rows.kind == Rows::Kind::tsv) file.write(rows.header + "\n");
+    if (rows.kind == Rows::Kind::tsv || !rows.header.empty()) file.write(rows.header + "\n");
     for (size_t k = 0; k < rows.lines.size(); ++k) {
       if (keep[k]) file.write(rows.lines[k] + "\n");
     }

@@ -89,3 +89,38 @@ TEST_CASE("what is refused") {
   CHECK_THROWS_AS(read_rows(folder.put("a.txt", "x"), {"a"}), UsageError);
   CHECK_THROWS_AS(read_rows(folder.path / "absent", {}), Error);
 }
+
+TEST_CASE("csv: a record with line ends in quotes is one row, written back as it stood") {
+  const Folder folder;
+  const std::string head = "\xEF\xBB\xBFid,text\r\n", first = "1,\"two\nlines, \"\"both\"\"\"\r\n",
+                    second = "2,plain\r\n", third = "3,\"a\r\n\r\nb\"";
+  const fs::path path = folder.put("a.csv", head + first + second + "\r\n" + third);
+  const Rows rows = read_rows(path, {"text"});
+  CHECK(rows.text == Strings{"two\nlines, \"both\"", "plain", "a\r\n\r\nb"});
+  CHECK(rows.number == Numbers{2, 4, 6});
+  CHECK(read_rows(path, {}).text[0] == "1\ntwo\nlines, \"both\"");
+  CHECK(read_rows(path, {"id"}).text == Strings{"1", "2", "3"});
+  write_rows(rows, {true, false, true}, folder.path / "out.csv");
+  CHECK(contents(folder.path / "out.csv") == head + first + third + "\n");
+  CHECK(read_rows(folder.path / "out.csv", {"text"}).text == Strings{rows.text[0], rows.text[2]});
+
+  const Rows empty = read_rows(folder.put("b.csv", ""), {});
+  CHECK(empty.text.empty());
+  struct Case {
+    const char *text, *message;
+  };
+  for (const Case& c : {Case{"text\na\n\"b\nc\n", "line 3: a quote is opened and never closed"},
+                        Case{"text\n\"a\nb\"c\n", "line 2: text after a closing quote"},
+                        Case{"text\n\"a\"\rc\n", "line 2: text after a closing quote"},
+                        Case{"text\na\"b\"\n", "line 2: a quote inside a field without quotes"},
+                        Case{"text\n\"a\nb\"\nc,d\n", "line 4: 2 columns, expected 1 as in the first line"},
+                        Case{"a,b\n1,2\n", "expected the columns' names, \"text\" among them, found \"a,b\""}}) {
+    CAPTURE(c.text);
+    try {
+      read_rows(folder.put("bad.csv", c.text), {"text"});
+      FAIL("no error");
+    } catch (const Error& error) {
+      CHECK_MESSAGE(std::string(error.what()).find(c.message) != std::string::npos, error.what());
+    }
+  }
+}

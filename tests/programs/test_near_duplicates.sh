@@ -28,6 +28,10 @@ expect_ok "$near_duplicates" --data rows.tsv --field text --out unique.tsv
 printf 'a line\nanother one\nA line\n' >rows.txt
 expect_ok "$near_duplicates" --data rows.txt --quiet --out unique.txt
 [ "$(cat unique.txt)" = "$(printf 'a line\nanother one')" ] || die "unique.txt: $(cat unique.txt)"
+printf 'id,text\n1,"see you\nat eight"\n2,"See you\nat eight"\n3,no\n' >rows.csv
+expect_ok "$near_duplicates" --data rows.csv --field text --out unique.csv
+expect_output '^rows 2 and 4: 1\.0000$'
+[ "$(cat unique.csv)" = "$(printf 'id,text\n1,"see you\nat eight"\n3,no')" ] || die "unique.csv: $(cat unique.csv)"
 
 expect_error 2 'data is required' "$near_duplicates"
 for flags in '--threshold 0' '--threshold 1' '--threshold nan' '--threshold x' '--threads -1' '--nonsense'; do

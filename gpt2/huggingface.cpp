@@ -7,6 +7,7 @@
 
 #include "gpt2/error.h"
 #include "gpt2/json.h"
+#include "gpt2/pytorch.h"
 #include "gpt2/safetensors.h"
 
 namespace fs = std::filesystem;
@@ -139,15 +140,29 @@ json tokenizer_config_json(const ModelConfig& config, const Tokenizer& tokenizer
 
 const char* const kSingleFile = "model.safetensors";
 const char* const kIndexFile = "model.safetensors.index.json";
+const char* const kPytorchFile = "pytorch_model.bin";  // this and the next are read, and never written
+const char* const kPytorchIndexFile = "pytorch_model.bin.index.json";
 const std::string kPrefix = "transformer.";
 const char* const kTiedHead = "lm_head.weight";  // the same matrix as wte, which some files hold twice
 
-bool has_prefix(const std::string& name) { return name.rfind(kPrefix, 0) == 0; }
-
-// Two names of a tensor's: with and without the prefix, which transformers writes for models with a head and not for
-// the stream alone. The heads' own tensors never have it.
+// What a tensor's name begins with, in any order: "transformer.", which transformers writes for models with a head and
+// not for the stream alone, and what wraps a model that was saved as it trained, DistributedDataParallel's "module."
+// and torch.compile's "_orig_mod.". The heads' own tensors never have "transformer.".
 bool of_head(const std::string& name) { return name.rfind("lm_head.", 0) == 0 || name.rfind("score.", 0) == 0; }
-std::string without_prefix(const std::string& name) { return has_prefix(name) ? name.substr(kPrefix.size()) : name; }
+std::string prefix_of(std::string_view name) {
+  std::string prefix;
+  for (bool more = true; more;) {
+    more = false;
+    for (const std::string& part : {kPrefix, std::string("module."), std::string("_orig_mod.")}) {
+      const bool again = part == kPrefix && prefix.find(kPrefix) != std::string::npos;
+      if (again || !name.substr(prefix.size()).starts_with(part)) continue;
+      prefix += part;
+      more = true;
+    }
+  }
+  return prefix;
+}
+std::string without_prefix(const std::string& name) { return name.substr(prefix_of(name).size()); }
 std::string written_name(const ParamTensor& tensor) {
   return (of_head(tensor.hf_name) ? "" : kPrefix) + tensor.hf_name;
 }
@@ -157,14 +172,20 @@ std::string written_name(const ParamTensor& tensor) {
 class TensorFiles {
  public:
   explicit TensorFiles(const fs::path& dir) {
-    if (fs::exists(dir / kSingleFile) || !fs::exists(dir / kIndexFile)) {
-      where_ = (dir / kSingleFile).string();
-      files_.emplace_back(where_);
-      gather();
-    } else {
-      where_ = dir.string();
-      open_shards(dir, read_index(dir / kIndexFile));
+    for (const char* name : {kSingleFile, kIndexFile, kPytorchFile, kPytorchIndexFile}) {
+      if (!fs::exists(dir / name)) continue;
+      if (fs::path(name).extension() == ".json") {
+        where_ = dir.string();
+        open_shards(dir / name, read_index(dir / name));
+      } else {
+        where_ = (dir / name).string();
+        open(where_);
+        gather();
+      }
+      return;
     }
+    fail("%s: no weights in it, expected %s or, of shards, %s; or PyTorch's %s or %s", dir.c_str(), kSingleFile,
+         kIndexFile, kPytorchFile, kPytorchIndexFile);
   }
 
   struct Found {
@@ -204,8 +225,16 @@ class TensorFiles {
     return shard_of;
   }
 
-  void open_shards(const fs::path& dir, const std::map<std::string, std::string>& shard_of) {
-    const std::string index = (dir / kIndexFile).string();
+  void open(const fs::path& file) {
+    if (file.extension() == ".bin") {
+      pytorch_files_.emplace_back(file);
+    } else {
+      files_.emplace_back(file);
+    }
+  }
+
+  void open_shards(const fs::path& index, const std::map<std::string, std::string>& shard_of) {
+    const fs::path dir = index.parent_path();
     std::set<std::string> shards;
     for (const auto& [tensor, shard] : shard_of) {
       if (shards.insert(shard).second && !fs::exists(dir / shard)) {
@@ -213,7 +242,7 @@ class TensorFiles {
              in_quotes(shard).c_str(), in_quotes(tensor).c_str());
       }
     }
-    for (const std::string& shard : shards) files_.emplace_back(dir / shard);
+    for (const std::string& shard : shards) open(dir / shard);
     gather();
     for (const auto& [tensor, shard] : shard_of) {
       const auto found = tensors_.find(without_prefix(tensor));
@@ -225,32 +254,54 @@ class TensorFiles {
     for (const auto& [name, found] : tensors_) {
       if (!shard_of.contains(found.view->name)) {
         fail("%s: tensor %s is not in the weight_map of %s", found.file->c_str(), in_quotes(found.view->name).c_str(),
-             kIndexFile);
+             index.filename().c_str());
       }
     }
   }
 
   void gather() {
-    const TensorView *with = nullptr, *without = nullptr;
-    for (const SafetensorsFile& file : files_) {
-      for (const TensorView& tensor : file.tensors()) {
-        if (!tensors_.insert({without_prefix(tensor.name), {&tensor, &file.path()}}).second) {
-          fail("%s: tensor %s is there twice", file.path().c_str(), in_quotes(tensor.name).c_str());
-        }
-        if (has_prefix(tensor.name)) {
-          with = &tensor;
-        } else if (!of_head(tensor.name)) {
-          without = &tensor;
-        }
+    for (const SafetensorsFile& file : files_) add(file);
+    for (const PytorchFile& file : pytorch_files_) add(file);
+    const TensorView* first = nullptr;
+    std::string prefix;  // of the first that is not a head's
+    for (const auto& [name, found] : tensors_) {
+      if (of_head(name)) continue;
+      const std::string own = prefix_of(found.view->name);
+      if (!first) {
+        first = found.view;
+        prefix = own;
+      } else if (own != prefix) {
+        fail_prefixes(*first, *found.view);
       }
     }
-    if (with && without) {
-      fail("%s: tensor %s has the prefix \"%s\" and %s has not; expected it of all of them or of none", where_.c_str(),
-           in_quotes(with->name).c_str(), kPrefix.c_str(), in_quotes(without->name).c_str());
+    const std::string wrapping = prefix.substr(0, prefix.find(kPrefix));
+    for (const auto& [name, found] : tensors_) {
+      if (!first || !of_head(name)) continue;
+      const std::string own = prefix_of(found.view->name);
+      if (own != prefix && own != wrapping) fail_prefixes(*first, *found.view);
     }
   }
 
-  std::vector<SafetensorsFile> files_;  // filled before gather() points into it
+  template <class File>
+  void add(const File& file) {
+    for (const TensorView& tensor : file.tensors()) {
+      if (!tensors_.insert({without_prefix(tensor.name), {&tensor, &file.path()}}).second) {
+        fail("%s: tensor %s is there twice", file.path().c_str(), in_quotes(tensor.name).c_str());
+      }
+    }
+  }
+
+  [[noreturn]] void fail_prefixes(const TensorView& a, const TensorView& b) const {
+    const bool a_has = !prefix_of(a.name).empty();
+    const TensorView &with = a_has ? a : b, &other = a_has ? b : a;
+    const std::string prefix = prefix_of(other.name);
+    fail("%s: tensor %s has the prefix %s and %s has %s; expected it of all of them or of none", where_.c_str(),
+         in_quotes(with.name).c_str(), in_quotes(prefix_of(with.name)).c_str(), in_quotes(other.name).c_str(),
+         prefix.empty() ? "not" : in_quotes(prefix).c_str());
+  }
+
+  std::vector<SafetensorsFile> files_;  // this and the next are filled before gather() points into them
+  std::vector<PytorchFile> pytorch_files_;
   std::map<std::string, Found> tensors_;
   std::string where_;
 };

@@ -2,6 +2,7 @@
 //
 //   config.json         the shape
 //   model.safetensors   the weights; or model-00001-of-00003.safetensors ... with model.safetensors.index.json
+//   pytorch_model.bin   in its place, of older models; or shards with pytorch_model.bin.index.json; never written
 //   tokenizer.json      the vocabulary
 #pragma once
 
@@ -19,10 +20,11 @@
 // have. GPT2ForSequenceClassification is a classifier; wrought's own "qkv_bias" and "causal" are true where absent.
 ModelConfig read_huggingface_config(const std::filesystem::path& dir);
 
-// The weights, in F32, F16 or BF16; names with or without the "transformer." prefix, not both. What says nothing about
-// the model is passed over: the attention masks of old files, the "lm_head.weight" of a tied head, which must equal
-// wte, a bias of zeros where there is none. A classifier's bias that is absent is zero. Throws Error for a missing,
-// extra, repeated or wrongly shaped tensor, and for an index of shards that does not fit them.
+// The weights, in F32, F16 or BF16; names with or without the prefix "transformer.", and with "module." and
+// "_orig_mod." of models that were saved as they trained, the same on all of them. What says nothing about the model is
+// passed over: the attention masks of old files, the "lm_head.weight" of a tied head, which must equal wte, a bias of
+// zeros where there is none. A classifier's bias that is absent is zero. Throws Error for a missing, extra, repeated or
+// wrongly shaped tensor, and for an index of shards that does not fit them.
 std::unique_ptr<Weights> open_huggingface(const std::filesystem::path& dir);
 
 // Throws Error if the tokenizer has more ids than the model's vocabulary. Fewer are fine: vocabularies are often padded

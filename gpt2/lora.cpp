@@ -67,7 +67,8 @@ std::vector<float> read_tensor(const Model& model, const ParamTensor& tensor) {
 }
 
 fs::path weights_file(const fs::path& base) {
-  for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
+  for (const char* name :
+       {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}) {
     if (fs::exists(base / name)) return base / name;
   }
   return base;

@@ -497,6 +497,59 @@ TEST_CASE("heads of their own, classifiers, models without biases or that see ev
   }
 }
 
+TEST_CASE("names of a model that was saved as it trained: module. and _orig_mod., in any order") {
+  const Folder folder;
+  const fs::path path = folder.path / "model.safetensors";
+  fs::copy(kGolden / "config.json", folder.path);
+  const auto expected = make_cpu_model(kShape, true), model = make_cpu_model(kShape, true);
+  load_weights(*expected, kGolden);
+  std::string wte;
+  const auto write = [&](const std::function<std::string(const std::string&)>& prefix, const char* head) {
+    FileTensor lm_head;
+    rewrite(kGolden / "model.safetensors", path, [&](FileTensor& tensor) {
+      if (tensor.name == "transformer.wte.weight") lm_head = tensor;
+      tensor.name = prefix(tensor.name) + tensor.name.substr(std::strlen("transformer."));
+    });
+    lm_head.name = head;
+    const fs::path copy = folder.path / "copy";
+    rewrite(path, copy, [](FileTensor&) {}, {lm_head});
+    fs::rename(copy, path);
+  };
+  for (const auto& [prefix, head] : {std::pair{"", "lm_head."},
+                                     {"module.", "module.lm_head."},
+                                     {"module.transformer.", "module.lm_head."},
+                                     {"_orig_mod.transformer.", "_orig_mod.lm_head."},
+                                     {"module._orig_mod.transformer.", "module._orig_mod.lm_head."},
+                                     {"_orig_mod.module.transformer.", "_orig_mod.module.lm_head."},
+                                     {"transformer._orig_mod.", "lm_head."},
+                                     {"module.transformer._orig_mod.", "module.lm_head."},
+                                     {"module.module.", "module.module.lm_head."}}) {
+    CAPTURE(prefix);
+    write([&prefix = prefix](const std::string&) { return prefix; }, (std::string(head) + "weight").c_str());
+    init_weights(*model, 9);
+    load_weights(*model, folder.path);
+    CHECK(same(*model, *expected, {Arena::params}));
+  }
+  struct Case {
+    const char *prefix, *others, *head, *message;  // prefix: of one tensor
+  };
+  for (const Case& c :
+       {Case{"module.", "", "lm_head.weight",
+             "\"module.h.0.ln_1.bias\" has the prefix \"module.\" and \"h.0.attn.c_attn.bias\" has not; "
+             "expected it of all of them or of none"},
+        Case{"transformer.", "module.transformer.", "lm_head.weight",
+             "\"transformer.h.0.ln_1.bias\" has \"transformer.\"; expected it of all of them or of none"},
+        Case{"module.", "module.", "_orig_mod.lm_head.weight", "has \"_orig_mod.\"; expected it"},
+        Case{"module.transformer.", "module.transformer.", "lm_head.weight", "has not; expected it"},
+        Case{"transformer.transformer.", "transformer.", "lm_head.weight", "tensor \"h.0.ln_1.bias\" is missing"},
+        Case{"modules.", "modules.", "lm_head.weight", "is missing"}}) {
+    CAPTURE(c.prefix);
+    write([&](const std::string& name) { return name.find("ln_1.bias") != std::string::npos ? c.prefix : c.others; },
+          c.head);
+    CHECK_THROWS_WITH_AS(load_weights(*model, folder.path), Contains(c.message), Error);
+  }
+}
+
 TEST_CASE("adapters are not part of the model that is saved, and stay when one is loaded") {
   const Folder folder;
   const auto model = make_cpu_model(kTiny, true, {.lora = {.rank = 2}}), plain = random_model(kTiny, 5);

@@ -33,6 +33,16 @@ expect_ok "$convert" --from "$tensorflow" --to "$TMP/tf.bin"
 expect_output "read .*OpenAI's TensorFlow checkpoint, F32"
 cmp "$TMP/tf.bin" "$TMP/m.bin" || die "the TensorFlow checkpoint is another model"
 
+# What torch.save() wrote.
+expect_ok "$convert" --from "$golden/checkpoint_pytorch" --to "$TMP/torch"
+expect_output "read .*a Hugging Face directory, F32"
+expect_ok "$convert" --from "$TMP/torch" --to "$TMP/torch.bin"
+cp -r "$golden/checkpoint_pytorch" "$TMP/bad_torch"
+chmod -R u+w "$TMP/bad_torch"
+sed -i 's/_rebuild_tensor_v2/_rebuild_tensor_v3/' "$TMP/bad_torch/pytorch_model.bin"
+expect_error 1 'bad_torch/pytorch_model.bin: data.pkl: it calls "torch._utils._rebuild_tensor_v3"' "$convert" --from "$TMP/bad_torch" --to "$TMP/none"
+[ ! -e "$TMP/none" ] || die "a refused model left a folder"
+
 # Hugging Face to Hugging Face in every type: the same bytes again, whole or in shards; llm.c's types both ways.
 for dtype in fp32 bf16 fp16; do
   expect_ok "$convert" --from "$TMP/model" --to "$TMP/$dtype" --dtype $dtype

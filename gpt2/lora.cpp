@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
 #include <stdexcept>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "gpt2/file.h"
 #include "gpt2/huggingface.h"
 #include "gpt2/json.h"
+#include "gpt2/pytorch.h"
 #include "gpt2/safetensors.h"
 
 namespace fs = std::filesystem;
@@ -20,7 +22,8 @@ namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kTensorFile = "adapter_model.safetensors";
-constexpr const char* kBaseChecksum = "base_checksum";  // among the tensors' metadata: of the base's weights
+constexpr const char* kPytorchFile = "adapter_model.bin";  // of PEFT's first versions; read, and never written
+constexpr const char* kBaseChecksum = "base_checksum";     // among the tensors' metadata: of the base's weights
 
 // w (out, in) += scale * b (out, rank) @ a (rank, in)
 void add_low_rank(float* w, const float* a, const float* b, float scale, int64_t out, int64_t in, int64_t rank) {
@@ -187,11 +190,35 @@ bool unties(const AdapterConfig& adapter) {
   return false;
 }
 
+class AdapterFile {
+ public:
+  explicit AdapterFile(const fs::path& dir) {
+    if (!fs::exists(dir / kTensorFile) && fs::exists(dir / kPytorchFile)) {
+      pytorch_.emplace(dir / kPytorchFile);
+    } else {
+      safetensors_.emplace(dir / kTensorFile);
+    }
+  }
+  const std::vector<TensorView>& tensors() const { return pytorch_ ? pytorch_->tensors() : safetensors_->tensors(); }
+  const TensorView* find(const std::string& name) const {
+    const auto found = std::ranges::find(tensors(), name, &TensorView::name);
+    return found == tensors().end() ? nullptr : &*found;
+  }
+  std::map<std::string, std::string> metadata() const {
+    return safetensors_ ? safetensors_->metadata() : std::map<std::string, std::string>();
+  }
+  const fs::path& path() const { return pytorch_ ? pytorch_->path() : safetensors_->path(); }
+
+ private:
+  std::optional<SafetensorsFile> safetensors_;
+  std::optional<PytorchFile> pytorch_;
+};
+
 class AdapterWeights final : public Weights {
  public:
   AdapterWeights(const fs::path& dir, const AdapterConfig& adapter, std::unique_ptr<Weights> base,
                  const ModelConfig& shape)
-      : Weights(shape, param_table(shape)), base_(std::move(base)), file_(dir / kTensorFile) {
+      : Weights(shape, param_table(shape)), base_(std::move(base)), file_(dir) {
     for (const ParamTensor& tensor : table) {
       const std::string module = module_of(tensor);
       if (!tensor.vector && adapter.is_target(module)) add_delta(tensor, module, adapter);
@@ -328,7 +355,7 @@ class AdapterWeights final : public Weights {
   }
 
   std::unique_ptr<Weights> base_;
-  SafetensorsFile file_;
+  AdapterFile file_;
   std::map<std::string, Delta> deltas_;
   std::map<std::string, std::pair<const TensorView*, float>> biases_;  // that lora_B adds, and their scale
   std::map<std::string, const TensorView*> whole_;                     // in place of the base's
@@ -346,8 +373,8 @@ std::unique_ptr<Weights> open_adapter(const fs::path& dir) {
     fail("%s: the adapter's base model is %s, and there is nothing; put it there, or change base_model_name_or_path",
          path.c_str(), in_quotes(base.string()).c_str());
   }
-  const SafetensorsFile tensors(dir / kTensorFile);
-  if (const auto expected = tensors.metadata().find(kBaseChecksum); expected != tensors.metadata().end()) {
+  const std::map<std::string, std::string> metadata = AdapterFile(dir).metadata();
+  if (const auto expected = metadata.find(kBaseChecksum); expected != metadata.end()) {
     const std::string found = file_checksum(weights_file(base));
     if (found != expected->second) {
       fail("%s: the adapter was trained on another base model than %s now is (checksum %s, expected %s)", path.c_str(),

@@ -2,7 +2,8 @@
 //
 // An adapter's folder is PEFT's (github.com/huggingface/peft):
 //   adapter_config.json          rank, alpha, matrices, the base model (gpt2/adapter_config.h)
-//   adapter_model.safetensors    lora_A (rank, in) and lora_B (out, rank) of each matrix
+//   adapter_model.safetensors    lora_A (rank, in) and lora_B (out, rank) of each matrix; in its place, of PEFT's first
+//                                versions, adapter_model.bin (gpt2/pytorch.h)
 // GPT-2 keeps queries, keys and values in one matrix, c_attn, with an adapter for each here and one for all there: its
 // A has theirs one below the other, its B theirs along the diagonal, so its rank is their sum, and its alpha too. A
 // classifier's head is not low-rank there but saved whole.

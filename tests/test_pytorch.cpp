@@ -151,6 +151,30 @@ TEST_CASE("a model's directory with pytorch_model.bin, and with shards of it") {
   CHECK(error().find("names \"b.bin\" for \"x\", but there is no such file") != std::string::npos);
 }
 
+TEST_CASE("an adapter's adapter_model.bin") {
+  const TemporaryFolder tmp;
+  const std::string module = "base_model.model.transformer.h.0.mlp.c_fc.lora_";
+  std::vector<float> numbers(20, 0.5f);  // of A (1, 4) and B (16, 1)
+  numbers[3] = 2;
+  const std::string bytes(reinterpret_cast<const char*>(numbers.data()), 80), all = storage("FloatStorage", "0", 20);
+  tmp.write("adapter_config.json", R"({"peft_type": "LORA", "r": 1, "lora_alpha": 3, "target_modules": ["c_fc"],
+                                       "base_model_name_or_path": ")" +
+                                       kGolden.string() + R"("})");
+  tmp.write("adapter_model.bin", file_of(dictionary(text(module + "A.weight") + tensor(all, 0, {1, 4}, {4, 1}) +
+                                                    text(module + "B.weight") + tensor(all, 4, {16, 1}, {1, 1})),
+                                         bytes));
+  const auto weights = open_weights(tmp.path), base = open_weights(kGolden);
+  for (const ParamTensor& tensor : weights->table) {
+    std::vector<float> found(static_cast<size_t>(tensor.size())), expected(found.size());
+    weights->read(tensor, found.data());
+    base->read(tensor, expected.data());
+    for (size_t i = 0; tensor.name == "block.0.fcw" && i < expected.size(); ++i) {
+      expected[i] += 3 * 0.5f * (i % 4 == 3 ? 2 : 0.5f);
+    }
+    CHECK_MESSAGE(found == expected, tensor.name);
+  }
+}
+
 TEST_CASE("types, places in a storage, Zip64 and comments") {
   std::string bytes;
   for (int i = 0; i < 24; ++i) bytes += static_cast<char>('a' + i);

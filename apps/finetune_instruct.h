@@ -88,8 +88,9 @@ inline void write_responses(Model& model, const Tokenizer& tokenizer, const Chat
   Progress progress(0, static_cast<int64_t>(n));
   for (size_t k = 0; k < n && !stopped(); ++k) {
     const std::string question = chat.question(rows[k].instruction, rows[k].input);
-    const std::vector<int32_t> ids = generate(model, tokenizer.encode(question), config,
-                                              [&](int32_t id) { return id < tokenizer.vocab_size() && !stopped(); });
+    const std::vector<int32_t> ids =
+        generate(model, chat.encode_question(rows[k].instruction, rows[k].input, tokenizer), config,
+                 [&](int32_t id) { return id < tokenizer.vocab_size() && !stopped(); });
     std::vector<int32_t> known;  // a vocabulary is often padded with ids that stand for nothing
     std::copy_if(ids.begin(), ids.end(), std::back_inserter(known),
                  [&](int32_t id) { return id < tokenizer.vocab_size(); });
@@ -135,8 +136,8 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
   std::vector<PromptedExample> validation = encode(rows.validation, chat, tokenizer);
   const size_t pack_length = row_length(c, shape.max_seq_len);
   const size_t limit = std::min(length_limit(c, shape.max_seq_len), pack_length > 0 ? pack_length : size_t{1} << 30);
-  say_truncation(truncate(train, limit), limit, "examples to train on");
-  say_truncation(truncate(validation, limit), limit, "examples to validate on");
+  say_truncation(truncate(train, limit, c.mask_prompt), limit, "examples to train on");
+  say_truncation(truncate(validation, limit, c.mask_prompt), limit, "examples to validate on");
   std::vector<size_t> lengths;
   for (const PromptedExample& example : train) lengths.push_back(example.ids.size() - 1);
   const int64_t per_epoch = settle_steps(c, train.size());

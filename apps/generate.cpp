@@ -44,7 +44,7 @@ int main(int argc, char** argv) {
   std::string dir, tokenizer_path, prompt, text;
   GenerateConfig config;
   config.sampler.temperature = 0.8;
-  bool greedy = false, raw_ids = false, keep_going = false;
+  bool greedy = false, raw_ids = false, keep_going = false, special = true;
   DeviceFlags device;
   std::optional<uint64_t> seed;
   app.add_option("--model", dir,
@@ -52,6 +52,9 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--tokenizer", tokenizer_path, "tokenizer file; default: the model directory's tokenizer.json");
   app.add_option("--prompt", prompt, "text to continue; default: the start of a text");
+  app.add_flag(
+      "--special,!--no-special", special,
+      "<|endoftext|> and the vocabulary's other special tokens in the prompt are those tokens (default), or text");
   CLI::Option* classified =
       app.add_option("--classify", text, "a text for a classifier: prints its class and each class's probability");
   classified->excludes("--prompt")->excludes("--tokenizer");
@@ -114,7 +117,7 @@ int main(int argc, char** argv) {
       if (tokenizer_path.empty()) tokenizer = find_tokenizer(dir);
       if (!tokenizer) tokenizer = Tokenizer::load(tokenizer_path.empty() ? dir : tokenizer_path);
       check_tokenizer(*tokenizer, shape, tokenizer_path.empty() ? dir : tokenizer_path);
-      ids = tokenizer->encode(prompt, Special::parsed);
+      ids = tokenizer->encode(prompt, special ? Special::parsed : Special::text);
       if (!keep_going) config.end_of_text = tokenizer->end_of_text();
       if (ids.empty() && tokenizer->end_of_text() >= 0) ids = {tokenizer->end_of_text()};
     }

@@ -145,7 +145,9 @@ int main(int argc, char** argv) {
   CLI::Option* data = add_data(encode_command);
   CLI::Option* text = encode_command->add_option("--text", flags.text, "the text itself");
   text->excludes(data);
-  encode_command->add_flag("--special", flags.special, "<|endoftext|> in the text is the special token, not text");
+  encode_command->add_flag(
+      "--special", flags.special,
+      "<|endoftext|> and the vocabulary's other special tokens in the text are those tokens, not text");
   add_threads(encode_command);
 
   CLI::App* decode_command = app.add_subcommand("decode", "Print the text of ids (from --ids or standard input).");

@@ -30,9 +30,19 @@ namespace {
 
 const char* const kTemplateFile = "chat_template.json";
 
-// `text` with {key} replaced by `value` and doubled braces by single ones. Throws Error unless {key} is there once.
-std::string fill(const std::string& text, const std::string& key, const std::string& value, const std::string& where) {
-  std::string out;
+// Appends `text` to `out` with {key} replaced by `value` and doubled braces by single ones; `own`, if given, receives
+// the ranges of `out` that are the text's. Throws Error unless {key} is there once.
+void fill(std::string& out, const std::string& text, const std::string& key, const std::string& value,
+          const std::string& where, std::vector<TextRange>* own = nullptr) {
+  size_t begin = out.size();
+  const auto end_own = [&] {
+    if (!own || begin == out.size()) return;
+    if (!own->empty() && own->back().end == begin) {  // the end of one text and the beginning of the next
+      own->back().end = out.size();
+    } else {
+      own->push_back({begin, out.size()});
+    }
+  };
   int found = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -52,7 +62,9 @@ std::string fill(const std::string& text, const std::string& key, const std::str
         fail("%s: unknown key {%s} in %s, expected {%s}; a brace of the text itself is written twice", where.c_str(),
              name.c_str(), in_quotes(text).c_str(), key.c_str());
       }
+      end_own();
       out += value;
+      begin = out.size();
       ++found;
       i = end;
     }
@@ -60,13 +72,14 @@ std::string fill(const std::string& text, const std::string& key, const std::str
   if (found != 1) {
     fail("%s: {%s} is %d times in %s, expected once", where.c_str(), key.c_str(), found, in_quotes(text).c_str());
   }
-  return out;
+  end_own();
 }
 
 ChatTemplate checked(ChatTemplate chat, const std::string& where) {
-  fill(chat.prompt, "instruction", "", where + ": prompt");
-  fill(chat.input, "input", "", where + ": input");
-  fill(chat.response, "output", "", where + ": response");
+  std::string filled;
+  fill(filled, chat.prompt, "instruction", "", where + ": prompt");
+  fill(filled, chat.input, "input", "", where + ": input");
+  fill(filled, chat.response, "output", "", where + ": response");
   if (!chat.response.ends_with("{output}")) {
     fail("%s: response: expected {output} at its end (end-of-text follows by itself), found %s", where.c_str(),
          in_quotes(chat.response).c_str());
@@ -91,10 +104,20 @@ ChatTemplate read_template_file(const fs::path& path) {
 
 }  // namespace
 
-std::string ChatTemplate::question(const std::string& instruction, const std::string& input_text) const {
-  std::string text = fill(prompt, "instruction", instruction, "the template's prompt");
-  if (!input_text.empty()) text += fill(input, "input", input_text, "the template's input");
-  return text + fill(response, "output", "", "the template's response");
+std::string ChatTemplate::question(const std::string& instruction, const std::string& input_text,
+                                   std::vector<TextRange>* own) const {
+  std::string text;
+  fill(text, prompt, "instruction", instruction, "the template's prompt", own);
+  if (!input_text.empty()) fill(text, input, "input", input_text, "the template's input", own);
+  fill(text, response, "output", "", "the template's response", own);
+  return text;
+}
+
+std::vector<int32_t> ChatTemplate::encode_question(const std::string& instruction, const std::string& input_text,
+                                                   const Tokenizer& tokenizer) const {
+  std::vector<TextRange> own;
+  const std::string text = question(instruction, input_text, &own);
+  return tokenizer.encode(text, own);
 }
 
 ChatTemplate alpaca_template() {
@@ -128,10 +151,10 @@ bool has_template(const fs::path& dir) { return fs::exists(dir / kTemplateFile);
 // ---- batches -------------------------------------------------------------------------------------------------------
 
 PromptedExample prompted_example(const std::string& question, const std::string& answer, const Tokenizer& tokenizer,
-                                 const std::string& where) {
+                                 const std::string& where, const std::vector<TextRange>& own) {
   PromptedExample example;
   try {
-    example.ids = tokenizer.encode(question);
+    example.ids = tokenizer.encode(question, own);
     example.prompt = example.ids.size();
     const std::vector<int32_t> ids = tokenizer.encode(answer);
     example.ids.insert(example.ids.end(), ids.begin(), ids.end());
@@ -146,18 +169,21 @@ std::vector<PromptedExample> encode(const std::vector<Instruction>& rows, const 
                                     const Tokenizer& tokenizer) {
   std::vector<PromptedExample> examples;
   for (const Instruction& row : rows) {
-    examples.push_back(prompted_example(chat.question(row.instruction, row.input), row.output, tokenizer, row.where));
+    std::vector<TextRange> own;
+    const std::string question = chat.question(row.instruction, row.input, &own);
+    examples.push_back(prompted_example(question, row.output, tokenizer, row.where, own));
   }
   return examples;
 }
 
-Truncation truncate(std::vector<PromptedExample>& examples, size_t length) {
+Truncation truncate(std::vector<PromptedExample>& examples, size_t length, bool mask_prompt) {
   Truncation result;
   for (PromptedExample& example : examples) {
     if (example.ids.size() <= length + 1) continue;
     example.ids.resize(length + 1);
     ++result.cut;
   }
+  if (!mask_prompt) return result;
   result.dropped = static_cast<int64_t>(
       std::erase_if(examples, [](const PromptedExample& example) { return example.ids.size() <= example.prompt; }));
   return result;

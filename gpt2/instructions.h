@@ -34,8 +34,14 @@ struct ChatTemplate {
   std::string response;  // ends with {output}, its only key: what stands before it belongs to what the model is given
   bool operator==(const ChatTemplate&) const = default;
 
-  // What the model is given; the answer follows at once.
-  std::string question(const std::string& instruction, const std::string& input_text) const;
+  // What the model is given; the answer follows at once. `own`, if given, receives where the template's own words stand
+  // in it, between those of the row.
+  std::string question(const std::string& instruction, const std::string& input_text,
+                       std::vector<TextRange>* own = nullptr) const;
+  // The same in tokens. A special token of the vocabulary that stands in the template, such as <|user|>, is that token;
+  // in the words of a row it is text.
+  std::vector<int32_t> encode_question(const std::string& instruction, const std::string& input_text,
+                                       const Tokenizer& tokenizer) const;
 };
 
 ChatTemplate alpaca_template();  // Taori et al. 2023, in the book's words
@@ -59,18 +65,20 @@ struct PromptedExample {
   size_t prompt = 0;  // the first so many are the prompt's
 };
 
-// Throws Error naming the row `where` for what the tokenizer cannot encode.
+// Special tokens count in the ranges `own` of the question (ChatTemplate::question); elsewhere they are text. Throws
+// Error naming the row `where` for what the tokenizer cannot encode.
 PromptedExample prompted_example(const std::string& question, const std::string& answer, const Tokenizer& tokenizer,
-                                 const std::string& where);
+                                 const std::string& where, const std::vector<TextRange>& own = {});
 std::vector<PromptedExample> encode(const std::vector<Instruction>& rows, const ChatTemplate& chat,
                                     const Tokenizer& tokenizer);
 
 struct Truncation {
   int64_t cut = 0;      // examples that were too long: their ends are gone
-  int64_t dropped = 0;  // examples with no token of their answer left: taken out
+  int64_t dropped = 0;  // examples with no target left: taken out
 };
-// To `length` inputs, that is length + 1 tokens.
-Truncation truncate(std::vector<PromptedExample>& examples, size_t length);
+// To `length` inputs, at least 1, that is length + 1 tokens. With `mask_prompt` an example whose prompt fills them has
+// no target left; without, the prompt's tokens are targets too, and every example stays.
+Truncation truncate(std::vector<PromptedExample>& examples, size_t length, bool mask_prompt = true);
 
 // The examples that `rows` names as inputs and, one later, targets (B, T), T the longest of them. Shorter ones are
 // padded with end-of-text, and their targets from there on are -1: the first end-of-text is learnt, the padding is not.

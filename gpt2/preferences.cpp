@@ -32,9 +32,10 @@ std::vector<PreferencePair> encode(const std::vector<Preference>& rows, const Ch
                                    const Tokenizer& tokenizer) {
   std::vector<PreferencePair> pairs;
   for (const Preference& p : rows) {
-    const std::string question = chat.question(p.row.instruction, p.row.input);
-    pairs.push_back({prompted_example(question, p.chosen, tokenizer, p.row.where),
-                     prompted_example(question, p.rejected, tokenizer, p.row.where)});
+    std::vector<TextRange> own;
+    const std::string question = chat.question(p.row.instruction, p.row.input, &own);
+    pairs.push_back({prompted_example(question, p.chosen, tokenizer, p.row.where, own),
+                     prompted_example(question, p.rejected, tokenizer, p.row.where, own)});
   }
   return pairs;
 }

@@ -33,8 +33,8 @@ struct PreferencePair {
 };
 std::vector<PreferencePair> encode(const std::vector<Preference>& rows, const ChatTemplate& chat,
                                    const Tokenizer& tokenizer);
-// As that of instructions: a pair is cut if one of its two is, and dropped if one has no token of its answer left, or
-// the two have become the same.
+// As that of instructions with masked prompts, whose tokens are no targets here: a pair is cut if one of its two is,
+// and dropped if one has no token of its answer left, or the two have become the same.
 Truncation truncate(std::vector<PreferencePair>& pairs, size_t length);
 
 // The pairs that `rows` names: the chosen ones, then the rejected ones (2B, T); targets of the prompts and of the

@@ -348,6 +348,25 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, Special special) c
   return ids;
 }
 
+std::vector<int32_t> Tokenizer::encode(std::string_view text, std::span<const TextRange> parsed) const {
+  std::vector<int32_t> ids;
+  size_t done = 0;
+  const auto encode_until = [&](size_t end) {
+    if (done < end) impl_->encode_ordinary(text.substr(done, end - done), done, ids);
+  };
+  for (const TextRange& range : parsed) {
+    const std::string_view part = text.substr(range.begin, range.end - range.begin);
+    for_each_stretch(part, impl_->specials, [&](size_t, size_t end, const SpecialToken* token) {
+      if (!token) return;
+      encode_until(range.begin + end);
+      ids.push_back(token->id);
+      done = range.begin + end + token->text.size();
+    });
+  }
+  encode_until(text.size());
+  return ids;
+}
+
 namespace {
 
 // A place >= from where no piece and no special token can be in progress: before an ASCII space or newline that follows

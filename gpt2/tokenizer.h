@@ -16,8 +16,12 @@
 inline constexpr std::string_view kEndOfText = "<|endoftext|>";
 
 enum class Special {
-  text,    // "<|endoftext|>" in the input is ordinary text (what users type)
-  parsed,  // it becomes the special token (corpora, prompts that wrought writes itself)
+  text,    // "<|endoftext|>" in the input is ordinary text (rows of a data set)
+  parsed,  // it and the vocabulary's others become the special tokens (corpora, prompts)
+};
+
+struct TextRange {
+  size_t begin, end;  // bytes of a text
 };
 
 class Tokenizer {
@@ -42,6 +46,9 @@ class Tokenizer {
   // Every call is safe from many threads at once. Bytes that are not UTF-8 are encoded as they are, each a piece's
   // "other" character; only a character vocabulary throws Error for them and for characters it lacks (which, where).
   std::vector<int32_t> encode(std::string_view text, Special special = Special::text) const;
+  // Special::parsed inside these ranges of the text, which are in order and do not overlap, Special::text outside. A
+  // special token that lies only in part in a range is text.
+  std::vector<int32_t> encode(std::string_view text, std::span<const TextRange> parsed) const;
   // The same ids, made by `threads` threads (0: all cores). The cut points fall where the split pattern would cut
   // anyway.
   std::vector<int32_t> encode_parallel(std::string_view text, Special special, int threads) const;

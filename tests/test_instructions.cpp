@@ -221,3 +221,76 @@ TEST_CASE("a packed batch has the loss and the gradients of the same examples pa
     }
   }
 }
+
+TEST_CASE("a template's special tokens are tokens, a row's are text") {
+  const Tokenizer bytes = Tokenizer::bytes();
+  const std::vector<std::string> added = {"<|user|>", "<|end|>", "<|e"};
+  const Tokenizer chat = bytes.with_special_tokens(added);
+  const int32_t eot = 256, user = 257, end = 258;
+  const TemporaryFolder tmp;
+  const struct {
+    const char *prompt, *instruction, *input;
+    std::vector<int32_t> ids;
+  } cases[] = {
+      {"<|user|>{instruction}<|end|>", "hi", "", {user, 'h', 'i', end, 'A', ' '}},
+      {"<|user|>{instruction}<|end|>", "hi", "x", {user, 'h', 'i', end, '(', eot, 'x', ')', 'A', ' '}},
+      {"{instruction}<|bot|>", "hi", "", {'h', 'i', '<', '|', 'b', 'o', 't', '|', '>', 'A', ' '}},  // no such token
+      {"{instruction}", "<|end|>", "", {'<', '|', 'e', 'n', 'd', '|', '>', 'A', ' '}},
+      {"<|user|>{instruction}", "a", "<|endoftext|>", {user, 'a', '(', eot, '<', '|', 'e', 'n', 'd', 'o',
+                                                       'f',  't', 'e', 'x', 't', '|', '>', ')', 'A', ' '}},
+      {"<|us{instruction}r|>", "e", "", {'<', '|', 'u', 's', 'e', 'r', '|', '>', 'A', ' '}},  // half a row's
+      {"<|user|>{instruction}", "|>", "", {user, '|', '>', 'A', ' '}},
+      {"{{<|end|>}} {instruction}", "a", "", {'{', end, '}', ' ', 'a', 'A', ' '}},
+      {"{instruction}<|end",
+       "a",
+       "(",
+       {'a', 259, 'n', 'd', '(', eot, '(', ')', 'A', ' '}},  // the longest that is there
+  };
+  for (const auto& c : cases) {
+    CAPTURE(c.prompt);
+    CAPTURE(c.instruction);
+    const ChatTemplate chat_template{c.prompt, "(<|endoftext|>{input})", "A {output}"};
+    CHECK(chat_template.encode_question(c.instruction, c.input, chat) == c.ids);
+    const std::vector<PromptedExample> examples =
+        encode({{c.instruction, c.input, "<|end|>", "row"}}, chat_template, chat);
+    std::vector<int32_t> whole = c.ids;
+    for (const char byte : std::string("<|end|>")) whole.push_back(byte);  // the answer's, too
+    whole.push_back(eot);
+    CHECK(examples[0].ids == whole);
+    CHECK(examples[0].prompt == c.ids.size());
+  }
+}
+
+TEST_CASE("what stands between two special tokens is encoded in one") {
+  // As `tokenizers` does it: a template's space and a row's word make one token.
+  const Tokenizer bpe = Tokenizer::train_bpe(" cat cat cat cat", 270);
+  const int32_t cat = bpe.encode(" cat")[0];
+  REQUIRE(bpe.encode(" cat").size() == 1);
+  const ChatTemplate chat{"<|endoftext|> {instruction}", "{input}", " cat{output}"};
+  CHECK(chat.encode_question("cat", "", bpe) == std::vector<int32_t>{bpe.end_of_text(), cat, cat});
+  CHECK(chat.encode_question("cat", "", bpe) == bpe.encode("<|endoftext|> cat cat", Special::parsed));
+}
+
+TEST_CASE("where prompts are targets, an example whose prompt fills the length is cut and kept") {
+  const Tokenizer tokenizer = Tokenizer::chars("ab");
+  const struct {
+    bool mask_prompt;
+    size_t length;
+    int64_t cut, dropped, targets;
+  } cases[] = {{false, 3, 2, 0, 3 + 3 + 3}, {false, 1, 3, 0, 1 + 1 + 1}, {false, 9, 0, 0, 5 + 6 + 3},
+               {true, 3, 2, 1, 2 + 2},      {true, 1, 3, 3, 0},          {true, 9, 0, 0, 2 + 5 + 2}};
+  for (const auto& c : cases) {
+    CAPTURE(c.mask_prompt);
+    CAPTURE(c.length);
+    std::vector<PromptedExample> examples = {prompted_example("aaaa", "b", tokenizer, ""),
+                                             prompted_example("aa", "bbbb", tokenizer, ""),
+                                             prompted_example("aa", "b", tokenizer, "")};
+    const Truncation truncation = truncate(examples, c.length, c.mask_prompt);
+    CHECK(truncation.cut == c.cut);
+    CHECK(truncation.dropped == c.dropped);
+    std::vector<size_t> rows;
+    for (size_t k = 0; k < examples.size(); ++k) rows.push_back(k);
+    if (!rows.empty()) CHECK(count_targets(prompted_batch(examples, rows, 2, c.mask_prompt, 0)) == c.targets);
+    if (rows.empty()) CHECK(c.targets == 0);
+  }
+}

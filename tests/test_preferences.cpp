@@ -138,3 +138,18 @@ TEST_CASE("micro-batches of a step add up to the step") {
     CHECK(part.weights[static_cast<size_t>(5 + t)] == whole.weights[static_cast<size_t>(15 + t)]);
   }
 }
+
+TEST_CASE("a template's special tokens are tokens in pairs, too") {
+  const std::vector<std::string> added = {"<|user|>"};
+  const Tokenizer chat = Tokenizer::bytes().with_special_tokens(added);
+  const Preference row{{"<|user|>", "", "", "row"}, "a", "b"};
+  const std::vector<PreferencePair> pairs = encode({row}, {"<|user|>{instruction}", "{input}", ":{output}"}, chat);
+  std::vector<int32_t> prompt = {257};
+  for (const char byte : std::string("<|user|>:")) prompt.push_back(byte);
+  for (const auto& [example, answer] : {std::pair(pairs[0].chosen, 'a'), std::pair(pairs[0].rejected, 'b')}) {
+    CHECK(example.prompt == prompt.size());
+    std::vector<int32_t> ids = prompt;
+    ids.insert(ids.end(), {answer, 256});
+    CHECK(example.ids == ids);
+  }
+}

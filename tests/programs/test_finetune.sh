@@ -180,8 +180,36 @@ holds "($(metric whole2 grad_norm) - $(metric parts2 grad_norm)) ^ 2 < 1e-8" "mi
 holds "($(metric whole2 loss) - $(metric parts2 loss)) ^ 2 < 1e-10" "micro-batches make another loss"
 expect_ok "$finetune" instruct --model $base --data rows.json --template phi3 --run phi3 --steps 1 --responses 0 --max-length 36
 expect_output '[0-9]+ examples to train on are longer than 36 tokens and lost their ends'
-expect_error 1 'lost their ends; 85 of them had nothing left to learn' "$finetune" instruct --model $base --data rows.json --run alpaca
+expect_error 1 'lost their ends; 85 of them had nothing left to learn' "$finetune" instruct --model $base --data rows.json --run alpaca --mask-prompt
 expect_output 'the training set has 0 examples, fewer than one batch'
+
+# Without --mask-prompt prompts are targets: a row whose prompt is longer than the context is cut, and learnt from.
+for flags in '' '--batching packed'; do
+  rm -rf alpaca
+  # shellcheck disable=SC2086
+  expect_ok "$finetune" instruct --model $base --data rows.json --run alpaca --steps 1 --responses 0 --lr 1e-9 $flags
+  expect_output 'length: 85 examples to train on are longer than 64 tokens and lost their ends$'
+  expect_output 'step 0 . training loss [0-9.]+ a token . validation loss [0-9.]+ a token'
+done
+
+# A template's markers are the vocabulary's special tokens; this vocabulary could not write them as text. A row's are text.
+expect_ok "$BUILD/extend_vocabulary" --model $base --add-tokens '[@user]' '[@bot]' --to chat
+echo '{"prompt": "[@user] {instruction}", "input": " ({input})", "response": " [@bot]{output}"}' >markers.json
+sed '1,/say 3/s/say 3/[@user]/' rows.json >marked_rows.json
+echo '[{"instruction": "say", "chosen": "yes", "rejected": "no"}]' >one_pair.json
+while IFS='|' read -r code pattern flags; do
+  rm -rf marked
+  # shellcheck disable=SC2086
+  if [ "$code" = 0 ]; then expect_ok $flags --run marked; else expect_error "$code" "$pattern" $flags --run marked; fi
+done <<END
+0||$finetune instruct --model chat --template markers.json --data rows.json --steps 1 --responses 1 --response-tokens 2
+0||$finetune dpo --model chat --template markers.json --data one_pair.json --steps 1 --batch-size 1 --train-fraction 1 --val-fraction 0
+1|rows.json: row 1: the vocabulary lacks the character U.005B|$finetune instruct --model $base --template markers.json --data rows.json
+1|one_pair.json: row 1: the vocabulary lacks the character U.005B|$finetune dpo --model $base --template markers.json --data one_pair.json
+1|marked_rows.json: row 3: the vocabulary lacks the character U.005B|$finetune instruct --model chat --template markers.json --data marked_rows.json
+END
+expect_ok "$BUILD/generate" --model chat --prompt '[@user] say 3 [@bot]' --tokens 1
+expect_error 1 'lacks the character U.005B' "$BUILD/generate" --model chat --prompt '[@user] say 3 [@bot]' --tokens 1 --no-special
 
 # Packed into shared rows the steps are those of shuffled examples, a row each; so are evaluations; and there is less padding.
 expect_ok instruct --run loose --steps 6 --batch-size 6 --responses 0 --lr 1e-3 --precision fp32

@@ -157,6 +157,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
       if (run.val.size() > 0 && due(config.eval_every) && !stop) {
         report.clear();
         if (const auto loss = report_evaluation(*model, run, step, log)) {
+          report.evaluated(step, *loss);
           if (config.patience > 0 && run.stopping.add(step, *loss) && report.good()) {
             save();
             if (root) mark_best(run.folder, latest_checkpoint(run.folder));

@@ -171,6 +171,7 @@ void classes(const Flags& flags, Model& model, const Tokenizer& tokenizer) {
   });
   watch(n, n);
   watch.clear();
+  if (!std::isfinite(result->loss)) fail("the loss is not finite: the model's weights are damaged");
   const Confusion& confusion = result->confusion;
   int64_t right = 0;
   json counts = json::array(), precision = json::array(), recall = json::array();

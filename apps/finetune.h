@@ -93,6 +93,14 @@ inline nlohmann::json first_record(const FinetuneConfig& c, Task task, const Dev
           {"trainable", num_trainable(model.table)}};
 }
 
+// Ends the run if a set's loss is not finite: the last update broke the weights, and RUN/latest has those before it.
+inline void check_loss(double loss, int64_t step, const char* set) {
+  if (std::isfinite(loss)) return;
+  fail("step %lld: the %s loss is not finite: %s", static_cast<long long>(step), set,
+       step == 0 ? "the model to start from is damaged"
+                 : "the weights are broken; start again with a lower --lr, --warmup-steps or a --grad-clip");
+}
+
 // A line for each step, on the terminal and in metrics.jsonl; and the end of a run whose loss is not finite any more.
 class FinetuneReport {
  public:

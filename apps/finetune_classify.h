@@ -81,6 +81,7 @@ inline void report_classifier(Model& model, const ClassifierData& data, const Fi
     const size_t B = static_cast<size_t>(c.micro_batch > 0 ? c.micro_batch : c.batch_size);
     const auto result = evaluate_classifier(model, examples, data.info, B, limit, stopped);
     if (!result) return;
+    check_loss(result->loss, step, name);
     const Confusion& confusion = result->confusion;
     line += strprintf(" | %s %.2f %%, loss %.3f", name, 100 * confusion.accuracy(), result->loss);
     metrics[std::string(key) + "_accuracy"] = confusion.accuracy();

@@ -140,6 +140,7 @@ inline void finetune_dpo(FinetuneConfig c, const DeviceFlags& device) {
       add_pairs(sum, dpo(policy, reference(pairs, part, batch), c.beta),
                 static_cast<double>(part.size()) / static_cast<double>(n));
     }
+    check_loss(sum.loss, at, name);
     say(strprintf("step %lld | %s loss %.4f", static_cast<long long>(at), name, sum.loss) + dpo_line(sum));
     nlohmann::json metrics = dpo_metrics(sum, prefix);
     metrics["step"] = at;

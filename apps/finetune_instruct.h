@@ -168,6 +168,7 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
       const auto loss =
           evaluate_prompted(*model, examples, pad, c.mask_prompt, pack_length, static_cast<size_t>(B), some, stopped);
       if (!loss) return;
+      check_loss(*loss, at, name);
       line += strprintf(" | %s loss %.4f a token", name, *loss);
       metrics[key] = *loss;
     };

@@ -316,10 +316,13 @@ class StepReport {
     if (bad_steps_ == 5) fail_not_finite();
   }
 
+  // The validation loss after a step. One that is not finite comes from weights that the update broke.
+  void evaluated(int64_t step, double loss) { bad_validation_ = std::isfinite(loss) ? -1 : step; }
+
   void clear() { progress_.clear(); }  // before anything else is printed
   void saved(const std::filesystem::path& checkpoint) { last_checkpoint_ = checkpoint; }
-  // False after a step that was not finite: what follows an update that broke the weights is not worth keeping.
-  bool good() const { return bad_steps_ == 0; }
+  // False after a step or a validation that was not finite: what an update broke is not worth keeping.
+  bool good() const { return bad_steps_ == 0 && bad_validation_ < 0; }
   // The end of the run; throws Error if that is not good.
   void finish() {
     clear();
@@ -332,10 +335,13 @@ class StepReport {
     const std::string advice = from.empty() ? "no checkpoint was saved yet; start again with"
                                             : "the last good checkpoint is " + from +
                                                   ": start another run from it with --model " + from + " and";
-    fail(
-        "%sloss or gradients were not finite in %d step%s in a row, up to step %lld; %s a lower --lr, more "
-        "--warmup-steps or a --grad-clip",
-        where_.c_str(), bad_steps_, bad_steps_ == 1 ? "" : "s", static_cast<long long>(reported_), advice.c_str());
+    const std::string what =
+        bad_steps_ > 0
+            ? strprintf("%sloss or gradients were not finite in %d step%s in a row, up to step %lld", where_.c_str(),
+                        bad_steps_, bad_steps_ == 1 ? "" : "s", static_cast<long long>(reported_))
+            : strprintf("the validation loss after step %lld was not finite: the weights are broken",
+                        static_cast<long long>(bad_validation_));
+    fail("%s; %s a lower --lr, more --warmup-steps or a --grad-clip", what.c_str(), advice.c_str());
   }
 
   const Run& run_;
@@ -347,6 +353,7 @@ class StepReport {
   std::chrono::steady_clock::time_point clock_ = std::chrono::steady_clock::now();
   int64_t reported_ = 0;
   int bad_steps_ = 0;            // in a row
+  int64_t bad_validation_ = -1;  // after which step the last validation was not finite; -1: it was
   std::string where_;            // of several processes
   std::deque<Traffic> traffic_;  // of steps that were not reported yet
 };

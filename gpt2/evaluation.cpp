@@ -79,6 +79,7 @@ TextScore score_text(Model& model, const Tokens& tokens, const Tokenizer* tokeni
     double sum = 0;
     model.forward(inputs.data(), static_cast<int>(rows), static_cast<int>(span), Pass::evaluate);
     model.loss(targets.data(), &sum);
+    if (!std::isfinite(sum)) fail("the loss is not finite: the model's weights are damaged");
     score.nats += sum;
     score.windows += rows;
     each(std::min(reach - 1, n - 1), n - 1);

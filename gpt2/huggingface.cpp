@@ -323,7 +323,11 @@ class HuggingfaceWeights final : public Weights {
   explicit HuggingfaceWeights(const fs::path& dir) : HuggingfaceWeights(read_huggingface_config(dir), dir) {}
 
   void read(const ParamTensor& tensor, float* out) const override {
-    if (const TensorView* view = find(tensor)) return from_file(out, view->bytes, *find_dtype(view->dtype), tensor);
+    if (const auto found = files_.tensors().find(tensor.hf_name); found != files_.tensors().end()) {
+      const auto& [view, file] = found->second;
+      return from_file(out, view->bytes, *find_dtype(view->dtype), tensor,
+                       file->string() + ": tensor " + in_quotes(view->name));
+    }
     std::fill(out, out + tensor.size(), 0.0f);
   }
   Dtype dtype(const ParamTensor& tensor) const override {

@@ -505,6 +505,9 @@ std::vector<float> classify(Model& model, const Tokenizer& tokenizer, const Clas
   model.forward(batch.inputs.data(), 1, T, Pass::evaluate);
   std::vector<float> probability(static_cast<size_t>(model.config.num_classes));
   model.read_logits(0, probability.data());
+  if (!std::all_of(probability.begin(), probability.end(), [](float logit) { return std::isfinite(logit); })) {
+    fail("the model's logits are not finite: its weights are damaged");
+  }
   const float most = *std::max_element(probability.begin(), probability.end());
   double sum = 0;
   for (float& p : probability) sum += p = std::exp(p - most);

@@ -6,6 +6,7 @@
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
+#include "gpt2/json.h"
 
 namespace fs = std::filesystem;
 
@@ -73,7 +74,8 @@ class LlmcWeights final : public Weights {
     ParamTensor as_is = tensor;
     as_is.transposed = false;  // these files hold matrices as memory does
     const size_t bytes = static_cast<size_t>(tensor.file_size() * element_bytes(dtype(tensor)));
-    from_file(out, {at_.at(tensor.name), bytes}, dtype(tensor), as_is);
+    from_file(out, {at_.at(tensor.name), bytes}, dtype(tensor), as_is,
+              file_.path().string() + ": tensor " + in_quotes(tensor.name));
   }
   Dtype dtype(const ParamTensor&) const override { return dtype_of(header_.type); }
 

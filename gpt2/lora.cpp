@@ -239,7 +239,7 @@ class AdapterWeights final : public Weights {
 
   void read(const ParamTensor& tensor, float* out) const override {
     if (const auto whole = whole_.find(tensor.name); whole != whole_.end()) {
-      from_file(out, whole->second->bytes, *find_dtype(whole->second->dtype), tensor);
+      from_file(out, whole->second->bytes, *find_dtype(whole->second->dtype), tensor, where(*whole->second));
     } else if (const ParamTensor* found = in_base(tensor)) {
       base_->read(*found, out);
     } else if (tensor.name == "head") {
@@ -260,6 +260,8 @@ class AdapterWeights final : public Weights {
   }
 
  private:
+  std::string where(const TensorView& view) const { return file_.path().string() + ": tensor " + in_quotes(view.name); }
+
   struct Delta {
     const TensorView *a, *b;
     int64_t rank;
@@ -345,12 +347,12 @@ class AdapterWeights final : public Weights {
   }
 
   // The values of a matrix or vector as it is, or transposed.
-  static std::vector<float> floats(const TensorView& view, bool transposed) {
+  std::vector<float> floats(const TensorView& view, bool transposed) const {
     const int64_t n = view.shape[0], m = view.shape.size() > 1 ? view.shape[1] : 1;
     const int64_t rows = transposed ? m : n, cols = transposed ? n : m;
     const ParamTensor as_it_is{"", "", rows, cols, rows, transposed, false, Init::zeros, 0, false, 0, 0};
     std::vector<float> values(static_cast<size_t>(as_it_is.size()));
-    from_file(values.data(), view.bytes, *find_dtype(view.dtype), as_it_is);
+    from_file(values.data(), view.bytes, *find_dtype(view.dtype), as_it_is, where(view));
     return values;
   }
 

@@ -360,7 +360,8 @@ class TensorflowWeights final : public Weights {
       fail("%s: tensor %s has checksum %08x, expected %08x; the file is damaged", files_[stored.file].path().c_str(),
            in_quotes(stored.name).c_str(), mask_crc32c(crc), stored.checksum);
     }
-    from_file(out, stored.bytes, stored.dtype, tensor);
+    from_file(out, stored.bytes, stored.dtype, tensor,
+              files_[stored.file].path().string() + ": tensor " + in_quotes(stored.name));
   }
   Dtype dtype(const ParamTensor& tensor) const override { return stored_.at(tensor.name).dtype; }
 

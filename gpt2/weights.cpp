@@ -1,6 +1,8 @@
 #include "gpt2/weights.h"
 
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -145,9 +147,10 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 18;  // elements that are converted at a time
 
-// out (cols, rows) = inp (rows, cols), whose element i is at(i). Tile by tile, so that both sides stay in the cache.
-template <class At>
-void transpose(float* out, int64_t rows, int64_t cols, At at) {
+// out (cols, rows) = inp (rows, cols), whose element i is at(i). Tile by tile, so that both sides stay in the cache;
+// done(begin, end) is called, by any thread, when these elements of `out` have been written.
+template <class At, class Done>
+void transpose(float* out, int64_t rows, int64_t cols, At at, Done done) {
   constexpr int64_t kTile = 32;
 #pragma omp parallel for schedule(static) if (rows * cols > 65536)
   for (int64_t c0 = 0; c0 < cols; c0 += kTile) {
@@ -156,7 +159,25 @@ void transpose(float* out, int64_t rows, int64_t cols, At at) {
         for (int64_t r = r0; r < std::min(rows, r0 + kTile); ++r) out[c * rows + r] = at(r * cols + c);
       }
     }
+    done(c0 * rows, std::min(cols, c0 + kTile) * rows);
   }
+}
+
+// Whether one of the values is NaN or infinite: its exponent's bits are all ones. Compilers make vectors of it.
+bool any_not_finite(const float* values, int64_t n) {
+  uint32_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= (std::bit_cast<uint32_t>(values[i]) & 0x7F800000u) == 0x7F800000u;
+  return found != 0;
+}
+
+// Of the value i in the file, which is not finite.
+[[noreturn]] void fail_not_finite(float value, int64_t i, const ParamTensor& tensor, const std::string& where) {
+  const std::vector<int64_t> shape = file_shape(tensor);
+  const std::string at = shape.size() == 1 ? std::to_string(i)
+                                           : strprintf("%lld, %lld", static_cast<long long>(i / shape[1]),
+                                                       static_cast<long long>(i % shape[1]));
+  fail("%s: value [%s] is %s, expected finite numbers; the weights are damaged: take another copy or checkpoint",
+       where.c_str(), at.c_str(), std::isnan(value) ? "NaN" : "infinite");
 }
 
 template <class Bits>
@@ -168,18 +189,31 @@ Bits load_bits(const std::byte* from, int64_t i) {  // tensors in a file need no
 
 }  // namespace
 
-void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const ParamTensor& tensor) {
+void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const ParamTensor& tensor,
+               const std::string& where) {
   const std::byte* from = bytes.data();
   const auto convert = [&](auto at) {
+    const int64_t n = tensor.file_size(), size = element_bytes(dtype);
+    std::atomic<bool> damaged = false;
+    const auto check = [&](int64_t begin, int64_t end) {  // of `out`, while it is in the cache
+      if (!where.empty() && any_not_finite(out + begin, end - begin)) damaged = true;
+    };
+    const auto find_damage = [&] {
+      for (int64_t i = 0; damaged && i < n; ++i) {
+        if (const float value = at(i); !std::isfinite(value)) fail_not_finite(value, i, tensor, where);
+      }
+    };
     if (tensor.transposed) {
-      transpose(out, tensor.cols, tensor.rows, at);
+      transpose(out, tensor.cols, tensor.rows, at, check);
+      find_damage();
       drop_pages(bytes);
       return;
     }
-    const int64_t n = tensor.file_size(), size = element_bytes(dtype);
     for (int64_t begin = 0; begin < n; begin += kPiece) {
       const int64_t end = std::min(n, begin + kPiece);
       for (int64_t i = begin; i < end; ++i) out[i] = at(i);
+      check(begin, end);
+      find_damage();
       drop_pages(bytes.first(static_cast<size_t>(end * size)));
     }
     std::fill(out + n, out + tensor.size(), 0.0f);
@@ -226,7 +260,8 @@ void write_tensor(SafetensorsWriter& file, const std::string& name, const ParamT
   std::vector<float> transposed;
   if (tensor.transposed) {
     transposed.resize(static_cast<size_t>(tensor.size()));
-    transpose(transposed.data(), tensor.rows, tensor.cols, [&](int64_t i) { return values[i]; });
+    transpose(
+        transposed.data(), tensor.rows, tensor.cols, [&](int64_t i) { return values[i]; }, [](int64_t, int64_t) {});
     values = transposed.data();
   }
   narrow(values, tensor.file_size(), dtype, file.path().string() + ": tensor " + in_quotes(name),

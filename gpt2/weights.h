@@ -28,8 +28,8 @@ class Weights {
   const ModelConfig config;
   const std::vector<ParamTensor> table;
 
-  // tensor.size() floats in the layout of the table; padding is zero. Throws Error if the file is damaged there, as far
-  // as it holds checksums.
+  // tensor.size() floats in the layout of the table; padding is zero. Throws Error if the file is damaged there:
+  // another checksum than it holds, or a value that is not finite.
   virtual void read(const ParamTensor& tensor, float* out) const = 0;
   // The same numbers where they are, without a copy, or null.
   virtual const float* view(const ParamTensor&) const { return nullptr; }
@@ -93,8 +93,11 @@ const float* view_or_read(const Weights& weights, const ParamTensor& tensor, std
 std::vector<int64_t> file_shape(const ParamTensor& tensor);
 
 // out: tensor.size() floats in the layout of the table; rows that the file does not have are zero. `bytes` lie in a
-// mapped file, not necessarily aligned, and their pages are given back to the system on the way.
-void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const ParamTensor& tensor);
+// mapped file, not necessarily aligned, and their pages are given back to the system on the way. Throws Error for a
+// value that is NaN or infinite, naming it by its place in the file's shape; `where` begins the message. Without
+// `where` any value is taken: the optimizer's, which are not the model's.
+void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const ParamTensor& tensor,
+               const std::string& where = "");
 
 // Throws Error unless the view has the type that from_file reads and the shape.
 Dtype check_view(const TensorView& view, const std::vector<int64_t>& shape, const std::string& where);

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <random>
@@ -321,4 +322,22 @@ TEST_CASE("an index that is cut off or mutated opens or throws Error") {
   }
   CHECK(refused > 500);
   CHECK(refused < 1000);  // some change no more than a checksum of bytes that are not read here
+}
+
+TEST_CASE("a value that is not finite is named") {
+  const auto model = random_model(kTiny, 3);
+  for (const ParamTensor& tensor : model->table) {
+    if (tensor.name != "block.1.fcw") continue;
+    std::vector<float> values = read_tensor(*model, Arena::params, tensor);
+    values[34] = std::nanf("");
+    model->write(Arena::params, tensor, values.data());
+  }
+  for (const uint64_t dtype : {1, 14, 19}) {
+    const Folder folder;
+    Checkpoint(*model, 1, dtype).write(folder.path);
+    const auto loaded = random_model(kTiny, 4);
+    CHECK_THROWS_WITH_AS(
+        load_weights(*loaded, folder.path),
+        Contains("model.ckpt.data-00000-of-00001: tensor \"model/h1/mlp/c_fc/w\": value [1, 11] is NaN"), Error);
+  }
 }

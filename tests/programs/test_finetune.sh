@@ -274,6 +274,17 @@ expect_error 2 'pack-length goes with --batching packed' instruct --pack-length 
 expect_error 2 'max-length 50 is above --pack-length 40' instruct --batching packed --pack-length 40 --max-length 50
 expect_error 2 "batching is 'stacked', expected one of shuffled by-length packed" instruct --batching stacked
 
+# An update breaks the weights: the run ends with an error, and what was saved before it stays.
+for flags in 'instruct --template short.json --data rows.json' 'dpo --template short.json --data pairs.jsonl' \
+  'classify --data pets.tsv --text-column body --label-column kind'; do
+  [ -e pairs.jsonl ] || printf '{"instruction": "say", "chosen": "yes", "rejected": "no"}\n%.0s' $(seq 20) >pairs.jsonl
+  rm -rf broken
+  # shellcheck disable=SC2086
+  expect_error 1 '^error: step [1-9][0-9]*: the (training|validation) loss is not finite: the weights are broken; start again with a lower --lr' \
+    "$finetune" $flags --model $base --run broken --steps 100 --lr 10 --weight-decay 10 --grad-clip 0 --eval-every 1 --eval-examples 4
+  expect_ok "$BUILD/convert" --from broken/latest --to broken/copy
+done
+
 # ---- dpo -------------------------------------------------------------------------------------------------------------
 {
   for i in $(seq 1 60); do

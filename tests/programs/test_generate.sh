@@ -117,7 +117,10 @@ expect_error 1 'wte.weight. is .19, 32. F32, expected .19, 64.' "$generate" --mo
 header=$(od -An -t u8 -N 8 $model/model.safetensors)
 size=$(stat -L -c %s $model/model.safetensors)
 bad && { head -c $((8 + header)) $model/model.safetensors; head -c $((size - 8 - header)) /dev/zero | tr '\0' '\377'; } >bad/model.safetensors
-expect_error 1 'logits are not finite' "$generate" --model bad --prompt abc  # every weight is NaN
+expect_error 1 'bad/model.safetensors: tensor "transformer.wte.weight": value \[0, 0\] is NaN, expected finite numbers' \
+  "$generate" --model bad --prompt abc  # every weight is
+bad && { head -c $((8 + header)) $model/model.safetensors; head -c $((size - 8 - header)) /dev/zero | tr '\0' '\177'; } >bad/model.safetensors
+expect_error 1 'logits are not finite' "$generate" --model bad --prompt abc  # every weight is the largest float
 if [ -e /dev/full ]; then
   code=0
   "$generate" --model $model --prompt abc --tokens 3 >/dev/full 2>err || code=$?

@@ -151,9 +151,10 @@ inline void finetune_classify(FinetuneConfig c, const DeviceFlags& device) {
   StopSignal::defer();
   say_model(*model, c, device, per_epoch, run);
   log.write(first_record(c, Task::classify, device, *model));
+  bool opens_elsewhere = true;
   const auto save = [&] {
     save_finetuned(*model, tokenizer, base.random ? "" : c.model, run,
-                   [&](const auto& dir) { write_classifier_info(dir, data.info); });
+                   [&](const auto& dir) { opens_elsewhere = write_classifier_info(dir, data.info); });
   };
   std::vector<size_t> lengths;
   for (const LabelledExample& example : data.train) lengths.push_back(example.ids.size());
@@ -197,6 +198,12 @@ inline void finetune_classify(FinetuneConfig c, const DeviceFlags& device) {
 
   report.finish(step);
   if (stopped()) save();
+  if (!opens_elsewhere) {
+    say(
+        strprintf("transformers does not have %s, so it refuses this model (model_type in config.json); it opens a "
+                  "classifier of --position last-real with causal attention",
+                  shape.causal ? ("--position " + c.position).c_str() : "attention that is not causal"));
+  }
   print_finetune_end(run, step, seconds_since(started),
                      "build/generate --model " + (run / "latest").string() + " --classify \"a text\"");
 }

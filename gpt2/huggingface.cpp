@@ -17,6 +17,8 @@ namespace {
 
 const char* const kLanguageModel = "GPT2LMHeadModel";
 const char* const kClassifier = "GPT2ForSequenceClassification";
+const char* const kType = "gpt2";
+const char* const kOwnType = "wrought_gpt2";  // what transformers has no class for
 
 }  // namespace
 
@@ -43,9 +45,9 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
       fail("%s: %s is %s, expected %s: %s", path.c_str(), field, shown(value).c_str(), shown(wanted).c_str(), why);
     }
   };
-  if (get("model_type", nullptr) != "gpt2") {
+  if (const json type = get("model_type", nullptr); type != kType && type != kOwnType) {
     fail("%s: model_type is %s, expected \"gpt2\"; wrought reads no other architecture", path.c_str(),
-         shown(get("model_type", nullptr)).c_str());
+         shown(type).c_str());
   }
   ModelConfig config;
   config.max_seq_len = size("n_positions", 1024);
@@ -90,8 +92,7 @@ namespace {
 json config_json(const ModelConfig& config, const Tokenizer* tokenizer, Dtype dtype) {
   json end_of_text = nullptr;
   if (tokenizer && tokenizer->end_of_text() >= 0) end_of_text = tokenizer->end_of_text();
-  json file = {{"model_type", "gpt2"},
-               {"architectures", json::array({config.num_classes > 0 ? kClassifier : kLanguageModel})},
+  json file = {{"architectures", json::array({config.num_classes > 0 ? kClassifier : kLanguageModel})},
                {"n_positions", config.max_seq_len},
                {"n_ctx", config.max_seq_len},
                {"vocab_size", config.vocab_size},
@@ -472,6 +473,7 @@ void save_huggingface(const Weights& weights, const Tokenizer* tokenizer, const 
   const Dtype dtype = options.dtype ? *options.dtype : weights.dtype(weights.table[0]);
   json config = config_json(weights.config, tokenizer, dtype);
   if (!options.config.is_null()) config.update(options.config);
+  set_model_type(config);
   write_json(dir / "config.json", config);  // last: without it there is no model
 }
 
@@ -483,6 +485,14 @@ json read_huggingface_extras(const fs::path& dir) {
   }
   return kept;
 }
+
+bool opens_in_transformers(const json& config) {
+  if (!config.value("causal", true)) return false;
+  const auto layout = config.find("classifier");
+  return layout == config.end() || (layout->is_object() && layout->value("position", json()) == "last-real");
+}
+
+void set_model_type(json& config) { config["model_type"] = opens_in_transformers(config) ? kType : kOwnType; }
 
 void save_model(const Model& model, const Tokenizer* tokenizer, const fs::path& dir, const Group* group) {
   HuggingfaceOptions options;

@@ -15,9 +15,10 @@
 #include "gpt2/weights.h"
 
 // Shape from DIR/config.json; a field that is absent has the value that `transformers` gives it (GPT-2 small's). Throws
-// Error: missing or not JSON, another model_type, a field of the wrong type or absurd, heads that do not divide
-// channels, an activation other than gelu_new, other options of GPT-2 that change the result and that wrought does not
-// have. GPT2ForSequenceClassification is a classifier; wrought's own "qkv_bias" and "causal" are true where absent.
+// Error: missing or not JSON, another model_type than "gpt2" and wrought's own (below), a field of the wrong type or
+// absurd, heads that do not divide channels, an activation other than gelu_new, other options of GPT-2 that change the
+// result and that wrought does not have. GPT2ForSequenceClassification is a classifier; wrought's own "qkv_bias" and
+// "causal" are true where absent.
 ModelConfig read_huggingface_config(const std::filesystem::path& dir);
 
 // The weights, in F32, F16 or BF16; names with or without the prefix "transformer.", and with "module." and
@@ -51,6 +52,12 @@ void save_huggingface(const Weights& weights, const Tokenizer* tokenizer, const 
 // What DIR/config.json says beside the shape and is worth keeping when the weights go elsewhere: a classifier's classes
 // and how its texts are laid out, and special tokens.
 nlohmann::json read_huggingface_extras(const std::filesystem::path& dir);
+
+// Whether `transformers` computes what wrought does from a config.json: attention is causal, and a classifier reads the
+// last token before the padding. If not, the file gets a model_type of wrought's own, at which its Auto classes stop:
+// they would open the model as a GPT-2 and answer otherwise.
+bool opens_in_transformers(const nlohmann::json& config);
+void set_model_type(nlohmann::json& config);
 
 // A model's, F32 in one file.
 void save_model(const Model& model, const Tokenizer* tokenizer, const std::filesystem::path& dir,

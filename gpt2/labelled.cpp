@@ -423,7 +423,7 @@ LabelledBatch labelled_batch(const std::vector<LabelledExample>& examples, const
 
 // ---- a classifier's directory --------------------------------------------------------------------------------------
 
-void write_classifier_info(const fs::path& dir, const ClassifierInfo& info) {
+bool write_classifier_info(const fs::path& dir, const ClassifierInfo& info) {
   const fs::path path = dir / "config.json";
   json config;
   {
@@ -438,9 +438,11 @@ void write_classifier_info(const fs::path& dir, const ClassifierInfo& info) {
   config["classifier"] = {{"position", info.position}, {"length", info.length}, {"pad", info.pad}};
   // transformers takes the last token that is not this one, or the last of all if there is none.
   config["pad_token_id"] = info.position == "last" ? json(nullptr) : json(info.pad);
+  set_model_type(config);
   FileWriter file(path);
   file.write(config.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
   file.commit();
+  return opens_in_transformers(config);
 }
 
 ClassifierInfo read_classifier_info(const fs::path& dir) {

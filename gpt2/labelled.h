@@ -106,8 +106,9 @@ struct ClassifierInfo {
   int length = 0;  // tokens that a text is padded or cut to
   int32_t pad = 0;
 };
-// Adds it to DIR/config.json, which save_model has written.
-void write_classifier_info(const std::filesystem::path& dir, const ClassifierInfo& info);
+// Adds it to DIR/config.json, which save_model has written. Returns whether `transformers` opens the result: it does
+// not (set_model_type in gpt2/huggingface.h) unless the position is last-real and attention causal.
+bool write_classifier_info(const std::filesystem::path& dir, const ClassifierInfo& info);
 // Throws Error if the model in DIR is no classifier, or what is said does not fit its shape. A directory of
 // transformers has no "classifier": then texts are not padded beyond their own length, and position is last_real.
 ClassifierInfo read_classifier_info(const std::filesystem::path& dir);

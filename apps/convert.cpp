@@ -128,7 +128,7 @@ int main(int argc, char** argv) {
   app.add_flag("--force", force, "write over what is there");
   return run_program(app, argc, argv, [&] {
     to.path = path;
-    to.llmc = format.empty() ? to.path.extension() == ".bin" : format != "hf";
+    to.llmc = format.empty() ? ending_of(to.path) == ".bin" : format != "hf";
     if (format.starts_with("llmc-")) {
       const std::string named = format.substr(5);
       if (!dtype.empty() && dtype != named) {

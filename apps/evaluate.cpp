@@ -157,6 +157,10 @@ void classes(const Flags& flags, Model& model, const Tokenizer& tokenizer) {
   LabelledSource source = flags.labelled;
   source.lossy = flags.lossy;
   const LabelledTexts texts = read_labelled(flags.data, source);
+  if (texts.pooled) {
+    std::fprintf(stderr, "(train/ and test/ in %s are taken together; for one of them, name that folder)\n",
+                 flags.data.c_str());
+  }
   std::vector<LabelledExample> examples = encode(texts.rows, info.classes, tokenizer);
   limit(flags, examples);
   if (info.length == 0) info.length = static_cast<int>(std::min<size_t>(longest(examples), model.config.max_seq_len));

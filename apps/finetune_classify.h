@@ -18,6 +18,11 @@ inline ClassifierData read_classifier_data(const FinetuneConfig& c, const Tokeni
     if (!texts.header.empty()) line += "; its first line names the columns: " + texts.header;
     if (texts.empty) line += strprintf("; %lld without text are left out", static_cast<long long>(texts.empty));
     if (texts.others) line += strprintf("; %lld with other labels are left out", static_cast<long long>(texts.others));
+    if (texts.pooled) {
+      line += "; train/ and test/ in it are taken together (to keep them apart: --data " +
+              (std::filesystem::path(path) / "train").string() + " --test-data " +
+              (std::filesystem::path(path) / "test").string() + ")";
+    }
     say(line);
     return std::move(texts.rows);
   };

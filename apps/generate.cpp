@@ -10,6 +10,7 @@
 
 #include "apps/command_line.h"
 #include "apps/device.h"
+#include "apps/terminal.h"
 #include "gpt2/checkpoint.h"
 #include "gpt2/labelled.h"
 #include "gpt2/tokenizer.h"
@@ -28,9 +29,9 @@ void print_classes(const std::string& dir, const std::string& text, const Device
   size_t length = 0;
   const std::vector<float> probability = classify(*model, tokenizer, info, text, &length);
   const auto most = std::max_element(probability.begin(), probability.end()) - probability.begin();
-  std::printf("%s\n", info.classes[static_cast<size_t>(most)].c_str());
+  print_text(info.classes[static_cast<size_t>(most)] + "\n");
   for (size_t k = 0; k < probability.size(); ++k) {
-    std::printf("%.4f  %s\n", static_cast<double>(probability[k]), info.classes[k].c_str());
+    print_text(strprintf("%.4f  ", static_cast<double>(probability[k])) + info.classes[k] + "\n");
   }
   if (length > static_cast<size_t>(T)) {
     std::fprintf(stderr, "(the text has %zu tokens, of which the first %d were looked at)\n", length, T);
@@ -127,14 +128,13 @@ int main(int argc, char** argv) {
     const std::unique_ptr<Model> model = make_device_model(device, shape, {.trainable = trains_nothing(shape)}, 1, 1);
     load_weights(*model, dir);
     if (tokenizer) {
-      std::fputs(prompt.c_str(), stdout);
+      print_text(prompt);
       StreamDecoder decoder(*tokenizer);
       generate(*model, ids, config, [&](int32_t id) {
-        if (id < tokenizer->vocab_size()) std::fputs(decoder.next(id).c_str(), stdout);
-        std::fflush(stdout);
+        if (id < tokenizer->vocab_size()) print_text(decoder.next(id));
         return true;
       });
-      std::printf("%s\n", decoder.finish().c_str());
+      print_text(decoder.finish() + "\n");
     } else {
       for (const int32_t id : generate(*model, ids, config, [](int32_t) { return true; })) std::printf("%d ", id);
       std::printf("\n");

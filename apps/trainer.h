@@ -14,6 +14,7 @@
 #include "apps/output.h"
 #include "apps/progress.h"
 #include "apps/stop_signal.h"
+#include "apps/terminal.h"
 #include "gpt2/check.h"
 #include "gpt2/checkpoint.h"
 #include "gpt2/generate.h"
@@ -155,7 +156,7 @@ inline void print_sample(Model& model, const Run& run, int64_t step) {
     return say(std::string("no sample: ") + error.what());
   }
   text += decoder.finish();
-  say("--- sample ---\n" + text + "\n--------------");
+  print_text("--- sample ---\n" + text + "\n--------------\n");
 }
 
 // ---- the run -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ std::vector<fs::path> text_files_below(const fs::path& folder) {
       it.disable_recursion_pending();
       continue;
     }
-    const std::string ending = path.extension().string();
+    const std::string ending = ending_of(path);
     std::error_code not_a_folder;
     if ((ending == ".txt" || ending == ".md" || ending == ".text") && !it->is_directory(not_a_folder)) {
       files.push_back(path);
@@ -34,6 +34,7 @@ std::vector<fs::path> text_files_below(const fs::path& folder) {
 namespace {
 
 void append_text(const MappedFile& file, bool lossy, std::string* to) {
+  check_not_utf16(file.text(), file.path());
   const size_t bad = find_invalid_utf8(file.text());
   if (bad == std::string_view::npos) {
     *to += file.text();
@@ -52,7 +53,7 @@ std::string read_corpus(const fs::path& path, bool lossy) {
   std::error_code not_a_folder;
   if (!fs::is_directory(path, not_a_folder)) {
     append_text(MappedFile(path), lossy, &text);
-    if (text.empty()) fail("%s: the file is empty; expected text to train on", path.c_str());
+    if (text.empty()) fail("%s: the file is empty, expected text", path.c_str());
     return text;
   }
   const std::vector<fs::path> files = text_files_below(path);

@@ -8,12 +8,13 @@
 
 #include "gpt2/tokenizer.h"
 
-// Every file below a folder with the ending .txt, .md or .text, sorted by path; hidden ones are passed over. Throws
-// Error if the folder cannot be read.
+// Every file below a folder with the ending .txt, .md or .text, in small or capital letters, sorted by path; hidden
+// ones are passed over. Throws Error if the folder cannot be read.
 std::vector<std::filesystem::path> text_files_below(const std::filesystem::path& folder);
 
 // A text file, or all that text_files_below() finds, joined by <|endoftext|> (empty ones are passed over). Throws
-// Error: missing, empty, unreadable, a folder without text, or not UTF-8 (naming the file and the byte's offset, and
+// Error: missing, empty, unreadable, a folder without text, UTF-16, or not UTF-8 (naming the file and the byte's
+// offset, and
 // --lossy, which replaces such bytes by U+FFFD).
 std::string read_corpus(const std::filesystem::path& path, bool lossy);
 

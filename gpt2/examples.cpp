@@ -29,12 +29,13 @@ std::string keys_of(const json& object) {
 
 std::vector<JsonRow> read_json_rows(const fs::path& path) {
   const MappedFile file(path);
+  check_not_utf16(file.text(), path);
   const auto row = [](json value, const std::string& where) {
     if (!value.is_object()) fail("%s: expected an object such as {\"key\": \"value\"}", where.c_str());
     return JsonRow{std::move(value), where};
   };
   std::vector<JsonRow> rows;
-  if (path.extension() == ".jsonl") {
+  if (ending_of(path) == ".jsonl") {
     std::string_view rest = file.text();
     for (size_t line = 1; !rest.empty(); ++line) {
       const size_t end = rest.find('\n');

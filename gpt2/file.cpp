@@ -436,6 +436,27 @@ std::string file_checksum(const fs::path& path) {
 
 // ---- UTF-8 ---------------------------------------------------------------------------------------------------------
 
+std::string ending_of(const fs::path& path) {
+  std::string ending = path.extension().string();
+  for (char& c : ending) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return ending;
+}
+
+void check_not_utf16(std::string_view text, const fs::path& path) {
+  const std::string_view mark = text.substr(0, 2), begin = text.substr(0, 4096);
+  const char* encoding = mark == "\xFF\xFE" || mark == "\xFE\xFF" ? "UTF-16" : nullptr;
+  if (!encoding) {  // without a mark: every other byte of ASCII is zero
+    size_t zeros[2] = {};
+    for (size_t i = 0; i < begin.size(); ++i) zeros[i % 2] += begin[i] == '\0';
+    const auto most = [&](size_t n) { return n > begin.size() / 4; };
+    if (most(zeros[1]) && zeros[0] == 0) encoding = "UTF-16LE";
+    if (most(zeros[0]) && zeros[1] == 0) encoding = "UTF-16BE";
+  }
+  if (!encoding) return;
+  fail("%s: the text is UTF-16, expected UTF-8; convert it: iconv -f %s -t UTF-8 %s > NEW_FILE", path.c_str(), encoding,
+       path.c_str());
+}
+
 namespace {
 
 // Reads one character at text[i]. Returns its length, or 0 with *bad = the length (>= 1) of the longest prefix that

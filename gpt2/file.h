@@ -109,6 +109,13 @@ uint64_t hash64(const void* data, size_t bytes, uint64_t seed);
 // The same (seed 0) of a file's bytes, as 16 hexadecimal digits.
 std::string file_checksum(const std::filesystem::path& path);
 
+// The ending of a file's name in small letters, ".txt" of "BOOK.TXT"; "" if there is none.
+std::string ending_of(const std::filesystem::path& path);
+
+// Throws Error if a file's text is UTF-16, by its byte order mark or by its zero bytes, saying how to convert it. What
+// reads text files calls it first: as UTF-8 such a text fails somewhere else, for reasons that do not help.
+void check_not_utf16(std::string_view text, const std::filesystem::path& path);
+
 // Offset of the first byte that is not valid UTF-8 (overlong forms, surrogates and values above U+10FFFF are not), or
 // std::string_view::npos.
 size_t find_invalid_utf8(std::string_view text);

@@ -114,6 +114,7 @@ CleanReport clean_books(const fs::path& folder, const fs::path& out, double min_
     const MappedFile mapped(path);
     report.bytes_in += static_cast<int64_t>(mapped.size());
     std::string_view whole = mapped.text();
+    check_not_utf16(whole, path);
     if (whole.starts_with("\xEF\xBB\xBF")) whole.remove_prefix(3);  // a byte-order mark
     std::string converted;
     const bool latin1 = find_invalid_utf8(whole) != std::string_view::npos;

@@ -211,7 +211,7 @@ LabelledTexts rows_of_folder(const fs::path& path, const LabelledSource& source)
       const bool wanted = source.labels.empty() || std::count(source.labels.begin(), source.labels.end(), name) > 0;
       if (!wanted || !label.is_directory()) continue;
       for (const fs::directory_entry& file : fs::directory_iterator(label.path())) {
-        if (file.path().extension() == ".txt") files.push_back(file.path());
+        if (ending_of(file.path()) == ".txt") files.push_back(file.path());
       }
     }
   }
@@ -220,9 +220,11 @@ LabelledTexts rows_of_folder(const fs::path& path, const LabelledSource& source)
   }
   std::sort(files.begin(), files.end());
   LabelledTexts result;
+  result.pooled = parents.size() > 1;
   for (const fs::path& file : files) {
-    result.rows.push_back(
-        {file.parent_path().filename().string(), std::string(MappedFile(file).text()), file.string()});
+    const MappedFile mapped(file);
+    check_not_utf16(mapped.text(), file);
+    result.rows.push_back({file.parent_path().filename().string(), std::string(mapped.text()), file.string()});
   }
   return result;
 }
@@ -231,7 +233,7 @@ LabelledTexts rows_of_folder(const fs::path& path, const LabelledSource& source)
 
 LabelledTexts read_labelled(const fs::path& path, const LabelledSource& source) {
   LabelledTexts all;
-  const std::string ending = path.extension().string();
+  const std::string ending = ending_of(path);
   if (fs::is_directory(path)) {
     all = rows_of_folder(path, source);
   } else if (ending == ".jsonl") {
@@ -239,6 +241,7 @@ LabelledTexts read_labelled(const fs::path& path, const LabelledSource& source) 
   } else if (ending == ".tsv" || ending == ".csv") {
     const MappedFile file(path);
     std::string_view text = file.text();
+    check_not_utf16(text, path);
     if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark, as spreadsheets write it
     all = rows_of_records(ending == ".tsv" ? read_tsv(text) : read_csv(text, path.string()), path.string(), source);
   } else {

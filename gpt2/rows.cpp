@@ -142,7 +142,7 @@ void read_csv(const fs::path& path, std::string_view text, const std::vector<std
 
 Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
   const MappedFile file(path);
-  const std::string ending = path.extension().string();
+  const std::string ending = ending_of(path);
   Rows rows;
   rows.kind = ending == ".json"    ? Rows::Kind::json
               : ending == ".jsonl" ? Rows::Kind::jsonl
@@ -153,6 +153,7 @@ Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
     fail_usage("%s: --field goes with .json, .jsonl, .tsv and .csv files; bare lines have no fields", path.c_str());
   }
   const std::string_view text = file.text();
+  check_not_utf16(text, path);
   if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
     fail("%s: not UTF-8: byte 0x%02X at offset %zu", path.c_str(), static_cast<unsigned char>(text[bad]), bad);
   }

@@ -148,7 +148,8 @@ void write_shard(const fs::path& path, std::span<const int32_t> tokens, int voca
 // ---- many shards ---------------------------------------------------------------------------------------------------
 
 bool names_shards(const std::string& data) {
-  return data.ends_with(".bin") || data.ends_with(".list") || data.find('*') != std::string::npos;
+  const std::string ending = ending_of(data);
+  return ending == ".bin" || ending == ".list" || data.find('*') != std::string::npos;
 }
 
 void TokenSequence::add(const std::string& path_or_glob) {
@@ -173,15 +174,22 @@ void TokenSequence::add(const std::string& path_or_glob) {
 
 TokenSequence TokenSequence::open(const std::string& path) {
   TokenSequence sequence;
-  if (!path.ends_with(".list")) {
+  if (ending_of(path) != ".list") {
     sequence.add(path);
     return sequence;
   }
   const MappedFile file(path);
-  std::istringstream lines{std::string(file.text())};
+  check_not_utf16(file.text(), path);
+  std::string_view text = file.text();
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark
+  std::istringstream lines{std::string(text)};
   int number = 0;
   for (std::string line; std::getline(lines, line);) {
     ++number;
+    if (line.find('\0') != std::string::npos) {
+      fail("%s, line %d: a zero byte, which no path has; expected the path of a shard, or a glob", path.c_str(),
+           number);
+    }
     line.erase(line.find_last_not_of(" \t\r") + 1);
     if (line.empty() || line[0] == '#') continue;
     try {

@@ -24,6 +24,7 @@ std::string value_text(const json& value) {
 void for_each_line(const fs::path& path, const std::function<void(const std::string& where, std::string_view)>& visit) {
   const MappedFile file(path);
   const std::string_view text = file.text();
+  check_not_utf16(text, path);
   size_t number = 0, found = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());

@@ -424,8 +424,8 @@ Tokenizer Tokenizer::load(const fs::path& path) {
   for (const auto& [merges, vocab] : kPairs) {
     if (name == merges || name == vocab) return load_pair(path.parent_path() / merges, path.parent_path() / vocab);
   }
-  if (path.extension() == ".json") return load_json(path);
-  if (path.extension() == ".tiktoken") return load_tiktoken(path);
+  if (ending_of(path) == ".json") return load_json(path);
+  if (ending_of(path) == ".tiktoken") return load_tiktoken(path);
   if (!fs::exists(path)) fail("%s: there is no such file", path.c_str());
   fail(
       "%s: not a tokenizer by its name; expected a file ending in .json (Hugging Face tokenizers) or .tiktoken, or "

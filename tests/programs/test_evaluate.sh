@@ -135,3 +135,37 @@ expect_error 1 'mute.*tokenizer' "$evaluate" --model mute --data some.txt
 printf a >one.txt
 expect_error 1 '1 tokens, expected two or more' "$evaluate" --model $model --data one.txt
 expect_error 1 'lacks the character' "$evaluate" --model $model --data cut.jsonl
+
+# Results are numbers: weights that are NaN are refused, and so is a loss that is none.
+filled() {  # filled MODEL BYTE: bad/, the model with every byte of its weights BYTE (octal)
+  rm -rf bad && cp -rL "$1" bad
+  header=$(od -An -t u8 -N 8 "$1/model.safetensors")
+  size=$(stat -L -c %s "$1/model.safetensors")
+  { head -c $((8 + header)) "$1/model.safetensors"; head -c $((size - 8 - header)) /dev/zero | tr '\0' "\\$2"; } >bad/model.safetensors
+}
+cat >questions.txt <<END
+some.txt --data some.txt
+hellaswag --task hellaswag --data hellaswag.jsonl
+lambada --task lambada --data lambada.jsonl
+END
+while read -r _ flags; do
+  # shellcheck disable=SC2086
+  filled $model 377
+  expect_error 1 'bad/model.safetensors: tensor "transformer.wte.weight": value \[0, 0\] is NaN' "$evaluate" --model bad $flags
+  filled $model 177 # the largest floats
+  expect_error 1 "not finite: the model's weights are damaged" "$evaluate" --model bad $flags
+done <questions.txt
+for program in "$evaluate --task classify --data four.tsv --text-column body --label-column kind" "$BUILD/generate --classify abcd"; do
+  filled classes/latest 377
+  # shellcheck disable=SC2086
+  expect_error 1 'bad/model.safetensors: tensor "score.bias|tensor "transformer.wte.weight": value \[0, 0\] is NaN' $program --model bad
+  filled classes/latest 177
+  # shellcheck disable=SC2086
+  expect_error 1 "not finite: (its|the model's) weights are damaged" $program --model bad
+done
+: >empty.txt
+expect_error 1 'empty.txt: the file is empty, expected text$' "$evaluate" --model $model --data empty.txt
+mkdir -p parts/train/up parts/test/up && echo 'abcdefgh ijkl' | tee parts/train/up/1.TXT >parts/test/up/2.txt
+expect_ok "$evaluate" --model classes/latest --task classify --data parts
+expect_output '^.train/ and test/ in parts are taken together; for one of them, name that folder.$'
+expect_output '^classify: 2 texts'

@@ -114,6 +114,32 @@ expect_ok "$finetune" classify --recipe imdb --model $base --data aclImdb --run 
 expect_output 'classes: 0 neg \(40\), 1 pos \(40\)'
 expect_output 'sets: 56 to train, 8 to validate, 16 to test; 32 tokens each'
 
+expect_output 'in aclImdb; train/ and test/ in it are taken together .to keep them apart: --data aclImdb/train --test-data aclImdb/test.'
+expect_ok "$finetune" classify --recipe imdb --model $base --data aclImdb/train --test-data aclImdb/test --run imdb_apart --steps 1 --max-length 32
+expect_output 'sets: 40 to train, 0 to validate, 40 to test; 32 tokens each'
+
+# What transformers would read otherwise has a type that it does not know, which is said. Files of before say gpt2.
+while read -r type position flags; do
+  rm -rf typed
+  # shellcheck disable=SC2086
+  expect_ok classify --run typed --steps 1 --eval-examples 8 --position $position $flags
+  grep -q "\"model_type\": \"$type\"" typed/latest/config.json || die "--position $position $flags: $(grep model_type typed/latest/config.json)"
+  case $type in
+    gpt2) ! grep -q 'transformers' out || die "$(cat out)" ;;
+    *) expect_output 'transformers does not have (--position |attention).*refuses this model' ;;
+  esac
+  expect_ok "$BUILD/generate" --model typed/latest --classify "the cat sat"
+  cp out typed.out
+  sed -i 's/wrought_gpt2/gpt2/' typed/latest/config.json
+  expect_ok "$BUILD/generate" --model typed/latest --classify "the cat sat"
+  cmp out typed.out || die "another model_type changes the class"
+done <<END
+gpt2 last-real
+wrought_gpt2 last
+wrought_gpt2 mean-real
+wrought_gpt2 last-real --no-causal
+END
+
 # ---- what classify must refuse -----------------------------------------------------------------------------------------
 expect_error 2 'subcommand' "$finetune"
 expect_error 2 'model DIR is missing' "$finetune" classify --data pets.tsv

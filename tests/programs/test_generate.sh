@@ -85,6 +85,20 @@ expect_ok "$generate" --model ends/latest --prompt '<|endoftext|>ab' --tokens 50
 expect_ok "$generate" --model bytes/latest --prompt 'a' --tokens 200 --temperature 100 --seed 3
 iconv -f UTF-8 -t UTF-8 out >/dev/null || die "the output is not UTF-8"
 
+# Every byte comes out, zeros too; on a terminal they and other control characters are written out.
+for _ in $(seq 1 300); do printf 'ab\0'; done >zeros.txt
+"$BUILD/train_gpt2" --data zeros.txt --run zeros --tokenizer bytes --layers 1 --heads 2 --channels 32 --seq-len 16 --batch-size 8 \
+  --steps 60 --lr 1e-2 --eval-every 0 --prompt a --sample-tokens 6 >out || { cat out; die "no model to generate from"; }
+[ "$(tr -dc '\0' <out | wc -c)" -gt 0 ] || die "the trainer's sample has no zeros: $(od -c out | tail -8)"
+expect_ok "$generate" --model zeros/latest --prompt a --tokens 5 --greedy
+printf 'ab\0ab\0\n' | cmp - out || die "zeros in a text: $(od -c out)"
+if command -v script >/dev/null; then
+  script -qec "$generate --model zeros/latest --prompt a --tokens 5 --greedy" /dev/null >out </dev/null
+  grep -qF 'ab\x00ab\x00' out || die "zeros on a terminal: $(od -c out)"
+  script -qec "$generate --model zeros/latest --prompt $'\\x1b[2J' --tokens 1 --greedy" /dev/null >out </dev/null
+  grep -qF '\x1b[2J' out || die "an escape on a terminal: $(od -c out)"
+fi
+
 # ---- what it must refuse -------------------------------------------------------------------------------------------
 expect_error 2 'model is required' "$generate"
 for flags in '--tokens 0' '--tokens -1' '--tokens 1e9' '--tokens 99999999999' '--temperature -1' '--temperature nan' '--temperature 101' \

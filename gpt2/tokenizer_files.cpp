@@ -10,6 +10,7 @@
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
+#include "gpt2/json.h"
 #include "gpt2/tokenizer_impl.h"
 
 namespace fs = std::filesystem;
@@ -173,12 +174,103 @@ void check_field(const fs::path& path, const json& object, const std::string& fi
        value.c_str());
 }
 
-std::string type_of(const json& parent, const char* key) {
-  const auto found = parent.find(key);
-  if (found == parent.end() || found->is_null()) return "";
-  return found->is_object() && found->contains("type") && found->at("type").is_string()
-             ? found->at("type").get<std::string>()
-             : "(without a type)";
+std::string type_of(const json& part) {
+  return part.is_object() && part.contains("type") && part["type"].is_string() ? part["type"].get<std::string>()
+                                                                               : "(without a type)";
+}
+
+// The parts of a Sequence, whose list is called `list`; anything else is one part.
+std::vector<json> parts_of(const fs::path& path, const json& part, const char* list) {
+  if (!part.is_object() || part.value("type", json()) != "Sequence") return {part};
+  const auto parts = part.find(list);
+  if (parts == part.end() || !parts->is_array()) fail("%s: a Sequence without the list %s", path.c_str(), list);
+  return *parts;
+}
+
+// Throws unless the post-processor leaves the ids of a text as they are: none, ByteLevel, a template of the text only,
+// or several of these.
+void check_post_processor(const fs::path& path, const json& root) {
+  const json post = root.value("post_processor", json());
+  if (post.is_null()) return;
+  for (const json& part : parts_of(path, post, "processors")) {
+    const std::string type = type_of(part);
+    if (type == "ByteLevel") continue;
+    // "single" is for one text, "pair" for two, which nobody encodes here.
+    const json only_text = {{"Sequence", {{"id", "A"}}}};
+    json single = type == "TemplateProcessing" ? part.value("single", json()) : json();
+    if (single.is_array() && single.size() == 1 && single[0].is_object() && single[0].contains("Sequence") &&
+        single[0]["Sequence"].is_object()) {
+      single[0]["Sequence"].erase("type_id");  // ids do not depend on it
+      if (single[0] == only_text) continue;
+    }
+    fail(
+        "%s: the post_processor %s adds tokens to every text or leaves the text out; supported are ByteLevel and a "
+        "TemplateProcessing whose \"single\" is the text",
+        path.c_str(), type.c_str());
+  }
+}
+
+// How a pre-tokenizer cuts a text: not at all, and the text is not in bytes; as GPT-2's pattern does; nowhere, in
+// bytes.
+enum class Splits { characters, gpt2, nowhere };
+
+Splits read_pre_tokenizer(const fs::path& path, const json& root) {
+  const json pre = root.value("pre_tokenizer", json());
+  if (pre.is_null()) return Splits::characters;
+  // GPT-2's pattern as it was published, and as tiktoken writes it.
+  const std::string rest = R"(| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+  const std::vector<json> patterns = {{{"Regex", "'s|'t|'re|'ve|'m|'ll|'d" + rest}},
+                                      {{"Regex", "'(?:[sdmt]|ll|ve|re)" + rest}}};
+  bool split = false, bytes = false;
+  for (const json& part : parts_of(path, pre, "pretokenizers")) {
+    const std::string type = type_of(part);
+    const std::string field = "pre_tokenizer." + std::string(pre == part ? "" : type + ".");
+    if (type == "Split" && !bytes) {
+      const auto pattern = part.value("pattern", json());
+      if (std::find(patterns.begin(), patterns.end(), pattern) == patterns.end()) {
+        fail("%s: %spattern is %s, which is not supported, only GPT-2's", path.c_str(), field.c_str(),
+             shown(pattern).c_str());
+      }
+      if (!part.contains("behavior")) fail("%s: %sbehavior is missing", path.c_str(), field.c_str());
+      check_field(path, part, field, "behavior", {"Isolated"});
+      check_field(path, part, field, "invert", {false});
+      split = true;
+    } else if (type == "ByteLevel" && !bytes) {
+      check_field(path, part, field, "add_prefix_space", {false});
+      if (!part.contains("add_prefix_space")) {
+        fail("%s: %sadd_prefix_space is missing; expected false", path.c_str(), field.c_str());
+      }
+      check_field(path, part, field, "use_regex", {true, false});
+      split = split || part.value("use_regex", json(true)) != false;
+      bytes = true;
+    } else {
+      fail(
+          "%s: the pre_tokenizer %s is not supported, only ByteLevel, with a Split by GPT-2's pattern before it or not",
+          path.c_str(), type.c_str());
+    }
+  }
+  if (!bytes) fail("%s: the pre_tokenizer has no ByteLevel, which is expected", path.c_str());
+  return split ? Splits::gpt2 : Splits::nowhere;
+}
+
+// Throws unless ids become text as they do here. Without a decoder `tokenizers` puts spaces between tokens, which no
+// one can mean.
+void check_decoder(const fs::path& path, const json& root, Impl::Kind kind) {
+  const json decoder = root.value("decoder", json());
+  if (decoder.is_null()) return;
+  const std::string expected = kind == Impl::Kind::chars ? "Fuse" : "ByteLevel";
+  for (const json& part : parts_of(path, decoder, "decoders")) {
+    const std::string type = type_of(part);
+    if (type != expected && type != "Fuse") {
+      fail("%s: the decoder %s is not supported, only %s", path.c_str(), type.c_str(), expected.c_str());
+    }
+  }
+}
+
+// What lies next to a tokenizer for `transformers` may change what it does.
+void check_tokenizer_config(const fs::path& dir) {
+  const fs::path path = dir / "tokenizer_config.json";
+  if (fs::exists(path)) check_field(path, read_json_object(path), "", "add_prefix_space", {false});
 }
 
 std::vector<SpecialToken> read_added_tokens(const fs::path& path, const json& root, Vocab& vocab) {
@@ -244,37 +336,30 @@ Tokenizer load_json(const fs::path& path) {
   const std::string type = model.value("type", json("BPE")).dump();
   if (type != "\"BPE\"") fail("%s: model.type is %s, only \"BPE\" is supported", path.c_str(), type.c_str());
   if (!model.contains("vocab")) fail("%s: model.vocab is missing", path.c_str());
-  check_field(path, root, "", "normalizer", {});
+  check_field(path, root, "", "normalizer", {{{"type", "Sequence"}, {"normalizers", json::array()}}});
   check_field(path, model, "model.", "dropout", {0.0});
   check_field(path, model, "model.", "continuing_subword_prefix", {""});
   check_field(path, model, "model.", "end_of_word_suffix", {""});
   check_field(path, model, "model.", "byte_fallback", {false});
   check_field(path, model, "model.", "ignore_merges", {false});
-  if (const std::string post = type_of(root, "post_processor"); post != "" && post != "ByteLevel") {
-    fail("%s: the post_processor %s adds tokens to every text; only ByteLevel (which does not) is supported",
-         path.c_str(), post.c_str());
-  }
-
+  check_post_processor(path, root);
   Impl v;
   Vocab vocab = read_vocab(path, model["vocab"], "model.vocab");
   std::vector<SpecialToken> specials = read_added_tokens(path, root, vocab);
   const bool has_merges = model.contains("merges") && model["merges"].is_array() && !model["merges"].empty();
-  const std::string splitter = type_of(root, "pre_tokenizer");
-  if (splitter == "") {  // neither split nor written in bytes: characters
+  const Splits splits = read_pre_tokenizer(path, root);
+  if (splits == Splits::characters) {
     if (has_merges) fail("%s: merges without the pre_tokenizer ByteLevel are not supported", path.c_str());
     check_field(path, model, "model.", "unk_token", {});
     v.kind = Impl::Kind::chars;
-  } else if (splitter == "ByteLevel") {
-    const json& options = root["pre_tokenizer"];
-    check_field(path, options, "pre_tokenizer.", "add_prefix_space", {false});
-    if (!options.contains("add_prefix_space")) {
-      fail("%s: pre_tokenizer.add_prefix_space is missing; expected false", path.c_str());
-    }
-    if (has_merges) check_field(path, options, "pre_tokenizer.", "use_regex", {true});
-    v.kind = has_merges ? Impl::Kind::bpe : Impl::Kind::bytes;
   } else {
-    fail("%s: the pre_tokenizer %s is not supported, only ByteLevel", path.c_str(), splitter.c_str());
+    if (has_merges && splits == Splits::nowhere) {
+      fail("%s: pre_tokenizer.use_regex is false, which is not supported without a Split by GPT-2's pattern",
+           path.c_str());
+    }
+    v.kind = has_merges ? Impl::Kind::bpe : Impl::Kind::bytes;
   }
+  check_decoder(path, root, v.kind);
   place_tokens(path, vocab, std::move(specials), v);
   read_merges(path, model, vocab, v);
   return Impl::make(std::move(v), path.string());
@@ -284,10 +369,23 @@ Tokenizer load_json(const fs::path& path) {
 
 Tokenizer load_pair(const fs::path& merges_path, const fs::path& vocab_path) {
   const MappedFile vocab_file(vocab_path), merges_file(merges_path);
-  const Vocab vocab = read_vocab(vocab_path, parse_json(vocab_path, vocab_file.text()), "the vocabulary");
+  Vocab vocab = read_vocab(vocab_path, parse_json(vocab_path, vocab_file.text()), "the vocabulary");
   std::vector<SpecialToken> specials;
   if (const auto found = vocab.find(std::string(kEndOfText)); found != vocab.end()) {
     specials.push_back({found->first, found->second});
+  }
+  // transformers 4 keeps tokens that were added in a file of their own.
+  if (const fs::path path = vocab_path.parent_path() / "added_tokens.json"; fs::exists(path)) {
+    for (const auto& [token, id] : read_vocab(path, read_json_object(path), "added_tokens")) {
+      const auto [known, is_new] = vocab.emplace(token, id);
+      if (known->second != id) {
+        fail("%s: '%s' has the id %d, but %d in %s", path.c_str(), token.c_str(), id, known->second,
+             vocab_path.c_str());
+      }
+      if (token != kEndOfText) specials.push_back({token, id});
+    }
+    std::sort(specials.begin(), specials.end(),
+              [](const SpecialToken& a, const SpecialToken& b) { return a.id < b.id; });
   }
   Impl v;
   place_tokens(vocab_path, vocab, std::move(specials), v);
@@ -413,7 +511,9 @@ Tokenizer load_tiktoken(const fs::path& path) {
 Tokenizer Tokenizer::load(const fs::path& path) {
   static const std::pair<const char*, const char*> kPairs[] = {{"vocab.bpe", "encoder.json"},
                                                                {"merges.txt", "vocab.json"}};
-  if (fs::is_directory(path)) {
+  const bool folder = fs::is_directory(path);
+  check_tokenizer_config(folder ? path : path.parent_path());
+  if (folder) {
     if (fs::exists(path / "tokenizer.json")) return load_json(path / "tokenizer.json");
     for (const auto& [merges, vocab] : kPairs) {
       if (fs::exists(path / merges) || fs::exists(path / vocab)) return load_pair(path / merges, path / vocab);

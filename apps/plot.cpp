@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
-#include <set>
 #include <span>
 
 #include "apps/train_flags.h"
@@ -15,6 +14,7 @@
 #include "gpt2/chart.h"
 #include "gpt2/file.h"
 #include "gpt2/huggingface.h"
+#include "gpt2/json.h"
 #include "gpt2/schedule.h"
 #include "gpt2/weights.h"
 
@@ -43,63 +43,86 @@ std::string in_words(std::string name) {
   return name;
 }
 
-std::string joined(const std::set<std::string>& names) {
+std::string joined(const std::map<std::string, size_t>& names) {
   std::string all;
-  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+  for (const auto& [name, index] : names) all += (all.empty() ? "" : ", ") + name;
   return all;
 }
 
 // ---- curves --------------------------------------------------------------------------------------------------------
 
-// The lines of a run's metrics.jsonl, and the names of the numbers in them.
+// The numbers in a run's metrics.jsonl, line by line.
 struct Metrics {
   std::string given;  // on the command line
   fs::path path;
-  std::vector<nlohmann::json> lines;
-  std::set<std::string> present;
+  std::map<std::string, size_t> present;             // names of numbers -> their indices
+  std::vector<std::pair<uint32_t, double>> numbers;  // of all lines: index of the name, value
+  std::vector<size_t> ends;                          // of each line's numbers
+  double batch_tokens = 0;                           // per step, where the run's first line says so
 
   explicit Metrics(const std::string& run)
       : given(run), path(fs::is_directory(run) ? fs::path(run) / "metrics.jsonl" : fs::path(run)) {
     if (!fs::exists(path)) fail("%s: missing, expected a run's folder, which has it, or the file", path.c_str());
     const MappedFile file(path);
-    std::string_view rest = file.text();
-    while (!rest.empty()) {
-      const size_t end = rest.find('\n');
-      nlohmann::json line = nlohmann::json::parse(rest.substr(0, end), nullptr, false);
-      rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-      if (!line.is_object()) continue;  // cut off by a crash
+    for_each_line(file, [&](std::string_view text, size_t) {
+      const nlohmann::json line = parse_json_if_whole(text, 64);
+      if (!line.is_object()) return;  // cut off by a crash
       for (const auto& [name, value] : line.items()) {
-        if (value.is_number()) present.insert(name);
+        if (!value.is_number()) continue;
+        const size_t index = present.emplace(name, present.size()).first->second;
+        numbers.emplace_back(static_cast<uint32_t>(index), value.get<double>());
       }
-      lines.push_back(std::move(line));
-    }
+      ends.push_back(numbers.size());
+      if (line.contains("config") && line["config"].is_object()) {
+        const auto value = line["config"].find("total-batch-tokens");
+        if (value != line["config"].end() && value->is_number()) batch_tokens = *value;
+      }
+    });
     if (present.empty()) fail("%s: no line with numbers, expected a run's metrics", path.c_str());
   }
 
-  // Over x, times `scale`. Lines that lack one of the two, or have it as something else than a number, say nothing
-  // about it.
-  std::vector<std::pair<double, double>> points(const std::string& field, const std::string& x, double scale) const {
-    std::map<double, double> all;
-    for (const nlohmann::json& line : lines) {
-      if (!line.contains(x) || !line[x].is_number()) continue;
-      if (line.contains(field) && line[field].is_number()) all[line[x]] = scale * line[field].get<double>();
+  // Calls visit(x, y) for each line that has both numbers.
+  template <class Visit>
+  void for_each_pair(const std::string& x, const std::string& y, Visit&& visit) const {
+    const auto index = [&](const std::string& name) {
+      const auto found = present.find(name);
+      return found == present.end() ? SIZE_MAX : found->second;
+    };
+    const size_t ix = index(x), iy = index(y);
+    size_t k = 0;
+    for (const size_t end : ends) {
+      const double *px = nullptr, *py = nullptr;
+      for (; k < end; ++k) {
+        if (numbers[k].first == ix) px = &numbers[k].second;
+        if (numbers[k].first == iy) py = &numbers[k].second;
+      }
+      if (px && py) visit(*px, *py);
     }
-    return {all.begin(), all.end()};
+  }
+
+  // Over x, times `scale`. Lines that lack one of the two, or have it as something else than a number, say nothing
+  // about it; of several at one x the last counts.
+  std::vector<std::pair<double, double>> points(const std::string& field, const std::string& x, double scale) const {
+    std::vector<std::pair<double, double>> all;
+    for_each_pair(x, field, [&](double at, double value) { all.emplace_back(at, scale * value); });
+    const auto before = [](const auto& a, const auto& b) { return a.first < b.first; };
+    if (!std::is_sorted(all.begin(), all.end(), before)) std::stable_sort(all.begin(), all.end(), before);
+    size_t kept = 0;
+    for (size_t k = 0; k < all.size(); ++k) {
+      if (k + 1 == all.size() || all[k + 1].first != all[k].first) all[kept++] = all[k];
+    }
+    all.resize(kept);
+    return all;
   }
 
   // What else the steps are: tokens where each takes as many, else epochs; nothing if the run does not say.
   ScaleAbove scale_above() const {
-    double tokens = 0, epochs = 0, last = 0;
-    for (const nlohmann::json& line : lines) {
-      if (line.contains("config") && line["config"].is_object()) {
-        const auto value = line["config"].find("total-batch-tokens");
-        if (value != line["config"].end() && value->is_number()) tokens = *value;
-      }
-      if (!line.contains("step") || !line["step"].is_number() || line["step"] <= 0) continue;
-      last = std::max(last, line["step"].get<double>());
-      if (line.contains("epoch") && line["epoch"].is_number())
-        epochs = line["epoch"].get<double>() / line["step"].get<double>();
-    }
+    const double tokens = batch_tokens;
+    double epochs = 0, last = 0;
+    for_each_pair("step", "step", [&](double step, double) { last = std::max(last, step); });
+    for_each_pair("step", "epoch", [&](double step, double epoch) {
+      if (step > 0) epochs = epoch / step;
+    });
     if (tokens > 0 && last > 0) {
       const double seen = tokens * last;
       if (seen >= 2e9) return {"tokens seen (billions)", 1e-9 * tokens};

@@ -66,40 +66,98 @@ size_t MergeTable::apply_short(int32_t* ids, size_t n) const {
   return n;
 }
 
-// A heap of (rank, position) over a doubly linked list of the ids that are left. A pair's entry in the heap is stale
-// when ranks[position] no longer says the same.
-size_t MergeTable::apply_long(int32_t* ids, size_t n) const {
-  struct Node {
-    size_t previous, next;
-    uint32_t rank;  // of the pair (this, next)
-  };
-  using Candidate = std::pair<uint32_t, size_t>;
-  std::vector<Node> nodes(n);
-  std::vector<Candidate> storage;
-  storage.reserve(n);
-  for (size_t i = 0; i < n; ++i) {
-    nodes[i] = {i - 1, i + 1, i + 1 < n ? rank(ids[i], ids[i + 1]) : kNone};
-    if (nodes[i].rank != kNone) storage.emplace_back(nodes[i].rank, i);
+namespace {
+
+// The ids that are left of a long piece, as a doubly linked list in the ids' own array: at the place of a token's first
+// byte its id, at the second and at the last minus its length, and something negative between them.
+class Pieces {
+ public:
+  Pieces(int32_t* slots, uint32_t n) : slots_(slots), n_(n) {}
+  int32_t id(uint32_t i) const { return slots_[i]; }
+  bool is_token(uint32_t i) const { return slots_[i] >= 0; }
+  uint32_t next(uint32_t i) const {  // n: none
+    return i + 1 < n_ && slots_[i + 1] < 0 ? i + static_cast<uint32_t>(-slots_[i + 1]) : i + 1;
   }
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap(std::greater<>(), std::move(storage));
-  const auto update = [&](size_t i) {
-    nodes[i].rank = nodes[i].next < n ? rank(ids[i], ids[nodes[i].next]) : kNone;
-    if (nodes[i].rank != kNone) heap.emplace(nodes[i].rank, i);
+  uint32_t previous(uint32_t i) const {  // i > 0
+    return slots_[i - 1] < 0 ? i - static_cast<uint32_t>(-slots_[i - 1]) : i - 1;
+  }
+  void merge(uint32_t i, int32_t merged) {  // with the one after it
+    const uint32_t right = next(i), end = next(right);
+    slots_[right] = -1;
+    slots_[i] = merged;
+    slots_[i + 1] = slots_[end - 1] = -static_cast<int32_t>(end - i);
+  }
+
+ private:
+  int32_t* slots_;
+  uint32_t n_;
+};
+
+}  // namespace
+
+// Pairs are merged in bands of rising rank, so that a heap holds only the pairs of a band: some quarter of them. A rank
+// that has more pairs by itself needs no heap: they merge from left to right. New pairs of a rank that is done (which
+// orders of merges other than a training's may make) go to the heap, too, and come first.
+size_t MergeTable::apply_long(int32_t* ids, size_t n) const {
+  if (n > INT32_MAX)
+    fail("a word of %zu bytes, at most %d can be encoded; break it up by spaces or lines", n, INT32_MAX);
+  Pieces pieces(ids, static_cast<uint32_t>(n));
+  const size_t budget = std::max<size_t>(n / 4, size_t{1} << 16);
+  const auto rank_at = [&](uint32_t i) {
+    const uint32_t next = pieces.next(i);
+    return next < n ? rank(pieces.id(i), pieces.id(next)) : kNone;
   };
-  while (!heap.empty()) {
-    const auto [rank, i] = heap.top();
-    heap.pop();
-    if (nodes[i].rank != rank) continue;
-    const size_t right = nodes[i].next;
-    ids[i] = merged_[rank];
-    nodes[right].rank = kNone;
-    nodes[i].next = nodes[right].next;
-    if (nodes[i].next < n) nodes[nodes[i].next].previous = i;
-    update(i);
-    if (i > 0) update(nodes[i].previous);
+  using Candidate = std::pair<uint32_t, uint32_t>;  // rank and place of a pair; stale if another pair stands there now
+  std::vector<Candidate> storage;
+  std::vector<uint32_t> counts(merges_.size());
+  for (;;) {
+    std::fill(counts.begin(), counts.end(), 0);
+    for (uint32_t i = 0; i < n; i = pieces.next(i)) {
+      if (const uint32_t r = rank_at(i); r != kNone) ++counts[r];
+    }
+    uint32_t first = 0;
+    while (first < counts.size() && counts[first] == 0) ++first;
+    if (first == counts.size()) break;
+    uint32_t below = first + 1;  // the band's ranks are [first, below)
+    size_t pairs = counts[first];
+    const bool sweep = pairs > budget;
+    while (!sweep && below < counts.size() && pairs + counts[below] <= budget) pairs += counts[below++];
+
+    storage.clear();
+    if (!sweep) {
+      storage.reserve(pairs);
+      for (uint32_t i = 0; i < n; i = pieces.next(i)) {
+        if (const uint32_t r = rank_at(i); r < below) storage.emplace_back(r, i);
+      }
+    }
+    std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap(std::greater<>(), std::move(storage));
+    const auto push = [&](uint32_t i) {
+      if (const uint32_t r = rank_at(i); r < below) heap.emplace(r, i);
+    };
+    const auto merge = [&](uint32_t i, uint32_t r) {
+      pieces.merge(i, merged_[r]);
+      push(i);
+      if (i > 0) push(pieces.previous(i));
+    };
+    uint32_t at = sweep ? 0 : static_cast<uint32_t>(n);  // everything before it is done or in the heap
+    while (at < n || !heap.empty()) {
+      if (!heap.empty() && (at == n || heap.top() < Candidate(first, at))) {
+        const auto [r, i] = heap.top();
+        heap.pop();
+        if (pieces.is_token(i) && rank_at(i) == r) merge(i, r);
+        while (at < n && !pieces.is_token(at)) ++at;  // it may have been swallowed
+        continue;
+      }
+      if (rank_at(at) == first) merge(at, first);
+      at = pieces.next(at);
+    }
+    storage = {};
   }
   size_t left = 0;
-  for (size_t i = 0; i < n; i = nodes[i].next) ids[left++] = ids[i];
+  for (uint32_t i = 0, next; i < n; i = next) {
+    next = pieces.next(i);  // before anything is moved onto its second place
+    ids[left++] = ids[i];
+  }
   return left;
 }
 

@@ -36,8 +36,13 @@ namespace {
 void append_text(const MappedFile& file, bool lossy, std::string* to) {
   check_not_utf16(file.text(), file.path());
   const size_t bad = find_invalid_utf8(file.text());
+  drop_pages({file.data(), file.size()});
   if (bad == std::string_view::npos) {
-    *to += file.text();
+    constexpr size_t kStretch = size_t{1} << 22;
+    for (size_t at = 0; at < file.size(); at += kStretch) {
+      *to += file.text().substr(at, kStretch);
+      drop_pages({file.data(), std::min(at + kStretch, file.size())});
+    }
   } else if (lossy) {
     *to += replace_invalid_utf8(file.text());
   } else {
@@ -52,12 +57,17 @@ std::string read_corpus(const fs::path& path, bool lossy) {
   std::string text;
   std::error_code not_a_folder;
   if (!fs::is_directory(path, not_a_folder)) {
-    append_text(MappedFile(path), lossy, &text);
+    const MappedFile file(path);
+    text.reserve(file.size());
+    append_text(file, lossy, &text);
     if (text.empty()) fail("%s: the file is empty, expected text", path.c_str());
     return text;
   }
   const std::vector<fs::path> files = text_files_below(path);
   if (files.empty()) fail("%s: the folder holds no text: expected files ending in .txt, .md or .text", path.c_str());
+  size_t bytes = 0;
+  for (const fs::path& name : files) bytes += MappedFile(name).size() + kEndOfText.size();
+  text.reserve(bytes);
   for (const fs::path& name : files) {
     const MappedFile file(name);
     if (file.size() == 0) continue;

@@ -27,35 +27,38 @@ std::string keys_of(const json& object) {
 
 }  // namespace
 
-std::vector<JsonRow> read_json_rows(const fs::path& path) {
+void for_each_json_row(const fs::path& path, const std::function<void(const JsonRow& row)>& visit) {
   const MappedFile file(path);
   check_not_utf16(file.text(), path);
-  const auto row = [](json value, const std::string& where) {
+  size_t rows = 0;
+  const auto take = [&](json value, const std::string& where) {
     if (!value.is_object()) fail("%s: expected an object such as {\"key\": \"value\"}", where.c_str());
-    return JsonRow{std::move(value), where};
+    visit(JsonRow{std::move(value), where});
+    ++rows;
   };
-  std::vector<JsonRow> rows;
   if (ending_of(path) == ".jsonl") {
-    std::string_view rest = file.text();
-    for (size_t line = 1; !rest.empty(); ++line) {
-      const size_t end = rest.find('\n');
-      const std::string_view text = rest.substr(0, end);
-      rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-      if (text.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-      const std::string where = strprintf("%s: line %zu", path.c_str(), line);
-      rows.push_back(row(parse_json(text, where, kMaxRowDepth), where));
-    }
+    for_each_line(file, [&](std::string_view text, size_t number) {
+      if (text.find_first_not_of(" \t\r") == std::string_view::npos) return;
+      const std::string where = strprintf("%s: line %zu", path.c_str(), number);
+      take(parse_json(text, where, kMaxRowDepth), where);
+    });
   } else {
-    json all = parse_json(file.text(), path.string(), kMaxRowDepth + 1);
+    const json all = parse_json(file, kMaxRowDepth + 1, [&](JsonPath at, json& value) {
+      if (at.size() != 1 || !at[0].empty()) return true;  // not an array's
+      take(std::move(value), strprintf("%s: row %zu", path.c_str(), rows + 1));
+      return false;
+    });
     if (!all.is_array()) {
       fail("%s: expected an array of objects, found %s; one object a line is a file that ends in .jsonl", path.c_str(),
            all.type_name());
     }
-    for (size_t k = 0; k < all.size(); ++k) {
-      rows.push_back(row(std::move(all[k]), strprintf("%s: row %zu", path.c_str(), k + 1)));
-    }
   }
-  if (rows.empty()) fail("%s: there are no rows in it", path.c_str());
+  if (rows == 0) fail("%s: there are no rows in it", path.c_str());
+}
+
+std::vector<JsonRow> read_json_rows(const fs::path& path) {
+  std::vector<JsonRow> rows;
+  for_each_json_row(path, [&](const JsonRow& row) { rows.push_back(row); });
   return rows;
 }
 

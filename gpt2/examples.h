@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -15,7 +16,9 @@ struct JsonRow {
 };
 
 // The objects of a .jsonl file, one a line (empty lines are passed over), or of a JSON array (any other ending). Throws
-// Error for anything that is not an object, naming file and row, counted from 1; and if there is no row.
+// Error for anything that is not an object, naming file and row, counted from 1; and if there is no row. Of the file no
+// more than a row is held at a time.
+void for_each_json_row(const std::filesystem::path& path, const std::function<void(const JsonRow& row)>& visit);
 std::vector<JsonRow> read_json_rows(const std::filesystem::path& path);
 
 // The string under `key`; "" if it is absent and `optional`. Throws Error naming the row and the keys it has.

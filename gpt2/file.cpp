@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <charconv>
@@ -136,6 +137,20 @@ void drop_pages(std::span<const std::byte> mapped) {
   const uintptr_t end = reinterpret_cast<uintptr_t>(mapped.data() + mapped.size()) / page * page;
   if (begin < end)
     ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // a hint: failing harms nobody
+}
+
+void for_each_line(const MappedFile& file, const std::function<void(std::string_view line, size_t number)>& visit) {
+  constexpr size_t kStretch = size_t{1} << 22;
+  const std::string_view text = file.text();
+  size_t number = 0, dropped = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    visit(text.substr(begin, end - begin), ++number);
+    begin = end + 1;
+    if (begin - dropped < kStretch) continue;
+    dropped = std::min(begin, text.size());
+    drop_pages({file.data(), dropped});
+  }
 }
 
 // ---- writing -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,6 +39,9 @@ class MappedFile {
 // this process's memory. Reading there again is allowed. Whoever reads on from piece to piece gives all that lies
 // behind: the system maps pages around the one that is touched, also those that were given back.
 void drop_pages(std::span<const std::byte> mapped);
+
+// The lines of a mapped file without their "\n", counted from 1; an empty last one is none. Pages go back as above.
+void for_each_line(const MappedFile& file, const std::function<void(std::string_view line, size_t number)>& visit);
 
 // Writes a file. Links are followed, and what they lead to is written through a file next to it, `path`.tmp: nothing is
 // seen under the final name until commit(), which flushes to the disk (fsync) and renames. Without commit() the

@@ -15,12 +15,12 @@ using nlohmann::json;
 
 std::vector<Instruction> read_instructions(const fs::path& path) {
   std::vector<Instruction> rows;
-  for (const JsonRow& row : read_json_rows(path)) {
+  for_each_json_row(path, [&](const JsonRow& row) {
     rows.push_back({string_in(row, "instruction", false), string_in(row, "input", true),
                     string_in(row, "output", false), row.where});
     if (rows.back().instruction.empty()) fail("%s: \"instruction\" is empty", row.where.c_str());
     if (rows.back().output.empty()) fail("%s: \"output\" is empty: there is nothing to learn", row.where.c_str());
-  }
+  });
   return rows;
 }
 

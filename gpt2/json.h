@@ -1,14 +1,39 @@
-// JSON as wrought reads it from files that it did not write itself.
+// JSON as wrought reads it from files that it did not write itself: in time linear in the text, however it is nested,
+// and part by part where a file is large.
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 
-// Parses `text`. Throws Error beginning with `where` for anything that is not one JSON value in UTF-8, a key that
-// occurs twice in one object, and nesting deeper than `max_depth` objects and arrays.
+class MappedFile;
+
+// Parses `text`. Throws Error beginning with `where`, naming the byte, for anything that is not one JSON value in
+// UTF-8, a key that occurs twice in one object, and nesting deeper than `max_depth` objects and arrays.
 nlohmann::json parse_json(std::string_view text, const std::string& where, int max_depth);
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& where, int max_depth);
+
+// The same, or a discarded value where that throws: for lines that a crash may have cut off.
+nlohmann::json parse_json_if_whole(std::string_view text, int max_depth);
+
+// Where a value stands: the keys that lead to it from the outermost object, "" for an array's.
+using JsonPath = std::span<const std::string>;
+
+// Called when a value ends, innermost first, with where in the text it stands. What it returns false for is left out of
+// the object or array around it: a file is then never held whole. Keys left out so are not checked for occurring twice.
+template <class Json>
+using JsonVisitor = std::function<bool(JsonPath path, Json& value)>;
+
+// Parses a mapped file, whose path begins the errors; its pages go back to the system as they are read.
+nlohmann::json parse_json(const MappedFile& file, int max_depth, const JsonVisitor<nlohmann::json>& visit = nullptr);
+nlohmann::ordered_json parse_ordered_json(const MappedFile& file, int max_depth,
+                                          const JsonVisitor<nlohmann::ordered_json>& visit = nullptr);
+// A part of one that lies `begin` bytes after its start; errors begin with `where` and count bytes from there.
+nlohmann::json parse_json(const MappedFile& file, size_t begin, size_t bytes, const std::string& where, int max_depth,
+                          const JsonVisitor<nlohmann::json>& visit);
 
 // The text in quotes, for messages: control characters escaped, shortened if long.
 std::string in_quotes(std::string_view text);

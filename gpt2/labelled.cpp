@@ -28,8 +28,9 @@ struct Record {
 
 bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
 
-std::vector<Record> read_tsv(std::string_view text) {
-  std::vector<Record> records;
+using VisitRecord = std::function<void(Record& record)>;
+
+void read_tsv(std::string_view text, const VisitRecord& visit) {
   for (size_t line = 1; !text.empty(); ++line) {
     const size_t end = text.find('\n');
     std::string_view rest = text.substr(0, end);
@@ -42,14 +43,12 @@ std::vector<Record> read_tsv(std::string_view text) {
       record.fields.emplace_back(rest.substr(0, tab));
       if (tab != std::string_view::npos) rest.remove_prefix(tab + 1);
     }
-    records.push_back(std::move(record));
+    visit(record);
   }
-  return records;
 }
 
 // RFC 4180. A line end inside quotes belongs to the field; CR LF there stays as it is.
-std::vector<Record> read_csv(std::string_view text, const std::string& path) {
-  std::vector<Record> records;
+void read_csv(std::string_view text, const std::string& path, const VisitRecord& visit) {
   size_t line = 1, i = 0;
   const auto at = [&](size_t k) { return k < text.size() ? text[k] : '\n'; };  // the last line end may be missing
   const auto ends_line = [&](size_t k) { return at(k) == '\n' || (at(k) == '\r' && at(k + 1) == '\n'); };
@@ -95,9 +94,8 @@ std::vector<Record> read_csv(std::string_view text, const std::string& path) {
     }
     i += at(i) == '\r' ? 2 : 1;
     ++line;
-    if (!empty_line) records.push_back(std::move(record));
+    if (!empty_line) visit(record);
   }
-  return records;
 }
 
 // ---- files: fields into rows
@@ -128,28 +126,36 @@ void check_label(const LabelledText& row) {
   if (is_blank(row.label)) fail("%s: the label is empty", row.where.c_str());
 }
 
-LabelledTexts rows_of_records(const std::vector<Record>& records, const std::string& path,
+// `read` goes through the file's records: once to see what it looks like, once to take what is wanted of it.
+LabelledTexts rows_of_records(const std::function<void(const VisitRecord&)>& read, const std::string& path,
                               const LabelledSource& source) {
-  if (records.empty()) fail("%s: there are no rows in it", path.c_str());
-  const std::vector<std::string>& first = records[0].fields;
-  for (const Record& record : records) {
+  std::vector<std::string> first;
+  size_t first_line = 0, count = 0;
+  int64_t label_number = -1;
+  bool label_again = false;  // whether the first line's label is another's, too
+  read([&](Record& record) {
+    if (count++ == 0) {
+      first = record.fields;
+      first_line = record.line;
+      label_number = find_column(source.label_column, first, false);
+      return;
+    }
     if (record.fields.size() != first.size()) {
       fail("%s: line %zu has %zu columns, expected %zu as in line %zu", path.c_str(), record.line, record.fields.size(),
-           first.size(), records[0].line);
+           first.size(), first_line);
     }
-  }
+    const auto k = static_cast<size_t>(label_number);
+    label_again = label_again || (label_number >= 0 && record.fields[k] == first[k]);
+  });
+  if (count == 0) fail("%s: there are no rows in it", path.c_str());
   bool header = source.header == "yes";
   if (source.header == "auto") {
     const auto named_here = [&](const std::string& name) {
       return column_number(name) < 0 && std::find(first.begin(), first.end(), name) != first.end();
     };
     header = named_here(source.text_column) || named_here(source.label_column);
-    const int64_t label = find_column(source.label_column, first, false);
-    if (label >= 0 && column_number(source.text_column) >= 0 && records.size() > 1) {  // numbers both
-      const std::string& title = first[static_cast<size_t>(label)];
-      header = std::none_of(records.begin() + 1, records.end(),
-                            [&](const Record& record) { return record.fields[static_cast<size_t>(label)] == title; });
-    }
+    if (label_number >= 0 && column_number(source.text_column) >= 0 && count > 1)
+      header = !label_again;  // numbers both
   }
   const auto column = [&](const char* flag, const std::string& name) {
     const int64_t found = find_column(name, first, header);
@@ -167,18 +173,19 @@ LabelledTexts rows_of_records(const std::vector<Record>& records, const std::str
   if (text == label) fail("%s: --text-column and --label-column are the same column", path.c_str());
   LabelledTexts result;
   if (header) result.header = list_of(first);
-  for (size_t k = header ? 1 : 0; k < records.size(); ++k) {
-    const Record& record = records[k];
-    result.rows.push_back(
-        {record.fields[label], record.fields[text], strprintf("%s: line %zu", path.c_str(), record.line)});
+  result.rows.reserve(count);
+  read([&](Record& record) {
+    if (header && record.line == first_line) return;
+    result.rows.push_back({std::move(record.fields[label]), std::move(record.fields[text]),
+                           strprintf("%s: line %zu", path.c_str(), record.line)});
     check_label(result.rows.back());
-  }
+  });
   return result;
 }
 
 LabelledTexts rows_of_json(const fs::path& path, const LabelledSource& source) {
   LabelledTexts result;
-  for (const JsonRow& row : read_json_rows(path)) {
+  for_each_json_row(path, [&](const JsonRow& row) {
     const auto label = row.value.find(source.label_column);
     const bool has_text = row.value.contains(source.text_column);
     if (label == row.value.end() || !has_text) {
@@ -194,7 +201,7 @@ LabelledTexts rows_of_json(const fs::path& path, const LabelledSource& source) {
     result.rows.push_back({label->is_string() ? label->get<std::string>() : label->dump(),
                            string_in(row, source.text_column.c_str(), false), row.where});
     check_label(result.rows.back());
-  }
+  });
   return result;
 }
 
@@ -243,12 +250,25 @@ LabelledTexts read_labelled(const fs::path& path, const LabelledSource& source) 
     std::string_view text = file.text();
     check_not_utf16(text, path);
     if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark, as spreadsheets write it
-    all = rows_of_records(ending == ".tsv" ? read_tsv(text) : read_csv(text, path.string()), path.string(), source);
+    const auto read = [&](const VisitRecord& visit) {
+      constexpr size_t kStretch = 4096;
+      size_t records = 0;
+      const VisitRecord dropping = [&](Record& record) {
+        visit(record);
+        if (++records % kStretch == 0) drop_pages({file.data(), file.size()});
+      };
+      if (ending == ".tsv") {
+        read_tsv(text, dropping);
+      } else {
+        read_csv(text, path.string(), dropping);
+      }
+    };
+    all = rows_of_records(read, path.string(), source);
   } else {
     fail("%s: expected a file that ends in .tsv, .csv or .jsonl, or a folder of LABEL/*.txt", path.c_str());
   }
 
-  std::vector<LabelledText> kept;
+  size_t kept = 0;
   for (LabelledText& row : all.rows) {
     if (!source.labels.empty() && std::count(source.labels.begin(), source.labels.end(), row.label) == 0) {
       ++all.others;
@@ -266,9 +286,10 @@ LabelledTexts read_labelled(const fs::path& path, const LabelledSource& source) 
       }
       row.text = replace_invalid_utf8(row.text);
     }
-    kept.push_back(std::move(row));
+    LabelledText& place = all.rows[kept++];
+    if (&place != &row) place = std::move(row);
   }
-  all.rows = std::move(kept);
+  all.rows.resize(kept);
   if (all.rows.empty()) {
     fail("%s: no row is left: %lld have no text%s", path.c_str(), static_cast<long long>(all.empty),
          all.others
@@ -431,7 +452,7 @@ bool write_classifier_info(const fs::path& dir, const ClassifierInfo& info) {
   json config;
   {
     const MappedFile file(path);
-    config = parse_json(file.text(), path.string(), 64);
+    config = parse_json(file, 64);
   }
   config["id2label"] = config["label2id"] = json::object();
   for (size_t k = 0; k < info.classes.size(); ++k) {
@@ -452,7 +473,7 @@ ClassifierInfo read_classifier_info(const fs::path& dir) {
   const ModelConfig shape = read_model_config(dir);
   const fs::path path = dir / "config.json";
   const MappedFile file(path);
-  const json config = parse_json(file.text(), path.string(), 64);
+  const json config = parse_json(file, 64);
   if (shape.num_classes == 0) {
     fail("%s: the model in this folder is no classifier; build/finetune classify makes one of it", path.c_str());
   }

@@ -5,6 +5,7 @@
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
+#include "gpt2/json.h"
 
 MetricsLog::MetricsLog(const std::filesystem::path& run, int64_t first_step) : path_(run / "metrics.jsonl") {
   if (run.empty()) return;
@@ -17,8 +18,7 @@ MetricsLog::MetricsLog(const std::filesystem::path& run, int64_t first_step) : p
         const size_t end = rest.find('\n');
         const std::string_view line = rest.substr(0, end);
         rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-        const nlohmann::json j =
-            nlohmann::json::parse(line, nullptr, false);  // a line cut off by a crash is dropped too
+        const nlohmann::json j = parse_json_if_whole(line, 64);  // a line cut off by a crash is dropped too
         if (j.is_object() && j.contains("step") && j["step"].is_number() && j["step"] < first_step) {
           kept.write(line);
           kept.write("\n");

@@ -8,7 +8,7 @@
 
 Preferences read_preferences(const std::filesystem::path& path) {
   Preferences result;
-  for (const JsonRow& row : read_json_rows(path)) {
+  for_each_json_row(path, [&](const JsonRow& row) {
     Preference preference{{string_in(row, "instruction", false), string_in(row, "input", true), "", row.where},
                           string_in(row, "chosen", false),
                           string_in(row, "rejected", false)};
@@ -20,7 +20,7 @@ Preferences read_preferences(const std::filesystem::path& path) {
     } else {
       result.rows.push_back(std::move(preference));
     }
-  }
+  });
   if (result.rows.empty()) {
     fail("%s: in each of its %lld rows \"chosen\" equals \"rejected\": there is nothing to prefer", path.c_str(),
          static_cast<long long>(result.equal));

@@ -1,6 +1,8 @@
 #include "gpt2/rows.h"
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
@@ -47,15 +49,15 @@ std::vector<std::string_view> columns_of(std::string_view line) {
   }
 }
 
-void read_json_array(const fs::path& path, std::string_view text, const std::vector<std::string>& fields, Rows& rows) {
-  parse_json(text, path.string(), kMaxJsonDepth);  // checks what ordered_json, which keeps the fields' order, does not
-  const ordered_json array = ordered_json::parse(text);
-  if (!array.is_array()) fail("%s: expected a JSON array of objects; one object a line is a .jsonl", path.c_str());
-  for (const ordered_json& object : array) {
-    rows.number.push_back(static_cast<int64_t>(rows.number.size()) + 1);
-    const std::string where = strprintf("%s: row %lld", path.c_str(), static_cast<long long>(rows.number.back()));
-    rows.text.push_back(text_of(object, fields, where));
-    rows.objects.push_back(object);
+// Calls visit(object) for each element. What parse_ordered_json keeps is the fields' order.
+void for_each_object(const MappedFile& file, const std::function<void(const ordered_json& object)>& visit) {
+  const ordered_json array = parse_ordered_json(file, kMaxJsonDepth, [&](JsonPath at, ordered_json& value) {
+    if (at.size() != 1 || !at[0].empty()) return true;
+    visit(value);
+    return false;
+  });
+  if (!array.is_array()) {
+    fail("%s: expected a JSON array of objects; one object a line is a .jsonl", file.path().c_str());
   }
 }
 
@@ -141,9 +143,10 @@ void read_csv(const fs::path& path, std::string_view text, const std::vector<std
 }  // namespace
 
 Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
-  const MappedFile file(path);
-  const std::string ending = ending_of(path);
   Rows rows;
+  rows.file = MappedFile(path);
+  const MappedFile& file = rows.file;
+  const std::string ending = ending_of(path);
   rows.kind = ending == ".json"    ? Rows::Kind::json
               : ending == ".jsonl" ? Rows::Kind::jsonl
               : ending == ".tsv"   ? Rows::Kind::tsv
@@ -157,8 +160,13 @@ Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
   if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
     fail("%s: not UTF-8: byte 0x%02X at offset %zu", path.c_str(), static_cast<unsigned char>(text[bad]), bad);
   }
+  drop_pages({file.data(), file.size()});
   if (rows.kind == Rows::Kind::json) {
-    read_json_array(path, text, fields, rows);
+    for_each_object(file, [&](const ordered_json& object) {
+      rows.number.push_back(static_cast<int64_t>(rows.number.size()) + 1);
+      const std::string where = strprintf("%s: row %lld", path.c_str(), static_cast<long long>(rows.number.back()));
+      rows.text.push_back(text_of(object, fields, where));
+    });
     return rows;
   }
   if (rows.kind == Rows::Kind::csv) {
@@ -166,52 +174,55 @@ Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
     return rows;
   }
   std::vector<size_t> columns;
-  int64_t number = 0;
   size_t width = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    std::string line(text.substr(begin, end - begin));
-    begin = end + 1;
-    if (line.ends_with('\r')) line.pop_back();
-    const std::string where = strprintf("%s: line %lld", path.c_str(), static_cast<long long>(++number));
+  for_each_line(file, [&](std::string_view line, size_t number) {
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    const auto where = [&] { return strprintf("%s: line %zu", path.c_str(), number); };
     if (rows.kind == Rows::Kind::tsv && number == 1) {
       rows.header = line;
       width = columns_of(line).size();
-      columns = choose_columns(path, line, columns_of(line), fields);
-      continue;
+      columns = choose_columns(path, rows.header, columns_of(line), fields);
+      return;
     }
-    if (rows.kind == Rows::Kind::jsonl && line.find_first_not_of(" \t") == std::string::npos) continue;
+    if (rows.kind == Rows::Kind::jsonl && line.find_first_not_of(" \t") == std::string::npos) return;
     if (rows.kind == Rows::Kind::jsonl) {
-      parse_json(line, where, kMaxJsonDepth);
-      rows.text.push_back(text_of(ordered_json::parse(line), fields, where));
+      rows.text.push_back(text_of(parse_ordered_json(line, where(), kMaxJsonDepth), fields, where()));
     } else if (rows.kind == Rows::Kind::tsv) {
       const std::vector<std::string_view> values = columns_of(line);
       if (values.size() != width) {
-        fail("%s: %zu columns, expected %zu as in the first line", where.c_str(), values.size(), width);
+        fail("%s: %zu columns, expected %zu as in the first line", where().c_str(), values.size(), width);
       }
       std::string& joined = rows.text.emplace_back();
       for (const size_t k : columns) add_line(joined, values[k]);
     } else {
-      rows.text.push_back(line);
+      rows.text.emplace_back(line);
     }
-    rows.number.push_back(number);
-    rows.lines.push_back(std::move(line));
-  }
+    rows.number.push_back(static_cast<int64_t>(number));
+    rows.lines.push_back(line);
+  });
   return rows;
 }
 
 void write_rows(const Rows& rows, const std::vector<bool>& keep, const fs::path& path) {
   FileWriter file(path);
   if (rows.kind == Rows::Kind::json) {
-    ordered_json array = ordered_json::array();
-    for (size_t k = 0; k < rows.objects.size(); ++k) {
-      if (keep[k]) array.push_back(rows.objects[k]);
-    }
-    file.write(array.dump(4) + "\n");
+    size_t row = 0;
+    bool first = true;
+    for_each_object(rows.file, [&](const ordered_json& object) {
+      if (!keep[row++]) return;
+      file.write(std::exchange(first, false) ? "[\n    " : ",\n    ");
+      for (const char c : object.dump(4)) {
+        file.write({&c, 1});
+        if (c == '\n') file.write("    ");
+      }
+    });
+    file.write(first ? "[]\n" : "\n]\n");
   } else {
     if (rows.kind == Rows::Kind::tsv || !rows.header.empty()) file.write(rows.header + "\n");
     for (size_t k = 0; k < rows.lines.size(); ++k) {
-      if (keep[k]) file.write(rows.lines[k] + "\n");
+      if (!keep[k]) continue;
+      file.write(rows.lines[k]);
+      file.write("\n");
     }
   }
   file.commit();

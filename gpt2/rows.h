@@ -5,18 +5,21 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "gpt2/file.h"
 
 struct Rows {
   enum class Kind { json, jsonl, tsv, csv, lines };
   Kind kind = Kind::lines;
-  std::vector<std::string> text;   // of each row: the chosen fields, each on a line of its own
-  std::vector<int64_t> number;     // its line in the file, or its place in the array, from 1
-  std::vector<std::string> lines;  // as they stand, without the line's end (of a .csv its LF); not for .json
-  std::string header;              // of a .tsv or .csv
-  std::vector<nlohmann::ordered_json> objects;  // of a .json
+  std::vector<std::string> text;  // of each row: the chosen fields, each on a line of its own
+  std::vector<int64_t> number;    // its line in the file, or its place in the array, from 1
+  std::vector<std::string_view>
+      lines;           // as they stand in the file, without the line's end (of a .csv its LF); not for .json
+  std::string header;  // of a .tsv or .csv
+  MappedFile file;     // which write_rows() reads again
 };
 
 // `fields`: names of fields or columns; none: every string of an object, every column of a .tsv or .csv. Bare lines

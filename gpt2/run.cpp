@@ -10,6 +10,7 @@
 #include "gpt2/corpus.h"
 #include "gpt2/error.h"
 #include "gpt2/file.h"
+#include "gpt2/json.h"
 #include "gpt2/stories.h"
 
 namespace fs = std::filesystem;
@@ -223,7 +224,7 @@ std::string read_text(Run& run, const Say& say) {
 // make_stories leaves the source's entropy beside the text that it writes.
 std::optional<double> read_floor(const fs::path& path) {
   if (!fs::exists(path)) return std::nullopt;
-  const json j = json::parse(MappedFile(path).text(), nullptr, false);
+  const json j = parse_json_if_whole(MappedFile(path).text(), 64);
   if (!j.is_object() || !j.contains("nats_per_byte") || !j["nats_per_byte"].is_number()) {
     fail("%s: expected JSON with a number \"nats_per_byte\"", path.c_str());
   }
@@ -244,6 +245,7 @@ void choose_tokenizer(Run& run, std::string_view text, const Say& say) {
   }
   if (run.tokenizer) {
     say(strprintf("tokenizer: %s, %d ids", run.tokenizer->kind().c_str(), run.tokenizer->vocab_size()));
+    if (const std::string why = why_fewer_tokens(c.tokenizer, *run.tokenizer); !why.empty()) say(why);
   } else {
     say("tokenizer: none, so no samples and losses by token only; --tokenizer names one");
   }

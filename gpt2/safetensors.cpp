@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <numeric>
 #include <optional>
-#include <set>
+#include <utility>
 
 #include "gpt2/error.h"
 #include "gpt2/json.h"
@@ -113,27 +114,38 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   const std::string_view text = file_.text().substr(sizeof length, length);
   if (text.empty() || text[0] != '{')
     fail("%s: the header does not begin with '{'; this is not a safetensors file", where.c_str());
-  const json header = parse_json(text, where + ": header", 3);
-
   const std::span<const std::byte> data(file_.data() + sizeof length + length, rest - length);
-  for (const auto& [name, entry] : header.items()) {
-    if (name != kMetadata) {
-      tensors_.push_back(read_tensor(name, entry, data, where));
-      continue;
+  bool has_metadata = false;
+  parse_json(file_, sizeof length, length, where + ": header", 3, [&](JsonPath at, json& entry) {
+    if (at.size() != 1) return true;
+    if (at[0] != kMetadata) {
+      tensors_.push_back(read_tensor(at[0], entry, data, where));
+      return false;
     }
     if (!entry.is_object()) fail("%s: %s is not an object of strings", where.c_str(), kMetadata.c_str());
+    if (std::exchange(has_metadata, true)) fail("%s: %s occurs twice", where.c_str(), kMetadata.c_str());
     for (const auto& [key, value] : entry.items()) {
       if (!value.is_string())
         fail("%s: %s: %s is not a string", where.c_str(), kMetadata.c_str(), in_quotes(key).c_str());
       metadata_[key] = value.get<std::string>();
     }
-  }
+    return false;
+  });
 
   // In the order of their bytes, each tensor must begin where the one before it ended.
   const auto begin = [&](const TensorView& tensor) { return tensor.bytes.data() - data.data(); };
   std::sort(tensors_.begin(), tensors_.end(), [&](const TensorView& a, const TensorView& b) {
     return std::pair(begin(a), a.bytes.size()) < std::pair(begin(b), b.bytes.size());
   });
+  by_name_.resize(tensors_.size());
+  std::iota(by_name_.begin(), by_name_.end(), uint32_t{0});
+  const auto name = [&](uint32_t k) -> const std::string& { return tensors_[k].name; };
+  std::sort(by_name_.begin(), by_name_.end(), [&](uint32_t a, uint32_t b) { return name(a) < name(b); });
+  const auto twice =
+      std::adjacent_find(by_name_.begin(), by_name_.end(), [&](uint32_t a, uint32_t b) { return name(a) == name(b); });
+  if (twice != by_name_.end()) {
+    fail("%s: header: the name %s occurs twice", where.c_str(), in_quotes(name(*twice)).c_str());
+  }
   int64_t end = 0;
   for (const TensorView& tensor : tensors_) {
     if (begin(tensor) != end) {
@@ -150,9 +162,9 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
 }
 
 const TensorView* SafetensorsFile::find(const std::string& name) const {
-  const auto found =
-      std::find_if(tensors_.begin(), tensors_.end(), [&](const TensorView& tensor) { return tensor.name == name; });
-  return found == tensors_.end() ? nullptr : &*found;
+  const auto found = std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                                      [&](uint32_t k, const std::string& n) { return tensors_[k].name < n; });
+  return found == by_name_.end() || tensors_[*found].name != name ? nullptr : &tensors_[*found];
 }
 
 // ---- writing -------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class SafetensorsFile {
  private:
   MappedFile file_;
   std::vector<TensorView> tensors_;
+  std::vector<uint32_t> by_name_;  // places in tensors_, sorted by name
   std::map<std::string, std::string> metadata_;
 };
 

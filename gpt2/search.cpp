@@ -74,8 +74,7 @@ json draw(const Choice& choice, double uniform) {
 SearchPlan read_search(const fs::path& path) {
   const std::string where = path.string();
   const MappedFile file(path);
-  parse_json(file.text(), where, 8);  // checks what ordered_json, which keeps the flags' order, does not
-  const ordered_json root = ordered_json::parse(file.text());
+  const ordered_json root = parse_ordered_json(file, 8);  // keeps the flags' order
   if (!root.is_object() || !root.contains("flags") || !root["flags"].is_object() || root["flags"].empty()) {
     fail("%s: expected an object with \"flags\": {flag: values}", where.c_str());
   }

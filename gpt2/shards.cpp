@@ -6,7 +6,6 @@
 #include <bit>
 #include <cstring>
 #include <limits>
-#include <sstream>
 
 #include "gpt2/error.h"
 
@@ -21,7 +20,10 @@ constexpr int kHeaderInts = 256;
 constexpr size_t kHeaderBytes = kHeaderInts * sizeof(int32_t);
 constexpr int kLargestVersion1Vocabulary = 65536;
 
-// A block's maximum vectorises, a search does not: look for the block first, then inside it.
+// How much of mapped shards is read before their pages are given back.
+constexpr int64_t kMaxResident = int64_t{1} << 24;
+
+// A block's maximum vectorises, a search does not: look for the block first, then inside it. Pages go back after it.
 template <class Id>
 int64_t first_outside(std::span<const Id> ids, int vocab_size) {
   const uint32_t highest_allowed = static_cast<uint32_t>(vocab_size) - 1;
@@ -31,10 +33,12 @@ int64_t first_outside(std::span<const Id> ids, int vocab_size) {
     const auto part = ids.subspan(begin, std::min(block, ids.size() - begin));
     Id highest = 0;
     for (const Id id : part) highest = std::max(highest, id);
+    if (begin % (64 * block) == 0) drop_pages(std::as_bytes(ids.first(begin)));
     if (highest <= highest_allowed) continue;
     const auto found = std::find_if(part.begin(), part.end(), [&](Id id) { return id > highest_allowed; });
     return static_cast<int64_t>(begin) + (found - part.begin());
   }
+  drop_pages(std::as_bytes(ids));
   return -1;
 }
 
@@ -73,6 +77,7 @@ Shard::Shard(const fs::path& path) : file_(path) {
   }
   if (promised == 0) fail("%s: a token shard without a token", path.c_str());
   size_ = static_cast<int64_t>(promised);
+  drop();
 }
 
 template <class Body>
@@ -116,6 +121,7 @@ uint64_t Shard::sample_hash() const {
     const size_t at = (file_.size() - page) * k / (pages - 1);
     hash = hash64(data + at, page, hash);
   }
+  drop();
   return hash;
 }
 
@@ -156,6 +162,13 @@ void TokenSequence::add(const std::string& path_or_glob) {
   std::vector<std::string> paths;
   std::error_code ignored;
   const bool pattern = path_or_glob.find_first_of("*?[") != std::string::npos;
+  // glob() calls itself for each folder.
+  constexpr ptrdiff_t kMaxFolders = 256;
+  if (const ptrdiff_t folders = std::count(path_or_glob.begin(), path_or_glob.end(), '/');
+      pattern && folders > kMaxFolders) {
+    fail("%s...: a pattern with %td folders, expected at most %td", path_or_glob.substr(0, 100).c_str(), folders,
+         kMaxFolders);
+  }
   if (!pattern || fs::exists(path_or_glob, ignored)) {  // a file's own name may hold such a character
     paths = {path_or_glob};
   } else {
@@ -180,24 +193,20 @@ TokenSequence TokenSequence::open(const std::string& path) {
   }
   const MappedFile file(path);
   check_not_utf16(file.text(), path);
-  std::string_view text = file.text();
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark
-  std::istringstream lines{std::string(text)};
-  int number = 0;
-  for (std::string line; std::getline(lines, line);) {
-    ++number;
-    if (line.find('\0') != std::string::npos) {
-      fail("%s, line %d: a zero byte, which no path has; expected the path of a shard, or a glob", path.c_str(),
+  for_each_line(file, [&](std::string_view line, size_t number) {
+    if (number == 1 && line.starts_with("\xEF\xBB\xBF")) line.remove_prefix(3);  // a byte order mark
+    if (line.find('\0') != std::string_view::npos) {
+      fail("%s, line %zu: a zero byte, which no path has; expected the path of a shard, or a glob", path.c_str(),
            number);
     }
-    line.erase(line.find_last_not_of(" \t\r") + 1);
-    if (line.empty() || line[0] == '#') continue;
+    line = line.substr(0, line.find_last_not_of(" \t\r") + 1);
+    if (line.empty() || line[0] == '#') return;
     try {
       sequence.add((fs::path(path).parent_path() / line).string());
     } catch (const Error& error) {
-      fail("%s, line %d: %s", path.c_str(), number, error.what());
+      fail("%s, line %zu: %s", path.c_str(), number, error.what());
     }
-  }
+  });
   if (sequence.size_ == 0) fail("%s: names no shard; expected the path of one, or a glob, in each line", path.c_str());
   return sequence;
 }
@@ -209,13 +218,19 @@ void TokenSequence::copy(int64_t from, int64_t count, int32_t* to) const {
   }
   if (count == 0) return;
   size_t s = static_cast<size_t>(std::upper_bound(begin_.begin(), begin_.end(), from) - begin_.begin()) - 1;
-  for (; count > 0; ++s) {
+  while (count > 0) {
     const int64_t inside = from - begin_[s];
-    const int64_t n = std::min(count, shards_[s]->size() - inside);
+    const int64_t n = std::min({count, shards_[s]->size() - inside, kMaxResident / 4});
     shards_[s]->copy(inside, n, to);
+    // The system maps 64 KB around a page that is touched.
+    if (read_->fetch_add(4 * n + 65536) > kMaxResident) {
+      *read_ = 0;
+      for (const auto& shard : shards_) shard->drop();
+    }
     from += n;
     to += n;
     count -= n;
+    if (inside + n == shards_[s]->size()) ++s;
   }
 }
 

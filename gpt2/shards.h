@@ -4,6 +4,7 @@
 // 2^31 tokens work, and llm.c's have a zero there anyway. The rest of the header is written as zeros and not read.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -23,7 +24,8 @@ class Shard {
   // to[0..count) = tokens [from, from + count). Throws Error outside the shard, and for an id of 2^31 or more.
   void copy(int64_t from, int64_t count, int32_t* to) const;
   int64_t find_outside(int vocab_size) const;  // position of the first token >= vocab_size, or -1
-  uint64_t sample_hash() const;                // over the size and, of a large shard, 16 pages spread evenly
+  void drop() const { drop_pages({file_.data(), file_.size()}); }
+  uint64_t sample_hash() const;  // over the size and, of a large shard, 16 pages spread evenly
 
  private:
   MappedFile file_;
@@ -42,7 +44,8 @@ void write_shard(const std::filesystem::path& path, std::span<const int32_t> tok
 // Whether a --data is for TokenSequence::open, and not text.
 bool names_shards(const std::string& data);
 
-// Many shards as one sequence of tokens, in the order given. Windows may cross from one shard to the next.
+// Many shards as one sequence of tokens, in the order given. Windows may cross from one shard to the next. However long
+// it is, some 16 MB of its pages count as this process's memory: copy() gives them back now and then.
 class TokenSequence {
  public:
   TokenSequence() = default;
@@ -62,6 +65,7 @@ class TokenSequence {
   std::vector<std::shared_ptr<const Shard>> shards_;  // shared: a sequence can be copied
   std::vector<int64_t> begin_;                        // position of each shard's first token in the sequence
   int64_t size_ = 0;
+  std::shared_ptr<std::atomic<int64_t>> read_ = std::make_shared<std::atomic<int64_t>>(0);  // bytes since pages went
 
   void add(const std::string& path_or_glob);
 };

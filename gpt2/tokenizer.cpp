@@ -6,10 +6,10 @@
 #include <cstring>
 #include <exception>
 #include <map>
+#include <numeric>
 #include <set>
 #include <thread>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
@@ -38,28 +38,58 @@ uint32_t code_point(std::string_view character) {
 // The stretches of a text between the special tokens in it, each with the token that ends it (null at the end). Where
 // tokens overlap the leftmost counts, of those the longest.
 template <class Visit>  // visit(size_t begin, size_t end, const SpecialToken* token)
-void for_each_stretch(std::string_view text, const std::vector<SpecialToken>& specials, Visit&& visit) {
-  std::vector<size_t> next(specials.size(), 0);  // where each stands next; npos when no more
-  size_t begin = 0;
-  bool first = true;
-  for (;;) {
+void for_each_stretch(std::string_view text, const std::vector<SpecialToken>& specials, const SpecialFinder& finder,
+                      Visit&& visit) {
+  for (size_t begin = 0, at = 0;;) {
     const SpecialToken* token = nullptr;
-    size_t at = std::string_view::npos;
-    for (size_t k = 0; k < specials.size(); ++k) {
-      if (next[k] != std::string_view::npos && (first || next[k] < begin)) next[k] = text.find(specials[k].text, begin);
-      if (next[k] == std::string_view::npos || next[k] > at) continue;
-      if (next[k] == at && token->text.size() >= specials[k].text.size()) continue;
-      at = next[k];
-      token = &specials[k];
+    for (at = finder.next(text, begin); at < text.size() && !token;) {
+      token = finder.longest_at(text, at, specials);
+      if (!token) at = finder.next(text, at + 1);
     }
-    first = false;
-    visit(begin, std::min(at, text.size()), token);
+    visit(begin, at, token);
     if (!token) return;
     begin = at + token->text.size();
   }
 }
 
+template <class Visit>
+void for_each_stretch(std::string_view text, const std::vector<SpecialToken>& specials, Visit&& visit) {
+  for_each_stretch(text, specials, SpecialFinder(specials), visit);
+}
+
 }  // namespace
+
+SpecialFinder::SpecialFinder(const std::vector<SpecialToken>& specials) : sorted_(specials.size()) {
+  std::iota(sorted_.begin(), sorted_.end(), uint32_t{0});
+  std::sort(sorted_.begin(), sorted_.end(),
+            [&](uint32_t a, uint32_t b) { return specials[a].text < specials[b].text; });
+  for (const SpecialToken& token : specials) {
+    const char first = token.text[0];
+    if (!begins_[static_cast<unsigned char>(first)]) firsts_ += first;
+    begins_[static_cast<unsigned char>(first)] = true;
+  }
+}
+
+size_t SpecialFinder::next(std::string_view text, size_t from) const {
+  if (firsts_.size() <= 1) return firsts_.empty() ? text.size() : std::min(text.find(firsts_[0], from), text.size());
+  while (from < text.size() && !begins_[static_cast<unsigned char>(text[from])]) ++from;
+  return std::min(from, text.size());
+}
+
+const SpecialToken* SpecialFinder::longest_at(std::string_view text, size_t at,
+                                              const std::vector<SpecialToken>& specials) const {
+  const SpecialToken* longest = nullptr;
+  auto begin = sorted_.begin(), end = sorted_.end();  // those that agree with the text in their first `length` bytes
+  for (size_t length = 0; begin != end; ++length) {
+    if (specials[*begin].text.size() == length) longest = &specials[*begin++];
+    if (at + length >= text.size()) break;
+    const auto wanted = static_cast<unsigned char>(text[at + length]);
+    const auto byte = [&](uint32_t k) { return static_cast<unsigned char>(specials[k].text[length]); };
+    begin = std::partition_point(begin, end, [&](uint32_t k) { return byte(k) < wanted; });
+    end = std::partition_point(begin, end, [&](uint32_t k) { return byte(k) == wanted; });
+  }
+  return longest;
+}
 
 const std::array<unsigned char, 256>& gpt2_byte_order() {
   static const auto order = [] {
@@ -83,12 +113,23 @@ Tokenizer Tokenizer::Impl::make(Impl v, const std::string& source) {
   if (v.tokens.size() >= static_cast<size_t>(MergeTable::kMaxId)) {
     fail("%s: a vocabulary of %zu tokens, at most %d are supported", name, v.tokens.size(), MergeTable::kMaxId - 1);
   }
-  std::unordered_set<std::string_view> seen;
+  // A hash table of ids by their bytes.
+  constexpr uint32_t kNone = UINT32_MAX;
+  std::vector<uint32_t> seen(std::bit_ceil(2 * v.tokens.size() + 2), kNone);
+  const auto is_new = [&](size_t id) {
+    const std::string& token = v.tokens[id];
+    size_t i = hash64(token.data(), token.size(), 0) & (seen.size() - 1);
+    for (; seen[i] != kNone; i = (i + 1) & (seen.size() - 1)) {
+      if (v.tokens[seen[i]] == token) return false;
+    }
+    seen[i] = static_cast<uint32_t>(id);
+    return true;
+  };
   v.byte_ids.fill(-1);
   for (size_t id = 0; id < v.tokens.size(); ++id) {
     const std::string& token = v.tokens[id];
     if (token.empty()) continue;
-    if (!seen.insert(token).second) fail("%s: token %zu is there twice, under two ids", name, id);
+    if (!is_new(id)) fail("%s: token %zu is there twice, under two ids", name, id);
     const auto number = static_cast<int32_t>(id);
     if (v.kind == Kind::chars) {
       if (find_invalid_utf8(token) != std::string_view::npos || utf8_length(token[0]) != token.size()) {
@@ -111,6 +152,7 @@ Tokenizer Tokenizer::Impl::make(Impl v, const std::string& source) {
   for (const SpecialToken& token : v.specials) {
     if (token.text == kEndOfText) v.end_of_text = token.id;
   }
+  v.finder = SpecialFinder(v.specials);
   return Tokenizer(std::make_shared<const Impl>(std::move(v)));
 }
 
@@ -201,6 +243,15 @@ Tokenizer Tokenizer::with_special_tokens(std::span<const std::string> tokens) co
 }
 
 bool tokenizer_needs_text(const std::string& name) { return name == "chars" || name.starts_with("bpe:"); }
+
+std::string why_fewer_tokens(const std::string& name, const Tokenizer& tokenizer) {
+  if (!name.starts_with("bpe:") || std::stoi(name.substr(4)) == tokenizer.vocab_size()) return "";
+  return strprintf(
+      "--tokenizer %s: the training ended with %d tokens: no pair of tokens occurs twice any more in the text's words; "
+      "a "
+      "longer text has more",
+      name.c_str(), tokenizer.vocab_size());
+}
 
 Tokenizer make_tokenizer(const std::string& name, std::string_view text) {
   if (name == "bytes") return Tokenizer::bytes();
@@ -336,7 +387,7 @@ void Tokenizer::Impl::encode_ordinary(std::string_view text, size_t offset, std:
 
 void Tokenizer::Impl::encode(std::string_view text, Special special, size_t offset, std::vector<int32_t>& ids) const {
   if (special == Special::text) return encode_ordinary(text, offset, ids);
-  for_each_stretch(text, specials, [&](size_t begin, size_t end, const SpecialToken* token) {
+  for_each_stretch(text, specials, finder, [&](size_t begin, size_t end, const SpecialToken* token) {
     if (begin < end) encode_ordinary(text.substr(begin, end - begin), offset + begin, ids);
     if (token) ids.push_back(token->id);
   });

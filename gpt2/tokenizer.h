@@ -76,6 +76,8 @@ class Tokenizer {
 // data/gpt2/ or data/gpt2.tiktoken below the current folder, or gpt2/ or gpt2.tiktoken in $WROUGHT_DATA), or a path for
 // Tokenizer::load. Throws UsageError for a name that is none of these.
 Tokenizer make_tokenizer(const std::string& name, std::string_view text);
+// Where a training of bpe:N ended early, a sentence that says so and why; else "".
+std::string why_fewer_tokens(const std::string& name, const Tokenizer& tokenizer);
 bool tokenizer_needs_text(const std::string& name);  // whether make_tokenizer looks at `text`
 
 // Decodes ids one at a time into text that is valid UTF-8 at every step: the bytes of an unfinished character wait for

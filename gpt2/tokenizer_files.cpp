@@ -3,6 +3,7 @@
 // vocabulary that encodes differently from its author's.
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -69,37 +70,91 @@ std::optional<std::string> to_bytes(std::string_view text) {
 
 // ---- what the formats share ----------------------------------------------------------------------------------------
 
-json parse_json(const fs::path& path, std::string_view text) {
-  if (const size_t bad = find_invalid_utf8(text); bad != std::string_view::npos) {
-    fail("%s: byte %zu is not UTF-8: not JSON, or cut off or damaged", path.c_str(), bad);
+constexpr int kMaxJsonDepth = 64;
+
+json read_json(const MappedFile& file, const JsonVisitor<json>& visit) {
+  const size_t bad = find_invalid_utf8(file.text());
+  drop_pages({file.data(), file.size()});
+  if (bad != std::string_view::npos) {
+    fail("%s: byte %zu is not UTF-8: not JSON, or cut off or damaged", file.path().c_str(), bad);
   }
-  try {
-    return json::parse(text);
-  } catch (const json::exception& error) {
-    fail("%s: not valid JSON, cut off or damaged: %s", path.c_str(), error.what());
+  return parse_json(file, kMaxJsonDepth, visit);
+}
+
+// Tokens as they are written, and their ids: a hash table over one long text, some 20 bytes a token besides its own.
+class Vocab {
+ public:
+  size_t size() const { return ids_.size(); }
+  std::string_view token(size_t k) const {  // in the order in which they came
+    return std::string_view(text_).substr(begins_[k], (k + 1 < size() ? begins_[k + 1] : text_.size()) - begins_[k]);
+  }
+  int32_t id(size_t k) const { return ids_[k]; }
+
+  std::optional<int32_t> find(std::string_view token) const {
+    const uint32_t k = slots_[slot(token)];
+    return k == kEmpty ? std::nullopt : std::optional(ids_[k]);
+  }
+  // The token's id, which is not `id` if it was there before with another.
+  int32_t add(std::string_view token, int32_t id) {
+    if (2 * size() >= slots_.size()) {
+      slots_.assign(2 * slots_.size(), kEmpty);
+      for (uint32_t k = 0; k < size(); ++k) slots_[slot(this->token(k))] = k;
+    }
+    uint32_t& k = slots_[slot(token)];
+    if (k != kEmpty) return ids_[k];
+    k = static_cast<uint32_t>(size());
+    begins_.push_back(text_.size());
+    ids_.push_back(id);
+    text_ += token;
+    return id;
+  }
+
+ private:
+  static constexpr uint32_t kEmpty = UINT32_MAX;
+  size_t slot(std::string_view token) const {  // the token's, or the empty one where it belongs
+    size_t i = hash64(token.data(), token.size(), 0) & (slots_.size() - 1);
+    while (slots_[i] != kEmpty && this->token(slots_[i]) != token) i = (i + 1) & (slots_.size() - 1);
+    return i;
+  }
+  std::string text_;
+  std::vector<size_t> begins_;
+  std::vector<int32_t> ids_;
+  std::vector<uint32_t> slots_ = std::vector<uint32_t>(1024, kEmpty);
+};
+
+// Ids are distinct and below 2^21; other tokens may fill the holes later.
+void add_token(const fs::path& path, const char* field, const std::string& token, const json& id, Vocab& vocab) {
+  if (token.empty()) fail("%s: %s has an empty token", path.c_str(), field);
+  if (!id.is_number_integer()) {
+    fail("%s: %s: the id of %s is %s, expected an integer", path.c_str(), field, in_quotes(token).c_str(),
+         id.type_name());
+  }
+  const auto number = id.is_number_unsigned() && id.get<uint64_t>() > INT32_MAX ? -1 : id.get<int64_t>();
+  if (number < 0 || number >= MergeTable::kMaxId) {
+    fail("%s: %s: the id of %s is %s, expected 0 to %d", path.c_str(), field, in_quotes(token).c_str(),
+         id.dump().c_str(), MergeTable::kMaxId - 1);
+  }
+  const size_t before = vocab.size();
+  vocab.add(token, static_cast<int32_t>(number));
+  if (vocab.size() == before) {
+    fail("%s: %s has %s twice", path.c_str(), field, in_quotes(token).c_str());
   }
 }
 
-using Vocab = std::unordered_map<std::string, int32_t>;  // as written -> id
-
-// A JSON object of token -> id. Ids are distinct and below 2^21; other tokens may fill the holes later.
-Vocab read_vocab(const fs::path& path, const json& object, const char* field) {
-  if (!object.is_object()) {
-    fail("%s: %s is %s, expected an object of token: id", path.c_str(), field, object.type_name());
-  }
+// A file that is a JSON object of token -> id.
+Vocab read_vocab(const fs::path& path, const char* field) {
+  const MappedFile file(path);
   Vocab vocab;
-  for (const auto& [token, id] : object.items()) {
-    if (token.empty()) fail("%s: %s has an empty token", path.c_str(), field);
-    if (!id.is_number_integer()) {
-      fail("%s: %s: the id of '%s' is %s, expected an integer", path.c_str(), field, token.c_str(), id.type_name());
-    }
-    const auto number = id.is_number_unsigned() && id.get<uint64_t>() > INT32_MAX ? -1 : id.get<int64_t>();
-    if (number < 0 || number >= MergeTable::kMaxId) {
-      fail("%s: %s: the id of '%s' is %s, expected 0 to %d", path.c_str(), field, token.c_str(), id.dump().c_str(),
-           MergeTable::kMaxId - 1);
-    }
-    vocab.emplace(token, static_cast<int32_t>(number));
+  const json rest = read_json(file, [&](JsonPath at, json& value) {
+    if (at.size() != 1) return true;
+    if (at[0].empty()) return true;  // an array's, or an error below
+    add_token(path, field, at[0], value, vocab);
+    return false;
+  });
+  if (!rest.is_object()) {
+    fail("%s: %s is %s, expected an object of token: id", path.c_str(), field, rest.type_name());
   }
+  if (!rest.empty()) fail("%s: %s has an empty token", path.c_str(), field);
   return vocab;
 }
 
@@ -107,57 +162,60 @@ Vocab read_vocab(const fs::path& path, const json& object, const char* field) {
 void place_tokens(const fs::path& path, const Vocab& vocab, std::vector<SpecialToken> specials, Impl& v) {
   std::unordered_map<std::string_view, int32_t> special_ids;
   for (const SpecialToken& token : specials) special_ids.emplace(token.text, token.id);
-  std::vector<const std::string*> owner(vocab.size());
+  constexpr uint32_t kNone = UINT32_MAX;
+  std::vector<uint32_t> owner(vocab.size(), kNone);  // id -> place in the vocabulary
   v.tokens.resize(vocab.size());
-  for (const auto& [token, id] : vocab) {
-    const auto place = static_cast<size_t>(id);
+  for (uint32_t k = 0; k < vocab.size(); ++k) {
+    const std::string_view token = vocab.token(k);
+    const auto place = static_cast<size_t>(vocab.id(k));
     if (place >= owner.size()) {
-      fail("%s: the vocabulary has holes: %zu tokens, but '%s' has the id %d", path.c_str(), owner.size(),
-           token.c_str(), id);
+      fail("%s: the vocabulary has holes: %zu tokens, but %s has the id %zu", path.c_str(), owner.size(),
+           in_quotes(token).c_str(), place);
     }
-    if (owner[place]) {
-      fail("%s: the tokens '%s' and '%s' both have the id %d", path.c_str(), owner[place]->c_str(), token.c_str(), id);
+    if (owner[place] != kNone) {
+      fail("%s: the tokens %s and %s both have the id %zu", path.c_str(), in_quotes(vocab.token(owner[place])).c_str(),
+           in_quotes(token).c_str(), place);
     }
-    owner[place] = &token;
+    owner[place] = k;
     if (special_ids.contains(token)) continue;
     if (v.kind == Impl::Kind::chars) {
       v.tokens[place] = token;
     } else if (auto bytes = to_bytes(token)) {
       v.tokens[place] = std::move(*bytes);
     } else {
-      fail("%s: the token '%s' has characters that stand for no byte (a byte-level vocabulary was expected)",
-           path.c_str(), token.c_str());
+      fail("%s: the token %s has characters that stand for no byte (a byte-level vocabulary was expected)",
+           path.c_str(), in_quotes(token).c_str());
     }
   }
   v.specials = std::move(specials);
 }
 
 void add_merge(const std::string& where, const Vocab& vocab, std::string_view left, std::string_view right, Impl& v) {
-  const auto id_of = [&](const std::string& token) {
-    const auto found = vocab.find(token);
-    if (found == vocab.end()) fail("%s: '%s' is not in the vocabulary", where.c_str(), token.c_str());
-    if (v.tokens[static_cast<size_t>(found->second)].empty()) {
-      fail("%s: '%s' is a special token, which no merge may touch", where.c_str(), token.c_str());
+  const auto id_of = [&](std::string_view token) {
+    const std::optional<int32_t> id = vocab.find(token);
+    if (!id) fail("%s: %s is not in the vocabulary", where.c_str(), in_quotes(token).c_str());
+    if (v.tokens[static_cast<size_t>(*id)].empty()) {
+      fail("%s: %s is a special token, which no merge may touch", where.c_str(), in_quotes(token).c_str());
     }
-    return found->second;
+    return *id;
   };
-  const std::string a(left), b(right);
-  if (!v.merges.add({id_of(a), id_of(b), id_of(a + b)})) {
-    fail("%s: '%s' and '%s' merge twice", where.c_str(), a.c_str(), b.c_str());
+  const std::string both = std::string(left).append(right);
+  if (!v.merges.add({id_of(left), id_of(right), id_of(both)})) {
+    fail("%s: %s and %s merge twice", where.c_str(), in_quotes(left).c_str(), in_quotes(right).c_str());
   }
 }
 
-// The lines of a text; "\r\n" ends one too. An empty last line is none.
-std::vector<std::string_view> lines_of(std::string_view text) {
-  std::vector<std::string_view> lines;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    std::string_view line = text.substr(begin, end - begin);
+size_t count_lines(std::string_view text) {
+  return static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + !(text.empty() || text.ends_with('\n'));
+}
+
+// The lines of a file; "\r\n" ends one too. An empty last line is none.
+void for_each_bare_line(const MappedFile& file,
+                        const std::function<void(std::string_view line, size_t number)>& visit) {
+  for_each_line(file, [&](std::string_view line, size_t number) {
     if (line.ends_with('\r')) line.remove_suffix(1);
-    lines.push_back(line);
-    begin = end + 1;
-  }
-  return lines;
+    visit(line, number);
+  });
 }
 
 // ---- tokenizer.json ------------------------------------------------------------------------------------------------
@@ -273,62 +331,76 @@ void check_tokenizer_config(const fs::path& dir) {
   if (fs::exists(path)) check_field(path, read_json_object(path), "", "add_prefix_space", {false});
 }
 
-std::vector<SpecialToken> read_added_tokens(const fs::path& path, const json& root, Vocab& vocab) {
-  std::vector<SpecialToken> specials;
-  const auto list = root.find("added_tokens");
-  if (list == root.end() || list->is_null()) return specials;
-  if (!list->is_array()) fail("%s: added_tokens is %s, expected a list", path.c_str(), list->type_name());
-  for (size_t k = 0; k < list->size(); ++k) {
-    const json& token = list->at(k);
-    const std::string field = strprintf("added_tokens[%zu].", k);
-    if (!token.is_object() || !token.contains("content") || !token["content"].is_string() || !token.contains("id") ||
-        !token["id"].is_number_integer()) {
-      fail("%s: added_tokens[%zu] must be an object with a string content and an integer id", path.c_str(), k);
-    }
-    for (const char* flag : {"single_word", "lstrip", "rstrip"}) check_field(path, token, field, flag, {false});
-    const auto content = token["content"].get<std::string>();
-    const auto id = token["id"].get<int64_t>();
-    if (content.empty()) fail("%s: %scontent is empty", path.c_str(), field.c_str());
-    if (id < 0 || id >= MergeTable::kMaxId) {
-      fail("%s: %sid is %lld, expected 0 to %d", path.c_str(), field.c_str(), static_cast<long long>(id),
-           MergeTable::kMaxId - 1);
-    }
-    const auto known = vocab.emplace(content, static_cast<int32_t>(id)).first;
-    if (known->second != id) {
-      fail("%s: '%s' has the id %d in the vocabulary and %lld in added_tokens", path.c_str(), content.c_str(),
-           known->second, static_cast<long long>(id));
-    }
-    for (const SpecialToken& other : specials) {
-      if (other.text == content) fail("%s: added_tokens has '%s' twice", path.c_str(), content.c_str());
-    }
-    specials.push_back({content, static_cast<int32_t>(id)});
+SpecialToken read_added_token(const fs::path& path, const json& token, size_t k) {
+  const std::string field = strprintf("added_tokens[%zu].", k);
+  if (!token.is_object() || !token.contains("content") || !token["content"].is_string() || !token.contains("id") ||
+      !token["id"].is_number_integer()) {
+    fail("%s: added_tokens[%zu] must be an object with a string content and an integer id", path.c_str(), k);
   }
-  return specials;
+  for (const char* flag : {"single_word", "lstrip", "rstrip"}) check_field(path, token, field, flag, {false});
+  const auto content = token["content"].get<std::string>();
+  const auto id = token["id"].get<int64_t>();
+  if (content.empty()) fail("%s: %scontent is empty", path.c_str(), field.c_str());
+  if (id < 0 || id >= MergeTable::kMaxId) {
+    fail("%s: %sid is %lld, expected 0 to %d", path.c_str(), field.c_str(), static_cast<long long>(id),
+         MergeTable::kMaxId - 1);
+  }
+  return {content, static_cast<int32_t>(id)};
 }
 
-void read_merges(const fs::path& path, const json& model, const Vocab& vocab, Impl& v) {
-  const auto list = model.find("merges");
-  if (list == model.end() || !list->is_array()) fail("%s: model.merges is missing or not a list", path.c_str());
-  v.merges = MergeTable(list->size());
-  for (size_t k = 0; k < list->size(); ++k) {
-    const json& merge = list->at(k);
-    const std::string where = strprintf("%s: model.merges[%zu]", path.c_str(), k);
-    if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-      add_merge(where, vocab, merge[0].get<std::string>(), merge[1].get<std::string>(), v);
-      continue;
-    }
-    const std::string text = merge.is_string() ? merge.get<std::string>() : "";
-    const size_t space = text.find(' ');
-    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-      fail("%s: expected \"left right\" or [\"left\", \"right\"]", where.c_str());
-    }
-    add_merge(where, vocab, text.substr(0, space), text.substr(space + 1), v);
+// Pairs of tokens as they are written, end to end.
+struct Pairs {
+  std::string text;
+  std::vector<std::pair<size_t, size_t>> ends;  // of the left and the right one
+
+  void add(std::string_view left, std::string_view right) {
+    text += left;
+    const size_t middle = text.size();
+    text += right;
+    ends.emplace_back(middle, text.size());
   }
+};
+
+void read_merge(const fs::path& path, const json& merge, Pairs& merges) {
+  if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+    merges.add(merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>());
+    return;
+  }
+  const std::string_view text = merge.is_string() ? merge.get_ref<const std::string&>() : std::string_view();
+  const size_t space = text.find(' ');
+  if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
+    fail("%s: model.merges[%zu]: expected \"left right\" or [\"left\", \"right\"]", path.c_str(), merges.ends.size());
+  }
+  merges.add(text.substr(0, space), text.substr(space + 1));
 }
 
 Tokenizer load_json(const fs::path& path) {
+  // What is long is taken out of the file as it is read; what is wrong with it is said after what is wrong around it.
+  Vocab vocab;
+  Pairs merges;
+  std::vector<SpecialToken> specials;
+  std::optional<Error> bad_vocab, bad_merge, bad_added;
+  const auto noted = [](std::optional<Error>& error, const auto& read) {
+    try {
+      if (!error) read();
+    } catch (const Error& e) {
+      error = e;
+    }
+    return false;
+  };
   const MappedFile file(path);
-  const json root = parse_json(path, file.text());
+  const json root = read_json(file, [&](JsonPath at, json& value) {
+    if (at.size() == 3 && at[0] == "model" && at[1] == "vocab") {
+      return noted(bad_vocab, [&] { add_token(path, "model.vocab", at[2], value, vocab); });
+    }
+    if (at.size() == 3 && at[0] == "model" && at[1] == "merges") {
+      return noted(bad_merge, [&] { read_merge(path, value, merges); });
+    }
+    if (at.size() == 2 && at[0] == "added_tokens") {
+      return noted(bad_added, [&] { specials.push_back(read_added_token(path, value, specials.size())); });
+    }
+    return true;
+  });
   if (!root.is_object() || !root.contains("model") || !root["model"].is_object()) {
     fail("%s: not a tokenizer.json of Hugging Face tokenizers: there is no object \"model\"", path.c_str());
   }
@@ -344,9 +416,25 @@ Tokenizer load_json(const fs::path& path) {
   check_field(path, model, "model.", "ignore_merges", {false});
   check_post_processor(path, root);
   Impl v;
-  Vocab vocab = read_vocab(path, model["vocab"], "model.vocab");
-  std::vector<SpecialToken> specials = read_added_tokens(path, root, vocab);
-  const bool has_merges = model.contains("merges") && model["merges"].is_array() && !model["merges"].empty();
+  if (!model["vocab"].is_object()) {
+    fail("%s: model.vocab is %s, expected an object of token: id", path.c_str(), model["vocab"].type_name());
+  }
+  if (bad_vocab) throw *bad_vocab;
+  if (const auto list = root.find("added_tokens"); list != root.end() && !list->is_null() && !list->is_array()) {
+    fail("%s: added_tokens is %s, expected a list", path.c_str(), list->type_name());
+  }
+  if (bad_added) throw *bad_added;
+  Vocab added;
+  for (const SpecialToken& token : specials) {
+    if (added.find(token.text)) fail("%s: added_tokens has %s twice", path.c_str(), in_quotes(token.text).c_str());
+    added.add(token.text, token.id);
+    const int32_t id = vocab.add(token.text, token.id);
+    if (id != token.id) {
+      fail("%s: %s has the id %d in the vocabulary and %d in added_tokens", path.c_str(), in_quotes(token.text).c_str(),
+           id, token.id);
+    }
+  }
+  const bool has_merges = !merges.ends.empty();
   const Splits splits = read_pre_tokenizer(path, root);
   if (splits == Splits::characters) {
     if (has_merges) fail("%s: merges without the pre_tokenizer ByteLevel are not supported", path.c_str());
@@ -361,25 +449,37 @@ Tokenizer load_json(const fs::path& path) {
   }
   check_decoder(path, root, v.kind);
   place_tokens(path, vocab, std::move(specials), v);
-  read_merges(path, model, vocab, v);
+  if (!model.contains("merges") || !model["merges"].is_array()) {
+    fail("%s: model.merges is missing or not a list", path.c_str());
+  }
+  if (bad_merge) throw *bad_merge;
+  v.merges = MergeTable(merges.ends.size());
+  size_t begin = 0;
+  for (size_t k = 0; k < merges.ends.size(); ++k) {
+    const auto [middle, end] = merges.ends[k];
+    const std::string_view text = merges.text;
+    add_merge(strprintf("%s: model.merges[%zu]", path.c_str(), k), vocab, text.substr(begin, middle - begin),
+              text.substr(middle, end - middle), v);
+    begin = end;
+  }
   return Impl::make(std::move(v), path.string());
 }
 
 // ---- vocab.bpe and encoder.json ------------------------------------------------------------------------------------
 
 Tokenizer load_pair(const fs::path& merges_path, const fs::path& vocab_path) {
-  const MappedFile vocab_file(vocab_path), merges_file(merges_path);
-  Vocab vocab = read_vocab(vocab_path, parse_json(vocab_path, vocab_file.text()), "the vocabulary");
+  Vocab vocab = read_vocab(vocab_path, "the vocabulary");
+  const MappedFile merges_file(merges_path);
   std::vector<SpecialToken> specials;
-  if (const auto found = vocab.find(std::string(kEndOfText)); found != vocab.end()) {
-    specials.push_back({found->first, found->second});
-  }
+  if (const auto id = vocab.find(kEndOfText)) specials.push_back({std::string(kEndOfText), *id});
   // transformers 4 keeps tokens that were added in a file of their own.
   if (const fs::path path = vocab_path.parent_path() / "added_tokens.json"; fs::exists(path)) {
-    for (const auto& [token, id] : read_vocab(path, read_json_object(path), "added_tokens")) {
-      const auto [known, is_new] = vocab.emplace(token, id);
-      if (known->second != id) {
-        fail("%s: '%s' has the id %d, but %d in %s", path.c_str(), token.c_str(), id, known->second,
+    const Vocab added = read_vocab(path, "added_tokens");
+    for (size_t k = 0; k < added.size(); ++k) {
+      const std::string token(added.token(k));
+      const int32_t id = vocab.add(token, added.id(k));
+      if (id != added.id(k)) {
+        fail("%s: %s has the id %d, but %d in %s", path.c_str(), in_quotes(token).c_str(), added.id(k), id,
              vocab_path.c_str());
       }
       if (token != kEndOfText) specials.push_back({token, id});
@@ -390,19 +490,18 @@ Tokenizer load_pair(const fs::path& merges_path, const fs::path& vocab_path) {
   Impl v;
   place_tokens(vocab_path, vocab, std::move(specials), v);
 
-  const auto lines = lines_of(merges_file.text());
   std::vector<bool> made(v.tokens.size());
-  v.merges = MergeTable(lines.size());
-  for (size_t k = 0; k < lines.size(); ++k) {
-    if (k == 0 && lines[k].starts_with("#version")) continue;
-    const size_t space = lines[k].find(' ');
-    const std::string where = strprintf("%s: line %zu", merges_path.c_str(), k + 1);
-    if (space == std::string_view::npos || lines[k].find(' ', space + 1) != std::string_view::npos) {
+  v.merges = MergeTable(count_lines(merges_file.text()));
+  for_each_bare_line(merges_file, [&](std::string_view line, size_t number) {
+    if (number == 1 && line.starts_with("#version")) return;
+    const size_t space = line.find(' ');
+    const std::string where = strprintf("%s: line %zu", merges_path.c_str(), number);
+    if (space == std::string_view::npos || line.find(' ', space + 1) != std::string_view::npos) {
       fail("%s: expected two tokens with a space between them", where.c_str());
     }
-    add_merge(where, vocab, lines[k].substr(0, space), lines[k].substr(space + 1), v);
+    add_merge(where, vocab, line.substr(0, space), line.substr(space + 1), v);
     made[static_cast<size_t>(v.merges.merges().back().merged)] = true;
-  }
+  });
   for (size_t id = 0; id < v.tokens.size(); ++id) {
     if (v.tokens[id].size() > 1 && !made[id]) {
       fail("%s: no merge makes token %zu ('%s') of %s; the file is cut off or belongs to another vocabulary",
@@ -451,30 +550,30 @@ std::optional<std::string> decode_base64(std::string_view text) {
 // <|endoftext|> is not in the file; it takes the next id.
 Tokenizer load_tiktoken(const fs::path& path) {
   const MappedFile file(path);
-  const auto lines = lines_of(file.text());
+  const size_t lines = count_lines(file.text());
   // The published vocabularies that split otherwise, known by their size.
   for (const auto& [count, name] : {std::pair<size_t, const char*>{100256, "cl100k_base"}, {199998, "o200k_base"}}) {
-    if (lines.size() == count)
+    if (lines == count)
       fail("%s: %zu tokens: this is %s, whose split pattern is not GPT-2's", path.c_str(), count, name);
   }
   Impl v;
-  v.tokens.resize(lines.size());
-  for (size_t k = 0; k < lines.size(); ++k) {
-    const size_t space = std::min(lines[k].find(' '), lines[k].size());
-    const auto token = decode_base64(lines[k].substr(0, space));
+  v.tokens.resize(lines);
+  for_each_bare_line(file, [&](std::string_view line, size_t number) {
+    const size_t space = std::min(line.find(' '), line.size());
+    const auto token = decode_base64(line.substr(0, space));
     size_t rank = 0;
-    const char* end = lines[k].data() + lines[k].size();
-    const auto [stop, error] = std::from_chars(lines[k].data() + std::min(space + 1, lines[k].size()), end, rank);
+    const char* end = line.data() + line.size();
+    const auto [stop, error] = std::from_chars(line.data() + std::min(space + 1, line.size()), end, rank);
     if (!token || error != std::errc() || stop != end) {
-      fail("%s: line %zu: expected a token in base64, a space and its rank", path.c_str(), k + 1);
+      fail("%s: line %zu: expected a token in base64, a space and its rank", path.c_str(), number);
     }
     if (rank >= v.tokens.size()) {
-      fail("%s: line %zu: rank %zu, but the file has %zu tokens: it is cut off or has holes", path.c_str(), k + 1, rank,
-           v.tokens.size());
+      fail("%s: line %zu: rank %zu, but the file has %zu tokens: it is cut off or has holes", path.c_str(), number,
+           rank, v.tokens.size());
     }
-    if (!v.tokens[rank].empty()) fail("%s: line %zu: rank %zu was given before", path.c_str(), k + 1, rank);
+    if (!v.tokens[rank].empty()) fail("%s: line %zu: rank %zu was given before", path.c_str(), number, rank);
     v.tokens[rank] = *token;
-  }
+  });
 
   std::array<int32_t, 256> byte_ids;
   byte_ids.fill(-1);

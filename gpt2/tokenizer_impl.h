@@ -13,6 +13,20 @@ struct SpecialToken {
   int32_t id;
 };
 
+// Finds special tokens in a text, in time that does not depend on how many there are. `specials` is always the same
+// list.
+class SpecialFinder {
+ public:
+  explicit SpecialFinder(const std::vector<SpecialToken>& specials = {});
+  size_t next(std::string_view text, size_t from) const;  // where one may begin; the text's size if none does
+  const SpecialToken* longest_at(std::string_view text, size_t at, const std::vector<SpecialToken>& specials) const;
+
+ private:
+  std::vector<uint32_t> sorted_;    // places in `specials`, by text
+  std::array<bool, 256> begins_{};  // what one begins with
+  std::string firsts_;              // the same as a list
+};
+
 // A vocabulary as a file states it. make() checks it and derives the tables that encoding uses.
 struct Tokenizer::Impl {
   enum class Kind { bytes, chars, bpe };
@@ -25,6 +39,7 @@ struct Tokenizer::Impl {
   std::array<int32_t, 256> byte_ids{};  // bytes, bpe
   std::vector<int32_t> char_ids;        // chars: code point -> id or -1
   int end_of_text = -1;
+  SpecialFinder finder;
 
   // Throws Error, naming `source`, unless: bytes and bpe have each of the 256 bytes once, chars only single characters,
   // no token stands twice, and the number of ids fits MergeTable.

@@ -26,6 +26,10 @@ struct Options {
 // The ladders whose operation `only` names; all without it.
 std::vector<bench::Registered> chosen(const std::string& only) {
   std::vector<bench::Registered> all = bench::registered(), ladders;
+  constexpr size_t kMaxPattern = 200;  // std::regex calls itself for each part of one
+  if (only.size() > kMaxPattern) {
+    fail_usage("--only: a regular expression of %zu characters, expected at most %zu", only.size(), kMaxPattern);
+  }
   std::regex pattern;
   try {
     pattern = std::regex(only);

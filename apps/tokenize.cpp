@@ -6,6 +6,7 @@
 #include <cstring>
 #include <iostream>
 #include <iterator>
+#include <utility>
 
 #include "apps/command_line.h"
 #include "gpt2/corpus.h"
@@ -22,7 +23,7 @@ struct Flags {
   int threads = 0;
 };
 
-// As a shell's redirection has it; bytes are taken as they are.
+// As a shell's redirection has it.
 std::string read_stdin() {
   std::string text;
   char buffer[1 << 16];
@@ -41,25 +42,46 @@ void print(std::string_view text) {
   }
 }
 
+// As read_corpus() has a file: UTF-8, or made so if `lossy`.
+std::string as_utf8(std::string text, const char* where, bool lossy) {
+  const size_t bad = find_invalid_utf8(text);
+  if (bad == std::string::npos) return text;
+  if (lossy) return replace_invalid_utf8(text);
+  fail("%s: not UTF-8: byte 0x%02X at offset %zu; convert it, or let --lossy replace such bytes by U+FFFD", where,
+       static_cast<unsigned char>(text[bad]), bad);
+}
+
+// To standard error, which no one takes for ids.
+void say_if_fewer(const std::string& name, const Tokenizer& tokenizer) {
+  const std::string why = why_fewer_tokens(name, tokenizer);
+  if (!why.empty()) std::fprintf(stderr, "%s\n", why.c_str());
+}
+
 void train(const Flags& flags) {
   check_output_file(flags.out);
   const std::string text = tokenizer_needs_text(flags.tokenizer) ? read_corpus(flags.data, flags.lossy) : "";
   const Tokenizer tokenizer = make_tokenizer(flags.tokenizer, text);
+  say_if_fewer(flags.tokenizer, tokenizer);
   tokenizer.save(flags.out);
   print(strprintf("%s: %s, %d tokens, checksum %s\n", flags.out.c_str(), tokenizer.kind().c_str(),
                   tokenizer.vocab_size(), tokenizer.checksum().c_str()));
 }
 
 void encode(const Flags& flags, bool has_text) {
-  const std::string text = has_text              ? flags.text
+  const std::string text = has_text              ? as_utf8(flags.text, "--text", flags.lossy)
                            : !flags.data.empty() ? read_corpus(flags.data, flags.lossy)
-                                                 : read_stdin();
+                                                 : as_utf8(read_stdin(), "standard input", flags.lossy);
   const Tokenizer tokenizer = make_tokenizer(flags.tokenizer, text);
+  say_if_fewer(flags.tokenizer, tokenizer);
   std::string line;
   const Special special = flags.special ? Special::parsed : Special::text;
+  const char* between = "";
   for (const int32_t id : tokenizer.encode_parallel(text, special, flags.threads)) {
-    if (!line.empty()) line += ' ';
+    line += std::exchange(between, " ");
     line += std::to_string(id);
+    if (line.size() < 65536) continue;
+    print(line);
+    line.clear();
   }
   print(line + "\n");
 }
@@ -95,6 +117,7 @@ void shard(const Flags& flags) {
   check_output_folder("--out", flags.out);
   const std::string text = read_corpus(flags.data, flags.lossy);
   const Tokenizer tokenizer = make_tokenizer(flags.tokenizer, text);
+  say_if_fewer(flags.tokenizer, tokenizer);
   make_directories(flags.out);
   const PreparedData data = prepare_shards(text, tokenizer, flags.val_fraction, flags.out, flags.threads);
   const std::filesystem::path saved = std::filesystem::path(flags.out) / "tokenizer.json";

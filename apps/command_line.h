@@ -5,11 +5,15 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <new>
+#include <string>
 
 #include "gpt2/error.h"
 
@@ -21,6 +25,36 @@ inline void take_standard_files() {
       [[maybe_unused]] const int taken = ::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
     }
   }
+}
+
+// What is wrong with a number as it was given; "" if nothing is. CLI11 by itself takes an empty one for 0, passes nan
+// through every range, and reads 010 as 8 and -1 as 2^64 - 1.
+inline std::string check_number(const std::string& type, const std::string& given) {
+  const char *begin = given.data(), *end = begin + given.size();
+  const auto whole = [&](auto number) {
+    const auto [stop, error] = std::from_chars(begin, end, number);
+    const size_t sign = given.starts_with('-');
+    return error == std::errc() && stop == end && (given.size() == sign + 1 || given[sign] != '0');
+  };
+  if (type.starts_with("UINT") && !whole(uint64_t{0}))
+    return "expected a whole number from 0 on, found '" + given + "'";
+  if (type.starts_with("INT") && !whole(int64_t{0})) return "expected a whole number, found '" + given + "'";
+  if (type.starts_with("FLOAT")) {
+    double number = 0;
+    const auto [stop, error] = std::from_chars(begin, end, number);
+    if (error != std::errc() || stop != end || !std::isfinite(number))
+      return "expected a number, found '" + given + "'";
+  }
+  return "";
+}
+
+// Lets every flag of a number, also of subcommands, check what it is given.
+inline void check_numbers(CLI::App& app) {
+  for (CLI::Option* option : app.get_options([](CLI::Option*) { return true; })) {
+    const std::string type = option->get_type_name();
+    option->check([type](const std::string& given) { return check_number(type, given); });
+  }
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) check_numbers(*command);
 }
 
 // Declares flags on `app`, parses, runs `body`; returns the exit code: 0, 1 (error), 2 (usage).
@@ -35,6 +69,7 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
   std::signal(SIGXFSZ,
               SIG_IGN);  // a write beyond the limit of a file's size (ulimit -f) fails, and the message says where
   try {
+    check_numbers(app);
     app.parse(argc, argv);
     body();
     // A disk that fills up behind `program > file` shows here at the latest.

@@ -64,6 +64,7 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
   const auto started = std::chrono::steady_clock::now();
   Run run = set_up_run(flags, given, say, check_device, group);
   const TrainConfig& config = run.config;
+  if (config.threads > 0) set_cpu_threads(config.threads);  // on --resume the run's
   const bool root = group.rank() == 0;
   const int B = config.batch_size, T = config.seq_len;
   int64_t step = run.step;  // steps done
@@ -93,24 +94,16 @@ void train(const Group& group, const TrainConfig& flags, const std::vector<std::
 
   const Schedule schedule{config.schedule,     config.lr,    config.min_lr,
                           config.warmup_steps, config.steps, config.start_lr};
-  MetricsLog log(root ? run.folder : "", step + 1);
+  MetricsLog log(root ? run.folder : "", step + 1, run.lock.get());
   StopSignal::defer();
   StepReport report(run, schedule, peak_flops, log);
   int64_t reported_step = step;  // runs a step behind
   int64_t saved_step = run.resume_from.empty() ? -1 : step;
   const auto save = [&] {
-    const LoaderPosition at = loader.position();
-    nlohmann::json state{{"step", step},
-                         {"updates", model->updates()},
-                         {"epoch", at.epoch},
-                         {"batch", at.batch},
-                         {"ranks", config.ranks},
-                         {"config", to_json(config)},
-                         {"data_checksum", run.train.checksum()}};
-    add_stopping(state, run.stopping);
+    if (run.lock) run.lock->check();
     const AverageInUse average(*model);
-    report.saved(save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr, state,
-                                 config.keep, &group));
+    report.saved(save_checkpoint(run.folder, step, *model, run.tokenizer ? &*run.tokenizer : nullptr,
+                                 training_state(run, step, model->updates(), loader.position()), config.keep, &group));
     saved_step = step;
   };
   if (run.resume_from.empty()) {

@@ -151,13 +151,14 @@ inline void finetune_classify(FinetuneConfig c, const DeviceFlags& device) {
   say(keep_head ? "head: that of the classifier in " + c.model : "head: new, " + c.head_init);
 
   const Schedule schedule{c.schedule, c.lr, c.min_lr, c.warmup_steps, c.steps};
-  make_directories(run);
-  MetricsLog log(run, 0);
+  const auto lock = claim_finetune_folder(run, say);
+  MetricsLog log(run, 0, lock.get());
   StopSignal::defer();
   say_model(*model, c, device, per_epoch, run);
   log.write(first_record(c, Task::classify, device, *model));
   bool opens_elsewhere = true;
   const auto save = [&] {
+    lock->check();
     save_finetuned(*model, tokenizer, base.random ? "" : c.model, run,
                    [&](const auto& dir) { opens_elsewhere = write_classifier_info(dir, data.info); });
   };

@@ -120,11 +120,12 @@ inline void finetune_dpo(FinetuneConfig c, const DeviceFlags& device) {
   }
 
   const Schedule schedule{c.schedule, c.lr, c.min_lr, c.warmup_steps, c.steps};
-  make_directories(run);
-  MetricsLog log(run, 0);
+  const auto lock = claim_finetune_folder(run, say);
+  MetricsLog log(run, 0, lock.get());
   say_model(*model, c, device, per_epoch, run);
   log.write(first_record(c, Task::dpo, device, *model));
   const auto save = [&] {
+    lock->check();
     save_finetuned(*model, tokenizer, c.model, run, [&](const auto& dir) { write_template(chat, dir); });
   };
   const auto evaluate_set = [&](int64_t at, const char* name, const std::string& prefix,

@@ -151,12 +151,13 @@ inline void finetune_instruct(FinetuneConfig c, const DeviceFlags& device) {
 
   const int32_t pad = tokenizer.end_of_text();
   const Schedule schedule{c.schedule, c.lr, c.min_lr, c.warmup_steps, c.steps};
-  make_directories(run);
-  MetricsLog log(run, 0);
+  const auto lock = claim_finetune_folder(run, say);
+  MetricsLog log(run, 0, lock.get());
   StopSignal::defer();
   say_model(*model, c, device, per_epoch, run);
   log.write(first_record(c, Task::instruct, device, *model));
   const auto save = [&] {
+    lock->check();
     save_finetuned(*model, tokenizer, c.model, run, [&](const auto& dir) { write_template(chat, dir); });
   };
   const auto evaluate_sets = [&](int64_t at, bool last) {

@@ -85,9 +85,12 @@ void search(const TrainConfig& base, Train&& train) {
   for (int k = 1; base.run.empty() && (k == 1 || std::filesystem::exists(folder)); ++k) {
     folder = std::filesystem::path("runs") / (k == 1 ? "search" : strprintf("search-%d", k));
   }
-  if (std::filesystem::exists(folder / "search.json") || std::filesystem::exists(trial_folder(folder, 0))) {
-    fail("%s already holds a search; choose another --run, or delete the folder", folder.c_str());
-  }
+  const auto check_free = [&] {
+    if (std::filesystem::exists(folder / "search.json") || std::filesystem::exists(trial_folder(folder, 0))) {
+      fail("%s already holds a search; choose another --run, or delete the folder", folder.c_str());
+    }
+  };
+  check_free();
   std::vector<TrainConfig> configs;
   for (size_t k = 0; k < plan.trials.size(); ++k) {
     TrainConfig c = base;
@@ -97,7 +100,8 @@ void search(const TrainConfig& base, Train&& train) {
     validate(c);  // of all, before the first begins
     configs.push_back(std::move(c));
   }
-  make_directories(folder);
+  const RunLock lock(folder, say);
+  check_free();  // nobody else can begin one now
 
   std::vector<Trial> trials;
   for (size_t k = 0; k < configs.size() && StopSignal::received() == 0; ++k) {
@@ -116,6 +120,7 @@ void search(const TrainConfig& base, Train&& train) {
       say(std::string("failed: ") + error.what());
     }
     trials.push_back(std::move(trial));
+    lock.check();
     write_trials(folder, trials);
   }
   if (StopSignal::received() != 0) say("stopped by a signal: the trials so far");

@@ -359,14 +359,6 @@ class StepReport {
   std::deque<Traffic> traffic_;  // of steps that were not reported yet
 };
 
-// What a checkpoint remembers of validation, for --patience.
-inline void add_stopping(nlohmann::json& state, const EarlyStopping& stopping) {
-  if (stopping.best_step < 0) return;
-  state["best_step"] = stopping.best_step;
-  state["best_loss"] = stopping.best_loss;
-  state["validations_since"] = stopping.since;
-}
-
 // `trainer`: the program to go on with.
 inline void print_end(const Run& run, const char* trainer, int64_t step, bool stopped, double seconds) {
   Output::when_unread(Output::Unread::wait);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <optional>
 
 #include "gpt2/error.h"
@@ -85,6 +86,29 @@ void check_optimizer(const std::vector<ParamTensor>& table, const SafetensorsFil
 
 // ---- folders -------------------------------------------------------------------------------------------------------
 
+std::string state_checksum(json state) {
+  state.erase("checksum");
+  const std::string text = state.dump(-1, ' ', false, json::error_handler_t::replace);
+  return strprintf("%016llx", static_cast<unsigned long long>(hash64(text.data(), text.size(), 0)));
+}
+
+// Throws Error if the state is of a newer version, or not as it was written.
+void check_state(const json& state, const fs::path& path) {
+  const auto version = state.find("version"), checksum = state.find("checksum");
+  if (version == state.end() && checksum == state.end()) return;  // version 1
+  if (version != state.end() && version->is_number_integer() && *version > kStateVersion) {
+    fail("%s: version %s, expected at most %d: it was written by a newer wrought, which can resume it", path.c_str(),
+         shown(*version).c_str(), kStateVersion);
+  }
+  const std::string found = state_checksum(state);
+  if (version == state.end() || checksum == state.end() || *checksum != found) {
+    fail("%s: damaged, or changed by hand: its checksum is %s, expected %s; resume from another checkpoint",
+         path.c_str(), found.c_str(), checksum == state.end() ? "none" : shown(*checksum).c_str());
+  }
+}
+
+std::string checkpoint_name(int64_t step) { return strprintf("step_%06lld", static_cast<long long>(step)); }
+
 // The step of a finished checkpoint's folder, or -1.
 int64_t step_of(const fs::path& folder) {
   const std::string name = folder.filename().string();
@@ -101,6 +125,18 @@ std::vector<fs::path> finished_checkpoints(const fs::path& run) {  // newest fir
   }
   std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return step_of(a) > step_of(b); });
   return found;
+}
+
+// Whether a finished checkpoint is one that the run of this state has written.
+bool is_of_run(const fs::path& checkpoint, const json& state) {
+  const json none = "", step = step_of(checkpoint);  // version 1 has no run_id
+  const auto id = [&](const json& j) { return j.contains("run_id") ? j["run_id"] : none; };
+  try {
+    const json other = read_json_object(checkpoint / kStateFile);
+    return id(other) == id(state) && (!other.contains("step") || other["step"] == step);
+  } catch (const Error&) {  // not wrought's, or damaged
+    return false;
+  }
 }
 
 void remove_folder(const fs::path& folder) {
@@ -163,25 +199,26 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, 
       body();
     }
   };
-  const fs::path all = run / "checkpoints", folder = all / strprintf("step_%06lld", static_cast<long long>(step));
+  const fs::path all = run / "checkpoints", folder = all / checkpoint_name(step);
   std::optional<UnfinishedFolder> unfinished;
   const fs::path temporary = folder.string() + kUnfinished;
   on_root([&] {
     make_directories(all);
     for (const fs::directory_entry& entry : std::vector(fs::directory_iterator(all), fs::directory_iterator())) {
-      const std::string name = entry.path().filename().string();
-      if (name.rfind("step_", 0) == 0 && name.ends_with(kUnfinished)) remove_folder(entry.path());
+      if (is_unfinished_checkpoint(entry.path().filename().string())) remove_folder(entry.path());
     }
     unfinished.emplace(temporary);
   });
   save_model(model, tokenizer, temporary, group);
   save_moments(model, temporary / kOptimizerFile, group);
   on_root([&] {
-    json complete = state;
+    json complete = state;  // as it is written
     complete["checksums"] = json::object();
     for (const fs::directory_entry& entry : fs::directory_iterator(temporary)) {
       complete["checksums"][entry.path().filename().string()] = file_checksum(entry.path());
     }
+    complete["version"] = kStateVersion;
+    complete["checksum"] = state_checksum(complete);
     write_json(temporary / kStateFile, complete);
     sync_directory(temporary);
     publish(temporary, folder);
@@ -189,11 +226,12 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, 
     sync_directory(all);
     point_at(run, "latest", folder);
     if (keep == 0) return;
-    int kept = 1;  // the new one, even where a run that went back to an earlier step finds later ones
+    int kept = 1;  // the new one
     std::error_code none;
     const fs::path best = fs::read_symlink(run / "best", none);
     for (const fs::path& other : finished_checkpoints(run)) {
-      if (other == folder || ++kept <= keep || other.filename() == best.filename()) continue;
+      if (step_of(other) >= step || !is_of_run(other, complete)) continue;
+      if (++kept <= keep || other.filename() == best.filename()) continue;
       const fs::path doomed = other.string() + kUnfinished;  // half removed, it must not look like a checkpoint
       rename_or_fail(other, doomed);
       remove_folder(doomed);
@@ -214,16 +252,65 @@ fs::path latest_checkpoint(const fs::path& run) {
   if (!fs::exists(run)) {
     found = "no such folder";
   } else if (!finished.empty()) {
-    found = "\"latest\" leads nowhere, but there is " + finished[0].string() + ": name that folder to go on from it";
+    found = "\"latest\" leads nowhere, but there is " + finished[0].string() + ": name that folder to continue from it";
+  } else if (fs::exists(run / "metrics.jsonl")) {
+    found = "no checkpoint: the run ended before its first one; start it again, without --resume";
   } else if (fs::exists(run / "config.json")) {
     found = "a model without a training state: start from it with --model instead";
   }
   fail("%s: expected a run or a checkpoint to resume, found %s", run.c_str(), found.c_str());
 }
 
+void repair_links(const fs::path& run, const Say& say) {
+  struct Repair {
+    const char* name;
+    fs::path target;
+  };
+  std::vector<Repair> repairs;        // none begins before all are known to be possible
+  std::map<fs::path, json> expected;  // the states that will be at the targets
+  for (const char* name : {"latest", "best"}) {
+    const fs::path link = run / name;
+    if (!fs::is_directory(fs::symlink_status(link))) continue;
+    if (!fs::exists(link / kStateFile)) {
+      fail("%s: expected a link to a checkpoint, found a folder without a training state; move it away", link.c_str());
+    }
+    const json state = read_training_state(link);
+    if (!state.contains("step") || !state["step"].is_number_unsigned()) {
+      fail("%s: expected \"step\" to be a whole number from 0", (link / kStateFile).c_str());
+    }
+    const fs::path target = run / "checkpoints" / checkpoint_name(state["step"].get<int64_t>());
+    if (fs::exists(target) && !expected.contains(target)) {
+      try {
+        expected[target] = read_training_state(target);
+      } catch (const Error& error) {
+        fail("%s; %s is a folder, and a whole checkpoint of that step: move the damaged one away", error.what(),
+             link.c_str());
+      }
+    }
+    if (expected.try_emplace(target, state).first->second != state) {
+      fail("%s: expected a link, found a folder that holds another checkpoint than %s, of the same step; move one away",
+           link.c_str(), target.c_str());
+    }
+    repairs.push_back({name, target});
+  }
+  for (const auto& [name, target] : repairs) {
+    const fs::path link = run / name, doomed = target.string() + kUnfinished;  // which the next save removes, too
+    const std::string place = target.lexically_relative(run).string();
+    const bool is_copy = fs::exists(target);
+    if (is_copy) remove_folder(doomed);
+    make_directories(target.parent_path());
+    rename_or_fail(link, is_copy ? doomed : target);
+    point_at(run, name, target);
+    if (is_copy) remove_folder(doomed);
+    say(is_copy ? strprintf("%s was a folder, a copy of %s: it is a link to that again", name, place.c_str())
+                : strprintf("%s was a folder: that is %s now, and %s a link to it", name, place.c_str(), name));
+  }
+}
+
 json read_training_state(const fs::path& dir) {
   const fs::path path = dir / kStateFile;
   const json state = read_json_object(path);
+  check_state(state, path);
   const auto checksums = state.find("checksums");
   for (const char* name : {"config.json", "model.safetensors", kOptimizerFile}) {
     if (checksums == state.end() || !checksums->is_object() || !checksums->contains(name)) {

@@ -12,15 +12,21 @@
 #include <string>
 
 #include "gpt2/huggingface.h"
+#include "gpt2/run_folder.h"
 #include "gpt2/weights.h"
 
+// Of trainer_state.json. 1: has neither "version" nor "checksum"; 2: has both, and the checksums of the run's data.
+inline constexpr int kStateVersion = 2;
+
 // Writes RUN/checkpoints/step_NNNNNN whole under a temporary name, flushes it to the disk, renames it, points
-// RUN/latest at it, then removes all but the `keep` newest (keep 0: keeps all; the one just written always stays). If
-// anything fails (a full disk), the checkpoints that were there before stay and RUN/latest still names the last good
-// one. A checkpoint of the same step is replaced; what a killed run left half-written is removed. `state` is the
-// trainer's own (step, loader, configuration ...), an object; "checksums" of the other files are added. Returns the
-// checkpoint's folder. With a group all its processes make the call, each writes a part of the two large files, and
-// rank 0 does the rest; the files are those that one process would have written.
+// RUN/latest at it, then removes all but the `keep` newest (keep 0: keeps all; the one just written always stays). Only
+// checkpoints of this run (the state's "run_id") and of earlier steps count and go: what else is in RUN/checkpoints
+// stays. If anything fails (a full disk), the checkpoints that were there before stay and RUN/latest still names the
+// last good one. A checkpoint of the same step is replaced; what a killed run left half-written is removed. `state` is
+// the trainer's own (step, loader, configuration ...), an object; "checksums" of the other files, "version" and a
+// "checksum" of the state itself are added. Returns the checkpoint's folder. With a group all its processes make the
+// call, each writes a part of the two large files, and rank 0 does the rest; the files are those that one process would
+// have written.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run, int64_t step, const Model& model,
                                       const Tokenizer* tokenizer, const nlohmann::json& state, int keep,
                                       const Group* group = nullptr);
@@ -32,7 +38,13 @@ void mark_best(const std::filesystem::path& run, const std::filesystem::path& ch
 // found).
 std::filesystem::path latest_checkpoint(const std::filesystem::path& run);
 
-// DIR/trainer_state.json, after checking the checksums of all files that it names.
+// Puts RUN/latest and RUN/best right where they are folders, as after a copy that followed links: the folder takes its
+// place in RUN/checkpoints, or goes if it is a copy of the checkpoint there, and the link is made again; each is said.
+// Throws Error, and changes nothing, if the folder is something else than an undamaged checkpoint.
+void repair_links(const std::filesystem::path& run, const Say& say);
+
+// DIR/trainer_state.json, after checking its version, its own checksum and those of all files that it names. Throws
+// Error: damaged, changed by hand, or of a newer version.
 nlohmann::json read_training_state(const std::filesystem::path& dir);
 
 // Parameters and AdamW's moments; of a run with an average, that as the parameters, and the weights in Arena::average:

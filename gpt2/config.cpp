@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "gpt2/error.h"
+#include "gpt2/json.h"
 
 using nlohmann::json;
 
@@ -110,23 +111,32 @@ void set_flag(TrainConfig& config, const std::string& name, const json& value) {
   if (!found) fail_usage("--%s is no flag that a run's record has", name.c_str());
 }
 
-void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std::string>& given) {
-  std::string differences;
+std::string merge_resumed(TrainConfig& config, const json& saved, const std::vector<std::string>& given) {
+  std::string differences, newer, unknown;
+  const json known = to_json(TrainConfig());
+  for (const auto& [name, value] : saved.items()) {
+    if (!known.contains(name)) unknown += (unknown.empty() ? "" : ", ") + shown(name);
+  }
+  if (!unknown.empty()) {
+    fail("the run's saved configuration has %s, which this program does not know: misspelt, or written by a newer one",
+         unknown.c_str());
+  }
   for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume on_resume, const FlagRange&,
                             const char*) {
-    if (on_resume == OnResume::never || !saved.contains(name)) return;
+    if (on_resume == OnResume::never) return;
+    const bool is_given = std::find(given.begin(), given.end(), name) != given.end();
+    if (!saved.contains(name) && !is_given) newer += strprintf("%s--%s", newer.empty() ? "" : " ", name);
     using T = std::decay_t<decltype(field)>;
     T before{};
-    if (!read_saved(saved.at(name), before)) {
+    if (!read_saved((saved.contains(name) ? saved : known).at(name), before)) {
       fail("the run's saved configuration has no usable value for %s; its trainer_state.json is damaged", name);
     }
-    const bool is_given = std::find(given.begin(), given.end(), name) != given.end();
     if (!is_given) {
       field = before;
     } else if (on_resume == OnResume::same && before != field) {
-      const auto shown = [](const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); };
+      const auto text = [](const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); };
       differences +=
-          strprintf("\n  --%s: the run has %s, given is %s", name, shown(before).c_str(), shown(field).c_str());
+          strprintf("\n  --%s: the run has %s, given is %s", name, text(before).c_str(), text(field).c_str());
     }
   });
   // Whichever of --steps and --epochs is given replaces the other; a precision brings its own way to keep weights.
@@ -138,9 +148,10 @@ void merge_resumed(TrainConfig& config, const json& saved, const std::vector<std
   }
   if (!differences.empty()) {
     fail_usage(
-        "--resume goes on with the run's own configuration, but:%s\nleave these flags out, or start another --run",
+        "--resume continues with the run's own configuration, but:%s\nleave these flags out, or start another --run",
         differences.c_str());
   }
+  return newer;
 }
 
 const ModelPreset* find_preset(const std::string& name) {

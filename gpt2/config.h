@@ -196,7 +196,8 @@ void for_each_flag(Config& c, Flag&& flag) {
   flag(g, "run", c.run, OnResume::never, FlagRange{}, "the run's folder; default: the next free runs/NAME");
   flag(g, "resume", c.resume, OnResume::never, FlagRange{},
        "go on from the last checkpoint of --run; other flags come from it");
-  flag(g, "threads", c.threads, OnResume::never, FlagRange{0, 4096, {}}, "0: all cores");
+  flag(g, "threads", c.threads, OnResume::free, FlagRange{0, 4096, {}},
+       "0: all cores; another number gives other bits");
   flag(g, "reference", c.reference, OnResume::never, FlagRange{},
        "plain loops only: slow, and the same for any number of threads");
   flag(g, "memory", c.memory, OnResume::never, FlagRange{}, "print what training takes, tensor by tensor, and stop");
@@ -225,8 +226,10 @@ inline int64_t default_warmup_steps(int64_t steps) { return steps / 20; }
 void validate(const TrainConfig& config);
 
 // For --resume: takes every value from `saved` (to_json of the run's configuration) but those that the user `gave` on
-// the command line. Throws UsageError naming each flag whose given value differs and may not.
-void merge_resumed(TrainConfig& config, const nlohmann::json& saved, const std::vector<std::string>& given);
+// the command line; a flag that `saved` lacks, because it is newer, has its default. Returns those, but for what was
+// given: "--flag --flag". Throws UsageError naming each flag whose given value differs and may not, Error naming what
+// in `saved` is no flag, or has no usable value.
+std::string merge_resumed(TrainConfig& config, const nlohmann::json& saved, const std::vector<std::string>& given);
 
 // A preset's shape and training defaults; null if the name is none. `vocab_size` is GPT-2's and is replaced by the
 // tokenizer's.

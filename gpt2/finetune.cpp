@@ -212,6 +212,10 @@ void init_head(Model& model, const std::string& kind, uint64_t seed) {
 
 // ---- a run's folder -------------------------------------------------------------------------------------------------
 
+namespace {
+const char* const kFolderAdvice = "choose another --run, or delete the folder if nothing in it is needed";
+}
+
 fs::path finetune_folder(const FinetuneConfig& config, const std::string& name) {
   check_output_folder("--run", config.run.empty() ? "runs" : config.run);
   if (config.run.empty()) {
@@ -220,13 +224,14 @@ fs::path finetune_folder(const FinetuneConfig& config, const std::string& name) 
       if (!fs::exists(folder)) return folder;
     }
   }
-  for (const char* trace : {"checkpoints", "metrics.jsonl", "data", "latest"}) {
-    if (fs::exists(fs::path(config.run) / trace)) {
-      fail("%s already holds a run (it has %s); choose another --run, or delete the folder if nothing in it is needed",
-           config.run.c_str(), trace);
-    }
-  }
+  holds_only_a_beginning(config.run, fs::exists(fs::path(config.run) / "lock"), kFolderAdvice);
   return config.run;
+}
+
+std::unique_ptr<const RunLock> claim_finetune_folder(const fs::path& run, const Say& say) {
+  auto lock = std::make_unique<const RunLock>(run, say);
+  clear_beginning(run, *lock, kFolderAdvice, say);
+  return lock;
 }
 
 void save_finetuned(const Model& model, const Tokenizer& tokenizer, const fs::path& base, const fs::path& run,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "gpt2/config.h"
 #include "gpt2/labelled.h"
 #include "gpt2/model.h"
+#include "gpt2/run_folder.h"
 #include "gpt2/tokenizer.h"
 
 // ---- flags ---------------------------------------------------------------------------------------------------------
@@ -197,8 +199,12 @@ void init_head(Model& model, const std::string& kind, uint64_t seed);
 
 // ---- a run's folder -------------------------------------------------------------------------------------------------
 
-// Throws Error if it holds a run already. `name`: what a folder of its own choosing is called by.
+// Throws Error if it holds a run already. `name`: what a folder of its own choosing is called by. Makes nothing yet.
 std::filesystem::path finetune_folder(const FinetuneConfig& config, const std::string& name);
+
+// Makes the folder and locks it; what a run left that ended before its first save goes. Throws Error as finetune_folder
+// does, or if another process holds the lock.
+std::unique_ptr<const RunLock> claim_finetune_folder(const std::filesystem::path& run, const Say& say);
 
 // RUN/latest, whole or not at all: the model, adapters merged, its tokenizer, and what `add` writes beside them; in
 // RUN/latest/adapter the adapters alone, if there are any and `base` names what they were trained on. An earlier one is

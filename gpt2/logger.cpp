@@ -7,7 +7,8 @@
 #include "gpt2/file.h"
 #include "gpt2/json.h"
 
-MetricsLog::MetricsLog(const std::filesystem::path& run, int64_t first_step) : path_(run / "metrics.jsonl") {
+MetricsLog::MetricsLog(const std::filesystem::path& run, int64_t first_step, const RunLock* lock)
+    : path_(run / "metrics.jsonl"), lock_(lock) {
   if (run.empty()) return;
   if (std::filesystem::exists(path_)) {
     const MappedFile before(path_);
@@ -37,6 +38,7 @@ MetricsLog::~MetricsLog() {
 
 void MetricsLog::write(const nlohmann::json& line) {
   if (!file_) return;
+  if (lock_) lock_->check();
   // A prompt or a path need not be UTF-8; JSON must be.
   const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) {

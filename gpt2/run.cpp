@@ -1,10 +1,14 @@
 #include "gpt2/run.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <random>
+#include <set>
+#include <thread>
 
 #include "gpt2/checkpoint.h"
 #include "gpt2/corpus.h"
@@ -107,63 +111,132 @@ void settle_steps(TrainConfig& c, int64_t batches_per_epoch, int64_t micro_batch
   share(c.save_every, 4);
 }
 
-fs::path free_run_folder(const TrainConfig& c) {
+// Makes the next free runs/NAME.
+fs::path make_free_run_folder(const TrainConfig& c) {
   fs::path data = c.data;
   if (!data.has_filename()) data = data.parent_path();  // folder/
   std::string name = c.data.empty() ? "stories" : data.stem().string();
   if (name.empty() || name.find_first_of("*?/") != std::string::npos) name = "run";
   for (int k = 1;; ++k) {
     const fs::path folder = fs::path("runs") / (k == 1 ? name : strprintf("%s-%d", name.c_str(), k));
-    if (!fs::exists(folder)) return folder;
+    make_directories("runs");
+    std::error_code error;
+    if (fs::create_directory(folder, error)) return folder;  // false where it is there already
+    if (error) fail("%s: the folder cannot be made: %s", folder.c_str(), error.message().c_str());
   }
-}
-
-void claim_run_folder(const fs::path& folder) {
-  for (const char* trace : {"checkpoints", "metrics.jsonl", "data", "latest"}) {
-    if (fs::exists(folder / trace)) {
-      fail(
-          "%s already holds a run (it has %s); go on with it by --resume, choose another --run, or delete the folder "
-          "if nothing in it is needed",
-          folder.c_str(), trace);
-    }
-  }
-  make_directories(folder);
 }
 
 // A run's folder from claim to keep(): without that, what set-up wrote goes again.
 class ClaimedFolder {
  public:
-  explicit ClaimedFolder(const fs::path& folder) : folder_(folder), was_there_(fs::exists(folder)) {
-    claim_run_folder(folder);
+  ClaimedFolder(const TrainConfig& c, const Say& say)
+      : was_there_(!c.run.empty() && fs::exists(c.run)),
+        folder_(c.run.empty() ? make_free_run_folder(c) : fs::path(c.run)) {
+    lock_ = std::make_shared<const RunLock>(folder_, say);
+    clear_beginning(folder_, *lock_,
+                    "continue it with --resume, choose another --run, or delete the folder if nothing in it is needed",
+                    say);
   }
   ~ClaimedFolder() {
     if (kept_) return;
     std::error_code ignored;
     fs::remove_all(folder_ / "data", ignored);
+    lock_.reset();
     if (!was_there_) fs::remove(folder_, ignored);
   }
-  void keep() { kept_ = true; }
+  const fs::path& folder() const { return folder_; }
+  std::shared_ptr<const RunLock> keep() {
+    kept_ = true;
+    return lock_;
+  }
 
  private:
-  fs::path folder_;
   bool was_there_, kept_ = false;
+  fs::path folder_;
+  std::shared_ptr<const RunLock> lock_;
 };
 
-// Resuming: the configuration that the run has, and where it stands.
-void settle_resume(Run& run, const std::vector<std::string>& given) {
-  TrainConfig& c = run.config;
-  run.folder = c.run;
-  run.resume_from = latest_checkpoint(run.folder);
-  if (run.resume_from == run.folder) {  // a checkpoint was named: the run goes on from there
-    const fs::path checkpoints = fs::canonical(run.folder).parent_path();
-    if (checkpoints.filename() != "checkpoints") {
-      fail("%s is a checkpoint outside a run's folder; start a new run from its weights with --model %s", c.run.c_str(),
-           c.run.c_str());
-    }
-    run.folder = checkpoints.parent_path();
+// The checksums of the files that set-up has written to DATA, by name.
+json data_checksums(const fs::path& data) {
+  json checksums = json::object();
+  for (const char* name : {"train.bin", "val.bin", "entropy.json"}) {
+    if (fs::exists(data / name)) checksums[name] = file_checksum(data / name);
   }
+  return checksums;
+}
+
+// Throws Error if a file of DATA is not the one that the run began with.
+void check_data_files(const fs::path& data, const json& expected) {
+  for (const auto& [name, checksum] : expected.items()) {
+    const std::string found = file_checksum(data / name);
+    if (found == checksum) continue;
+    fail(
+        "%s is not what the run began with (checksum %s, expected %s); put the old file back (a new run with the same "
+        "flags and the same text writes it again), or start another --run",
+        (data / name).c_str(), found.c_str(), shown(checksum).c_str());
+  }
+}
+
+// ---- resuming ------------------------------------------------------------------------------------------------------
+
+// The folder of the run that --run names, or that the checkpoint that it names is of.
+fs::path resumed_folder(const std::string& named) {
+  if (!fs::exists(fs::path(named) / "trainer_state.json")) return named;
+  const fs::path checkpoint = fs::canonical(named), parent = checkpoint.parent_path();
+  if (parent.filename() == "checkpoints") return parent.parent_path();
+  const fs::path name = checkpoint.filename();  // a link that became a folder: repair_links
+  const bool in_run = fs::exists(parent / "checkpoints") || fs::exists(parent / "metrics.jsonl");
+  if ((name == "latest" || name == "best") && in_run) return parent;
+  fail("%s is a checkpoint outside a run's folder; start a new run from its weights with --model %s", named.c_str(),
+       named.c_str());
+}
+
+// Those that this process may run on, as threads are counted by default.
+int machine_cores() {
+  cpu_set_t set;
+  return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                       : static_cast<int>(std::thread::hardware_concurrency());
+}
+
+// --threads on a machine that has not as many cores as the run's so far, of which `before` is known (0: it is not).
+void settle_threads(TrainConfig& c, int64_t before, const Say& say) {
+  const int cores = machine_cores();
+  if (before == 0 || before == cores) return;
+  if (c.threads > cores && cores < before) {
+    say(strprintf(
+        "threads: the run has --threads %d, and this machine has %d cores: %d threads from here on, which give "
+        "other last bits",
+        c.threads, cores, cores));
+    c.threads = cores;
+  } else if (c.threads == 0) {
+    say(strprintf(
+        "threads: the run had a machine of %lld cores, and this one has %d: all of them, which give other last "
+        "bits from here on",
+        static_cast<long long>(before), cores));
+  }
+}
+
+// What training_state and save_checkpoint write.
+const std::set<std::string> kStateKeys = {
+    "batch", "best_loss", "best_step",     "checksum",          "checksums", "config",
+    "cores", "epoch",     "data_checksum", "data_files",        "ranks",     "run_id",
+    "step",  "updates",   "val_checksum",  "validations_since", "version"};
+
+// The configuration that the run has, and where it stands.
+void settle_resume(Run& run, const std::vector<std::string>& given, const Say& say) {
+  TrainConfig& c = run.config;
+  run.folder = resumed_folder(c.run);
+  run.resume_from = latest_checkpoint(c.run);
   const json state = read_training_state(run.resume_from);
   const std::string where = (run.resume_from / "trainer_state.json").string();
+  std::string unknown;
+  for (const auto& [name, value] : state.items()) {
+    if (!kStateKeys.contains(name)) unknown += (unknown.empty() ? "" : ", ") + shown(name);
+  }
+  if (!unknown.empty()) {
+    fail("%s: has %s, which this program does not know: misspelt, or written by a newer one", where.c_str(),
+         unknown.c_str());
+  }
   const auto count = [&](const char* name) {
     const auto found = state.find(name);
     if (found == state.end() || !found->is_number_integer() || *found < 0) {
@@ -192,8 +265,22 @@ void settle_resume(Run& run, const std::vector<std::string>& given) {
   if (!state.contains("data_checksum") || !state["data_checksum"].is_string())
     fail("%s: expected a \"data_checksum\"", where.c_str());
   run.data_checksum = state["data_checksum"];
-  merge_resumed(c, state["config"], given);
+  // These are in states from version 2 on, whose checksum says that they are as they were written.
+  run.val_checksum = state.value("val_checksum", "");
+  run.run_id = state.value("run_id", "");
+  if (state.contains("data_files")) run.data_files = state["data_files"];
+  std::string newer;
+  try {
+    newer = merge_resumed(c, state["config"], given);
+  } catch (const UsageError&) {
+    throw;
+  } catch (const Error& error) {
+    fail("%s: %s", where.c_str(), error.what());
+  }
+  if (!newer.empty()) say("settings newer than this state, at their defaults: " + newer);
   validate(c);
+  const bool given_threads = std::find(given.begin(), given.end(), "threads") != given.end();
+  if (!given_threads) settle_threads(c, state.value("cores", int64_t{0}), say);
 }
 
 // The text to train on, and its tokenizer.
@@ -263,7 +350,7 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
   Run run;
   run.config = std::move(config);
   validate(run.config);
-  if (run.config.resume) settle_resume(run, given);
+  if (run.config.resume) settle_resume(run, given, say);
   const TrainConfig& c = run.config;
   if (!c.tokenizer.empty() && tokenizer_needs_text(c.tokenizer) && !c.resume && names_shards(c.data)) {
     fail_usage(
@@ -345,9 +432,19 @@ void check_cpu(const Run& run) {
 
 Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
                const CheckDevice& check_device) {
+  std::shared_ptr<const RunLock> lock;
   if (!config.resume) check_output_folder("--run", config.run.empty() ? "runs" : config.run);
+  if (config.resume) {  // the lock first: who holds it changes what is read here
+    validate(config);
+    const fs::path folder = resumed_folder(config.run);
+    if (fs::is_directory(folder)) {
+      lock = std::make_shared<const RunLock>(folder, say);
+      repair_links(folder, say);
+    }
+  }
   std::string text;
   Run run = plan(std::move(config), given, say, text);
+  run.lock = lock;
   TrainConfig& c = run.config;
 
   check_device(run);
@@ -358,12 +455,16 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   }
   std::optional<ClaimedFolder> claimed;
   if (!c.resume) {
-    run.folder = c.run.empty() ? free_run_folder(c) : fs::path(c.run);
-    claimed.emplace(run.folder);
+    claimed.emplace(c, say);
+    run.folder = claimed->folder();
+    std::random_device random;
+    run.run_id = strprintf("%08x%08x", random(), random());
   }
   if (!names_shards(c.data)) {
     const fs::path folder = run.folder / "data";
-    if (!c.resume) {
+    if (c.resume) {
+      check_data_files(folder, run.data_files);
+    } else {
       make_directories(folder);
       prepare_shards(text, *run.tokenizer, c.val_fraction, folder, c.threads);
       if (!run.floor && fs::exists(c.data + ".entropy.json")) run.floor = read_floor(c.data + ".entropy.json");
@@ -373,21 +474,24 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
         file.commit();
       }
     }
-    run.floor = read_floor(folder / "entropy.json");
+    if (run.data_files.is_null()) run.data_files = data_checksums(folder);
+    if (run.data_files.contains("entropy.json")) run.floor = read_floor(folder / "entropy.json");
     run.train = TokenSequence::open((folder / "train.bin").string());
     if (c.val_fraction > 0) run.val = TokenSequence::open((folder / "val.bin").string());
     if (c.ranks == 1) check_ids(run, 0, 1);
   }
-  if (c.resume) {
-    const std::string& before = run.data_checksum;
-    const std::string now = run.train.checksum();
-    if (before != now) {
+  const auto settle_checksum = [&](const char* what, std::string& before, const TokenSequence& data) {
+    const std::string now = data.checksum();
+    if (c.resume && !before.empty() && before != now) {
       fail(
-          "the training data is not what the run began with (checksum %s, expected %s); put the old data back, or "
-          "start another --run",
-          now.c_str(), before.c_str());
+          "the %s data is not what the run began with (checksum %s, expected %s); put the old data back, or start "
+          "another --run",
+          what, now.c_str(), before.c_str());
     }
-  }
+    before = now;
+  };
+  settle_checksum("training", run.data_checksum, run.train);
+  settle_checksum("validation", run.val_checksum, run.val);
   const int64_t batches_per_epoch = DataLoader(run.train, loader_config(run)).batches_per_epoch();  // throws if none
   if (run.val.size() > 0 && run.val.size() <= c.seq_len) {
     fail(
@@ -403,8 +507,28 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   }
   settle_steps(c, batches_per_epoch, int64_t{run.micro_batches} * c.ranks);
   validate(c);
-  if (claimed) claimed->keep();
+  if (claimed) run.lock = claimed->keep();
   return run;
+}
+
+json training_state(const Run& run, int64_t step, int64_t updates, const LoaderPosition& next) {
+  json state{{"step", step},
+             {"updates", updates},
+             {"epoch", next.epoch},
+             {"batch", next.batch},
+             {"ranks", run.config.ranks},
+             {"cores", machine_cores()},
+             {"config", to_json(run.config)},
+             {"data_checksum", run.data_checksum},
+             {"val_checksum", run.val_checksum},
+             {"run_id", run.run_id}};
+  if (!run.data_files.is_null()) state["data_files"] = run.data_files;
+  if (run.stopping.best_step >= 0) {
+    state["best_step"] = run.stopping.best_step;
+    state["best_loss"] = run.stopping.best_loss;
+    state["validations_since"] = run.stopping.since;
+  }
+  return state;
 }
 
 LoaderConfig loader_config(const Run& run) {
@@ -510,6 +634,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
               {"epoch", run.position.epoch},
               {"batch", run.position.batch},
               {"data", run.data_checksum},
+              {"validation", run.val_checksum},
               {"micro_batches", run.micro_batches},
               {"shape", {m.max_seq_len, m.vocab_size, m.num_layers, m.num_heads, m.channels, m.num_classes}},
               {"kind", {m.tied_head, m.qkv_bias, m.causal}},
@@ -533,6 +658,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
       run.updates = told["updates"];
       run.position = {told["epoch"], told["batch"]};
       run.data_checksum = told["data"];
+      run.val_checksum = told["validation"];
       run.micro_batches = told["micro_batches"];
       run.stopping.best_step = stopping[0];
       run.stopping.since = stopping[1];
@@ -554,6 +680,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
     if (group.rank() == 0 && !run.config.resume) {  // nothing is left behind
       std::error_code ignored;
       fs::remove_all(run.folder / "data", ignored);
+      run.lock.reset();
       if (!was_there) fs::remove(run.folder, ignored);
     }
     throw;

@@ -4,6 +4,8 @@
 
 #include <filesystem>
 #include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "gpt2/early_stopping.h"
 #include "gpt2/group.h"
 #include "gpt2/model.h"
+#include "gpt2/run_folder.h"
 #include "gpt2/tokenizer.h"
 
 struct Run {
@@ -24,16 +27,17 @@ struct Run {
   int64_t step = 0, updates = 0;       // where it stands: steps done, and those of them that changed the weights
   LoaderPosition position;             // of the next training batch
   std::string data_checksum;           // of the data it began with
+  std::string val_checksum;            // the same of the validation data; empty: a state of version 1 has none
+  nlohmann::json data_files;           // checksums of the files in data/, by name; null: of version 1, or no such files
+  std::string run_id;                  // a random number in hexadecimal, by which checkpoints are known as this run's
   std::optional<Tokenizer> tokenizer;  // none for bare shards
   TokenSequence train, val;            // val may be empty
   std::optional<double> floor;         // nats per byte below which no model can go, where the source is known
   int micro_batches = 1;               // per step
   EarlyStopping stopping;              // with --patience: what validation has said so far
   const Group* group = nullptr;        // of several processes
+  std::shared_ptr<const RunLock> lock;  // on the folder, until the run ends; rank 0's only
 };
-
-// A line for the person who waits.
-using Say = std::function<void(const std::string&)>;
 
 // The run without its data: enough for --memory and --check. `given`: the flags on the command line.
 Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Say& say);
@@ -46,7 +50,8 @@ using CheckDevice = std::function<void(const Run&)>;
 void check_cpu(const Run& run);
 void check_cpu_precision(const TrainConfig& config);
 
-// The whole of it. Throws Error or UsageError if the run cannot be, and then leaves nothing behind.
+// The whole of it, under the run's lock. Throws Error or UsageError if the run cannot be, and then leaves nothing
+// behind.
 Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
                const CheckDevice& check_device = check_cpu);
 
@@ -54,6 +59,9 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
 // process, naming the rank, if flags, program or data differ.
 Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
                const CheckDevice& check_device, const Group& group);
+
+// What a checkpoint remembers of the run (save_checkpoint's `state`); `next`: where the next batch is.
+nlohmann::json training_state(const Run& run, int64_t step, int64_t updates, const LoaderPosition& next);
 
 // How this process reads the training data.
 LoaderConfig loader_config(const Run& run);

@@ -1,6 +1,8 @@
 #include <doctest/doctest.h>
 #include <sys/resource.h>
 
+#include <cctype>
+#include <cmath>
 #include <csignal>
 #include <set>
 
@@ -95,11 +97,13 @@ TEST_CASE("the newest checkpoints are kept, the one just written always") {
   CHECK(there() == "2 3 2000000 ");
   fs::create_directories(folder.path / "checkpoints" / "step_mine");  // not wrought's: stays
   save_checkpoint(folder.path, 1, *model, nullptr, json::object(), 2);
-  CHECK(there() == "1 2000000 ");
+  CHECK(there() == "1 2 3 2000000 ");  // later steps stay
   CHECK(latest_checkpoint(folder.path).filename() == "step_000001");
   CHECK(fs::exists(folder.path / "checkpoints" / "step_mine"));
   save_checkpoint(folder.path, 4, *model, nullptr, json::object(), 0);
-  CHECK(there() == "1 4 2000000 ");
+  CHECK(there() == "1 2 3 4 2000000 ");
+  save_checkpoint(folder.path, 5, *model, nullptr, json::object(), 2);
+  CHECK(there() == "4 2000000 ");
 }
 
 TEST_CASE("the best checkpoint stays until another is the best") {
@@ -209,7 +213,9 @@ TEST_CASE("a damaged training state is refused by name") {
     read_training_state(good);
   }
   const fs::path path = good / "trainer_state.json";
-  const json state = read_json(path);
+  json state = read_json(path);
+  state.erase("version");  // as version 1: without a checksum of the whole, each part has to be right
+  state.erase("checksum");
   json other = state;
   other["checksums"]["../secret"] = "0";
   write_text(path, other.dump());
@@ -284,4 +290,139 @@ TEST_CASE("without a checkpoint, the error says what there is instead") {
   CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path), Contains(saved.c_str()), Error);
   fs::create_symlink("checkpoints/step_000009", folder.path / "latest");
   CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path), Contains("\"latest\" leads nowhere"), Error);
+}
+
+TEST_CASE("a state says its version and has a checksum of its own; every change is seen, and version 1 has neither") {
+  const Folder folder;
+  const auto model = random_model(kTiny, 1);
+  const json values = {{"step", 1},     {"real", 0.1}, {"tiny", 1e-300},       {"large", uint64_t{1} << 63},
+                       {"minus", -0.0}, {"none", NAN}, {"text", "\u00e9\xff"}, {"list", {1, 2.5, nullptr, true}}};
+  const fs::path good = save_checkpoint(folder.path, 1, *model, nullptr, values, 0), path = good / "trainer_state.json";
+  const std::string written = contents(path);
+  const json state = read_training_state(good);
+  CHECK(state["version"] == kStateVersion);
+  CHECK(state["checksum"].get<std::string>().size() == 16);
+  for (size_t i = 0; i < written.size(); ++i) {  // of a digit, a letter: another one
+    if (std::isalnum(static_cast<unsigned char>(written[i])) == 0) continue;
+    std::string changed = written;
+    changed[i] = static_cast<char>(changed[i] ^ 1);
+    write_text(path, changed);
+    bool same = false;
+    try {
+      same = read_training_state(good) == state;  // such as a digit of a number that is beyond its precision
+    } catch (const Error&) {
+      same = true;
+    }
+    if (!same) FAIL_CHECK("not seen: " << changed.substr(i - std::min<size_t>(i, 20), 40));
+  }
+  write_text(path, state.dump());  // how it is written does not matter
+  CHECK(read_training_state(good) == state);
+
+  const auto refused = [&](const char* why, auto change) {
+    json other = state;
+    change(other);
+    write_text(path, other.dump());
+    CHECK_THROWS_WITH_AS(read_training_state(good), Contains(why), Error);
+  };
+  refused("damaged, or changed by hand: its checksum is", [](json& j) { j["step"] = 2; });
+  refused("damaged, or changed by hand: its checksum is", [](json& j) { j["more"] = 2; });
+  refused("expected none; resume from another checkpoint", [](json& j) { j.erase("checksum"); });
+  refused("damaged, or changed by hand", [](json& j) { j.erase("version"); });
+  refused("damaged, or changed by hand", [](json& j) { j["checksum"] = 3; });
+  refused("version 3, expected at most 2: it was written by a newer wrought", [](json& j) { j["version"] = 3; });
+  json first = state;
+  first.erase("checksum");
+  first.erase("version");
+  write_text(path, first.dump());
+  CHECK(read_training_state(good) == first);
+}
+
+TEST_CASE("only the run's own checkpoints of earlier steps are removed") {
+  const Folder folder;
+  const fs::path all = folder.path / "checkpoints";
+  const auto model = random_model(kTiny, 1);
+  const auto save = [&](int step, const char* id, int keep) {
+    save_checkpoint(folder.path, step, *model, nullptr, {{"step", step}, {"run_id", id}}, keep);
+  };
+  save(1, "other", 0);
+  save(9, "own", 0);
+  for (const int step : {2, 3}) save(step, "own", 0);
+  fs::copy(all / "step_000002", all / "step_000004");  // its state says another step
+  fs::create_directory(all / "step_000005");
+  write_text(all / "step_000005" / "trainer_state.json", "mine");
+  fs::create_directory(all / "step_000006");
+  fs::create_directory(all / "step_mine.tmp");
+  fs::create_directory(all / "step_000007.tmp");
+  save(8, "own", 1);
+  for (const char* stays : {"1", "4", "5", "6", "8", "9"}) CHECK(fs::exists(all / (std::string("step_00000") + stays)));
+  CHECK(fs::exists(all / "step_mine.tmp"));
+  for (const char* gone : {"2", "3", "7.tmp"}) CHECK_FALSE(fs::exists(all / (std::string("step_00000") + gone)));
+}
+
+TEST_CASE("a link that became a folder is a link again, and nothing is lost") {
+  const Folder folder;
+  const fs::path run = folder.path / "run", all = run / "checkpoints";
+  const auto model = random_model(kTiny, 1);
+  const auto save = [&](int step) { return save_checkpoint(run, step, *model, nullptr, {{"step", step}}, 0); };
+  std::string said;
+  const auto repair = [&] {
+    said.clear();
+    repair_links(run, [&](const std::string& line) { said += line + "\n"; });
+  };
+  const auto copied = [&](const fs::path& from, const char* name) {
+    fs::remove_all(run / name);
+    fs::copy(from, run / name);
+  };
+  mark_best(run, save(1));
+  save(2);
+  repair();
+  CHECK(said.empty());  // links
+  copied(all / "step_000002", "latest");
+  copied(all / "step_000001", "best");
+  repair();
+  CHECK(said ==
+        "latest was a folder, a copy of checkpoints/step_000002: it is a link to that again\n"
+        "best was a folder, a copy of checkpoints/step_000001: it is a link to that again\n");
+  CHECK(fs::read_symlink(run / "latest") == "checkpoints/step_000002");
+  CHECK(fs::read_symlink(run / "best") == "checkpoints/step_000001");
+  CHECK(std::distance(fs::directory_iterator(all), fs::directory_iterator()) == 2);
+
+  copied(all / "step_000002", "latest");
+  copied(all / "step_000002", "best");
+  fs::remove_all(all / "step_000002");
+  repair();
+  CHECK(said ==
+        "latest was a folder: that is checkpoints/step_000002 now, and latest a link to it\n"
+        "best was a folder, a copy of checkpoints/step_000002: it is a link to that again\n");
+  read_training_state(latest_checkpoint(run));
+
+  const auto refused = [&](const char* why) {
+    CHECK_THROWS_WITH_AS(repair(), Contains(why), Error);
+    CHECK(fs::is_directory(fs::symlink_status(run / "latest")));
+    CHECK(fs::exists(all / "step_000002"));
+  };
+  copied(all / "step_000002", "latest");
+  const std::string state = contents(run / "latest" / "trainer_state.json");
+  fs::remove(run / "latest" / "trainer_state.json");
+  refused("expected a link to a checkpoint, found a folder without a training state");
+  write_text(run / "latest" / "trainer_state.json", state);
+  const std::string weights = contents(run / "latest" / "model.safetensors");
+  write_text(run / "latest" / "model.safetensors", weights + "x");
+  refused("latest/model.safetensors: damaged");
+  write_text(run / "latest" / "model.safetensors", weights);
+  write_text(all / "step_000002" / "model.safetensors", weights + "x");
+  refused("move the damaged one away");
+  save_checkpoint(folder.path / "other", 2, *model, nullptr, {{"step", 2}, {"seed", 7}}, 0);
+  copied(folder.path / "other/checkpoints/step_000002", "latest");
+  write_text(all / "step_000002" / "model.safetensors", weights);
+  refused("holds another checkpoint than");
+  fs::remove_all(all / "step_000002");
+  repair();
+  CHECK(read_training_state(latest_checkpoint(run))["seed"] == 7);
+}
+
+TEST_CASE("a run that ended before its first checkpoint: what to do") {
+  const Folder folder;
+  write_text(folder.path / "metrics.jsonl", "");
+  CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path), Contains("start it again, without --resume"), Error);
 }

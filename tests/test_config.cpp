@@ -106,7 +106,7 @@ TEST_CASE("the record holds every flag that a resume may need, and gives each ba
   config.steps = 123'456'789'012;
   config.run = "runs/x";
   const json saved = json::parse(to_json(config).dump());
-  for (const char* never : {"run", "resume", "threads", "memory", "check", "reference"}) CHECK(!saved.contains(never));
+  for (const char* never : {"run", "resume", "memory", "check", "reference"}) CHECK(!saved.contains(never));
 
   TrainConfig back;
   merge_resumed(back, saved, {});
@@ -174,6 +174,32 @@ TEST_CASE("a path that is not UTF-8 can be named in the message") {
   TrainConfig given;
   given.data = "\xff.txt";
   CHECK(contains(usage_error([&] { merge_resumed(given, to_json(TrainConfig()), {"data"}); }), "--data"));
+}
+
+TEST_CASE("settings that a record lacks have their defaults and are named; what it has besides is an error") {
+  TrainConfig run;
+  run.threads = 3;
+  run.keep = 9;
+  json saved = to_json(run);
+  TrainConfig config;
+  CHECK(merge_resumed(config, saved, {}) == "");
+  CHECK(config.threads == 3);
+  for (const char* name : {"keep", "dropout", "threads"}) saved.erase(name);
+  config = {};
+  config.threads = 5;
+  CHECK(merge_resumed(config, saved, {"threads"}) == "--dropout --keep");
+  CHECK(config.keep == TrainConfig().keep);
+  CHECK(config.threads == 5);
+  config.dropout = 0.5;  // the run has had none
+  CHECK(contains(usage_error([&] { merge_resumed(config, saved, {"dropout"}); }),
+                 "--dropout: the run has 0.0, given is 0.5"));
+  for (const char* name : {"dropuot", "resume", ""}) {
+    json other = saved;
+    other[name] = 1;
+    CAPTURE(name);
+    CHECK_THROWS_WITH_AS(merge_resumed(config, other, {}), doctest::Contains(("\"" + std::string(name) + "\"").c_str()),
+                         Error);
+  }
 }
 
 TEST_CASE("a damaged record is an error, not a guess") {

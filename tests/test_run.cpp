@@ -47,8 +47,12 @@ TrainConfig tiny(const Folder& folder) {
   return c;
 }
 
+// Without the lock, as after its end: a test looks at several runs of one folder.
 Run set_up(const TrainConfig& config) {
-  return set_up_run(config, {}, [](const std::string&) {});
+  Run run = set_up_run(config, {}, [](const std::string&) {});
+  CHECK(run.lock);
+  run.lock.reset();
+  return run;
 }
 
 // As the trainer saves it.
@@ -309,6 +313,88 @@ TEST_CASE("resume: a trainer state that says nonsense is an error that names the
     config[name] = value;
     save_at(run, *model, 7, {{"config", config}});
     CHECK_THROWS_AS(set_up(resumed(folder)), Error);
+  }
+}
+
+TEST_CASE("a run is locked from its set-up to its end, and a run that is refused leaves no lock") {
+  Folder folder;
+  const auto say = [](const std::string&) {};
+  const TrainConfig c = tiny(folder);
+  {
+    const Run run = set_up_run(c, {}, say);
+    const auto model = make_cpu_model(run.shape, true);
+    save_at(run, *model, 3);
+    CHECK_THROWS_WITH_AS(set_up(c), doctest::Contains("is in use"), Error);
+    CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains("is in use"), Error);
+    CHECK_NOTHROW(plan_run(resumed(folder), {}, say));  // it only looks
+    CHECK(fs::exists(run.folder / "lock"));
+  }
+  CHECK(!fs::exists(folder / "run/lock"));
+  CHECK_THROWS_WITH_AS(set_up(c), doctest::Contains("already holds a run (it has checkpoints)"), Error);
+  TrainConfig wrong = resumed(folder);
+  wrong.layers = 7;
+  CHECK_THROWS_AS(set_up_run(wrong, {"layers"}, say), UsageError);
+  CHECK(!fs::exists(folder / "run/lock"));
+  set_up(resumed(folder));
+}
+
+TEST_CASE("a state remembers what its data was; version 1 does not, and resumes") {
+  Folder folder;
+  const Run run = set_up(tiny(folder));
+  const auto model = make_cpu_model(run.shape, true);
+  const nlohmann::json state = training_state(run, 3, 3, {0, 3});
+  CHECK(state["data_files"].size() == 2);
+  CHECK(state["run_id"].get<std::string>().size() == 16);
+  save_checkpoint(run.folder, 3, *model, &*run.tokenizer, state, 3);
+  const Run again = set_up(resumed(folder));
+  CHECK(again.run_id == run.run_id);
+  CHECK(again.data_files == run.data_files);
+  CHECK(training_state(again, 3, 3, {0, 3}) == state);
+
+  const std::string val = folder / "run/data/val.bin";
+  const std::vector<int32_t> other(static_cast<size_t>(run.val.size()), 65);
+  write_shard(val, other, 257);
+  CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains("val.bin is not what the run began with"), Error);
+  save_at(run, *model, 3);  // without checksums of the files
+  CHECK(set_up(resumed(folder)).data_files["val.bin"] != run.data_files["val.bin"]);
+  save_at(run, *model, 3, {{"val_checksum", run.val_checksum}});
+  CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains("the validation data is not what"), Error);
+  save_at(run, *model, 3, {{"stepp", 1}});
+  CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains("has \"stepp\", which this program"), Error);
+}
+
+TEST_CASE("threads on another machine: the run's, but for more than there are where there were as many") {
+  Folder folder;
+  const Run run = set_up(tiny(folder));
+  const auto model = make_cpu_model(run.shape, true);
+  const int cores = training_state(run, 0, 0, {})["cores"];
+  const struct {
+    int before, threads;  // the machine's cores, --threads
+    bool given;
+    int expected;
+    const char* said;
+  } cases[] = {
+      {cores, 0, false, 0, ""},
+      {cores, cores + 5, false, cores + 5, ""},
+      {cores + 9, 1, false, 1, ""},
+      {cores + 9, cores, false, cores, ""},
+      {cores + 9, cores + 5, false, cores, "and this machine has"},
+      {cores + 9, cores + 5, true, 77, ""},
+      {cores + 9, 0, false, 0, "and this one has"},
+  };
+  for (const auto& [before, threads, given, expected, said] : cases) {
+    CAPTURE(threads);
+    CAPTURE(before);
+    nlohmann::json config = to_json(run.config);
+    config["threads"] = threads;
+    save_at(run, *model, 3, {{"config", config}, {"cores", before}});
+    std::string lines;
+    TrainConfig c = resumed(folder);
+    if (given) c.threads = 77;
+    const std::vector<std::string> flags = given ? std::vector<std::string>{"threads"} : std::vector<std::string>{};
+    CHECK(set_up_run(c, flags, [&](const std::string& line) { lines += line + "\n"; }).config.threads == expected);
+    CHECK(lines.empty() == (*said == 0));
+    CHECK(lines.find(said) != std::string::npos);
   }
 }
 

@@ -259,6 +259,10 @@ while :; do
     exit "$code"
   fi
   restarts=$((restarts + 1))
+  # A rank 0 that another machine has lost sight of still holds the run's lock until it notices.
+  if [ -e "$folder/lock" ] && command -v flock >/dev/null; then
+    flock -w 30 "$folder/lock" true || say "another process still writes to $folder"
+  fi
 
   # What it goes on from.
   from=$(last_checkpoint) extra=()

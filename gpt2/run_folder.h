@@ -1,0 +1,52 @@
+// A run's folder: who may write to it, whether it is still there, and whether a new run may begin in it.
+//
+//   RUN/lock   "pid N on HOST since DATE": held by flock() while a process writes to the run. The system releases it
+//   when
+//              the process ends, however it ends; the file that a killed process leaves stops nobody.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+
+// A line for the person who waits.
+using Say = std::function<void(const std::string&)>;
+
+// Holds RUN/lock, and knows the folder by more than its path. Programs that the process starts do not inherit the lock.
+class RunLock {
+ public:
+  // Makes the folder if it is not there. Throws Error if another process holds the lock (says which), or if the file
+  // cannot be written. On a file system without locks it says so and continues.
+  RunLock(const std::filesystem::path& run, const Say& say);
+  ~RunLock();  // removes RUN/lock, unless clear_beginning() needs it, and the folder if it made it and it is empty
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+  // Throws Error if the path no longer leads to the folder that was locked: it was removed, moved or replaced. Called
+  // before each write, so that nothing is written to where nobody looks for it.
+  void check() const;
+  bool was_left() const { return was_left_; }  // whether a process that was killed had left the file
+
+ private:
+  struct Descriptor {
+    int fd = -1;
+    ~Descriptor();
+  };
+  bool leads_here() const;  // whether run_ still does
+
+  std::filesystem::path run_;
+  Descriptor folder_, file_;
+  bool made_ = false, was_left_ = false;
+};
+
+// False if nothing of a run is in the folder; true if there is only what a run leaves that ended before its first
+// checkpoint. Throws Error, ending with `advice`, if there is more, or what no run may have written. `was_left`:
+// whether a RUN/lock tells that a run had begun.
+bool holds_only_a_beginning(const std::filesystem::path& run, bool was_left, const char* advice);
+
+// Makes the folder ready for a new run: throws as above, or removes what is left of one that had only begun, and says
+// so.
+void clear_beginning(const std::filesystem::path& run, const RunLock& lock, const char* advice, const Say& say);
+
+// Whether this is the name of an unfinished checkpoint, RUN/checkpoints/step_NNNNNN.tmp or step_NNNNNN.old.tmp.
+bool is_unfinished_checkpoint(const std::string& name);

@@ -6,11 +6,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <thread>
+#include <vector>
 
 #include "gpt2/error.h"
 #include "gpt2/file.h"
@@ -108,13 +110,27 @@ fs::path device(const TemporaryFolder& folder, const std::string& name, unsigned
 
 // What came out of a FIFO while `body` wrote to it.
 std::string read_from_fifo(const fs::path& fifo, const std::function<void()>& body) {
+  const int fd = ::open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  std::atomic<bool> written{false};
   std::string text;
   std::thread reader([&] {
-    std::ifstream in(fifo, std::ios::binary);
-    text.assign(std::istreambuf_iterator<char>(in), {});
+    std::vector<char> part(1 << 16);
+    for (;;) {
+      const bool last = written;
+      const ssize_t n = ::read(fd, part.data(), part.size());
+      if (n > 0) {
+        text.append(part.data(), static_cast<size_t>(n));
+      } else if (last) {
+        return;
+      } else {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    }
   });
   body();
+  written = true;
   reader.join();
+  ::close(fd);
   return text;
 }
 
@@ -201,9 +217,9 @@ TEST_CASE("a device that is full and a reader that has gone are errors") {
   const TemporaryFolder folder;
   const fs::path fifo = folder.path / "fifo";
   REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
-  std::thread reader([&] { ::close(::open(fifo.c_str(), O_RDONLY | O_CLOEXEC)); });
+  const int reader = ::open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   FileWriter writer(fifo);
-  reader.join();
+  ::close(reader);
   writer.write("some bytes");
   CHECK_THROWS_WITH_AS(writer.commit(), doctest::Contains("fifo: cannot be written: Broken pipe"), Error);
   const fs::path full = device(folder, "full", 7);

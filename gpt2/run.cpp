@@ -204,14 +204,14 @@ void settle_threads(TrainConfig& c, int64_t before, const Say& say) {
   if (before == 0 || before == cores) return;
   if (c.threads > cores && cores < before) {
     say(strprintf(
-        "threads: the run has --threads %d, and this machine has %d cores: %d threads from here on, which give "
-        "other last bits",
+        "threads: the run has --threads %d, and this machine has %d cores: it continues with %d threads, and its "
+        "numbers differ in the last bits from here on",
         c.threads, cores, cores));
     c.threads = cores;
   } else if (c.threads == 0) {
     say(strprintf(
-        "threads: the run had a machine of %lld cores, and this one has %d: all of them, which give other last "
-        "bits from here on",
+        "threads: the run had a machine of %lld cores, and this one has %d: it continues with all of them, and "
+        "its numbers differ in the last bits from here on",
         static_cast<long long>(before), cores));
   }
 }

@@ -35,20 +35,20 @@ wait_for() { # wait_for COMMAND...: half a minute at most
     if "$@" 2>/dev/null; then return; fi
     sleep 0.1
   done
-  tail -5 out
+  tail -5 job.out
   die "not in half a minute: $*"
 }
 steps_are_done() { [ "$(grep -cs '"loss"' "$1/metrics.jsonl")" -ge "${2:-3}" ]; }
-# start COMMAND...: in the background, its output in ./out; ended CODE: it has, with that.
+# start COMMAND...: in the background, its output in ./job.out; ended CODE: it has, with that.
 start() {
-  by=exec "$@" >out 2>&1 & # in place of the shell, so that a signal comes to the program
+  by="exec" "$@" >job.out 2>&1 & # in place of the shell, so that a signal comes to the program
   job=$!
   children+=" $job"
 }
 ended() {
   local code=0
   wait "$job" || code=$?
-  [ "$code" = "$1" ] || { tail -5 out; die "exit $code instead of $1"; }
+  [ "$code" = "$1" ] || { tail -5 job.out; die "exit $code instead of $1"; }
 }
 sum() { find "$1" \( -type f -o -type l \) -exec ls -l {} + | awk '{ print $5, $9, $11 }' | sort; find "$1" -type f -exec cksum {} + | sort; }
 
@@ -273,7 +273,7 @@ while IFS='|' read -r message change; do
   eval "$change"
   kill -CONT $job
   ended 1
-  grep -qE "$message" out || { tail -3 out; die "no message like '$message'"; }
+  grep -qE "$message" job.out || { tail -3 job.out; die "no message like '$message'"; }
   [ ! -e there/checkpoints ] || die "half a folder was made again: $(find there)"
   if [ -e away ]; then
     [ ! -e away/lock ] || die "the lock is left in the folder that was moved"
@@ -288,7 +288,7 @@ start classify --run going --epochs 100000 --eval-every 1000000
 wait_for steps_are_done going
 mv going away2
 ended 1
-grep -q 'going was moved to .*/away2' out || die "finetune: $(tail -3 out)"
+grep -q 'going was moved to .*/away2' job.out || die "finetune: $(tail -3 job.out)"
 [ ! -e going ] || die "finetune made the folder again"
 
 # ---- threads -------------------------------------------------------------------------------------------------------
@@ -307,9 +307,32 @@ if [ "$(nproc)" -gt 1 ]; then
   expect_ok resume moved --steps 8
   expect_output ", $many threads, peak"
   expect_ok taskset -c 0 "$trainer" --run moved --resume --steps 10
-  expect_output "^threads: the run has --threads $many, and this machine has 1 cores: 1 threads from here on"
+  expect_output "^threads: the run has --threads $many, and this machine has 1 cores: it continues with 1 threads,"
   expect_output ', 1 threads, peak'
   expect_ok train --run default --steps 4
   expect_ok taskset -c 0 "$trainer" --run default --resume --steps 8
   expect_output "^threads: the run had a machine of $(nproc) cores, and this one has 1"
+fi
+
+# ---- several processes: rank 0 holds the lock, and all hear that another does ---------------------------------------
+if command -v mpirun >/dev/null && ldd "$trainer" | grep libmpi >/dev/null; then
+  export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 ASAN_OPTIONS=detect_leaks=0
+  two() { ${by:-} mpirun --oversubscribe --bind-to none -n 2 "$trainer" "$@"; }
+  # shellcheck disable=SC2086
+  expect_ok two $tiny --run both --steps 4 --warmup-steps 0 --schedule constant
+  [ ! -e both/lock ] || die "the lock of several processes is left"
+  start two --run both --resume --steps 1000000 --save-every 1000000
+  wait_for steps_are_done both 8
+  holder=$(sed 's/^pid \([0-9]*\) .*/\1/' both/lock)
+  [ "$(tr '\0' '\n' <"/proc/$holder/environ" | grep '^OMPI_COMM_WORLD_RANK=')" = OMPI_COMM_WORLD_RANK=0 ] || die "not rank 0 holds the lock"
+  sum both/checkpoints >sums
+  expect_error 1 "both is in use: another process writes to it: pid $holder on" two --run both --resume --steps 6
+  expect_error 1 "both is in use: another process writes to it: pid $holder on" resume both --steps 6
+  sum both/checkpoints | diff - sums || die "a refused process changed the folder"
+  kill -KILL $job "$holder"
+  for _ in $(seq 100); do
+    pgrep -f "^$trainer --run both" >/dev/null || break
+    sleep 0.2
+  done
+  expect_ok two --run both --resume --steps 6
 fi

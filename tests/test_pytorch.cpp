@@ -18,7 +18,11 @@ const fs::path kGolden = fs::path(GOLDEN_DIR) / "checkpoint_pytorch";
 
 // ---- a writer of such files ----
 
-std::string fixed(uint64_t value, size_t bytes) { return {reinterpret_cast<const char*>(&value), bytes}; }
+std::string fixed(uint64_t value, size_t bytes) {  // little-endian
+  std::string out(reinterpret_cast<const char*>(&value), sizeof value);
+  out.resize(bytes, '\0');
+  return out;
+}
 
 struct Entry {
   std::string name, bytes;

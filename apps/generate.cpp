@@ -53,12 +53,12 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--tokenizer", tokenizer_path, "tokenizer file; default: the model directory's tokenizer.json");
   app.add_option("--prompt", prompt, "text to continue; default: the start of a text");
-  app.add_flag(
+  CLI::Option* markers = app.add_flag(
       "--special,!--no-special", special,
       "<|endoftext|> and the vocabulary's other special tokens in the prompt are those tokens (default), or text");
   CLI::Option* classified =
       app.add_option("--classify", text, "a text for a classifier: prints its class and each class's probability");
-  classified->excludes("--prompt")->excludes("--tokenizer");
+  classified->excludes("--prompt")->excludes("--tokenizer")->excludes(markers);
   app.add_option("--tokens", config.tokens, "tokens to make, at most")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
@@ -81,7 +81,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", seed, "same seed, same text; default: a new one each time")->check(CLI::NonNegativeNumber);
   app.add_flag("--greedy", greedy, "always the most likely token");
   app.add_flag("--keep-going", keep_going, "go on after the end of a text");
-  app.add_flag("--ids", raw_ids, "prompt and output are token ids: needs no tokenizer");
+  app.add_flag("--ids", raw_ids, "prompt and output are token ids: needs no tokenizer")->excludes(markers);
   add_device_flags(app, device, true);
 
   return run_program(app, argc, argv, [&] {

@@ -219,9 +219,9 @@ for flags in '' '--batching packed'; do
 done
 
 # A template's markers are the vocabulary's special tokens; this vocabulary could not write them as text. A row's are text.
-expect_ok "$BUILD/extend_vocabulary" --model $base --add-tokens '[@user]' '[@bot]' --to chat
-echo '{"prompt": "[@user] {instruction}", "input": " ({input})", "response": " [@bot]{output}"}' >markers.json
-sed '1,/say 3/s/say 3/[@user]/' rows.json >marked_rows.json
+expect_ok "$BUILD/extend_vocabulary" --model $base --add-tokens '@user@' '@bot@' --to chat
+echo '{"prompt": "@user@ {instruction}", "input": " ({input})", "response": " @bot@{output}"}' >markers.json
+sed '1,/say 3/s/say 3/@user@/' rows.json >marked_rows.json
 echo '[{"instruction": "say", "chosen": "yes", "rejected": "no"}]' >one_pair.json
 while IFS='|' read -r code pattern flags; do
   rm -rf marked
@@ -230,12 +230,12 @@ while IFS='|' read -r code pattern flags; do
 done <<END
 0||$finetune instruct --model chat --template markers.json --data rows.json --steps 1 --responses 1 --response-tokens 2
 0||$finetune dpo --model chat --template markers.json --data one_pair.json --steps 1 --batch-size 1 --train-fraction 1 --val-fraction 0
-1|rows.json: row 1: the vocabulary lacks the character U.005B|$finetune instruct --model $base --template markers.json --data rows.json
-1|one_pair.json: row 1: the vocabulary lacks the character U.005B|$finetune dpo --model $base --template markers.json --data one_pair.json
-1|marked_rows.json: row 3: the vocabulary lacks the character U.005B|$finetune instruct --model chat --template markers.json --data marked_rows.json
+1|rows.json: row 1: the vocabulary lacks the character U.0040|$finetune instruct --model $base --template markers.json --data rows.json
+1|one_pair.json: row 1: the vocabulary lacks the character U.0040|$finetune dpo --model $base --template markers.json --data one_pair.json
+1|marked_rows.json: row 3: the vocabulary lacks the character U.0040|$finetune instruct --model chat --template markers.json --data marked_rows.json
 END
-expect_ok "$BUILD/generate" --model chat --prompt '[@user] say 3 [@bot]' --tokens 1
-expect_error 1 'lacks the character U.005B' "$BUILD/generate" --model chat --prompt '[@user] say 3 [@bot]' --tokens 1 --no-special
+expect_ok "$BUILD/generate" --model chat --prompt '@user@ say 3 @bot@' --tokens 1
+expect_error 1 'lacks the character U.0040' "$BUILD/generate" --model chat --prompt '@user@ say 3 @bot@' --tokens 1 --no-special
 
 # Packed into shared rows the steps are those of shuffled examples, a row each; so are evaluations; and there is less padding.
 expect_ok instruct --run loose --steps 6 --batch-size 6 --responses 0 --lr 1e-3 --precision fp32
@@ -300,15 +300,22 @@ expect_error 2 'pack-length goes with --batching packed' instruct --pack-length 
 expect_error 2 'max-length 50 is above --pack-length 40' instruct --batching packed --pack-length 40 --max-length 50
 expect_error 2 "batching is 'stacked', expected one of shuffled by-length packed" instruct --batching stacked
 
-# An update breaks the weights: the run ends with an error, and what was saved before it stays.
-for flags in 'instruct --template short.json --data rows.json' 'dpo --template short.json --data pairs.jsonl' \
-  'classify --data pets.tsv --text-column body --label-column kind'; do
-  [ -e pairs.jsonl ] || printf '{"instruction": "say", "chosen": "yes", "rejected": "no"}\n%.0s' $(seq 20) >pairs.jsonl
-  rm -rf broken
+# A loss that is not finite is no result: of weights that an update broke, whose run keeps what was saved before, and of a
+# model of the largest floats.
+expect_error 1 '^error: step [1-9][0-9]*: the training loss is not finite: the weights are broken; start again with a lower --lr' classify \
+  --train head --run broken --steps 100 --lr 10 --weight-decay 10 --grad-clip 0 --eval-every 1 --eval-examples 4 --precision fp32
+expect_ok "$BUILD/convert" --from broken/latest --to broken/copy
+cp -rL $base huge
+header=$(od -An -t u8 -N 8 huge/model.safetensors)
+size=$(stat -c %s huge/model.safetensors)
+{ head -c $((8 + header)) $base/model.safetensors; head -c $((size - 8 - header)) /dev/zero | tr '\0' '\177'; } >huge/model.safetensors
+printf '{"instruction": "say", "chosen": "yes", "rejected": "no"}\n%.0s' $(seq 20) >same_pairs.jsonl
+for flags in 'instruct --data rows.json' 'dpo --data same_pairs.jsonl'; do
+  rm -rf never
   # shellcheck disable=SC2086
-  expect_error 1 '^error: step [1-9][0-9]*: the (training|validation) loss is not finite: the weights are broken; start again with a lower --lr' \
-    "$finetune" $flags --model $base --run broken --steps 100 --lr 10 --weight-decay 10 --grad-clip 0 --eval-every 1 --eval-examples 4
-  expect_ok "$BUILD/convert" --from broken/latest --to broken/copy
+  expect_error 1 '^error: step 0: the (training|validation) loss is not finite: the model to start from is damaged' \
+    "$finetune" $flags --template short.json --model huge --run never --steps 1
+  [ ! -e never/latest ] || die "a model that computes nothing was saved"
 done
 
 # ---- dpo -------------------------------------------------------------------------------------------------------------

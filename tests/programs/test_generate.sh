@@ -103,7 +103,7 @@ fi
 expect_error 2 'model is required' "$generate"
 for flags in '--tokens 0' '--tokens -1' '--tokens 1e9' '--tokens 99999999999' '--temperature -1' '--temperature nan' '--temperature 101' \
   '--top-k -1' '--top-p 1.1' '--top-p nan' '--seed -1' '--seed x' '--threads -1' '--nonsense' '--ids' '--ids --prompt abc' \
-  '--ids --prompt 5x' '--ids --prompt 99999999999'; do
+  '--ids --prompt 5 --special' '--ids --prompt 5 --no-special' '--classify abc --special' '--ids --prompt 5x' '--ids --prompt 99999999999'; do
   # shellcheck disable=SC2086
   expect_error 2 . "$generate" --model $model $flags
 done

@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "gpt2/error.h"
 
@@ -48,13 +49,32 @@ inline std::string check_number(const std::string& type, const std::string& give
   return "";
 }
 
-// Lets every flag of a number, also of subcommands, check what it is given.
-inline void check_numbers(CLI::App& app) {
+// CLI11 takes "[INST]" for a list in brackets, of INST, where a flag has several values. A mark in front of the bracket
+// keeps it from that, until check_values() takes the mark away.
+inline constexpr char kMark = '\x01';
+
+inline std::vector<std::string> mark_brackets(int argc, char** argv) {
+  std::vector<std::string> marked(argv, argv + argc);
+  for (std::string& word : marked) {
+    const size_t value = word.starts_with("--") ? word.find('=') + 1 : 0;  // of --flag=value
+    if (word.ends_with(']') && word[value] == '[') word.insert(value, 1, kMark);
+  }
+  return marked;
+}
+
+// Lets every flag, also of subcommands, take its values as they were given, and those of a number check them.
+inline void check_values(CLI::App& app) {
   for (CLI::Option* option : app.get_options([](CLI::Option*) { return true; })) {
     const std::string type = option->get_type_name();
     option->check([type](const std::string& given) { return check_number(type, given); });
+    option->transform(CLI::Validator(
+        [](std::string& given) {
+          if (given.starts_with(kMark)) given.erase(0, 1);
+          return std::string();
+        },
+        ""));
   }
-  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) check_numbers(*command);
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) check_values(*command);
 }
 
 // Declares flags on `app`, parses, runs `body`; returns the exit code: 0, 1 (error), 2 (usage).
@@ -66,11 +86,14 @@ inline void check_numbers(CLI::App& app) {
 template <class Body>
 int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
   take_standard_files();
-  std::signal(SIGXFSZ,
-              SIG_IGN);  // a write beyond the limit of a file's size (ulimit -f) fails, and the message says where
+  // A write beyond the limit of a file's size (ulimit -f) fails, and the message says where.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
-    check_numbers(app);
-    app.parse(argc, argv);
+    check_values(app);
+    const std::vector<std::string> words = mark_brackets(argc, argv);
+    std::vector<const char*> pointers;
+    for (const std::string& word : words) pointers.push_back(word.c_str());
+    app.parse(argc, pointers.data());
     body();
     // A disk that fills up behind `program > file` shows here at the latest.
     if (std::fflush(stdout) != 0 || std::ferror(stdout))

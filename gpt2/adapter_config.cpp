@@ -264,8 +264,8 @@ std::vector<AdapterConfig::Override> AdapterConfig::read_overrides(const json& c
 AdapterConfig::AdapterConfig(const fs::path& file) : where_(file.string()) {
   const json config = read_config(file);
   const auto value = [&](const char* field) { return value_of(config, field); };
-  if (value("peft_type") != "LORA") {
-    fail("%s: peft_type is %s, expected \"LORA\"", where_.c_str(), shown(value("peft_type")).c_str());
+  if (const json type = value("peft_type"); type != kPeftType && type != kOwnPeftType) {
+    fail("%s: peft_type is %s, expected \"%s\"", where_.c_str(), shown(type).c_str(), kPeftType);
   }
   check_fields(config);
   const json bias = value("bias"), init = value("init_lora_weights"), base = value("base_model_name_or_path");

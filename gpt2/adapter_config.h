@@ -24,6 +24,9 @@ class ModulePattern {
   std::string where_;
 };
 
+// peft_type: PEFT's, and of an adapter that only wrought computes as it was trained.
+inline constexpr const char *kPeftType = "LORA", *kOwnPeftType = "WROUGHT_LORA";
+
 class AdapterConfig {
  public:
   // Throws Error naming file and field.

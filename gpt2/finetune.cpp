@@ -14,6 +14,8 @@
 #include "gpt2/checkpoint.h"
 #include "gpt2/error.h"
 #include "gpt2/file.h"
+#include "gpt2/huggingface.h"
+#include "gpt2/json.h"
 #include "gpt2/lora.h"
 #include "kernels/philox.h"
 
@@ -250,7 +252,8 @@ void save_finetuned(const Model& model, const Tokenizer& tokenizer, const fs::pa
     if (model.options.lora.rank > 0 && !base.empty()) {
       const fs::path adapter = unfinished / "adapter";
       make_directories(adapter);
-      save_adapter(model, base, adapter);
+      const MappedFile config(unfinished / "config.json");
+      save_adapter(model, base, adapter, opens_in_transformers(parse_json(config, 64)));
       for (const fs::directory_entry& entry : fs::directory_iterator(unfinished)) {
         const bool of_merged = entry.path().filename() == "config.json" && model.config.num_classes == 0;
         if (entry.path().extension() == ".json" && !of_merged) fs::copy(entry.path(), adapter);

@@ -100,7 +100,7 @@ void MergedLora::read(const ParamTensor& tensor, float* out) const {
 
 // ---- saved ---------------------------------------------------------------------------------------------------------
 
-void save_adapter(const Model& model, const fs::path& base, const fs::path& dir) {
+void save_adapter(const Model& model, const fs::path& base, const fs::path& dir, bool opens_in_peft) {
   const LoraOptions& lora = model.options.lora;
   if (lora.rank == 0) throw std::logic_error("save_adapter() of a model without adapters");
   std::map<std::string, const ParamTensor*> tensors;
@@ -158,7 +158,7 @@ void save_adapter(const Model& model, const fs::path& base, const fs::path& dir)
                          {{"format", "pt"}, {kBaseChecksum, file_checksum(weights_file(base))}});
   for (size_t k = 0; k < headers.size(); ++k) file.write(headers[k].name, std::as_bytes(std::span(values[k])));
   file.commit();
-  write_json(dir / kConfigFile, {{"peft_type", "LORA"},
+  write_json(dir / kConfigFile, {{"peft_type", opens_in_peft ? kPeftType : kOwnPeftType},
                                  {"task_type", classifier ? "SEQ_CLS" : "CAUSAL_LM"},
                                  {"base_model_name_or_path", fs::absolute(base).lexically_normal().string()},
                                  {"r", lora.rank},

@@ -29,8 +29,10 @@ class MergedLora final : public Weights {
 };
 
 // Writes a model's adapters into an existing folder. `base`: the model directory that its other weights are from, whose
-// checksum is kept.
-void save_adapter(const Model& model, const std::filesystem::path& base, const std::filesystem::path& dir);
+// checksum is kept. `opens_in_peft`: whether PEFT computes what wrought does, as opens_in_transformers() says of a
+// classifier's config.json; if not, the adapter gets a peft_type at which PEFT stops.
+void save_adapter(const Model& model, const std::filesystem::path& base, const std::filesystem::path& dir,
+                  bool opens_in_peft);
 
 bool is_adapter(const std::filesystem::path& dir);
 

@@ -17,10 +17,8 @@
 class PytorchFile {
  public:
   explicit PytorchFile(const std::filesystem::path& path);
-  const std::vector<TensorView>& tensors() const {
-    return tensors_;
-  }  // as the dictionary has them; types by
-     // safetensors' names: "F32"
+  // As the dictionary has them; types by safetensors' names: "F32".
+  const std::vector<TensorView>& tensors() const { return tensors_; }
   const std::filesystem::path& path() const { return file_.path(); }
 
  private:

@@ -132,7 +132,7 @@ TEST_CASE("an adapter's own values, and its base's") {
   options.lora = {2, 6, 0, "fc"};
   CpuModel<float> model(shape, true, options);
   init_weights(model, 1);
-  save_adapter(model, base, adapter);
+  save_adapter(model, base, adapter, true);
   CHECK(refusal(adapter) == "nothing");
   for (const char* which : {"lora_A", "lora_B"}) {
     rewrite(adapter / "adapter_model.safetensors", folder.path / "damaged", [&](FileTensor& tensor) {
@@ -151,7 +151,7 @@ TEST_CASE("an adapter's own values, and its base's") {
   });
   fs::rename(folder.path / "damaged", base / "model.safetensors");
   fs::remove(adapter / "adapter_model.safetensors");
-  save_adapter(model, base, adapter);  // with the checksum of that base
+  save_adapter(model, base, adapter, true);  // with the checksum of that base
   CHECK(refusal(adapter).starts_with((base / "model.safetensors").string() +
                                      with_value("transformer.wpe.weight", "0, 0", "infinite")));
 }

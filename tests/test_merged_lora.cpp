@@ -112,7 +112,7 @@ struct Saved {
     init_weights(*model, 1);
     copy_shared(*open_weights(base));
     randomise_adapters(*model);
-    save_adapter(*model, base, adapter);
+    save_adapter(*model, base, adapter, true);
     if (shape.num_classes > 0) save_huggingface(MergedLora(*model), nullptr, adapter);
     fs::remove(adapter / "model.safetensors");
   }

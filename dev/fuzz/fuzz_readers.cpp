@@ -359,6 +359,11 @@ std::vector<Reader> make_readers(const fs::path& dir, const fs::path& source) {
   const auto read_model = [](const fs::path& d) { read_all(*open_weights(d)); };
   add("config.json", saved, "config.json", Form::json, read_model);
   add("model.safetensors", saved, "model.safetensors", Form::safetensors, read_model);
+  const Files torch = files_of(WROUGHT_SOURCE "/tests/golden/checkpoint_pytorch");
+  add_bytes(
+      "pytorch_model.bin", torch, "pytorch_model.bin",
+      [](const std::string& bytes) { return bytes.starts_with("PK\3\4") && bytes.find("PK\5\6") != bytes.npos; },
+      read_model);
   add("tokenizer.json", saved, "tokenizer.json", Form::json, [](const fs::path& d) { use(*find_tokenizer(d)); });
   add("tokenizer_config.json", saved, "tokenizer_config.json", Form::json,
       [](const fs::path& d) { use(*find_tokenizer(d)); });
@@ -414,7 +419,7 @@ std::vector<Reader> make_readers(const fs::path& dir, const fs::path& source) {
   const auto adapted = make_cpu_model(ModelConfig{8, 290, 1, 2, 4}, true, lora);
   init_weights(*adapted, 1);
   fs::create_directories(dir / "adapter");
-  save_adapter(*adapted, dir / "model", dir / "adapter");
+  save_adapter(*adapted, dir / "model", dir / "adapter", true);
   Files with_base;
   for (const auto& [name, bytes] : files_of(dir / "adapter")) with_base["adapter/" + name] = bytes;
   for (const auto& [name, bytes] : saved) with_base["adapter/model/" + name] = bytes;
@@ -489,6 +494,7 @@ std::vector<Reader> make_readers(const fs::path& dir, const fs::path& source) {
   add("preferences.json", data, "p.json", Form::json, [](const fs::path& d) { read_preferences(d / "p.json"); });
   add("rows .json", data, "i.json", Form::json, rows_here("i.json"));
   add("rows .jsonl", data, "i.jsonl", Form::lines, rows_here("i.jsonl"));
+  add_bytes("rows .csv", data, "l.csv", utf8, rows_here("l.csv"));
   add_bytes("rows .tsv", data, "l.tsv", utf8, rows_here("l.tsv"));
   const auto labelled = [](const char* name) { return [name](const fs::path& d) { read_labelled(d / name, {}); }; };
   add("labelled .jsonl", data, "l.jsonl", Form::lines, labelled("l.jsonl"));

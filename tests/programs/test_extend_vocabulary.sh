@@ -19,6 +19,9 @@ expect_output "^wrote chat: vocabulary $((ids + 2)) \(was $ids\), tokenizer $((i
 "$BUILD/generate" --model chat --prompt abc --tokens 12 --greedy >after
 cmp before after || die "the extended model says something else"
 
+expect_ok "$extend_vocabulary" --model $model --add-tokens '[INST]' '[/INST]' --to brackets
+expect_output "^$ids  \[INST\]$"
+expect_output "^$((ids + 1))  \[/INST\]$"
 expect_error 1 'chat: is there already' "$extend_vocabulary" --model $model --add-tokens '<x>' --to chat
 expect_ok "$extend_vocabulary" --model $model --add-tokens '<x>' --init zeros --to chat --force
 expect_output "vocabulary $((ids + 1))"

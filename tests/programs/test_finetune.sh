@@ -133,6 +133,13 @@ while read -r type position flags; do
   sed -i 's/wrought_gpt2/gpt2/' typed/latest/config.json
   expect_ok "$BUILD/generate" --model typed/latest --classify "the cat sat"
   cmp out typed.out || die "another model_type changes the class"
+  rm -rf typed
+  # shellcheck disable=SC2086
+  expect_ok classify --run typed --steps 1 --eval-examples 8 --position $position $flags --train lora --lora-rank 2
+  peft=LORA
+  [ $type = gpt2 ] || peft=WROUGHT_LORA
+  grep -q "\"peft_type\": \"$peft\"" typed/latest/adapter/adapter_config.json || die "an adapter of $type has another peft_type than $peft"
+  expect_ok "$BUILD/generate" --model typed/latest/adapter --classify "the cat sat"
 done <<END
 gpt2 last-real
 wrought_gpt2 last

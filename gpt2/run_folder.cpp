@@ -96,8 +96,7 @@ RunLock::RunLock(const fs::path& run, const Say& say) : run_(run) {
       const std::string who = lock_text(file_.fd);
       fail(
           "%s is in use: another process writes to it%s; wait until that has ended, or end it (a SIGTERM has it save "
-          "and "
-          "end), or choose another --run",
+          "and end), or choose another --run",
           run.c_str(), who.empty() ? "" : (": " + who).c_str());
     }
     if (error != 0) break;

@@ -1,8 +1,7 @@
 // A run's folder: who may write to it, whether it is still there, and whether a new run may begin in it.
 //
 //   RUN/lock   "pid N on HOST since DATE": held by flock() while a process writes to the run. The system releases it
-//   when
-//              the process ends, however it ends; the file that a killed process leaves stops nobody.
+//              when the process ends, however it ends; the file that a killed process leaves stops nobody.
 #pragma once
 
 #include <filesystem>

@@ -12,9 +12,9 @@ struct Sizes {
 
 // One channel, primes, whole and ragged packs; a warp a row and a block a row; for each type rows at and beyond the
 // borders where backward takes fewer teams, more threads, and reads rows twice, and where forward reads rows again.
-const Sizes kSizes[] = {{1, 1},    {1, 33},     {7, 2},      {9, 64},     {3, 67},    {5, 768},
-                        {6, 1032}, {2, 1600},   {5, 2048},   {3, 2049},   {2, 2056},  {2, 4100},
-                        {2, 6160}, {1, 12'288}, {1, 12'292}, {2, 24'584}, {1, 24'579}};
+const Sizes kSizes[] = {{1, 1},    {1, 33},   {7, 2},      {6, 33},     {9, 64},     {3, 67},
+                        {5, 768},  {6, 1032}, {2, 1600},   {5, 2048},   {3, 2049},   {2, 2056},
+                        {2, 4100}, {2, 6160}, {1, 12'288}, {1, 12'292}, {2, 24'584}, {1, 24'579}};
 
 // `rows` rows of C numbers around different means: a row's sum is then not small by chance.
 template <class floatX>

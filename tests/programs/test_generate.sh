@@ -119,7 +119,7 @@ bad() { rm -rf bad && cp -rL $model bad; }
 bad && truncate -s 5000 bad/model.safetensors
 expect_error 1 'bad/model.safetensors' "$generate" --model bad --prompt abc
 bad && rm bad/model.safetensors
-expect_error 1 'bad/model.safetensors' "$generate" --model bad --prompt abc
+expect_error 1 'bad: no weights in it, expected model.safetensors' "$generate" --model bad --prompt abc
 bad && sed -i 's/"vocab_size"/"causal": false, &/' bad/config.json
 expect_error 1 'bad: attention that is not causal, expected a model that predicts' "$generate" --model bad --prompt abc
 bad && sed -i 's/GPT2LMHeadModel/GPT2ForSequenceClassification/' bad/config.json

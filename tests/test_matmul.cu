@@ -535,6 +535,25 @@ TEST_CASE("matmul: blocks visit each tile once, in bands") {
 }
 
 #ifndef WROUGHT_CUBLASLT
+TEST_CASE("matmul: which of our kernels multiplies, and why not a faster one") {
+  const auto said = [](auto type, MatmulTier tier, bool tf32) {
+    const MatmulChoice choice = explained<decltype(type)>({}, {tier, tf32});
+    return choice.text() + ": " + choice.why;
+  };
+  const std::string without = "built without cuBLASLt", asked = "the plain kernels were asked for";
+  CHECK(said(float(), MatmulTier::plain, false) ==
+        "own plain kernel: " + without + ", and tensor cores would round fp32");
+  CHECK(said(float(), MatmulTier::plain, true) == "own plain kernel: " + asked);
+  CHECK(said(float(), MatmulTier::tensor_core, false) == "own plain kernel: " + without);
+  CHECK(said(float(), MatmulTier::tensor_core, true) == "own tensor cores: " + without);
+  CHECK(said(bf16(), MatmulTier::plain, false) == "own plain kernel: " + asked);
+  CHECK(said(bf16(), MatmulTier::tensor_core, false) == "own tensor cores: " + without);
+  const MatmulMode mode{MatmulTier::tensor_core, false};
+  CHECK(explained<bf16>({"cuBLASLt, algorithm 7", ""}, mode).library == "cuBLASLt, algorithm 7");
+  CHECK(explained<bf16>({"cuBLASLt, algorithm 7", ""}, mode).why == "");
+  CHECK(explained<bf16>({"", "cuBLASLt has no algorithm"}, mode).why == "cuBLASLt has no algorithm");
+}
+
 TEST_CASE("matmul: a tier that is not compiled says so") {
   const MatmulMode mode{MatmulTier::cublaslt, false};
   const DeviceArray<float> x(Floats{1}), out(1), gradient(Floats{0});

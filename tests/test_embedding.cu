@@ -31,7 +31,8 @@ std::vector<Case> cases() {
                            {"text", 4, 600, 520, 997, zipf(2400, 997)},
                            {"a run from a chunk's border on", 1, 130, 8, 3, {}},
                            {"whole chunks of one token", 2, 32, 8, 3, std::vector<int32_t>(64, 2)},
-                           {"a chunk without its last", 1, 31, 8, 5, random_ints(31, 8, 5)}};
+                           {"a chunk without its last", 1, 31, 8, 5, random_ints(31, 8, 5)},
+                           {"more rows than are loaded ahead", 6, 9, 12, 7, random_ints(54, 9, 7)}};
   for (int i = 0; i < 130; ++i) all[10].tokens.push_back(i < 32 ? 0 : i < 102 ? 1 : 2);
   for (int i = 1099; i >= 0; --i) all[8].tokens.push_back(i);
   all[6].tokens[7] = (1 << 20) - 1;

@@ -4,6 +4,7 @@
 //   build/plot metrics --run runs/stories --field grad_norm --out norm.svg
 //   build/plot schedule --steps 1000 --schedule cosine --out schedule.svg
 //   build/plot attention --model runs/stories/latest --prompt "Once upon a time" --layer 1 --out attention.svg
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -280,6 +281,9 @@ void plot_attention(const PlotFlags& flags) {
   if (shape.num_classes > 0) model.set_pooling(std::vector<float>(ids.size(), 0).data(), 1, T);
   model.forward(ids.data(), 1, T, Pass::evaluate);
   const std::vector<float> weights = attention_weights(model, flags.layer, T);
+  if (!std::all_of(weights.begin(), weights.end(), [](float x) { return std::isfinite(x); })) {
+    fail("%s: attention of layer %d is not finite: its weights are damaged", flags.model.c_str(), flags.layer);
+  }
 
   std::vector<std::string> labels;
   for (const int32_t id : ids) labels.push_back(label(*tokenizer, id));

@@ -113,6 +113,9 @@ std::string curves_svg(const std::string& title, const std::string& x_label, con
       y_most = std::max(y_most, y);
     }
   }
+  if (!drawn.empty() && !std::isfinite(y_most - y_least) && std::isfinite(y_most)) {
+    fail("values from %g to %g are too far apart to be drawn", y_least, y_most);
+  }
   const Axis across(x_least, x_most), up(y_least, y_most);
   size_t widest = 0;
   for (int i = 0; i < up.ticks(); ++i) widest = std::max(widest, strprintf("%.6g", up.tick(i)).size());

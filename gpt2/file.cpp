@@ -224,6 +224,22 @@ Destination destination_of(const fs::path& path) {
 
 }  // namespace
 
+namespace {
+
+// This process's stdout, for a file that is written there. What the program prints from then on goes to stderr: it is
+// not a part of the file.
+int take_stdout() {
+  static const int taken = [] {
+    std::fflush(stdout);
+    const int fd = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+    if (fd >= 0) ::dup2(STDERR_FILENO, STDOUT_FILENO);
+    return fd;
+  }();
+  return ::fcntl(taken, F_DUPFD_CLOEXEC, 3);
+}
+
+}  // namespace
+
 FileWriter::FileWriter(const fs::path& path) : path_(path) {
   const Destination to = destination_of(path);
   if (to.descriptor >= 0) {
@@ -232,7 +248,7 @@ FileWriter::FileWriter(const fs::path& path) : path_(path) {
       fail("%s: cannot be written: descriptor %d is not open%s", path.c_str(), to.descriptor,
            flags < 0 ? "" : " for writing");
     }
-    fd_ = ::fcntl(to.descriptor, F_DUPFD_CLOEXEC, 3);
+    fd_ = to.descriptor == STDOUT_FILENO ? take_stdout() : ::fcntl(to.descriptor, F_DUPFD_CLOEXEC, 3);
   } else if (to.as_it_is) {
     fd_ = ::open(to.path.c_str(), O_WRONLY | O_NOCTTY | O_CLOEXEC);
   } else {

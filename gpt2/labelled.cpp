@@ -102,9 +102,10 @@ void read_csv(std::string_view text, const std::string& path, const VisitRecord&
 // -----------------------------------------------------------------------------------------
 
 std::string list_of(const std::vector<std::string>& names) {
+  constexpr size_t kMost = 20;
   std::string all;
-  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + in_quotes(name);
-  return all;
+  for (size_t k = 0; k < std::min(names.size(), kMost); ++k) all += (all.empty() ? "" : ", ") + in_quotes(names[k]);
+  return names.size() > kMost ? all + ", ..." : all;
 }
 
 // The number that a column is named by, from 0; -1 if the name is none.
@@ -159,6 +160,9 @@ LabelledTexts rows_of_records(const std::function<void(const VisitRecord&)>& rea
   }
   const auto column = [&](const char* flag, const std::string& name) {
     const int64_t found = find_column(name, first, header);
+    if (header && std::count(first.begin(), first.end(), name) > 1) {
+      fail("%s: %s: two columns have the name %s; rename one of them", path.c_str(), flag, in_quotes(name).c_str());
+    }
     if (found >= 0) return static_cast<size_t>(found);
     if (header || column_number(name) >= 0) {
       fail("%s: %s: there is no column %s; there are %zu: %s", path.c_str(), flag, in_quotes(name).c_str(),

@@ -257,6 +257,11 @@ class AdapterWeights final : public Weights {
       const std::vector<float> values = floats(*bias->second.first, false);
       for (size_t k = 0; k < values.size(); ++k) out[k] += bias->second.second * values[k];
     }
+    float* end = out + tensor.size();
+    if (float* bad = std::find_if_not(out, end, [](float x) { return std::isfinite(x); }); bad != end) {
+      fail("%s: with it merged, a value of %s is %g; expected finite numbers", file_.path().c_str(),
+           in_quotes(tensor.hf_name).c_str(), static_cast<double>(*bad));
+    }
   }
 
  private:
@@ -374,6 +379,10 @@ std::unique_ptr<Weights> open_adapter(const fs::path& dir) {
   if (!fs::exists(base)) {
     fail("%s: the adapter's base model is %s, and there is nothing; put it there, or change base_model_name_or_path",
          path.c_str(), in_quotes(base.string()).c_str());
+  }
+  if (is_adapter(base)) {
+    fail("%s: the adapter's base model is %s, which is an adapter itself; expected a model directory", path.c_str(),
+         in_quotes(base.string()).c_str());
   }
   const std::map<std::string, std::string> metadata = AdapterFile(dir).metadata();
   if (const auto expected = metadata.find(kBaseChecksum); expected != metadata.end()) {

@@ -72,6 +72,9 @@ std::vector<size_t> choose_columns(const fs::path& path, const std::string& head
       fail("%s: line 1: expected the columns' names, %s among them, found %s", path.c_str(), in_quotes(field).c_str(),
            in_quotes(header).c_str());
     }
+    if (std::find(found + 1, names.end(), field) != names.end()) {
+      fail("%s: line 1: two columns have the name %s; rename one of them", path.c_str(), in_quotes(field).c_str());
+    }
     chosen.push_back(static_cast<size_t>(found - names.begin()));
   }
   for (size_t k = 0; fields.empty() && k < names.size(); ++k) chosen.push_back(k);

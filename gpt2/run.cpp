@@ -266,6 +266,12 @@ void settle_resume(Run& run, const std::vector<std::string>& given, const Say& s
     fail("%s: expected a \"data_checksum\"", where.c_str());
   run.data_checksum = state["data_checksum"];
   // These are in states from version 2 on, whose checksum says that they are as they were written.
+  for (const char* field : {"val_checksum", "run_id"}) {
+    if (state.contains(field) && !state[field].is_string())
+      fail("%s: expected a text under \"%s\"", where.c_str(), field);
+  }
+  if (state.contains("cores") && !state["cores"].is_number_integer())
+    fail("%s: expected a whole number under \"cores\"", where.c_str());
   run.val_checksum = state.value("val_checksum", "");
   run.run_id = state.value("run_id", "");
   if (state.contains("data_files")) run.data_files = state["data_files"];

@@ -88,8 +88,11 @@ RunLock::RunLock(const fs::path& run, const Say& say) : run_(run) {
   if (folder_.fd < 0) fail("%s: expected a folder: %s", run.c_str(), std::strerror(errno));
   const fs::path path = run / kLockFile;
   int error = 0;
-  for (struct stat held = {}, named = {};;) {
-    file_.fd = ::openat(folder_.fd, kLockFile, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  for (;;) {
+    file_.fd = ::openat(folder_.fd, kLockFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (file_.fd < 0 && errno == ELOOP) {
+      fail("%s: expected the lock of a run, found a symbolic link; remove it or choose another --run", path.c_str());
+    }
     if (file_.fd < 0) fail("%s: cannot be written: %s", path.c_str(), std::strerror(errno));
     error = lock_now(file_.fd);
     if (error == EWOULDBLOCK) {
@@ -101,10 +104,7 @@ RunLock::RunLock(const fs::path& run, const Say& say) : run_(run) {
     }
     if (error != 0) break;
     // Whoever held it may have removed the file since it was opened here: then this is nobody's any more.
-    if (::fstat(file_.fd, &held) == 0 && ::fstatat(folder_.fd, kLockFile, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-        same_file(held, named)) {
-      break;
-    }
+    if (holds_file()) break;
     ::close(file_.fd);
   }
   if (error == ENOLCK || error == EOPNOTSUPP || error == ENOSYS) {
@@ -137,8 +137,20 @@ bool RunLock::leads_here() const {
   return ::stat(run_.c_str(), &named) == 0 && ::fstat(folder_.fd, &held) == 0 && same_file(held, named);
 }
 
+bool RunLock::holds_file() const {
+  struct stat held = {}, named = {};
+  return ::fstat(file_.fd, &held) == 0 && ::fstatat(folder_.fd, kLockFile, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+         same_file(held, named);
+}
+
 void RunLock::check() const {
-  if (leads_here()) return;
+  if (leads_here()) {
+    if (holds_file()) return;
+    fail(
+        "%s was removed or replaced while the run wrote to it: nothing keeps other processes away any more, so the run "
+        "ends here; --run %s --resume continues from its last checkpoint",
+        (run_ / kLockFile).c_str(), run_.c_str());
+  }
   struct stat held = {}, named = {};
   const bool replaced = ::stat(run_.c_str(), &named) == 0;
   if (!replaced && errno != ENOENT && errno != ENOTDIR && errno != ESTALE) return;  // the write itself will say it

@@ -21,8 +21,9 @@ class RunLock {
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 
-  // Throws Error if the path no longer leads to the folder that was locked: it was removed, moved or replaced. Called
-  // before each write, so that nothing is written to where nobody looks for it.
+  // Throws Error if the path no longer leads to the folder that was locked (it was removed, moved or replaced), or
+  // RUN/lock is no longer the file that is held. Called before each write, so that nothing is written to where nobody
+  // looks for it, or where another process writes.
   void check() const;
   bool was_left() const { return was_left_; }  // whether a process that was killed had left the file
 
@@ -32,6 +33,7 @@ class RunLock {
     ~Descriptor();
   };
   bool leads_here() const;  // whether run_ still does
+  bool holds_file() const;  // whether RUN/lock is still the file that is held
 
   std::filesystem::path run_;
   Descriptor folder_, file_;

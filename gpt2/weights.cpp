@@ -245,9 +245,11 @@ void narrow(const float* values, int64_t n, Dtype dtype, const std::string& wher
     piece.resize(from.size());
     for (size_t i = 0; i < from.size(); ++i) {
       piece[i] = dtype == Dtype::bf16 ? bf16_from_float(from[i]) : f16_from_float(from[i]);
-      if (dtype == Dtype::f16 && std::isinf(float_from_f16(piece[i])) && std::isfinite(from[i])) {
-        fail("%s: a value of %g, beyond the 65504 that 16-bit floats reach; bf16 holds it", where.c_str(),
-             static_cast<double>(from[i]));
+      const bool half = dtype == Dtype::f16;
+      const float stored = half ? float_from_f16(piece[i]) : float_from_bf16(piece[i]);
+      if (std::isinf(stored) && std::isfinite(from[i])) {
+        fail("%s: a value of %g, beyond the %s", where.c_str(), static_cast<double>(from[i]),
+             half ? "65504 that 16-bit floats reach; bf16 holds it" : "3.39e38 that bf16 reaches; fp32 holds it");
       }
     }
     sink(std::as_bytes(std::span(piece)));

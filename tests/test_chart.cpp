@@ -4,6 +4,7 @@
 
 #include "doctest/doctest.h"
 #include "gpt2/chart.h"
+#include "gpt2/error.h"
 
 namespace {
 
@@ -29,6 +30,11 @@ std::vector<std::pair<double, double>> path_of(const std::string& svg, size_t k)
 }
 
 }  // namespace
+
+TEST_CASE("curves: values that no axis holds are refused") {
+  CHECK_THROWS_WITH_AS(curves_svg("a title", "step", "loss", {{"loss", {{0, 1e308}, {1, -1e308}}}}, {}),
+                       "values from -1e+308 to 1e+308 are too far apart to be drawn", Error);
+}
 
 TEST_CASE("curves: points where the axes say, from ticks that are round") {
   const std::string svg = curves_svg("a title", "step", "loss", {{"loss", {{0, 4}, {50, 2}, {100, 1}}}}, {});

@@ -134,6 +134,8 @@ TEST_CASE("what is wrong is said with file and line") {
   has(refused("a.csv", good, columns("body", "label")), "no column \"body\"; there are 2: \"label\", \"text\"");
   has(refused("a.csv", good, columns("body", "kind")), "a column \"body\"; it has \"label\", \"text\"");
   has(refused("a.csv", good, columns("body", "label", "yes")), "no column \"body\"; there are 2: \"label\", \"text\"");
+  has(refused("a.csv", "label,text,text\nham,a,b\n", columns("text", "label")),
+      "--text-column: two columns have the name \"text\"");
   has(refused("a.csv", good, columns("2", "3")), "--label-column: there is no column \"3\"; there are 2: 1 to 2");
   has(refused("a.csv", good, columns("text", "text")), "the same column");
   has(refused("a.csv", "label,text\na,\"b\nc\nd\n"), "line 2: a quote is opened and never closed");

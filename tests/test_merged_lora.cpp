@@ -140,7 +140,12 @@ struct Saved {
   }
   std::string error() {
     try {
-      open_weights(adapter);
+      const auto weights = open_weights(adapter);
+      std::vector<float> values;
+      for (const ParamTensor& tensor : weights->table) {
+        values.resize(static_cast<size_t>(tensor.size()));
+        weights->read(tensor, values.data());
+      }
     } catch (const Error& error) {
       return error.what();
     }
@@ -186,6 +191,8 @@ TEST_CASE("an adapter that does not fit: the base changed or gone, other options
   says("r", 3, "lora_A");  // the MLP's
   says("rank_pattern", nlohmann::json::object(), "lora_A");
   says("lora_alpha", "x", "lora_alpha is \"x\"");
+  says("lora_alpha", 1e39, "with it merged, a value of \"h.0.mlp.c_fc.weight\" is inf");
+  says("base_model_name_or_path", saved.adapter.string(), "which is an adapter itself; expected a model directory");
   says("base_model_name_or_path", 7, "expected a folder");
   says("base_model_name_or_path", "nowhere", "the adapter's base model is \"nowhere\", and there is nothing");
 

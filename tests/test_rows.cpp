@@ -85,6 +85,8 @@ TEST_CASE("what is refused") {
   refuse("a.jsonl", "{\"a\": \"x\"}\n{", {"a"}, "a.jsonl: line 2: not JSON");
   refuse("a.tsv", "label\ttext\nx", {}, "a.tsv: line 2: 1 columns, expected 2");
   refuse("a.tsv", "label\ttext\nx\ty", {"message"}, "line 1: expected the columns' names, \"message\" among them");
+  refuse("a.tsv", "text\ttext\nx\ty", {"text"}, "a.tsv: line 1: two columns have the name \"text\"");
+  refuse("a.csv", "text,label,text\nx,y,z", {"text"}, "a.csv: line 1: two columns have the name \"text\"");
   refuse("a.txt", "a\xff", {}, "a.txt: not UTF-8: byte 0xFF at offset 1");
   CHECK_THROWS_AS(read_rows(folder.put("a.txt", "x"), {"a"}), UsageError);
   CHECK_THROWS_AS(read_rows(folder.path / "absent", {}), Error);

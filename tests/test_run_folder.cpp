@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <fstream>
 #include <memory>
 
 #include "gpt2/error.h"
@@ -34,6 +35,28 @@ extern "C" int flock(int fd, int operation) noexcept {
   if (flock_error == 0) return static_cast<int>(::syscall(SYS_flock, fd, operation));
   errno = flock_error;
   return -1;
+}
+
+TEST_CASE("a lock that is a symbolic link, or that goes while it is held") {
+  const Folder folder;
+  const fs::path run = path_of(folder);
+  for (const char* to : {"nowhere", "/dev/null", "file"}) {
+    CAPTURE(to);
+    fs::create_directory(run);
+    if (to == std::string("file")) std::ofstream(run / "file") << "";
+    fs::create_symlink(to, run / "lock");
+    CHECK_THROWS_WITH_AS(RunLock(run, kSilent), Contains("expected the lock of a run, found a symbolic link"), Error);
+    CHECK(fs::is_symlink(run / "lock"));
+    CHECK_FALSE(fs::exists(run / "nowhere"));
+    fs::remove_all(run);
+  }
+  const RunLock lock(run, kSilent);
+  CHECK_NOTHROW(lock.check());
+  fs::remove(run / "lock");
+  CHECK_THROWS_WITH_AS(lock.check(), Contains("was removed or replaced while the run wrote to it"), Error);
+  const RunLock other(run, kSilent);
+  CHECK_THROWS_WITH_AS(lock.check(), Contains("was removed or replaced while the run wrote to it"), Error);
+  CHECK_NOTHROW(other.check());
 }
 
 TEST_CASE("the lock: made with its folder, refused to a second, removed at the end") {

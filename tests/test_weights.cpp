@@ -99,6 +99,9 @@ TEST_CASE("values are narrowed in pieces, and what F16 cannot hold is an error")
   values[999'999] = -1e5f;
   CHECK_THROWS_WITH_AS(narrow(values.data(), n, Dtype::f16, "here", gather),
                        Contains("here: a value of -100000, beyond the 65504"), Error);
+  values[999'999] = 3.4e38f;
+  CHECK_THROWS_WITH_AS(narrow(values.data(), n, Dtype::bf16, "here", gather),
+                       Contains("here: a value of 3.4e+38, beyond the 3.39e38 that bf16 reaches"), Error);
   values[999'999] = std::numeric_limits<float>::infinity();  // is one in F16, too
   narrow(values.data(), n, Dtype::f16, "here", gather);
 }

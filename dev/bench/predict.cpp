@@ -505,6 +505,6 @@ int main(int argc, char** argv) {
   app.add_option("--counts", flags.counts, "what bench_kernels_sim --json wrote: bytes as counted; default: the least");
   app.add_option("--json", flags.json, "writes everything to this file too");
   app.add_flag("--markdown", flags.markdown, "the table as Markdown");
-  app.add_flag("--kernels", flags.kernels, "only the names of the kernels that a step launches");
+  app.add_flag("--kernels", flags.kernels, "only the names of the kernels that a step launches")->excludes("--json");
   return run_program(app, argc, argv, [&] { run(flags); });
 }

@@ -263,6 +263,7 @@ expect_error 1 'nowhere.json cannot be read; build/bench_kernels_sim --json' "$p
 expect_error 2 "'gpt3', expected a preset" "$predict" --model gpt3
 expect_error 2 'seq-len is 2048, and the context of gpt2 is 1024' "$predict" --model gpt2 --seq-len 2048
 expect_error 2 'precision' "$predict" --precision fp64
+expect_error 2 'json excludes --kernels' "$predict" --model d4 --kernels --json "$TMP/kernels.json"
 expect_error 2 'matmul' "$predict" --matmul plain
 expect_error 2 'attention' "$predict" --attention flash
 expect_error 2 'batch-size' "$predict" --batch-size 0

@@ -100,6 +100,16 @@ class CublasLt {
     cublasLtMatmulAlgo_t algorithm;
     std::string text, why;  // which algorithm; why there is none
 
+    Plan() = default;
+    Plan(const Plan&) = delete;
+    Plan& operator=(const Plan&) = delete;
+    ~Plan() {
+      for (const cublasLtMatrixLayout_t layout : {a, b, d}) {
+        if (layout) cublasLtMatrixLayoutDestroy(layout);
+      }
+      if (operation) cublasLtMatmulDescDestroy(operation);
+    }
+
     template <class T>
     cublasStatus_t set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
       return cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof value);
@@ -184,10 +194,12 @@ class CublasLt {
     p.major_a == Major::k ? layout(&plan.a, factors, p.K, p.M) : layout(&plan.a, factors, p.M, p.K);
     layout(&plan.d, out, p.N, p.M);
 
-    cublasLtMatmulPreference_t preference;
-    Failure::check(cublasLtMatmulPreferenceCreate(&preference), "describing preferences for");
+    cublasLtMatmulPreference_t created = nullptr;
+    Failure::check(cublasLtMatmulPreferenceCreate(&created), "describing preferences for");
+    const auto destroy = [](cublasLtMatmulPreference_t made) { cublasLtMatmulPreferenceDestroy(made); };
+    const std::unique_ptr<std::remove_pointer_t<cublasLtMatmulPreference_t>, decltype(destroy)> preference(created);
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-      Failure::check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
+      Failure::check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof value),
                      "setting preferences for");
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kWorkspace));
@@ -201,8 +213,7 @@ class CublasLt {
     cublasLtMatmulHeuristicResult_t result = {};
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.b, plan.a, plan.d,
-                                                                 plan.d, preference, 1, &result, &count);
-    cublasLtMatmulPreferenceDestroy(preference);
+                                                                 plan.d, preference.get(), 1, &result, &count);
     Failure::check(status, "choosing an algorithm for");
     Failure::check(count > 0 ? result.state : CUBLAS_STATUS_NOT_SUPPORTED, "choosing an algorithm for");
     plan.algorithm = result.algo;

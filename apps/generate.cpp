@@ -78,7 +78,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   bool no_cache = false;
   app.add_flag("--no-cache", no_cache, "keep no keys and values: every token computes the whole window again");
-  app.add_option("--seed", seed, "same seed, same text; default: a new one each time")->check(CLI::NonNegativeNumber);
+  app.add_option("--seed", seed, "same seed, same text; default: a new one each time");
   app.add_flag("--greedy", greedy, "always the most likely token");
   app.add_flag("--keep-going", keep_going, "go on after the end of a text");
   app.add_flag("--ids", raw_ids, "prompt and output are token ids: needs no tokenizer")->excludes(markers);

@@ -68,9 +68,7 @@ int main(int argc, char** argv) {
   app.add_option("--bytes", bytes, "least size; the last story is whole (K, M, G: thousands, millions, ...)")
       ->capture_default_str()
       ->transform(CLI::AsSizeValue(true));
-  app.add_option("--seed", seed, "another seed makes other stories")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+  app.add_option("--seed", seed, "another seed makes other stories")->capture_default_str();
   return run_program(app, argc, argv, [&] {
     if (out.empty()) fail_usage("--out: a file's name is expected, found an empty one");
     if (bytes < 1 || bytes > 1'000'000'000'000) {

@@ -320,9 +320,9 @@ int main(int argc, char** argv) {
   });
   attention->add_option("--model", flags.model, "model directory with a tokenizer")->required();
   attention->add_option("--prompt", flags.prompt, "what the model reads")->required();
-  attention->add_option("--layer", flags.layer, "0 is the first")->check(CLI::NonNegativeNumber)->capture_default_str();
+  attention->add_option("--layer", flags.layer, "0 is the first")->check(CLI::Range(0, 1 << 30))->capture_default_str();
   attention->add_option("--head", flags.head, "0 is the first; default: all of the layer, side by side")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, 1 << 30));
   const std::pair<CLI::App*, void (*)(PlotFlags&)> commands[] = {{loss, [](PlotFlags& f) { plot_loss(f); }},
                                                                  {accuracy, [](PlotFlags& f) { plot_accuracy(f); }},
                                                                  {metrics, [](PlotFlags& f) { plot_metrics(f); }},

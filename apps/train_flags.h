@@ -13,8 +13,7 @@ void add_flag(CLI::App& app, const char* group, const char* name, Field& field, 
   if constexpr (std::is_same_v<Field, bool>) {
     app.add_flag(flag, field, help)->group(group);
   } else {
-    CLI::Option* option = app.add_option(flag, field, help)->group(group)->capture_default_str();
-    if constexpr (std::is_unsigned_v<Field>) option->check(CLI::NonNegativeNumber);
+    app.add_option(flag, field, help)->group(group)->capture_default_str();
   }
 }
 

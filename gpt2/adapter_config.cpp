@@ -177,8 +177,9 @@ bool is_off(const json& value) {
 }
 
 json read_config(const fs::path& path) {
-  read_json_object(path);  // checks what ordered_json, which keeps the fields' order, does not
-  return json::parse(MappedFile(path).text());
+  json config = parse_ordered_json(MappedFile(path), 64);
+  if (!config.is_object()) fail("%s: expected a JSON object", path.c_str());
+  return config;
 }
 
 double positive(const json& value, const std::string& what, bool whole) {

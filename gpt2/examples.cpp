@@ -69,7 +69,7 @@ std::string string_in(const JsonRow& row, const char* key, bool optional) {
     fail("%s: the key \"%s\" is missing, found %s", row.where.c_str(), key, keys_of(row.value).c_str());
   }
   if (!found->is_string()) {
-    fail("%s: \"%s\" is %s, expected a string", row.where.c_str(), key, in_quotes(found->dump()).c_str());
+    fail("%s: \"%s\" is %s, expected a string", row.where.c_str(), key, shown(*found).c_str());
   }
   return found->get<std::string>();
 }

@@ -16,10 +16,6 @@ namespace {
 constexpr int kMaxJsonDepth = 16;
 constexpr std::string_view kSpace = " \t\r\n";
 
-std::string value_text(const json& value) {
-  return in_quotes(value.dump(-1, ' ', false, json::error_handler_t::replace));
-}
-
 // Every line that has something in it, without the white space around it.
 void for_each_line(const fs::path& path, const std::function<void(const std::string& where, std::string_view)>& visit) {
   const MappedFile file(path);
@@ -56,7 +52,7 @@ std::string get_string(const json& object, const char* field, const std::string&
   const auto found = object.find(field);
   if (found == object.end()) fail("%s: there is no \"%s\", expected a string", where.c_str(), field);
   if (!found->is_string())
-    fail("%s: \"%s\" is %s, expected a string", where.c_str(), field, value_text(*found).c_str());
+    fail("%s: \"%s\" is %s, expected a string", where.c_str(), field, shown(*found).c_str());
   return found->get<std::string>();
 }
 
@@ -72,10 +68,10 @@ const char* first_of(const json& object, std::initializer_list<const char*> fiel
 
 std::vector<std::string> get_strings(const json& value, const char* field, const std::string& where) {
   std::vector<std::string> strings;
-  if (!value.is_array()) fail("%s: \"%s\" is %s, expected a list", where.c_str(), field, value_text(value).c_str());
+  if (!value.is_array()) fail("%s: \"%s\" is %s, expected a list", where.c_str(), field, shown(value).c_str());
   for (const json& item : value) {
     if (!item.is_string() || item.get_ref<const std::string&>().empty()) {
-      fail("%s: \"%s\" holds %s, expected strings that are not empty", where.c_str(), field, value_text(item).c_str());
+      fail("%s: \"%s\" holds %s, expected strings that are not empty", where.c_str(), field, shown(item).c_str());
     }
     strings.push_back(item.get<std::string>());
   }
@@ -104,7 +100,7 @@ int get_answer(const json& value, const char* field, const std::vector<std::stri
   }
   if (index < 0 || index >= static_cast<int64_t>(choices)) {
     fail("%s: \"%s\" is %s, expected one of %zu choices: an index from 0 to %zu, %s", where.c_str(), field,
-         value_text(value).c_str(), choices, choices - 1,
+         shown(value).c_str(), choices, choices - 1,
          labels.empty() ? "or a letter from A" : "or one of the labels");
   }
   return static_cast<int>(index);

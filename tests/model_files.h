@@ -11,6 +11,7 @@
 #include "gpt2/json.h"
 #include "gpt2/model.h"
 #include "gpt2/safetensors.h"
+#include "gpt2/weights.h"
 
 struct Folder {  // an empty one, removed at the end
   const std::filesystem::path path =
@@ -25,6 +26,20 @@ struct Folder {  // an empty one, removed at the end
 inline std::string contents(const std::filesystem::path& path) { return std::string(MappedFile(path).text()); }
 inline nlohmann::json read_json(const std::filesystem::path& path) {
   return parse_json(contents(path), path.string(), 64);
+}
+// What reading every tensor of a model says; "nothing" if it succeeds.
+inline std::string refusal(const std::filesystem::path& path) {
+  try {
+    const std::unique_ptr<Weights> weights = open_weights(path);
+    std::vector<float> values;
+    for (const ParamTensor& tensor : weights->table) {
+      values.resize(static_cast<size_t>(tensor.size()));
+      weights->read(tensor, values.data());
+    }
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing";
 }
 inline void write_text(const std::filesystem::path& path, const std::string& text) {
   std::filesystem::remove(path);

@@ -19,21 +19,6 @@ namespace {
 const ModelConfig kTiny{4, 7, 2, 1, 3};
 const float kNaN = std::nanf(""), kInf = std::numeric_limits<float>::infinity();
 
-// What reading every tensor of a model says; "nothing" if it succeeds.
-std::string refusal(const fs::path& path) {
-  try {
-    const std::unique_ptr<Weights> weights = open_weights(path);
-    std::vector<float> values;
-    for (const ParamTensor& tensor : weights->table) {
-      values.resize(static_cast<size_t>(tensor.size()));
-      weights->read(tensor, values.data());
-    }
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing";
-}
-
 // The same of loading into a model that is to be finetuned.
 std::string base_refusal(const fs::path& path) {
   const auto model = random_model(read_model_config(path), 2);

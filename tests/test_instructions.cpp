@@ -51,7 +51,7 @@ TEST_CASE("rows, from JSON and from lines") {
            "row 2: the key \"output\" is missing");
   contains(refused(R"([{"instruction": "", "output": "o"}])"), "row 1: \"instruction\" is empty");
   contains(refused(R"([{"instruction": "i", "output": ""}])"), "row 1: \"output\" is empty");
-  contains(refused(R"([{"instruction": "i", "output": "o", "input": null}])"), "row 1: \"input\" is \"null\"");
+  contains(refused(R"([{"instruction": "i", "output": "o", "input": null}])"), "row 1: \"input\" is null");
 }
 
 TEST_CASE("the two templates") {

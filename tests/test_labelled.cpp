@@ -150,7 +150,7 @@ TEST_CASE("what is wrong is said with file and line") {
   has(refused("a.jsonl", "{\"text\": \"a\"}\n"),
       "line 1: --label-column: there is no key \"label\"; there are \"text\"");
   has(refused("a.jsonl", "{\"text\": \"a\", \"label\": 1.5}\n"), "line 1: the label is \"1.5\"");
-  has(refused("a.jsonl", "{\"text\": 1, \"label\": 1}\n"), "line 1: \"text\" is \"1\", expected a string");
+  has(refused("a.jsonl", "{\"text\": 1, \"label\": 1}\n"), "line 1: \"text\" is 1, expected a string");
   LabelledSource lossy;
   lossy.lossy = true;
   CHECK(pairs(read("a.tsv", "label\ttext\na\tb\xFF\n", lossy)) == Rows{{"a", "b\xEF\xBF\xBD"}});

@@ -98,7 +98,7 @@ TEST_CASE("lines that are not of the form are named") {
   refuse(hellaswag, good + "{\"ctx\": ", "q.jsonl: line 2: not JSON");
   refuse(hellaswag, good + "\n[1]", "line 3: expected a JSON object, found \"[1]\"");
   refuse(hellaswag, "{\"endings\": 1}", "line 1: there is no \"ctx\"");
-  refuse(hellaswag, "{\"ctx\": 3}", "\"ctx\" is \"3\", expected a string");
+  refuse(hellaswag, "{\"ctx\": 3}", "\"ctx\" is 3, expected a string");
   refuse(hellaswag, "{\"ctx\": \"c\"}", "there is no \"endings\"");
   refuse(hellaswag, "{\"ctx\": \"c\", \"endings\": [\"a\", \"b\"], \"label\": 0}", "\"endings\" has 2, expected four");
   refuse(hellaswag, "{\"ctx\": \"c\", \"endings\": [\"a\", \"b\", \"\", \"d\"], \"label\": 0}", "not empty");

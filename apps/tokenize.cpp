@@ -76,14 +76,14 @@ void encode(const Flags& flags, bool has_text) {
   std::string line;
   const Special special = flags.special ? Special::parsed : Special::text;
   const char* between = "";
-  for (const int32_t id : tokenizer.encode_parallel(text, special, flags.threads)) {
-    line += std::exchange(between, " ");
-    line += std::to_string(id);
-    if (line.size() < 65536) continue;
-    print(line);
-    line.clear();
-  }
-  print(line + "\n");
+  tokenizer.encode_parts(text, special, flags.threads, [&](std::span<const int32_t> ids) {
+    for (const int32_t id : ids) {
+      line += std::exchange(between, " ");
+      line += std::to_string(id);
+    }
+    print(std::exchange(line, ""));
+  });
+  print("\n");
 }
 
 void decode(const Flags& flags, bool has_text) {

@@ -33,21 +33,29 @@ std::vector<fs::path> text_files_below(const fs::path& folder) {
 
 namespace {
 
+bool begins_character(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }
+
 void append_text(const MappedFile& file, bool lossy, std::string* to) {
   check_not_utf16(file.text(), file.path());
-  const size_t bad = find_invalid_utf8(file.text());
+  const std::string_view text = file.text();
+  const size_t bad = find_invalid_utf8(text);
   drop_pages({file.data(), file.size()});
-  if (bad == std::string_view::npos) {
-    constexpr size_t kStretch = size_t{1} << 22;
-    for (size_t at = 0; at < file.size(); at += kStretch) {
-      *to += file.text().substr(at, kStretch);
-      drop_pages({file.data(), std::min(at + kStretch, file.size())});
-    }
-  } else if (lossy) {
-    *to += replace_invalid_utf8(file.text());
-  } else {
+  if (bad != std::string_view::npos && !lossy) {
     fail("%s: not UTF-8: byte 0x%02X at offset %zu; convert the file, or let --lossy replace such bytes by U+FFFD",
-         file.path().c_str(), static_cast<unsigned char>(file.text()[bad]), bad);
+         file.path().c_str(), static_cast<unsigned char>(text[bad]), bad);
+  }
+  constexpr size_t kStretch = size_t{1} << 22;
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = std::min(begin + kStretch, text.size());
+    while (end < text.size() && !begins_character(text[end])) ++end;  // so that what is invalid is so in its stretch
+    const std::string_view stretch = text.substr(begin, end - begin);
+    if (bad == std::string_view::npos) {
+      *to += stretch;
+    } else {
+      *to += replace_invalid_utf8(stretch);
+    }
+    drop_pages({file.data(), end});
+    begin = end;
   }
 }
 
@@ -55,10 +63,11 @@ void append_text(const MappedFile& file, bool lossy, std::string* to) {
 
 std::string read_corpus(const fs::path& path, bool lossy) {
   std::string text;
+  const auto room_for = [&](size_t bytes) { return lossy ? bytes + bytes / 8 : bytes; };  // U+FFFD has three
   std::error_code not_a_folder;
   if (!fs::is_directory(path, not_a_folder)) {
     const MappedFile file(path);
-    text.reserve(file.size());
+    text.reserve(room_for(file.size()));
     append_text(file, lossy, &text);
     if (text.empty()) fail("%s: the file is empty, expected text", path.c_str());
     return text;
@@ -67,7 +76,7 @@ std::string read_corpus(const fs::path& path, bool lossy) {
   if (files.empty()) fail("%s: the folder holds no text: expected files ending in .txt, .md or .text", path.c_str());
   size_t bytes = 0;
   for (const fs::path& name : files) bytes += MappedFile(name).size() + kEndOfText.size();
-  text.reserve(bytes);
+  text.reserve(room_for(bytes));
   for (const fs::path& name : files) {
     const MappedFile file(name);
     if (file.size() == 0) continue;
@@ -81,8 +90,6 @@ std::string read_corpus(const fs::path& path, bool lossy) {
 // ---- train and validation ------------------------------------------------------------------------------------------
 
 namespace {
-
-bool begins_character(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }
 
 size_t count_characters(std::string_view text) { return std::count_if(text.begin(), text.end(), begins_character); }
 
@@ -150,12 +157,18 @@ size_t validation_begin(std::string_view text, double val_fraction) {
 PreparedData prepare_shards(std::string_view text, const Tokenizer& tokenizer, double val_fraction,
                             const fs::path& folder, int threads) {
   const size_t cut = val_fraction == 0 ? text.size() : validation_begin(text, val_fraction);
-  const auto train = tokenizer.encode_parallel(text.substr(0, cut), Special::parsed, threads);
-  const auto val = tokenizer.encode_parallel(text.substr(cut), Special::parsed, threads);
   make_directories(folder);
-  const PreparedData prepared = {folder / "train.bin", folder / "val.bin"};
-  write_shard(prepared.train, train, tokenizer.vocab_size());
-  if (val_fraction == 0) return {prepared.train, {}};
-  write_shard(prepared.val, val, tokenizer.vocab_size());
+  const PreparedData prepared = {folder / "train.bin", val_fraction == 0 ? "" : folder / "val.bin"};
+  const auto encode = [&](std::string_view part, ShardWriter& shard) {
+    tokenizer.encode_parts(part, Special::parsed, threads, [&](std::span<const int32_t> ids) { shard.write(ids); });
+  };
+  ShardWriter train(prepared.train, tokenizer.vocab_size());
+  encode(text.substr(0, cut), train);
+  if (val_fraction > 0) {
+    ShardWriter val(prepared.val, tokenizer.vocab_size());
+    encode(text.substr(cut), val);
+    val.commit();
+  }
+  train.commit();
   return prepared;
 }

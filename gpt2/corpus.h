@@ -28,7 +28,7 @@ struct PreparedData {
   std::filesystem::path train, val;  // shards, written into `folder` as train.bin and val.bin
 };
 
-// Encodes both parts (threads: 0 for all cores) and writes the shards; nothing is written before both are encoded. With
-// val_fraction 0 everything trains, and there is no val.bin (`val` is empty).
+// Encodes both parts (threads: 0 for all cores) into shards, whose ids never lie in memory as a whole; neither is put
+// in place before both are encoded. With val_fraction 0 everything trains, and there is no val.bin (`val` is empty).
 PreparedData prepare_shards(std::string_view text, const Tokenizer& tokenizer, double val_fraction,
                             const std::filesystem::path& folder, int threads);

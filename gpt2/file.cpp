@@ -299,6 +299,16 @@ void FileWriter::write(const void* data, size_t bytes) {
   }
 }
 
+void FileWriter::write_at(int64_t at, const void* data, size_t bytes) {
+  if (temporary_.empty()) fail("%s: expected a file, found a device or a pipe", path_.c_str());
+  flush();
+  const off_t end = ::lseek(fd_, 0, SEEK_CUR);
+  ::lseek(fd_, at, SEEK_SET);
+  write(data, bytes);
+  flush();
+  ::lseek(fd_, end, SEEK_SET);
+}
+
 void FileWriter::commit() {
   flush();
   if (!temporary_.empty() && ::fsync(fd_) != 0)

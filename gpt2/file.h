@@ -58,6 +58,8 @@ class FileWriter {
 
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  // Again what was written from byte `at` on. Throws Error where `path` is written to as it is.
+  void write_at(int64_t at, const void* data, size_t bytes);
   void commit();
 
  private:

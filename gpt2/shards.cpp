@@ -125,30 +125,39 @@ uint64_t Shard::sample_hash() const {
   return hash;
 }
 
-void write_shard(const fs::path& path, std::span<const int32_t> tokens, int vocab_size) {
-  if (tokens.empty()) fail("%s: there is no token to write", path.c_str());
+ShardWriter::ShardWriter(const fs::path& path, int vocab_size) : path_(path), file_(path), vocab_size_(vocab_size) {
+  const int32_t header[kHeaderInts] = {};
+  file_.write(header, sizeof(header));
+}
+
+void ShardWriter::write(std::span<const int32_t> tokens) {
   for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0 || tokens[i] >= vocab_size) {
-      fail("%s: token %zu is %d, outside the vocabulary of %d", path.c_str(), i, tokens[i], vocab_size);
+    if (tokens[i] < 0 || tokens[i] >= vocab_size_) {
+      fail("%s: token %lld is %d, outside the vocabulary of %d", path_.c_str(),
+           static_cast<long long>(size_) + static_cast<long long>(i), tokens[i], vocab_size_);
     }
   }
-  const bool narrow = vocab_size <= kLargestVersion1Vocabulary;
-  const uint64_t count = tokens.size();
-  int32_t header[kHeaderInts] = {kMagic, narrow ? 1 : 2, static_cast<int32_t>(count),
-                                 static_cast<int32_t>(count >> 32)};
-  FileWriter file(path);
-  file.write(header, sizeof(header));
-  if (narrow) {
-    std::vector<uint16_t> block;
-    for (size_t begin = 0; begin < tokens.size(); begin += block.size()) {
-      const auto part = tokens.subspan(begin, std::min<size_t>(65536, tokens.size() - begin));
-      block.assign(part.begin(), part.end());
-      file.write(block.data(), block.size() * sizeof(uint16_t));
-    }
+  if (vocab_size_ <= kLargestVersion1Vocabulary) {
+    const std::vector<uint16_t> narrow(tokens.begin(), tokens.end());
+    file_.write(narrow.data(), narrow.size() * sizeof(uint16_t));
   } else {
-    file.write(tokens.data(), tokens.size_bytes());
+    file_.write(tokens.data(), tokens.size_bytes());
   }
-  file.commit();
+  size_ += static_cast<int64_t>(tokens.size());
+}
+
+void ShardWriter::commit() {
+  if (size_ == 0) fail("%s: there is no token to write", path_.c_str());
+  const int32_t header[] = {kMagic, vocab_size_ <= kLargestVersion1Vocabulary ? 1 : 2, static_cast<int32_t>(size_),
+                            static_cast<int32_t>(size_ >> 32)};
+  file_.write_at(0, header, sizeof(header));
+  file_.commit();
+}
+
+void write_shard(const fs::path& path, std::span<const int32_t> tokens, int vocab_size) {
+  ShardWriter shard(path, vocab_size);
+  shard.write(tokens);
+  shard.commit();
 }
 
 // ---- many shards ---------------------------------------------------------------------------------------------------

@@ -37,8 +37,22 @@ class Shard {
   auto with_tokens(Body&& body) const;
 };
 
-// Writes one shard in one step; vocab_size decides between version 1 and 2. Throws Error, and leaves what was there, if
-// there is no token or one is outside [0, vocab_size).
+// Writes one shard part by part; vocab_size decides between version 1 and 2. Without commit() what was there stays.
+// Throws Error for a token outside [0, vocab_size), and in commit() if there is none.
+class ShardWriter {
+ public:
+  ShardWriter(const std::filesystem::path& path, int vocab_size);
+  void write(std::span<const int32_t> tokens);
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  FileWriter file_;
+  int vocab_size_;
+  int64_t size_ = 0;  // tokens
+};
+
+// The same of tokens that are all there.
 void write_shard(const std::filesystem::path& path, std::span<const int32_t> tokens, int vocab_size);
 
 // Whether a --data is for TokenSequence::open, and not text.

@@ -439,42 +439,49 @@ size_t safe_cut(std::string_view text, size_t from, const std::vector<SpecialTok
 
 }  // namespace
 
-std::vector<int32_t> Tokenizer::encode_parallel(std::string_view text, Special special, int threads) const {
+void Tokenizer::encode_parts(std::string_view text, Special special, int threads,
+                             const std::function<void(std::span<const int32_t> ids)>& take) const {
   if (threads < 0) fail_usage("encoding with %d threads: expected 0 (all cores) or more", threads);
-  size_t parts = threads > 0 ? static_cast<size_t>(threads) : std::max(1u, std::thread::hardware_concurrency());
-  parts = std::clamp<size_t>(parts, 1, text.size() / 4096 + 1);  // a thread for less does not pay
-  if (parts == 1) return encode(text, special);
+  constexpr size_t kLargestPart = size_t{1} << 20, kSmallestPart = 4096;  // a thread for less does not pay
+  const size_t at_once = threads > 0 ? static_cast<size_t>(threads) : std::max(1u, std::thread::hardware_concurrency());
+  const size_t part = std::clamp(text.size() / at_once, kSmallestPart, kLargestPart);
 
-  std::vector<size_t> cuts = {0};
-  for (size_t k = 1; k < parts; ++k) {
-    cuts.push_back(safe_cut(text, std::max(text.size() / parts * k, cuts.back()), impl_->specials));
-  }
-  cuts.push_back(text.size());
-  std::vector<std::vector<int32_t>> ids(parts);
-  std::vector<std::exception_ptr> errors(parts);
-  {
-    std::vector<std::jthread> workers;  // joined at the end of the block
-    for (size_t k = 0; k < parts; ++k) {
-      workers.emplace_back([&, k] {
-        try {
-          impl_->encode(text.substr(cuts[k], cuts[k + 1] - cuts[k]), special, cuts[k], ids[k]);
-        } catch (...) {
-          errors[k] = std::current_exception();
+  std::vector<std::vector<int32_t>> ids(at_once);
+  std::vector<std::exception_ptr> errors(at_once);
+  for (size_t begin = 0; begin < text.size();) {
+    size_t parts = 0;
+    {
+      std::vector<std::jthread> workers;  // joined at the end of the block
+      while (parts < at_once && begin < text.size()) {
+        const bool last = text.size() - begin < part + kSmallestPart;
+        const size_t end = last ? text.size() : safe_cut(text, begin + part, impl_->specials);
+        const auto encode_part = [&, k = parts, begin, end] {
+          try {
+            ids[k].clear();
+            impl_->encode(text.substr(begin, end - begin), special, begin, ids[k]);
+          } catch (...) {
+            errors[k] = std::current_exception();
+          }
+        };
+        begin = end;
+        if (++parts == at_once || begin == text.size()) {
+          encode_part();  // by this thread
+        } else {
+          workers.emplace_back(encode_part);
         }
-      });
+      }
+    }
+    for (size_t k = 0; k < parts; ++k) {
+      if (errors[k]) std::rethrow_exception(errors[k]);  // the first in the text's order
+      take(ids[k]);
     }
   }
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);  // the first in the text's order
-  }
-  size_t total = 0;
-  for (const auto& part : ids) total += part.size();
+}
+
+std::vector<int32_t> Tokenizer::encode_parallel(std::string_view text, Special special, int threads) const {
   std::vector<int32_t> all;
-  all.reserve(total);
-  for (auto& part : ids) {
-    all.insert(all.end(), part.begin(), part.end());
-    std::vector<int32_t>().swap(part);
-  }
+  encode_parts(text, special, threads,
+               [&](std::span<const int32_t> ids) { all.insert(all.end(), ids.begin(), ids.end()); });
   return all;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -49,9 +50,12 @@ class Tokenizer {
   // Special::parsed inside these ranges of the text, which are in order and do not overlap, Special::text outside. A
   // special token that lies only in part in a range is text.
   std::vector<int32_t> encode(std::string_view text, std::span<const TextRange> parsed) const;
-  // The same ids, made by `threads` threads (0: all cores). The cut points fall where the split pattern would cut
-  // anyway.
-  std::vector<int32_t> encode_parallel(std::string_view text, Special special, int threads) const;
+  // The same ids part by part, in the text's order, made by `threads` threads (0: all cores). Only parts that are being
+  // made take memory: some 8 MB a thread, more where one word is longer. The cut points fall where the split pattern
+  // would cut anyway. On an error the parts before it have been taken.
+  void encode_parts(std::string_view text, Special special, int threads,
+                    const std::function<void(std::span<const int32_t> ids)>& take) const;
+  std::vector<int32_t> encode_parallel(std::string_view text, Special special, int threads) const;  // all parts as one
   // Raw bytes, which need not be valid UTF-8 if ids were cut; special tokens leave no text. Throws Error for an id out
   // of range.
   std::string decode(std::span<const int32_t> ids) const;

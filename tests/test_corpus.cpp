@@ -7,6 +7,7 @@
 
 #include "gpt2/corpus.h"
 #include "gpt2/error.h"
+#include "gpt2/file.h"
 #include "gpt2/shards.h"
 
 namespace fs = std::filesystem;
@@ -110,6 +111,17 @@ TEST_CASE("text that is not UTF-8 is named by file and byte, or mended by --loss
 }
 
 // ---- train and validation ------------------------------------------------------------------------------------------
+
+TEST_CASE("--lossy mends a text in stretches as it does as a whole") {
+  const TempDir dir;
+  std::string bytes;  // longer than a stretch, and none of its borders between two characters
+  for (const char* piece :
+       {"a\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xE2\x82", "\xFF", "\x80\x80\x80\x80\x80", "\xF0\x9F\x98"}) {
+    for (int k = 0; k < 300'000; ++k) bytes += piece;
+  }
+  spill(dir / "a.txt", bytes);
+  CHECK(read_corpus(dir / "a.txt", true) == replace_invalid_utf8(bytes));
+}
 
 TEST_CASE("text without documents is cut by characters, not bytes, and never inside one") {
   CHECK(train_part("0123456789", 0.1) == "012345678");

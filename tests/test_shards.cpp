@@ -77,6 +77,30 @@ TEST_CASE("a shard longer than the writer's block comes back as it was") {
   }
 }
 
+TEST_CASE("a shard written part by part is that of all its tokens; without commit() the old one stays") {
+  const TempDir dir;
+  for (const int vocab : {300, 70001}) {
+    std::vector<int32_t> tokens(3000);
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i % 300);
+    write_shard(dir / "whole.bin", tokens, vocab);
+    {
+      ShardWriter parts(dir / "parts.bin", vocab);
+      for (size_t at = 0; at < tokens.size(); at += 1000) parts.write(std::span(tokens).subspan(at, 1000));
+      CHECK(!fs::exists(dir / "parts.bin"));
+      parts.commit();
+    }
+    CHECK(slurp(dir / "parts.bin") == slurp(dir / "whole.bin"));
+    {
+      ShardWriter again(dir / "parts.bin", vocab);
+      again.write(iota(4));
+      CHECK_THROWS_WITH_AS(again.write(std::vector<int32_t>{1, vocab}), doctest::Contains("token 5 is"), Error);
+    }
+    CHECK(slurp(dir / "parts.bin") == slurp(dir / "whole.bin"));
+    fs::remove(dir / "parts.bin");
+  }
+  CHECK_THROWS_WITH_AS(write_shard("/dev/null", iota(4), 10), doctest::Contains("expected a file"), Error);
+}
+
 TEST_CASE("tokens that do not fit are not written, and the old shard stays") {
   const TempDir dir;
   write_shard(dir / "a.bin", iota(4), 10);

@@ -128,6 +128,21 @@ TEST_CASE("many threads make the ids of one") {
       }
     }
   }
+  // Parts of a megabyte, several for each thread.
+  std::string megabytes;
+  while (megabytes.size() < (size_t{5} << 20)) megabytes += text + unbroken;
+  const Tokenizer bpe = golden_bpe();
+  const Ids expected = bpe.encode(megabytes, Special::parsed);
+  for (const int threads : {1, 2, 3}) {
+    Ids ids;
+    size_t largest = 0;
+    bpe.encode_parts(megabytes, Special::parsed, threads, [&](std::span<const int32_t> part) {
+      ids.insert(ids.end(), part.begin(), part.end());
+      largest = std::max(largest, part.size());
+    });
+    CHECK(ids == expected);
+    CHECK(largest < (size_t{1} << 20) + 4096);
+  }
   // Cuts fall only where no special token stands, also one with spaces in it.
   const fs::path path = fs::temp_directory_path() / "wrought_test_tokenizer_space.json";
   std::string file(MappedFile(GOLDEN_DIR "/tokenizer_bpe.json").text());
@@ -148,6 +163,10 @@ TEST_CASE("an error on a thread names its place in the whole text") {
   for (int k = 0; k < 20'000; ++k) text += "ab ";
   text[59'002] = 'x';
   CHECK_THROWS_WITH_AS(tokenizer.encode_parallel(text, Special::text, 4), doctest::Contains("at byte 59002"), Error);
+  std::string later(size_t{3} << 20, 'a');
+  for (size_t k = 2; k < later.size(); k += 3) later[k] = ' ';
+  later[2'500'000] = 'x';
+  CHECK_THROWS_WITH_AS(tokenizer.encode_parallel(later, Special::text, 2), doctest::Contains("at byte 2500000"), Error);
 }
 
 TEST_CASE("one tokenizer serves many threads at once") {

@@ -127,11 +127,8 @@ void make_letters(const fs::path& path, size_t bytes, size_t letters) {
   std::ofstream(path) << text;
 }
 
-void encode_word(const fs::path& path) {
-  const std::string text = read_corpus(path, false);
-  const Tokenizer tokenizer =
-      Tokenizer::train_bpe("the the then than that other there aaaa aaaa aaaaaaaa aaaaaaaa", 300);
-  tokenizer.encode(text);
+Tokenizer some_bpe() {
+  return Tokenizer::train_bpe("the the then than that other there aaaa aaaa aaaaaaaa aaaaaaaa", 300);
 }
 
 std::vector<Reader> make_readers() {
@@ -229,12 +226,14 @@ std::vector<Reader> make_readers() {
        [](const fs::path& p) { read_corpus(p, false); }},
       {"text that --lossy mends", "a.txt", [](const fs::path& p, size_t n) { fill(p, n, "", "\xFF\n", "", sentence); },
        [](const fs::path& p) { read_corpus(p, true); }},
-      {"encoding text, with reading it", "a.txt",
-       [](const fs::path& p, size_t n) { fill(p, n, "", "\n", "", sentence); }, encode_word},
+      {"text to token shards", "a.txt", [](const fs::path& p, size_t n) { fill(p, n, "", "\n", "", sentence); },
+       [](const fs::path& p) {
+         prepare_shards(read_corpus(p, false), some_bpe(), 0.1, p.parent_path() / "shards", 1);
+       }},
       {"encoding one word of 26 letters", "a.txt", [](const fs::path& p, size_t n) { make_letters(p, n, 26); },
-       encode_word},
+       [](const fs::path& p) { some_bpe().encode(read_corpus(p, false)); }},
       {"encoding one word of one letter", "a.txt", [](const fs::path& p, size_t n) { make_letters(p, n, 1); },
-       encode_word},
+       [](const fs::path& p) { some_bpe().encode(read_corpus(p, false)); }},
       {"model.safetensors", "model.safetensors",
        [](const fs::path& p, size_t n) {
          const auto model = make_cpu_model(ModelConfig{64, 256, static_cast<int>(n / 4 / 788'736) + 1, 4, 256}, false);

@@ -25,3 +25,22 @@ expect_error() {
 
 # expect_output REGEX: the last command's output must have a line like it.
 expect_output() { grep -qE -- "$1" "$TMP/out" || { cat "$TMP/out"; die "no output like '$1'"; }; }
+
+# A script is a list of functions test_NAME, each of which could run by itself in an empty folder ($TMP, the current one).
+# `run_tests "$@"` at its end runs the one that is named, or all of them, each in a process of its own. test_smoke is the
+# one that `make test` runs: the program once, in seconds.
+run_tests() {
+  local name code failed=0
+  if [ "${1:-all}" != all ]; then
+    declare -F "test_$1" >/dev/null || die "there is no test_$1 in $0"
+    cd "$TMP"
+    "test_$1"
+    return
+  fi
+  for name in $(sed -n 's/^test_\([a-z0-9_]*\)().*/\1/p' "$0"); do
+    code=0
+    bash "$0" "$name" || code=$?
+    [ $code = 0 ] || [ $code = 77 ] || { echo "FAILED: $(basename "$0") $name" >&2; failed=1; }  # 77: it said why it is skipped
+  done
+  return $failed
+}

@@ -3,122 +3,176 @@
 source "$(dirname "$0")/lib.sh"
 convert=$BUILD/convert
 golden=$SOURCE/tests/golden
-
-expect_ok "$convert" --help
-expect_output "--from"
-expect_error 2 "--from is required" "$convert"
-expect_error 2 "--format" "$convert" --from a --to b --format onnx
-
-# Golden to llm.c and back: the same bytes, the same tensors.
-cp -r "$golden/checkpoint_gpt2" "$TMP/model"
-expect_ok "$convert" --from "$TMP/model" --to "$TMP/m.bin"
-expect_output "llm.c version 3, fp32, 5160 parameters, 22664 bytes"
-expect_output "holds no tokenizer; the source had none"
-cmp "$TMP/m.bin" "$golden/checkpoint_llmc_fp32.bin" || die "fp32 file differs from the golden one"
-expect_ok "$convert" --from "$TMP/model" --to "$TMP/m16.bin" --format llmc-bf16
-cmp "$TMP/m16.bin" "$golden/checkpoint_llmc_bf16.bin" || die "bf16 file differs from the golden one"
-expect_ok "$convert" --from "$TMP/model" --to "$TMP/same.bin" --dtype bf16
-cmp "$TMP/same.bin" "$TMP/m16.bin" || die "--dtype bf16 is not --format llmc-bf16"
-expect_ok "$convert" --from "$TMP/m.bin" --to "$TMP/back"
-expect_output "has no tokenizer"
-expect_ok "$convert" --from "$TMP/back" --to "$TMP/again.bin"
-cmp "$TMP/again.bin" "$TMP/m.bin" || die "the round trip changed the model"
-expect_ok "$convert" --from "$TMP/m16.bin" --to "$TMP/m32.bin" --format llmc-fp32
-expect_ok "$convert" --from "$TMP/m32.bin" --to "$TMP/m16again.bin" --format llmc-bf16
-cmp "$TMP/m16again.bin" "$TMP/m16.bin" || die "bf16 -> fp32 -> bf16 changed the model"
-
-# What TensorFlow wrote is the same model.
 tensorflow=$golden/checkpoint_tensorflow
-expect_ok "$convert" --from "$tensorflow" --to "$TMP/tf.bin"
-expect_output "read .*OpenAI's TensorFlow checkpoint, F32"
-cmp "$TMP/tf.bin" "$TMP/m.bin" || die "the TensorFlow checkpoint is another model"
+export OMP_NUM_THREADS=1
 
-# What torch.save() wrote.
-expect_ok "$convert" --from "$golden/checkpoint_pytorch" --to "$TMP/torch"
-expect_output "read .*a Hugging Face directory, F32"
-expect_ok "$convert" --from "$TMP/torch" --to "$TMP/torch.bin"
-cp -r "$golden/checkpoint_pytorch" "$TMP/bad_torch"
-chmod -R u+w "$TMP/bad_torch"
-sed -i 's/_rebuild_tensor_v2/_rebuild_tensor_v3/' "$TMP/bad_torch/pytorch_model.bin"
-expect_error 1 'bad_torch/pytorch_model.bin: data.pkl: it calls "torch._utils._rebuild_tensor_v3"' "$convert" --from "$TMP/bad_torch" --to "$TMP/none"
-[ ! -e "$TMP/none" ] || die "a refused model left a folder"
+make_model() {  # the golden model, and in llm.c's forms
+  cp -r "$golden/checkpoint_gpt2" "$TMP/model"
+  cp "$golden/checkpoint_llmc_fp32.bin" "$TMP/m.bin"
+  cp "$golden/checkpoint_llmc_bf16.bin" "$TMP/m16.bin"
+  chmod -R u+w "$TMP/model" "$TMP/m.bin" "$TMP/m16.bin"
+}
 
-# Hugging Face to Hugging Face in every type: the same bytes again, whole or in shards; llm.c's types both ways.
-for dtype in fp32 bf16 fp16; do
-  expect_ok "$convert" --from "$TMP/model" --to "$TMP/$dtype" --dtype $dtype
-  expect_ok "$convert" --from "$TMP/$dtype" --to "$TMP/$dtype-again"  # in the source's type
-  expect_ok "$convert" --from "$TMP/$dtype" --to "$TMP/$dtype-shards" --shard-bytes 4000
-  [ -e "$TMP/$dtype-shards/model.safetensors.index.json" ] || die "no shards"
-  expect_ok "$convert" --from "$TMP/$dtype-shards" --to "$TMP/$dtype-whole"
-  for copy in again whole; do
-    cmp "$TMP/$dtype-$copy/model.safetensors" "$TMP/$dtype/model.safetensors" || die "$dtype: $copy is not the same"
-    cmp "$TMP/$dtype-$copy/config.json" "$TMP/$dtype/config.json" || die "$dtype: another config.json"
-  done
-done
-cmp "$TMP/fp32/model.safetensors" "$TMP/back/model.safetensors" || die "fp32 by another way is not the same"
-expect_ok "$convert" --from "$TMP/bf16" --to "$TMP/from16.bin"
-expect_output "llm.c version 5, bf16"
-cmp "$TMP/from16.bin" "$TMP/m16.bin" || die "bf16 by a directory is not bf16 at once"
-expect_ok "$convert" --from "$TMP/fp16" --to "$TMP/from-fp16.bin"
-expect_output "llm.c version 3, fp32"  # which holds what fp16 did
-expect_ok "$convert" --from "$TMP/from-fp16.bin" --to "$TMP/fp16-back" --dtype fp16
-cmp "$TMP/fp16-back/model.safetensors" "$TMP/fp16/model.safetensors" || die "fp16 -> fp32 -> fp16 changed the model"
-expect_ok "$convert" --from "$TMP/bf16" --to "$TMP/from16-32.bin" --dtype fp32
-cmp "$TMP/from16-32.bin" <("$convert" --from "$TMP/m16.bin" --to "$TMP/x.bin" --dtype fp32 >/dev/null && cat "$TMP/x.bin") ||
-  die "bf16 in fp32 depends on the way"
-expect_error 2 "--dtype fp16: llm.c's .bin holds fp32 or bf16" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --dtype fp16
-expect_error 2 "contradict each other" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --dtype fp32 --format llmc-bf16
-expect_error 2 "--shard-bytes goes with a directory" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --shard-bytes 1000
-expect_error 2 "--shard-bytes" "$convert" --from "$TMP/model" --to "$TMP/none" --shard-bytes 0
-expect_error 2 "--dtype" "$convert" --from "$TMP/model" --to "$TMP/none" --dtype fp8
-[ ! -e "$TMP/x2.bin" ] || die "a refused conversion wrote its target"
+make_back() {  # the model by way of llm.c's form
+  expect_ok "$convert" --from "$TMP/m.bin" --to "$TMP/back"
+}
 
-# Hugging Face to Hugging Face keeps the tokenizer.
-cat >"$TMP/text" <<'TEXT'
+make_text() {
+  cat >"$TMP/text" <<'TEXT'
 abcabcabc
 TEXT
-expect_ok "$BUILD/tokenize" train --tokenizer chars --data "$TMP/text" --out "$TMP/model/tokenizer.json"
-expect_ok "$convert" --from "$TMP/model" --to "$TMP/copy"
-expect_output "tokenizer.json: kept \(chars, 5 ids\)"
-cmp "$TMP/copy/tokenizer.json" "$TMP/model/tokenizer.json" || die "the tokenizer changed"
-cmp "$TMP/copy/model.safetensors" "$TMP/back/model.safetensors" || die "the weights changed"
+}
 
-# What else config.json says about tokens and classes is kept.
-cp -r "$TMP/model" "$TMP/named"
-sed -i 's/"vocab_size"/"id2label": {"0": "ham", "1": "spam"}, "eos_token_id": 7, &/; s/"eos_token_id": null,//; s/"eos_token_id": 4,//' "$TMP/named/config.json"
-expect_ok "$convert" --from "$TMP/named" --to "$TMP/named-copy"
-grep -q '"1": "spam"' "$TMP/named-copy/config.json" || die "the names of the classes are lost"
-grep -q '"eos_token_id": 7' "$TMP/named-copy/config.json" || die "the end of a text is another"
+# A model to llm.c's form and back; an unknown format.
+test_smoke() {
+  make_model
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/here.bin"
+  cmp "$TMP/here.bin" "$golden/checkpoint_llmc_fp32.bin" || die "fp32 file differs from the golden one"
+  expect_ok "$convert" --from "$TMP/here.bin" --to "$TMP/back"
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/again"
+  cmp "$TMP/again/model.safetensors" "$TMP/back/model.safetensors" || die "the round trip changed the model"
+  expect_error 2 "--format" "$convert" --from a --to b --format onnx
+}
+
+# Golden to llm.c and back: the same bytes, the same tensors.
+test_llmc() {
+  expect_ok "$convert" --help
+  expect_output "--from"
+  expect_error 2 "--from is required" "$convert"
+  expect_error 2 "--format" "$convert" --from a --to b --format onnx
+
+  cp -r "$golden/checkpoint_gpt2" "$TMP/model"
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/m.bin"
+  expect_output "llm.c version 3, fp32, 5160 parameters, 22664 bytes"
+  expect_output "holds no tokenizer; the source had none"
+  cmp "$TMP/m.bin" "$golden/checkpoint_llmc_fp32.bin" || die "fp32 file differs from the golden one"
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/m16.bin" --format llmc-bf16
+  cmp "$TMP/m16.bin" "$golden/checkpoint_llmc_bf16.bin" || die "bf16 file differs from the golden one"
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/same.bin" --dtype bf16
+  cmp "$TMP/same.bin" "$TMP/m16.bin" || die "--dtype bf16 is not --format llmc-bf16"
+  expect_ok "$convert" --from "$TMP/m.bin" --to "$TMP/back"
+  expect_output "has no tokenizer"
+  expect_ok "$convert" --from "$TMP/back" --to "$TMP/again.bin"
+  cmp "$TMP/again.bin" "$TMP/m.bin" || die "the round trip changed the model"
+  expect_ok "$convert" --from "$TMP/m16.bin" --to "$TMP/m32.bin" --format llmc-fp32
+  expect_ok "$convert" --from "$TMP/m32.bin" --to "$TMP/m16again.bin" --format llmc-bf16
+  cmp "$TMP/m16again.bin" "$TMP/m16.bin" || die "bf16 -> fp32 -> bf16 changed the model"
+}
+
+# What TensorFlow wrote is the same model.
+test_tensorflow() {
+  expect_ok "$convert" --from "$tensorflow" --to "$TMP/tf.bin"
+  expect_output "read .*OpenAI's TensorFlow checkpoint, F32"
+  cmp "$TMP/tf.bin" "$golden/checkpoint_llmc_fp32.bin" || die "the TensorFlow checkpoint is another model"
+}
+
+# What torch.save() wrote.
+test_pytorch() {
+  expect_ok "$convert" --from "$golden/checkpoint_pytorch" --to "$TMP/torch"
+  expect_output "read .*a Hugging Face directory, F32"
+  expect_ok "$convert" --from "$TMP/torch" --to "$TMP/torch.bin"
+  cp -r "$golden/checkpoint_pytorch" "$TMP/bad_torch"
+  chmod -R u+w "$TMP/bad_torch"
+  sed -i 's/_rebuild_tensor_v2/_rebuild_tensor_v3/' "$TMP/bad_torch/pytorch_model.bin"
+  expect_error 1 'bad_torch/pytorch_model.bin: data.pkl: it calls "torch._utils._rebuild_tensor_v3"' "$convert" --from "$TMP/bad_torch" --to "$TMP/none"
+  [ ! -e "$TMP/none" ] || die "a refused model left a folder"
+}
+
+# Hugging Face to Hugging Face in every type: the same bytes again, whole or in shards; llm.c's types both ways.
+test_types() {
+  make_model
+  make_back
+  for dtype in fp32 bf16 fp16; do
+    expect_ok "$convert" --from "$TMP/model" --to "$TMP/$dtype" --dtype $dtype
+    expect_ok "$convert" --from "$TMP/$dtype" --to "$TMP/$dtype-again"  # in the source's type
+    expect_ok "$convert" --from "$TMP/$dtype" --to "$TMP/$dtype-shards" --shard-bytes 4000
+    [ -e "$TMP/$dtype-shards/model.safetensors.index.json" ] || die "no shards"
+    expect_ok "$convert" --from "$TMP/$dtype-shards" --to "$TMP/$dtype-whole"
+    for copy in again whole; do
+      cmp "$TMP/$dtype-$copy/model.safetensors" "$TMP/$dtype/model.safetensors" || die "$dtype: $copy is not the same"
+      cmp "$TMP/$dtype-$copy/config.json" "$TMP/$dtype/config.json" || die "$dtype: another config.json"
+    done
+  done
+  cmp "$TMP/fp32/model.safetensors" "$TMP/back/model.safetensors" || die "fp32 by another way is not the same"
+  expect_ok "$convert" --from "$TMP/bf16" --to "$TMP/from16.bin"
+  expect_output "llm.c version 5, bf16"
+  cmp "$TMP/from16.bin" "$TMP/m16.bin" || die "bf16 by a directory is not bf16 at once"
+  expect_ok "$convert" --from "$TMP/fp16" --to "$TMP/from-fp16.bin"
+  expect_output "llm.c version 3, fp32"  # which holds what fp16 did
+  expect_ok "$convert" --from "$TMP/from-fp16.bin" --to "$TMP/fp16-back" --dtype fp16
+  cmp "$TMP/fp16-back/model.safetensors" "$TMP/fp16/model.safetensors" || die "fp16 -> fp32 -> fp16 changed the model"
+  expect_ok "$convert" --from "$TMP/bf16" --to "$TMP/from16-32.bin" --dtype fp32
+  cmp "$TMP/from16-32.bin" <("$convert" --from "$TMP/m16.bin" --to "$TMP/x.bin" --dtype fp32 >/dev/null && cat "$TMP/x.bin") ||
+    die "bf16 in fp32 depends on the way"
+  expect_error 2 "--dtype fp16: llm.c's .bin holds fp32 or bf16" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --dtype fp16
+  expect_error 2 "contradict each other" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --dtype fp32 --format llmc-bf16
+  expect_error 2 "--shard-bytes goes with a directory" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --shard-bytes 1000
+  expect_error 2 "--shard-bytes" "$convert" --from "$TMP/model" --to "$TMP/none" --shard-bytes 0
+  expect_error 2 "--dtype" "$convert" --from "$TMP/model" --to "$TMP/none" --dtype fp8
+  [ ! -e "$TMP/x2.bin" ] || die "a refused conversion wrote its target"
+}
+
+# Hugging Face to Hugging Face keeps the tokenizer.
+test_kept() {
+  make_model
+  make_back
+  make_text
+  expect_ok "$BUILD/tokenize" train --tokenizer chars --data "$TMP/text" --out "$TMP/model/tokenizer.json"
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/copy"
+  expect_output "tokenizer.json: kept \(chars, 5 ids\)"
+  cmp "$TMP/copy/tokenizer.json" "$TMP/model/tokenizer.json" || die "the tokenizer changed"
+  cmp "$TMP/copy/model.safetensors" "$TMP/back/model.safetensors" || die "the weights changed"
+
+  # What else config.json says about tokens and classes is kept.
+  cp -r "$TMP/model" "$TMP/named"
+  sed -i 's/"vocab_size"/"id2label": {"0": "ham", "1": "spam"}, "eos_token_id": 7, &/; s/"eos_token_id": null,//; s/"eos_token_id": 4,//' "$TMP/named/config.json"
+  expect_ok "$convert" --from "$TMP/named" --to "$TMP/named-copy"
+  grep -q '"1": "spam"' "$TMP/named-copy/config.json" || die "the names of the classes are lost"
+  grep -q '"eos_token_id": 7' "$TMP/named-copy/config.json" || die "the end of a text is another"
+}
 
 # Nothing is written over without --force.
-before=$(cksum "$TMP/m.bin" "$TMP/copy"/*)
-expect_error 1 "m.bin: is there already; --force" "$convert" --from "$TMP/model" --to "$TMP/m.bin"
-expect_error 1 "copy: is there already; --force" "$convert" --from "$TMP/m.bin" --to "$TMP/copy"
-expect_error 1 "expected a folder, found a file" "$convert" --from "$TMP/m.bin" --to "$TMP/m.bin" --format hf --force
-expect_error 2 "expected a file for llm.c's format" "$convert" --from "$TMP/m.bin" --to "$TMP/copy" --format llmc-fp32 --force
-[ "$before" = "$(cksum "$TMP/m.bin" "$TMP/copy"/*)" ] || die "a refused conversion changed its target"
-expect_ok "$convert" --from "$TMP/m16.bin" --to "$TMP/m.bin" --force
-expect_ok "$convert" --from "$TMP/m16.bin" --to "$TMP/copy" --force
+test_overwriting() {
+  make_model
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/copy"
+  before=$(cksum "$TMP/m.bin" "$TMP/copy"/*)
+  expect_error 1 "m.bin: is there already; --force" "$convert" --from "$TMP/model" --to "$TMP/m.bin"
+  expect_error 1 "copy: is there already; --force" "$convert" --from "$TMP/m.bin" --to "$TMP/copy"
+  expect_error 1 "expected a folder, found a file" "$convert" --from "$TMP/m.bin" --to "$TMP/m.bin" --format hf --force
+  expect_error 2 "expected a file for llm.c's format" "$convert" --from "$TMP/m.bin" --to "$TMP/copy" --format llmc-fp32 --force
+  [ "$before" = "$(cksum "$TMP/m.bin" "$TMP/copy"/*)" ] || die "a refused conversion changed its target"
+  expect_ok "$convert" --from "$TMP/m16.bin" --to "$TMP/m.bin" --force
+  expect_ok "$convert" --from "$TMP/m16.bin" --to "$TMP/copy" --force
+}
 
 # Bad sources: an error, and no target.
-head -c 2000 "$TMP/m16.bin" >"$TMP/cut.bin"
-expect_error 1 "cut.bin: 2000 bytes, expected 11844 .* cut off" "$convert" --from "$TMP/cut.bin" --to "$TMP/none"
-expect_error 1 "expected at least the header's" "$convert" --from "$TMP/text" --to "$TMP/none"
-cp -r "$tensorflow" "$TMP/tf"
-data=$TMP/tf/model.ckpt.data-00000-of-00001
-printf '\377' | dd of="$data" bs=1 seek=9000 conv=notrunc status=none
-expect_error 1 'data-00000-of-00001: tensor "model/h[0-9].*" has checksum .*, expected' "$convert" --from "$TMP/tf" --to "$TMP/none"
-truncate -s 9000 "$data"
-expect_error 1 'data-00000-of-00001: tensor "model/.*it is cut off' "$convert" --from "$TMP/tf" --to "$TMP/none"
-truncate -s 1000 "$TMP/tf/model.ckpt.index"
-expect_error 1 "model.ckpt.index: .*expected the magic number" "$convert" --from "$TMP/tf" --to "$TMP/none"
-rm "$TMP/fp32-shards/model-00002"*
-expect_error 1 'weight_map names "model-00002-of-.*", but there is no such file' "$convert" --from "$TMP/fp32-shards" --to "$TMP/none"
-expect_error 1 "none: no such file" "$convert" --from "$TMP/none" --to "$TMP/other"
-head -c 9000 "$TMP/model/model.safetensors" >"$TMP/back/model.safetensors"
-expect_error 1 "model.safetensors: .*may be cut off" "$convert" --from "$TMP/back" --to "$TMP/none"
-sed -i 's/"n_layer": 3/"n_layer": 4000/; s/"n_embd": 10/"n_embd": 1000000/' "$TMP/copy/config.json"
-expect_error 1 "expected \(103, 1000000\)" "$convert" --from "$TMP/copy" --to "$TMP/none"
-expect_error 1 "config.json" "$convert" --from "$TMP" --to "$TMP/none"
-expect_error 1 "expected a folder, found a character device" "$convert" --from "$TMP/model" --to /dev/null/folder
-[ ! -e "$TMP/none" ] || die "a failed conversion left its target"
+test_bad_sources() {
+  make_model
+  make_back
+  make_text
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/copy"
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/fp32-shards" --shard-bytes 4000
+  head -c 2000 "$TMP/m16.bin" >"$TMP/cut.bin"
+  expect_error 1 "cut.bin: 2000 bytes, expected 11844 .* cut off" "$convert" --from "$TMP/cut.bin" --to "$TMP/none"
+  expect_error 1 "expected at least the header's" "$convert" --from "$TMP/text" --to "$TMP/none"
+  cp -r "$tensorflow" "$TMP/tf"
+  data=$TMP/tf/model.ckpt.data-00000-of-00001
+  printf '\377' | dd of="$data" bs=1 seek=9000 conv=notrunc status=none
+  expect_error 1 'data-00000-of-00001: tensor "model/h[0-9].*" has checksum .*, expected' "$convert" --from "$TMP/tf" --to "$TMP/none"
+  truncate -s 9000 "$data"
+  expect_error 1 'data-00000-of-00001: tensor "model/.*it is cut off' "$convert" --from "$TMP/tf" --to "$TMP/none"
+  truncate -s 1000 "$TMP/tf/model.ckpt.index"
+  expect_error 1 "model.ckpt.index: .*expected the magic number" "$convert" --from "$TMP/tf" --to "$TMP/none"
+  rm "$TMP/fp32-shards/model-00002"*
+  expect_error 1 'weight_map names "model-00002-of-.*", but there is no such file' "$convert" --from "$TMP/fp32-shards" --to "$TMP/none"
+  expect_error 1 "none: no such file" "$convert" --from "$TMP/none" --to "$TMP/other"
+  head -c 9000 "$TMP/model/model.safetensors" >"$TMP/back/model.safetensors"
+  expect_error 1 "model.safetensors: .*may be cut off" "$convert" --from "$TMP/back" --to "$TMP/none"
+  sed -i 's/"n_layer": 3/"n_layer": 4000/; s/"n_embd": 10/"n_embd": 1000000/' "$TMP/copy/config.json"
+  expect_error 1 "expected \(103, 1000000\)" "$convert" --from "$TMP/copy" --to "$TMP/none"
+  expect_error 1 "config.json" "$convert" --from "$TMP" --to "$TMP/none"
+  expect_error 1 "expected a folder, found a character device" "$convert" --from "$TMP/model" --to /dev/null/folder
+  [ ! -e "$TMP/none" ] || die "a failed conversion left its target"
+}
+
+run_tests "$@"

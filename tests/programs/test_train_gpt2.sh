@@ -8,6 +8,7 @@ make_text() {
     echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."
   done >text.txt
 }
+
 # train FLAGS...: the trainer with a tiny model on text.txt, as far as FLAGS do not say otherwise.
 train() {
   local given=" $* " flags=()

@@ -9,6 +9,7 @@ make_text() {
     echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."
   done >text.txt
 }
+
 # trainer PROGRAM FLAGS...: a tiny model on text.txt, as far as FLAGS do not say otherwise.
 trainer() {
   local program=$1 given=" $* " flags=()
@@ -29,6 +30,7 @@ same_state() {  # two runs ended in the same state, bit for bit, and had the sam
   done
   diff <(losses "$1") <(losses "$2") >"$TMP/diff" || { cat "$TMP/diff"; die "losses differ between $1 and $2"; }
 }
+
 # near RUN RUN ABSOLUTE RELATIVE [STEPS]: the losses of all ten steps, or of so many, step by step
 near() {
   paste -d' ' <(losses "$1") <(losses "$2") | awk -v a="$3" -v r="$4" -v names="$1, $2" -v steps="${5:-10}" '

@@ -1,17 +1,10 @@
 # Every flag that names an output, given everything that may stand there: devices, pipes and open descriptors are written
 # to as they are, links are followed, the rest is refused by name before any work, and each stays what it was.
 source "$(dirname "$0")/lib.sh"
-cd "$TMP"
-export OMP_NUM_THREADS=2
+export OMP_NUM_THREADS=1
 
-for i in $(seq 60); do echo "Line $i of a text, in which nothing much happens."; done >text.txt
-mkdir books && cp text.txt books/book.txt
-printf 'text\nthe same line of text\nthe same line of texts\nanother\n' >rows.tsv
-for i in $(seq 20); do printf 'good\tyes %d\nbad\tno %d\n' $i $i; done >classes.tsv
-echo '[{"instruction": "a", "input": "", "output": "b", "chosen": "b", "rejected": "c"}]' >rows.json
 train=("$BUILD/train_gpt2" --data text.txt --tokenizer bytes --layers 1 --heads 1 --channels 16 --seq-len 16 --batch-size 2
   --steps 1 --sample-every 0 --eval-every 0)
-expect_ok "${train[@]}" --run run
 
 # Commands that write a file OUT. `changes`: not the same bytes each time. `long`: minutes, or seconds here; only once
 # as far as it writes.
@@ -28,13 +21,6 @@ files=(
   "plan --model gpt2 --json OUT"
   "long changes bench_cpu --quick --only lengths --precision fp32 --steps 1 --json OUT"
 )
-if [ -x "$BUILD/bench_kernels_sim" ]; then
-  for flag in json html rows write-budget; do
-    files+=("long changes bench_kernels_sim --quick --only ^residual_forward\$ --$flag OUT")
-  done
-else
-  echo "skipped: bench_kernels_sim, which is not built here"
-fi
 # Commands that write into a folder OUT. `refused`: only what is refused, for it would train.
 folders=(
   "convert --from run/latest --to OUT"
@@ -46,7 +32,6 @@ folders=(
   "refused finetune instruct --model run/latest --data rows.json --steps 1 --run OUT"
   "refused finetune dpo --model run/latest --data rows.json --steps 1 --run OUT"
 )
-echo '{"method": "grid", "parameters": {"lr": [0.1]}}' >plan.json
 
 # command ROW OUT: `words`, and what the row says of it
 command() {
@@ -78,111 +63,147 @@ refuse() {
   [ "$(kind "${3%/}")" = "$before" ] || die "$3 is now $(kind "${3%/}"), after: ${words[*]}"
 }
 
-# ---- what stands there ----------------------------------------------------------------------------------------------
-mkdir places && cd places
-mkdir -p folder in
-echo old >file
-mkfifo fifo
-ln -s fifo fifo_link
-ln -s loop_b loop_a && ln -s loop_a loop_b
-ln -s folder folder_link
-devices=(null)
-mknod null c 1 3 2>/dev/null && echo x 2>/dev/null >null ||
-  { echo "skipped: devices of its own, which are not allowed here"; devices=(); }
-blocks=()
-mknod block b 7 200 2>/dev/null && blocks=(block)
-sockets=()
-python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")' 2>/dev/null && sockets=(socket) ||
-  echo "skipped: a socket, which takes Python to make"
-[ ${#devices[@]} = 0 ] || ln -s null null_link
-cd ..
+make_data() {
+  for i in $(seq 60); do echo "Line $i of a text, in which nothing much happens."; done >text.txt
+  mkdir books && cp text.txt books/book.txt
+  printf 'text\nthe same line of text\nthe same line of texts\nanother\n' >rows.tsv
+  for i in $(seq 20); do printf 'good\tyes %d\nbad\tno %d\n' $i $i; done >classes.tsv
+  echo '[{"instruction": "a", "input": "", "output": "b", "chosen": "b", "rejected": "c"}]' >rows.json
+  echo '{"method": "grid", "parameters": {"lr": [0.1]}}' >plan.json
+  expect_ok "${train[@]}" --run run
+}
 
-# ---- files ----------------------------------------------------------------------------------------------------------
-for row in "${files[@]}"; do
-  for place in "${blocks[@]}"; do refuse "places/$place: is a block device" "$row" places/$place; done
-  for place in "${sockets[@]}"; do refuse "places/$place: is a socket" "$row" places/$place; done
-  refuse 'places/loop_a: .*Too many levels of symbolic links' "$row" places/loop_a
-  refuse "places/new/': expected a file's name" "$row" places/new/
-  refuse 'nowhere/new: cannot be written: .*No such file' "$row" nowhere/new
-  refuse 'places/file/new: cannot be written: Not a directory' "$row" places/file/new
-  for place in folder folder_link; do
-    case $row in
-      convert*) refuse "places/$place: expected a file for llm.c's format, found a folder" "$row" places/$place 2 ;;
-      *) refuse "places/$place: is a folder" "$row" places/$place ;;
-    esac
-  done
+# What may stand where an output goes.
+make_places() {
+  mkdir places && cd places
+  mkdir -p folder in
+  echo old >file
+  mkfifo fifo
+  ln -s fifo fifo_link
+  ln -s loop_b loop_a && ln -s loop_a loop_b
+  ln -s folder folder_link
+  devices=(null)
+  mknod null c 1 3 2>/dev/null && echo x 2>/dev/null >null ||
+    { echo "skipped: devices of its own, which are not allowed here"; devices=(); }
+  blocks=()
+  mknod block b 7 200 2>/dev/null && blocks=(block)
+  sockets=()
+  python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("socket")' 2>/dev/null && sockets=(socket) ||
+    echo "skipped: a socket, which takes Python to make"
+  [ ${#devices[@]} = 0 ] || ln -s null null_link
+  cd ..
+}
 
-  command "$row" places/dangling
-  rm -f places/in/target && ln -sf in/target places/dangling
-  expect_ok "${words[@]}"
-  [ -L places/dangling ] && [ -s places/in/target ] || die "a link was not followed by: ${words[*]}"
-  [ -z "$long" ] || continue
-  mv places/in/target expected
-  echo old >places/in/target
-  ln places/in/target places/in/before
-  expect_ok "${words[@]}"
-  [ -L places/dangling ] && cmp places/in/target expected || die "a link was not followed by: ${words[*]}"
-  [ "$(cat places/in/before)" = old ] || die "the file was not replaced whole by: ${words[*]}"
-  rm places/in/before
-  for place in fifo fifo_link; do
-    command "$row" places/$place
-    timeout 60 cat places/fifo >read &
-    expect_ok timeout 60 "${words[@]}"
-    wait $! || die "nothing came through the FIFO from: ${words[*]}"
-    cmp read expected || die "another file through a FIFO from: ${words[*]}"
-  done
-  for place in ${devices[@]+null null_link}; do
-    command "$row" places/$place
+# Files: written through links, to pipes, devices and descriptors; the rest is refused.
+test_files() {
+  make_data
+  make_places
+  if [ -x "$BUILD/bench_kernels_sim" ]; then
+    for flag in json html rows write-budget; do
+      files+=("long changes bench_kernels_sim --quick --only ^residual_forward\$ --$flag OUT")
+    done
+  else
+    echo "skipped: bench_kernels_sim, which is not built here"
+  fi
+  for row in "${files[@]}"; do
+    for place in "${blocks[@]}"; do refuse "places/$place: is a block device" "$row" places/$place; done
+    for place in "${sockets[@]}"; do refuse "places/$place: is a socket" "$row" places/$place; done
+    refuse 'places/loop_a: .*Too many levels of symbolic links' "$row" places/loop_a
+    refuse "places/new/': expected a file's name" "$row" places/new/
+    refuse 'nowhere/new: cannot be written: .*No such file' "$row" nowhere/new
+    refuse 'places/file/new: cannot be written: Not a directory' "$row" places/file/new
+    for place in folder folder_link; do
+      case $row in
+        convert*) refuse "places/$place: expected a file for llm.c's format, found a folder" "$row" places/$place 2 ;;
+        *) refuse "places/$place: is a folder" "$row" places/$place ;;
+      esac
+    done
+
+    command "$row" places/dangling
+    rm -f places/in/target && ln -sf in/target places/dangling
     expect_ok "${words[@]}"
+    [ -L places/dangling ] && [ -s places/in/target ] || die "a link was not followed by: ${words[*]}"
+    [ -z "$long" ] || continue
+    mv places/in/target expected
+    echo old >places/in/target
+    ln places/in/target places/in/before
+    expect_ok "${words[@]}"
+    [ -L places/dangling ] && cmp places/in/target expected || die "a link was not followed by: ${words[*]}"
+    [ "$(cat places/in/before)" = old ] || die "the file was not replaced whole by: ${words[*]}"
+    rm places/in/before
+    for place in fifo fifo_link; do
+      command "$row" places/$place
+      timeout 60 cat places/fifo >read &
+      expect_ok timeout 60 "${words[@]}"
+      wait $! || die "nothing came through the FIFO from: ${words[*]}"
+      cmp read expected || die "another file through a FIFO from: ${words[*]}"
+    done
+    for place in ${devices[@]+null null_link}; do
+      command "$row" places/$place
+      expect_ok "${words[@]}"
+    done
+    [ -p places/fifo ] && [ "$(readlink places/fifo_link)" = fifo ] || die "the FIFO has gone after: ${words[*]}"
+    [ ${#devices[@]} = 0 ] || { [ -c places/null ] && [ "$(readlink places/null_link)" = null ]; } ||
+      die "the device has gone after: ${words[*]}"
+    # A descriptor that the program was given: what it writes stands between what others write to the same file.
+    command "$row" /proc/self/fd/7
+    { echo before >&7 && expect_ok "${words[@]}" && echo after >&7; } 7>read
+    { echo before && cat expected && echo after; } | cmp - read || die "not to its descriptor: ${words[*]}"
   done
-  [ -p places/fifo ] && [ "$(readlink places/fifo_link)" = fifo ] || die "the FIFO has gone after: ${words[*]}"
-  [ ${#devices[@]} = 0 ] || { [ -c places/null ] && [ "$(readlink places/null_link)" = null ]; } ||
-    die "the device has gone after: ${words[*]}"
-  # A descriptor that the program was given: what it writes stands between what others write to the same file.
-  command "$row" /proc/self/fd/7
-  { echo before >&7 && expect_ok "${words[@]}" && echo after >&7; } 7>read
-  { echo before && cat expected && echo after; } | cmp - read || die "not to its descriptor: ${words[*]}"
-done
-[ -z "$(find places -name '*.tmp')" ] || die "left over: $(find places -name '*.tmp')"
-[ "$(cat places/file)" = old ] || die "places/file has changed"
+  [ -z "$(find places -name '*.tmp')" ] || die "left over: $(find places -name '*.tmp')"
+  [ "$(cat places/file)" = old ] || die "places/file has changed"
+}
 
 # A reader that goes: the pipe holds less than this.
-for i in $(seq 20000); do echo "Line $i of a text, in which nothing much happens."; done >books/book.txt
-head -c 1 places/fifo >/dev/null &
-expect_error 1 'places/fifo: cannot be written: Broken pipe' timeout 60 "$BUILD/tokenize" clean --in books --out places/fifo
-wait $!
+test_lost_reader() {
+  make_places
+  mkdir books
+  for i in $(seq 20000); do echo "Line $i of a text, in which nothing much happens."; done >books/book.txt
+  head -c 1 places/fifo >/dev/null &
+  expect_error 1 'places/fifo: cannot be written: Broken pipe' timeout 60 "$BUILD/tokenize" clean --in books --out places/fifo
+  wait $!
+}
 
 # make_stories writes a second file next to its own, and only files.
-for place in folder fifo ${devices[@]+null null_link}; do
-  refuse "places/$place: is not a regular file" "make_stories --bytes 1K --out OUT" places/$place
-done
-ln -sf in/stories places/dangling
-expect_ok "$BUILD/make_stories" --bytes 1K --out places/dangling
-[ -L places/dangling ] && [ -s places/in/stories ] || die "make_stories did not follow a link"
-
-# ---- folders --------------------------------------------------------------------------------------------------------
-ln -sfn in/nowhere places/dangling
-for row in "${folders[@]}"; do
-  refuse 'places/file: expected a folder, found a file' "$row" places/file
-  refuse 'places/file: expected a folder, found a file' "$row" places/file/below
-  refuse 'places/fifo_link: expected a folder, found a FIFO' "$row" places/fifo_link
-  refuse 'places/fifo: expected a folder, found a FIFO' "$row" places/fifo
-  for place in "${blocks[@]}"; do refuse 'expected a folder, found a block device' "$row" places/$place; done
-  for place in "${sockets[@]}"; do refuse 'expected a folder, found a socket' "$row" places/$place; done
-  for place in ${devices[@]+null null_link}; do
-    refuse "places/$place: expected a folder, found a character device" "$row" places/$place
+test_make_stories() {
+  make_places
+  for place in folder fifo ${devices[@]+null null_link}; do
+    refuse "places/$place: is not a regular file" "make_stories --bytes 1K --out OUT" places/$place
   done
-  refuse 'places/dangling: expected a folder, found a link to in/nowhere' "$row" places/dangling
-  refuse 'places/loop_a: .*Too many levels of symbolic links' "$row" places/loop_a
-  [ -z "$refused" ] || continue
-  rm -rf places/folder && mkdir places/folder
-  command "$row" places/folder_link
-  expect_ok "${words[@]}"
-  [ "$(readlink places/folder_link)" = folder ] && [ -n "$(ls places/folder)" ] || die "a link was not followed by: ${words[*]}"
-done
+  ln -sf in/stories places/dangling
+  expect_ok "$BUILD/make_stories" --bytes 1K --out places/dangling
+  [ -L places/dangling ] && [ -s places/in/stories ] || die "make_stories did not follow a link"
+}
 
-# ---- /dev/stdout and its like, in a /dev of this test's own ---------------------------------------------------------------
-cat >private.sh <<'END'
+# Folders: written through links; the rest is refused.
+test_folders() {
+  make_data
+  make_places
+  ln -sfn in/nowhere places/dangling
+  for row in "${folders[@]}"; do
+    refuse 'places/file: expected a folder, found a file' "$row" places/file
+    refuse 'places/file: expected a folder, found a file' "$row" places/file/below
+    refuse 'places/fifo_link: expected a folder, found a FIFO' "$row" places/fifo_link
+    refuse 'places/fifo: expected a folder, found a FIFO' "$row" places/fifo
+    for place in "${blocks[@]}"; do refuse 'expected a folder, found a block device' "$row" places/$place; done
+    for place in "${sockets[@]}"; do refuse 'expected a folder, found a socket' "$row" places/$place; done
+    for place in ${devices[@]+null null_link}; do
+      refuse "places/$place: expected a folder, found a character device" "$row" places/$place
+    done
+    refuse 'places/dangling: expected a folder, found a link to in/nowhere' "$row" places/dangling
+    refuse 'places/loop_a: .*Too many levels of symbolic links' "$row" places/loop_a
+    [ -z "$refused" ] || continue
+    rm -rf places/folder && mkdir places/folder
+    command "$row" places/folder_link
+    expect_ok "${words[@]}"
+    [ "$(readlink places/folder_link)" = folder ] && [ -n "$(ls places/folder)" ] || die "a link was not followed by: ${words[*]}"
+  done
+}
+
+# /dev/stdout and its like, in a /dev of this test's own.
+test_standard_streams() {
+  make_places
+  cat >private.sh <<'END'
 set -euo pipefail
 mount -t tmpfs tmpfs /dev
 mknod -m 666 /dev/null c 1 3
@@ -209,6 +230,7 @@ cmp out.svg file.svg || die "/dev/stderr"
 plot /dev/fd/5 5>out.svg >/dev/null
 cmp out.svg file.svg || die "/dev/fd/5"
 plot >(cat >out.svg) >/dev/null
+tries=0
 while ! cmp -s out.svg file.svg; do ((++tries < 100)) || die "a process substitution"; sleep 0.1; done
 plot /dev/null >out
 for bad in "/dev/stdin </dev/null:is not open for writing" "/dev/fd/9:is not open" "/dev/full:No space left on device"; do
@@ -221,7 +243,11 @@ done
   die "a link was replaced"
 [ "$(find /dev -type f | wc -l)" = 0 ] || die "in /dev: $(find /dev -type f)"
 END
-if [ ${#devices[@]} = 0 ] || ! BUILD=$BUILD unshare --mount --propagation private bash private.sh 2>private.err; then
-  [ ! -e ready ] || { cat private.err; die "in a /dev of its own"; }
-  echo "skipped: /dev/stdout and its like, which takes a private mount namespace with devices"
-fi
+  if [ ${#devices[@]} = 0 ] || ! BUILD=$BUILD unshare --mount --propagation private bash private.sh 2>private.err; then
+    [ ! -e ready ] || { cat private.err; die "in a /dev of its own"; }
+    echo "skipped: /dev/stdout and its like, which takes a private mount namespace with devices"
+    exit 77
+  fi
+}
+
+run_tests "$@"

@@ -1,7 +1,6 @@
 # dev/launch/elastic.sh: a run that loses a process goes on with fewer, or with as many, from its checkpoint or, where it has
 # none, from the beginning; what is an error is not tried again; signals save and end.
 source "$(dirname "$0")/lib.sh"
-cd "$TMP"
 if ! command -v mpirun >/dev/null || ! ldd "$BUILD/train_gpt2" | grep libmpi >/dev/null; then
   echo "skipped: no mpirun, or train_gpt2 was built without MPI (libopenmpi-dev, openmpi-bin)"
   exit 77
@@ -14,9 +13,11 @@ steps_beyond() { [ "$(steps_of "$1")" -gt "$2" ]; }
 job=''
 trap '[ -z "$job" ] || kill -TERM "$job" 2>/dev/null || true; wait || true; rm -rf "$TMP"' EXIT
 
-for i in $(seq 1 400); do
-  echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."
-done >text.txt
+make_text() {
+  for i in $(seq 1 400); do
+    echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)) and says: hello, friends."
+  done >text.txt
+}
 model="--data text.txt --layers 2 --heads 2 --channels 24 --seq-len 16 --tokenizer bytes --sample-tokens 0 --eval-every 0
   --batch-size 2 --precision fp32 --schedule constant --lr 2e-4 --warmup-steps 5"
 elastic() { # elastic -n N FLAGS... -- TRAINER'S FLAGS...
@@ -33,6 +34,7 @@ killed_rank() { # killed_rank RUN RANK: kill -9 for that rank of a run that has 
   local pid
   for _ in $(seq 1 100); do
     for pid in $(pgrep -f -- "^$trainer .*--run $1( |\$)"); do
+      [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] || continue  # another test's
       if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -x "OMPI_COMM_WORLD_RANK=$2" >/dev/null; then
         kill -KILL "$pid"
         return
@@ -58,74 +60,95 @@ ended() { # ended CODES: the job in the background, with one of these
   [[ " $* " = *" $code "* ]] || { tr '\r' '\n' <out | grep -v 'step .* loss' | tail -40; die "exit $code instead of $*"; }
 }
 
-# shellcheck disable=SC2086
-{
-# ---- fewer ---------------------------------------------------------------------------------------------------------
 # 8 micro-batches a step: 4 processes, then 2. The curve is that of a run that lost nobody. Each run goes on until it is told to
 # end, so that no machine is so fast that it has ended before its process is lost.
-flags="$model --total-batch-tokens 256"
-in_background -n 4 -- $flags --steps 1000000 --run lost --save-every 20 --zero 2
-wait_for [ -s lost/latest/trainer_state.json ]
-killed_rank lost 3
-wait_for grep -Eq 'a process was lost \(exit code [0-9]+\); restart 1 of at most 10 in 0 s: 2 processes instead of 4, from .*/lost/checkpoints/step_' out
-first=$(steps_of lost)
-wait_for steps_beyond lost "$((first + 40))"
-kill -TERM "$job"
-ended 0
-last=$(($(steps_of lost) + 20))
-expect_ok elastic -n 2 -- --run lost --resume --steps $last
-expect_ok $trainer $flags --run one --steps $last
-same_curve one lost 1e-3
-# Before its first checkpoint: from the beginning, with the same step.
-in_background -n 2 -- $model --steps 1000000 --run early --save-every 0
-wait_for grep -q '"loss"' early/metrics.jsonl
-killed_rank early 1
-wait_for grep -q '1 processes instead of 2, from the beginning: it had no checkpoint yet' out
-wait_for grep -q '"loss"' early/metrics.jsonl
-grep -q '"total-batch-tokens":64' early/metrics.jsonl || die "another batch after the restart"
-kill -TERM "$job"
-ended 0
-[ "$(grep -c '"loss"' early/metrics.jsonl)" = "$(steps_of early)" ] || die "not one loss for each step from the first on"
-
-# ---- as many, but not for ever -------------------------------------------------------------------------------------
-in_background -n 2 --keep-size --max-restarts 1 -- $model --steps 1000000 --run twice --save-every 20
-wait_for [ -s twice/latest/trainer_state.json ]
-killed_rank twice 1
-wait_for grep -q 'restart 1 of at most 1 in 0 s: 2 processes instead of 2' out
-first=$(steps_of twice)
-wait_for steps_beyond twice "$first"
-killed_rank twice 1
-ended 75 137  # whether mpirun heard of the killed one or of the others first
-expect_output 'after 1 restarts, as many as --max-restarts allows: given up'
-
-# A program that is lost once.
-printf '#!/bin/bash\nmkdir -p run && [ -e run/was_lost ] || { touch run/was_lost; exit 75; }\n' >lost_once && chmod +x lost_once
-expect_ok "$SOURCE/dev/launch/elastic.sh" -n 1 --keep-size --wait 0 -- ./lost_once --run run
-expect_output 'done, after 1 restarts'
-
-# ---- ends ----------------------------------------------------------------------------------------------------------
-in_background -n 2 -- $model --steps 1000000 --run stopped --save-every 0
-wait_for grep -q '"loss"' stopped/metrics.jsonl
-kill -TERM "$job"
-ended 0
-expect_output 'a signal: the processes save and end'
-[ -s stopped/latest/trainer_state.json ] || die "nothing saved after SIGTERM"
-[ -z "$(pgrep -f -- "^$trainer .*--run stopped")" ] || die "processes are left"
-# Errors are not tried again.
-expect_error 1 'exit code 1 is an error, not a lost process' elastic -n 2 -- ${model/text.txt/nothere.txt} --run no --steps 10
-expect_error 2 'exit code 2 is an error, not a lost process' elastic -n 2 -- $model --run no --steps 10 --zero 4
-[ "$(grep -c 'elastic: 2 processes' "$TMP/out")" = 1 ] || die "it was started again"
-expect_error 1 'stopped already holds a run' elastic -n 2 -- $model --run stopped --steps 10
-expect_ok elastic -n 2 -- --run stopped --resume --steps "$(($(steps_of stopped) + 2))"
-expect_error 2 'has no --run' elastic -n 2 -- $model
-expect_error 2 "-n is 'x'" elastic -n x -- --run no
-expect_error 2 'expected mpirun, srun or ssh' elastic -n 2 --launcher rsh -- --run no
-expect_error 2 'nothere is no program' "$SOURCE/dev/launch/elastic.sh" -n 2 -- nothere --run no
-expect_error 2 'the trainer and its flags come after --' "$SOURCE/dev/launch/elastic.sh" -n 2 "$trainer"
-# Machines that do not answer are left out.
-printf 'here slots=2\nnowhere slots=2\n' >hosts.txt
-printf '#!/bin/bash\n[ "$1" = here ]\n' >ssh && chmod +x ssh
-expect_error 1 'the machines that answer have 2 slots' elastic -n 4 --hosts hosts.txt --ssh ./ssh -- $model --run no --steps 10
-expect_output 'nowhere does not answer: left out'
-[ ! -e no ] || die "something was left: $(ls -R no)"
+# shellcheck disable=SC2086
+test_fewer() {
+  make_text
+  flags="$model --total-batch-tokens 256"
+  in_background -n 4 -- $flags --steps 1000000 --run lost --save-every 20 --zero 2
+  wait_for [ -s lost/latest/trainer_state.json ]
+  killed_rank lost 3
+  wait_for grep -Eq 'a process was lost \(exit code [0-9]+\); restart 1 of at most 10 in 0 s: 2 processes instead of 4, from .*/lost/checkpoints/step_' out
+  first=$(steps_of lost)
+  wait_for steps_beyond lost "$((first + 40))"
+  kill -TERM "$job"
+  ended 0
+  last=$(($(steps_of lost) + 20))
+  expect_ok elastic -n 2 -- --run lost --resume --steps $last
+  expect_ok $trainer $flags --run one --steps $last
+  same_curve one lost 1e-3
 }
+
+# Before its first checkpoint: from the beginning, with the same step.
+# shellcheck disable=SC2086
+test_no_checkpoint() {
+  make_text
+  in_background -n 2 -- $model --steps 1000000 --run early --save-every 0
+  wait_for grep -q '"loss"' early/metrics.jsonl
+  killed_rank early 1
+  wait_for grep -q '1 processes instead of 2, from the beginning: it had no checkpoint yet' out
+  wait_for grep -q '"loss"' early/metrics.jsonl
+  grep -q '"total-batch-tokens":64' early/metrics.jsonl || die "another batch after the restart"
+  kill -TERM "$job"
+  ended 0
+  [ "$(grep -c '"loss"' early/metrics.jsonl)" = "$(steps_of early)" ] || die "not one loss for each step from the first on"
+}
+
+# As many as before, but not for ever.
+# shellcheck disable=SC2086
+test_as_many() {
+  make_text
+  in_background -n 2 --keep-size --max-restarts 1 -- $model --steps 1000000 --run twice --save-every 20
+  wait_for [ -s twice/latest/trainer_state.json ]
+  killed_rank twice 1
+  wait_for grep -q 'restart 1 of at most 1 in 0 s: 2 processes instead of 2' out
+  first=$(steps_of twice)
+  wait_for steps_beyond twice "$first"
+  killed_rank twice 1
+  ended 75 137  # whether mpirun heard of the killed one or of the others first
+  expect_output 'after 1 restarts, as many as --max-restarts allows: given up'
+
+  # A program that is lost once.
+  printf '#!/bin/bash\nmkdir -p run && [ -e run/was_lost ] || { touch run/was_lost; exit 75; }\n' >lost_once && chmod +x lost_once
+  expect_ok "$SOURCE/dev/launch/elastic.sh" -n 1 --keep-size --wait 0 -- ./lost_once --run run
+  expect_output 'done, after 1 restarts'
+}
+
+# A signal ends it; errors are not tried again.
+# shellcheck disable=SC2086
+test_ends() {
+  make_text
+  in_background -n 2 -- $model --steps 1000000 --run stopped --save-every 0
+  wait_for grep -q '"loss"' stopped/metrics.jsonl
+  kill -TERM "$job"
+  ended 0
+  expect_output 'a signal: the processes save and end'
+  [ -s stopped/latest/trainer_state.json ] || die "nothing saved after SIGTERM"
+  [ -z "$(pgrep -f -- "^$trainer .*--run stopped( |\$)")" ] || die "processes are left"
+  # Errors are not tried again.
+  expect_error 1 'exit code 1 is an error, not a lost process' elastic -n 2 -- ${model/text.txt/nothere.txt} --run no --steps 10
+  expect_error 2 'exit code 2 is an error, not a lost process' elastic -n 2 -- $model --run no --steps 10 --zero 4
+  [ "$(grep -c 'elastic: 2 processes' "$TMP/out")" = 1 ] || die "it was started again"
+  expect_error 1 'stopped already holds a run' elastic -n 2 -- $model --run stopped --steps 10
+  expect_ok elastic -n 2 -- --run stopped --resume --steps "$(($(steps_of stopped) + 2))"
+  expect_error 2 'has no --run' elastic -n 2 -- $model
+  expect_error 2 "-n is 'x'" elastic -n x -- --run no
+  expect_error 2 'expected mpirun, srun or ssh' elastic -n 2 --launcher rsh -- --run no
+  expect_error 2 'nothere is no program' "$SOURCE/dev/launch/elastic.sh" -n 2 -- nothere --run no
+  expect_error 2 'the trainer and its flags come after --' "$SOURCE/dev/launch/elastic.sh" -n 2 "$trainer"
+  [ ! -e no ] || die "something was left: $(ls -R no)"
+}
+
+# Machines that do not answer are left out.
+# shellcheck disable=SC2086
+test_machines() {
+  make_text
+  printf 'here slots=2\nnowhere slots=2\n' >hosts.txt
+  printf '#!/bin/bash\n[ "$1" = here ]\n' >ssh && chmod +x ssh
+  expect_error 1 'the machines that answer have 2 slots' elastic -n 4 --hosts hosts.txt --ssh ./ssh -- $model --run no --steps 10
+  expect_output 'nowhere does not answer: left out'
+  [ ! -e no ] || die "something was left: $(ls -R no)"
+}
+
+run_tests "$@"

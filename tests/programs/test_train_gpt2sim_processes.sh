@@ -1,17 +1,19 @@
 # The GPU's trainer as several processes, each with a simulated GPU: whatever their number and the stage, one curve.
 source "$(dirname "$0")/lib.sh"
-cd "$TMP"
 trainer=$BUILD/train_gpt2sim
 source "$SOURCE/tests/programs/processes.sh"
 
-for i in $(seq 1 100); do echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17))."; done >text.txt
+make_text() {
+  for i in $(seq 1 100); do echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17))."; done >text.txt
+}
 model="--data text.txt --layers 3 --heads 2 --channels 32 --seq-len 16 --tokenizer bytes --sample-tokens 3 --prompt F --timeout 120"
 flags="$model --batch-size 2 --total-batch-tokens 128 --dropout 0.1 --steps 6 --save-every 3 --eval-every 6 --eval-steps 3"
 
+# one_curve PRECISION BOUND: whatever the number of processes and the stage.
 # shellcheck disable=SC2086
-for precision in fp32 bf16; do
-  bound=1e-5
-  [ $precision = bf16 ] && bound=4e-3 # half a unit in the last place of a logit of 1
+one_curve() {
+  local precision=$1 bound=$2 how parameters stage sent
+  make_text
   expect_ok $trainer $flags --precision $precision --run $precision-1
   for how in '2 0' '2 1' '2 2' '2 3' '4 3'; do
     expect_ok processes ${how% *} $flags --precision $precision --zero ${how#* } --run "$precision-${how/ /-}"
@@ -32,20 +34,38 @@ for precision in fp32 bf16; do
   expect_ok processes 4 --run again --resume --zero 2
   same_curve $precision-1 again $bound
   rm -rf again
-done
+}
+
+test_fp32() {
+  one_curve fp32 1e-5
+}
+
+test_bf16() {
+  one_curve bf16 4e-3  # half a unit in the last place of a logit of 1
+}
+
+# An average of the weights, and memory.
 # shellcheck disable=SC2086
-{
-expect_ok processes 2 $flags --zero 2 --ema 0.9 --run average
-expect_ok processes 2 $flags --memory --zero 3
-expect_output '^gathered parameters '
-expect_output '^gradients to sum '
+test_average_and_memory() {
+  make_text
+  expect_ok processes 2 $flags --zero 2 --ema 0.9 --run average
+  expect_ok processes 2 $flags --memory --zero 3
+  expect_output '^gathered parameters '
+  expect_output '^gradients to sum '
+}
 
 # By variables, without a launcher.
-export MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + RANDOM % 20000)) WORLD_SIZE=2 WROUGHT_TOKEN=$RANDOM WROUGHT_JOIN_TIMEOUT=30
-RANK=1 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 $trainer $flags --precision fp32 --zero 1 --run variables >other 2>&1 &
-expect_ok env RANK=0 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 $trainer $flags --precision fp32 --zero 1 --run variables
-wait
-same_state fp32-2-1 variables
-expect_error 1 "its WROUGHT_TOKEN is not rank 0's|found nobody" env WROUGHT_JOIN_TIMEOUT=2 RANK=1 WROUGHT_TOKEN=stale $trainer $flags --run no
-expect_error 1 'MASTER_ADDR is not set' env -u MASTER_ADDR RANK=1 $trainer $flags --run no
+# shellcheck disable=SC2086
+test_variables() {
+  make_text
+  expect_ok processes 2 $flags --precision fp32 --zero 1 --run fp32-2-1
+  export MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + RANDOM % 20000)) WORLD_SIZE=2 WROUGHT_TOKEN=$RANDOM WROUGHT_JOIN_TIMEOUT=30
+  RANK=1 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 $trainer $flags --precision fp32 --zero 1 --run variables >other 2>&1 &
+  expect_ok env RANK=0 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 $trainer $flags --precision fp32 --zero 1 --run variables
+  wait
+  same_state fp32-2-1 variables
+  expect_error 1 "its WROUGHT_TOKEN is not rank 0's|found nobody" env WROUGHT_JOIN_TIMEOUT=2 RANK=1 WROUGHT_TOKEN=stale $trainer $flags --run no
+  expect_error 1 'MASTER_ADDR is not set' env -u MASTER_ADDR RANK=1 $trainer $flags --run no
 }
+
+run_tests "$@"

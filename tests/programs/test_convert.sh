@@ -110,6 +110,7 @@ test_types() {
   expect_error 2 "--shard-bytes" "$convert" --from "$TMP/model" --to "$TMP/none" --shard-bytes 0
   expect_error 2 "--dtype" "$convert" --from "$TMP/model" --to "$TMP/none" --dtype fp8
   [ ! -e "$TMP/x2.bin" ] || die "a refused conversion wrote its target"
+  [ ! -e "$TMP/none" ] || die "a refused conversion left its target"
 }
 
 # Hugging Face to Hugging Face keeps the tokenizer.

@@ -151,6 +151,7 @@ test_classify_ways() {
   expect_error 2 'name its tokenizer with --tokenizer' "$finetune" classify --model gpt2-nano --data pets.tsv
   expect_error 2 'goes with a --model that is a preset' classify --tokenizer bytes
   expect_error 2 'made from text' "$finetune" classify --model gpt2-nano --tokenizer chars --data pets.tsv
+  [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"
 }
 
 # Other formats, sets of their own, and the book's recipes on data of their shape.
@@ -181,6 +182,7 @@ test_classify_data() {
   expect_output 'in aclImdb; train/ and test/ in it are taken together .to keep them apart: --data aclImdb/train --test-data aclImdb/test.'
   expect_ok "$finetune" classify --recipe imdb --model $base --data aclImdb/train --test-data aclImdb/test --run imdb_apart --steps 1 --max-length 32
   expect_output 'sets: 40 to train, 0 to validate, 40 to test; 32 tokens each'
+  [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"
 }
 
 # What transformers would read otherwise has a type that it does not know, which is said. Files of before say gpt2.

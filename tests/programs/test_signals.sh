@@ -319,6 +319,7 @@ test_several_processes() {
 }
 
 # ssh.sh, with something that is not ssh and a program that is not a trainer: several kinds of signals are one SIGTERM.
+# shellcheck disable=SC2086
 test_ssh_launcher() {
   printf '#!/bin/bash\nshift\nexec "$@"\n' >not_ssh
   cat >saves <<'END'

@@ -73,6 +73,7 @@ test_usage() {
   expect_error 2 'decoding needs the vocabulary' "$tokenize" decode --tokenizer bpe:300 --ids 1
   expect_error 2 'threads' "$tokenize" encode --tokenizer bytes --text a --threads -1
   expect_error 2 'val-fraction' "$tokenize" shard --tokenizer bytes --data "$text" --out "$TMP/s" --val-fraction 1.5
+  [ ! -e "$TMP/x.json" ] || die "a refused training wrote a file"
 }
 
 # Bad input: nothing is written.

@@ -226,6 +226,7 @@ test_muon() {
   expect_ok train --memory --optimizer muon
   expect_output '^Muon, AdamW m '
   expect_output '^Muon scratch +[0-9]+$'
+  [ ! -e runs ] || die "a refused run, or --memory, left a folder: $(ls runs)"
 }
 
 # An average of the weights: the saved model is of it, training goes on from the weights.
@@ -244,6 +245,7 @@ test_average() {
   expect_error 2 '--ema is 1, expected 0 to' train --ema 1
   expect_ok train --memory --ema 0.9
   expect_output '^average of weights '
+  [ ! -e runs ] || die "a refused run, or --memory, left a folder: $(ls runs)"
 }
 
 # The book's model: a head of its own, no bias on queries, keys and values, PyTorch's weights, decay of everything.
@@ -324,6 +326,7 @@ test_looking() {
   expect_error 2 "give one of them" train --check --reference --run looked
   expect_error 1 'beyond tolerance' "$trainer" --data text.txt --model huge --check
   [ ! -e looked ] || die "--memory, --kernels or --check made a run"
+  [ ! -e runs ] || die "a look left a run: $(ls runs)"
 }
 
 # A full disk: latest stays, and the run goes on when there is room again.

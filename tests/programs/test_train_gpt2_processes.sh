@@ -19,15 +19,13 @@ make_one() {  # the run of one process
   expect_ok $trainer $flags --run one --steps 50 --eval-every 25 --save-every 25
 }
 
-# same_as_one N...: with so many processes, in every stage, it is the same curve.
+# same_as_one N: with so many processes, in every stage, it is the same curve.
+# shellcheck disable=SC2086
 same_as_one() {
-  local n zero
-  for n in "$@"; do
-    for zero in 0 1 2 3; do
-      # shellcheck disable=SC2086
-      expect_ok processes $n $flags --run $n-$zero --steps 50 --eval-every 25 --save-every 25 --zero $zero
-      same_curve one $n-$zero 1e-5
-    done
+  local n=$1 zero
+  for zero in 0 1 2 3; do
+    expect_ok processes $n $flags --run $n-$zero --steps 50 --eval-every 25 --save-every 25 --zero $zero
+    same_curve one $n-$zero 1e-5
   done
 }
 

@@ -58,6 +58,7 @@ test_patience() {
   [ "$(readlink early/latest) $(readlink early/best)" = "$(readlink resumed/latest) $(readlink resumed/best)" ] || die "the resumed run's links differ"
   expect_error 2 'patience' train --run x --steps 4 --patience 2 --val-fraction 0
   expect_error 2 'patience' train --run x --patience -1
+  [ ! -e x ] || die "a refused run left its folder"
 }
 
 # A rate for each layer.

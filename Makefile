@@ -13,7 +13,7 @@ ARGS ?=
 VERDICT ?=
 CUDA_ARCH ?=
 
-.PHONY: all configure setup train book cuda sim check-kernels bench-sim test sanitize bench clean
+.PHONY: all configure setup train book cuda sim check-kernels bench-sim test test-all test-deep sanitize bench clean
 
 all: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target programs
@@ -56,14 +56,26 @@ sim: configure
 
 # The kernels' tests, instrumented: races, reads of what nobody wrote, bounds, alignment (docs/cudasim.md).
 check-kernels: configure
-	@cmake --build $(BUILD) -j $(JOBS) --target checked_tests
+	@cmake --build $(BUILD) -j $(JOBS) --target test_checked
 	@ctest --test-dir $(BUILD) -j $(JOBS) -L '^checked$$' --output-on-failure
 
+# What tells soon whether all is well: each kernel, format and program once, in minutes (docs/testing.md).
 test:
 	@dev/setup.sh tests
 	cmake -S . -B $(BUILD)
+	cmake --build $(BUILD) -j $(JOBS) --target quick_tests
+	ctest --test-dir $(BUILD) -j $(JOBS) -L '^quick$$' --output-on-failure
+
+# The rest of what a change must pass: every size and schedule, instrumented kernels, machine code, whole programs.
+test-all:
+	@dev/setup.sh tests
+	cmake -S . -B $(BUILD)
 	cmake --build $(BUILD) -j $(JOBS)
-	ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
+	ctest --test-dir $(BUILD) -j $(JOBS) -LE '^quick$$' --output-on-failure
+
+# Hours: every fault of every kernel, all schedules at all sizes, large shapes, thousands of damaged files under sanitizers.
+test-deep:
+	@dev/test_deep.sh
 
 # The same tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize:

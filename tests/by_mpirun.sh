@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# by_mpirun.sh N PROGRAM: a test as N processes.
+# by_mpirun.sh N PROGRAM FLAGS...: a test as N processes.
 set -euo pipefail
 if ! command -v mpirun >/dev/null; then
   echo "skipped: no mpirun here (openmpi-bin)"
@@ -7,4 +7,4 @@ if ! command -v mpirun >/dev/null; then
 fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export ASAN_OPTIONS=detect_leaks=0 # OpenMPI leaves some behind at its end
-exec mpirun --oversubscribe --bind-to none -n "$1" "$2"
+exec mpirun --oversubscribe --bind-to none -n "$1" "${@:2}"

@@ -1,3 +1,16 @@
 // The one main() of every doctest program; the tests themselves are in test_<file>.cpp.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
+
+#include <cstdio>
+
+#include "tests/test_set.h"
+
+int main(int argc, char** argv) try {
+  doctest::Context context(argc, argv);
+  if (quick_set()) std::puts("quick set: what is skipped runs in `make test-all`");
+  return context.run();
+} catch (const Error& error) {
+  std::fprintf(stderr, "error: %s\n", error.what());
+  return 2;
+}

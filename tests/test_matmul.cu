@@ -268,7 +268,7 @@ TEST_CASE_TEMPLATE("matmul: the same bits whatever the pointers' alignment", flo
 }
 
 #ifdef WROUGHT_CUBLASLT
-TEST_CASE_TEMPLATE("matmul: cuBLASLt with pointers of any alignment", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul: cuBLASLt with pointers of any alignment" * full_set(), floatX, float, bf16) {
   for (const size_t shift : {1, 2, 4, 8}) {
     CAPTURE(shift);
     const Layer<floatX> layer({72, 64, 80});
@@ -278,7 +278,7 @@ TEST_CASE_TEMPLATE("matmul: cuBLASLt with pointers of any alignment", floatX, fl
 }
 #endif
 
-TEST_CASE_TEMPLATE("matmul: the same bits under all schedules", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul: the same bits under all schedules" * full_set(), floatX, float, bf16) {
   for (const Tier& tier : tiers<floatX>()) {
     for (const Sizes sizes : {Sizes{70, 72, 136}, Sizes{33, 67, 35}}) {
       INFO(std::string(tier.name));
@@ -378,8 +378,8 @@ TEST_CASE("matmul: parts of dweight keep to their limits") {
 }
 
 #ifdef WROUGHT_CUDASIM
-TEST_CASE_TEMPLATE("matmul: tensor cores that cut sums off are within the tolerance, which says so", floatX, float,
-                   bf16) {
+TEST_CASE_TEMPLATE("matmul: tensor cores that cut sums off are within the tolerance, which says so" * full_set(),
+                   floatX, float, bf16) {
   const MatmulMode mode{MatmulTier::tensor_core, true};
   const Layer<floatX> layer({24, 8200, 16});
   const bool before = cudasim::mma_truncates();
@@ -430,7 +430,7 @@ Floats by_tile(const Layer<floatX>& l) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("matmul: the same bits by every tile", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul: the same bits by every tile" * full_set(), floatX, float, bf16) {
   const Layer<floatX> layer({136, 144, 264});
   Floats small = run(layer, {MatmulTier::tensor_core, true}, {.pre_gelu = false}).joined();
   small.resize(small.size() - layer.dbias.size());

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # docs/writing-a-kernel.md: its files, taken from the page, are right, its tests see faults, its ladder counts what it says.
 . "$(dirname "$0")/lib.sh"
-[ -x "$BUILD/test_common_sim" ] && [ -x "$BUILD/test_common_check" ] || { echo "skipped: this build has no cudasim"; exit 0; }
+[ -x "$BUILD/test_sim" ] && [ -x "$BUILD/test_checked" ] || { echo "skipped: this build has no cudasim"; exit 0; }
 command -v python3 >/dev/null || { echo "skipped: dev/mutate needs python3"; exit 0; }
 page=$SOURCE/docs/writing-a-kernel.md root=$TMP/root
 mkdir -p "$root"/{kernels,tests,dev/bench}

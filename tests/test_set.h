@@ -1,0 +1,36 @@
+// Which set of tests runs: `make test` is quick (each kernel, format and program once), `make test-all` full,
+// `make test-deep` deep (hours). By hand: full.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <span>
+#include <string>
+
+#include "gpt2/error.h"
+
+enum class TestSet { quick, full, deep };
+
+// From $WROUGHT_TEST_SET.
+inline TestSet test_set() {
+  static const TestSet set = [] {
+    const char* name = std::getenv("WROUGHT_TEST_SET");
+    const std::string given = name ? name : "full";
+    if (given != "quick" && given != "full" && given != "deep") {
+      fail("WROUGHT_TEST_SET=%s: expected quick, full or deep", given.c_str());
+    }
+    return given == "quick" ? TestSet::quick : given == "full" ? TestSet::full : TestSet::deep;
+  }();
+  return set;
+}
+inline bool quick_set() { return test_set() == TestSet::quick; }
+// TEST_CASE("..." * full_set()): not in the quick set.
+inline doctest::skip full_set() { return doctest::skip(quick_set()); }
+
+// Of a list of cases the first few in the quick set, all in the others.
+template <class T, size_t N>
+std::span<const T> in_set(const T (&cases)[N], size_t quick) {
+  return {cases, quick_set() ? std::min(quick, N) : N};
+}

@@ -163,12 +163,15 @@ ModelConfig book_config(int context, int layers = 12, int heads = 12, int channe
 
 int64_t parameters(const ModelConfig& config) { return num_parameters(param_table(config)); }
 
-// Of the tensors of block 0 whose names begin so.
-int64_t block_parameters(const ModelConfig& config, const std::vector<std::string>& names) {
+using Block = BlockParams<float>;
+
+// Of these tensors of a block.
+int64_t block_parameters(const ModelConfig& config, const std::vector<float * Block::*>& fields) {
   int64_t n = 0;
-  for (const ParamTensor& tensor : param_table(config)) {
-    for (const std::string& name : names) n += tensor.name.starts_with("block.0." + name) ? tensor.size() : 0;
-  }
+  Params<float> p;
+  for_each_param(config, {}, p, [&](float*& pointer, const ParamTensor& tensor) {
+    for (const auto field : fields) n += tensor.layer == 0 && &pointer == &(p.block[0].*field) ? tensor.size() : 0;
+  });
   return n;
 }
 
@@ -281,7 +284,7 @@ void chapter_3(Table& table) {
   table.figure("causal attention, 6 tokens: the last", "-0.5299 -0.1081", "", [] { return attention_example(1); });
   table.figure("two heads and a projection: the last", "0.2575 0.4028", "", [] { return attention_example(2); });
   table.figure("parameters: 768 channels, 12 heads", "2,360,064", "", [] {
-    return grouped(block_parameters(book_config(1024), {"qkv", "attproj"}));
+    return grouped(block_parameters(book_config(1024), {&Block::qkvw, &Block::attprojw, &Block::attprojb}));
   });
 }
 
@@ -289,8 +292,9 @@ void chapter_3(Table& table) {
 
 void chapter_4(Table& table) {
   Table::chapter("Chapter 4: the GPT");
-  table.figure("parameters: feed-forward layers", "4,722,432", "",
-               [] { return grouped(block_parameters(book_config(1024), {"fc"})); });
+  table.figure("parameters: feed-forward layers", "4,722,432", "", [] {
+    return grouped(block_parameters(book_config(1024), {&Block::fcw, &Block::fcb, &Block::fcprojw, &Block::fcprojb}));
+  });
   table.figure("124M", "163,009,536", "", [] { return grouped(parameters(book_config(1024))); });
   table.figure("without its head", "124,412,160", "", [] {
     ModelConfig config = book_config(1024);

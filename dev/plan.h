@@ -96,11 +96,7 @@ inline Units units_of(const ModelConfig& shape) {
   Units units;
   units.blocks = shape.num_layers;
   for (const ParamTensor& tensor : param_table(shape)) {
-    const std::string& name = tensor.name;
-    int64_t& unit = name == "wte" || name == "wpe" ? units.embeddings
-                    : name.rfind("block.", 0) == 0 ? units.block
-                                                   : units.last;
-    unit += tensor.size();
+    (tensor.layer < 0 ? units.embeddings : tensor.layer < shape.num_layers ? units.block : units.last) += tensor.size();
   }
   units.block /= units.blocks;
   return units;

@@ -73,8 +73,8 @@ const TensorView& find_moment(const SafetensorsFile& moments, const ParamTensor&
 void check_optimizer(const std::vector<ParamTensor>& table, const SafetensorsFile& moments) {
   bool muon = false, has_v = false, lacks_v = false;
   for (const ParamTensor& tensor : table) {
-    if (!tensor.transposed) continue;
-    muon = tensor.muon > 0;
+    if (tensor.role != Role::weight) continue;
+    muon = tensor.muon;
     (moments.find("v." + tensor.hf_name) ? has_v : lacks_v) = true;
   }
   if (has_v == lacks_v || has_v != muon) return;

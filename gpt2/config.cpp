@@ -26,7 +26,7 @@ ModelOptions model_options(const TrainConfig& c) {
                                               : Recompute::none;
   options.master_weights = !c.no_master_weights;
   options.optimizer = c.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
-  options.lr_layer_decay = static_cast<float>(c.lr_decay_per_layer);
+  options.lr_decay_per_layer = static_cast<float>(c.lr_decay_per_layer);
   options.decay_all = c.decay == "all";
   options.ema = c.ema;
   options.ranks = c.ranks;

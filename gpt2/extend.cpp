@@ -20,7 +20,7 @@ std::unique_ptr<Model> extend_vocabulary(const Model& model, int used, int vocab
     from.resize(static_cast<size_t>(old.size()));
     model.read(Arena::params, old, from.data());
     to.assign(static_cast<size_t>(tensor.size()), 0.0f);
-    const bool by_token = tensor.name == "wte" || (tensor.name == "head" && config.num_classes == 0);
+    const bool by_token = tensor.role == Role::embedding || (tensor.role == Role::head && config.num_classes == 0);
     const int64_t kept = by_token ? used * tensor.cols : old.size();
     std::copy_n(from.begin(), kept, to.begin());
     if (by_token && init == NewRows::mean) {

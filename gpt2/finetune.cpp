@@ -137,7 +137,7 @@ ModelOptions model_options(const FinetuneConfig& c, const ModelConfig& shape) {
   arithmetic.seed = c.seed;
   ModelOptions options = model_options(arithmetic);
   options.decay_all = c.decay_all;
-  options.lr_layer_decay = static_cast<float>(c.lr_layer_decay);
+  options.lr_decay_per_layer = static_cast<float>(c.lr_layer_decay);
   const std::string blocks = "last-blocks:";
   if (c.train == "lora") {
     options.lora = {c.lora_rank, static_cast<float>(c.lora_alpha), static_cast<float>(c.lora_dropout), c.lora_targets};
@@ -174,7 +174,7 @@ void load_base_weights(Model& model, const fs::path& dir, bool head) {
   const std::unique_ptr<Weights> weights = open_weights(dir);
   std::map<std::string, const ParamTensor*> there;
   for (const ParamTensor& tensor : weights->table) {
-    if (head || (tensor.name != "head" && tensor.name != "headb")) there[tensor.name] = &tensor;
+    if (head || !of_head(tensor, base)) there[tensor.name] = &tensor;
   }
   std::vector<float> values;
   for (const ParamTensor& tensor : model.table) {
@@ -194,14 +194,14 @@ void init_head(Model& model, const std::string& kind, uint64_t seed) {
   uint64_t drawn = 0;
   std::vector<float> values;
   for (const ParamTensor& tensor : model.table) {
-    if (tensor.name != "head" && tensor.name != "headb") continue;
+    if (!of_head(tensor, model.config)) continue;
     values.assign(static_cast<size_t>(tensor.size()), 0.0f);
     const size_t n = static_cast<size_t>(tensor.file_size());
     if (kind == "torch") {
       for (size_t i = 0; i < n; ++i) {
         values[i] = bound * (2 * philox_uniform(seed, kHeadSequence, drawn++) - 1);
       }
-    } else if (!tensor.vector) {
+    } else if (tensor.role == Role::head) {
       for (size_t i = 0; i < n; i += 4) {
         float normal[4];
         philox_normal4(normal, seed, kHeadSequence, drawn++);

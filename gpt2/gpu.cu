@@ -226,18 +226,6 @@ std::unique_ptr<Model> make_gpu_model(const ModelConfig& config, const ModelOpti
 
 // ---- which kernels run ---------------------------------------------------------------------------------------------
 
-namespace {
-
-// "block.3.qkvw": "qkv"; a token embedding that multiplies is the head.
-std::string product_name(const std::string& tensor) {
-  if (tensor == "wte" || tensor == "head") return "head";
-  std::string name = tensor.substr(tensor.rfind('.') + 1);
-  if (name.ends_with("w")) name.pop_back();
-  return name;
-}
-
-}  // namespace
-
 std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions& options, int B, int T, float dropout,
                                    bool reference) {
   const GpuTiers tiers = gpu_tiers(options.precision, reference);
@@ -246,7 +234,7 @@ std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions
   std::vector<KernelRow> rows;
   std::map<std::vector<std::string>, size_t> known;  // like ones of several layers are one row
   for (const DryRun::Operation& o : operations) {
-    KernelRow row{o.name, product_name(o.of), o.shape, 0, o.tier, o.why, {}};
+    KernelRow row{o.name, o.of, o.shape, 0, o.tier, o.why, {}};
     for (const DryRun::Launch& launch : o.launches) {
       const std::string name = launch.kernel.empty() ? "a kernel (a GPU's driver knows its name)" : launch.kernel;
       const char* blocks = launch.blocks == 1 ? "block" : "blocks";

@@ -349,8 +349,9 @@ class HuggingfaceWeights final : public Weights {
     std::set<std::string> known;
     for (const ParamTensor& tensor : file_table(config)) {
       known.insert(tensor.hf_name);
-      const bool is_no_part = tensor.name.ends_with(".qkvb") && !config.qkv_bias;
-      const bool optional = is_no_part || tensor.name == "headb";  // transformers' classifiers have no bias
+      const bool is_no_part = only_in_files(config, tensor);
+      const bool of_classifier = of_head(tensor, config) && tensor.vector();
+      const bool optional = is_no_part || of_classifier;  // transformers' classifiers have no bias
       if (optional && !find(tensor)) continue;
       const TensorView& view = files_.get(tensor.hf_name, file_shape(tensor));
       const auto is_zero = [](std::byte b) { return b == std::byte{0}; };

@@ -85,7 +85,7 @@ class LlmcWeights final : public Weights {
     const std::byte* from = file_.data() + kHeaderBytes;
     for (const ParamTensor* tensor : file_order(table, config.num_layers)) {
       at_[tensor->name] = from;
-      const bool padded = tensor == &table[0];  // wte: the file's own padding is passed over
+      const bool padded = tensor->role == Role::embedding;  // the file's own padding is passed over
       from += (padded ? header.padded_vocab_size : tensor->file_rows) * tensor->cols * element_bytes(dtype(*tensor));
     }
   }

@@ -52,15 +52,18 @@ std::string tensor_name(const std::string& module, const char* what) {
 }
 
 struct Adapter {
-  std::string name;   // in the table, without .lora_a: "block.3.qw"
-  int64_t first_row;  // of the matrix that it adds to
+  const ParamTensor *a, *b;
 };
 
-// The adapters that a matrix can have: three of qkvw, else one.
-std::vector<Adapter> adapters_of(const ParamTensor& tensor, int64_t C) {
-  if (!tensor.name.ends_with(".qkvw")) return {{tensor.name, 0}};
-  const std::string block = tensor.name.substr(0, tensor.name.size() - 4);
-  return {{block + "qw", 0}, {block + "kw", C}, {block + "vw", 2 * C}};
+// The adapters of a matrix: up to three where it is that of queries, keys and values, else one at most.
+std::vector<Adapter> adapters_of(const std::vector<ParamTensor>& table, const ParamTensor& matrix) {
+  std::vector<Adapter> found;
+  for (size_t k = 0; k + 1 < table.size(); ++k) {
+    if (!table[k].adapter() || table[k].layer != matrix.layer || table[k].adapts != matrix.name) continue;
+    found.push_back({&table[k], &table[k + 1]});
+    ++k;
+  }
+  return found;
 }
 
 std::vector<float> read_tensor(const Model& model, const ParamTensor& tensor) {
@@ -87,14 +90,10 @@ MergedLora::MergedLora(const Model& model) : Weights(model.config, param_table(m
 
 void MergedLora::read(const ParamTensor& tensor, float* out) const {
   model_.read(Arena::params, *tensors_.at(tensor.name), out);
-  if (tensor.vector) return;
   const float scale = model_.options.lora.alpha / static_cast<float>(model_.options.lora.rank);
-  for (const Adapter& adapter : adapters_of(tensor, config.channels)) {
-    const auto found = tensors_.find(adapter.name + ".lora_a");
-    if (found == tensors_.end()) continue;
-    const ParamTensor &a = *found->second, &b = *tensors_.at(adapter.name + ".lora_b");
-    add_low_rank(out + adapter.first_row * tensor.cols, read_tensor(model_, a).data(), read_tensor(model_, b).data(),
-                 scale, b.rows, a.cols, a.rows);
+  for (const auto& [a, b] : adapters_of(model_.table, tensor)) {
+    add_low_rank(out + a->first_row * tensor.cols, read_tensor(model_, *a).data(), read_tensor(model_, *b).data(),
+                 scale, b->rows, a->cols, a->rows);
   }
 }
 
@@ -103,10 +102,7 @@ void MergedLora::read(const ParamTensor& tensor, float* out) const {
 void save_adapter(const Model& model, const fs::path& base, const fs::path& dir, bool opens_in_peft) {
   const LoraOptions& lora = model.options.lora;
   if (lora.rank == 0) throw std::logic_error("save_adapter() of a model without adapters");
-  std::map<std::string, const ParamTensor*> tensors;
-  for (const ParamTensor& tensor : model.table) tensors[tensor.name] = &tensor;
   const bool classifier = model.config.num_classes > 0;
-  const int64_t C = model.config.channels;
 
   std::vector<TensorHeader> headers;
   std::vector<std::vector<float>> values;
@@ -120,22 +116,17 @@ void save_adapter(const Model& model, const fs::path& base, const fs::path& dir,
     values.push_back(std::move(numbers));
   };
   for (const ParamTensor& tensor : model.table) {
-    if (tensor.adapter() || tensor.vector || (classifier && tensor.name == "head")) continue;
-    std::vector<Adapter> found;
-    for (const Adapter& adapter : adapters_of(tensor, C)) {
-      if (tensors.contains(adapter.name + ".lora_a")) found.push_back(adapter);
-    }
-    if (found.empty()) continue;
+    const std::vector<Adapter> found = adapters_of(model.table, tensor);
+    if (found.empty() || (classifier && tensor.role == Role::head)) continue;
     const int64_t rank = lora.rank, all = rank * static_cast<int64_t>(found.size());
     std::vector<float> a_all, b_all(static_cast<size_t>(tensor.rows * all), 0.0f);
     for (size_t k = 0; k < found.size(); ++k) {
-      const ParamTensor& b_tensor = *tensors.at(found[k].name + ".lora_b");
-      const std::vector<float> a = read_tensor(model, *tensors.at(found[k].name + ".lora_a")),
-                               b = read_tensor(model, b_tensor);
+      const auto& [a_tensor, b_tensor] = found[k];
+      const std::vector<float> a = read_tensor(model, *a_tensor), b = read_tensor(model, *b_tensor);
       a_all.insert(a_all.end(), a.begin(), a.end());
-      for (int64_t o = 0; o < b_tensor.rows; ++o) {
+      for (int64_t o = 0; o < b_tensor->rows; ++o) {
         std::copy_n(&b[static_cast<size_t>(o * rank)], rank,
-                    &b_all[static_cast<size_t>((found[k].first_row + o) * all) + k * static_cast<size_t>(rank)]);
+                    &b_all[static_cast<size_t>((b_tensor->first_row + o) * all) + k * static_cast<size_t>(rank)]);
       }
     }
     const std::string module = module_of(tensor), target = target_of(module);
@@ -148,10 +139,13 @@ void save_adapter(const Model& model, const fs::path& base, const fs::path& dir,
     add(tensor_name(module, "lora_B"), {tensor.file_rows, all}, std::move(b_all));
   }
   if (classifier) {
-    std::vector<float> head(static_cast<size_t>(tensors.at("head")->size()));
-    MergedLora(model).read(*tensors.at("head"), head.data());
-    add("base_model.model.score.weight", {model.config.num_classes, C}, std::move(head));
-    add("base_model.model.score.bias", {model.config.num_classes}, read_tensor(model, *tensors.at("headb")));
+    const MergedLora merged(model);
+    for (const ParamTensor& tensor : merged.table) {
+      if (!of_head(tensor, merged.config)) continue;
+      std::vector<float> head(static_cast<size_t>(tensor.size()));
+      merged.read(tensor, head.data());
+      add("base_model.model." + tensor.hf_name, file_shape(tensor), std::move(head));
+    }
   }
 
   SafetensorsWriter file(dir / kTensorFile, headers,
@@ -221,7 +215,7 @@ class AdapterWeights final : public Weights {
       : Weights(shape, param_table(shape)), base_(std::move(base)), file_(dir) {
     for (const ParamTensor& tensor : table) {
       const std::string module = module_of(tensor);
-      if (!tensor.vector && adapter.is_target(module)) add_delta(tensor, module, adapter);
+      if (!tensor.vector() && adapter.is_target(module)) add_delta(tensor, module, adapter);
     }
     add_whole(adapter);
     for (const TensorView& view : file_.tensors()) {
@@ -242,7 +236,7 @@ class AdapterWeights final : public Weights {
       from_file(out, whole->second->bytes, *find_dtype(whole->second->dtype), tensor, where(*whole->second));
     } else if (const ParamTensor* found = in_base(tensor)) {
       base_->read(*found, out);
-    } else if (tensor.name == "head") {
+    } else if (tensor.role == Role::head) {
       base_->read(base_->table[0], out);  // the embedding, which the base has in its place
     } else {
       std::fill(out, out + tensor.size(), 0.0f);  // a classifier's bias, which transformers' do not have
@@ -288,7 +282,7 @@ class AdapterWeights final : public Weights {
     if (adapter.is_saved(module)) {
       fail("%s: target_modules and modules_to_save both name the module %s", file_.path().c_str(), module.c_str());
     }
-    const bool embedding = tensor.name == "wte" || tensor.name == "wpe";
+    const bool embedding = tensor.role == Role::embedding || tensor.role == Role::position;
     const int64_t rank = adapter.rank(module), in = embedding ? tensor.file_rows : tensor.cols,
                   out = embedding ? tensor.cols : tensor.file_rows;
     const std::string at = kPrefix + module + (embedding ? ".lora_embedding_" : ".lora_"),
@@ -297,11 +291,11 @@ class AdapterWeights final : public Weights {
     const TensorView *a = get(at + "A" + end, {rank, in}, why), *b = get(at + "B" + end, {out, rank}, why);
     deltas_[tensor.name] = {a, b, rank, scale, embedding};
     if (!adapter.lora_bias()) return;
-    const std::string bias = tensor.name.ends_with("w") ? tensor.name.substr(0, tensor.name.size() - 1) + "b" : "";
-    if (embedding || std::none_of(table.begin(), table.end(), [&](const ParamTensor& t) { return t.name == bias; })) {
+    const auto bias = std::ranges::next(std::ranges::find(table, tensor.name, &ParamTensor::name));
+    if (tensor.role != Role::weight || bias == table.end() || bias->role != Role::bias) {
       fail("%s: lora_bias is true, but the module %s has no bias", file_.path().c_str(), module.c_str());
     }
-    biases_[bias] = {get(at + "B.bias", {out}, "lora_bias is true"), scale};
+    biases_[bias->name] = {get(at + "B.bias", {out}, "lora_bias is true"), scale};
   }
 
   // Tensors that the file has in place of the base's: of modules_to_save, and what PEFT saves next to adapters, such as
@@ -312,31 +306,30 @@ class AdapterWeights final : public Weights {
       return kPrefix + module + (wrapped ? ".base_layer." : ".") + parameter;
     };
     const bool shared = !base_->config.has_head() && config.num_classes == 0;  // one matrix, in two modules
-    std::vector<std::string> parts;  // of it: those that are not of modules_to_save
+    const TensorView* one = nullptr;                                           // what the file has in its place
     if (shared) {
-      const TensorView* first = nullptr;
       for (const char* module : {"transformer.wte", "lm_head"}) {
         if (adapter.is_saved(module)) continue;
-        parts.push_back(*module == 'l' ? "head" : "wte");
         const std::string name = name_of(module, "weight");
         if (!file_.find(name)) continue;
         const TensorView* view = get(name, file_shape(table[0]), "");
-        if (first && !std::ranges::equal(first->bytes, view->bytes)) {
+        if (one && !std::ranges::equal(one->bytes, view->bytes)) {
           fail("%s: tensors %s and %s differ, but the base model has one matrix for both", file_.path().c_str(),
-               in_quotes(first->name).c_str(), in_quotes(name).c_str());
+               in_quotes(one->name).c_str(), in_quotes(name).c_str());
         }
-        first = view;
-      }
-      for (const std::string& part : parts) {
-        if (first) whole_[part] = first;
+        one = view;
       }
     }
     for (const ParamTensor& tensor : table) {
-      if (std::find(parts.begin(), parts.end(), tensor.name) != parts.end()) continue;
       const std::string module = module_of(tensor),
                         name = name_of(module, tensor.hf_name.substr(tensor.hf_name.rfind('.') + 1));
-      const bool saved = adapter.is_saved(module), new_head = tensor.hf_name == "score.weight" && !in_base(tensor);
-      const bool needed = new_head || (saved && tensor.name != "headb");  // that is wrought's own
+      const bool saved = adapter.is_saved(module), classifies = of_head(tensor, config) && config.num_classes > 0;
+      if (shared && !saved && (tensor.role == Role::embedding || tensor.role == Role::head)) {
+        if (one) whole_[tensor.name] = one;
+        continue;
+      }
+      const bool new_head = classifies && tensor.role == Role::head && !in_base(tensor);
+      const bool needed = new_head || (saved && !(classifies && tensor.vector()));  // the bias is wrought's own
       if (!needed && !file_.find(name)) continue;
       whole_[tensor.name] =
           get(name, file_shape(tensor), saved ? "modules_to_save names its module" : "a classifier's head");
@@ -355,7 +348,7 @@ class AdapterWeights final : public Weights {
   std::vector<float> floats(const TensorView& view, bool transposed) const {
     const int64_t n = view.shape[0], m = view.shape.size() > 1 ? view.shape[1] : 1;
     const int64_t rows = transposed ? m : n, cols = transposed ? n : m;
-    const ParamTensor as_it_is{"", "", rows, cols, rows, transposed, false, Init::zeros, 0, false, 0, 0};
+    const ParamTensor as_it_is{.rows = rows, .cols = cols, .file_rows = rows, .transposed = transposed};
     std::vector<float> values(static_cast<size_t>(as_it_is.size()));
     from_file(values.data(), view.bytes, *find_dtype(view.dtype), as_it_is, where(view));
     return values;

@@ -364,7 +364,7 @@ void CpuModel<floatX>::add_grads(void* to, const void* from, int64_t n) {
 template <class floatX>
 void CpuModel<floatX>::clear_kept_grads(bool of_weights) const {
   for (const ParamTensor& tensor : table) {
-    const bool is_weight = tensor.transposed || tensor.name == (params.head ? "head" : "wte");
+    const bool is_weight = tensor.role == Role::weight || tensor.role == (params.head ? Role::head : Role::embedding);
     if (is_weight != of_weights || !tensor.trainable()) continue;
     floatX* g = static_cast<floatX*>(grad_memory_.data()) + tensor.grad_offset;
     if (tensor.size() < 100000) {
@@ -395,7 +395,7 @@ double CpuModel<floatX>::squares() {
   if (!squares_known_ || parallel()) return k_.global_norm_squared(g, arena_size(table, Arena::grads));
   sum = squares_;
   for (const ParamTensor& tensor : table) {
-    if (!tensor.transposed && tensor.trainable()) {
+    if (tensor.role != Role::weight && tensor.trainable()) {
       sum += k_.global_norm_squared(g + tensor.grad_offset, tensor.size());
     }
   }
@@ -481,8 +481,8 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
     average(p, piece.param, piece.at, piece.count);  // while it is in the cache
   }
   for (const ParamTensor& p : table) {
-    if (p.muon == 0 || !p.trainable()) continue;
-    const int rows = static_cast<int>(p.rows / p.muon), cols = static_cast<int>(p.cols);
+    if (!p.muon || !p.trainable()) continue;
+    const int rows = static_cast<int>(p.rows / p.stacked), cols = static_cast<int>(p.cols);
     for (int64_t k = 0; k < p.size(); k += int64_t{rows} * cols) {
       const int64_t i = p.grad_offset + k;
       cpu::muon_update<floatX>(at(param_memory_, p.offset + k), at(m_memory_, i), at(muon_memory_, 0),

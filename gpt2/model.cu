@@ -392,8 +392,8 @@ void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
                  o.beta2, o.eps, o.weight_decay, rounding_seed(i), run.size, compute_);
   }
   for (const ParamTensor& tensor : table) {
-    if (tensor.muon == 0 || !tensor.trainable()) continue;
-    const int rows = static_cast<int>(tensor.rows / tensor.muon), cols = static_cast<int>(tensor.cols);
+    if (!tensor.muon || !tensor.trainable()) continue;
+    const int rows = static_cast<int>(tensor.rows / tensor.stacked), cols = static_cast<int>(tensor.cols);
     for (int64_t k = 0; k < tensor.size(); k += int64_t{rows} * cols) {
       const int64_t i = tensor.grad_offset + k;
       muon_update(param_memory_.as<floatX>() + tensor.offset + k, master ? master + i : nullptr,
@@ -603,7 +603,7 @@ std::vector<DryRun::Operation> dry_step(const ModelConfig& config, const ModelOp
   for (DryRun::Operation& operation : run.operations) {
     if (!operation.weight) continue;
     const ParamTensor* tensor = model.tensor_at(operation.weight);
-    operation.of = tensor ? tensor->name : "";
+    operation.of = tensor ? tensor->product : "";
   }
   return std::move(run.operations);
 }

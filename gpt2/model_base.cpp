@@ -113,11 +113,8 @@ int Model::last_block_of_backward() const {
   int last = config.num_layers + 1;
   for (const ParamTensor& tensor : table) {
     if (!tensor.trainable()) continue;
-    const bool embedding = tensor.name == "wte" || tensor.name == "wpe", block = tensor.name.rfind("block.", 0) == 0;
-    const bool norm = tensor.name.rfind("lnf", 0) == 0;
-    if (embedding) last = 0;
-    if (norm) last = std::min(last, config.num_layers);
-    if (block) last = std::min(last, std::stoi(tensor.name.substr(6)));
+    const bool under_head = tensor.layer < config.num_layers || tensor.role == Role::norm;
+    if (under_head) last = std::min(last, std::max(tensor.layer, 0));
   }
   return last;
 }

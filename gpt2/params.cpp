@@ -32,10 +32,8 @@ bool in_list(const std::string& list, const std::string& name) {
 
 }  // namespace
 
-bool lora_targets(const LoraOptions& lora, const ModelConfig& config, const char* matrix) {
-  if (lora.rank == 0) return false;
-  if (lora.targets == "all") return std::string(matrix) != "head" || config.has_head();
-  return in_list(lora.targets, matrix);
+bool lora_targets(const LoraOptions& lora, const char* matrix) {
+  return lora.rank > 0 && (lora.targets == "all" || in_list(lora.targets, matrix));
 }
 
 void validate(const ModelOptions& o, const ModelConfig& config, const std::string& where) {
@@ -97,58 +95,44 @@ int64_t aligned_size(const ParamTensor& tensor) { return tensor.size() + tensor.
 
 std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptions& options) {
   validate(options, config, "the model's options");
+  const int L = config.num_layers;
+  const TrainablePart& part = options.trainable;
+  const auto trains = [&](const ParamTensor& tensor) {
+    if (options.lora.rank > 0) return tensor.adapter();
+    if (tensor.layer < 0) return part.embeddings;
+    if (tensor.layer < L) return tensor.layer >= part.first_block;
+    return tensor.role == Role::norm ? part.final_norm : part.head;
+  };
+
   std::vector<ParamTensor> table;
   Params<float> unused;
-  const TrainablePart& part = options.trainable;
-  // Blocks, and before them the embeddings, are so many steps away from the head.
-  const auto depth_of = [&](const std::string& name) {
-    if (name.rfind("block.", 0) == 0) return config.num_layers - std::stoi(name.substr(6));
-    return name == "wte" || name == "wpe" ? config.num_layers + 1 : 0;
-  };
-  const auto trains = [&](const ParamTensor& tensor) {
-    const std::string& name = tensor.name;
-    if (options.lora.rank > 0) return tensor.adapter();
-    if (name.rfind("block.", 0) == 0) return std::stoi(name.substr(6)) >= part.first_block;
-    return name == "wte" || name == "wpe" ? part.embeddings : name[0] == 'l' ? part.final_norm : part.head;
-  };
-  const auto unit_of = [&](const ParamTensor& tensor) {
-    const std::string& name = tensor.name;
-    if (name == "wte" || name == "wpe") return 0;
-    return name.rfind("block.", 0) == 0 && !tensor.adapter() ? 1 + std::stoi(name.substr(6)) : config.num_layers + 1;
-  };
-  const std::string last = config.num_classes > 0 ? "headb" : config.tied_head ? "lnfb" : "head";
-  const auto unit_ends = [&](const std::string& name) {
-    return name == "wpe" || name == last || name.ends_with(".fcprojb");
-  };
-  int unit = -1;
+  for_each_param(config, options.lora, unused, [&](float*&, const ParamTensor& tensor) { table.push_back(tensor); });
   int64_t offset = 0, grad_offset = 0, v_offset = 0, begin = 0;
-  for_each_param(config, options.lora, unused, [&](float*&, ParamTensor tensor) {
-    if (options.optimizer == Optimizer::adamw) tensor.muon = 0;
-    if (options.decay_all) tensor.decay = true;
-    tensor.lr_scale = static_cast<float>(std::pow(static_cast<double>(options.lr_layer_decay), depth_of(tensor.name)));
+  for (size_t k = 0; k < table.size(); ++k) {
+    ParamTensor& tensor = table[k];
+    tensor.decay = options.decay_all || !tensor.vector();
+    tensor.muon = options.optimizer == Optimizer::muon && tensor.role == Role::weight;
+    // So many steps away from the head.
+    tensor.lr_scale = static_cast<float>(std::pow(static_cast<double>(options.lr_decay_per_layer), L - tensor.layer));
+    const auto unit_of = [&](const ParamTensor& t) { return t.adapter() ? L + 1 : t.layer + 1; };
     tensor.unit = unit_of(tensor);
-    if (tensor.unit != unit) {
-      unit = tensor.unit;
-      begin = offset;
-    }
+    if (k == 0 || tensor.unit != table[k - 1].unit) begin = offset;
+    const bool unit_ends = k + 1 == table.size() || unit_of(table[k + 1]) != tensor.unit;
     int64_t size = aligned(tensor.size());
-    if (options.zero > 0 && unit_ends(tensor.name)) {
+    if (options.zero > 0 && unit_ends) {
       size = begin + aligned((offset + size - begin + options.ranks - 1) / options.ranks) * options.ranks - offset;
     }
     tensor.padding = size - tensor.size();
     tensor.offset = offset;
     offset += size;
-    if (trains(tensor)) {
-      tensor.grad_offset = grad_offset;
-      tensor.averaged = options.ema > 0;
-      grad_offset += size;
-      if (tensor.muon == 0) {
-        tensor.v_offset = v_offset;
-        v_offset += size;
-      }
-    }
-    table.push_back(std::move(tensor));
-  });
+    if (!trains(tensor)) continue;
+    tensor.grad_offset = grad_offset;
+    tensor.averaged = options.ema > 0;
+    grad_offset += size;
+    if (tensor.muon) continue;
+    tensor.v_offset = v_offset;
+    v_offset += size;
+  }
   return table;
 }
 
@@ -239,8 +223,8 @@ TensorPart part_of(const ParamTensor& tensor, const ParamUnit& unit, int rank) {
 int64_t muon_scratch(const std::vector<ParamTensor>& table) {
   int64_t most = 0;
   for (const ParamTensor& tensor : table) {
-    if (tensor.muon == 0 || !tensor.trainable()) continue;
-    most = std::max(most, muon_scratch(static_cast<int>(tensor.rows / tensor.muon), static_cast<int>(tensor.cols)));
+    if (!tensor.muon || !tensor.trainable()) continue;
+    most = std::max(most, muon_scratch(static_cast<int>(tensor.rows / tensor.stacked), static_cast<int>(tensor.cols)));
   }
   return most;
 }

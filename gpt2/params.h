@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gpt2/error.h"
@@ -40,7 +41,7 @@ void validate(const ModelOptions& options, const ModelConfig& config, const std:
 inline TrainablePart trains_nothing(const ModelConfig& config) { return {config.num_layers, false, false, false}; }
 
 // Whether adapters are on one of q, k, v, attproj, fc, fcproj, head.
-bool lora_targets(const LoraOptions& lora, const ModelConfig& config, const char* matrix);
+bool lora_targets(const LoraOptions& lora, const char* matrix);
 
 // Floating-point operations that training takes per token, forward and backward: 6 per parameter that is multiplied
 // (PaLM, Chowdhery et al. 2022, appendix B), and 12 L C T for attention's two products.
@@ -83,32 +84,45 @@ struct Params {
 
 enum class Init { zeros, ones, normal, uniform };
 
+// What a tensor is for. norm: the weight or the bias of a layer norm; weight: a matrix of a block; head: the output
+// matrix, where it is not the token embedding's; bias: of one of these two. An adapter has the layer of its matrix.
+enum class Role { embedding, position, norm, weight, bias, head, adapter };
+
 // params holds every tensor; grads and m what is trained, and so does average, where one is kept; v what AdamW trains.
 // m of a tensor that is Muon's is its momentum.
 enum class Arena { params, grads, m, v, average };
 
+// A tensor's names are for people and files. What the code needs to know of it is in the other fields.
 struct ParamTensor {
-  std::string name;     // as in Params: "wte", "block.3.qkvw"
-  std::string hf_name;  // as GPT2LMHeadModel saves it, without the leading "transformer."
-  int64_t rows, cols;   // in memory, row-major; vectors are (1, n), headb (n, 1)
-  int64_t file_rows;    // rows that files hold: V for wte, the outputs for a head, else rows
-  bool transposed;      // files hold (cols, rows): GPT-2's Conv1D layout
-  bool vector;          // one-dimensional
-  Init init;
-  float init_std;  // of Init::normal; of Init::uniform the bound
-  bool decay;      // weight decay: matrices only, unless all are asked for
-  int muon;        // matrices of rows / muon each, one below the other, that Muon makes orthogonal; 0: AdamW's
-  int64_t offset;  // of the first element in the parameters' arena
+  std::string name = "";     // as in Params: "wte", "block.3.qkvw"
+  std::string hf_name = "";  // as GPT2LMHeadModel saves it, without the leading "transformer."
+  int layer = -1;            // -1 before the blocks, 0 .. L-1 the blocks, L after them
+  Role role = Role::weight;
+  int64_t rows = 1, cols = 1;  // in memory, row-major; vectors are (1, n), a head's bias (n, 1)
+  int64_t file_rows = 0;       // rows that files hold: V for wte, the outputs for a head, else rows
+  bool transposed = false;     // files hold (cols, rows): GPT-2's Conv1D layout
+  int stacked = 1;             // parts of one size, one below the other: 3 where queries, keys and values are
+  const char* product = "";    // which product it is multiplied in: "qkv", "head"
+  std::string adapts = "";     // the name of the matrix that an adapter adds to, from the row first_row on
+  int64_t first_row = 0;
+  Init init = Init::zeros;
+  float init_std = 0;  // of Init::normal; of Init::uniform the bound
+
+  // What param_table() adds.
+  bool decay = false;        // weight decay: matrices only, unless all are asked for
+  bool muon = false;         // updated by Muon, which makes each of the stacked parts orthogonal; else by AdamW
+  int64_t offset = 0;        // of the first element in the parameters' arena
   int64_t grad_offset = -1;  // in those of gradients and m; -1: not trained, so not there
   int64_t v_offset = -1;     // in AdamW's v; -1: not there
   float lr_scale = 1;        // of the learning rate
   bool averaged = false;     // has an average, at grad_offset of its arena
   int unit = 0;              // of ParamUnit
-  int64_t padding = 0;       // elements of the arenas behind it, that belong to nothing
+  int64_t padding = 0;       // elements of the arenas after it, that belong to nothing
 
   int64_t size() const { return rows * cols; }
+  bool vector() const { return role == Role::norm || role == Role::bias; }  // one-dimensional
   bool trainable() const { return grad_offset >= 0; }
-  bool adapter() const { return name.find(".lora_") != std::string::npos; }
+  bool adapter() const { return role == Role::adapter; }
   int64_t offset_in(Arena arena) const {
     if (arena == Arena::average && !averaged) return -1;
     return arena == Arena::params ? offset : arena == Arena::v ? v_offset : grad_offset;
@@ -116,9 +130,16 @@ struct ParamTensor {
   int64_t file_size() const { return file_rows * cols; }
 };
 
-// Calls visit(pointer member, tensor without offset) for every parameter, in the order of the arena.
+// Whether it is the head's own matrix or its bias.
+inline bool of_head(const ParamTensor& tensor, const ModelConfig& config) {
+  return tensor.role == Role::head || (tensor.role == Role::bias && tensor.layer == config.num_layers);
+}
+
+// Calls visit(pointer member, tensor) for every parameter, in the order of the arena: a matrix's bias follows it, and
+// an adapter's B follows its A.
 template <class floatX, class Visit>
 void for_each_param(const ModelConfig& config, const LoraOptions& lora, Params<floatX>& p, Visit&& visit) {
+  const int L = config.num_layers;
   const int64_t C = config.channels, V = config.vocab_size, Vp = config.padded_vocab_size();
   // GPT-2's initialisation (Radford et al. 2019, section 2.3): N(0, 0.02), positions half of that, and the layers that
   // write to the residual stream scaled down by the square root of their number. Models narrower than GPT-2's 768
@@ -126,70 +147,144 @@ void for_each_param(const ModelConfig& config, const LoraOptions& lora, Params<f
   // that width: with 0.02 at C = 128, attention begins all but uniform and learns late (docs/performance.md has what it
   // costs).
   const float std = 0.02f * std::sqrt(std::max(1.0f, 768.0f / static_cast<float>(C)));
-  const float residual_std = std / std::sqrt(2.0f * static_cast<float>(config.num_layers));
-  const auto matrix = [&](floatX*& to, const std::string& name, const std::string& hf, int64_t rows, int64_t cols,
-                          float s, int muon = 1) {
-    visit(to, ParamTensor{name, hf, rows, cols, rows, true, false, Init::normal, s, true, muon, 0});
+  const float residual_std = std / std::sqrt(2.0f * static_cast<float>(L));
+  const auto row = [&](floatX*& to, ParamTensor tensor) {
+    if (tensor.file_rows == 0) tensor.file_rows = tensor.rows;
+    visit(to, std::as_const(tensor));
   };
-  const auto vector = [&](floatX*& to, const std::string& name, const std::string& hf, int64_t n, Init init) {
-    visit(to, ParamTensor{name, hf, 1, n, 1, false, true, init, 0, false, 0, 0});
+  // Both tensors of a layer norm.
+  const auto norm = [&](floatX*& weight, floatX*& bias, int l, const std::string& name, const std::string& hf) {
+    row(weight,
+        {.name = name + "w", .hf_name = hf + ".weight", .layer = l, .role = Role::norm, .cols = C, .init = Init::ones});
+    row(bias, {.name = name + "b", .hf_name = hf + ".bias", .layer = l, .role = Role::norm, .cols = C});
   };
 
-  visit(p.wte, ParamTensor{"wte", "wte.weight", Vp, C, V, false, false, Init::normal, std, true, 0, 0});
-  visit(p.wpe, ParamTensor{"wpe", "wpe.weight", config.max_seq_len, C, config.max_seq_len, false, false, Init::normal,
-                           std / 2, true, 0, 0});
-  p.block.resize(static_cast<size_t>(config.num_layers));
-  for (int l = 0; l < config.num_layers; ++l) {
+  row(p.wte, {.name = "wte",
+              .hf_name = "wte.weight",
+              .role = Role::embedding,
+              .rows = Vp,
+              .cols = C,
+              .file_rows = V,
+              .product = "head",
+              .init = Init::normal,
+              .init_std = std});
+  row(p.wpe, {.name = "wpe",
+              .hf_name = "wpe.weight",
+              .role = Role::position,
+              .rows = config.max_seq_len,
+              .cols = C,
+              .init = Init::normal,
+              .init_std = std / 2});
+  p.block.resize(static_cast<size_t>(L));
+  for (int l = 0; l < L; ++l) {
     BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];
     const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l);
-    vector(w.ln1w, at + "ln1w", h + "ln_1.weight", C, Init::ones);
-    vector(w.ln1b, at + "ln1b", h + "ln_1.bias", C, Init::zeros);
-    matrix(w.qkvw, at + "qkvw", h + "attn.c_attn.weight", 3 * C, C, std, 3);  // queries, keys, values
-    if (config.qkv_bias) vector(w.qkvb, at + "qkvb", h + "attn.c_attn.bias", 3 * C, Init::zeros);
-    matrix(w.attprojw, at + "attprojw", h + "attn.c_proj.weight", C, C, residual_std);
-    vector(w.attprojb, at + "attprojb", h + "attn.c_proj.bias", C, Init::zeros);
-    vector(w.ln2w, at + "ln2w", h + "ln_2.weight", C, Init::ones);
-    vector(w.ln2b, at + "ln2b", h + "ln_2.bias", C, Init::zeros);
-    matrix(w.fcw, at + "fcw", h + "mlp.c_fc.weight", 4 * C, C, std);
-    vector(w.fcb, at + "fcb", h + "mlp.c_fc.bias", 4 * C, Init::zeros);
-    matrix(w.fcprojw, at + "fcprojw", h + "mlp.c_proj.weight", C, 4 * C, residual_std);
-    vector(w.fcprojb, at + "fcprojb", h + "mlp.c_proj.bias", C, Init::zeros);
+    // A matrix, of which a row below says the product, hf_name, sizes and init_std, and its bias, if it has one.
+    const auto linear = [&](floatX*& weight, floatX** bias, ParamTensor t) {
+      const std::string name = at + t.product, hf = h + t.hf_name;
+      t.name = name + "w", t.hf_name = hf + ".weight", t.layer = l, t.transposed = true, t.init = Init::normal;
+      row(weight, t);
+      if (!bias) return;
+      row(*bias, {.name = name + "b",
+                  .hf_name = hf + ".bias",
+                  .layer = l,
+                  .role = Role::bias,
+                  .cols = t.rows,
+                  .stacked = t.stacked});
+    };
+    norm(w.ln1w, w.ln1b, l, at + "ln1", h + "ln_1");
+    linear(w.qkvw, config.qkv_bias ? &w.qkvb : nullptr,
+           {.hf_name = "attn.c_attn", .rows = 3 * C, .cols = C, .stacked = 3, .product = "qkv", .init_std = std});
+    linear(w.attprojw, &w.attprojb,
+           {.hf_name = "attn.c_proj", .rows = C, .cols = C, .product = "attproj", .init_std = residual_std});
+    norm(w.ln2w, w.ln2b, l, at + "ln2", h + "ln_2");
+    linear(w.fcw, &w.fcb, {.hf_name = "mlp.c_fc", .rows = 4 * C, .cols = C, .product = "fc", .init_std = std});
+    linear(w.fcprojw, &w.fcprojb,
+           {.hf_name = "mlp.c_proj", .rows = C, .cols = 4 * C, .product = "fcproj", .init_std = residual_std});
   }
-  vector(p.lnfw, "lnfw", "ln_f.weight", C, Init::ones);
-  vector(p.lnfb, "lnfb", "ln_f.bias", C, Init::zeros);
-  if (config.num_classes > 0) {  // as torch.nn.Linear begins
-    const int64_t rows = config.padded_outputs();
-    const float bound = 1 / std::sqrt(static_cast<float>(C));
-    visit(p.head, ParamTensor{"head", "score.weight", rows, C, config.num_classes, false, false, Init::uniform, bound,
-                              true, 0, 0});
-    visit(p.headb, ParamTensor{"headb", "score.bias", rows, 1, config.num_classes, false, true, Init::uniform, bound,
-                               false, 0, 0});
-  } else if (!config.tied_head) {
-    visit(p.head, ParamTensor{"head", "lm_head.weight", Vp, C, V, false, false, Init::normal, std, true, 0, 0});
+  norm(p.lnfw, p.lnfb, L, "lnf", "ln_f");
+  const bool classifies = config.num_classes > 0;
+  if (config.has_head()) {
+    const float bound = 1 / std::sqrt(static_cast<float>(C));  // a classifier's begins as torch.nn.Linear does
+    row(p.head, {.name = "head",
+                 .hf_name = classifies ? "score.weight" : "lm_head.weight",
+                 .layer = L,
+                 .role = Role::head,
+                 .rows = config.padded_outputs(),
+                 .cols = C,
+                 .file_rows = config.outputs(),
+                 .product = "head",
+                 .init = classifies ? Init::uniform : Init::normal,
+                 .init_std = classifies ? bound : std});
+    if (classifies) {
+      row(p.headb, {.name = "headb",
+                    .hf_name = "score.bias",
+                    .layer = L,
+                    .role = Role::bias,
+                    .rows = config.padded_outputs(),
+                    .file_rows = config.outputs(),
+                    .init = Init::uniform,
+                    .init_std = bound});
+    }
   }
 
-  // Adapters: A begins as torch.nn.Linear's weights do, B as zeros.
-  const auto adapter = [&](LoraParams<floatX>& to, const char* target, const std::string& name, const std::string& hf,
-                           int64_t out, int64_t file_out, int64_t in) {
-    if (!lora_targets(lora, config, target)) return;
-    const float bound = 1 / std::sqrt(static_cast<float>(in));
-    visit(to.a, ParamTensor{name + ".lora_a", hf + ".lora_A.weight", lora.rank, in, lora.rank, false, false,
-                            Init::uniform, bound, true, 0, 0});
-    visit(to.b, ParamTensor{name + ".lora_b", hf + ".lora_B.weight", out, lora.rank, file_out, false, false,
-                            Init::zeros, 0, true, 0, 0});
+  // The adapter of a matrix, or of the part of one, that a row below says: A begins as torch.nn.Linear's weights do, B
+  // as zeros.
+  const auto adapter = [&](LoraParams<floatX>& to, const char* target, const ParamTensor& of) {
+    if (!lora_targets(lora, target)) return;
+    const std::string matrix = of.adapts.empty() ? of.name : of.adapts;
+    row(to.a, {.name = of.name + ".lora_a",
+               .hf_name = of.hf_name + ".lora_A.weight",
+               .layer = of.layer,
+               .role = Role::adapter,
+               .rows = lora.rank,
+               .cols = of.cols,
+               .product = "lora_a",
+               .adapts = matrix,
+               .first_row = of.first_row,
+               .init = Init::uniform,
+               .init_std = 1 / std::sqrt(static_cast<float>(of.cols))});
+    row(to.b, {.name = of.name + ".lora_b",
+               .hf_name = of.hf_name + ".lora_B.weight",
+               .layer = of.layer,
+               .role = Role::adapter,
+               .rows = of.rows,
+               .cols = lora.rank,
+               .file_rows = of.file_rows,
+               .product = "lora_b",
+               .adapts = matrix,
+               .first_row = of.first_row});
   };
-  for (int l = 0; l < config.num_layers; ++l) {
+  for (int l = 0; l < L; ++l) {
     BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];
-    const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l);
-    adapter(w.q, "q", at + "qw", h + "attn.c_attn.q", C, C, C);
-    adapter(w.k, "k", at + "kw", h + "attn.c_attn.k", C, C, C);
-    adapter(w.v, "v", at + "vw", h + "attn.c_attn.v", C, C, C);
-    adapter(w.attproj, "attproj", at + "attprojw", h + "attn.c_proj", C, C, C);
-    adapter(w.fc, "fc", at + "fcw", h + "mlp.c_fc", 4 * C, 4 * C, C);
-    adapter(w.fcproj, "fcproj", at + "fcprojw", h + "mlp.c_proj", C, C, 4 * C);
+    const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l), qkv = at + "qkvw",
+                      c_attn = h + "attn.c_attn.";
+    adapter(w.q, "q", {.name = at + "qw", .hf_name = c_attn + "q", .layer = l, .rows = C, .cols = C, .adapts = qkv});
+    adapter(
+        w.k, "k",
+        {.name = at + "kw", .hf_name = c_attn + "k", .layer = l, .rows = C, .cols = C, .adapts = qkv, .first_row = C});
+    adapter(w.v, "v",
+            {.name = at + "vw",
+             .hf_name = c_attn + "v",
+             .layer = l,
+             .rows = C,
+             .cols = C,
+             .adapts = qkv,
+             .first_row = 2 * C});
+    adapter(w.attproj, "attproj",
+            {.name = at + "attprojw", .hf_name = h + "attn.c_proj", .layer = l, .rows = C, .cols = C});
+    adapter(w.fc, "fc", {.name = at + "fcw", .hf_name = h + "mlp.c_fc", .layer = l, .rows = 4 * C, .cols = C});
+    adapter(w.fcproj, "fcproj",
+            {.name = at + "fcprojw", .hf_name = h + "mlp.c_proj", .layer = l, .rows = C, .cols = 4 * C});
   }
-  adapter(p.head_lora, "head", "head", config.num_classes > 0 ? "score" : "lm_head", config.padded_outputs(),
-          config.outputs(), C);
+  if (!config.has_head()) return;
+  adapter(p.head_lora, "head",
+          {.name = "head",
+           .hf_name = classifies ? "score" : "lm_head",
+           .layer = L,
+           .rows = config.padded_outputs(),
+           .cols = C,
+           .file_rows = config.outputs()});
 }
 
 inline constexpr int64_t kParamAlignment =

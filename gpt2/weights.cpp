@@ -129,8 +129,12 @@ std::vector<ParamTensor> file_table(const ModelConfig& config) {
   return param_table(with_bias);
 }
 
+bool only_in_files(const ModelConfig& config, const ParamTensor& tensor) {
+  return !config.qkv_bias && tensor.role == Role::bias && tensor.stacked > 1;
+}
+
 const float* view_or_read(const Weights& weights, const ParamTensor& tensor, std::vector<float>& memory) {
-  const bool there = weights.config.qkv_bias || !tensor.name.ends_with(".qkvb");
+  const bool there = !only_in_files(weights.config, tensor);
   if (const float* values = there ? weights.view(tensor) : nullptr) return values;
   memory.assign(static_cast<size_t>(tensor.size()), 0.0f);
   if (there) weights.read(tensor, memory.data());
@@ -138,7 +142,7 @@ const float* view_or_read(const Weights& weights, const ParamTensor& tensor, std
 }
 
 std::vector<int64_t> file_shape(const ParamTensor& tensor) {
-  if (tensor.vector) return {tensor.file_size()};
+  if (tensor.vector()) return {tensor.file_size()};
   if (tensor.transposed) return {tensor.cols, tensor.rows};
   return {tensor.file_rows, tensor.cols};
 }

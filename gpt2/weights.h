@@ -85,6 +85,8 @@ void load_weights(Model& model, const std::filesystem::path& path);
 
 // The table of what files hold: queries, keys and values always have a bias there, of zeros where the model has none.
 std::vector<ParamTensor> file_table(const ModelConfig& config);
+// Whether a row of that table is such a bias.
+bool only_in_files(const ModelConfig& config, const ParamTensor& tensor);
 
 // A tensor of that table's values: where they are, or read into `memory`.
 const float* view_or_read(const Weights& weights, const ParamTensor& tensor, std::vector<float>& memory);

@@ -41,7 +41,7 @@ class DryRun {
   struct Operation {
     std::string name, shape = "";     // the launcher; "16384 x 2304 x 768"; empty: it does not say
     const void* weight = nullptr;     // of a matrix product: which it is
-    std::string of = "";              // the weight's name, for those who know it
+    std::string of = "";              // which of a model's products, for those who know it
     std::string tier = "", why = "";  // what it takes where there is a choice, and why nothing faster
     std::vector<Launch> launches = {};
   };

@@ -32,7 +32,7 @@ inline std::vector<Variant> model_variants(const ModelConfig& base) {
   });
   add("not causal, slower further from the head", [](ModelConfig& c, ModelOptions& o) {
     c.causal = false;
-    o.lr_layer_decay = 0.5f;
+    o.lr_decay_per_layer = 0.5f;
   });
   add("a classifier", [&](ModelConfig& c, ModelOptions&) { classifier(c); });
   add("a classifier's head alone", [&](ModelConfig& c, ModelOptions& o) {

@@ -534,10 +534,9 @@ TEST_CASE("Muon updates the blocks' matrices, three of them in qkvw, and AdamW t
     const ParamTensor& tensor = muon.table[k];
     Doubles p(before[k].values.begin(), before[k].values.end());
     const Doubles g(grads[k].values.begin(), grads[k].values.end());
-    CHECK((tensor.muon > 0) == tensor.transposed);
-    CHECK((tensor.muon == 3) == tensor.name.ends_with("qkvw"));
-    if (tensor.muon > 0) {
-      const int rows = static_cast<int>(tensor.rows) / tensor.muon, cols = static_cast<int>(tensor.cols);
+    CHECK(tensor.muon == tensor.transposed);
+    if (tensor.muon) {
+      const int rows = static_cast<int>(tensor.rows) / tensor.stacked, cols = static_cast<int>(tensor.cols);
       Doubles m(p.size()), scratch(static_cast<size_t>(muon_scratch(rows, cols)));
       for (size_t i = 0; i < m.size(); ++i) m[i] = g[i];  // the first step's, unclipped
       for (size_t i = 0; i < p.size(); i += static_cast<size_t>(rows) * cols) {
@@ -554,7 +553,7 @@ TEST_CASE("Muon updates the blocks' matrices, three of them in qkvw, and AdamW t
   const auto after = tensors(kSmall, muon.params), other = tensors(kSmall, adamw.params);
   for (size_t k = 0; k < after.size(); ++k) {
     CAPTURE(after[k].tensor.name);
-    if (muon.table[k].muon > 0) {
+    if (muon.table[k].muon) {
       CHECK(max_difference(after[k].values, expected[k]) < 1e-8);  // grad_scale is a float
       CHECK(max_difference(after[k].values, other[k].values) > 1e-4);
       CHECK(rms(read_tensor(muon, Arena::m, muon.table[k])) > 0);
@@ -591,7 +590,7 @@ TEST_CASE("Muon learns, skips a step that is not finite, and goes on from its wr
     for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
       for (const ParamTensor& tensor : unbroken.table) {
         const Floats values = read_tensor(unbroken, arena, tensor);
-        if (arena == Arena::v && tensor.muon > 0) {
+        if (arena == Arena::v && tensor.muon) {
           CHECK_THROWS_AS(resumed.write(arena, tensor, values.data()), std::logic_error);
         } else {
           resumed.write(arena, tensor, values.data());
@@ -894,7 +893,7 @@ TEST_CASE("view is what read copies, and null where there is nothing to see") {
       Floats copy(static_cast<size_t>(tensor.size()));
       model.read(arena, tensor, copy.data());
       const float* view = model.view(arena, tensor);
-      REQUIRE((view != nullptr) == (arena != Arena::v || tensor.muon == 0));
+      REQUIRE((view != nullptr) == (arena != Arena::v || !tensor.muon));
       if (view) CHECK(std::equal(copy.begin(), copy.end(), view));
     }
   }

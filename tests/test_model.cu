@@ -253,7 +253,7 @@ TEST_CASE("four steps of Muon follow the CPU's" * full_set()) {
           momentum.push_back(m[i]), expected_momentum.push_back(moments[0][i]);
         }
         begin = end;
-        if (tensor.muon == 0) continue;
+        if (!tensor.muon) continue;
         CAPTURE(tensor.name);
         CHECK(relative_difference(moved, expected_move) < 1e-3);
         CHECK(relative_difference(momentum, expected_momentum) < 1e-4);
@@ -263,8 +263,8 @@ TEST_CASE("four steps of Muon follow the CPU's" * full_set()) {
       Floats v(static_cast<size_t>(tensor.size()));
       model->read(Arena::v, tensor, v.data());
       CAPTURE(tensor.name);
-      CHECK((rms(v) > 0) == (tensor.muon == 0));
-      if (tensor.muon > 0) CHECK_THROWS_AS(model->write(Arena::v, tensor, v.data()), std::logic_error);
+      CHECK((rms(v) > 0) == !tensor.muon);
+      if (tensor.muon) CHECK_THROWS_AS(model->write(Arena::v, tensor, v.data()), std::logic_error);
     }
   }
 }
@@ -424,7 +424,7 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
     const auto resumed = make_gpu_model(kRagged, options, 2, 9, false);
     for (const Arena arena : {Arena::params, Arena::m, Arena::v}) {
       for (const ParamTensor& tensor : unbroken->table) {
-        if (arena == Arena::v && tensor.muon > 0) continue;
+        if (arena == Arena::v && tensor.muon) continue;
         Floats values(static_cast<size_t>(tensor.size()));
         unbroken->read(arena, tensor, values.data());
         resumed->write(arena, tensor, values.data());

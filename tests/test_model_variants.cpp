@@ -164,9 +164,9 @@ TEST_CASE("decay of everything, and learning rates by layers") {
   CHECK(moved({}, "lnfw") == 1);
   CHECK(moved({.decay_all = true}, "lnfw") == doctest::Approx(0.75));
   CHECK(moved({}, "block.0.fcw") == doctest::Approx(0.75));
-  CHECK(moved({.lr_layer_decay = 0.5f}, "block.1.fcw") == doctest::Approx(1 - 0.25 / 2));
-  CHECK(moved({.lr_layer_decay = 0.5f}, "block.0.fcw") == doctest::Approx(1 - 0.25 / 4));
-  CHECK(moved({.lr_layer_decay = 0.5f}, "wte") == doctest::Approx(1 - 0.25 / 8));
+  CHECK(moved({.lr_decay_per_layer = 0.5f}, "block.1.fcw") == doctest::Approx(1 - 0.25 / 2));
+  CHECK(moved({.lr_decay_per_layer = 0.5f}, "block.0.fcw") == doctest::Approx(1 - 0.25 / 4));
+  CHECK(moved({.lr_decay_per_layer = 0.5f}, "wte") == doctest::Approx(1 - 0.25 / 8));
 }
 
 TEST_CASE("a new adapter changes nothing; one of full rank is a change of the weights") {

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <map>
 #include <set>
 
 #include "gpt2/params.h"
@@ -45,13 +46,13 @@ TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor h
   for (size_t k = 0; k < adamw.size(); ++k) {
     CAPTURE(adamw[k].name);
     CHECK(adamw[k].v_offset == adamw[k].offset);
-    CHECK(adamw[k].muon == 0);
+    CHECK_FALSE(adamw[k].muon);
     CHECK(muon[k].offset == adamw[k].offset);
-    const int expected = !muon[k].transposed ? 0 : muon[k].name.ends_with("qkvw") ? 3 : 1;
-    CHECK(muon[k].muon == expected);
+    CHECK(muon[k].muon == muon[k].transposed);
+    CHECK(muon[k].stacked == (muon[k].name.find(".qkv") != std::string::npos ? 3 : 1));
     const int64_t size = (muon[k].size() + kParamAlignment - 1) / kParamAlignment * kParamAlignment;
-    CHECK(muon[k].v_offset == (expected > 0 ? -1 : end));
-    (expected > 0 ? left_out : end) += size;
+    CHECK(muon[k].v_offset == (muon[k].muon ? -1 : end));
+    (muon[k].muon ? left_out : end) += size;
   }
   CHECK(arena_size(adamw, Arena::v) == arena_size(adamw));
   CHECK(arena_size(muon, Arena::v) == end);
@@ -105,10 +106,10 @@ TEST_CASE("names are unique, and the files' names and shapes are GPT2LMHeadModel
     CAPTURE(tensor.name);
     CHECK(names.insert(tensor.name).second);
     CHECK(hf_names.insert(tensor.hf_name).second);
-    CHECK(tensor.vector == (tensor.rows == 1 && tensor.file_rows == 1));
+    CHECK(tensor.vector() == (tensor.rows == 1 && tensor.file_rows == 1));
     CHECK(tensor.file_rows == (tensor.name == "wte" ? 61 : tensor.rows));
     // Conv1D keeps (in, out): the linear layers are transposed in files, the embeddings are not.
-    const bool linear = tensor.hf_name.find(".c_") != std::string::npos && !tensor.vector;
+    const bool linear = tensor.hf_name.find(".c_") != std::string::npos && !tensor.vector();
     CHECK(tensor.transposed == linear);
   }
   for (const char* expected : {"wte.weight", "wpe.weight", "h.0.ln_1.weight", "h.0.ln_1.bias", "h.1.attn.c_attn.weight",
@@ -119,12 +120,58 @@ TEST_CASE("names are unique, and the files' names and shapes are GPT2LMHeadModel
   }
 }
 
+TEST_CASE("a row says where its tensor is and what it is for") {
+  ModelConfig config = kOdd;
+  config.num_classes = 5;
+  ModelOptions options;
+  options.lora.rank = 2;
+  const std::vector<ParamTensor> table = param_table(config, options);
+  std::map<std::string, ParamTensor> rows;
+  int layer = -1;
+  for (size_t k = 0; k < table.size(); ++k) {
+    const ParamTensor& tensor = table[k];
+    CAPTURE(tensor.name);
+    rows[tensor.name] = tensor;
+    CHECK(of_head(tensor, config) == (tensor.name == "head" || tensor.name == "headb"));
+    CHECK(tensor.transposed == (tensor.role == Role::weight));
+    if (tensor.role == Role::bias) {  // follows its matrix
+      CHECK(table[k - 1].layer == tensor.layer);
+      CHECK(table[k - 1].stacked == tensor.stacked);
+      CHECK(table[k - 1].name.substr(0, tensor.name.size() - 1) == tensor.name.substr(0, tensor.name.size() - 1));
+    }
+    if (tensor.adapter()) continue;
+    CHECK(tensor.layer >= layer);
+    layer = tensor.layer;
+  }
+  CHECK(layer == 3);
+  const auto is = [&](const char* name, int of_layer, Role role) {
+    CAPTURE(name);
+    REQUIRE(rows.contains(name));
+    CHECK(rows[name].layer == of_layer);
+    CHECK((rows[name].role == role));
+  };
+  is("wte", -1, Role::embedding);
+  is("wpe", -1, Role::position);
+  is("block.0.ln1w", 0, Role::norm);
+  is("block.1.qkvb", 1, Role::bias);
+  is("block.2.fcprojw", 2, Role::weight);
+  is("lnfb", 3, Role::norm);
+  is("head", 3, Role::head);
+  is("headb", 3, Role::bias);
+  is("block.1.vw.lora_b", 1, Role::adapter);
+  is("head.lora_a", 3, Role::adapter);
+  CHECK(rows["block.1.vw.lora_b"].adapts == "block.1.qkvw");
+  CHECK(rows["block.1.vw.lora_b"].first_row == 2 * 51);
+  CHECK(rows["block.2.fcw.lora_a"].adapts == "block.2.fcw");
+  CHECK(rows["block.2.fcw.lora_a"].first_row == 0);
+}
+
 TEST_CASE("matrices decay and start normal; vectors do neither") {
   for (const ParamTensor& tensor : param_table(kOdd)) {
     CAPTURE(tensor.name);
-    CHECK(tensor.decay == !tensor.vector);
-    CHECK((tensor.init == Init::normal) == !tensor.vector);
-    if (tensor.vector) CHECK((tensor.init == Init::ones) == (tensor.name.back() == 'w'));
+    CHECK(tensor.decay == !tensor.vector());
+    CHECK((tensor.init == Init::normal) == !tensor.vector());
+    if (tensor.vector()) CHECK((tensor.init == Init::ones) == (tensor.name.back() == 'w'));
     const bool residual = tensor.name.find("projw") != std::string::npos;
     if (residual) CHECK(tensor.init_std == doctest::Approx(0.02 * std::sqrt(768.0 / 51) / std::sqrt(6.0)));
   }

@@ -172,11 +172,11 @@ class StepWalk {
     double parameters = 0, rest = 0;
     for (const ParamTensor& p : model_.table) {
       parameters += static_cast<double>(p.size());
-      if (!p.transposed) rest += static_cast<double>(p.size());
+      if (p.role != Role::weight) rest += static_cast<double>(p.size());
     }
     at("global_norm_squared", "", 0, 4 * rest, [&] {  // of what was not summed up when it was made
       for (const ParamTensor& p : model_.table) {
-        if (!p.transposed)
+        if (p.role != Role::weight)
           squares_ += k_.global_norm_squared(dw_.wte + p.offset, p.size());  // wte is the arena's first
       }
     });
@@ -253,7 +253,8 @@ class StepWalk {
   double loss_ = 0, norm_ = 0, squares_ = 0;
   const double added_ = [this] {  // gradients that are added to, and so begin as zeros
     double n = 0;
-    for (const ParamTensor& p : model_.table) n += p.vector || p.name == "wpe" ? static_cast<double>(p.size()) : 0;
+    for (const ParamTensor& p : model_.table)
+      n += p.vector() || p.role == Role::position ? static_cast<double>(p.size()) : 0;
     return n;
   }();
 };

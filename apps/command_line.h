@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <new>
@@ -77,6 +78,22 @@ inline void check_values(CLI::App& app) {
   for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) check_values(*command);
 }
 
+// A flag that has another name now. The old one still works, is not in --help, and says the new one.
+struct OldFlag {
+  const char *old, *now;
+  const char* value = nullptr;  // what the old one, which had none, stands for
+};
+
+inline void rename_flags(std::vector<std::string>& words, const std::vector<OldFlag>& renamed) {
+  for (std::string& word : words) {
+    for (const auto& [old, now, value] : renamed) {
+      if (value ? word != old : word != old && !word.starts_with(std::string(old) + "=")) continue;
+      std::fprintf(stderr, "note: %s is now %s%s%s\n", old, now, value ? " " : "", value ? value : "");
+      word.replace(0, std::strlen(old), value ? std::string(now) + "=" + value : now);
+    }
+  }
+}
+
 // Declares flags on `app`, parses, runs `body`; returns the exit code: 0, 1 (error), 2 (usage).
 //   int main(int argc, char** argv) {
 //     CLI::App app("what it does");
@@ -84,13 +101,14 @@ inline void check_values(CLI::App& app) {
 //     return run_program(app, argc, argv, [&] { ... });
 //   }
 template <class Body>
-int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
+int run_program(CLI::App& app, int argc, char** argv, const std::vector<OldFlag>& renamed, Body&& body) {
   take_standard_files();
   // A write beyond the limit of a file's size (ulimit -f) fails, and the message says where.
   std::signal(SIGXFSZ, SIG_IGN);
   try {
     check_values(app);
-    const std::vector<std::string> words = mark_brackets(argc, argv);
+    std::vector<std::string> words = mark_brackets(argc, argv);
+    rename_flags(words, renamed);
     std::vector<const char*> pointers;
     for (const std::string& word : words) pointers.push_back(word.c_str());
     app.parse(argc, pointers.data());
@@ -114,4 +132,9 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
     std::fprintf(stderr, "error: %s\n", error.what());
   }
   return 1;
+}
+
+template <class Body>
+int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
+  return run_program(app, argc, argv, {}, body);
 }

@@ -25,17 +25,17 @@ int main(int argc, char** argv) {
       {Task::instruct, "instruct", "Answer instructions.", finetune_instruct, {}, nullptr},
       {Task::dpo, "dpo", "Prefer one answer to another (DPO).", finetune_dpo, {}, nullptr},
   };
+  const std::vector<OldFlag> old_flags = {{"--lr-layer-decay", "--lr-decay-per-layer"},
+                                          {"--decay-all", "--decay", "all"}};
   DeviceFlags device;
   for (Command& command : commands) {
     command.config = finetune_defaults(command.task);
     command.app = app.add_subcommand(command.name, command.what);
-    for_each_finetune_flag(command.config, [&](const char* group, unsigned tasks, const char* name, auto& field,
-                                               const FlagRange&, const char* help) {
-      if (has_task(tasks, command.task)) add_flag(*command.app, group, name, field, help);
-    });
+    for_each_finetune_flag(command.config, command.task,
+                           [&](const Flag& flag, auto& field) { add_flag(*command.app, flag, field); });
     add_device_flags(*command.app, device, false);
   }
-  return run_program(app, argc, argv, [&] {
+  return run_program(app, argc, argv, old_flags, [&] {
     check_one_process("finetune");
     for (Command& command : commands) {
       if (!*command.app) continue;

@@ -208,17 +208,16 @@ void plot_metrics(const PlotFlags& flags) {
 // ---- schedule ------------------------------------------------------------------------------------------------------
 
 // The trainers' flags that a learning rate comes from.
-template <class Flag>
-void for_each_schedule_flag(TrainConfig& config, Flag&& flag) {
-  const std::set<std::string> names = {"model", "steps", "lr", "min-lr", "start-lr", "warmup-steps", "schedule"};
-  for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume, const FlagRange&, const char* help) {
+void add_schedule_flags(CLI::App& app, TrainConfig& config) {
+  const std::set<std::string_view> names = {"model", "steps", "lr", "min-lr", "start-lr", "warmup-steps", "schedule"};
+  for_each_flag(config, [&](Flag flag, auto& field) {
+    const std::string_view name = flag.name;
     if (!names.contains(name)) return;
     // There is no data here, so neither --epochs nor a model directory would say how long.
-    const std::string_view flag_name = name;
-    flag(name, field,
-         flag_name == "model"   ? "a preset, for its steps and rate; another model wants --steps and --lr"
-         : flag_name == "steps" ? "optimizer steps; 0: the preset's"
-                                : help);
+    if (name == "model") flag.help = "a preset, for its steps and rate; another model needs --steps and --lr";
+    if (name == "steps") flag.help = "optimizer steps; 0: the preset's";
+    flag.group = "Schedule";
+    add_flag(app, flag, field);
   });
 }
 
@@ -315,9 +314,7 @@ int main(int argc, char** argv) {
   metrics->add_option("--field", flags.fields, "what to draw: loss, val_loss, lr ...; may be repeated")
       ->capture_default_str();
   metrics->add_option("--x", flags.x, "over what")->capture_default_str();
-  for_each_schedule_flag(flags.train, [&](const char* name, auto& field, const char* help) {
-    add_flag(*schedule, "Schedule", name, field, help);
-  });
+  add_schedule_flags(*schedule, flags.train);
   attention->add_option("--model", flags.model, "model directory with a tokenizer")->required();
   attention->add_option("--prompt", flags.prompt, "what the model reads")->required();
   attention->add_option("--layer", flags.layer, "0 is the first")->check(CLI::Range(0, 1 << 30))->capture_default_str();

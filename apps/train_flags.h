@@ -8,18 +8,17 @@
 #include "gpt2/config.h"
 
 template <class Field>
-void add_flag(CLI::App& app, const char* group, const char* name, Field& field, const char* help) {
-  const std::string flag = std::string("--") + name;
+void add_flag(CLI::App& app, const Flag& flag, Field& field) {
+  const std::string name = std::string("--") + flag.name;
   if constexpr (std::is_same_v<Field, bool>) {
-    app.add_flag(flag, field, help)->group(group);
+    app.add_flag(name, field, flag.help)->group(flag.group);
   } else {
-    app.add_option(flag, field, help)->group(group)->capture_default_str();
+    app.add_option(name, field, flag.help)->group(flag.group)->capture_default_str();
   }
 }
 
 inline void add_train_flags(CLI::App& app, TrainConfig& config) {
-  for_each_flag(config, [&](const char* group, const char* name, auto& field, OnResume, const FlagRange&,
-                            const char* help) { add_flag(app, group, name, field, help); });
+  for_each_flag(config, [&](const Flag& flag, auto& field) { add_flag(app, flag, field); });
 }
 
 // The names of the flags that stood on the command line.

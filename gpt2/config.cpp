@@ -9,10 +9,9 @@ using nlohmann::json;
 
 json to_json(const TrainConfig& config) {
   json j;
-  for_each_flag(
-      config, [&](const char*, const char* name, const auto& field, OnResume on_resume, const FlagRange&, const char*) {
-        if (on_resume != OnResume::never) j[name] = field;
-      });
+  for_each_flag(config, [&](const Flag& flag, const auto& field) {
+    if (flag.on_resume != OnResume::never) j[flag.name] = field;
+  });
   return j;
 }
 
@@ -36,9 +35,7 @@ ModelOptions model_options(const TrainConfig& c) {
 }
 
 void validate(const TrainConfig& c) {
-  for_each_flag(c, [](const char*, const char* name, const auto& field, OnResume, const FlagRange& range, const char*) {
-    check_flag(name, field, range);
-  });
+  for_each_flag(c, [](const Flag& flag, const auto& field) { check_flag(flag, field); });
   if (c.steps > 0 && c.epochs > 0) fail_usage("--steps and --epochs contradict each other: give one of them");
   if (c.lr > 0 && c.min_lr > c.lr) fail_usage("--min-lr %g is above --lr %g", c.min_lr, c.lr);
   if (c.lr > 0 && c.start_lr > c.lr) fail_usage("--start-lr %g is above --lr %g", c.start_lr, c.lr);
@@ -101,13 +98,12 @@ bool read_saved(const json& saved, T& value) {
 
 void set_flag(TrainConfig& config, const std::string& name, const json& value) {
   bool found = false;
-  for_each_flag(
-      config, [&](const char*, const char* flag, auto& field, OnResume on_resume, const FlagRange&, const char*) {
-        if (name != flag || on_resume == OnResume::never) return;
-        found = true;
-        if (read_saved(value, field)) return;
-        fail_usage("--%s cannot be %s", flag, value.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
-      });
+  for_each_flag(config, [&](const Flag& flag, auto& field) {
+    if (name != flag.name || flag.on_resume == OnResume::never) return;
+    found = true;
+    if (read_saved(value, field)) return;
+    fail_usage("--%s cannot be %s", flag.name, value.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
+  });
   if (!found) fail_usage("--%s is no flag that a run's record has", name.c_str());
 }
 
@@ -121,9 +117,9 @@ std::string merge_resumed(TrainConfig& config, const json& saved, const std::vec
     fail("the run's saved configuration has %s, which this program does not know: misspelt, or written by a newer one",
          unknown.c_str());
   }
-  for_each_flag(config, [&](const char*, const char* name, auto& field, OnResume on_resume, const FlagRange&,
-                            const char*) {
-    if (on_resume == OnResume::never) return;
+  for_each_flag(config, [&](const Flag& flag, auto& field) {
+    if (flag.on_resume == OnResume::never) return;
+    const char* name = flag.name;
     const bool is_given = std::find(given.begin(), given.end(), name) != given.end();
     if (!saved.contains(name) && !is_given) newer += strprintf("%s--%s", newer.empty() ? "" : " ", name);
     using T = std::decay_t<decltype(field)>;
@@ -133,7 +129,7 @@ std::string merge_resumed(TrainConfig& config, const json& saved, const std::vec
     }
     if (!is_given) {
       field = before;
-    } else if (on_resume == OnResume::same && before != field) {
+    } else if (flag.on_resume == OnResume::same && before != field) {
       const auto text = [](const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); };
       differences +=
           strprintf("\n  --%s: the run has %s, given is %s", name, text(before).c_str(), text(field).c_str());

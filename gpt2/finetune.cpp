@@ -36,10 +36,7 @@ FinetuneConfig finetune_defaults(Task task) {
 
 json to_json(const FinetuneConfig& config, Task task) {
   json j;
-  for_each_finetune_flag(
-      config, [&](const char*, unsigned tasks, const char* name, const auto& field, const FlagRange&, const char*) {
-        if (has_task(tasks, task)) j[name] = field;
-      });
+  for_each_finetune_flag(config, task, [&](const Flag& flag, const auto& field) { j[flag.name] = field; });
   return j;
 }
 
@@ -59,19 +56,14 @@ void apply_recipe(FinetuneConfig& config, const std::vector<std::string>& given)
   } else if (config.recipe == "imdb") {
     recipe.update({{"labels", "neg,pos"}, {"max-length", 256}, {"epochs", 1.0}});
   }
-  for_each_finetune_flag(
-      config, [&](const char*, unsigned tasks, const char* name, auto& field, const FlagRange&, const char*) {
-        const bool is_given = std::find(given.begin(), given.end(), name) != given.end();
-        if (!has_task(tasks, Task::classify) || is_given || !recipe.contains(name)) return;
-        field = recipe[name].get<std::decay_t<decltype(field)>>();
-      });
+  for_each_finetune_flag(config, Task::classify, [&](const Flag& flag, auto& field) {
+    const bool is_given = std::find(given.begin(), given.end(), flag.name) != given.end();
+    if (!is_given && recipe.contains(flag.name)) field = recipe[flag.name].get<std::decay_t<decltype(field)>>();
+  });
 }
 
 void validate(const FinetuneConfig& c, Task task, const std::vector<std::string>& given) {
-  for_each_finetune_flag(
-      c, [&](const char*, unsigned tasks, const char* name, const auto& field, const FlagRange& range, const char*) {
-        if (has_task(tasks, task)) check_flag(name, field, range);
-      });
+  for_each_finetune_flag(c, task, [](const Flag& flag, const auto& field) { check_flag(flag, field); });
   const auto is_given = [&](const char* name) { return std::find(given.begin(), given.end(), name) != given.end(); };
   if (c.model.empty()) fail_usage("--model DIR is missing: the model directory to start from");
   const bool random = task == Task::classify && find_preset(c.model);
@@ -136,8 +128,8 @@ ModelOptions model_options(const FinetuneConfig& c, const ModelConfig& shape) {
   arithmetic.recompute = c.recompute;
   arithmetic.seed = c.seed;
   ModelOptions options = model_options(arithmetic);
-  options.decay_all = c.decay_all;
-  options.lr_decay_per_layer = static_cast<float>(c.lr_layer_decay);
+  options.decay_all = c.decay == "all";
+  options.lr_decay_per_layer = static_cast<float>(c.lr_decay_per_layer);
   const std::string blocks = "last-blocks:";
   if (c.train == "lora") {
     options.lora = {c.lora_rank, static_cast<float>(c.lora_alpha), static_cast<float>(c.lora_dropout), c.lora_targets};

@@ -553,9 +553,7 @@ namespace {
 
 json all_flags(const TrainConfig& config) {
   json j;
-  for_each_flag(config, [&](const char*, const char* name, const auto& field, OnResume, const FlagRange&, const char*) {
-    j[name] = field;
-  });
+  for_each_flag(config, [&](const Flag& flag, const auto& field) { j[flag.name] = field; });
   return j;
 }
 

@@ -39,10 +39,11 @@ bool contains(const std::string& text, const char* part) { return text.find(part
 TEST_CASE("every flag has its own name and a help text, and every default is valid") {
   TrainConfig config;
   std::set<std::string> names;
-  for_each_flag(config, [&](const char*, const char* name, auto&, OnResume, const FlagRange&, const char* help) {
-    CAPTURE(name);
-    CHECK(names.insert(name).second);
-    CHECK(std::string(help).size() > 4);
+  for_each_flag(config, [&](const Flag& flag, auto&) {
+    CAPTURE(flag.name);
+    CHECK(names.insert(flag.name).second);
+    CHECK(std::string(flag.help).size() > 4);
+    CHECK(std::string(flag.group) != "");
   });
   CHECK(names.size() >= 40);
   CHECK_NOTHROW(validate(config));
@@ -50,26 +51,26 @@ TEST_CASE("every flag has its own name and a help text, and every default is val
 
 TEST_CASE("each number just outside its range is refused by name, and its ends are not") {
   TrainConfig defaults;
-  for_each_flag(defaults,
-                [&](const char*, const char* name, auto& field, OnResume, const FlagRange& range, const char*) {
-                  using T = std::decay_t<decltype(field)>;
-                  if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, bool>) {
-                    CAPTURE(name);
-                    const T before = field;
-                    for (const double outside : {range.low - 1, range.high * 1.01 + 1}) {
-                      if (outside < 0 && std::is_unsigned_v<T>) continue;
-                      field = static_cast<T>(outside);
-                      CHECK(contains(usage_error([&] { validate(defaults); }), name));
-                    }
-                    if constexpr (std::is_same_v<T, double>) {
-                      field = NAN;
-                      CHECK(contains(usage_error([&] { validate(defaults); }), name));
-                    }
-                    field = static_cast<T>(range.low);
-                    CHECK(!contains(usage_error([&] { validate(defaults); }), "expected"));
-                    field = before;
-                  }
-                });
+  for_each_flag(defaults, [&](const Flag& flag, auto& field) {
+    using T = std::decay_t<decltype(field)>;
+    if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, bool>) {
+      CAPTURE(flag.name);
+      const T before = field;
+      const auto [low, high] = std::get<Numbers>(flag.values);
+      for (const double outside : {low - 1, high * 1.01 + 1}) {
+        if (outside < 0 && std::is_unsigned_v<T>) continue;
+        field = static_cast<T>(outside);
+        CHECK(contains(usage_error([&] { validate(defaults); }), flag.name));
+      }
+      if constexpr (std::is_same_v<T, double>) {
+        field = NAN;
+        CHECK(contains(usage_error([&] { validate(defaults); }), flag.name));
+      }
+      field = static_cast<T>(low);
+      CHECK(!contains(usage_error([&] { validate(defaults); }), "expected"));
+      field = before;
+    }
+  });
 }
 
 TEST_CASE("words outside a choice and contradictions are refused") {

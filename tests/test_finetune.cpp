@@ -59,13 +59,11 @@ TEST_CASE("every flag of a task has its own name and a help text, and every defa
   for (const Task task : {Task::classify, Task::instruct, Task::dpo}) {
     FinetuneConfig config = good(task);
     std::set<std::string> names;
-    for_each_finetune_flag(
-        config, [&](const char*, unsigned tasks, const char* name, auto&, const FlagRange&, const char* help) {
-          if (!has_task(tasks, task)) return;
-          CAPTURE(name);
-          CHECK(names.insert(name).second);
-          CHECK(std::string(help).size() > 4);
-        });
+    for_each_finetune_flag(config, task, [&](const Flag& flag, auto&) {
+      CAPTURE(flag.name);
+      CHECK(names.insert(flag.name).second);
+      CHECK(std::string(flag.help).size() > 4);
+    });
     CHECK(names.size() >= 30);
     CHECK_NOTHROW(validate(config, task, {}));
     CHECK(to_json(config, task).size() == names.size());
@@ -76,21 +74,20 @@ TEST_CASE("every flag of a task has its own name and a help text, and every defa
 
 TEST_CASE("each number just outside its range is refused by name") {
   FinetuneConfig config = good(Task::dpo);
-  for_each_finetune_flag(
-      config, [&](const char*, unsigned tasks, const char* name, auto& field, const FlagRange& range, const char*) {
-        using T = std::decay_t<decltype(field)>;
-        if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, bool>) {
-          if (!has_task(tasks, Task::dpo)) return;
-          CAPTURE(name);
-          const T before = field;
-          for (const double outside : {range.low - 1, range.high * 1.01 + 1}) {
-            if (outside < 0 && std::is_unsigned_v<T>) continue;
-            field = static_cast<T>(outside);
-            CHECK_THROWS_WITH_AS(validate(config, Task::dpo, {}), doctest::Contains(name), UsageError);
-          }
-          field = before;
-        }
-      });
+  for_each_finetune_flag(config, Task::dpo, [&](const Flag& flag, auto& field) {
+    using T = std::decay_t<decltype(field)>;
+    if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, bool>) {
+      CAPTURE(flag.name);
+      const T before = field;
+      const auto [low, high] = std::get<Numbers>(flag.values);
+      for (const double outside : {low - 1, high * 1.01 + 1}) {
+        if (outside < 0 && std::is_unsigned_v<T>) continue;
+        field = static_cast<T>(outside);
+        CHECK_THROWS_WITH_AS(validate(config, Task::dpo, {}), doctest::Contains(flag.name), UsageError);
+      }
+      field = before;
+    }
+  });
 }
 
 TEST_CASE("what is missing or contradicts itself is refused") {

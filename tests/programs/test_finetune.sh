@@ -125,11 +125,19 @@ test_classify_ways() {
   make_classifier
   for flags in '--train head' '--train last-blocks:1' '--train lora --lora-rank 2' '--position first' '--position mean' \
     '--position mean-real' '--no-causal' '--head-init normal' '--recompute block' '--max-length 5' '--dropout 0.1' \
-    '--schedule cosine --min-lr 1e-5 --warmup-steps 1' '--lr-layer-decay 0.5 --decay-all'; do
+    '--schedule cosine --min-lr 1e-5 --warmup-steps 1' '--lr-decay-per-layer 0.5 --decay all'; do
     rm -rf way
     # shellcheck disable=SC2086
     expect_ok classify --run way --steps 2 --eval-examples 8 $flags
   done
+  # Flags that had other names: as before, and told so.
+  expect_ok classify --run renamed --steps 2 --eval-examples 8 --lr-layer-decay 0.5 --decay-all
+  expect_output '^note: --lr-layer-decay is now --lr-decay-per-layer$'
+  expect_output '^note: --decay-all is now --decay all$'
+  [ "$(weights renamed)" = "$(weights way)" ] || die "the old names of flags mean something else"
+  expect_error 2 'lr-decay-per-layer is 2' classify --run refused --lr-layer-decay=2
+  expect_ok "$finetune" classify --help
+  ! grep -E 'lr-layer-decay|decay-all' out || die "--help has old names"
   # Adapters alone, on their base, are the merged model; of a base that has changed they are refused.
   expect_ok classify --run adapted --steps 2 --eval-examples 8 --train lora --lora-rank 2
   expect_ok "$BUILD/convert" --from adapted/latest/adapter --to merged

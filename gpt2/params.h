@@ -32,6 +32,21 @@ struct ModelConfig {
   bool operator==(const ModelConfig&) const = default;
 };
 
+// Calls visit(name, field) for every field. One that is missing here does not compile.
+template <class Config, class Visit>
+void for_each_field(Config& config, Visit&& visit) {
+  auto& [max_seq_len, vocab_size, num_layers, num_heads, channels, tied_head, qkv_bias, num_classes, causal] = config;
+  visit("max_seq_len", max_seq_len);
+  visit("vocab_size", vocab_size);
+  visit("num_layers", num_layers);
+  visit("num_heads", num_heads);
+  visit("channels", channels);
+  visit("tied_head", tied_head);
+  visit("qkv_bias", qkv_bias);
+  visit("num_classes", num_classes);
+  visit("causal", causal);
+}
+
 // Throws Error naming the first field that is out of range, `where` it was read, what was expected and found.
 void validate(const ModelConfig& config, const std::string& where);
 // The same of what does not fit the model: blocks that it does not have, adapters of a matrix that it does not have.

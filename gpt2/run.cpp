@@ -626,7 +626,6 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   try {
     // What rank 0 has settled.
     json told;
-    const ModelConfig& m = run.shape;
     const TrainConfig& c = run.config;
     if (group.rank() == 0) {
       told = {{"config", to_json(c)},
@@ -640,21 +639,20 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
               {"data", run.data_checksum},
               {"validation", run.val_checksum},
               {"micro_batches", run.micro_batches},
-              {"shape", {m.max_seq_len, m.vocab_size, m.num_layers, m.num_heads, m.channels, m.num_classes}},
-              {"kind", {m.tied_head, m.qkv_bias, m.causal}},
-              {"stopping", {run.stopping.best_step, run.stopping.since}},
+              {"best_step", run.stopping.best_step},
+              {"validations_since", run.stopping.since},
               {"best_loss", run.stopping.best_step < 0 ? json() : json(run.stopping.best_loss)},
               {"floor", run.floor ? json(*run.floor) : json()},
               {"tokenizer", run.tokenizer ? json(text_of(*run.tokenizer)) : json()},
               {"validates", run.val.size() > 0}};
+      for_each_field(run.shape, [&](const char* name, const auto& value) { told["shape"][name] = value; });
     }
     told = json::parse(group.broadcast(told.dump()));
     group.together([&] {
       if (group.rank() == 0) return;
       run.config = config;
       for (const auto& [name, value] : told["config"].items()) set_flag(run.config, name, value);
-      const json &shape = told["shape"], &kind = told["kind"], &stopping = told["stopping"];
-      run.shape = {shape[0], shape[1], shape[2], shape[3], shape[4], kind[0], kind[1], shape[5], kind[2]};
+      for_each_field(run.shape, [&](const char* name, auto& value) { told["shape"].at(name).get_to(value); });
       run.folder = told["folder"].get<std::string>();
       run.weights_from = told["weights"].get<std::string>();
       run.resume_from = told["resume"].get<std::string>();
@@ -664,8 +662,8 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
       run.data_checksum = told["data"];
       run.val_checksum = told["validation"];
       run.micro_batches = told["micro_batches"];
-      run.stopping.best_step = stopping[0];
-      run.stopping.since = stopping[1];
+      run.stopping.best_step = told["best_step"];
+      run.stopping.since = told["validations_since"];
       if (!told["best_loss"].is_null()) run.stopping.best_loss = told["best_loss"];
       if (!told["floor"].is_null()) run.floor = told["floor"].get<double>();
       if (!told["tokenizer"].is_null()) run.tokenizer = tokenizer_of(told["tokenizer"]);

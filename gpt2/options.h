@@ -46,9 +46,9 @@ struct ModelOptions {
   Optimizer optimizer = Optimizer::adamw;
   LoraOptions lora = {};
   TrainablePart trainable = {};
-  bool decay_all = false;    // weight decay of every tensor, not of matrices alone
+  bool decay_all = false;        // weight decay of every tensor, not of matrices alone
   float lr_decay_per_layer = 1;  // the rate of the head, and by this factor less for each block further from it
-  double ema = 0;            // decay of the average of the weights that is kept beside them (kernels/ema.h); 0: none is
+  double ema = 0;  // decay of the average of the weights that is kept beside them (kernels/ema.h); 0: none is
   // Data parallel training: one of `ranks` processes that see different data and keep the same weights. With zero 1
   // each keeps its part alone of the optimizer's state (also of master weights and the average), with 2 of the
   // gradients, too, with 3 of the parameters, too (ZeRO: Rajbhandari et al. 2020). `comm` (gpt2/comm.h) is needed by a

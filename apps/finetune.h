@@ -17,8 +17,7 @@
 
 inline bool stopped() { return StopSignal::received() != 0; }
 
-// ---- the tokenizer
-// -----------------------------------------------------------------------------------------------------
+// ---- the tokenizer --------------------------------------------------------------------------------------------------
 
 // Batches are padded with its end-of-text.
 inline void check_end_of_text(const Tokenizer& tokenizer, const std::string& where) {
@@ -98,7 +97,7 @@ inline void check_loss(double loss, int64_t step, const char* set) {
   if (std::isfinite(loss)) return;
   fail("step %lld: the %s loss is not finite: %s", static_cast<long long>(step), set,
        step == 0 ? "the model to start from is damaged"
-                 : "the weights are broken; start again with a lower --lr, --warmup-steps or a --grad-clip");
+                 : "the weights are broken; start again with a lower --lr, more --warmup-steps or a --grad-clip");
 }
 
 // A line for each step, on the terminal and in metrics.jsonl; and the end of a run whose loss is not finite any more.
@@ -139,7 +138,7 @@ class FinetuneReport {
   void fail_not_finite(int64_t step) const {
     fail(
         "loss or gradients were not finite in %d step%s in a row, up to step %lld; start again with a lower --lr, "
-        "--warmup-steps or a --grad-clip",
+        "more --warmup-steps or a --grad-clip",
         bad_steps_, bad_steps_ == 1 ? "" : "s", static_cast<long long>(step));
   }
 

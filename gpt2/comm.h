@@ -1,5 +1,5 @@
 // Sums and exchanges of numbers over the processes of a run, one process a device. Three implementations: a single
-// process (here), MPI for the CPU (comm_mpi.h), NCCL for the GPU (comm_nccl.cuh).
+// process (here), MPI for the CPU (comm_mpi.h), NCCL for the GPU (comm_nccl.h).
 //
 // All processes make the same calls in the same order. A call only queues the work; it is done in the order of the
 // calls, beside what the caller computes meanwhile. wait(ticket) comes before its results are read and before its

@@ -13,9 +13,8 @@
 std::vector<std::filesystem::path> text_files_below(const std::filesystem::path& folder);
 
 // A text file, or all that text_files_below() finds, joined by <|endoftext|> (empty ones are passed over). Throws
-// Error: missing, empty, unreadable, a folder without text, UTF-16, or not UTF-8 (naming the file and the byte's
-// offset, and
-// --lossy, which replaces such bytes by U+FFFD).
+// Error: missing, empty, unreadable, a folder without text, UTF-16, or not UTF-8 (naming the file, the byte's offset
+// and --lossy, which replaces such bytes by U+FFFD).
 std::string read_corpus(const std::filesystem::path& path, bool lossy);
 
 // Where validation begins, as a byte offset: the first (1 - val_fraction) of the characters train, the rest validates.

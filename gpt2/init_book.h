@@ -1,8 +1,8 @@
 // Weights as PyTorch gives them by default to the model of "Build a Large Language Model (From Scratch)", in the order
 // in which that model makes its layers: after torch.manual_seed(seed) they are the same numbers.
 //   embeddings      N(0, 1)
-//   linear layers   U(-1/sqrt(fan in), 1/sqrt(fan in)), the weights and then the bias (He et al. 2015, with a =
-//   sqrt(5)) layernorms      ones and zeros, which draw nothing
+//   linear layers   U(-1/sqrt(fan in), 1/sqrt(fan in)), the weights and then the bias (He et al. 2015, a = sqrt(5))
+//   layernorms      ones and zeros, which draw nothing
 #pragma once
 
 #include <cstdint>

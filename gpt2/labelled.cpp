@@ -16,8 +16,7 @@
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// ---- files: lines into fields
-// ----------------------------------------------------------------------------------------
+// ---- files: lines into fields ---------------------------------------------------------------------------------------
 
 namespace {
 
@@ -98,8 +97,7 @@ void read_csv(std::string_view text, const std::string& path, const VisitRecord&
   }
 }
 
-// ---- files: fields into rows
-// -----------------------------------------------------------------------------------------
+// ---- files: fields into rows ----------------------------------------------------------------------------------------
 
 std::string list_of(const std::vector<std::string>& names) {
   constexpr size_t kMost = 20;
@@ -545,8 +543,7 @@ std::vector<float> classify(Model& model, const Tokenizer& tokenizer, const Clas
   return probability;
 }
 
-// ---- how well it does
-// ------------------------------------------------------------------------------------------------
+// ---- how well it does -----------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -118,8 +118,7 @@ ClassifierInfo read_classifier_info(const std::filesystem::path& dir);
 std::vector<float> classify(Model& model, const Tokenizer& tokenizer, const ClassifierInfo& info,
                             const std::string& text, size_t* length = nullptr);
 
-// ---- how well it does
-// ------------------------------------------------------------------------------------------------
+// ---- how well it does -----------------------------------------------------------------------------------------------
 
 // Counts (k, k): row: the true class, column: the predicted one.
 struct Confusion {

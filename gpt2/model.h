@@ -223,7 +223,7 @@ int cpu_threads();
 void init_weights(Model& model, uint64_t seed);
 
 // What training at (B, T) takes on the CPU, arena by arena and tensor by tensor, before anything is allocated. The
-// GPU's is gpu_memory_plan() of model_gpu.cuh.
+// GPU's plan is gpu_memory_plan() of gpu.h.
 std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
 // What the two share. `logits_rows`: rows of logits that are kept; `bf16`: weights and activations are stored in it.
 std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,

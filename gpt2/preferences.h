@@ -64,8 +64,8 @@ DpoResult dpo(const std::vector<double>& policy, const std::vector<double>& refe
 // With h_i = (pi(c_i) - pi(r_i)) - const, d(-log sigmoid(beta h))/dh = -beta sigmoid(-beta h) = -beta pull. A
 // sequence's log-probability is s sum_t log p(target_t), s = 1 / n for the mean over n tokens, 1 for the sum; and -log
 // p(target_t) is what the classifier calls the loss of row t. So
-//   d(loss / pairs) / d(row loss) = + beta pull_i s / pairs   in the chosen rows,   - beta pull_i s / pairs   in the
-//   rejected,
+//   d(loss / pairs) / d(row loss) = + beta pull_i s / pairs   in the chosen rows,
+//                                   - beta pull_i s / pairs   in the rejected ones,
 // and backward's gradient of sum_t w_t (row loss)_t with these w is the loss's own. `pairs`: in the whole step, of
 // which the batch may be a part.
 void set_dpo_weights(Batch& batch, const DpoResult& result, double beta, LogProb kind, int64_t pairs);

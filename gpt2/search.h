@@ -1,8 +1,8 @@
 // A search over the trainers' flags: a file says which, and what they may be; every combination is a run of its own.
 //
 //   {"method": "random", "trials": 12, "seed": 1, "median_stopping": true,
-//    "flags": {"lr": {"min": 1e-4, "max": 1e-2, "log": true}, "dropout": [0, 0.1, 0.2], "optimizer": ["adamw",
-//    "muon"]}}
+//    "flags": {"lr": {"min": 1e-4, "max": 1e-2, "log": true}, "dropout": [0, 0.1, 0.2],
+//              "optimizer": ["adamw", "muon"]}}
 //
 // "grid" (the default) takes every combination of the lists, the last flag changing fastest; "random" draws "trials" of
 // them, from lists and from ranges (of whole numbers where both ends are).

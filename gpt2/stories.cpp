@@ -365,8 +365,7 @@ struct StoryGrammar::Prover {
 
 std::string StoryGrammar::find_ambiguity() const { return Prover{*this, {}, {}, {}}.prove(); }
 
-// ---- a corpus
-// --------------------------------------------------------------------------------------------------------
+// ---- a corpus -------------------------------------------------------------------------------------------------------
 
 StoryTotals make_stories(uint64_t seed, uint64_t bytes, const std::function<void(std::string_view, double)>& write) {
   const StoryGrammar& grammar = StoryGrammar::builtin();

@@ -85,8 +85,7 @@ class StoryGrammar {
 
 extern const char* const kStoriesGrammar;  // the built-in grammar's text
 
-// ---- a corpus
-// --------------------------------------------------------------------------------------------------------
+// ---- a corpus -------------------------------------------------------------------------------------------------------
 
 struct StoryTotals {
   uint64_t stories = 0, story_bytes = 0, file_bytes = 0;  // file_bytes: with the <|endoftext|> after each story

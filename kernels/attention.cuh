@@ -1,10 +1,10 @@
 // Multi-head attention on the GPU, causal or not: the maths of attention.h, by flash attention (attention_plain.cuh
 // says how it goes about it, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
 //   plain        float arithmetic, any storage type, any head size
-//   tensor_core  causal only: bf16 products of mma.sync with float sums; head sizes 32, 48, ... 128 and tensors that
-//                start at multiples of 16 bytes: otherwise plain is taken
-//   cudnn        causal only: NVIDIA's, for bf16 without dropout (its mask would be another) and for shapes that it has
-//                a plan for, if rows are single documents: otherwise tensor_core is taken. A build without it (no
+//   tensor_core  causal only: bf16 products of mma.sync with float sums. It needs a head size of 32, 48, ... 128 and
+//                tensors that start at multiples of 16 bytes; otherwise plain is taken.
+//   cudnn        causal only: NVIDIA's library. It needs bf16, no dropout (its mask would be another), one document per
+//                row and a shape that cuDNN has a plan for; otherwise tensor_core is taken. A build without cuDNN (no
 //                WROUGHT_CUDNN) refuses this tier.
 // attention_choice.h decides. What forward saves (out and lse) is the same in all, and so is dropout's mask.
 #pragma once

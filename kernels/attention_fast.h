@@ -6,8 +6,8 @@
 // panels of kTileCols, and what a later query does not see is masked.
 //
 // A head's keys and values are packed once. In the backward pass
-//   p = exp(scale q k^T - lse)    dv += p^T dy    dp = dy v^T    ds = scale p (dp - dy . y)    dq += ds k    dk += ds^T
-//   q
+//   p = exp(scale q k^T - lse)    dp = dy v^T      ds = scale p (dp - dy . y)
+//   dv += p^T dy                  dq += ds k       dk += ds^T q
 #pragma once
 
 #include <cmath>

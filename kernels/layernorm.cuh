@@ -211,8 +211,7 @@ __device__ void store_sums(float* to, const float (&sum)[n], int pack, int packs
 // teams, which walk over rows side by side, kRows a turn. The three tensors' packs of all rows of a turn are loaded
 // before the first is used: 3 kRows loads are under way.
 //
-// dynamic shared memory, read where there is more than one team: each team's sums
-// partials (gridDim.x, 2, packs * n)
+// partials (gridDim.x, 2, packs * n); dynamic shared memory holds each team's sums, where there is more than one team.
 template <class floatX, bool kVector, int kThreads, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     layernorm_backward_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,

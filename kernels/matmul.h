@@ -1,4 +1,4 @@
-// A linear layer:  out = inp @ weight^T + bias. The plain loops; matmul_fast.h has the same by oneDNN.
+// A linear layer:  out = inp @ weight^T + bias. The plain loops; matmul_fast.h has the same in tiles.
 //
 // Backward:  dinp = dout @ weight    dweight += dout^T @ inp    dbias += column sums of dout.
 // The inner loops run along rows of memory; a row of the result has one owner.

@@ -3,9 +3,11 @@
 //
 // cuBLASLt counts matrices by columns: what is (M, N) by rows is (N, M) to it, with leading dimension N. So it is asked
 // for the transposed product,  D^T (N, M) = B^T (N, K) A^T (K, M),  B's matrix first:
-//   B by rows (N, K), Major::k:   to it (K, N), ld K; transposed by its flag.   (K, N), Major::mn: (N, K), ld N, as it
-//   is. A by rows (M, K), Major::k:   to it (K, M), ld K, as it is.                 (K, M), Major::mn: (M, K), ld M;
-//   transposed.
+//   factor   by rows             to cuBLASLt     flag
+//   B        (N, K), Major::k    (K, N), ld K    transposed
+//   B        (K, N), Major::mn   (N, K), ld N    as it is
+//   A        (M, K), Major::k    (K, M), ld K    as it is
+//   A        (K, M), Major::mn   (M, K), ld M    transposed
 // Its bias has a number for each row of D^T, which is each column of D. GELU's aux matrix is laid out as D^T.
 //
 // The bias gradient is our own kernel's in this tier too: CUBLASLT_EPILOGUE_BGRADA has the type of the output, float

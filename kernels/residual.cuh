@@ -1,7 +1,7 @@
-// The residual connection:  out = inp1 + inp2. Inside the network layernorm.cuh has it fused with the layernorm that
-// follows; the kernel here is for the last block, and for residual connections on their own.
+// The residual connection:  out = inp1 + inp2. The network's residual connections are fused with the layernorm that
+// follows (layernorm.cuh); the kernel here is for sums of their own.
 //
-// Backward as in kernels/residual.h: dinp1 is dout in place, dinp2 a copy.
+// Backward has no kernel, as in kernels/residual.h: both inputs get dout.
 //
 // Bound by memory: forward reads 2 N elements and writes N.
 #pragma once
@@ -32,11 +32,4 @@ void residual_forward(floatX* out,         // (N)  may be inp1 or inp2
       aligned16(out, inp1, inp2) ? residual_forward_kernel<floatX, true> : residual_forward_kernel<floatX, false>;
   constexpr int kThreads = 256;
   launch(kernel, grid_for(ceil_div<int64_t>(N, Pack<floatX>::size), kThreads), kThreads, 0, stream, out, inp1, inp2, N);
-}
-
-template <class floatX>
-void residual_backward(floatX* dinp2,       // (N)  =
-                       const floatX* dout,  // (N)  and dinp1, in place
-                       int64_t N, cudaStream_t stream) {
-  CUDA_CHECK(cudaMemcpyAsync(dinp2, dout, N * sizeof(floatX), cudaMemcpyDeviceToDevice, stream));
 }

@@ -538,8 +538,7 @@ TEST_CASE("A stack that overflows, an exception: reports") {
   check_report(cudaErrorLaunchFailure, {"exception", "thread (3, 0, 0)", "no such thing on a GPU"});
 }
 
-// ---- warp instructions of ptx.cuh
-// -------------------------------------------------------------------------------------
+// ---- warp instructions of ptx.cuh -----------------------------------------------------------------------------------
 
 namespace {
 
@@ -669,8 +668,7 @@ TEST_CASE("cp.async: what the hardware would fault on is reported") {
   }
 }
 
-// ---- limits and names
-// ------------------------------------------------------------------------------------------------
+// ---- limits and names -----------------------------------------------------------------------------------------------
 
 TEST_CASE("Limits of a launch are the hardware's") {
   static_cast<void>(cudaGetLastError());  // of other tests

@@ -492,8 +492,7 @@ TEST_CASE("A forked child has workers of its own") {
   CHECK(child.output == "42");
 }
 
-// ---- the device and the environment
-// ----------------------------------------------------------------------------------
+// ---- the device and the environment ---------------------------------------------------------------------------------
 
 TEST_CASE("The device's properties") {
   int count = 0, device = -1, value = 0;

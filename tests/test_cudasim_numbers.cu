@@ -104,8 +104,7 @@ TEST_CASE("bfloat16: pairs and arithmetic") {
   CHECK(bf16(1.0f) < bf16(2.0f));
 }
 
-// ---- warp exchanges
-// --------------------------------------------------------------------------------------------------
+// ---- warp exchanges -------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -238,8 +237,7 @@ TEST_CASE("Votes, matches and reductions of the lanes in a mask") {
   }
 }
 
-// ---- atomics and scalars
-// ---------------------------------------------------------------------------------------------
+// ---- atomics and scalars --------------------------------------------------------------------------------------------
 
 TEST_CASE("Atomics return what was there and leave what they should") {
   const auto check = [](auto call, auto start, auto end) {

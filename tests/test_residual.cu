@@ -17,8 +17,6 @@ TEST_CASE_TEMPLATE("residual connections on the device against the CPU", floatX,
       check_close("out", to.host(), expected, 1);
       residual_forward(from1.data(), from1.data(), from2.data(), N, nullptr);  // in place
       CHECK(same_bits(from1.host(), to.host()));
-      residual_backward(to.data(), from2.data(), N, nullptr);
-      CHECK(same_bits(to.host(), inp2));
     }
   }
   check_ran<floatX>("residual_forward_kernel<floatX, true");

@@ -300,8 +300,7 @@ void check_async_issue(Worker& worker, const Access& target) {
   std::memset(&shared_shadow(target).written[target.offset], 0, target.bytes);
 }
 
-// ---- the block's course
-// ----------------------------------------------------------------------------------------------
+// ---- the block's course ---------------------------------------------------------------------------------------------
 
 void start_checking_launch(size_t static_shared_bytes, size_t dynamic_shared_bytes) {
   block.first_run_of_launch = block.run + 1;
@@ -349,8 +348,7 @@ void check_syncwarp(unsigned warp, unsigned mask) {
   }
 }
 
-// ---- the host
-// --------------------------------------------------------------------------------------------------------
+// ---- the host -------------------------------------------------------------------------------------------------------
 
 void check_copy(void* to, const void* from, size_t bytes) {
   const Allocation* target = allocation_of(to, bytes);

@@ -47,80 +47,80 @@ __global__ void __launch_bounds__(kLayernormBlock)
     layernorm_forward_kernel(floatX* residual, floatX* out, float* mean, float* rstd, const floatX* inp1,
                              const floatX* inp2, const floatX* weight, const floatX* bias, float dropout, uint64_t seed,
                              uint64_t sequence, int N, int C) {
-  constexpr int n = Pack<floatX>::size, kAhead = kDropout ? 1 : kLayernormAhead;
-  const int team = threadIdx.x / kTeam, thread = threadIdx.x % kTeam, packs = ceil_div(C, n);
+  constexpr int kPack = Pack<floatX>::size, kAhead = kDropout ? 1 : kLayernormAhead;
+  const int team = threadIdx.x / kTeam, thread = threadIdx.x % kTeam, packs = ceil_div(C, kPack);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kTeam) + team;
   if (row >= N) return;
   const int64_t start = row * C;
-  floatX* kept = kKept ? dynamic_shared<floatX>() + team * packs * n : nullptr;
-  const auto load_again = [&](float(&x)[n], int c) {
+  floatX* kept = kKept ? dynamic_shared<floatX>() + team * packs * kPack : nullptr;
+  const auto load_again = [&](float(&x)[kPack], int c) {
     if constexpr (kKept) {
-      load_floats<true>(x, kept + c, n);
+      load_floats<true>(x, kept + c, kPack);
     } else {
       load_floats<kVector>(x, (kResidual ? residual : inp1) + start + c, C - c);
     }
   };
 
-  // The sum. Packs are loaded in batches: stores to residual, which may be inp1 or inp2, would hold up later loads.
+  // 1. The mean. Packs are loaded in batches: stores to residual, which may be inp1 or inp2, would hold up later loads.
   float sum = 0;
   for (int first = thread; first < packs; first += kAhead * kTeam) {
     Pack<floatX> packs1[kAhead], packs2[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int c = (first + i * kTeam) * n;
-      packs1[i] = load_row_pack<kVector, n>(inp1 + start + c, C - c);
-      if constexpr (kResidual) packs2[i] = load_row_pack<kVector, n>(inp2 + start + c, C - c);
+      const int c = (first + i * kTeam) * kPack;
+      packs1[i] = load_row_pack<kVector, kPack>(inp1 + start + c, C - c);
+      if constexpr (kResidual) packs2[i] = load_row_pack<kVector, kPack>(inp2 + start + c, C - c);
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int c = (first + i * kTeam) * n;
+      const int c = (first + i * kTeam) * kPack;
       if (c >= C) break;
-      float x[n];
+      float x[kPack];
       to_floats(x, packs1[i]);
       if constexpr (kResidual) {
-        float y[n];
-        to_floats(y, packs2[i]);
-        drop_out<kDropout>(y, dropout, seed, sequence, start + c);
+        float sublayer[kPack];
+        to_floats(sublayer, packs2[i]);
+        drop_out<kDropout>(sublayer, dropout, seed, sequence, start + c);
 #pragma unroll
-        for (int k = 0; k < n; ++k) x[k] += y[k];
+        for (int k = 0; k < kPack; ++k) x[k] += sublayer[k];
         packs1[i] = to_pack<floatX>(x);
         to_floats(x, packs1[i]);  // as it is stored
         store_row_pack<kVector>(residual + start + c, packs1[i], C - c);
       }
       if constexpr (kKept) store_pack(kept + c, packs1[i]);  // beyond C: zeros
 #pragma unroll
-      for (int k = 0; k < n; ++k) sum += x[k];
+      for (int k = 0; k < kPack; ++k) sum += x[k];
     }
   }
-  const float m = team_sum<kTeam>(sum) / C;
+  const float row_mean = team_sum<kTeam>(sum) / C;
 
-  // The variance.
+  // 2. The variance, and 1 / the standard deviation.
   float squares = 0;
   for (int pack = thread; pack < packs; pack += kTeam) {
-    const int c = pack * n;
-    float x[n];
+    const int c = pack * kPack;
+    float x[kPack];
     load_again(x, c);
 #pragma unroll
-    for (int k = 0; k < n; ++k) {
-      if (kVector || c + k < C) squares += (x[k] - m) * (x[k] - m);
+    for (int k = 0; k < kPack; ++k) {
+      if (kVector || c + k < C) squares += (x[k] - row_mean) * (x[k] - row_mean);
     }
   }
-  const float s = 1 / sqrtf(team_sum<kTeam>(squares) / C + 1e-5f);
+  const float row_rstd = 1 / sqrtf(team_sum<kTeam>(squares) / C + 1e-5f);
 
-  // The output.
+  // 3. The output.
   for (int pack = thread; pack < packs; pack += kTeam) {
-    const int c = pack * n;
-    float x[n], w[n], b[n];
+    const int c = pack * kPack;
+    float x[kPack], weights[kPack], biases[kPack];
     load_again(x, c);
-    load_floats<kVector>(w, weight + c, C - c);
-    load_floats<kVector>(b, bias + c, C - c);
+    load_floats<kVector>(weights, weight + c, C - c);
+    load_floats<kVector>(biases, bias + c, C - c);
 #pragma unroll
-    for (int k = 0; k < n; ++k) x[k] = (x[k] - m) * s * w[k] + b[k];
+    for (int k = 0; k < kPack; ++k) x[k] = (x[k] - row_mean) * row_rstd * weights[k] + biases[k];
     store_floats<kVector>(out + start + c, x, C - c);
   }
   if (thread == 0) {
-    mean[row] = m;
-    rstd[row] = s;
+    mean[row] = row_mean;
+    rstd[row] = row_rstd;
   }
 }
 
@@ -195,11 +195,11 @@ void residual_layernorm_forward(floatX* residual,      // (N, C)  inp1 + drop(in
 
 // A block's sums for dweight and dbias lie in groups of four channels: pack p's q-th group is group q * packs + p. So a
 // warp's 16-byte accesses to one q are neighbours, whatever the size of a pack, and shared memory serves them without
-// bank conflicts. Behind dweight's packs * n sums come dbias'.
-template <int n>
-__device__ void store_sums(float* to, const float (&sum)[n], int pack, int packs) {
+// bank conflicts. Behind dweight's packs * kPack sums come dbias'.
+template <int kPack>
+__device__ void store_sums(float* to, const float (&sum)[kPack], int pack, int packs) {
 #pragma unroll
-  for (int q = 0; q < n / 4; ++q) {
+  for (int q = 0; q < kPack / 4; ++q) {
     float four[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) four[j] = sum[q * 4 + j];
@@ -211,64 +211,65 @@ __device__ void store_sums(float* to, const float (&sum)[n], int pack, int packs
 // teams, which walk over rows side by side, kRows a turn. The three tensors' packs of all rows of a turn are loaded
 // before the first is used: 3 kRows loads are under way.
 //
-// partials (gridDim.x, 2, packs * n); dynamic shared memory holds each team's sums, where there is more than one team.
+// partials (gridDim.x, 2, packs * kPack); dynamic shared memory holds each team's sums, where there is more than one
+// team.
 template <class floatX, bool kVector, int kThreads, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     layernorm_backward_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,
                               const floatX* __restrict__ inp, const floatX* __restrict__ weight,
                               const float* __restrict__ mean, const float* __restrict__ rstd, int N, int C) {
-  constexpr int n = Pack<floatX>::size, kRows = 2;
+  constexpr int kPack = Pack<floatX>::size, kRows = 2;
   struct alignas(16) RowSums {  // of dnorm and dnorm * norm, over some of a row's channels
     float dnorm[kRows], dnorm_norm[kRows];
   };
   __shared__ RowSums warp_sums[2][kThreads / 32];  // of two turns: so one barrier a turn is enough
-  const int pack = threadIdx.x, packs = ceil_div(C, n), width = packs * n, c = pack * n;
+  const int pack = threadIdx.x, packs = ceil_div(C, kPack), width = packs * kPack, c = pack * kPack;
   const int team = threadIdx.y, teams = blockDim.y, team_warps = blockDim.x / 32;
   const int warp = team * team_warps + pack / 32, left = C - c;  // left <= 0: no channels for this thread
   const float inverse_C = 1 / static_cast<float>(C);
 
-  float w[n], dw[n] = {}, db[n] = {};
-  to_floats(w, load_row_pack<kVector, n>(weight + c, left));
+  float weights[kPack], dw[kPack] = {}, db[kPack] = {};
+  to_floats(weights, load_row_pack<kVector, kPack>(weight + c, left));
   const int block_rows = teams * kRows;
   int turn = 0;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * block_rows; first < N;
        first += gridDim.x * block_rows, turn ^= 1) {
-    // Load. Rows beyond N are zeros, which add nothing to any sum.
+    // 1. Load. Rows beyond N are zeros, which add nothing to any sum.
     const int64_t row = first + team * kRows, at = row * C + c;
     const int rows = static_cast<int>(N - row);  // 0 or fewer: none is left
     Pack<floatX> x_packs[kRows], dy_packs[kRows], dx_packs[kRows];
-    float m[kRows], s[kRows];
+    float means[kRows], rstds[kRows];
     if (rows >= kRows && left > 0) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        x_packs[r] = load_whole_pack<kVector, n>(inp + at + r * C, left);
-        dy_packs[r] = load_whole_pack<kVector, n>(dout + at + r * C, left);
-        dx_packs[r] = load_whole_pack<kVector, n>(dinp + at + r * C, left);
-        m[r] = mean[row + r];
-        s[r] = rstd[row + r];
+        x_packs[r] = load_whole_pack<kVector, kPack>(inp + at + r * C, left);
+        dy_packs[r] = load_whole_pack<kVector, kPack>(dout + at + r * C, left);
+        dx_packs[r] = load_whole_pack<kVector, kPack>(dinp + at + r * C, left);
+        means[r] = mean[row + r];
+        rstds[r] = rstd[row + r];
       }
     } else {  // one row is left, or none, or the thread has no channels
       const int exists = rows > 0 ? left : 0;
-      x_packs[0] = load_row_pack<kVector, n>(inp + at, exists);
-      dy_packs[0] = load_row_pack<kVector, n>(dout + at, exists);
-      dx_packs[0] = load_row_pack<kVector, n>(dinp + at, exists);
+      x_packs[0] = load_row_pack<kVector, kPack>(inp + at, exists);
+      dy_packs[0] = load_row_pack<kVector, kPack>(dout + at, exists);
+      dx_packs[0] = load_row_pack<kVector, kPack>(dinp + at, exists);
       x_packs[1] = dy_packs[1] = dx_packs[1] = {};
-      m[0] = s[0] = m[1] = s[1] = 0;
-      if (rows > 0) m[0] = mean[row], s[0] = rstd[row];
+      means[0] = rstds[0] = means[1] = rstds[1] = 0;
+      if (rows > 0) means[0] = mean[row], rstds[0] = rstd[row];
     }
 
-    // The two sums along each row: of the thread's channels, the warp's, the team's.
+    // 2. The two sums along each row: of the thread's channels, the warp's, the team's.
     RowSums sums;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      float x[n], dy[n];
+      float x[kPack], dy[kPack];
       to_floats(x, x_packs[r]), to_floats(dy, dy_packs[r]);
       sums.dnorm[r] = sums.dnorm_norm[r] = 0;
 #pragma unroll
-      for (int k = 0; k < n; ++k) {
-        const float dnorm = dy[k] * w[k];
+      for (int k = 0; k < kPack; ++k) {
+        const float dnorm = dy[k] * weights[k];
         sums.dnorm[r] += dnorm;
-        sums.dnorm_norm[r] += dnorm * ((x[k] - m[r]) * s[r]);
+        sums.dnorm_norm[r] += dnorm * ((x[k] - means[r]) * rstds[r]);
       }
       sums.dnorm[r] = warp_sum(sums.dnorm[r]);
       sums.dnorm_norm[r] = warp_sum(sums.dnorm_norm[r]);
@@ -285,16 +286,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       }
     }
 
-    // The gradients.
+    // 3. The gradients.
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float dnorm_avg = sums.dnorm[r] * inverse_C, dnorm_norm_avg = sums.dnorm_norm[r] * inverse_C;
-      float x[n], dy[n], dx[n];
+      float x[kPack], dy[kPack], dx[kPack];
       to_floats(x, x_packs[r]), to_floats(dy, dy_packs[r]), to_floats(dx, dx_packs[r]);
 #pragma unroll
-      for (int k = 0; k < n; ++k) {
-        const float norm = (x[k] - m[r]) * s[r];
-        dx[k] += s[r] * (dy[k] * w[k] - dnorm_avg - norm * dnorm_norm_avg);
+      for (int k = 0; k < kPack; ++k) {
+        const float norm = (x[k] - means[r]) * rstds[r];
+        dx[k] += rstds[r] * (dy[k] * weights[k] - dnorm_avg - norm * dnorm_norm_avg);
         dw[k] += dy[k] * norm;
         db[k] += dy[k];
       }
@@ -302,7 +303,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     }
   }
 
-  // The block's sums: those of its teams in order.
+  // 4. The block's sums: those of its teams in order.
   float* block_partials = partials + static_cast<int64_t>(blockIdx.x) * 2 * width;
   float* to = teams > 1 ? dynamic_shared<float>() + team * 2 * width : block_partials;
   if (left > 0) {
@@ -325,53 +326,55 @@ __global__ void __launch_bounds__(kLayernormBlock, 2)
     layernorm_backward_wide_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,
                                    const floatX* __restrict__ inp, const floatX* __restrict__ weight,
                                    const float* __restrict__ mean, const float* __restrict__ rstd, int N, int C) {
-  constexpr int n = Pack<floatX>::size;
-  const int packs = ceil_div(C, n), width = packs * n;
+  constexpr int kPack = Pack<floatX>::size;
+  const int packs = ceil_div(C, kPack), width = packs * kPack;
   float* dw_sums = partials + static_cast<int64_t>(blockIdx.x) * 2 * width;
   float* db_sums = dw_sums + width;
   for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
-    const float zeros[n] = {};
+    const float zeros[kPack] = {};
     store_sums(dw_sums, zeros, pack, packs);
     store_sums(db_sums, zeros, pack, packs);
   }
 
   for (int64_t row = blockIdx.x; row < N; row += gridDim.x) {
+    // 1. The two sums along the row.
     const int64_t start = row * C;
-    const float m = mean[row], s = rstd[row];
+    const float row_mean = mean[row], row_rstd = rstd[row];
     float dnorm_sum = 0, dnorm_norm_sum = 0;
 #pragma unroll 2
     for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
-      const int c = pack * n;
-      float x[n], dy[n], w[n];
+      const int c = pack * kPack;
+      float x[kPack], dy[kPack], weights[kPack];
       load_floats<kVector>(x, inp + start + c, C - c);
       load_floats<kVector>(dy, dout + start + c, C - c);  // beyond C: 0, which adds nothing to any sum
-      load_floats<kVector>(w, weight + c, C - c);
+      load_floats<kVector>(weights, weight + c, C - c);
 #pragma unroll
-      for (int k = 0; k < n; ++k) {
-        const float dnorm = dy[k] * w[k];
+      for (int k = 0; k < kPack; ++k) {
+        const float dnorm = dy[k] * weights[k];
         dnorm_sum += dnorm;
-        dnorm_norm_sum += dnorm * (x[k] - m) * s;
+        dnorm_norm_sum += dnorm * (x[k] - row_mean) * row_rstd;
       }
     }
     const float dnorm_avg = block_sum(dnorm_sum) / C, dnorm_norm_avg = block_sum(dnorm_norm_sum) / C;
 
+    // 2. The gradients.
     for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
-      const int c = pack * n;
-      float x[n], dy[n], w[n], dx[n];
+      const int c = pack * kPack;
+      float x[kPack], dy[kPack], weights[kPack], dx[kPack];
       load_floats<kVector>(dx, dinp + start + c, C - c);
-      load_floats<kVector>(w, weight + c, C - c);
+      load_floats<kVector>(weights, weight + c, C - c);
       load_floats<kVector>(x, inp + start + c, C - c);
       load_floats<kVector>(dy, dout + start + c, C - c);
 #pragma unroll
-      for (int q = 0; q < n / 4; ++q) {
+      for (int q = 0; q < kPack / 4; ++q) {
         float dw[4], db[4];
         load_floats<true>(dw, dw_sums + (q * packs + pack) * 4, 4);
         load_floats<true>(db, db_sums + (q * packs + pack) * 4, 4);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int k = q * 4 + j;
-          const float norm = (x[k] - m) * s;
-          dx[k] += s * (dy[k] * w[k] - dnorm_avg - norm * dnorm_norm_avg);
+          const float norm = (x[k] - row_mean) * row_rstd;
+          dx[k] += row_rstd * (dy[k] * weights[k] - dnorm_avg - norm * dnorm_norm_avg);
           dw[j] += dy[k] * norm;
           db[j] += dy[k];
         }
@@ -387,14 +390,15 @@ __global__ void __launch_bounds__(kLayernormBlock, 2)
 // one of kRows runs through the blocks, each in order.
 template <int kRows>
 __global__ void __launch_bounds__(32 * kRows)
-    layernorm_backward_sum_kernel(float* dweight, float* dbias, const float* partials, int blocks, int n, int C) {
+    layernorm_backward_sum_kernel(float* dweight, float* dbias, const float* partials, int blocks, int pack_size,
+                                  int C) {
   __shared__ float sums[kRows][32];
-  const int packs = ceil_div(C, n), width = packs * n;
+  const int packs = ceil_div(C, pack_size), width = packs * pack_size;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   const int c = static_cast<int>(i % width);
   float sum = 0;
   if (i < 2 * width) {
-    const int64_t place = i - c + (c % n / 4 * packs + c / n) * 4 + c % 4;
+    const int64_t place = i - c + (c % pack_size / 4 * packs + c / pack_size) * 4 + c % 4;
 #pragma unroll 4
     for (int b = threadIdx.y; b < blocks; b += kRows) sum += partials[static_cast<int64_t>(b) * 2 * width + place];
   }
@@ -422,10 +426,10 @@ void layernorm_backward(floatX* dinp,          // (N, C)  +=
                         const float* mean,     // (N)
                         const float* rstd,     // (N)
                         int N, int C, cudaStream_t stream) {
-  constexpr int n = Pack<floatX>::size;
+  constexpr int kPack = Pack<floatX>::size;
   float* partials = static_cast<float*>(scratch);
   const bool vector = vector_rows<floatX>(C, dinp, dout, inp, weight);
-  const int packs = ceil_div(C, n), team_threads = ceil_div(packs, 32) * 32;
+  const int packs = ceil_div(C, kPack), team_threads = ceil_div(packs, 32) * 32;
   // Blocks of up to 256 threads fit a multiprocessor twice, larger ones once: by their number all start at once on the
   // 132 multiprocessors of an H100, and on the 108 of an A100 up to C = 2048 in bf16.
   auto kernel = layernorm_backward_wide_kernel<floatX, false>;
@@ -436,7 +440,7 @@ void layernorm_backward(floatX* dinp,          // (N, C)  +=
     kernel =
         vector ? layernorm_backward_kernel<floatX, true, 256, 2> : layernorm_backward_kernel<floatX, false, 256, 2>;
     block = dim3(team_threads, 256 / team_threads);
-    shared_bytes = block.y * 2 * packs * n * sizeof(float);
+    shared_bytes = block.y * 2 * packs * kPack * sizeof(float);
   } else if (team_threads <= 512) {
     kernel =
         vector ? layernorm_backward_kernel<floatX, true, 512, 1> : layernorm_backward_kernel<floatX, false, 512, 1>;
@@ -450,6 +454,6 @@ void layernorm_backward(floatX* dinp,          // (N, C)  +=
   launch(kernel, blocks, block, shared_bytes, stream, dinp, partials, dout, inp, weight, mean, rstd, N, C);
   if (!dweight) return;
   constexpr int kRows = 32;
-  launch(layernorm_backward_sum_kernel<kRows>, grid_for(2 * static_cast<int64_t>(ceil_div(C, n)) * n, 32),
-         dim3(32, kRows), 0, stream, dweight, dbias, partials, blocks, n, C);
+  launch(layernorm_backward_sum_kernel<kRows>, grid_for(2 * static_cast<int64_t>(ceil_div(C, kPack)) * kPack, 32),
+         dim3(32, kRows), 0, stream, dweight, dbias, partials, blocks, kPack, C);
 }

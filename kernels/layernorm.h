@@ -27,14 +27,17 @@ void layernorm_forward(floatX* out,                 // (N, C)
   for (int n = 0; n < N; ++n) {
     const floatX* x = inp + static_cast<int64_t>(n) * C;
     floatX* y = out + static_cast<int64_t>(n) * C;
+    // mean
     sum_t sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int c = 0; c < C; ++c) sum += x[c];
     const sum_t m = sum / C;
+    // variance
     sum_t squares = 0;
 #pragma omp simd reduction(+ : squares)
     for (int c = 0; c < C; ++c) squares += (x[c] - m) * (x[c] - m);
     const sum_t s = 1 / std::sqrt(squares / C + static_cast<sum_t>(1e-5));
+    // normalise, scale and shift
     for (int c = 0; c < C; ++c) y[c] = (x[c] - m) * s * weight[c] + bias[c];
     mean[n] = m;
     rstd[n] = s;
@@ -58,6 +61,7 @@ void layernorm_backward(floatX* dinp,                      // (N, C)  +=
     const floatX* dy = dout + static_cast<int64_t>(n) * C;
     floatX* dx = dinp + static_cast<int64_t>(n) * C;
     const sum_t m = mean[n], s = rstd[n];
+    // avg(dnorm) and avg(dnorm * norm)
     sum_t dnorm_sum = 0, dnorm_norm_sum = 0;
 #pragma omp simd reduction(+ : dnorm_sum, dnorm_norm_sum)
     for (int c = 0; c < C; ++c) {
@@ -66,12 +70,14 @@ void layernorm_backward(floatX* dinp,                      // (N, C)  +=
       dnorm_norm_sum += dnorm * (x[c] - m) * s;
     }
     const sum_t dnorm_avg = dnorm_sum / C, dnorm_norm_avg = dnorm_norm_sum / C;
+    // dx
     for (int c = 0; c < C; ++c) {
       const sum_t norm = (x[c] - m) * s;
       dx[c] += s * (dy[c] * weight[c] - dnorm_avg - norm * dnorm_norm_avg);
     }
   }
 
+  // dweight and dbias
   if (!dweight) return;
   constexpr int kSlice = 64;  // channels whose parameter gradients one owner sums over all rows
 #pragma omp parallel for

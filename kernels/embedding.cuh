@@ -3,23 +3,23 @@
 //
 // Backward without atomics on floats. dwpe[t] is a sum over b, in order; with documents, over those that have a
 // position t, whose rows a warp finds by comparing 32 places at a time. For dwte the positions are sorted by token,
-// stably (a radix sort, 8 bits a pass), so that each token's rows are neighbours, in the order of (b, t). Chunks of 32
+// stably (radix_sort.cuh), so that each token's rows are neighbours, in the order of (b, t). Chunks of 32
 // sorted positions are then summed, one warp each and 128 channels: a token's run that lies inside a chunk is
 // added to dwte at once; what a run has in the first, the middle and the last chunks it crosses goes to scratch, and
 // a second kernel adds it up in order. So no token is too frequent: the work of all warps is equal.
 //
 // Bound by memory: forward reads 2 B T C elements (wpe's mostly from L2) and writes B T C. Backward reads dout twice
 // (dwte and dwpe), reads and writes dwpe and the rows of dwte that occur, and writes and reads at most B T C / 4 bytes
-// of partial sums. The sort moves 32 bytes a position and pass: two passes are 1/50 of dout's bytes when C = 768.
+// of partial sums. The sort's two passes move 1/50 of dout's bytes when C = 768.
 #pragma once
 
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
+#include "kernels/radix_sort.cuh"
 
 // A block is 32 x kEmbeddingRows threads: x along the channels, y along the rows.
 inline constexpr int kEmbeddingRows = 8;
 inline constexpr int kEmbeddingChunk = 32;  // sorted positions a warp sums
-inline constexpr int kSortThreads = 256, kSortTile = 1024, kSortDigits = 256;
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
@@ -121,108 +121,6 @@ __global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout,
   store_floats<kVector>(dwpe + p * static_cast<int64_t>(C) + c, x, C - c);
 }
 
-// ---- backward: a stable radix sort of the positions by token -------------------------------------------------------
-
-// A sorted item: the token above, the position bt below.
-__device__ inline int item_token(unsigned long long item) { return static_cast<int>(item >> 32); }
-__device__ inline int item_position(unsigned long long item) { return static_cast<int>(item & 0xffffffffu); }
-
-// Item i: before the first pass, of the tokens themselves.
-__device__ inline unsigned long long sort_item(const unsigned long long* items, const int32_t* inp, int64_t i) {
-  return items ? items[i] : static_cast<unsigned long long>(static_cast<uint32_t>(inp[i])) << 32 | i;
-}
-
-// counts (kSortDigits, tiles): how often each digit, the token's bits shift .. shift + 7, occurs in this block's tile.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads)
-    embedding_sort_count_kernel(int* counts, const unsigned long long* items, const int32_t* inp, int shift, int N) {
-  __shared__ int histogram[kSortDigits];
-  for (int d = threadIdx.x; d < kSortDigits; d += kThreads) histogram[d] = 0;
-  __syncthreads();
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kSortTile;
-  for (int64_t i = begin + threadIdx.x; i < begin + kSortTile && i < N; i += kThreads) {
-    atomicAdd(&histogram[item_token(sort_item(items, inp, i)) >> shift & (kSortDigits - 1)], 1);
-  }
-  __syncthreads();
-  for (int d = threadIdx.x; d < kSortDigits; d += kThreads) {
-    counts[static_cast<int64_t>(d) * gridDim.x + blockIdx.x] = histogram[d];
-  }
-}
-
-// The sum of x over the lanes before this one; total: over all.
-__device__ inline int warp_exclusive_sum(int x, int& total) {
-  const int lane = threadIdx.x % 32;
-  int sum = x;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const int below = __shfl_up_sync(kFullWarp, sum, offset);
-    if (lane >= offset) sum += below;
-  }
-  total = __shfl_sync(kFullWarp, sum, 31);
-  return sum - x;
-}
-
-// counts: of each digit (one warp each), those in the tiles before; totals (kSortDigits): those in all tiles.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) embedding_sort_scan_kernel(int* counts, int* totals, int tiles) {
-  const int digit = (blockIdx.x * kThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
-  int* row = counts + static_cast<int64_t>(digit) * tiles;
-  int sum = 0;
-  for (int begin = 0; begin < tiles; begin += 32) {
-    const int tile = begin + lane, count = tile < tiles ? row[tile] : 0;
-    int total;
-    const int before = warp_exclusive_sum(count, total);
-    if (tile < tiles) row[tile] = sum + before;
-    sum += total;
-  }
-  if (lane == 0) totals[digit] = sum;
-}
-
-// Moves this block's tile to its places: behind all smaller digits, the same digit in earlier tiles, earlier warps of
-// this tile (a warp has kSortTile / warps items in a row) and earlier items of this warp.
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads)
-    embedding_sort_scatter_kernel(unsigned long long* out, const int* counts, const int* totals,
-                                  const unsigned long long* items, const int32_t* inp, int shift, int N) {
-  static_assert(kThreads == kSortDigits, "one thread a digit");
-  constexpr int kWarps = kThreads / 32, kPerWarp = kSortTile / kWarps;
-  __shared__ int places[kWarps][kSortDigits], warp_totals[kWarps];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, digit_here = threadIdx.x;
-  for (int w = 0; w < kWarps; ++w) places[w][digit_here] = 0;
-  int warp_total;
-  const int before = warp_exclusive_sum(totals[digit_here], warp_total);
-  if (lane == 0) warp_totals[warp] = warp_total;
-  __syncthreads();
-
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kSortTile + warp * kPerWarp;
-  const auto digit_of = [&](unsigned long long item) { return item_token(item) >> shift & (kSortDigits - 1); };
-  for (int64_t i = begin + lane; i < begin + kPerWarp && i < N; i += 32) {
-    atomicAdd(&places[warp][digit_of(sort_item(items, inp, i))], 1);
-  }
-  __syncthreads();
-
-  int place = before + counts[static_cast<int64_t>(digit_here) * gridDim.x + blockIdx.x];
-  for (int w = 0; w < warp; ++w) place += warp_totals[w];
-  for (int w = 0; w < kWarps; ++w) {
-    const int count = places[w][digit_here];
-    places[w][digit_here] = place;
-    place += count;
-  }
-  __syncthreads();
-
-  for (int64_t first = begin; first < begin + kPerWarp; first += 32) {
-    const int64_t i = first + lane;
-    const unsigned long long item = i < N ? sort_item(items, inp, i) : 0;
-    const int digit = i < N ? digit_of(item) : kSortDigits;  // beyond the end: equal to no item
-    const unsigned peers = __match_any_sync(kFullWarp, digit);
-    const int rank = __popc(peers & ((1u << lane) - 1));
-    int first_place = 0;
-    if (i < N && rank == 0) first_place = atomicAdd(&places[warp][digit], __popc(peers));
-    first_place = __shfl_sync(kFullWarp, first_place, __ffs(peers) - 1);
-    if (i < N) out[first_place + rank] = item;
-  }
-}
-
 // ---- backward: sums of each token's rows ---------------------------------------------------------------------------
 
 // dwte (V, C) += and partials (chunks, 2, C) of the runs that cross a chunk's border: [0] of a run that began in an
@@ -238,9 +136,9 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
   const int lane = threadIdx.x;
   const unsigned long long item = lane < count ? items[begin + lane] : ~0ull;
-  const int after = begin + count < N ? item_token(items[begin + count]) : -1;  // of the next chunk's first
-  const int token0 = item_token(__shfl_sync(kFullWarp, item, 0));
-  bool began_before = begin > 0 && item_token(items[begin - 1]) == token0;
+  const int after = begin + count < N ? item_key(items[begin + count]) : -1;  // of the next chunk's first
+  const int token0 = item_key(__shfl_sync(kFullWarp, item, 0));
+  bool began_before = begin > 0 && item_key(items[begin - 1]) == token0;
 
   float sum[n] = {};
   for (int first = 0; first < count; first += kAhead) {
@@ -262,8 +160,8 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
 #pragma unroll
       for (int k = 0; k < n; ++k) sum[k] += x[k];
       const bool last = i + 1 == count;
-      const int token = item_token(here);
-      if (!last && token == item_token(following)) continue;
+      const int token = item_key(here);
+      if (!last && token == item_key(following)) continue;
       if (began_before || token == after) {  // the items are sorted: only the last run can go on after the chunk
         store_row_pack<kVector>(partials + (chunk * 2 + (began_before ? 0 : 1)) * C + c, to_pack<float>(sum), C - c);
       } else {
@@ -289,14 +187,14 @@ __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials
   __shared__ float sums[kEmbeddingRows][n][32];
   const int64_t chunk = blockIdx.x, begin = chunk * kEmbeddingChunk, next = begin + kEmbeddingChunk;
   if (next >= N) return;
-  const int token = item_token(items[next]);
-  if (item_token(items[next - 1]) != token) return;                // ends with the chunk
-  if (begin > 0 && item_token(items[begin - 1]) == token) return;  // began before
+  const int token = item_key(items[next]);
+  if (item_key(items[next - 1]) != token) return;                // ends with the chunk
+  if (begin > 0 && item_key(items[begin - 1]) == token) return;  // began before
   // The first chunk from `low` on whose first token is a larger one: by bisection, as the items are sorted.
   int64_t low = chunk + 2, high = ceil_div<int64_t>(N, kEmbeddingChunk);
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (item_token(items[middle * kEmbeddingChunk]) == token) {
+    if (item_key(items[middle * kEmbeddingChunk]) == token) {
       low = middle + 1;
     } else {
       high = middle;
@@ -333,7 +231,7 @@ __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials
 
 // How the scratch is divided; offsets in bytes.
 struct EmbeddingScratch {
-  int64_t items[2], counts, totals, partials, bytes;
+  int64_t items, sort, partials, bytes;
   EmbeddingScratch(int64_t N, int64_t C) {
     bytes = 0;
     const auto take = [&](int64_t size) {
@@ -341,9 +239,8 @@ struct EmbeddingScratch {
       bytes += ceil_div<int64_t>(size, 256) * 256;
       return offset;
     };
-    for (int64_t& offset : items) offset = take(N * 8);
-    counts = take(ceil_div<int64_t>(N, kSortTile) * kSortDigits * 4);
-    totals = take(kSortDigits * 4);
+    items = take(N * 8);
+    sort = take(radix_sort_scratch(N));
     partials = take(ceil_div<int64_t>(N, kEmbeddingChunk) * 2 * C * 4);
   }
 };
@@ -365,7 +262,7 @@ void embedding_backward(float* dwte,           // (V, C)  +=
   const int N = B * T;
   const EmbeddingScratch layout(N, C);
   const auto at = [&](int64_t offset) { return static_cast<char*>(scratch) + offset; };
-  int *counts = reinterpret_cast<int*>(at(layout.counts)), *totals = reinterpret_cast<int*>(at(layout.totals));
+  auto* items = reinterpret_cast<unsigned long long*>(at(layout.items));
   float* partials = reinterpret_cast<float*>(at(layout.partials));
 
   const dim3 block(32, kEmbeddingRows);
@@ -386,18 +283,7 @@ void embedding_backward(float* dwte,           // (V, C)  +=
     launch(kernel, positions, block, 0, stream, dwpe, dout, dropout, seed, sequence, B, T, C);
   }
 
-  const unsigned long long* items = nullptr;  // none yet: the tokens as they came
-  const int tiles = ceil_div(N, kSortTile);
-  for (int shift = 0, pass = 0; pass == 0 || static_cast<int64_t>(V - 1) >> shift > 0; shift += 8, ++pass) {
-    auto* sorted = reinterpret_cast<unsigned long long*>(at(layout.items[pass % 2]));
-    launch(embedding_sort_count_kernel<kSortThreads>, tiles, kSortThreads, 0, stream, counts, items, inp, shift, N);
-    launch(embedding_sort_scan_kernel<kSortThreads>, kSortDigits * 32 / kSortThreads, kSortThreads, 0, stream, counts,
-           totals, tiles);
-    launch(embedding_sort_scatter_kernel<kSortThreads>, tiles, kSortThreads, 0, stream, sorted, counts, totals, items,
-           inp, shift, N);
-    items = sorted;
-  }
-
+  radix_sort(items, at(layout.sort), inp, N, V, stream);
   const int chunks = ceil_div(N, kEmbeddingChunk);
   auto dwte_kernel = vector ? embedding_dwte_kernel<floatX, true, false> : embedding_dwte_kernel<floatX, false, false>;
   if (dropout != 0) {

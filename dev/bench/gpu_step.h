@@ -63,7 +63,7 @@ constexpr int kBiasRows = 512;                       // kBiasChunk: rows that a 
 constexpr int kNormBlocks = 256;                     // kLayernormBackwardBlocks
 constexpr int kClassifierKeptBytes = 112 * 1024;     // classifier_kept_bytes() of an H100
 constexpr int kNormElements = 16384;                 // kGlobalNormChunk
-constexpr int kSortTile = 1024, kDigits = 256;       // of the embedding's sort
+constexpr int kSortTile = 1024, kDigits = 256;       // kRadixSortTile, kRadixSortDigits
 constexpr int kMasterBytes = 30, kFloatBytes = 28;   // adamw_update, a parameter: bf16 with master weights, float
 constexpr int kMuonElements = 4096, kMuonSteps = 5;  // kMuonChunk; of Newton and Schulz
 
@@ -311,10 +311,10 @@ class GpuStep {
     const double tiles = std::ceil(N_ / kSortTile), B = config_.B, columns = std::ceil(C_ / 128);
     blocks_of(add(op, "dwpe", "embedding_dwpe_kernel", 1, N_ * C_ * e_ + 8 * static_cast<double>(config_.T) * C_),
               N_ * C_ / 4, std::ceil(config_.T / 8.0) * columns, B + 1);
-    blocks_of(add(op, "sort", "embedding_sort_count_kernel", passes, items + counts), N_, tiles, 5);
-    blocks_of(add(op, "sort", "embedding_sort_scan_kernel", passes, 2 * counts + kDigits * 4), counts / 4, 32,
+    blocks_of(add(op, "sort", "radix_sort_count_kernel", passes, items + counts), N_, tiles, 5);
+    blocks_of(add(op, "sort", "radix_sort_scan_kernel", passes, 2 * counts + kDigits * 4), counts / 4, 32,
               2 * std::ceil(tiles / 32) + 1);
-    blocks_of(add(op, "sort", "embedding_sort_scatter_kernel", passes, 2 * items + counts), N_, tiles, 5);
+    blocks_of(add(op, "sort", "radix_sort_scatter_kernel", passes, 2 * items + counts), N_, tiles, 5);
     const double rows = std::min<double>(N_, config_.shape.vocab_size);
     blocks_of(add(op, "dwte", "embedding_dwte_kernel", 1, N_ * C_ * e_ + items + 8 * rows * C_), N_ * C_ / 4,
               std::ceil(N_ / 32 / 8) * columns, 5);

@@ -205,7 +205,7 @@ test_launchers() {
   has global_norm.cuh 'kGlobalNormChunk = 16384;'
   has muon.cuh 'kMuonChunk = 4096;'
   has muon.h 'kMuonSteps = 5;'
-  has embedding.cuh 'kSortTile = 1024, kSortDigits = 256;'
+  has radix_sort.cuh 'kRadixSortTile = 1024, kRadixSortDigits = 256;'
   has layernorm.cuh 'team_threads <= 256'
   has layernorm.cuh 'team_threads <= 512'
   has classifier.cuh 'kClassifierThreads = 512;'

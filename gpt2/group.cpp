@@ -165,6 +165,51 @@ std::string peer_name(int fd) {
 
 // ---- joining -------------------------------------------------------------------------------------------------------
 
+namespace {
+
+// Who has connected to rank 0, until it is known to be one of the ranks, or refused.
+struct Caller {
+  Socket socket;
+  std::string said, refusal;  // what came so far; why it is not one of the ranks
+  double since = now();
+  bool joined = false;  // it is: its socket has its place
+
+  explicit Caller(Socket connected) : socket(std::move(connected)) {}
+
+  void read() {
+    char bytes[1024];
+    const ssize_t got = ::recv(socket.fd(), bytes, sizeof bytes, MSG_DONTWAIT);
+    if (got > 0) said.append(bytes, static_cast<size_t>(got));
+    if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) refusal = "it hung up";
+  }
+
+  // The hello that connect() sends, once all of it has come.
+  std::optional<json> hello() {
+    const size_t head = kMagicBytes + sizeof(uint64_t);
+    if (!refusal.empty()) return std::nullopt;
+    if (said.compare(0, kMagicBytes, kMagic, std::min(kMagicBytes, said.size())) != 0) {
+      refusal = "it is no process of wrought, or one of another version";
+    }
+    if (!refusal.empty() || said.size() < head) return std::nullopt;
+    uint64_t length = 0;
+    std::memcpy(&length, said.data() + kMagicBytes, sizeof length);
+    if (length > kHelloLimit || said.size() > head + length) refusal = "no hello of a rank";
+    if (!refusal.empty() || said.size() < head + length) return std::nullopt;
+    return json::parse(said.substr(head), nullptr, false);
+  }
+
+  void expire() {
+    if (refusal.empty() && !joined && now() - since > kHelloSeconds) refusal = "it does not say who it is";
+  }
+
+  void refuse() const {
+    std::fprintf(stderr, "rank 0: refused a connection from %s: %s\n", peer_name(socket.fd()).c_str(), refusal.c_str());
+    socket.send_text(refusal);
+  }
+};
+
+}  // namespace
+
 struct Group::Impl {
   struct Member {
     std::string host;
@@ -185,6 +230,9 @@ struct Group::Impl {
   }
 
   void accept_all(const GroupConfig& c, const std::function<void(int)>& listening);
+  void greet(const GroupConfig& c, Caller& caller);
+  std::string refusal_of(const GroupConfig& c, const json& hello) const;
+  std::string missing_ranks() const;  // " 1 3"
   void connect(const GroupConfig& c);
   void watch_others(const GroupConfig& c);
   void watch_root(const GroupConfig& c);
@@ -219,97 +267,76 @@ void Group::Impl::accept_all(const GroupConfig& c, const std::function<void(int)
   const Socket listener = listen_on(c.port, port);
   listening(port);
 
-  struct Caller {  // who has not said yet who it is
-    Socket socket;
-    std::string said;
-    double since;
-  };
   std::vector<Caller> callers;
-  // What is wrong with what it said; nothing once it is somebody.
-  const auto welcome = [&](Caller& caller) -> std::string {
-    const json hello = json::parse(caller.said.substr(kMagicBytes + sizeof(uint64_t)), nullptr, false);
-    for (const char* name : {"rank", "size", "pid"}) {
-      if (!hello.is_object() || !hello.contains(name) || !hello[name].is_number_integer()) return "no hello of a rank";
-    }
-    for (const char* name : {"token", "host", "for"}) {
-      if (!hello.contains(name) || !hello[name].is_string()) return "no hello of a rank";
-    }
-    const int64_t rank = hello["rank"], size = hello["size"];
-    if (hello["token"] != c.token) {
-      return "its WROUGHT_TOKEN is not rank 0's: it belongs to another run, or to an earlier one";
-    }
-    if (size != c.size) {
-      return strprintf("its WORLD_SIZE is %lld, rank 0 has %d", static_cast<long long>(size), c.size);
-    }
-    if (rank < 1 || rank >= c.size) return strprintf("there is no rank %lld to come", static_cast<long long>(rank));
-    std::vector<Socket>& place = hello["for"] == "words" ? words : signs;
-    if (place[static_cast<size_t>(rank)].fd() >= 0) {
-      return strprintf("rank %lld is there already: two processes have the same RANK", static_cast<long long>(rank));
-    }
-    members[static_cast<size_t>(rank)] = {hello["host"], hello["pid"]};
-    caller.socket.at_once();
-    caller.socket.send_text("");
-    place[static_cast<size_t>(rank)] = std::move(caller.socket);
-    return "";
-  };
   const double deadline = now() + c.join_timeout;
-  for (;;) {
-    std::string missing;
-    for (size_t r = 1; r < n; ++r) {
-      if (words[r].fd() < 0 || signs[r].fd() < 0) missing += strprintf(" %zu", r);
-    }
-    if (missing.empty()) return;
+  for (std::string missing = missing_ranks(); !missing.empty(); missing = missing_ranks()) {
     if (now() > deadline) {
       fail(
           "rank 0 on %s waited %.0f s at port %d, and of %d processes these did not come: rank%s; were they started, "
-          "with "
-          "this MASTER_ADDR and MASTER_PORT, and can they reach this machine?",
+          "with this MASTER_ADDR and MASTER_PORT, and can they reach this machine?",
           host_name().c_str(), c.join_timeout, port, c.size, missing.c_str());
     }
     std::vector<pollfd> polled{{listener.fd(), POLLIN, 0}};
     for (const Caller& caller : callers) polled.push_back({caller.socket.fd(), POLLIN, 0});
     ::poll(polled.data(), polled.size(), 200);
-    std::vector<Caller> left;
     for (size_t i = 0; i < callers.size(); ++i) {
       Caller& caller = callers[i];
-      std::string wrong;
-      bool known = false;
-      if (polled[i + 1].revents != 0) {
-        char bytes[1024];
-        const ssize_t got = ::recv(caller.socket.fd(), bytes, sizeof bytes, MSG_DONTWAIT);
-        if (got > 0) caller.said.append(bytes, static_cast<size_t>(got));
-        if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) wrong = "it hung up";
-      }
-      const size_t head = kMagicBytes + sizeof(uint64_t);
-      if (wrong.empty() &&
-          caller.said.compare(0, kMagicBytes, kMagic, std::min(kMagicBytes, caller.said.size())) != 0) {
-        wrong = "it is no process of wrought, or one of another version";
-      }
-      if (wrong.empty() && caller.said.size() >= head) {
-        uint64_t length = 0;
-        std::memcpy(&length, caller.said.data() + kMagicBytes, sizeof length);
-        if (length > kHelloLimit || caller.said.size() > head + length) {
-          wrong = "no hello of a rank";
-        } else if (caller.said.size() == head + length) {
-          wrong = welcome(caller);
-          known = wrong.empty();
-        }
-      }
-      if (wrong.empty() && !known && now() - caller.since > kHelloSeconds) wrong = "it does not say who it is";
-      if (!wrong.empty()) {
-        std::fprintf(stderr, "rank 0: refused a connection from %s: %s\n", peer_name(caller.socket.fd()).c_str(),
-                     wrong.c_str());
-        caller.socket.send_text(wrong);
-      } else if (!known) {
-        left.push_back(std::move(caller));
-      }
+      if (polled[i + 1].revents != 0) caller.read();
+      greet(c, caller);
+      caller.expire();
+      if (!caller.refusal.empty()) caller.refuse();
     }
-    callers = std::move(left);
+    std::erase_if(callers, [](const Caller& caller) { return caller.joined || !caller.refusal.empty(); });
     if (polled[0].revents & POLLIN) {
       Socket socket(::accept4(listener.fd(), nullptr, nullptr, SOCK_CLOEXEC));
-      if (socket.fd() >= 0) callers.push_back({std::move(socket), "", now()});
+      if (socket.fd() >= 0) callers.emplace_back(std::move(socket));
     }
   }
+}
+
+// Gives a caller whose hello is there its place among the ranks, or the reason why not.
+void Group::Impl::greet(const GroupConfig& c, Caller& caller) {
+  const std::optional<json> hello = caller.hello();
+  if (!hello) return;
+  caller.refusal = refusal_of(c, *hello);
+  if (!caller.refusal.empty()) return;
+  const size_t rank = (*hello)["rank"];
+  members[rank] = {(*hello)["host"], (*hello)["pid"]};
+  caller.socket.at_once();
+  caller.socket.send_text("");
+  ((*hello)["for"] == "words" ? words : signs)[rank] = std::move(caller.socket);
+  caller.joined = true;
+}
+
+// What is wrong with a hello; empty: nothing.
+std::string Group::Impl::refusal_of(const GroupConfig& c, const json& hello) const {
+  for (const char* name : {"rank", "size", "pid"}) {
+    if (!hello.is_object() || !hello.contains(name) || !hello[name].is_number_integer()) return "no hello of a rank";
+  }
+  for (const char* name : {"token", "host", "for"}) {
+    if (!hello.contains(name) || !hello[name].is_string()) return "no hello of a rank";
+  }
+  const int64_t rank = hello["rank"], size = hello["size"];
+  if (hello["token"] != c.token) {
+    return "its WROUGHT_TOKEN is not rank 0's: it belongs to another run, or to an earlier one";
+  }
+  if (size != c.size) {
+    return strprintf("its WORLD_SIZE is %lld, rank 0 has %d", static_cast<long long>(size), c.size);
+  }
+  if (rank < 1 || rank >= c.size) return strprintf("there is no rank %lld to come", static_cast<long long>(rank));
+  const std::vector<Socket>& place = hello["for"] == "words" ? words : signs;
+  if (place[static_cast<size_t>(rank)].fd() >= 0) {
+    return strprintf("rank %lld is there already: two processes have the same RANK", static_cast<long long>(rank));
+  }
+  return "";
+}
+
+std::string Group::Impl::missing_ranks() const {
+  std::string missing;
+  for (size_t r = 1; r < words.size(); ++r) {
+    if (words[r].fd() < 0 || signs[r].fd() < 0) missing += strprintf(" %zu", r);
+  }
+  return missing;
 }
 
 void Group::Impl::connect(const GroupConfig& c) {
@@ -322,8 +349,7 @@ void Group::Impl::connect(const GroupConfig& c) {
         if (now() > deadline) {
           fail(
               "rank %d on %s found nobody at %s port %d in %.0f s (%s): does rank 0 run there? MASTER_ADDR and "
-              "MASTER_PORT "
-              "say where",
+              "MASTER_PORT say where",
               c.rank, host_name().c_str(), address.c_str(), c.port, c.join_timeout, why.c_str());
         }
         socket = try_connect(address, c.port, 2, why);

@@ -117,7 +117,7 @@ void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::durati
 
 }  // namespace
 
-TEST_CASE("what ranks say comes to all, in the order of the ranks") {
+TEST_CASE("all_gather gives every rank the texts of all, in rank order; broadcast gives rank 0's text") {
   for (const int size : {1, 2, 3, 5}) {
     const std::vector<std::string> errors = in_group(size, [&](const Group& group) {
       for (int k = 0; k < 20; ++k) {
@@ -136,7 +136,7 @@ TEST_CASE("what ranks say comes to all, in the order of the ranks") {
   }
 }
 
-TEST_CASE("an error of one is everybody's, and said once") {
+TEST_CASE("together: an error in one rank throws in every rank, and only that rank throws its own error") {
   for (int culprit = 0; culprit < 3; ++culprit) {
     std::vector<int> kinds(3, -1);
     in_group(3, [&](const Group& group) {
@@ -163,7 +163,7 @@ TEST_CASE("an error of one is everybody's, and said once") {
   });
 }
 
-TEST_CASE("who does not belong is refused, and said why; the others meet") {
+TEST_CASE("a rank with another token or world size is refused, and told why") {
   // A wrong token: rank 0 goes on waiting, for a rank that has it.
   std::vector<std::string> errors = in_group(
       2, [](const Group&) {},
@@ -183,7 +183,7 @@ TEST_CASE("who does not belong is refused, and said why; the others meet") {
   CHECK(errors[1].find("its WORLD_SIZE is 3, rank 0 has 2") != std::string::npos);
 }
 
-TEST_CASE("of two with the same rank one is refused; the others hear that somebody is missing") {
+TEST_CASE("the second process with the same rank is refused; the others are told which rank is missing") {
   const int port = free_port();
   std::vector<Child> children;
   for (const int rank : {0, 1, 1}) {
@@ -199,7 +199,7 @@ TEST_CASE("of two with the same rank one is refused; the others hear that somebo
   CHECK(said[2].find("two processes have the same RANK") != std::string::npos);
 }
 
-TEST_CASE("strangers at the port do no harm") {
+TEST_CASE("connections that are not ranks of the run are refused, and the ranks still meet") {
   std::promise<int> port;
   std::future<int> known = port.get_future();
   std::string error = "none";
@@ -234,7 +234,7 @@ TEST_CASE("strangers at the port do no harm") {
   for (const int fd : {silent, web, odd, huge}) ::close(fd);
 }
 
-TEST_CASE("nobody there, a taken port") {
+TEST_CASE("errors name the address where no rank 0 listens, and the port that is taken") {
   const int port = free_port();
   CHECK_THROWS_WITH_AS(Group(config_of(1, 2, port, 1)), doctest::Contains("found nobody at 127.0.0.1 port"), Error);
   GroupConfig wrong = config_of(1, 2, port, 1);
@@ -250,7 +250,7 @@ TEST_CASE("nobody there, a taken port") {
   ::close(taken);
 }
 
-TEST_CASE("when one is killed all others end, and say who it was") {
+TEST_CASE("when a rank is killed the other ranks exit and name it") {
   for (int victim = 0; victim < 3; ++victim) {
     const int port = free_port();
     std::vector<Child> children;
@@ -277,7 +277,7 @@ TEST_CASE("when one is killed all others end, and say who it was") {
   }
 }
 
-TEST_CASE("who hangs is named after the timeout") {
+TEST_CASE("when a rank makes no progress all ranks exit after the timeout and name it") {
   const int port = free_port();
   std::vector<Child> children;
   for (int r = 0; r < 3; ++r) {
@@ -301,7 +301,7 @@ TEST_CASE("who hangs is named after the timeout") {
   }
 }
 
-TEST_CASE("the end that one asks for is everybody's, with its reason and exit code") {
+TEST_CASE("end() ends every rank with the same reason and exit code") {
   for (int who = 0; who < 2; ++who) {
     const int port = free_port();
     std::vector<Child> children;

@@ -38,23 +38,86 @@ void print_classes(const std::string& dir, const std::string& text, const Device
   }
 }
 
+struct Prompt {
+  std::string text, tokenizer;  // tokenizer: a file; empty: the model directory's tokenizer
+  bool ids = false;             // the text is token ids, and so is the output
+  bool special = true;          // special tokens in the text are those tokens
+  bool keep_going = false;      // after the end of a text
+};
+
+std::vector<int32_t> parse_ids(const std::string& text) {
+  std::vector<int32_t> ids;
+  for (size_t at = 0, used = 0; at < text.size(); at += used) {
+    try {
+      ids.push_back(std::stoi(text.substr(at), &used));
+    } catch (const std::exception&) {
+      fail_usage("--ids: expected token ids set apart by spaces in --prompt, found '%s'", text.substr(at).c_str());
+    }
+    while (at + used < text.size() && text[at + used] == ' ') ++used;
+  }
+  return ids;
+}
+
+// Prints the prompt and what the model continues it with.
+void continue_prompt(const std::string& dir, const Prompt& prompt, GenerateConfig config, const DeviceFlags& device) {
+  const ModelConfig shape = read_model_config(dir);
+  if (shape.num_classes > 0) {
+    fail("%s: a classifier of %d classes, expected a model that predicts the next token: ask it with --classify TEXT",
+         dir.c_str(), shape.num_classes);
+  }
+  check_language_model(shape, dir);
+  if (config.slide > shape.max_seq_len) {
+    fail_usage("--slide %d is beyond the model's context of %d tokens", config.slide, shape.max_seq_len);
+  }
+  std::optional<Tokenizer> tokenizer;
+  std::vector<int32_t> ids;
+  if (prompt.ids) {
+    ids = parse_ids(prompt.text);
+  } else {
+    if (prompt.tokenizer.empty()) tokenizer = find_tokenizer(dir);
+    if (!tokenizer) tokenizer = Tokenizer::load(prompt.tokenizer.empty() ? dir : prompt.tokenizer);
+    check_tokenizer(*tokenizer, shape, prompt.tokenizer.empty() ? dir : prompt.tokenizer);
+    ids = tokenizer->encode(prompt.text, prompt.special ? Special::parsed : Special::text);
+    if (!prompt.keep_going) config.end_of_text = tokenizer->end_of_text();
+    if (ids.empty() && tokenizer->end_of_text() >= 0) ids = {tokenizer->end_of_text()};
+  }
+  if (ids.empty())
+    fail_usage("--prompt is empty, and this model has no end-of-text token to start from: give a prompt");
+
+  const std::unique_ptr<Model> model = make_device_model(device, shape, {.trainable = trains_nothing(shape)}, 1, 1);
+  load_weights(*model, dir);
+  if (tokenizer) {
+    print_text(prompt.text);
+    StreamDecoder decoder(*tokenizer);
+    generate(*model, ids, config, [&](int32_t id) {
+      if (id < tokenizer->vocab_size()) print_text(decoder.next(id));
+      return true;
+    });
+    print_text(decoder.finish() + "\n");
+  } else {
+    for (const int32_t id : generate(*model, ids, config, [](int32_t) { return true; })) std::printf("%d ", id);
+    std::printf("\n");
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("Continues a prompt with a trained model, or asks a classifier.");
-  std::string dir, tokenizer_path, prompt, text;
+  std::string dir, text;
+  Prompt prompt;
   GenerateConfig config;
   config.sampler.temperature = 0.8;
-  bool greedy = false, raw_ids = false, keep_going = false, special = true;
+  bool greedy = false;
   DeviceFlags device;
   std::optional<uint64_t> seed;
   app.add_option("--model", dir,
                  "model directory (a run's latest/, or one that transformers saved), TensorFlow checkpoint, llm.c .bin")
       ->required();
-  app.add_option("--tokenizer", tokenizer_path, "tokenizer file; default: the model directory's tokenizer.json");
-  app.add_option("--prompt", prompt, "text to continue; default: the start of a text");
+  app.add_option("--tokenizer", prompt.tokenizer, "tokenizer file; default: the model directory's tokenizer.json");
+  app.add_option("--prompt", prompt.text, "text to continue; default: the start of a text");
   CLI::Option* markers = app.add_flag(
-      "--special,!--no-special", special,
+      "--special,!--no-special", prompt.special,
       "<|endoftext|> and the vocabulary's other special tokens in the prompt are those tokens (default), or text");
   CLI::Option* classified =
       app.add_option("--classify", text, "a text for a classifier: prints its class and each class's probability");
@@ -80,8 +143,8 @@ int main(int argc, char** argv) {
   app.add_flag("--no-cache", no_cache, "keep no keys and values: every token computes the whole window again");
   app.add_option("--seed", seed, "same seed, same text; default: a new one each time");
   app.add_flag("--greedy", greedy, "always the most likely token");
-  app.add_flag("--keep-going", keep_going, "go on after the end of a text");
-  app.add_flag("--ids", raw_ids, "prompt and output are token ids: needs no tokenizer")->excludes(markers);
+  app.add_flag("--keep-going", prompt.keep_going, "go on after the end of a text");
+  app.add_flag("--ids", prompt.ids, "prompt and output are token ids: needs no tokenizer")->excludes(markers);
   add_device_flags(app, device, true);
 
   return run_program(app, argc, argv, [&] {
@@ -93,51 +156,6 @@ int main(int argc, char** argv) {
     config.cache = !no_cache;
     config.seed = seed ? *seed : std::random_device{}();
     if (classified->count() > 0) return print_classes(dir, text, device);
-    const ModelConfig shape = read_model_config(dir);
-    if (shape.num_classes > 0) {
-      fail("%s: a classifier of %d classes, expected a model that predicts the next token: ask it with --classify TEXT",
-           dir.c_str(), shape.num_classes);
-    }
-    check_language_model(shape, dir);
-    if (config.slide > shape.max_seq_len) {
-      fail_usage("--slide %d is beyond the model's context of %d tokens", config.slide, shape.max_seq_len);
-    }
-    std::optional<Tokenizer> tokenizer;
-    std::vector<int32_t> ids;
-    if (raw_ids) {
-      for (size_t at = 0, used = 0; at < prompt.size(); at += used) {
-        try {
-          ids.push_back(std::stoi(prompt.substr(at), &used));
-        } catch (const std::exception&) {
-          fail_usage("--ids: expected token ids set apart by spaces in --prompt, found '%s'",
-                     prompt.substr(at).c_str());
-        }
-        while (at + used < prompt.size() && prompt[at + used] == ' ') ++used;
-      }
-    } else {
-      if (tokenizer_path.empty()) tokenizer = find_tokenizer(dir);
-      if (!tokenizer) tokenizer = Tokenizer::load(tokenizer_path.empty() ? dir : tokenizer_path);
-      check_tokenizer(*tokenizer, shape, tokenizer_path.empty() ? dir : tokenizer_path);
-      ids = tokenizer->encode(prompt, special ? Special::parsed : Special::text);
-      if (!keep_going) config.end_of_text = tokenizer->end_of_text();
-      if (ids.empty() && tokenizer->end_of_text() >= 0) ids = {tokenizer->end_of_text()};
-    }
-    if (ids.empty())
-      fail_usage("--prompt is empty, and this model has no end-of-text token to start from: give a prompt");
-
-    const std::unique_ptr<Model> model = make_device_model(device, shape, {.trainable = trains_nothing(shape)}, 1, 1);
-    load_weights(*model, dir);
-    if (tokenizer) {
-      print_text(prompt);
-      StreamDecoder decoder(*tokenizer);
-      generate(*model, ids, config, [&](int32_t id) {
-        if (id < tokenizer->vocab_size()) print_text(decoder.next(id));
-        return true;
-      });
-      print_text(decoder.finish() + "\n");
-    } else {
-      for (const int32_t id : generate(*model, ids, config, [](int32_t) { return true; })) std::printf("%d ", id);
-      std::printf("\n");
-    }
+    continue_prompt(dir, prompt, config, device);
   });
 }

@@ -26,7 +26,7 @@ template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kDeltaThreads) attention_delta_kernel(float* delta,        // (B, NH, T)
                                                                         const floatX* dout,  // (B, T, C)
                                                                         const floatX* out,   // (B, T, C)
-                                                                        AttentionSizes s) {
+                                                                        AttentionProblem s) {
   constexpr int n = Pack<floatX>::size, kGroups = kDeltaThreads / kDeltaLanes;
   const int bh = blockIdx.x, lane = threadIdx.x % kDeltaLanes;
   const int first_t =
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kDeltaThreads) attention_delta_kernel(float* d
 
 // The launch; `aligned`: dout and out begin at multiples of 16 bytes.
 template <class floatX>
-void attention_delta(float* delta, const floatX* dout, const floatX* out, const AttentionSizes& s, bool aligned,
+void attention_delta(float* delta, const floatX* dout, const floatX* out, const AttentionProblem& s, bool aligned,
                      cudaStream_t stream) {
   const bool vector = aligned && s.HS % Pack<floatX>::size == 0;
   const dim3 grid(s.heads, ceil_div(s.T, kDeltaThreads / kDeltaLanes * kDeltaTokens));
@@ -70,8 +70,8 @@ void attention_delta(float* delta, const floatX* dout, const floatX* out, const 
 }
 
 template <class floatX>
-AttentionSizes attention_sizes(const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int B, int T,
-                               int C, int NH, bool causal) {
+AttentionProblem attention_problem(const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int B, int T,
+                                   int C, int NH, bool causal) {
   if (B < 1 || T < 1 || NH < 1 || C < NH || C % NH != 0 || static_cast<int64_t>(B) * NH > INT32_MAX) {
     throw CudaError("attention: B " + std::to_string(B) + ", T " + std::to_string(T) + ", C " + std::to_string(C) +
                     ", NH " + std::to_string(NH) + ": sizes must be positive, B NH below 2^31, and NH must divide C");
@@ -85,7 +85,7 @@ AttentionSizes attention_sizes(const int32_t* first, float dropout, uint64_t see
 }
 
 template <class floatX>
-AttentionChoice choose_attention(AttentionTier wanted, const AttentionSizes& s, bool backward, bool aligned,
+AttentionChoice choose_attention(AttentionTier wanted, const AttentionProblem& s, bool backward, bool aligned,
                                  bool others_aligned) {
 #ifndef WROUGHT_CUDNN
   (void)backward;
@@ -111,7 +111,7 @@ AttentionChoice choose_attention(AttentionTier wanted, const AttentionSizes& s, 
 #endif
 }
 
-inline std::string attention_shape(const AttentionSizes& s) {
+inline std::string attention_shape(const AttentionProblem& s) {
   return std::to_string(s.heads / s.NH) + " x " + std::to_string(s.T) + ", " + std::to_string(s.NH) + " heads of " +
          std::to_string(s.HS);
 }
@@ -123,7 +123,7 @@ void attention_forward(floatX* out,           // (B, T, C)
                        const int32_t* first,  // (B, T)  null: a row is one document; only with causal
                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
                        AttentionTier tier, cudaStream_t stream) {
-  const AttentionSizes s = attention_sizes<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
+  const AttentionProblem s = attention_problem<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
   DryOperation operation([&] { return DryRun::Operation{"attention_forward", attention_shape(s)}; });
   const AttentionChoice choice = choose_attention<floatX>(tier, s, false, aligned16(out, inp), aligned16(lse));
   operation.chose([&] { return choice; });
@@ -154,7 +154,7 @@ void attention_backward(floatX* dinp,          // (B, T, 3, NH, HS)  =
                         const int32_t* first,  // (B, T) or null
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
                         AttentionTier tier, cudaStream_t stream) {
-  const AttentionSizes s = attention_sizes<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
+  const AttentionProblem s = attention_problem<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
   DryOperation operation([&] { return DryRun::Operation{"attention_backward", attention_shape(s)}; });
   const AttentionChoice choice =
       choose_attention<floatX>(tier, s, true, aligned16(dinp, dout, inp), aligned16(out, lse));

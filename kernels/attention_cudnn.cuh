@@ -35,7 +35,7 @@ inline constexpr int64_t kWorkspaceLimit = int64_t{256} << 20;
 
 enum Tensor : int64_t { kQ = 1, kK, kV, kOut, kLse, kDout, kDq, kDk, kDv };
 
-inline std::string shape_name(const AttentionSizes& s) {
+inline std::string shape_name(const AttentionProblem& s) {
   return "cuDNN's attention for B " + std::to_string(s.heads / s.NH) + ", T " + std::to_string(s.T) + ", NH " +
          std::to_string(s.NH) + ", HS " + std::to_string(s.HS);
 }
@@ -60,7 +60,7 @@ struct Device {
   int64_t workspace_bytes = 0;
 };
 
-inline std::unique_ptr<fe::graph::Graph> make_graph(const AttentionSizes& s, bool backward) {
+inline std::unique_ptr<fe::graph::Graph> make_graph(const AttentionProblem& s, bool backward) {
   auto graph = std::make_unique<fe::graph::Graph>();
   graph->set_io_data_type(fe::DataType_t::BFLOAT16)
       .set_intermediate_data_type(fe::DataType_t::FLOAT)
@@ -109,7 +109,7 @@ inline std::unique_ptr<fe::graph::Graph> make_graph(const AttentionSizes& s, boo
 
 // Whether a step of making a plan went well; false where cuDNN does not support the graph, as plan.why then says.
 // Throws for all else.
-inline bool supported(Plan& plan, fe::error_t status, const AttentionSizes& s) {
+inline bool supported(Plan& plan, fe::error_t status, const AttentionProblem& s) {
   if (status.is_good()) return true;
   if (status.get_code() == fe::error_code_t::GRAPH_NOT_SUPPORTED ||
       status.get_code() == fe::error_code_t::HEURISTIC_QUERY_FAILED) {
@@ -119,7 +119,7 @@ inline bool supported(Plan& plan, fe::error_t status, const AttentionSizes& s) {
   throw CudaError(shape_name(s) + ": " + status.get_message());
 }
 
-inline Plan make_plan(cudnnHandle_t handle, const AttentionSizes& s, bool backward) {
+inline Plan make_plan(cudnnHandle_t handle, const AttentionProblem& s, bool backward) {
   Plan plan{make_graph(s, backward), 0, ""};
   fe::graph::Graph& graph = *plan.graph;
   const bool made = supported(plan, graph.validate(), s) && supported(plan, graph.build_operation_graph(handle), s) &&
@@ -146,7 +146,7 @@ inline Device& device() {
 }
 
 // The plan for a shape; null in a dry run without a GPU.
-inline const Plan* plan_of(const AttentionSizes& s, bool backward) {
+inline const Plan* plan_of(const AttentionProblem& s, bool backward) {
   Device& d = device();
   if (d.handle == nullptr) {
     const cudnnStatus_t status = cudnnCreate(&d.handle);
@@ -167,7 +167,7 @@ inline bool started() {
 }
 
 // Why cuDNN does not run a shape; empty: it does, or, in a dry run without a GPU, it may.
-inline std::string refusal(const AttentionSizes& s, bool backward) {
+inline std::string refusal(const AttentionProblem& s, bool backward) {
   const std::lock_guard<std::mutex> guard(lock());
   const Plan* plan = plan_of(s, backward);
   return plan ? plan->why : "";
@@ -193,7 +193,7 @@ inline void prepare() {
 
 // Runs the plan of a shape that cuDNN does not refuse. The workspace is the device's one: callers keep attention to one
 // stream at a time.
-inline void run(const AttentionSizes& s, bool backward, std::unordered_map<int64_t, void*> tensors,
+inline void run(const AttentionProblem& s, bool backward, std::unordered_map<int64_t, void*> tensors,
                 cudaStream_t stream) {
   if (DryRun::current()) return;
   const std::lock_guard<std::mutex> guard(lock());
@@ -205,13 +205,13 @@ inline void run(const AttentionSizes& s, bool backward, std::unordered_map<int64
   if (status.is_bad()) throw CudaError(shape_name(s) + ": " + status.get_message());
 }
 
-inline void forward(bf16* out, float* lse, const bf16* inp, const AttentionSizes& s, cudaStream_t stream) {
+inline void forward(bf16* out, float* lse, const bf16* inp, const AttentionProblem& s, cudaStream_t stream) {
   bf16* q = const_cast<bf16*>(inp);  // only read; the map's type knows no const
   run(s, false, {{kQ, q}, {kK, q + s.C}, {kV, q + 2 * s.C}, {kOut, out}, {kLse, lse}}, stream);
 }
 
 inline void backward(bf16* dinp, const bf16* dout, const bf16* out, const float* lse, const bf16* inp,
-                     const AttentionSizes& s, cudaStream_t stream) {
+                     const AttentionProblem& s, cudaStream_t stream) {
   bf16* q = const_cast<bf16*>(inp);
   run(s, true,
       {{kQ, q},

@@ -22,8 +22,8 @@
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
 
-// What an attention kernel is told besides its tensors.
-struct AttentionSizes {
+// What an attention kernel is told besides its tensors: the shape, the mask, dropout, and where things lie.
+struct AttentionProblem {
   int T, C, NH, HS;
   int heads;    // B * NH
   int section;  // heads whose blocks run side by side: attention_section()
@@ -83,10 +83,10 @@ inline int attention_section(int heads, int64_t head_bytes /* of one tensor */, 
 struct AttentionBlock {
   int bh, item;
 };
-__device__ inline AttentionBlock attention_block(const AttentionSizes& s) {
+__device__ inline AttentionBlock attention_block(const AttentionProblem& s) {
   return {static_cast<int>(blockIdx.z) * s.section + static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y)};
 }
-inline dim3 attention_grid(const AttentionSizes& s, int64_t blocks_a_head) {
+inline dim3 attention_grid(const AttentionProblem& s, int64_t blocks_a_head) {
   if (blocks_a_head > 65'535) {
     throw CudaError("attention: T " + std::to_string(s.T) + " makes " + std::to_string(blocks_a_head) +
                     " blocks a head, a grid has at most 65535");
@@ -202,7 +202,7 @@ __device__ void store_rows(floatX* to, const float (&sum)[4][4], int64_t row, in
 struct Work {
   int bh, slices, slice, tile;  // tile: counted from the one with the most work
 };
-__device__ inline Work this_work(const AttentionSizes& s) {
+__device__ inline Work this_work(const AttentionProblem& s) {
   const int slices = ceil_div(s.HS, kTile);
   const auto [bh, item] = attention_block(s);
   return {bh, slices, item % slices, item / slices};
@@ -212,7 +212,7 @@ template <class floatX, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(floatX* out,        // (B, T, C)
                                                                               float* lse,         // (B, NH, T)
                                                                               const floatX* inp,  // (B, T, 3, NH, HS)
-                                                                              AttentionSizes s) {
+                                                                              AttentionProblem s) {
   float* q_tile = dynamic_shared<float>();
   float* kv_tile = q_tile + kTileFloats;  // keys, then values
   float* p_tile = kv_tile + kTileFloats;  // (queries, keys)
@@ -293,7 +293,7 @@ struct ProbabilityGradient {
 };
 template <bool kDocuments>
 __device__ ProbabilityGradient probability_gradient(float score, float dp, float lse, float delta, int from, int bh,
-                                                    int t, int u, const AttentionSizes& s) {
+                                                    int t, int u, const AttentionProblem& s) {
   if (u >= s.keys_of(t) || t >= s.T || (kDocuments && u < from)) return {0, 0};
   const float p = expf(score * s.scale - lse);
   float factor = 1;
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                                          const float* lse,    // (B, NH, T)
                                          const float* delta,  // (B, NH, T)  dout . out
                                          const floatX* inp,   // (B, T, 3, NH, HS)
-                                         AttentionSizes s) {
+                                         AttentionProblem s) {
   float* k_tile = dynamic_shared<float>();
   float* v_tile = k_tile + kTileFloats;
   float* q_tile = v_tile + kTileFloats;
@@ -382,7 +382,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                             const float* lse,    // (B, NH, T)
                                             const float* delta,  // (B, NH, T)
                                             const floatX* inp,   // (B, T, 3, NH, HS)
-                                            AttentionSizes s) {
+                                            AttentionProblem s) {
   float* q_tile = dynamic_shared<float>();
   float* dout_tile = q_tile + kTileFloats;
   float* k_tile = dout_tile + kTileFloats;
@@ -438,12 +438,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 inline constexpr size_t kForwardBytes = (2 * kTileFloats + kScoreFloats) * sizeof(float);
 inline constexpr size_t kBackwardBytes = (4 * kTileFloats + kScoreFloats) * sizeof(float);
 
-inline dim3 grid(const AttentionSizes& s) {
+inline dim3 grid(const AttentionProblem& s) {
   return attention_grid(s, static_cast<int64_t>(ceil_div(s.T, kTile)) * ceil_div(s.HS, kTile));
 }
 
 template <class floatX>
-void forward(floatX* out, float* lse, const floatX* inp, const AttentionSizes& s, cudaStream_t stream) {
+void forward(floatX* out, float* lse, const floatX* inp, const AttentionProblem& s, cudaStream_t stream) {
   const auto kernel =
       s.first ? attention_forward_plain_kernel<floatX, true> : attention_forward_plain_kernel<floatX, false>;
   launch(kernel, grid(s), kThreads, kForwardBytes, stream, out, lse, inp, s);
@@ -451,7 +451,7 @@ void forward(floatX* out, float* lse, const floatX* inp, const AttentionSizes& s
 
 template <class floatX>
 void backward(floatX* dinp, const floatX* dout, const float* lse, const float* delta, const floatX* inp,
-              const AttentionSizes& s, cudaStream_t stream) {
+              const AttentionProblem& s, cudaStream_t stream) {
   const auto keys = s.first ? attention_backward_keys_plain_kernel<floatX, true>
                             : attention_backward_keys_plain_kernel<floatX, false>;
   const auto queries = s.first ? attention_backward_queries_plain_kernel<floatX, true>

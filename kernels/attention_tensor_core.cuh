@@ -19,6 +19,13 @@
 // ex2 an element. Tiles beyond the diagonal, and those of other documents, are skipped, by the block or by the warp;
 // only tiles on it, or on a document's border, are masked. Rows of one document without dropout, and with it, have
 // kernels of their own, which spend no register and no instruction on the rest.
+//
+// Template parameters of what follows:
+//   kHS      channels of a head
+//   kM       groups of 16 own rows that a warp has: products of 16 rows share what is read of the others
+//   kN       groups of 8 columns of any sum: others, in a tile of scores, or channels
+//   kTiles   groups of 8 others in a warp's tile of scores, which is 16 kM x 8 kTiles
+//   kKeep    whether a warp keeps its own rows in registers, or reads them from shared memory for each product
 #pragma once
 
 #include <type_traits>
@@ -217,7 +224,7 @@ __device__ void store_rows(bf16* to, bf16* staging, const float (&sum)[kM][kHS /
 // multiples of 4, lanes that hold the four make one call each and tell each other the answers. The loops stay loops:
 // unrolled, the calls would fill the instruction cache. To be called before the scores are there, which need registers.
 template <int kTiles, bool kKeysAreRows, int kM>
-__device__ void dropout_bits(uint32_t (&bits)[kM], int bh, int t, int u, const AttentionSizes& s) {
+__device__ void dropout_bits(uint32_t (&bits)[kM], int bh, int t, int u, const AttentionProblem& s) {
   static_assert(4 * kTiles <= 32);
   const auto stays = [&](uint32_t random) { return uniform_from_bits(random) >= s.dropout ? 1u : 0u; };
   const auto four = [&](int query, int key) {  // bit k: key + k
@@ -279,7 +286,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
                                          float* lse,       // (B, NH, T)
                                          const bf16* inp,  // (B, T, 3, NH, HS)
-                                         const __grid_constant__ AttentionSizes s) {
+                                         const __grid_constant__ AttentionProblem s) {
   using Tiles = ForwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kKeys = Tiles::kKeys, kTiles = kKeys / 8;
   bf16* q_tile = dynamic_shared<bf16>();
@@ -302,6 +309,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     cp_async_commit();
     k += kKeys * row;
   };
+  // 1. The first copies start: the block's queries, and the first keys and values.
   load_rows<kHS, Tiles::kQueries>(q_tile, q, row, s.T - t0);
   load_stage(0, begin);
 
@@ -322,6 +330,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (u0 == begin) own.load();
     if (u0 >= warp_t + 16 * kM) continue;  // the warp's queries come before these keys
     if (kDocuments && u0 + kKeys <= s.first_key<kDocuments>(bh, warp_t)) continue;  // or are of later documents
+    // 2. The scores of a tile, masked where it lies on the diagonal or on a document's border.
     bf16* keys = stages + stage * 2 * kKeys * kHS;
     uint32_t bits[kM];
     if constexpr (kDropout) dropout_bits<kTiles, false>(bits, bh, warp_t + group, u0 + 2 * pair, s);
@@ -351,6 +360,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           }
         }
       }
+      // 3. The running softmax: a larger maximum corrects the sums so far; scores become probabilities.
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float new_max = max[m][half];
@@ -390,6 +400,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     add_weighted<kHS>(acc, weights, keys + kKeys * kHS);
   }
+  // 4. The sums of all lanes that share a row; the outputs are divided by them, and lse is saved.
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -448,7 +459,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                                const float* lse,    // (B, NH, T)
                                                const float* delta,  // (B, NH, T)  dout . out
                                                const bf16* inp,     // (B, T, 3, NH, HS)
-                                               const __grid_constant__ AttentionSizes s) {
+                                               const __grid_constant__ AttentionProblem s) {
   using Tiles = BackwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kQueries = Tiles::kOther, kStep = Tiles::kStep, kTiles = kStep / 8;
   bf16* k_tile = dynamic_shared<bf16>();
@@ -476,6 +487,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     cp_async_commit();
   };
+  // 1. The first copies start: the block's keys and values, and the first queries.
   load_rows<kHS, Tiles::kOwn>(k_tile, q + s.C + u0 * row, row, s.T - u0);
   load_rows<kHS, Tiles::kOwn>(v_tile, q + 2 * s.C + u0 * row, row, s.T - u0);
   load_stage(0, u0);
@@ -500,6 +512,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const int t = t0 + i;
       uint32_t bits[kM], weights[kM][kTiles / 2][4], ds[kM][kTiles / 2][4];
       if constexpr (kDropout) dropout_bits<kTiles, true>(bits, bh, t + 2 * pair, warp_u + group, s);
+      // 2. Scores and dp of a step; from them drop(p) and ds, as factors of the next products.
       float p[kM][kTiles][4], dp[kM][kTiles][4];
       dots(p, own_k, queries + i * kHS);
       dots(dp, own_v, queries + (kQueries + i) * kHS);
@@ -522,10 +535,12 @@ __global__ void __launch_bounds__(kThreads, 2)
         to_factor(weights[m], p[m]);
         to_factor(ds[m], dp[m]);
       }
+      // 3. What the step adds to dv and dk.
       add_weighted<kHS>(dv, weights, queries + (kQueries + i) * kHS);
       add_weighted<kHS>(dk, ds, queries + i * kHS);
     }
   }
+  // 4. dk and dv, with the factors that their sums left out.
   bf16* dk_rows = dinp + start + s.C + warp_u * row;
   store_rows<kHS, kM>(dk_rows, own_k.rows, dk, s.scale, row, s.T - warp_u);
   store_rows<kHS, kM>(dk_rows + s.C, own_v.rows, dv, keep_scale, row, s.T - warp_u);
@@ -539,7 +554,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                                   const float* lse,    // (B, NH, T)
                                                   const float* delta,  // (B, NH, T)
                                                   const bf16* inp,     // (B, T, 3, NH, HS)
-                                                  const __grid_constant__ AttentionSizes s) {
+                                                  const __grid_constant__ AttentionProblem s) {
   using Tiles = BackwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kKeys = Tiles::kOther, kStep = Tiles::kStep, kTiles = kStep / 8;
   bf16* q_tile = dynamic_shared<bf16>();
@@ -560,6 +575,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     load_rows<kHS, kKeys>(keys + kKeys * kHS, k + s.C + u0 * row, row, s.T - u0);
     cp_async_commit();
   };
+  // 1. The first copies start: the block's queries and dout, and the first keys and values.
   load_rows<kHS, Tiles::kOwn>(q_tile, inp + start + t0 * row, row, s.T - t0);
   load_rows<kHS, Tiles::kOwn>(dout_tile, dout + s.out_start(bh) + static_cast<int64_t>(t0) * s.C, s.C, s.T - t0);
   const int begin = s.first_key<kDocuments>(bh, t0) / kKeys * kKeys;
@@ -597,6 +613,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const int u = u0 + i;
       uint32_t bits[kM], ds[kM][kTiles / 2][4];
       if constexpr (kDropout) dropout_bits<kTiles, false>(bits, bh, warp_t + group, u + 2 * pair, s);
+      // 2. Scores and dp of a step; from them ds, as a factor of the next product.
       float p[kM][kTiles][4], dp[kM][kTiles][4];
       dots(p, own_q, keys + i * kHS);
       dots(dp, own_dout, keys + (kKeys + i) * kHS);
@@ -616,9 +633,11 @@ __global__ void __launch_bounds__(kThreads, 2)
             [&](int, int e) { return lse_of[m][e / 2]; }, [&](int, int e) { return delta_of[m][e / 2]; });
         to_factor(ds[m], dp[m]);
       }
+      // 3. What the step adds to dq.
       add_weighted<kHS>(dq, ds, keys + i * kHS);
     }
   }
+  // 4. dq, with the factor that its sum left out.
   store_rows<kHS, kM>(dinp + start + warp_t * row, own_q.rows, dq, s.scale, row, s.T - warp_t);
 }
 
@@ -637,35 +656,30 @@ bool with_head_size(int HS, F&& f) {
          take(std::integral_constant<int, 128>());
 }
 
-// What choose(kDocuments, kDropout) returns for the sizes; that for documents serves without dropout too.
-template <class Choose>
-auto choose_kernel(const AttentionSizes& s, Choose&& choose) {
-  if (s.first) return choose(std::true_type(), std::true_type());
-  return s.dropout != 0 ? choose(std::false_type(), std::true_type()) : choose(std::false_type(), std::false_type());
-}
-
 // Both return false, and have done nothing, where there is no kernel for the head size. Pointers are multiples of 16.
-inline bool forward(bf16* out, float* lse, const bf16* inp, const AttentionSizes& s, cudaStream_t stream) {
+inline bool forward(bf16* out, float* lse, const bf16* inp, const AttentionProblem& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = ForwardTiles<size>;
-    const auto kernel = choose_kernel(s, [&](auto documents, auto dropout) {
-      return attention_forward_tensor_core_kernel<size, documents, dropout>;
-    });
+    auto kernel = s.dropout != 0 ? attention_forward_tensor_core_kernel<size, false, true>
+                                 : attention_forward_tensor_core_kernel<size, false, false>;
+    if (s.first) kernel = attention_forward_tensor_core_kernel<size, true, true>;  // also without dropout
     launch(kernel, attention_grid(s, ceil_div(s.T, Tiles::kQueries)), kThreads, Tiles::kBytes, stream, out, lse, inp,
            s);
   });
 }
 
 inline bool backward(bf16* dinp, const bf16* dout, const float* lse, const float* delta, const bf16* inp,
-                     const AttentionSizes& s, cudaStream_t stream) {
+                     const AttentionProblem& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = BackwardTiles<size>;
-    const auto keys = choose_kernel(s, [&](auto documents, auto dropout) {
-      return attention_backward_keys_tensor_core_kernel<size, documents, dropout>;
-    });
-    const auto queries = choose_kernel(s, [&](auto documents, auto dropout) {
-      return attention_backward_queries_tensor_core_kernel<size, documents, dropout>;
-    });
+    auto keys = s.dropout != 0 ? attention_backward_keys_tensor_core_kernel<size, false, true>
+                               : attention_backward_keys_tensor_core_kernel<size, false, false>;
+    auto queries = s.dropout != 0 ? attention_backward_queries_tensor_core_kernel<size, false, true>
+                                  : attention_backward_queries_tensor_core_kernel<size, false, false>;
+    if (s.first) {  // also without dropout
+      keys = attention_backward_keys_tensor_core_kernel<size, true, true>;
+      queries = attention_backward_queries_tensor_core_kernel<size, true, true>;
+    }
     const dim3 grid = attention_grid(s, ceil_div(s.T, Tiles::kOwn));
     launch(keys, grid, kThreads, Tiles::kKeysBytes, stream, dinp, dout, lse, delta, inp, s);
     launch(queries, grid, kThreads, Tiles::kBytes, stream, dinp, dout, lse, delta, inp, s);

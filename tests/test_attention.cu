@@ -422,7 +422,7 @@ TEST_CASE("attention's delta: by 16 bytes where tensors and heads allow it, the 
         expected[static_cast<size_t>(row / s.T * s.NH + c / HS) * s.T + row % s.T] += a[at] * b[at];
       }
     }
-    const AttentionSizes sizes = attention_sizes<floatX>(nullptr, 0, 0, 0, s.B, s.T, s.C(), s.NH, true);
+    const AttentionProblem sizes = attention_problem<floatX>(nullptr, 0, 0, 0, s.B, s.T, s.C(), s.NH, true);
     const auto delta = [&](bool aligned) {
       const DeviceArray<floatX> device_dout(dout, !aligned), device_out(out, !aligned);
       const DeviceArray<float> sums(s.lse());
@@ -440,7 +440,7 @@ TEST_CASE("attention's delta: by 16 bytes where tensors and heads allow it, the 
   check(bf16(), 72);
   check_ran<float>("attention_delta_kernel<floatX, true");
   check_ran<bf16>("attention_delta_kernel<floatX, true");
-  CHECK(attention_shape(attention_sizes<float>(nullptr, 0, 0, 0, 6, 5, 12, 3, true)) == "6 x 5, 3 heads of 4");
+  CHECK(attention_shape(attention_problem<float>(nullptr, 0, 0, 0, 6, 5, 12, 3, true)) == "6 x 5, 3 heads of 4");
 }
 
 TEST_CASE("attention with scores that would overflow exp") {
@@ -489,14 +489,14 @@ TEST_CASE("a section of heads has a quarter of the cache for two tensors") {
   int device, cache;
   CUDA_CHECK(cudaGetDevice(&device));
   CUDA_CHECK(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device));
-  CHECK(attention_sizes<bf16>(nullptr, 0, 0, 0, 16, 1024, 768, 12, true).section ==
+  CHECK(attention_problem<bf16>(nullptr, 0, 0, 0, 16, 1024, 768, 12, true).section ==
         attention_section(192, 1024 * 64 * 2, cache));
-  CHECK(attention_sizes<float>(nullptr, 0, 0, 0, 16, 1024, 768, 12, true).section ==
+  CHECK(attention_problem<float>(nullptr, 0, 0, 0, 16, 1024, 768, 12, true).section ==
         attention_section(192, 1024 * 64 * 4, cache));
 }
 
 TEST_CASE("attention's grid has as many blocks a head as a grid can have") {
-  AttentionSizes s = attention_sizes<float>(nullptr, 0, 0, 0, 7, 1, 1, 1, true);
+  AttentionProblem s = attention_problem<float>(nullptr, 0, 0, 0, 7, 1, 1, 1, true);
   s.section = 3;
   const dim3 grid = attention_grid(s, 65'535);
   CHECK(grid.x == 3);
@@ -511,8 +511,8 @@ TEST_CASE("attention: sections of heads change the order of blocks and nothing e
     const BackwardInputs<floatX> in(sizes, 0);
     const Outputs<floatX> expected = forward(in.inp, sizes, 0, tier);
     const std::vector<floatX> expected_dinp = backward(in, sizes, 0, tier);
-    AttentionSizes s =
-        attention_sizes<floatX>(nullptr, 0, kSeed, kSequence, sizes.B, sizes.T, sizes.C(), sizes.NH, true);
+    AttentionProblem s =
+        attention_problem<floatX>(nullptr, 0, kSeed, kSequence, sizes.B, sizes.T, sizes.C(), sizes.NH, true);
     REQUIRE(s.section == s.heads);
     const DeviceArray<floatX> inp(in.inp), dout(in.dout), out_in(in.out);
     const DeviceArray<float> lse_in(in.lse), delta(in.lse.size());
@@ -545,7 +545,7 @@ TEST_CASE("attention refuses sizes that fit no model") {
     CAPTURE(T);
     CAPTURE(C);
     CAPTURE(NH);
-    CHECK_THROWS_WITH_AS(attention_sizes<float>(nullptr, 0, 0, 0, B, T, C, NH, true),
+    CHECK_THROWS_WITH_AS(attention_problem<float>(nullptr, 0, 0, 0, B, T, C, NH, true),
                          doctest::Contains("NH must divide C"), CudaError);
   };
   check(1, 1, 10, 3);
@@ -554,7 +554,7 @@ TEST_CASE("attention refuses sizes that fit no model") {
   check(1, 1, 0, 2);
   check(1, 1, 10, 0);
   check(1 << 16, 1, 1 << 15, 1 << 15);  // 2^31 heads
-  CHECK_NOTHROW(attention_sizes<float>(nullptr, 0, 0, 0, 1, 1, INT32_MAX, INT32_MAX, true));
+  CHECK_NOTHROW(attention_problem<float>(nullptr, 0, 0, 0, 1, 1, INT32_MAX, INT32_MAX, true));
   CHECK_THROWS_AS(attention_forward<float>(nullptr, nullptr, nullptr, nullptr, 0, 0, 0, 1, 1, 10, 3, true,
                                            AttentionTier::plain, nullptr),
                   CudaError);

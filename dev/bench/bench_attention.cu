@@ -480,7 +480,7 @@ const Register backward("attention_backward", [](const Problem& problem) {
       {"naive", "All probabilities and their gradients in memory; then a thread sums one channel of dq, dk and dv.",
        [p](int set, cudaStream_t stream) {
          p->rounds = false;
-         const AttentionSizes sizes = attention_sizes<bf16>(nullptr, 0, 0, 0, p->B, p->T, p->C, p->NH, true);
+         const AttentionProblem sizes = attention_problem<bf16>(nullptr, 0, 0, 0, p->B, p->T, p->C, p->NH, true);
          const bf16 *inp = p->inp[set], *dout = p->dout[set];
          float *delta = p->scratch[set], *probabilities = p->p[0], *ds = p->ds[0];
          attention_delta<bf16>(delta, dout, p->out[set], sizes, true, stream);

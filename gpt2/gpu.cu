@@ -74,6 +74,10 @@ GpuTiers gpu_tiers(Precision precision, bool reference) {
   return tiers;
 }
 
+namespace {
+__global__ void probe_kernel() {}  // says whether this program has code for a GPU
+}  // namespace
+
 void check_gpu() {
   const char* cpu = "train on the CPU with build/train_gpt2";
   int devices = 0;
@@ -88,9 +92,8 @@ void check_gpu() {
     fail("%s has compute capability %d.%d, and the kernels need 8.0 or later; %s", properties.name, properties.major,
          properties.minor, cpu);
   }
-  // Any kernel will do, and one that asks for nothing.
-  const auto* kernel = reinterpret_cast<const void*>(adamw_prepare_kernel<1>);
-  const cudaError_t found = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 0);
+  const auto* probe = reinterpret_cast<const void*>(probe_kernel);
+  const cudaError_t found = cudaFuncSetAttribute(probe, cudaFuncAttributeMaxDynamicSharedMemorySize, 0);
   if (found == cudaErrorNoKernelImageForDevice || found == cudaErrorInvalidDeviceFunction) {
     fail("this program was not built for %s (compute capability %d.%d); build it again: make cuda CUDA_ARCH=%d%d",
          properties.name, properties.major, properties.minor, properties.major, properties.minor);

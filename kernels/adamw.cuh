@@ -24,9 +24,8 @@ struct AdamWStep {
 };
 
 // One thread.
-template <int kThreads>
-__global__ void adamw_prepare_kernel(AdamWStep* step, const double* norm_squared, const double* loss, float grad_clip,
-                                     float beta1, float beta2) {
+static __global__ void adamw_prepare_kernel(AdamWStep* step, const double* norm_squared, const double* loss,
+                                            float grad_clip, float beta1, float beta2) {
   const double norm = sqrt(*norm_squared);
   step->loss = *loss;
   step->norm = norm;
@@ -43,7 +42,7 @@ inline void adamw_prepare(AdamWStep* step,             // (1)  updates: in and o
                           const double* loss,          // (1)
                           float grad_clip,             // the largest norm; 0: no clipping
                           float beta1, float beta2, cudaStream_t stream) {
-  launch(adamw_prepare_kernel<1>, 1, 1, 0, stream, step, norm_squared, loss, grad_clip, beta1, beta2);
+  launch(adamw_prepare_kernel, 1, 1, 0, stream, step, norm_squared, loss, grad_clip, beta1, beta2);
 }
 
 // x as one of the two bf16 around it: the upper one (in magnitude) with a chance of what is cut off, in 65536ths.
@@ -63,7 +62,8 @@ __global__ void __launch_bounds__(256)
   constexpr int n = 4;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n, left = N - i;
   if (left <= 0 || !step->updated) return;
-  const float grad_scale = step->grad_scale, correction1 = step->beta1_correction, correction2 = step->beta2_correction;
+  const float grad_scale = step->grad_scale;
+  const float bias_correction1 = step->beta1_correction, bias_correction2 = step->beta2_correction;
   const float decay_rate = decay[i / 64] ? weight_decay : 0;
 
   with_pack<kVector, n>(left, [&](auto whole) {
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(256)
       const float scaled = grad_scale * g[k];
       mi[k] = beta1 * mi[k] + (1 - beta1) * scaled;
       vi[k] = beta2 * vi[k] + (1 - beta2) * scaled * scaled;
-      const float direction = (mi[k] / correction1) / (sqrtf(vi[k] / correction2) + eps);
+      const float direction = (mi[k] / bias_correction1) / (sqrtf(vi[k] / bias_correction2) + eps);
       p[k] -= lr * (direction + decay_rate * p[k]);
     }
     store_floats<whole>(m + i, mi, left);

@@ -274,7 +274,7 @@ void matmul_forward(floatX* out,           // (N, OC)
 // x 128. Then the sum is made in parts of this many rows, which are added in order. The parts depend on the sizes
 // alone, not on the GPU. About 256 blocks, two a multiprocessor; at least 1,024 rows a part, beside which writing and
 // reading its 64 KiB of sums is little.
-inline int weight_part(int N, int C, int OC) {
+inline int rows_per_part(int N, int C, int OC) {
   const int64_t parts = std::min<int64_t>({256 / tile_count(OC, C, 128, 128), N / 1024, 64});
   return parts < 2 ? N : static_cast<int>(ceil_div<int64_t>(ceil_div<int64_t>(N, parts), 32) * 32);
 }
@@ -283,21 +283,21 @@ inline int weight_part(int N, int C, int OC) {
 template <class floatX>
 void weight_gradient(float* dweight, void* scratch, const floatX* dout, const floatX* inp, int N, int C, int OC,
                      MatmulMode mode, cudaStream_t stream) {
-  const int part = weight_part(N, C, OC);
-  if (part == N || !on_tensor_cores<floatX>(mode)) {
+  const int part_rows = rows_per_part(N, C, OC);
+  if (part_rows == N || !on_tensor_cores<floatX>(mode)) {
     matmul_own<Major::mn, Major::mn>(AccumulateEpilogue{dweight, C}, dout, inp, OC, C, N, mode, stream);
     return;
   }
   float* parts = static_cast<float*>(scratch);
   const int64_t elements = static_cast<int64_t>(OC) * C;
-  matmul_tensor_core<Major::mn, Major::mn>(PartEpilogue{parts, C}, dout, inp, OC, C, N, part, stream);
+  matmul_tensor_core<Major::mn, Major::mn>(PartEpilogue{parts, C}, dout, inp, OC, C, N, part_rows, stream);
   launch(add_parts_kernel<float>, grid_for(elements, 256), 256, 0, stream, dweight, static_cast<const float*>(parts),
-         static_cast<int>(ceil_div<int64_t>(N, part)), elements);
+         static_cast<int>(ceil_div<int64_t>(N, part_rows)), elements);
 }
 
 // Bytes of scratch that matmul_backward needs.
 inline int64_t matmul_backward_scratch(int N, int C, int OC) {
-  const int64_t parts = ceil_div<int64_t>(N, weight_part(N, C, OC));
+  const int64_t parts = ceil_div<int64_t>(N, rows_per_part(N, C, OC));
   const int64_t part_bytes = parts > 1 ? parts * OC * C * static_cast<int64_t>(sizeof(float)) : 0;
   return std::max(part_bytes, bias_backward_scratch(N, OC));
 }

@@ -338,7 +338,7 @@ TEST_CASE("matmul: float on tensor cores is rounded only where tf32 is allowed")
 
 TEST_CASE_TEMPLATE("matmul: dweight over many rows is summed in parts", floatX, float, bf16) {
   const Sizes sizes{4113, 16, 8};
-  const int part = weight_part(sizes.N, sizes.C, sizes.OC);
+  const int part = rows_per_part(sizes.N, sizes.C, sizes.OC);
   REQUIRE(ceil_div(sizes.N, part) == 4);
   REQUIRE(matmul_backward_scratch(sizes.N, sizes.C, sizes.OC) == 4 * 16 * 8 * 4);
   const Layer<floatX> layer(sizes);
@@ -354,17 +354,17 @@ TEST_CASE_TEMPLATE("matmul: dweight over many rows is summed in parts", floatX, 
   CHECK(same_bits(run(layer, mode, {.shift = 1}).dweight, dweight));
   CHECK(same_bits(run(layer, mode, {.only = 10}).dweight, dweight));
   const Layer<floatX> ragged({2100, 13, 5});  // parts whose rows end within a group of columns
-  REQUIRE(weight_part(2100, 13, 5) < 2100);
+  REQUIRE(rows_per_part(2100, 13, 5) < 2100);
   check_against_twin(ragged, mode, run(ragged, mode));
 }
 
 TEST_CASE("matmul: parts of dweight keep to their limits") {
-  CHECK(weight_part(2048, 16, 8) == 1024);
-  CHECK(weight_part(2047, 16, 8) == 2047);
+  CHECK(rows_per_part(2048, 16, 8) == 1024);
+  CHECK(rows_per_part(2047, 16, 8) == 2047);
   CHECK(matmul_backward_scratch(2047, 768, 768) == bias_backward_scratch(2047, 768));  // one part needs no room
   for (const int N : {1, 1023, 2047, 2048, 4096, 65536, 1 << 20}) {
     for (const Sizes sizes : {Sizes{N, 1, 1}, Sizes{N, 768, 768}, Sizes{N, 768, 2304}, Sizes{N, 768, 50304}}) {
-      const int part = weight_part(N, sizes.C, sizes.OC), parts = ceil_div(N, part);
+      const int part = rows_per_part(N, sizes.C, sizes.OC), parts = ceil_div(N, part);
       CAPTURE(N);
       CAPTURE(sizes.OC);
       CHECK(parts >= 1);

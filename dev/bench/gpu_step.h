@@ -72,7 +72,7 @@ Int ceil_div(Int a, Int b) {
   return (a + b - 1) / b;
 }
 
-// In how many parts dweight (OC, C) is summed: weight_part() of kernels/matmul.cuh.
+// In how many parts dweight (OC, C) is summed: rows_per_part() of kernels/matmul.cuh.
 inline int64_t weight_parts(int64_t N, int64_t C, int64_t OC) {
   const int64_t tiles = ceil_div<int64_t>(OC, 128) * ceil_div<int64_t>(C, 128);
   const int64_t parts = std::min<int64_t>({256 / tiles, N / 1024, 64});

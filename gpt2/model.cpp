@@ -38,6 +38,7 @@ void CpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const float dropout = pass == Pass::train ? dropout_ : 0;
   const int64_t NC = static_cast<int64_t>(N) * C;
 
+  // 1. Tokens and positions become rows of the residual stream.
   gather(0);
   gather(1);
   need(0);
@@ -45,12 +46,14 @@ void CpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   if (dropout > 0) {
     cpu::dropout_forward(acts.encoded, acts.encoded, dropout, dropout_seed_, sequence(0, DropoutPlace::embedding), NC);
   }
+  // 2. Each block adds the outputs of attention and of its MLP to the stream.
   for (int l = 0; l < L; ++l) {
     gather(l + 2);  // the next unit comes meanwhile
     need(l + 1);
     forward_block(l, dropout);
     forward_block_output(l, dropout);
   }
+  // 3. The final norm. The head follows when logits are asked for (make_logits).
   need(L + 1);
   k_.layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, stream(L), params.lnfw, params.lnfb, N, C);
 
@@ -91,19 +94,23 @@ void CpuModel<floatX>::forward_block(int l, float dropout) {
   const BlockParams<floatX>& w = params.block[static_cast<size_t>(l)];
   const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
 
+  // 1. Norm, and the projection to queries, keys and values.
   k_.layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b, N, C);
   k_.matmul_forward(a.qkv, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C);
   lora_forward(w.q, a.qkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
   lora_forward(w.k, a.qkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
   lora_forward(w.v, a.qkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
+  // 2. Attention, and its projection.
   forward_attention(l, dropout);
   k_.matmul_forward(acts.sublayer, a.atty, w.attprojw, w.attprojb, N, C, C);
   lora_forward(w.attproj, acts.sublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
+  // 3. The residual connection.
   if (dropout > 0) {
     cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, sequence(l, DropoutPlace::attproj), NC);
   }
   cpu::residual_forward(a.residual2, stream(l), acts.sublayer, NC);
 
+  // 4. Norm, and the MLP's first product with GELU.
   k_.layernorm_forward(a.ln2, a.ln2_mean, a.ln2_rstd, a.residual2, w.ln2w, w.ln2b, N, C);
   k_.matmul_forward(a.fch, a.ln2, w.fcw, w.fcb, N, C, 4 * C);
   lora_forward(w.fc, a.fch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
@@ -136,8 +143,10 @@ void CpuModel<floatX>::forward_block_output(int l, float dropout) {
   const BlockParams<floatX>& w = params.block[static_cast<size_t>(l)];
   const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
 
+  // 5. The MLP's second product.
   k_.matmul_forward(acts.sublayer, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C);
   lora_forward(w.fcproj, acts.sublayer, a.fch_gelu, N, 4 * C, C, C, l, LoraPlace::fcproj);
+  // 6. The residual connection.
   if (dropout > 0) {
     cpu::dropout_forward(acts.sublayer, acts.sublayer, dropout, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
   }
@@ -251,8 +260,11 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   for (int64_t n = 0; n < rows_of_head; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
   loss_ += loss;
   squares_known_ = weight_grads_unset_;  // of block weights that this backward alone sets
-  const auto done = [&] { weight_grads_unset_ = false; };
-  if (end > L) return done();
+  if (end > L) {
+    // only the head is trained
+    weight_grads_unset_ = false;
+    return;
+  }
 
   if (pooled) cpu::pool_backward(acts.dnorm, acts.dpooled, pooling_.data(), B, T, C);
   std::fill(acts.dresidual, acts.dresidual + NC, floatX(0));
@@ -279,7 +291,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     }
     cpu::embedding_backward(grads.wte, grads.wpe, acts.dresidual, inputs_.data(), documents(), B, T, C);
   }
-  done();
+  weight_grads_unset_ = false;
   reduce(0);
 }
 
@@ -301,27 +313,33 @@ void CpuModel<floatX>::backward_block(int l) {
   const BlockParams<floatX>& dw = grads.block[static_cast<size_t>(l)];
   const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
 
+  // The steps of forward_block, from the last to the first. 6. The residual connection.
   const floatX* dsublayer = acts.dresidual;  // the residual connection hands the gradient to both of its inputs
   if (dropout_ > 0) {
     cpu::dropout_backward(acts.dsublayer, acts.dresidual, dropout_, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
     dsublayer = acts.dsublayer;
   }
+  // 5. The MLP's second product.
   matmul_backward(acts.dfch, dw.fcprojw, dw.fcprojb, dsublayer, a.fch_gelu, w.fcprojw, N, 4 * C, C, true);
   lora_backward(w.fcproj, dw.fcproj, acts.dfch, dsublayer, a.fch_gelu, N, 4 * C, C, C, l, LoraPlace::fcproj);
+  // 4. GELU, the MLP's first product, and the norm, which adds to the stream's gradient.
   k_.gelu_backward(acts.dfch, acts.dfch, a.fch, 4 * NC);
   matmul_backward(acts.dnorm, dw.fcw, dw.fcb, acts.dfch, a.ln2, w.fcw, N, C, 4 * C, true);
   lora_backward(w.fc, dw.fc, acts.dnorm, acts.dfch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   k_.layernorm_backward(acts.dresidual, dw.ln2w, dw.ln2b, acts.dnorm, a.residual2, w.ln2w, a.ln2_mean, a.ln2_rstd, N,
                         C);
 
+  // 3. The residual connection.
   if (dropout_ > 0) {
     cpu::dropout_backward(acts.dsublayer, acts.dresidual, dropout_, dropout_seed_, sequence(l, DropoutPlace::attproj),
                           NC);
   }
+  // 2. Attention's projection, and attention.
   matmul_backward(acts.datty, dw.attprojw, dw.attprojb, dsublayer, a.atty, w.attprojw, N, C, C, true);
   lora_backward(w.attproj, dw.attproj, acts.datty, dsublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
   k_.attention_backward(acts.dqkv, acts.datty, a.atty, a.lse, a.qkv, documents(), dropout_, dropout_seed_,
                         sequence(l, DropoutPlace::attention), B, T, C, NH, config.causal);
+  // 1. The projection to queries, keys and values, and the norm, which adds to the stream's gradient.
   matmul_backward(acts.dnorm, dw.qkvw, dw.qkvb, acts.dqkv, a.ln1, w.qkvw, N, C, 3 * C, true);
   lora_backward(w.q, dw.q, acts.dnorm, acts.dqkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
   lora_backward(w.k, dw.k, acts.dnorm, acts.dqkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
@@ -361,13 +379,16 @@ void CpuModel<floatX>::add_grads(void* to, const void* from, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] += in[i];
 }
 
+// Smaller tensors are cleared by one thread: starting the others takes longer.
+constexpr int64_t kParallelElements = 100'000;
+
 template <class floatX>
 void CpuModel<floatX>::clear_kept_grads(bool of_weights) const {
   for (const ParamTensor& tensor : table) {
     const bool is_weight = tensor.role == Role::weight || tensor.role == (params.head ? Role::head : Role::embedding);
     if (is_weight != of_weights || !tensor.trainable()) continue;
     floatX* g = static_cast<floatX*>(grad_memory_.data()) + tensor.grad_offset;
-    if (tensor.size() < 100000) {
+    if (tensor.size() < kParallelElements) {
       std::fill(g, g + tensor.size(), floatX(0));
       continue;
     }
@@ -643,12 +664,8 @@ bool CpuModel<floatX>::reads_parts(Arena which) const {
 
 template <class floatX>
 void CpuModel<floatX>::read(Arena which, const ParamTensor& tensor, float* out) const {
-  CpuModel& self = const_cast<CpuModel&>(*this);  // what is on its way arrives
-  if (which == Arena::grads) {
-    settle_grads();
-    self.finish_gradients();
-  }
-  if (which == Arena::params) self.settle_params();
+  if (which == Arena::grads) settle_grads();
+  arrive(which);
   const floatX* from = arena(which);
   const int64_t offset = tensor.offset_in(which);
   if (!from || offset < 0) {
@@ -673,12 +690,8 @@ template <class floatX>
 const float* CpuModel<floatX>::view(Arena which, const ParamTensor& tensor) const {
   if constexpr (std::is_same_v<floatX, float>) {
     if (reads_parts(which)) return nullptr;
-    CpuModel& self = const_cast<CpuModel&>(*this);
-    if (which == Arena::grads) {
-      settle_grads();
-      self.finish_gradients();
-    }
-    if (which == Arena::params) self.settle_params();
+    if (which == Arena::grads) settle_grads();
+    arrive(which);
     const int64_t offset = tensor.offset_in(which);
     if (arena(which) && offset >= 0) return arena(which) + offset;
   }

@@ -40,6 +40,7 @@ void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   logits_rows_ = pass == Pass::generate ? B : head_rows(config, B, T);
   const float dropout = pass == Pass::train ? dropout_ : 0;
 
+  // 1. Tokens and positions become rows of the residual stream.
   gather(0);
   gather(1);
   need(0);
@@ -49,6 +50,7 @@ void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   const BlockActivations<floatX>& a0 = acts_.block[0];
   need(1);  // the first norm is made here, the others behind the residual connection before them
   layernorm_forward(a0.ln1, a0.ln1_mean, a0.ln1_rstd, acts_.encoded, w0.ln1w, w0.ln1b, N, C, compute_);
+  // 2. Each block adds the outputs of attention and of its MLP to the stream, and makes the norm that follows.
   for (int l = 0; l < L; ++l) {
     gather(l + 2);  // the next unit comes meanwhile; its norm's weights are needed at this one's end
     forward_block(l, dropout);
@@ -56,6 +58,7 @@ void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
     forward_block_output(l, dropout);
   }
 
+  // 3. The head.
   const auto make_logits = [&](floatX* logits, const floatX* inp, int rows) {
     const floatX *matrix = params_.output_matrix(), *bias = params_.headb;
     matmul_forward(logits, static_cast<floatX*>(nullptr), inp, matrix, bias, rows, C, Vp, tiers_.matmul, compute_);
@@ -80,16 +83,20 @@ void GpuModel<floatX>::forward_block(int l, float dropout) {
   const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
   floatX* no_gelu = nullptr;
 
+  // 1. The projection to queries, keys and values. The norm before it was made with the residual connection before
+  // that.
   matmul_forward(a.qkv, no_gelu, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C, tiers_.matmul, compute_);
   lora_forward(w.q, a.qkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
   lora_forward(w.k, a.qkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
   lora_forward(w.v, a.qkv + 2 * C, a.ln1, N, C, C, 3 * C, l, LoraPlace::v);
+  // 2. Attention, and its projection.
   forward_attention(l, dropout);
   matmul_forward(acts_.sublayer, no_gelu, a.atty, w.attprojw, w.attprojb, N, C, C, tiers_.matmul, compute_);
   lora_forward(w.attproj, acts_.sublayer, a.atty, N, C, C, C, l, LoraPlace::attproj);
+  // 3. The residual connection, and the MLP's norm.
   residual_layernorm_forward(a.residual2, a.ln2, a.ln2_mean, a.ln2_rstd, stream(l), acts_.sublayer, w.ln2w, w.ln2b,
                              dropout, dropout_seed_, sequence(l, DropoutPlace::attproj), N, C, compute_);
-  // With an adapter GELU waits for it, else it is part of the product.
+  // 4. The MLP's first product with GELU. With an adapter GELU waits for it, else it is part of the product.
   matmul_forward(a.fch, w.fc.a ? no_gelu : a.fch_gelu, a.ln2, w.fcw, w.fcb, N, C, 4 * C, tiers_.matmul, compute_);
   lora_forward(w.fc, a.fch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   if (w.fc.a) gelu_forward(a.fch_gelu, a.fch, int64_t{4} * N * C, compute_);
@@ -121,8 +128,10 @@ void GpuModel<floatX>::forward_block_output(int l, float dropout) {
   const uint64_t sequence_mlp = sequence(l, DropoutPlace::mlp);
   floatX* no_gelu = nullptr;
 
+  // 5. The MLP's second product.
   matmul_forward(acts_.sublayer, no_gelu, a.fch_gelu, w.fcprojw, w.fcprojb, N, 4 * C, C, tiers_.matmul, compute_);
   lora_forward(w.fcproj, acts_.sublayer, a.fch_gelu, N, 4 * C, C, C, l, LoraPlace::fcproj);
+  // 6. The residual connection, and the next block's norm or the final one.
   if (l + 1 < config.num_layers) {
     const BlockParams<floatX>& next_w = params_.block[static_cast<size_t>(l + 1)];
     const BlockActivations<floatX>& next = acts_.block[static_cast<size_t>(l + 1)];
@@ -283,24 +292,29 @@ void GpuModel<floatX>::backward_block(int l) {
     return acts_.dsublayer;
   };
 
-  // With an adapter GELU's derivative waits for it, else it is part of the product.
+  // The steps of forward_block, from the last to the first.
+  // 6, 5. The residual connection, and the MLP's second product. With an adapter GELU's derivative waits for it, else
+  // it is part of the product.
   const floatX* dy = dsublayer(DropoutPlace::mlp);
   matmul_backward(acts_.dfch, dw.fcprojw, dw.fcprojb, scratch, dy, a.fch_gelu, w.fcprojw, w.fcproj.a ? no_gelu : a.fch,
                   N, 4 * C, C, tiers_.matmul, compute_);
   lora_backward(w.fcproj, dw.fcproj, acts_.dfch, dy, a.fch_gelu, N, 4 * C, C, C, l, LoraPlace::fcproj);
   if (w.fcproj.a) gelu_backward(acts_.dfch, acts_.dfch, a.fch, 4 * NC, compute_);
+  // 4. The MLP's first product, and the norm, which adds to the stream's gradient.
   matmul_backward(acts_.dnorm, dw.fcw, dw.fcb, scratch, acts_.dfch, a.ln2, w.fcw, no_gelu, N, C, 4 * C, tiers_.matmul,
                   compute_);
   lora_backward(w.fc, dw.fc, acts_.dnorm, acts_.dfch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   layernorm_backward(acts_.dresidual, dw.ln2w, dw.ln2b, scratch, acts_.dnorm, a.residual2, w.ln2w, a.ln2_mean,
                      a.ln2_rstd, N, C, compute_);
 
+  // 3, 2. The residual connection, attention's projection, and attention.
   dy = dsublayer(DropoutPlace::attproj);
   matmul_backward(acts_.datty, dw.attprojw, dw.attprojb, scratch, dy, a.atty, w.attprojw, no_gelu, N, C, C,
                   tiers_.matmul, compute_);
   lora_backward(w.attproj, dw.attproj, acts_.datty, dy, a.atty, N, C, C, C, l, LoraPlace::attproj);
   attention_backward(acts_.dqkv, scratch, acts_.datty, a.atty, a.lse, a.qkv, documents(), dropout_, dropout_seed_,
                      sequence(l, DropoutPlace::attention), B, T, C, NH, config.causal, tiers_.attention, compute_);
+  // 1. The projection to queries, keys and values, and the norm, which adds to the stream's gradient.
   matmul_backward(acts_.dnorm, dw.qkvw, dw.qkvb, scratch, acts_.dqkv, a.ln1, w.qkvw, no_gelu, N, C, 3 * C,
                   tiers_.matmul, compute_);
   lora_backward(w.q, dw.q, acts_.dnorm, acts_.dqkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
@@ -380,8 +394,8 @@ void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
                  o.lr * unit_lr_scale(u), o.beta1, o.beta2, o.eps, o.weight_decay, rounding_seed(whole), part.shard,
                  compute_);
     if (options.ema > 0) {
-      ema_update(average_memory_.as<float>() + i, master ? master + i : reinterpret_cast<const float*>(params),
-                 &state_->step, options.ema, part.shard, compute_);
+      ema_update(average_memory_.as<float>() + i, float_weights(params, i), &state_->step, options.ema, part.shard,
+                 compute_);
     }
   }
   for (const ParamRun& run : in_parts() ? std::vector<ParamRun>() : adamw_runs(table)) {  // one, unless some are Muon's
@@ -403,8 +417,9 @@ void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
     }
   }
   for (const ParamRun& run : options.ema > 0 && !in_parts() ? trained_runs(table) : std::vector<ParamRun>()) {
-    ema_update(average_memory_.as<float>() + run.grad_offset, float_weights(run), &state_->step, options.ema, run.size,
-               compute_);
+    ema_update(average_memory_.as<float>() + run.grad_offset,
+               float_weights(param_memory_.as<floatX>() + run.offset, run.grad_offset), &state_->step, options.ema,
+               run.size, compute_);
   }
   gather_changed();
   const int64_t k = update_calls_++ % kResults;
@@ -421,11 +436,17 @@ float GpuModel<floatX>::unit_lr_scale(int u) const {
   return 1;
 }
 
-// Of a stretch that is trained: the master copy, or parameters that are float themselves.
+// The weights that an average is taken of: float parameters themselves, or the master copy of bf16 ones from element i
+// on. (bf16 without a master copy has no average: options that ask for one are refused.)
 template <class floatX>
-const float* GpuModel<floatX>::float_weights(const ParamRun& run) const {
-  if (float* master = master_memory_.as<float>()) return master + run.grad_offset;
-  return param_memory_.as<float>() + run.offset;
+const float* GpuModel<floatX>::float_weights(const floatX* params, int64_t i) const {
+  if constexpr (std::is_same_v<floatX, float>) {
+    (void)i;
+    return params;
+  } else {
+    (void)params;
+    return master_memory_.as<float>() + i;
+  }
 }
 
 template <class floatX>
@@ -717,9 +738,7 @@ float* GpuModel<floatX>::float_arena(Arena arena) const {
 
 template <class floatX>
 void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) const {
-  GpuModel& self = const_cast<GpuModel&>(*this);  // what is on its way arrives
-  if (arena == Arena::params) self.settle_params();
-  if (arena == Arena::grads) self.finish_gradients();
+  arrive(arena);
   const int u = tensor.unit;
   if (arena == Arena::params && !(float_arena(arena) && tensor.trainable())) {
     if (sharded(options, arena)) {

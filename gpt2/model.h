@@ -151,7 +151,8 @@ class Model {
   void reduce(int u);           // a backward's are complete: queues their sum, if it is due
   void settle();                // nothing is on its way: before its memory goes
   void finish_gradients();      // the sums are there
-  void forget_gradients();      // zero_grad() is about to clear them
+  void arrive(Arena arena) const;  // what is on its way to parameters or gradients is there, for read() and view()
+  void forget_gradients();         // zero_grad() is about to clear them
   // Whether an update works on this rank's parts alone.
   bool in_parts() const { return parallel() && options.zero > 0; }
   // Where a unit of an arena lies whole (parameters, gradients), and where this rank's own part of it.

@@ -237,6 +237,14 @@ void Model::finish_gradients() {
   if (!sharded(options, Arena::grads)) sums_ = Sums::done;
 }
 
+// To look at a model changes nothing in it, so read() and view() are const; but what other ranks sent may still be on
+// its way. This is the one place that lets it arrive.
+void Model::arrive(Arena arena) const {
+  Model& self = const_cast<Model&>(*this);
+  if (arena == Arena::params) self.settle_params();
+  if (arena == Arena::grads) self.finish_gradients();
+}
+
 void Model::settle() {
   settle_params();
   wait_for(reducing_);

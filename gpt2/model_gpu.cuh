@@ -197,7 +197,7 @@ class GpuModel final : public Model {
   template <class Number>
   void write_floats(Number* to, const float* in, int64_t n) const;
   float* float_arena(Arena arena) const;
-  const float* float_weights(const ParamRun& run) const;
+  const float* float_weights(const floatX* params, int64_t i) const;
   // Every stretch of the arena that is updated by itself draws numbers of its own for stochastic rounding.
   uint64_t rounding_seed(int64_t offset) const { return options.seed + static_cast<uint64_t>(offset); }
   template <class Place>

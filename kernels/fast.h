@@ -1,5 +1,8 @@
-// The CPU's operations as a table: the plain ones of kernels/X.h, or the fast ones of kernels/X_fast.h, which are
-// compiled for several instruction sets into one program. Which of them a machine can run is found out when it starts.
+// Dispatch: the CPU's operations as a table of function pointers, one table per instruction set, chosen at run time.
+//
+// A table holds the plain operations of kernels/X.h, or the fast ones of kernels/X_fast.h. fast_<isa>.cpp compiles all
+// of the latter for one instruction set, in a namespace of its own (cpu::WROUGHT_ISA, a macro that this file sets), so
+// one program has them all. Which of them a machine can run is found out when the program starts.
 #pragma once
 
 #include "kernels/adamw.h"

@@ -21,8 +21,7 @@ inline std::string judge_question(const std::string& prompt, const std::string& 
   return "A model was given this prompt:\n\n" + prompt + "\n\nA correct answer is:\n\n" + expected +
          "\n\nThe model's answer is:\n\n" + answer +
          "\n\nScore the model's answer from 0 (useless or wrong) to 100 (as good as the correct one). Reply with the "
-         "whole "
-         "number alone.";
+         "whole number alone.";
 }
 
 // The first whole number from 0 to 100 in a reply that stands alone; none if there is no such number.

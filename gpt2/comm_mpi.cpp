@@ -159,8 +159,7 @@ MpiProcess start_mpi() {
   if (mpi_launched() > process.size && process.size == 1) {
     fail(
         "the launcher started %d processes, but MPI sees one alone: it is not the launcher of the MPI that this "
-        "program "
-        "was built with; start it with that one's mpirun",
+        "program was built with; start it with that one's mpirun",
         mpi_launched());
   }
   return process;
@@ -181,8 +180,7 @@ std::unique_ptr<Comm> make_mpi_comm() {
   if (!started) {
     fail(
         "processes on CPUs exchange their numbers by MPI, and it did not start these: start them with mpirun or srun; "
-        "the "
-        "variables RANK and WORLD_SIZE start the GPU's trainer");
+        "the variables RANK and WORLD_SIZE start the GPU's trainer");
   }
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);

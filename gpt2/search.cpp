@@ -85,8 +85,7 @@ SearchPlan read_search(const fs::path& path) {
     if (!known) {
       fail(
           "%s: %s is %s, expected flags, method (grid or random), trials and seed (whole numbers), median_stopping "
-          "(true "
-          "or false)",
+          "(true or false)",
           where.c_str(), in_quotes(key).c_str(), value_text(value).c_str());
     }
   }

@@ -248,8 +248,7 @@ std::string why_fewer_tokens(const std::string& name, const Tokenizer& tokenizer
   if (!name.starts_with("bpe:") || std::stoi(name.substr(4)) == tokenizer.vocab_size()) return "";
   return strprintf(
       "--tokenizer %s: the training ended with %d tokens: no pair of tokens occurs twice any more in the text's words; "
-      "a "
-      "longer text has more",
+      "a longer text has more",
       name.c_str(), tokenizer.vocab_size());
 }
 
@@ -273,8 +272,7 @@ Tokenizer make_tokenizer(const std::string& name, std::string_view text) {
     }
     fail(
         "--tokenizer gpt2: GPT-2's vocabulary is not on this machine (looked for gpt2/ and gpt2.tiktoken in data/ and "
-        "in "
-        "$WROUGHT_DATA); dev/data/gpt2_tokenizer.sh downloads it (1.5 MB)");
+        "in $WROUGHT_DATA); dev/data/gpt2_tokenizer.sh downloads it (1.5 MB)");
   }
   if (!fs::exists(name)) {
     fail_usage("--tokenizer %s: neither bytes, chars, bpe:N or gpt2, nor a file or folder that exists", name.c_str());

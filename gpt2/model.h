@@ -51,9 +51,9 @@ struct KernelRow {
   std::vector<std::string> kernels;  // and how they are launched
 };
 
-// Where dropout draws, each place its own numbers.
+// Dropout sites; each has its own random numbers.
 enum class DropoutPlace { embedding, attention, attproj, mlp };
-// The same of adapters: by the matrix that they stand beside.
+// Dropout sites of adapters, named after the matrix that an adapter belongs to.
 enum class LoraPlace { q, k, v, attproj, fc, fcproj, head };
 
 class Model {

@@ -276,11 +276,11 @@ class Bench {
 
   // false, said and noted: the system has not that much memory.
   bool fits(const std::string& what, const ModelConfig& shape, Precision precision, int B, int T) {
-    const double wants = planned_bytes(shape, precision, B, T), available = available_memory();
-    if (available == 0 || wants < 0.95 * available) return true;
+    const double needed = planned_bytes(shape, precision, B, T), available = available_memory();
+    if (available == 0 || needed < 0.95 * available) return true;
     progress("");
     const std::string line =
-        strprintf("left out: %s (it takes %.1f GB, and %.1f GB are free)", what.c_str(), wants / 1e9, available / 1e9);
+        strprintf("left out: %s (it takes %.1f GB, and %.1f GB are free)", what.c_str(), needed / 1e9, available / 1e9);
     std::printf("\n%s\n", line.c_str());
     json_["left_out"].push_back(line);
     return false;

@@ -231,6 +231,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
   const int end = s.causal ? t0 + 1 : s.T;  // tiles beyond the diagonal are never touched
   const int begin = s.first_key<kDocuments>(work.bh, t0) / kTile * kTile;  // nor those of documents before the first
   for (int u0 = begin; u0 < end; u0 += kTile) {
+    // 1. The scores of a tile, slice by slice of the channels.
     float score[4][4] = {};
     for (int i = 0; i < work.slices; ++i) {
       __syncthreads();  // what the tiles held has been read
@@ -239,6 +240,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
       __syncthreads();
       add_dots(score, q_tile, kv_tile);
     }
+    // 2. The mask and the running softmax: a larger maximum corrects the sums so far.
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const int t = t0 + y + 16 * r, keys = s.keys_of(t), from = s.first_key<kDocuments>(work.bh, t);
@@ -267,11 +269,13 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
 #pragma unroll
       for (int c = 0; c < 4; ++c) acc[r][c] *= correction;
     }
+    // 3. The values, weighted.
     __syncthreads();  // the probabilities are there, the keys have been read
     load_tile(kv_tile, v + u0 * row, row, s.T - u0, s.HS - channel);
     __syncthreads();
     add_weighted(acc, p_tile, kv_tile);
   }
+  // 4. The outputs are divided by the sums of probabilities, and lse is saved.
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     const int t = t0 + y + 16 * r;
@@ -332,6 +336,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   float dk[4][4] = {}, dv[4][4] = {};
   const int first = s.causal ? u0 : 0, end = s.queries_end<kDocuments>(work.bh, u0 + kTile - 1);
   for (int t0 = first; t0 < end; t0 += kTile) {
+    // 1. Scores and dp of a tile, slice by slice of the channels.
     float score[4][4] = {}, dp[4][4] = {};
     for (int i = 1; i <= work.slices; ++i) {
       const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its q and dout stay
@@ -346,6 +351,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       add_dots(score, k_tile, q_tile);
       add_dots(dp, v_tile, dout_tile);
     }
+    // 2. From them drop(p) and ds.
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       const int t = t0 + x + 16 * c, from = s.first_key<kDocuments>(work.bh, t);
@@ -358,6 +364,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         dp[r][c] = ds;
       }
     }
+    // 3. What the tile adds to dv, and then to dk: p and ds take turns in one tile of shared memory.
     __syncthreads();
     add_weighted(dv, p_tile, dout_tile);
     __syncthreads();  // p has been read
@@ -401,6 +408,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   float dq[4][4] = {};
   const int end = s.causal ? t0 + 1 : s.T, begin = s.first_key<kDocuments>(work.bh, t0) / kTile * kTile;
   for (int u0 = begin; u0 < end; u0 += kTile) {
+    // 1. Scores and dp of a tile, slice by slice of the channels.
     float score[4][4] = {}, dp[4][4] = {};
     for (int i = 1; i <= work.slices; ++i) {
       const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its k stays
@@ -415,6 +423,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       add_dots(score, q_tile, k_tile);
       add_dots(dp, dout_tile, v_tile);
     }
+    // 2. From them ds.
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const int t = t0 + y + 16 * r, from = s.first_key<kDocuments>(work.bh, t);
@@ -427,6 +436,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                 .ds;
       }
     }
+    // 3. What the tile adds to dq.
     __syncthreads();
     add_weighted(dq, ds_tile, k_tile);
   }

@@ -460,7 +460,7 @@ TEST_CASE("attention with scores that would overflow exp") {
   check(bf16(), AttentionTier::tensor_core);
 }
 
-TEST_CASE("attention: the same bits under all schedules") {
+TEST_CASE("attention: the same bits under all schedules" * full_set()) {
   const auto check = [&]<class floatX>(floatX, const Sizes& s, float dropout, AttentionTier tier) {
     CAPTURE(name_of(s));
     const BackwardInputs<floatX> in(s, dropout);

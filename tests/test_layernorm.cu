@@ -13,8 +13,8 @@ struct Sizes {
 // One channel, primes, whole and ragged packs; a warp a row and a block a row; for each type rows at and beyond the
 // borders where backward takes fewer teams, more threads, and reads rows twice, and where forward reads rows again.
 const Sizes kAllSizes[] = {{1, 1},      {6, 33},     {9, 64},   {5, 768},  {2, 2056},   {2, 6160},
-                           {1, 12'288}, {2, 24'584}, {2, 4100}, {1, 33},   {7, 2},      {3, 67},
-                           {6, 1032},   {2, 1600},   {5, 2048}, {3, 2049}, {1, 12'292}, {1, 24'579}};
+                           {1, 12'288}, {2, 24'584}, {2, 1600}, {1, 33},   {7, 2},      {3, 67},
+                           {6, 1032},   {2, 4100},   {5, 2048}, {3, 2049}, {1, 12'292}, {1, 24'579}};
 const std::span<const Sizes> kSizes = in_set(kAllSizes, 9);
 
 // `rows` rows of C numbers around different means: a row's sum is then not small by chance.

@@ -64,7 +64,7 @@ TEST_CASE("every variant's loss, logits and gradients are the CPU's, within what
   }
 }
 
-TEST_CASE("an adapter's dropout at the head is one mask, however many rows of logits are made at once") {
+TEST_CASE("an adapter's dropout at the head is one mask, however many rows of logits are made at once" * full_set()) {
   const ModelConfig config = {
       .max_seq_len = 11, .vocab_size = 8200, .num_layers = 1, .num_heads = 1, .channels = 5, .tied_head = false};
   const Variant head{"a head's adapter", config, {.lora = {.rank = 2, .alpha = 8, .dropout = 0.5f, .targets = "head"}}};
@@ -209,9 +209,8 @@ void check_step(const std::string& name, const ModelConfig& config, const ModelO
 
 }  // namespace
 
-TEST_CASE("a dry run names the kernels that a step launches, as often as it does; and no step allocates") {
+TEST_CASE("a dry run names the kernels that a step launches, as often as it does; and no step allocates" * full_set()) {
   for (const ModelConfig& base : {kSmall, kRagged}) {
-    if (quick_set() && base == kSmall) continue;
     for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16}) {
       for (const bool reference : {false, true}) {
         check_step("the model", base, {}, precision, reference, 0, 2, 9);
@@ -225,7 +224,6 @@ TEST_CASE("a dry run names the kernels that a step launches, as often as it does
       check_step(v.name, v.config, v.options, Precision::bf16, false, 0.1f, 2, 9);
     }
   }
-  if (quick_set()) return;
   check_step("large enough for larger tiles",
              {.max_seq_len = 64, .vocab_size = 16500, .num_layers = 1, .num_heads = 2, .channels = 128}, {},
              Precision::bf16, false, 0, 2, 64);

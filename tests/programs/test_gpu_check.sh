@@ -104,7 +104,7 @@ done
 END
 chmod +x tools/* llmc/*
 export SANITIZER_RAN=$TMP/sanitizer_ran PYTHON_RAN=$TMP/python_ran TMP_OF_TEST=$TMP
-for file in train_gpt2 train_gpt2sim make_stories tokenize predict bench_cpu gpu_rates_sim test_gelu_sim test_residual_sim \
+for file in train_gpt2 train_gpt2sim make_stories tokenize predict bench_cpu gpu_rates_sim test_sim \
   ${ladders:+bench_kernels_sim}; do
   ln -s "$BUILD/$file" sim_build/
 done

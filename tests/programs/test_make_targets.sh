@@ -29,11 +29,12 @@ if [ "$1" != --build ]; then
 fi
 folder=$2
 cd "$folder"
-# make, unlike ninja, does not look past an object or a library that another target would make.
+# make, unlike ninja, does not look past an object, a library or a precompiled header that another target would make.
 if [ ! -e "$TMP/touched.$folder" ]; then
   cat CMakeFiles/*/link.txt 2>/dev/null | tr ' ' '\n' | grep -E '^[^/].*\.[ao]$' | sort -u >"$TMP/touched.$folder" || true
   sed 's|[^/]*$||; s|^$|.|' "$TMP/touched.$folder" | sort -u | xargs -r mkdir -p
   xargs -r touch <"$TMP/touched.$folder"
+  for header in CMakeFiles/*/cmake_pch.hxx; do [ ! -e "$header" ] || touch "$header.gch"; done
 fi
 cd "$OLDPWD"
 "$CMAKE" --build "$folder" --target help | grep -oE '[A-Za-z0-9_]+' | sort -u >"$TMP/targets"

@@ -5,14 +5,17 @@ golden=$SOURCE/tests/golden
 text=$golden/tokenizer_text.txt
 export OMP_NUM_THREADS=1
 
+# there_and_back NAME: that vocabulary, trained, brings the text back; leaves $file and the ids.
+there_and_back() {
+  file=$TMP/${1%:*}.json
+  expect_ok "$tokenize" train --tokenizer "$1" --data "$text" --out "$file"
+  "$tokenize" encode --tokenizer "$file" --data "$text" >"$TMP/ids"
+  "$tokenize" decode --tokenizer "$file" <"$TMP/ids" | cmp - "$text" || die "$1 does not bring the text back"
+}
+
 # Each kind of vocabulary trained, and the text back; a text that is not there.
 test_smoke() {
-  for name in bytes chars bpe:300; do
-    file=$TMP/${name%:*}.json
-    expect_ok "$tokenize" train --tokenizer $name --data "$text" --out "$file"
-    "$tokenize" encode --tokenizer "$file" --data "$text" >"$TMP/ids"
-    "$tokenize" decode --tokenizer "$file" <"$TMP/ids" | cmp - "$text" || die "$name does not bring the text back"
-  done
+  for name in bytes chars bpe:300; do there_and_back $name; done
   expect_ok "$tokenize" shard --tokenizer "$TMP/bpe.json" --data "$text" --out "$TMP/shards" --val-fraction 0.2
   [ -s "$TMP/shards/train.bin" ] && [ -s "$TMP/shards/val.bin" ] || die "shards are missing"
   expect_error 1 'absent' "$tokenize" train --tokenizer chars --data "$TMP/absent.txt" --out "$TMP/x.json"
@@ -22,10 +25,7 @@ test_smoke() {
 # Every kind brings the text back.
 test_kinds() {
   for name in bytes chars bpe:400; do
-    file=$TMP/${name%:*}.json
-    expect_ok "$tokenize" train --tokenizer $name --data "$text" --out "$file"
-    "$tokenize" encode --tokenizer "$file" --data "$text" >"$TMP/ids"
-    "$tokenize" decode --tokenizer "$file" <"$TMP/ids" | cmp - "$text" || die "$name does not bring the text back"
+    there_and_back $name
     "$tokenize" encode --tokenizer "$file" --threads 2 <"$text" | cmp - "$TMP/ids" || die "standard input differs from --data"
   done
   "$tokenize" encode --tokenizer "$golden/tokenizer_bpe.json" --data "$text" | cmp - "$golden/tokenizer_ids.txt" || die "ids differ"

@@ -6,11 +6,8 @@
 
 #include "tests/test_set.h"
 
-int main(int argc, char** argv) try {
+int main(int argc, char** argv) {
   doctest::Context context(argc, argv);
   if (quick_set()) std::puts("quick set: what is skipped runs in `make test-all`");
   return context.run();
-} catch (const Error& error) {
-  std::fprintf(stderr, "error: %s\n", error.what());
-  return 2;
 }

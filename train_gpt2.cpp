@@ -5,11 +5,11 @@
 //   build/train_gpt2 --data my.txt --run runs/mine          your text
 //   build/train_gpt2 --run runs/mine --resume --steps 2000  go on
 //   mpirun -n 4 build/train_gpt2 --zero 2                   four processes, one model (docs/distributed.md)
-#include "apps/processes.h"
-#include "apps/search.h"
-#include "apps/train_flags.h"
-#include "apps/trainer.h"
-#include "gpt2/comm_mpi.h"
+#include "llm/distributed/comm_mpi.h"
+#include "llm/distributed/processes.h"
+#include "llm/flags/cli.h"
+#include "llm/training/report.h"
+#include "llm/training/run_search.h"
 
 namespace {
 

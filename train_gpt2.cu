@@ -7,12 +7,12 @@
 //   build/train_gpt2cu --data my.txt --run runs/mine          your text
 //   build/train_gpt2cu --run runs/mine --resume --steps 2000  go on
 //   mpirun -n 8 build/train_gpt2cu --zero 1                   eight GPUs, one model (docs/distributed.md)
-#include "apps/processes.h"
-#include "apps/search.h"
-#include "apps/train_flags.h"
-#include "apps/trainer.h"
-#include "gpt2/comm_nccl.h"
-#include "gpt2/gpu.h"
+#include "llm/distributed/comm_nccl.h"
+#include "llm/distributed/processes.h"
+#include "llm/flags/cli.h"
+#include "llm/models/gpu.h"
+#include "llm/training/report.h"
+#include "llm/training/run_search.h"
 
 namespace {
 

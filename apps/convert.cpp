@@ -5,11 +5,11 @@
 #include <memory>
 #include <optional>
 
-#include "apps/command_line.h"
-#include "gpt2/file.h"
-#include "gpt2/huggingface.h"
-#include "gpt2/llmc.h"
-#include "gpt2/weights.h"
+#include "llm/flags/command_line.h"
+#include "llm/formats/huggingface.h"
+#include "llm/formats/llmc.h"
+#include "llm/formats/weights.h"
+#include "llm/support/file.h"
 
 namespace fs = std::filesystem;
 

@@ -7,10 +7,10 @@
 #include <memory>
 #include <string>
 
-#include "apps/command_line.h"
-#include "gpt2/model.h"
+#include "llm/flags/command_line.h"
+#include "llm/models/model.h"
 #ifdef WROUGHT_GPU
-#include "gpt2/gpu.h"
+#include "llm/models/gpu.h"
 #endif
 
 struct DeviceFlags {

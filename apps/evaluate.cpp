@@ -7,14 +7,14 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "apps/command_line.h"
 #include "apps/device.h"
-#include "apps/progress.h"
-#include "gpt2/checkpoint.h"
-#include "gpt2/corpus.h"
-#include "gpt2/evaluation.h"
-#include "gpt2/labelled.h"
-#include "gpt2/shards.h"
+#include "llm/finetune/classes.h"
+#include "llm/flags/command_line.h"
+#include "llm/inference/evaluation.h"
+#include "llm/support/progress.h"
+#include "llm/text/corpus.h"
+#include "llm/text/shards.h"
+#include "llm/training/checkpoint.h"
 
 using nlohmann::json;
 

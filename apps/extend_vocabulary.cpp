@@ -2,10 +2,10 @@
 //   build/extend_vocabulary --model gpt2/ --add-tokens "<|user|>" --add-tokens "<|assistant|>" --to gpt2-chat/
 #include <cstdio>
 
-#include "apps/command_line.h"
-#include "gpt2/checkpoint.h"
-#include "gpt2/extend.h"
-#include "gpt2/file.h"
+#include "llm/flags/command_line.h"
+#include "llm/models/extend.h"
+#include "llm/support/file.h"
+#include "llm/training/checkpoint.h"
 
 namespace fs = std::filesystem;
 

@@ -1,13 +1,13 @@
 // Finetunes a model: three commands, each a flat loop of its own over the same data sets, batches and seam.
 //
-//   build/finetune classify --model DIR --data mails.tsv         gpt2/labelled      apps/finetune_classify.h
-//   build/finetune instruct --model DIR --data rows.json         gpt2/instructions  apps/finetune_instruct.h
-//   build/finetune dpo      --model DIR --data preferences.json  gpt2/preferences   apps/finetune_dpo.h
-#include "apps/finetune_classify.h"
-#include "apps/finetune_dpo.h"
-#include "apps/finetune_instruct.h"
-#include "apps/train_flags.h"
-#include "gpt2/launch.h"
+//   build/finetune classify --model DIR --data mails.tsv         llm/finetune/classes      llm/finetune/classify.h
+//   build/finetune instruct --model DIR --data rows.json         llm/finetune/instructions  llm/finetune/instruct.h
+//   build/finetune dpo      --model DIR --data preferences.json  llm/finetune/preferences   llm/finetune/dpo.h
+#include "llm/distributed/launch.h"
+#include "llm/finetune/classify.h"
+#include "llm/finetune/dpo.h"
+#include "llm/finetune/instruct.h"
+#include "llm/flags/cli.h"
 
 int main(int argc, char** argv) {
   StopSignal::watch();

@@ -1,19 +1,19 @@
 // Continues a prompt with a trained model, or asks a classifier.
 //   build/generate --model runs/stories/latest --prompt "Once upon a time" --tokens 200
 //   build/generate --model runs/spam/latest --classify "You have won a prize"
-#include "gpt2/generate.h"
+#include "llm/inference/generate.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <random>
 
-#include "apps/command_line.h"
 #include "apps/device.h"
-#include "apps/terminal.h"
-#include "gpt2/checkpoint.h"
-#include "gpt2/labelled.h"
-#include "gpt2/tokenizer.h"
+#include "llm/finetune/classes.h"
+#include "llm/flags/command_line.h"
+#include "llm/support/terminal.h"
+#include "llm/text/tokenizer.h"
+#include "llm/training/checkpoint.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-// Writes the built-in corpus: small stories whose entropy is known (gpt2/stories.h, docs/stories.md).
+// Writes the built-in corpus: small stories whose entropy is known (llm/corpora/stories.h, docs/stories.md).
 //
 // FILE holds [story]<|endoftext|>[story]<|endoftext|>..., each story ending with a newline of its own. Beside it,
 // FILE.entropy.json holds the floor: no model's mean loss on such stories is below it.
@@ -6,9 +6,9 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "apps/command_line.h"
-#include "gpt2/file.h"
-#include "gpt2/stories.h"
+#include "llm/corpora/stories.h"
+#include "llm/flags/command_line.h"
+#include "llm/support/file.h"
 
 namespace fs = std::filesystem;
 

@@ -2,12 +2,12 @@
 //   build/near_duplicates --data instructions.json --field instruction --out unique.json
 #include <cstdio>
 
-#include "apps/command_line.h"
-#include "gpt2/duplicates.h"
-#include "gpt2/file.h"
-#include "gpt2/json.h"
-#include "gpt2/model.h"
-#include "gpt2/rows.h"
+#include "llm/corpora/duplicates.h"
+#include "llm/corpora/rows.h"
+#include "llm/flags/command_line.h"
+#include "llm/models/model.h"
+#include "llm/support/file.h"
+#include "llm/support/json.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Finds rows that say nearly the same: cosine of their character 1- to 3-grams, weighted by TF-IDF.");

@@ -10,14 +10,14 @@
 #include <map>
 #include <span>
 
-#include "apps/train_flags.h"
-#include "gpt2/attention_map.h"
-#include "gpt2/chart.h"
-#include "gpt2/file.h"
-#include "gpt2/huggingface.h"
-#include "gpt2/json.h"
-#include "gpt2/schedule.h"
-#include "gpt2/weights.h"
+#include "llm/flags/cli.h"
+#include "llm/formats/huggingface.h"
+#include "llm/formats/weights.h"
+#include "llm/inference/attention_map.h"
+#include "llm/support/chart.h"
+#include "llm/support/file.h"
+#include "llm/support/json.h"
+#include "llm/training/schedule.h"
 
 namespace {
 

@@ -8,11 +8,11 @@
 #include <iterator>
 #include <utility>
 
-#include "apps/command_line.h"
-#include "gpt2/corpus.h"
-#include "gpt2/file.h"
-#include "gpt2/gutenberg.h"
-#include "gpt2/tokenizer.h"
+#include "llm/corpora/gutenberg.h"
+#include "llm/flags/command_line.h"
+#include "llm/support/file.h"
+#include "llm/text/corpus.h"
+#include "llm/text/tokenizer.h"
 
 namespace {
 

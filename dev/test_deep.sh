@@ -2,7 +2,7 @@
 # What takes hours, beyond `make test-all`.
 #   dev/test_deep.sh [STAGE...]     default: all, in this order; `make test-deep` is the same
 #     kernels     the kernels' and the GPU model's tests at all sizes under ten schedules; instrumented, too
-#     mutation    every fault of every kernel file (dev/mutate --all)
+#     mutation    every fault of every kernel file (dev/mutation/mutate --all)
 #     quick       the same with what `make test` runs alone: the scores side by side, and the faults that only larger sets see
 #     kills       training killed at 20 moments
 #     sanitizers  every test under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -33,8 +33,8 @@ stage_kernels() {
   done
   return $code
 }
-stage_mutation() { configure "$build" && dev/mutate --all --build "$build" --jobs "$jobs"; }
-stage_quick() { configure "$build" && dev/mutate --all --quick --build "$build" --jobs "$jobs"; }
+stage_mutation() { configure "$build" && dev/mutation/mutate --all --build "$build" --jobs "$jobs"; }
+stage_quick() { configure "$build" && dev/mutation/mutate --all --quick --build "$build" --jobs "$jobs"; }
 stage_kills() {
   configure "$build" && KILLS=20 BUILD=$(realpath "$build") SOURCE=$PWD bash tests/programs/test_kill_moments.sh
 }

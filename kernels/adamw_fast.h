@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "kernels/simd.h"
+#include "kernels/cpu/simd.h"
 
 namespace cpu::WROUGHT_ISA {
 

@@ -13,8 +13,8 @@
 #include <cmath>
 
 #include "kernels/attention.h"
-#include "kernels/exp_fast.h"
-#include "kernels/gemm_fast.h"
+#include "kernels/cpu/exp.h"
+#include "kernels/cpu/gemm.h"
 #include "kernels/matmul_fast.h"
 
 namespace cpu::WROUGHT_ISA {

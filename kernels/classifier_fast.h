@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/classifier.h"
-#include "kernels/exp_fast.h"
+#include "kernels/cpu/exp.h"
 
 namespace cpu::WROUGHT_ISA {
 

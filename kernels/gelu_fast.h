@@ -3,7 +3,7 @@
 // no difference of nearly equal numbers anywhere.
 #pragma once
 
-#include "kernels/exp_fast.h"
+#include "kernels/cpu/exp.h"
 #include "kernels/gelu.h"
 
 namespace cpu::WROUGHT_ISA {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/simd.h"
+#include "kernels/cpu/simd.h"
 
 namespace cpu::WROUGHT_ISA {
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/gemm_fast.h"
+#include "kernels/cpu/gemm.h"
 
 namespace cpu::WROUGHT_ISA {
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "kernels/gemm_fast.h"
+#include "kernels/cpu/gemm.h"
 
 namespace cpu::WROUGHT_ISA {
 

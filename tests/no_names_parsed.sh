@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whether no code tells what a tensor is from its name: the rows of the tensor table (gpt2/params.h) say it in fields,
+# Whether no code tells what a tensor is from its name: the rows of the tensor table (llm/models/tensor_table.h) say it in fields,
 # layer, role and the like. Only the file formats take names apart, those in files, to translate them.
 #   tests/no_names_parsed.sh
 set -euo pipefail
@@ -9,7 +9,7 @@ test='(==|!=|(starts_with|ends_with|r?find|compare|contains|count|at)\() *'  # .
 ours='wte|wpe|block\.[^"]*|headb?|lnf[wb]?|\.?(ln[12]|qkv|attproj|fc|fcproj)[wb]?|\.?[qkv]w|\.?lora_[ab]'
 theirs='h\.[^"]*|[^" ]*(attn|mlp|c_fc|c_proj|ln_[12f]|lora_[AB]|lm_head|score)[^" ]*'
 member='(\.|->)(hf_)?name(\[|\.(substr|r?find|find_[a-z_]+|starts_with|ends_with|contains|compare|front|back|at)\()'
-formats='/(huggingface|safetensors|pytorch|llmc|tensorflow|lora|adapter_config)\.(h|cpp):'
+formats='/(huggingface|safetensors|pytorch|llmc|tensorflow|adapter|adapter_config)\.(h|cpp):'
 
 parsed() { # parsed FOLDER_OR_FILE...: the lines that do; a flag's value is no tensor's name
   grep -rnHE --include='*.h' --include='*.cpp' --include='*.cu' --include='*.cuh' "$test\"($ours)\"" "$@" |
@@ -17,9 +17,9 @@ parsed() { # parsed FOLDER_OR_FILE...: the lines that do; a flag's value is no t
   grep -rnHE --include='*.h' --include='*.cpp' --include='*.cu' --include='*.cuh' "$test\"($theirs)\"|$member" "$@" |
     grep -vE "$formats" || true
 }
-found=$(parsed gpt2 kernels apps dev train_gpt2.* | sort -u)
+found=$(parsed llm kernels apps dev train_gpt2.* | sort -u)
 if [ -n "$found" ]; then
-  echo "error: these lines look into a tensor's name; ask its row (gpt2/params.h) for layer, role or another field:" >&2
+  echo "error: these lines look into a tensor's name; ask its row (llm/models/tensor_table.h) for layer, role or another field:" >&2
   echo "$found" >&2
   exit 1
 fi

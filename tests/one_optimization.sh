@@ -5,14 +5,14 @@
 set -euo pipefail
 build=${1:?usage: tests/one_optimization.sh BUILD_FOLDER}
 inline() { nm -C --defined-only "$@" 2>/dev/null | sed -n 's/^[0-9a-f]* [WVu] //p' | grep -E '\bcpu::' | sort -u || true; }
-library=$(inline "$build/libgpt2.a")
-[ -n "$library" ] || { echo "error: $build/libgpt2.a has no inline function of kernels/" >&2; exit 1; }
+library=$(inline "$build"/CMakeFiles/wrought_*.dir/llm/*/*.o)
+[ -n "$library" ] || { echo "error: $build/CMakeFiles/wrought_*.dir has no inline function of kernels/" >&2; exit 1; }
 # What is not compiled at the library's level: the fast kernels, programs, the tests of the rest.
-others=("$build"/CMakeFiles/{gpt2.dir/kernels,*.dir/apps,train_gpt2.dir}/*.o)
+others=("$build"/CMakeFiles/{wrought_kernels.dir/kernels/cpu,*.dir/apps,book.dir/apps/book,train_gpt2.dir}/*.o)
 if [ -f "$build/CMakeFiles/test_library.dir/link.txt" ]; then  # an object of before may lie beside them
   mapfile -t -O ${#others[@]} others < <(tr ' ' '\n' <"$build/CMakeFiles/test_library.dir/link.txt" | grep '/tests/.*\.o$' | sed "s|^|$build/|")
 else
-  others+=("$build"/CMakeFiles/test_library.dir/tests/*.o)
+  others+=("$build"/CMakeFiles/test_library.dir/tests/*/*.o)
 fi
 [ ${#others[@]} -gt 50 ] || { echo "error: $build has only ${#others[@]} objects to look at" >&2; exit 1; }
 failed=0

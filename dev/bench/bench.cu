@@ -3,8 +3,8 @@
 #include <stdexcept>
 
 #include "dev/bench/bench.h"
-#include "gpt2/error.h"
 #include "kernels/philox.h"
+#include "llm/support/error.h"
 
 namespace bench {
 

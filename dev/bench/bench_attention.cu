@@ -3,10 +3,10 @@
 // kernels/attention.cuh takes any size.
 #include <memory>
 
+#include "dev/bench/attention_terms.h"
 #include "dev/bench/bench.h"
 #include "kernels/attention.cuh"
 #include "kernels/attention.h"
-#include "tests/attention_terms.h"
 
 using namespace bench;
 

@@ -4,7 +4,7 @@
 #include <map>
 
 #include "dev/bench/bench_report.h"
-#include "gpt2/error.h"
+#include "llm/support/error.h"
 
 namespace bench {
 

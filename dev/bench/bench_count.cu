@@ -5,7 +5,7 @@
 #include <cstdio>
 
 #include "dev/bench/bench_run.h"
-#include "gpt2/error.h"
+#include "llm/support/error.h"
 
 namespace bench {
 

@@ -12,11 +12,11 @@
 #include <optional>
 #include <tuple>
 
-#include "apps/command_line.h"
 #include "dev/bench/step_walk.h"
 #include "dev/bench/table.h"
-#include "gpt2/config.h"
-#include "gpt2/file.h"
+#include "llm/flags/command_line.h"
+#include "llm/flags/train_flags.h"
+#include "llm/support/file.h"
 
 namespace {
 

@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <functional>
 
-#include "gpt2/dataloader.h"
-#include "gpt2/error.h"
+#include "llm/support/error.h"
+#include "llm/text/dataloader.h"
 
 static double median_seconds(const std::function<void()>& body) {
   std::vector<double> seconds;

@@ -6,10 +6,10 @@
 #include <optional>
 #include <regex>
 
-#include "apps/command_line.h"
 #include "dev/bench/bench_run.h"
-#include "gpt2/file.h"
-#include "gpt2/json.h"
+#include "llm/flags/command_line.h"
+#include "llm/support/file.h"
+#include "llm/support/json.h"
 
 namespace {
 

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "dev/bench/bench_report.h"
-#include "gpt2/chart.h"
-#include "gpt2/error.h"
+#include "llm/support/chart.h"
+#include "llm/support/error.h"
 
 namespace bench {
 

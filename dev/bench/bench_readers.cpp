@@ -10,19 +10,19 @@
 #include <functional>
 #include <random>
 
-#include "gpt2/corpus.h"
-#include "gpt2/error.h"
-#include "gpt2/huggingface.h"
-#include "gpt2/instructions.h"
-#include "gpt2/json.h"
-#include "gpt2/labelled.h"
-#include "gpt2/llmc.h"
-#include "gpt2/logger.h"
-#include "gpt2/rows.h"
-#include "gpt2/safetensors.h"
-#include "gpt2/shards.h"
-#include "gpt2/tasks.h"
-#include "gpt2/tokenizer.h"
+#include "llm/corpora/rows.h"
+#include "llm/finetune/classes.h"
+#include "llm/finetune/instructions.h"
+#include "llm/formats/huggingface.h"
+#include "llm/formats/llmc.h"
+#include "llm/formats/safetensors.h"
+#include "llm/inference/tasks.h"
+#include "llm/support/error.h"
+#include "llm/support/json.h"
+#include "llm/text/corpus.h"
+#include "llm/text/shards.h"
+#include "llm/text/tokenizer.h"
+#include "llm/training/logger.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;

@@ -2,8 +2,8 @@
 // flatters or hides a kernel.
 #include "dev/bench/bench_run.h"
 #include "dev/bench/time_launches.cuh"
-#include "gpt2/error.h"
 #include "kernels/matmul.cuh"
+#include "llm/support/error.h"
 
 namespace bench {
 

@@ -6,9 +6,9 @@
 #include <cstring>
 #include <ctime>
 
-#include "gpt2/error.h"
-#include "gpt2/file.h"
-#include "gpt2/tokenizer.h"
+#include "llm/support/error.h"
+#include "llm/support/file.h"
+#include "llm/text/tokenizer.h"
 
 namespace {
 

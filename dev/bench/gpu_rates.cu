@@ -2,9 +2,9 @@
 #include <chrono>
 #include <map>
 
-#include "apps/command_line.h"
 #include "dev/bench/gpu_rates.h"
-#include "gpt2/error.h"
+#include "llm/flags/command_line.h"
+#include "llm/support/error.h"
 
 namespace rates {
 

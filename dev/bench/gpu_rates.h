@@ -1,5 +1,5 @@
 // gpu_rates: what this GPU can do, and how near products and attention of GPT-2's sizes come to it, measured in seconds
-// (dev/gpu_check.sh). Each result is a line of JSON on standard output as soon as it is known.
+// (dev/gpu/gpu_check.sh). Each result is a line of JSON on standard output as soon as it is known.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -3,8 +3,8 @@
 #include <ctime>
 
 #include "dev/bench/gpu_rates.h"
-#include "gpt2/error.h"
 #include "kernels/matmul.cuh"
+#include "llm/support/error.h"
 
 namespace rates {
 

@@ -10,7 +10,7 @@
 #include <cmath>
 #include <string>
 
-#include "dev/bench/gpu_step.h"
+#include "dev/predict/gpu_step.h"
 
 struct KernelWork {
   const char* kernel;
@@ -118,7 +118,7 @@ struct AttentionTurn {
   double own, other, instructions;
 };
 inline constexpr AttentionTurn kAttentionTurns[] = {
-    // "pass" of dev/sass_report.sh: without dropout and masks. Before factors b came in pairs: 758, 490, 345 at 64.
+    // "pass" of dev/gpu/sass_report.sh: without dropout and masks. Before factors b came in pairs: 758, 490, 345 at 64.
     {"attention_forward_tensor_core_kernel", 64, 32, 64, 626},
     {"attention_forward_tensor_core_kernel", 128, 32, 32, 623},
     {"attention_backward_keys_tensor_core_kernel", 64, 32, 16, 274},

@@ -22,7 +22,7 @@ try:
 except ImportError:
     sys.exit("error: this python3 has no PyTorch; install torch, or run another python3")
 
-# layers, heads, channels: as in gpt2/config.cpp
+# layers, heads, channels: as in llm/flags/train_flags.cpp
 PRESETS = {
     "gpt2-nano": (4, 4, 128), "d4": (4, 4, 256), "d6": (6, 6, 384), "gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024),
     "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)

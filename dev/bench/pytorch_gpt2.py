@@ -1,4 +1,4 @@
-"""GPT-2 trained by PyTorch as well as it goes: the peer that train_gpt2cu is timed beside (dev/gpu_check.sh).
+"""GPT-2 trained by PyTorch as well as it goes: the peer that train_gpt2cu is timed beside (dev/gpu/gpu_check.sh).
 
     python3 dev/bench/pytorch_gpt2.py --model gpt2 --batch-size 16 --seq-len 1024 --steps 20
 

@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <string>
 
-#include "gpt2/error.h"
-#include "gpt2/json.h"
+#include "llm/support/error.h"
+#include "llm/support/json.h"
 
 struct Rates {
   std::string device, file;

@@ -1,6 +1,7 @@
-// A training step of the CPU's model, taken apart: the operations of gpt2/model.cpp in their order, on the model's own
-// tensors, each call timed. So every operation finds its factors where the step leaves them, in a cache or in memory,
-// and the timers are not in the model. That it is the same step is checked: loss and gradient norm must be the model's.
+// A training step of the CPU's model, taken apart: the operations of llm/models/cpu_model.cpp in their order, on the
+// model's own tensors, each call timed. So every operation finds its factors where the step leaves them, in a cache or
+// in memory, and the timers are not in the model. That it is the same step is checked: loss and gradient norm must be
+// the model's.
 #pragma once
 
 #include <chrono>
@@ -9,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "gpt2/error.h"
-#include "gpt2/model_cpu.h"
 #include "kernels/embedding.h"
 #include "kernels/residual.h"
+#include "llm/models/cpu_model.h"
+#include "llm/support/error.h"
 
 inline double milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();

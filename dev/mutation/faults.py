@@ -5,7 +5,7 @@ on. So one compilation serves every fault of a file. Faults are only added aroun
 and a line of the copy is that line of the file.
 
 The reader is no C++ parser: it knows brackets, the precedence of operators, and that clang-format leaves spaces on both
-sides of a binary operator and of nothing else. A fault that does not compile is taken out again by dev/mutate.
+sides of a binary operator and of nothing else. A fault that does not compile is taken out again by dev/mutation/mutate.
 """
 
 import re

@@ -18,7 +18,7 @@ DATA_STREAM, PROJECTION_STREAM = 1000, 2000  # tensor k of the table takes strea
 
 
 def make_params(context, V, L, C, scale):
-    """name -> weights in [-scale, scale), in the order and layout of gpt2/params.h; layernorm's weights around 1."""
+    """name -> weights in [-scale, scale), in the order and layout of llm/models/tensor_table.h; layernorm's weights around 1."""
     shapes = {"wte": (V, C), "wpe": (context, C)}
     for l in range(L):
         shapes |= {f"block.{l}.{name}": shape for name, shape in dict(

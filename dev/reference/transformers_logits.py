@@ -29,7 +29,7 @@ FIELDS = dict(ln1w="ln_1.weight", ln1b="ln_1.bias", qkvw="attn.c_attn.weight", q
 
 
 def logits(model, params, inputs):
-    """Of a model in float64 with these weights: name in gpt2/params.h -> tensor; "head" is the output's own."""
+    """Of a model in float64 with these weights: name in llm/models/tensor_table.h -> tensor; "head" is the output's own."""
     model = model.double().eval()
     state = model.state_dict()
     for name, value in params.items():

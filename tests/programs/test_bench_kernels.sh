@@ -36,7 +36,7 @@ expect_error 1 'no/such/folder' "$run" --only '^residual_forward$' --json no/suc
 budget="$SOURCE/dev/bench/budget.json"
 expect_ok "$run" --budget "$budget"
 expect_output 'within the budget'
-for kernel in $("$SOURCE/dev/list_kernels.sh" "$SOURCE/kernels"); do
+for kernel in $("$SOURCE/dev/gpu/list_kernels.sh" "$SOURCE/kernels"); do
   [ $kernel = adamw_prepare_kernel ] && continue # a single thread that writes a struct of 32 bytes
   grep -q "\b$kernel\b" "$budget" || die "the budget does not hold $kernel: no ladder of dev/bench runs it"
 done

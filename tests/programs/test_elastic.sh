@@ -1,4 +1,4 @@
-# dev/launch/elastic.sh: a run that loses a process goes on with fewer, or with as many, from its checkpoint or, where it has
+# apps/launch/elastic.sh: a run that loses a process goes on with fewer, or with as many, from its checkpoint or, where it has
 # none, from the beginning; what is an error is not tried again; signals save and end.
 source "$(dirname "$0")/lib.sh"
 if ! command -v mpirun >/dev/null || ! ldd "$BUILD/train_gpt2" | grep libmpi >/dev/null; then
@@ -24,7 +24,7 @@ elastic() { # elastic -n N FLAGS... -- TRAINER'S FLAGS...
   local own=()
   while [ "$1" != -- ]; do own+=("$1"); shift; done
   shift
-  ${as_job:+exec} "$SOURCE/dev/launch/elastic.sh" --wait 0 --launcher-args --oversubscribe "${own[@]}" -- "$trainer" "$@"
+  ${as_job:+exec} "$SOURCE/apps/launch/elastic.sh" --wait 0 --launcher-args --oversubscribe "${own[@]}" -- "$trainer" "$@"
 }
 in_background() {
   as_job=1 elastic "$@" >out 2>&1 &
@@ -111,7 +111,7 @@ test_as_many() {
 
   # A program that is lost once.
   printf '#!/bin/bash\nmkdir -p run && [ -e run/was_lost ] || { touch run/was_lost; exit 75; }\n' >lost_once && chmod +x lost_once
-  expect_ok "$SOURCE/dev/launch/elastic.sh" -n 1 --keep-size --wait 0 -- ./lost_once --run run
+  expect_ok "$SOURCE/apps/launch/elastic.sh" -n 1 --keep-size --wait 0 -- ./lost_once --run run
   expect_output 'done, after 1 restarts'
 }
 
@@ -135,8 +135,8 @@ test_ends() {
   expect_error 2 'has no --run' elastic -n 2 -- $model
   expect_error 2 "-n is 'x'" elastic -n x -- --run no
   expect_error 2 'expected mpirun, srun or ssh' elastic -n 2 --launcher rsh -- --run no
-  expect_error 2 'nothere is no program' "$SOURCE/dev/launch/elastic.sh" -n 2 -- nothere --run no
-  expect_error 2 'the trainer and its flags come after --' "$SOURCE/dev/launch/elastic.sh" -n 2 "$trainer"
+  expect_error 2 'nothere is no program' "$SOURCE/apps/launch/elastic.sh" -n 2 -- nothere --run no
+  expect_error 2 'the trainer and its flags come after --' "$SOURCE/apps/launch/elastic.sh" -n 2 "$trainer"
   [ ! -e no ] || die "something was left: $(ls -R no)"
 }
 

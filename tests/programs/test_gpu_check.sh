@@ -1,10 +1,10 @@
-# dev/gpu_check.sh: its stages on cudasim, its way on a GPU's machine with stand-ins for the card, cuts, and what goes wrong.
+# dev/gpu/gpu_check.sh: its stages on cudasim, its way on a GPU's machine with stand-ins for the card, cuts, and what goes wrong.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 export OMP_NUM_THREADS=2 PYTHON="$TMP/no-python"
 unset LLMC_DIR
-check="$SOURCE/dev/gpu_check.sh"
-awk_times() { sort -n times.tsv | awk -v last=adamw_update_kernel -v skip="$1" -f "$SOURCE/dev/kernel_times.awk"; }
+check="$SOURCE/dev/gpu/gpu_check.sh"
+awk_times() { sort -n times.tsv | awk -v last=adamw_update_kernel -v skip="$1" -f "$SOURCE/dev/gpu/kernel_times.awk"; }
 # The results are JSON: predict parses them, and misses only that they are not a benchmark's.
 is_json() { expect_error 1 'there is no list "ladders"' "$BUILD/predict" --counts "$1"; }
 stages_of() { grep -o '"stage": "[a-z]*", "status": "[a-z]*"' "$1/results.json" | cut -d'"' -f4,8 | tr '"\n' '= '; }

@@ -1,4 +1,4 @@
-# dev/gpu_libraries.cmake: which libraries the GPU's programs are built with, from where, and what is said of the others.
+# dev/gpu/libraries.cmake: which libraries the GPU's programs are built with, from where, and what is said of the others.
 # A project without CUDA includes it, with stand-ins for toolkit and libraries; with nvcc the real one is configured too.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
@@ -13,7 +13,7 @@ option(WROUGHT_CUBLASLT "" ON)
 option(WROUGHT_CUDNN "" ON)
 set(CMAKE_LIBRARY_ARCHITECTURE x86_64-linux-gnu)
 set(CMAKE_SYSTEM_PREFIX_PATH ${system})
-include(${SOURCE}/dev/gpu_libraries.cmake)
+include(${SOURCE}/dev/gpu/libraries.cmake)
 foreach(x CUBLASLT CUDNN NVRTC NCCL CUPTI)
   message(STATUS "${x}_LIBRARY=${${x}_LIBRARY}")
 endforeach()

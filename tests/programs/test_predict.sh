@@ -146,9 +146,9 @@ test_muon() {
 
 # What docs/performance.md shows is what predict says.
 test_docs() {
-  "$SOURCE/dev/bench/predict_docs.sh" "$predict" >anew.md || die "predict_docs.sh failed"
+  "$SOURCE/dev/predict/predict_docs.sh" "$predict" >anew.md || die "predict_docs.sh failed"
   [ "$(grep -c 'not measured yet |$' anew.md)" -ge 60 ] || die "docs/performance.md shows too few rows of predict's"
-  diff "$SOURCE/docs/performance.md" anew.md || die "docs/performance.md shows other tables (<) than predict (>): dev/bench/predict_docs.sh --write"
+  diff "$SOURCE/docs/performance.md" anew.md || die "docs/performance.md shows other tables (<) than predict (>): dev/predict/predict_docs.sh --write"
 }
 
 # Rates of a file.
@@ -199,7 +199,7 @@ test_rates() {
 
 # How the launchers divide their work: as gpu_step.h has it.
 test_launchers() {
-  has() { grep -qE "$2" "$SOURCE/kernels/$1" || die "kernels/$1 has no '$2' any more: see the constants of dev/bench/gpu_step.h"; }
+  has() { grep -qE "$2" "$SOURCE/kernels/$1" || die "kernels/$1 has no '$2' any more: see the constants of dev/predict/gpu_step.h"; }
   has matmul.cuh 'kBiasChunk = 512;'
   has layernorm.cuh 'kLayernormBackwardBlocks = 256;'
   has global_norm.cuh 'kGlobalNormChunk = 16384;'
@@ -229,7 +229,7 @@ test_launched() {
   "$BUILD/train_gpt2sim" --memory --model gpt2 --tokenizer bytes --vocab-size 50257 --batch-size 16 --seq-len 1024 --run none >memory
   # The largest scratch of that step is that of dweight's parts.
   [ "$(sed -n 's/^scratch *\([0-9]*\)$/\1/p' memory)" = $((7 * 768 * 768 * 4)) ] ||
-    die "dweight's parts are not 7 any more: see weight_parts() in dev/bench/gpu_step.h"
+    die "dweight's parts are not 7 any more: see weight_parts() in dev/predict/gpu_step.h"
   for i in $(seq 1 40); do echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17))."; done >text.txt
   for flags in "bf16 none adamw" "bf16 gelu adamw" "bf16 block adamw" "tf32 none adamw" "bf16 none muon" "tf32 none muon"; do
     # shellcheck disable=SC2086

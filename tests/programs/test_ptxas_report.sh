@@ -1,12 +1,12 @@
-# dev/ptxas_report.sh: it must fail on what it is there to find, planted in a small tree of its own.
+# dev/gpu/ptxas_report.sh: it must fail on what it is there to find, planted in a small tree of its own.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] || { echo "skipped: no nvcc here"; exit 77; }
-mkdir -p tree/{dev,kernels,gpt2,tests}
-cp "$SOURCE"/dev/{ptxas_report,list_kernels}.sh tree/dev/
-touch tree/tests/{device.h,test_none.cu}
+mkdir -p tree/{dev/gpu,kernels,llm/models,tests/helpers,tests/kernels}
+cp "$SOURCE"/dev/gpu/{ptxas_report,list_kernels}.sh tree/dev/gpu/
+touch tree/tests/helpers/device.h tree/tests/kernels/test_none.cu
 
-# tree BODY: one kernel, called by gpt2/model.cu. wgmma adds to d; done() waits for it.
+# tree BODY: one kernel, called by llm/models/gpu_model.cu. wgmma adds to d; done() waits for it.
 tree() {
   cat >tree/kernels/planted.cuh <<END
 #include <cstdint>
@@ -26,10 +26,10 @@ __global__ void planted_kernel(T* out, uint64_t a, uint64_t b, int n) {
   for (int i = 0; i < 4; ++i) out[threadIdx.x * 4 + i] = d[i];
 }
 END
-  printf '#include "kernels/planted.cuh"\n' >tree/gpt2/model.cu
-  printf 'template __global__ void planted_kernel<float>(float*, uint64_t, uint64_t, int);\n' >>tree/gpt2/model.cu
+  printf '#include "kernels/planted.cuh"\n' >tree/llm/models/gpu_model.cu
+  printf 'template __global__ void planted_kernel<float>(float*, uint64_t, uint64_t, int);\n' >>tree/llm/models/gpu_model.cu
 }
-report() { tree/dev/ptxas_report.sh "$@"; }
+report() { tree/dev/gpu/ptxas_report.sh "$@"; }
 
 # ---- nothing to find: registers, shared memory ----------------------------------------------------------------------------
 tree 'begin(); wgmma(d, a, b); wgmma(d, a + 2, b + 2); done();'
@@ -49,7 +49,7 @@ expect_output '^sm_80 .* planted_kernel<float>$'
 tree 'int unused; d[0] = n;'
 expect_error 1 'error: nvcc warns' report sm_80
 tree 'd[0] = nowhere;'
-expect_error 1 'error: gpt2/model.cu does not compile for sm_80' report sm_80
+expect_error 1 'error: llm/models/gpu_model.cu does not compile for sm_80' report sm_80
 tree 'd[0] = n;'
 echo 'template <class T> __global__ void forgotten_kernel(T* out) { *out = 1; }' >>tree/kernels/planted.cuh
 expect_error 1 'error: kernel forgotten_kernel is in kernels/ but nothing compiles it' report sm_80
@@ -57,14 +57,14 @@ expect_error 2 'keep needs a folder' report --keep
 
 # ---- which tests are compiled: those with kernels of their own, those with one that the model does not have -------------------
 tree 'd[0] = n;'
-printf '#include "kernels/planted.cuh"\nvoid test() { planted_kernel<double><<<1, 1>>>(nullptr, 0, 0, 0); }\n' >tree/tests/test_planted.cu
-echo '__global__ void own_test_kernel(int* out) { *out = 1; }' >tree/tests/test_own.cu
+printf '#include "kernels/planted.cuh"\nvoid test() { planted_kernel<double><<<1, 1>>>(nullptr, 0, 0, 0); }\n' >tree/tests/kernels/test_planted.cu
+echo '__global__ void own_test_kernel(int* out) { *out = 1; }' >tree/tests/kernels/test_own.cu
 expect_ok report --keep kept sm_80 sm_90a
 want=$(echo {model,test_own}.sm_{80,90a}.{cubin,log})
 [ "$(echo $(ls kept))" = "$want" ] || die "kept: $(ls kept)"
 expect_output '^sm_90a .* own_test_kernel$'
 echo 'template <class T> __global__ void other_kernel(T* out) { *out = 1; }' >tree/kernels/other.cuh
-printf '#include "kernels/other.cuh"\nvoid test() { other_kernel<float><<<1, 1>>>(nullptr); }\n' >tree/tests/test_other.cu
+printf '#include "kernels/other.cuh"\nvoid test() { other_kernel<float><<<1, 1>>>(nullptr); }\n' >tree/tests/kernels/test_other.cu
 expect_ok report sm_80
 expect_output '^sm_80 .* other_kernel<float>$'
 grep -q 'planted_kernel<double>' out && die "a test is compiled that has no kernel that the model lacks"
@@ -78,11 +78,11 @@ expect_ok report --keep kept sm_80
 diff <(times .) before || die "compiled again without a change"
 diff first out || die "another report of the same kernels"
 sleep 0.1
-echo >>tree/tests/test_own.cu
+echo >>tree/tests/kernels/test_own.cu
 expect_ok report --keep kept sm_80
 diff <(times 'test_own.sm_80') <(grep 'test_own.sm_80' before) >/dev/null && die "a source changed, and its old cubin is kept"
-diff <(times 'model.sm_80') <(grep 'model.sm_80' before) || die "compiled again without a change"
+diff <(times 'gpu_model.sm_80') <(grep 'model.sm_80' before) || die "compiled again without a change"
 touch tree/kernels/other.cuh
 expect_ok report --keep kept sm_80
-diff <(times 'model.sm_80') <(grep 'model.sm_80' before) >/dev/null && die "a header changed, and the old cubin is kept"
+diff <(times 'gpu_model.sm_80') <(grep 'model.sm_80' before) >/dev/null && die "a header changed, and the old cubin is kept"
 exit 0

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# dev/sass_report.sh and what it counts, on machine code written by hand: loads under way, a pass, moves, divisions, local
+# dev/gpu/sass_report.sh and what it counts, on machine code written by hand: loads under way, a pass, moves, divisions, local
 # memory; a budget that is broken or no longer fits; what is missing is said.
 . "$(dirname "$0")/lib.sh"
-report="$SOURCE/dev/sass_report.sh"
-command -v python3 >/dev/null || { echo "skipped: dev/sass_report.py needs python3"; exit 77; }
+report="$SOURCE/dev/gpu/sass_report.sh"
+command -v python3 >/dev/null || { echo "skipped: dev/gpu/sass_report.py needs python3"; exit 77; }
 cd "$TMP"
 expect_ok "$report" --help
 expect_output '--cubin FILE'
@@ -43,7 +43,7 @@ printf '#!/bin/bash\n[ "$1" = -c ] && cat "$2"\n' >tools/nvdisasm
 chmod +x tools/*
 export PATH=$TMP/tools:$PATH
 # The script's own budget is of the kernels that are there: the counting is asked directly.
-count() { python3 "$SOURCE/dev/sass_report.py" "$@" <sass; }
+count() { python3 "$SOURCE/dev/gpu/sass_report.py" "$@" <sass; }
 budget() { printf '{"cuda": "13.0", "divisions": [%s], "kernels": [%s]}\n' "$1" "$2" >budget.json; }
 budget '{"kernel": "two_kernel.*", "divisions": 1}' ''
 expect_error 1 'two_kernel<float, true>: 1 accesses to local memory' count budget.json 13.0
@@ -72,7 +72,7 @@ expect_ok count budget.json 13.0
 
 # The script: its budget does not fit this code, and says so; what is missing is said.
 expect_error 1 'is not a kernel here' "$report" --cubin sass
-expect_error 2 'no such file; dev/ptxas_report.sh --keep' "$report" --cubin none
+expect_error 2 'no such file; dev/gpu/ptxas_report.sh --keep' "$report" --cubin none
 code=0
 CUDA_HOME=$TMP/none PATH=/usr/bin:/bin "$report" >out 2>&1 || code=$?
 [ -x /usr/bin/nvcc ] || { [ $code = 77 ] && grep -q '^skipped: no nvcc' out || { cat out; die "without nvcc: exit $code"; }; }

@@ -334,7 +334,7 @@ END
   for row in 'USR1 0 XCPU HUP' 'TERM 143 HUP TERM'; do
     read -r signal code more <<<"$row"
     rm -f told finish begun.*
-    in_background "$SOURCE/dev/launch/ssh.sh" --hosts hosts.txt --ssh ./not_ssh -- ./saves
+    in_background "$SOURCE/apps/launch/ssh.sh" --hosts hosts.txt --ssh ./not_ssh -- ./saves
     wait_for [ -e begun.0 -a -e begun.1 ]
     kill -s $signal $job
     wait_for told_times 2
@@ -351,7 +351,7 @@ END
 test_elastic_launcher() {
   need_mpi
   make_text
-  in_background "$SOURCE/dev/launch/elastic.sh" -n 2 --wait 0 --launcher-args --oversubscribe -- $trainer $flags $for_ever --run elastic
+  in_background "$SOURCE/apps/launch/elastic.sh" -n 2 --wait 0 --launcher-args --oversubscribe -- $trainer $flags $for_ever --run elastic
   wait_for reached elastic 3
   for signal in USR1 XCPU HUP; do kill -s $signal $job 2>/dev/null || true; done
   ended 0

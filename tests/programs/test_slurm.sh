@@ -1,4 +1,4 @@
-# dev/launch/slurm.sbatch, and elastic.sh under srun, with stand-ins for Slurm's programs: the GPU trainer takes ranks from
+# apps/launch/slurm.sbatch, and elastic.sh under srun, with stand-ins for Slurm's programs: the GPU trainer takes ranks from
 # Slurm's variables; a job that is told to stop saves, goes back to the queue and resumes.
 source "$(dirname "$0")/lib.sh"
 [ -x "$BUILD/train_gpt2sim" ] || { echo "skipped: train_gpt2sim was not built"; exit 77; }
@@ -49,7 +49,7 @@ trainer=$BUILD/train_gpt2sim
 source "$SOURCE/tests/programs/processes.sh"
 flags="--data text.txt --layers 1 --heads 2 --channels 16 --seq-len 16 --tokenizer bytes --sample-tokens 0 --eval-every 0
   --eval-steps 2 --batch-size 1 --total-batch-tokens 32 --precision fp32 --warmup-steps 2 --schedule constant --lr 2e-4"
-job=$SOURCE/dev/launch/slurm.sbatch
+job=$SOURCE/apps/launch/slurm.sbatch
 begun() { grep -q '"loss"' "$1/metrics.jsonl"; }
 saved() { [ -s "$1/latest/trainer_state.json" ]; }
 wait_for() { # wait_for COMMAND...: 20 s at most
@@ -96,7 +96,7 @@ test_job() {
 # shellcheck disable=SC2086
 test_elastic() {
   make_slurm
-  "$SOURCE/dev/launch/elastic.sh" -n 2 --launcher srun --wait 0 -- "$TRAINER" $flags --steps 40 --save-every 2 --run elastic >out 2>&1 &
+  "$SOURCE/apps/launch/elastic.sh" -n 2 --launcher srun --wait 0 -- "$TRAINER" $flags --steps 40 --save-every 2 --run elastic >out 2>&1 &
   pid=$!
   wait_for saved elastic
   kill -KILL "$(tail -n 1 tasks)"

@@ -98,7 +98,7 @@ fi
 
 # ---- by ssh.sh; the cable pulled -----------------------------------------------------------------------------------
 printf '# name and processes\n10.77.0.1 slots=1\n\n10.77.0.2 slots=1\n' >hosts.txt
-over_ssh() { "$SOURCE/dev/launch/ssh.sh" --hosts hosts.txt --ssh ./on "$@"; }
+over_ssh() { "$SOURCE/apps/launch/ssh.sh" --hosts hosts.txt --ssh ./on "$@"; }
 over_ssh --port 29602 -- "$BUILD/train_gpt2sim" $flags --run cut --steps 100000 --save-every 2 --zero 3 >cut.out 2>&1 &
 job=$!
 wait_for cut.out test -s cut/latest/trainer_state.json
@@ -116,7 +116,7 @@ expect_ok "$BUILD/train_gpt2sim" --run cut --resume --steps $((steps + 1))
 # An error ends all, with its code; so does a machine that is not there.
 expect_error 2 'expected 0 to 3' over_ssh --port 29603 -- "$BUILD/train_gpt2sim" $flags --run no --steps 10 --zero 4
 echo '10.77.0.3 slots=1' >>hosts.txt
-expect_error 255 'no connection to 10.77.0.3' env WROUGHT_JOIN_TIMEOUT=3 "$SOURCE/dev/launch/ssh.sh" --hosts hosts.txt --ssh ./on --port 29604 -- "$BUILD/train_gpt2sim" $flags --run no --steps 10
+expect_error 255 'no connection to 10.77.0.3' env WROUGHT_JOIN_TIMEOUT=3 "$SOURCE/apps/launch/ssh.sh" --hosts hosts.txt --ssh ./on --port 29604 -- "$BUILD/train_gpt2sim" $flags --run no --steps 10
 [ ! -e no ] || die "something was left: $(ls -R no)"
 [ -z "$(ip netns pids $a)$(ip netns pids $b)" ] || die "processes are left"
 }

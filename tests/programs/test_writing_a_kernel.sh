@@ -2,22 +2,22 @@
 # docs/writing-a-kernel.md: its files, taken from the page, are right, its tests see faults, its ladder counts what it says.
 . "$(dirname "$0")/lib.sh"
 [ -x "$BUILD/test_sim" ] && [ -x "$BUILD/test_checked" ] || { echo "skipped: this build has no cudasim"; exit 0; }
-command -v python3 >/dev/null || { echo "skipped: dev/mutate needs python3"; exit 0; }
+command -v python3 >/dev/null || { echo "skipped: dev/mutation/mutate needs python3"; exit 0; }
 page=$SOURCE/docs/writing-a-kernel.md root=$TMP/root
-mkdir -p "$root"/{kernels,tests,dev/bench}
+mkdir -p "$root"/{kernels,tests/kernels,dev/bench,dev/mutation}
 
 # A file: its name in a line of its own, then a block of code. The survivors' explanations: the block that looks like one.
 awk -v root="$root" '
   /^`.*`:$/ { name = substr($0, 2, length($0) - 3) }
   /^```/ { inside = !inside; if (!inside) name = ""; next }
   inside && name != "" { print > (root "/" name) }
-  inside && / ## .* ## / { print > (root "/dev/mutate_survivors.txt") }' "$page"
-for file in kernels/rmsnorm.h kernels/rmsnorm.cuh tests/test_rmsnorm.cu dev/bench/bench_rmsnorm.cu dev/mutate_survivors.txt; do
+  inside && / ## .* ## / { print > (root "/dev/mutation/survivors.txt") }' "$page"
+for file in kernels/rmsnorm.h kernels/rmsnorm.cuh tests/kernels/test_rmsnorm.cu dev/bench/bench_rmsnorm.cu dev/mutation/survivors.txt; do
   [ -s "$root/$file" ] || die "the page has no $file"
 done
 
 # Steps 4 and 5: the tests pass, and see every fault but the one that is explained.
-expect_ok "$SOURCE/dev/mutate" --root "$root" --build "$BUILD" --jobs 1 kernels/rmsnorm.cuh
+expect_ok "$SOURCE/dev/mutation/mutate" --root "$root" --build "$BUILD" --jobs 1 kernels/rmsnorm.cuh
 faults=$(grep -oE 'plants [0-9]+ faults' "$page" | grep -oE '[0-9]+')
 expect_output "^\\| kernels/rmsnorm.cuh \\| $faults \\| .* 100.0 % \\|"
 grep -q SURVIVED "$TMP/out" && { cat "$TMP/out"; die "a fault survives that the page does not explain"; }

@@ -1,0 +1,24 @@
+// Comm over MPI, in the memory of the host; and what MPI knows of the processes that it started. Where the build has no
+// MPI, mpi_started() finds out that there is one process, or throws Error where a launcher has started several.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "llm/distributed/comm.h"
+
+struct MpiProcess {
+  int rank = 0, size = 1;
+  int local_rank = 0, local_size = 1;  // among those of this machine
+};
+
+// Starts MPI if mpirun or srun has started this process (their variables say so), once a program and before it has
+// threads; it ends with the program. A size of 1 otherwise.
+MpiProcess start_mpi();
+
+// Everywhere what rank 0 has. After start_mpi(), for what is to be known before a Comm is there.
+std::string mpi_broadcast(const std::string& text);
+
+// A thread of its own makes the calls, so that they go on beside the caller's work. Sums of bf16 throw
+// std::logic_error. Throws Error where start_mpi() found one process. Errors of MPI end the program with MPI's message.
+std::unique_ptr<Comm> make_mpi_comm();

@@ -1,0 +1,100 @@
+// Instruction data: rows -> a template's text -> tokens -> padded or packed batches whose weights leave out what is not
+// to be learnt.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "llm/models/model.h"
+#include "llm/text/dataloader.h"
+#include "llm/text/tokenizer.h"
+
+// ---- rows ----------------------------------------------------------------------------------------------------------
+
+struct Instruction {
+  std::string instruction, input, output;  // input may be empty
+  std::string where;                       // "data.json: row 7": for messages
+};
+
+// A JSON array, or .jsonl: {"instruction": ..., "input": ..., "output": ...}; "input" may be left out. Throws Error
+// naming the row for a key that is missing or no string, and for an instruction or output without text.
+std::vector<Instruction> read_instructions(const std::filesystem::path& path);
+
+// ---- the template --------------------------------------------------------------------------------------------------
+
+// How a row becomes text: `prompt`, then `input` if the row has one, then `response`. Each is text with keys in braces;
+// {{ and }} stand for braces.
+struct ChatTemplate {
+  std::string prompt;    // with {instruction}, once
+  std::string input;     // with {input}, once
+  std::string response;  // ends with {output}, its only key: what stands before it belongs to what the model is given
+  bool operator==(const ChatTemplate&) const = default;
+
+  // What the model is given; the answer follows at once. `own`, if given, receives where the template's own words stand
+  // in it, between those of the row.
+  std::string question(const std::string& instruction, const std::string& input_text,
+                       std::vector<TextRange>* own = nullptr) const;
+  // The same in tokens. A special token of the vocabulary that stands in the template, such as <|user|>, is that token;
+  // in the words of a row it is text.
+  std::vector<int32_t> encode_question(const std::string& instruction, const std::string& input_text,
+                                       const Tokenizer& tokenizer) const;
+};
+
+ChatTemplate alpaca_template();  // Taori et al. 2023, in the book's words
+ChatTemplate phi3_template();    // <|user|> and <|assistant|>, as the book writes them
+
+// "alpaca", "phi3", or a JSON file {"prompt", "input", "response"}. Throws UsageError for a name that is none of these,
+// Error for a file with other keys, a key in braces that is unknown, missing or twice, and braces that do not match.
+ChatTemplate make_template(const std::string& name);
+
+// DIR/chat_template.json. A folder without one has none: has_template().
+void write_template(const ChatTemplate& chat, const std::filesystem::path& dir);
+ChatTemplate read_template(const std::filesystem::path& dir);
+bool has_template(const std::filesystem::path& dir);
+
+// ---- batches -------------------------------------------------------------------------------------------------------
+
+// A prompt and its answer, which ends with end-of-text. The two are encoded apart, so that training sees the very
+// tokens that a prompt has when it stands alone.
+struct PromptedExample {
+  std::vector<int32_t> ids;
+  size_t prompt = 0;  // the first so many are the prompt's
+};
+
+// Special tokens count in the ranges `own` of the question (ChatTemplate::question); elsewhere they are text. Throws
+// Error naming the row `where` for what the tokenizer cannot encode.
+PromptedExample prompted_example(const std::string& question, const std::string& answer, const Tokenizer& tokenizer,
+                                 const std::string& where, const std::vector<TextRange>& own = {});
+std::vector<PromptedExample> encode(const std::vector<Instruction>& rows, const ChatTemplate& chat,
+                                    const Tokenizer& tokenizer);
+
+struct Truncation {
+  int64_t cut = 0;      // examples that were too long: their ends are gone
+  int64_t dropped = 0;  // examples with no target left: taken out
+};
+// To `length` inputs, at least 1, that is length + 1 tokens. With `mask_prompt` an example whose prompt fills them has
+// no target left; without, the prompt's tokens are targets too, and every example stays.
+Truncation truncate(std::vector<PromptedExample>& examples, size_t length, bool mask_prompt = true);
+
+// The examples that `rows` names as inputs and, one later, targets (B, T), T the longest of them. Shorter ones are
+// padded with end-of-text, and their targets from there on are -1: the first end-of-text is learnt, the padding is not.
+// With `mask_prompt` the prompt's tokens are -1 too. A target's weight is 1, that of -1 is 0.
+//
+// With a `pack_length` examples share rows of at most so many inputs (pack_rows()), each a document of its own
+// (Batch::documents), as is what is left of a row: the same targets, in fewer positions. 0: a row each.
+Batch prompted_batch(const std::vector<PromptedExample>& examples, const std::vector<size_t>& rows, int32_t pad,
+                     bool mask_prompt, size_t pack_length);
+
+void forward_batch(Model& model, const Batch& batch, Pass pass);  // with its documents
+
+int64_t count_targets(const Batch& batch);  // that are not -1
+
+// Mean loss over the targets of the first `limit` examples (0: all), B at a time. `stop` is asked between
+// batches: if it says so, there is no result.
+std::optional<double> evaluate_prompted(Model& model, const std::vector<PromptedExample>& examples, int32_t pad,
+                                        bool mask_prompt, size_t pack_length, size_t B, size_t limit,
+                                        const std::function<bool()>& stop);

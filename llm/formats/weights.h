@@ -1,0 +1,115 @@
+// A model's weights one tensor at a time, whatever holds them: a Model, or one of the kinds of files that wrought
+// reads. All that loads, saves or converts goes through here, so that beside a model one tensor is in memory, and in
+// converting one tensor is all.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "llm/formats/safetensors.h"
+#include "llm/models/model.h"
+
+enum class Dtype { f32, f16, bf16 };
+
+const char* dtype_name(Dtype dtype);                       // as safetensors names it: "F32"
+std::optional<Dtype> find_dtype(const std::string& name);  // nothing for a name of another type
+inline int64_t element_bytes(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+
+class Weights {
+ public:
+  virtual ~Weights() = default;
+
+  const ModelConfig config;
+  const std::vector<ParamTensor> table;
+
+  // tensor.size() floats in the layout of the table; padding is zero. Throws Error if the file is damaged there:
+  // another checksum than it holds, or a value that is not finite.
+  virtual void read(const ParamTensor& tensor, float* out) const = 0;
+  // The same numbers where they are, without a copy, or null.
+  virtual const float* view(const ParamTensor&) const { return nullptr; }
+  virtual Dtype dtype(const ParamTensor&) const { return Dtype::f32; }  // in which they are stored
+
+ protected:
+  Weights(const ModelConfig& c, std::vector<ParamTensor> t) : config(c), table(std::move(t)) {}
+};
+
+// A model's parameters, but for adapters: those are merged (llm/formats/adapter.h) or saved on their own.
+class ModelWeights final : public Weights {
+ public:
+  explicit ModelWeights(const Model& model) : Weights(model.config, param_table(model.config)), model_(model) {
+    for (const ParamTensor& tensor : model.table) by_name_[tensor.name] = &tensor;
+  }
+  void read(const ParamTensor& tensor, float* out) const override { model_.read(Arena::params, of(tensor), out); }
+  const float* view(const ParamTensor& tensor) const override { return model_.view(Arena::params, of(tensor)); }
+
+ private:
+  const ParamTensor& of(const ParamTensor& tensor) const { return *by_name_.at(tensor.name); }
+  const Model& model_;
+  std::map<std::string, const ParamTensor*> by_name_;
+};
+
+// ---- any kind of file ----
+
+enum class WeightsKind { huggingface, tensorflow, llmc, adapter };
+
+// By what is there: a folder with adapter_config.json, one with config.json, one with hparams.json, a file. Throws
+// Error if it is none of these.
+WeightsKind weights_kind(const std::filesystem::path& path);
+const char* describe(WeightsKind kind);  // "a Hugging Face directory"
+
+// Checks everything but the tensors' bytes: shape, names, types and sizes. Throws Error naming file and tensor.
+std::unique_ptr<Weights> open_weights(const std::filesystem::path& path);
+
+// The model's shape alone.
+ModelConfig read_model_config(const std::filesystem::path& path);
+
+// Throws Error unless the model predicts the next token: no classifier, no attention that sees it. `where` begins the
+// message.
+void check_language_model(const ModelConfig& config, const std::string& where);
+
+// Throws what load_weights would throw for a model of this shape, but for damaged bytes. It reads headers only: worth
+// calling before a model's memory is allocated.
+void check_weights(const ModelConfig& config, const std::filesystem::path& path);
+
+// Fills the parameters tensor by tensor. Throws Error, before any parameter is changed, for what does not fit the
+// model.
+void load_weights(Model& model, const std::filesystem::path& path);
+
+// ---- one tensor between memory and file ----
+
+// The table of what files hold: queries, keys and values always have a bias there, of zeros where the model has none.
+std::vector<ParamTensor> file_table(const ModelConfig& config);
+// Whether a row of that table is such a bias.
+bool only_in_files(const ModelConfig& config, const ParamTensor& tensor);
+
+// A tensor of that table's values: where they are, or read into `memory`.
+const float* view_or_read(const Weights& weights, const ParamTensor& tensor, std::vector<float>& memory);
+
+// What files hold of it: V rows of wte, matrices transposed (GPT-2's Conv1D).
+std::vector<int64_t> file_shape(const ParamTensor& tensor);
+
+// out: tensor.size() floats in the layout of the table; rows that the file does not have are zero. `bytes` lie in a
+// mapped file, not necessarily aligned, and their pages are given back to the system on the way. Throws Error for a
+// value that is NaN or infinite, naming it by its place in the file's shape; `where` begins the message. Without
+// `where` any value is taken: the optimizer's, which are not the model's.
+void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const ParamTensor& tensor,
+               const std::string& where = "");
+
+// Throws Error unless the view has the type that from_file reads and the shape.
+Dtype check_view(const TensorView& view, const std::vector<int64_t>& shape, const std::string& where);
+
+using Sink = std::function<void(std::span<const std::byte>)>;
+
+// Gives `sink` the values in that type, in pieces, rounded to the nearest, ties to even. Throws Error if one that is
+// finite is not in f16. `where` begins the message.
+void narrow(const float* values, int64_t n, Dtype dtype, const std::string& where, const Sink& sink);
+
+// Writes a tensor's values, of the table's layout, in that of files.
+void write_tensor(SafetensorsWriter& file, const std::string& name, const ParamTensor& tensor, const float* values,
+                  Dtype dtype);

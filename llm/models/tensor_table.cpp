@@ -1,0 +1,242 @@
+#include "llm/models/tensor_table.h"
+
+#include "kernels/muon.h"
+
+void validate(const ModelConfig& config, const std::string& where) {
+  const auto in_range = [&](const char* field, int64_t value, int64_t low, int64_t high) {
+    if (value < low || value > high) {
+      fail("%s: %s is %lld, expected %lld to %lld", where.c_str(), field, static_cast<long long>(value),
+           static_cast<long long>(low), static_cast<long long>(high));
+    }
+  };
+  in_range("the context length", config.max_seq_len, 1, 1 << 24);
+  in_range("the vocabulary size", config.vocab_size, 1, 1 << 28);
+  in_range("the number of layers", config.num_layers, 1, 4096);
+  in_range("the number of heads", config.num_heads, 1, 65536);
+  in_range("the number of channels", config.channels, 1, 1 << 20);
+  in_range("the number of classes", config.num_classes, 0, 1 << 28);
+  if (config.channels % config.num_heads != 0) {
+    fail("%s: %d heads do not divide %d channels; choose channels as a multiple of heads (64 a head is usual)",
+         where.c_str(), config.num_heads, config.channels);
+  }
+}
+
+namespace {
+
+constexpr const char* kLoraTargets[] = {"q", "k", "v", "attproj", "fc", "fcproj", "head"};
+
+// Whether the comma list names it.
+bool in_list(const std::string& list, const std::string& name) {
+  return ("," + list + ",").find("," + name + ",") != std::string::npos;
+}
+
+}  // namespace
+
+bool lora_targets(const LoraOptions& lora, const char* matrix) {
+  return lora.rank > 0 && (lora.targets == "all" || in_list(lora.targets, matrix));
+}
+
+void validate(const ModelOptions& o, const ModelConfig& config, const std::string& where) {
+  const char* at = where.c_str();
+  if (o.lora.rank < 0 || o.lora.rank > config.channels) {
+    fail("%s: adapters of rank %d, expected 0 to the model's %d channels", at, o.lora.rank, config.channels);
+  }
+  if (!(o.lora.dropout >= 0 && o.lora.dropout < 1)) {
+    fail("%s: the adapters' dropout is %g, expected 0 <= dropout < 1", at, static_cast<double>(o.lora.dropout));
+  }
+  if (!(o.lora.alpha > 0))
+    fail("%s: the adapters' alpha is %g, expected above 0", at, static_cast<double>(o.lora.alpha));
+  if (o.lora.rank > 0 && o.lora.targets != "all") {
+    size_t found = 0;
+    for (const char* target : kLoraTargets) found += in_list(o.lora.targets, target);
+    if (found == 0 || found != 1 + static_cast<size_t>(std::count(o.lora.targets.begin(), o.lora.targets.end(), ','))) {
+      fail("%s: adapters on '%s', expected \"all\" or a list, each once, of q,k,v,attproj,fc,fcproj,head", at,
+           o.lora.targets.c_str());
+    }
+    if (in_list(o.lora.targets, "head") && !config.has_head()) {
+      fail("%s: adapters on the head, which is the token embedding in this model: leave it out", at);
+    }
+  }
+  if (!(o.ema >= 0 && o.ema < 1)) fail("%s: an average with a decay of %g, expected 0 <= decay < 1", at, o.ema);
+  if (o.ema > 0 && o.precision == Precision::bf16 && !o.master_weights) {
+    fail("%s: an average of the weights needs float ones: keep the master copy", at);
+  }
+  if (o.ranks < 1 || o.zero < 0 || o.zero > 3) {
+    fail("%s: zero %d among %d processes, expected 0 to 3 among at least one", at, o.zero, o.ranks);
+  }
+  if (o.ranks > 1) {
+    const TrainablePart& part = o.trainable;
+    if (o.lora.rank > 0 || part.first_block > 0 || !part.embeddings || !part.final_norm || !part.head) {
+      fail("%s: several processes train whole models: expected one process for adapters or frozen parts", at);
+    }
+  }
+  if (o.zero > 0 && o.optimizer == Optimizer::muon) {
+    fail("%s: zero %d cuts matrices apart, and Muon works on whole ones: expected zero 0, or AdamW", at, o.zero);
+  }
+  if (o.trainable.first_block < 0 || o.trainable.first_block > config.num_layers) {
+    fail("%s: training from block %d on, expected 0 to %d", at, o.trainable.first_block, config.num_layers);
+  }
+}
+
+double flops_per_token(const ModelConfig& config, int T) {
+  const double C = config.channels, L = config.num_layers;
+  const double head =
+      config.num_classes > 0 ? 0 : static_cast<double>(config.vocab_size) * C;  // a classifier's is little
+  const double multiplied = L * 12 * C * C + head;
+  return 6 * multiplied + 12 * L * C * T;
+}
+
+namespace {
+
+int64_t aligned(int64_t n) { return (n + kParamAlignment - 1) / kParamAlignment * kParamAlignment; }
+int64_t aligned_size(const ParamTensor& tensor) { return tensor.size() + tensor.padding; }
+
+}  // namespace
+
+std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptions& options) {
+  validate(options, config, "the model's options");
+  const int L = config.num_layers;
+  const TrainablePart& part = options.trainable;
+  const auto trains = [&](const ParamTensor& tensor) {
+    if (options.lora.rank > 0) return tensor.adapter();
+    if (tensor.layer < 0) return part.embeddings;
+    if (tensor.layer < L) return tensor.layer >= part.first_block;
+    return tensor.role == Role::norm ? part.final_norm : part.head;
+  };
+
+  std::vector<ParamTensor> table;
+  Params<float> unused;
+  for_each_param(config, options.lora, unused, [&](float*&, const ParamTensor& tensor) { table.push_back(tensor); });
+  int64_t offset = 0, grad_offset = 0, v_offset = 0, begin = 0;
+  for (size_t k = 0; k < table.size(); ++k) {
+    ParamTensor& tensor = table[k];
+    tensor.decay = options.decay_all || !tensor.vector();
+    tensor.muon = options.optimizer == Optimizer::muon && tensor.role == Role::weight;
+    // So many steps away from the head.
+    tensor.lr_scale = static_cast<float>(std::pow(static_cast<double>(options.lr_decay_per_layer), L - tensor.layer));
+    const auto unit_of = [&](const ParamTensor& t) { return t.adapter() ? L + 1 : t.layer + 1; };
+    tensor.unit = unit_of(tensor);
+    if (k == 0 || tensor.unit != table[k - 1].unit) begin = offset;
+    const bool unit_ends = k + 1 == table.size() || unit_of(table[k + 1]) != tensor.unit;
+    int64_t size = aligned(tensor.size());
+    if (options.zero > 0 && unit_ends) {
+      size = begin + aligned((offset + size - begin + options.ranks - 1) / options.ranks) * options.ranks - offset;
+    }
+    tensor.padding = size - tensor.size();
+    tensor.offset = offset;
+    offset += size;
+    if (!trains(tensor)) continue;
+    tensor.grad_offset = grad_offset;
+    tensor.averaged = options.ema > 0;
+    grad_offset += size;
+    if (tensor.muon) continue;
+    tensor.v_offset = v_offset;
+    v_offset += size;
+  }
+  return table;
+}
+
+int64_t arena_size(const std::vector<ParamTensor>& table, Arena arena) {
+  int64_t n = 0;
+  for (const ParamTensor& tensor : table) n += tensor.offset_in(arena) >= 0 ? aligned_size(tensor) : 0;
+  return n;
+}
+
+namespace {
+
+// Of the tensors that belong(tensor); one goes on while fits(run, tensor).
+template <class Belong, class Fit>
+std::vector<ParamRun> runs_of(const std::vector<ParamTensor>& table, Belong&& belong, Fit&& fits) {
+  std::vector<ParamRun> runs;
+  bool open = false;  // the last run goes on
+  for (const ParamTensor& tensor : table) {
+    if (belong(tensor)) {
+      if (!open || !fits(runs.back(), tensor)) {
+        runs.push_back({tensor.offset, tensor.grad_offset, tensor.v_offset, 0, tensor.lr_scale});
+      }
+      runs.back().size += aligned_size(tensor);
+    }
+    open = belong(tensor);
+  }
+  return runs;
+}
+
+}  // namespace
+
+std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table) {
+  return runs_of(
+      table, [](const ParamTensor& tensor) { return tensor.v_offset >= 0; },
+      [](const ParamRun& run, const ParamTensor& tensor) { return run.lr_scale == tensor.lr_scale; });
+}
+
+std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table) {
+  return runs_of(
+      table, [](const ParamTensor& tensor) { return tensor.trainable(); },
+      [](const ParamRun&, const ParamTensor&) { return true; });
+}
+
+std::vector<ParamUnit> param_units(const std::vector<ParamTensor>& table, int ranks) {
+  std::vector<ParamUnit> units;
+  for (const ParamTensor& tensor : table) {
+    if (static_cast<size_t>(tensor.unit) == units.size()) units.push_back({tensor.offset, 0, 0, 0, 0});
+    units[static_cast<size_t>(tensor.unit)].size += aligned_size(tensor);
+  }
+  int64_t kept = 0, whole = 0, second_block = 0;
+  const size_t last = units.size() - 1;
+  for (size_t u = 0; u <= last; ++u) {
+    ParamUnit& unit = units[u];
+    unit.shard = unit.size / ranks;
+    unit.kept_at = kept;
+    kept += unit.shard;
+    if (u < 3 || u == last) {
+      unit.whole_at = whole;
+      whole += unit.size;
+      if (u == 2) second_block = unit.whole_at;
+    } else {
+      unit.whole_at = u % 2 == 1 ? units[1].whole_at : second_block;
+    }
+  }
+  return units;
+}
+
+bool sharded(const ModelOptions& options, Arena arena) {
+  return options.ranks > 1 && options.zero >= (arena == Arena::params ? 3 : arena == Arena::grads ? 2 : 1);
+}
+
+int64_t kept_size(const std::vector<ParamTensor>& table, const ModelOptions& options, Arena arena) {
+  return arena_size(table, arena) / (sharded(options, arena) ? options.ranks : 1);
+}
+
+int64_t whole_size(const std::vector<ParamUnit>& units) {
+  int64_t size = 0;
+  for (const ParamUnit& unit : units) size = std::max(size, unit.whole_at + unit.size);
+  return size;
+}
+
+TensorPart part_of(const ParamTensor& tensor, const ParamUnit& unit, int rank) {
+  const int64_t begin = unit.offset + rank * unit.shard, from = std::max(tensor.offset, begin),
+                end = std::min(tensor.offset + tensor.size(), begin + unit.shard);
+  if (end <= from) return {0, 0, unit.kept_at};
+  return {from - tensor.offset, end - from, unit.kept_at + from - begin};
+}
+
+int64_t muon_scratch(const std::vector<ParamTensor>& table) {
+  int64_t most = 0;
+  for (const ParamTensor& tensor : table) {
+    if (!tensor.muon || !tensor.trainable()) continue;
+    most = std::max(most, muon_scratch(static_cast<int>(tensor.rows / tensor.stacked), static_cast<int>(tensor.cols)));
+  }
+  return most;
+}
+
+int64_t num_parameters(const std::vector<ParamTensor>& table) {
+  int64_t n = 0;
+  for (const ParamTensor& tensor : table) n += tensor.file_size();
+  return n;
+}
+
+int64_t num_trainable(const std::vector<ParamTensor>& table) {
+  int64_t n = 0;
+  for (const ParamTensor& tensor : table) n += tensor.trainable() ? tensor.file_size() : 0;
+  return n;
+}

@@ -1,0 +1,373 @@
+// What a GPT-2 is made of: its shape, and ONE table of its parameters. The table drives sizes, the arena,
+// initialisation, weight decay, checkpoints and test labels; nothing else restates the layout.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "llm/models/options.h"
+#include "llm/support/error.h"
+
+struct ModelConfig {
+  int max_seq_len = 1024;  // T at most (the rows of wpe)
+  int vocab_size = 50257;  // V
+  int num_layers = 12;     // L
+  int num_heads = 12;      // NH
+  int channels = 768;      // C
+  bool tied_head = true;   // logits are products with wte; else with a matrix of their own
+  bool qkv_bias = true;    // queries, keys and values have one
+  int num_classes = 0;  // above 0: a classifier of sequences, whose head (not tied) has a row and a bias for each class
+  bool causal = true;   // attention looks back only
+
+  int padded_vocab_size() const { return padded(vocab_size); }  // Vp
+  int outputs() const { return num_classes > 0 ? num_classes : vocab_size; }
+  int padded_outputs() const { return padded(outputs()); }  // columns of the logits
+  bool has_head() const { return !tied_head || num_classes > 0; }
+  static int padded(int n) { return (n + 127) / 128 * 128; }
+  int head_size() const { return channels / num_heads; }  // HS
+  bool operator==(const ModelConfig&) const = default;
+};
+
+// Calls visit(name, field) for every field. One that is missing here does not compile.
+template <class Config, class Visit>
+void for_each_field(Config& config, Visit&& visit) {
+  auto& [max_seq_len, vocab_size, num_layers, num_heads, channels, tied_head, qkv_bias, num_classes, causal] = config;
+  visit("max_seq_len", max_seq_len);
+  visit("vocab_size", vocab_size);
+  visit("num_layers", num_layers);
+  visit("num_heads", num_heads);
+  visit("channels", channels);
+  visit("tied_head", tied_head);
+  visit("qkv_bias", qkv_bias);
+  visit("num_classes", num_classes);
+  visit("causal", causal);
+}
+
+// Throws Error naming the first field that is out of range, `where` it was read, what was expected and found.
+void validate(const ModelConfig& config, const std::string& where);
+// The same of what does not fit the model: blocks that it does not have, adapters of a matrix that it does not have.
+void validate(const ModelOptions& options, const ModelConfig& config, const std::string& where);
+
+// Of a model that only computes.
+inline TrainablePart trains_nothing(const ModelConfig& config) { return {config.num_layers, false, false, false}; }
+
+// Whether adapters are on one of q, k, v, attproj, fc, fcproj, head.
+bool lora_targets(const LoraOptions& lora, const char* matrix);
+
+// Floating-point operations that training takes per token, forward and backward: 6 per parameter that is multiplied
+// (PaLM, Chowdhery et al. 2022, appendix B), and 12 L C T for attention's two products.
+double flops_per_token(const ModelConfig& config, int T);
+
+// ---- pointers by name -----------------------------------------------------------------------------------------------
+
+template <class floatX>
+struct LoraParams {
+  floatX* a = nullptr;  // (rank, in)   null: no adapter
+  floatX* b = nullptr;  // (out, rank)
+};
+
+// Gradients are bound to the same structs: what is not trained is null there.
+template <class floatX>
+struct BlockParams {
+  floatX *ln1w, *ln1b;          // (C)
+  floatX *qkvw, *qkvb;          // (3C, C), (3C)  qkvb null (as resize() makes it): no bias
+  floatX *attprojw, *attprojb;  // (C, C), (C)
+  floatX *ln2w, *ln2b;          // (C)
+  floatX *fcw, *fcb;            // (4C, C), (4C)
+  floatX *fcprojw, *fcprojb;    // (C, 4C), (C)
+  LoraParams<floatX> q, k, v, attproj, fc, fcproj;
+};
+
+template <class floatX>
+struct Params {
+  floatX* wte;  // (Vp, C)  rows from V on are zero; also a tied head
+  floatX* wpe;  // (max_seq_len, C)
+  std::vector<BlockParams<floatX>> block;
+  floatX *lnfw, *lnfb;      // (C)
+  floatX* head = nullptr;   // (padded outputs, C)  null: wte
+  floatX* headb = nullptr;  // (padded outputs)  a classifier's
+  LoraParams<floatX> head_lora;
+
+  const floatX* output_matrix() const { return head ? head : wte; }
+};
+
+// ---- the table ------------------------------------------------------------------------------------------------------
+
+enum class Init { zeros, ones, normal, uniform };
+
+// What a tensor is for. norm: the weight or the bias of a layer norm; weight: a matrix of a block; head: the output
+// matrix, where it is not the token embedding's; bias: of one of these two. An adapter has the layer of its matrix.
+enum class Role { embedding, position, norm, weight, bias, head, adapter };
+
+// params holds every tensor; grads and m what is trained, and so does average, where one is kept; v what AdamW trains.
+// m of a tensor that is Muon's is its momentum.
+enum class Arena { params, grads, m, v, average };
+
+// A tensor's names are for people and files. What the code needs to know of it is in the other fields.
+struct ParamTensor {
+  std::string name = "";     // as in Params: "wte", "block.3.qkvw"
+  std::string hf_name = "";  // as GPT2LMHeadModel saves it, without the leading "transformer."
+  int layer = -1;            // -1 before the blocks, 0 .. L-1 the blocks, L after them
+  Role role = Role::weight;
+  int64_t rows = 1, cols = 1;  // in memory, row-major; vectors are (1, n), a head's bias (n, 1)
+  int64_t file_rows = 0;       // rows that files hold: V for wte, the outputs for a head, else rows
+  bool transposed = false;     // files hold (cols, rows): GPT-2's Conv1D layout
+  int stacked = 1;             // parts of one size, one below the other: 3 where queries, keys and values are
+  const char* product = "";    // which product it is multiplied in: "qkv", "head"
+  std::string adapts = "";     // the name of the matrix that an adapter adds to, from the row first_row on
+  int64_t first_row = 0;
+  Init init = Init::zeros;
+  float init_std = 0;  // of Init::normal; of Init::uniform the bound
+
+  // What param_table() adds.
+  bool decay = false;        // weight decay: matrices only, unless all are asked for
+  bool muon = false;         // updated by Muon, which makes each of the stacked parts orthogonal; else by AdamW
+  int64_t offset = 0;        // of the first element in the parameters' arena
+  int64_t grad_offset = -1;  // in those of gradients and m; -1: not trained, so not there
+  int64_t v_offset = -1;     // in AdamW's v; -1: not there
+  float lr_scale = 1;        // of the learning rate
+  bool averaged = false;     // has an average, at grad_offset of its arena
+  int unit = 0;              // of ParamUnit
+  int64_t padding = 0;       // elements of the arenas after it, that belong to nothing
+
+  int64_t size() const { return rows * cols; }
+  bool vector() const { return role == Role::norm || role == Role::bias; }  // one-dimensional
+  bool trainable() const { return grad_offset >= 0; }
+  bool adapter() const { return role == Role::adapter; }
+  int64_t offset_in(Arena arena) const {
+    if (arena == Arena::average && !averaged) return -1;
+    return arena == Arena::params ? offset : arena == Arena::v ? v_offset : grad_offset;
+  }
+  int64_t file_size() const { return file_rows * cols; }
+};
+
+// Whether it is the head's own matrix or its bias.
+inline bool of_head(const ParamTensor& tensor, const ModelConfig& config) {
+  return tensor.role == Role::head || (tensor.role == Role::bias && tensor.layer == config.num_layers);
+}
+
+// Calls visit(pointer member, tensor) for every parameter, in the order of the arena: a matrix's bias follows it, and
+// an adapter's B follows its A.
+template <class floatX, class Visit>
+void for_each_param(const ModelConfig& config, const LoraOptions& lora, Params<floatX>& p, Visit&& visit) {
+  const int L = config.num_layers;
+  const int64_t C = config.channels, V = config.vocab_size, Vp = config.padded_vocab_size();
+  // GPT-2's initialisation (Radford et al. 2019, section 2.3): N(0, 0.02), positions half of that, and the layers that
+  // write to the residual stream scaled down by the square root of their number. Models narrower than GPT-2's 768
+  // channels scale it up by sqrt(768 / C), which keeps what a product of a normalised row and a weight matrix has at
+  // that width: with 0.02 at C = 128, attention begins all but uniform and learns late (docs/performance.md has what it
+  // costs).
+  const float std = 0.02f * std::sqrt(std::max(1.0f, 768.0f / static_cast<float>(C)));
+  const float residual_std = std / std::sqrt(2.0f * static_cast<float>(L));
+  const auto row = [&](floatX*& to, ParamTensor tensor) {
+    if (tensor.file_rows == 0) tensor.file_rows = tensor.rows;
+    visit(to, std::as_const(tensor));
+  };
+  // Both tensors of a layer norm.
+  const auto norm = [&](floatX*& weight, floatX*& bias, int l, const std::string& name, const std::string& hf) {
+    row(weight,
+        {.name = name + "w", .hf_name = hf + ".weight", .layer = l, .role = Role::norm, .cols = C, .init = Init::ones});
+    row(bias, {.name = name + "b", .hf_name = hf + ".bias", .layer = l, .role = Role::norm, .cols = C});
+  };
+
+  row(p.wte, {.name = "wte",
+              .hf_name = "wte.weight",
+              .role = Role::embedding,
+              .rows = Vp,
+              .cols = C,
+              .file_rows = V,
+              .product = "head",
+              .init = Init::normal,
+              .init_std = std});
+  row(p.wpe, {.name = "wpe",
+              .hf_name = "wpe.weight",
+              .role = Role::position,
+              .rows = config.max_seq_len,
+              .cols = C,
+              .init = Init::normal,
+              .init_std = std / 2});
+  p.block.resize(static_cast<size_t>(L));
+  for (int l = 0; l < L; ++l) {
+    BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];
+    const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l);
+    // A matrix, of which a row below says the product, hf_name, sizes and init_std, and its bias, if it has one.
+    const auto linear = [&](floatX*& weight, floatX** bias, ParamTensor t) {
+      const std::string name = at + t.product, hf = h + t.hf_name;
+      t.name = name + "w", t.hf_name = hf + ".weight", t.layer = l, t.transposed = true, t.init = Init::normal;
+      row(weight, t);
+      if (!bias) return;
+      row(*bias, {.name = name + "b",
+                  .hf_name = hf + ".bias",
+                  .layer = l,
+                  .role = Role::bias,
+                  .cols = t.rows,
+                  .stacked = t.stacked});
+    };
+    norm(w.ln1w, w.ln1b, l, at + "ln1", h + "ln_1");
+    linear(w.qkvw, config.qkv_bias ? &w.qkvb : nullptr,
+           {.hf_name = "attn.c_attn", .rows = 3 * C, .cols = C, .stacked = 3, .product = "qkv", .init_std = std});
+    linear(w.attprojw, &w.attprojb,
+           {.hf_name = "attn.c_proj", .rows = C, .cols = C, .product = "attproj", .init_std = residual_std});
+    norm(w.ln2w, w.ln2b, l, at + "ln2", h + "ln_2");
+    linear(w.fcw, &w.fcb, {.hf_name = "mlp.c_fc", .rows = 4 * C, .cols = C, .product = "fc", .init_std = std});
+    linear(w.fcprojw, &w.fcprojb,
+           {.hf_name = "mlp.c_proj", .rows = C, .cols = 4 * C, .product = "fcproj", .init_std = residual_std});
+  }
+  norm(p.lnfw, p.lnfb, L, "lnf", "ln_f");
+  const bool classifies = config.num_classes > 0;
+  if (config.has_head()) {
+    const float bound = 1 / std::sqrt(static_cast<float>(C));  // a classifier's begins as torch.nn.Linear does
+    row(p.head, {.name = "head",
+                 .hf_name = classifies ? "score.weight" : "lm_head.weight",
+                 .layer = L,
+                 .role = Role::head,
+                 .rows = config.padded_outputs(),
+                 .cols = C,
+                 .file_rows = config.outputs(),
+                 .product = "head",
+                 .init = classifies ? Init::uniform : Init::normal,
+                 .init_std = classifies ? bound : std});
+    if (classifies) {
+      row(p.headb, {.name = "headb",
+                    .hf_name = "score.bias",
+                    .layer = L,
+                    .role = Role::bias,
+                    .rows = config.padded_outputs(),
+                    .file_rows = config.outputs(),
+                    .init = Init::uniform,
+                    .init_std = bound});
+    }
+  }
+
+  // The adapter of a matrix, or of the part of one, that a row below says: A begins as torch.nn.Linear's weights do, B
+  // as zeros.
+  const auto adapter = [&](LoraParams<floatX>& to, const char* target, const ParamTensor& of) {
+    if (!lora_targets(lora, target)) return;
+    const std::string matrix = of.adapts.empty() ? of.name : of.adapts;
+    row(to.a, {.name = of.name + ".lora_a",
+               .hf_name = of.hf_name + ".lora_A.weight",
+               .layer = of.layer,
+               .role = Role::adapter,
+               .rows = lora.rank,
+               .cols = of.cols,
+               .product = "lora_a",
+               .adapts = matrix,
+               .first_row = of.first_row,
+               .init = Init::uniform,
+               .init_std = 1 / std::sqrt(static_cast<float>(of.cols))});
+    row(to.b, {.name = of.name + ".lora_b",
+               .hf_name = of.hf_name + ".lora_B.weight",
+               .layer = of.layer,
+               .role = Role::adapter,
+               .rows = of.rows,
+               .cols = lora.rank,
+               .file_rows = of.file_rows,
+               .product = "lora_b",
+               .adapts = matrix,
+               .first_row = of.first_row});
+  };
+  for (int l = 0; l < L; ++l) {
+    BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];
+    const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l), qkv = at + "qkvw",
+                      c_attn = h + "attn.c_attn.";
+    adapter(w.q, "q", {.name = at + "qw", .hf_name = c_attn + "q", .layer = l, .rows = C, .cols = C, .adapts = qkv});
+    adapter(
+        w.k, "k",
+        {.name = at + "kw", .hf_name = c_attn + "k", .layer = l, .rows = C, .cols = C, .adapts = qkv, .first_row = C});
+    adapter(w.v, "v",
+            {.name = at + "vw",
+             .hf_name = c_attn + "v",
+             .layer = l,
+             .rows = C,
+             .cols = C,
+             .adapts = qkv,
+             .first_row = 2 * C});
+    adapter(w.attproj, "attproj",
+            {.name = at + "attprojw", .hf_name = h + "attn.c_proj", .layer = l, .rows = C, .cols = C});
+    adapter(w.fc, "fc", {.name = at + "fcw", .hf_name = h + "mlp.c_fc", .layer = l, .rows = 4 * C, .cols = C});
+    adapter(w.fcproj, "fcproj",
+            {.name = at + "fcprojw", .hf_name = h + "mlp.c_proj", .layer = l, .rows = C, .cols = 4 * C});
+  }
+  if (!config.has_head()) return;
+  adapter(p.head_lora, "head",
+          {.name = "head",
+           .hf_name = classifies ? "score" : "lm_head",
+           .layer = L,
+           .rows = config.padded_outputs(),
+           .cols = C,
+           .file_rows = config.outputs()});
+}
+
+inline constexpr int64_t kParamAlignment =
+    64;  // elements: every tensor begins on a cache line, and can be read by vectors
+
+// The table with offsets.
+std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptions& options = {});
+// Elements of an arena, alignment and padding included.
+int64_t arena_size(const std::vector<ParamTensor>& table, Arena arena = Arena::params);
+int64_t num_parameters(const std::vector<ParamTensor>& table);  // elements without either: 124,439,808 for GPT-2
+int64_t num_trainable(const std::vector<ParamTensor>& table);   // those that are trained
+
+// A stretch of the arenas: its place in each, its elements up to the next tensor.
+struct ParamRun {
+  int64_t offset, grad_offset, v_offset, size;
+  float lr_scale;
+};
+std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table);    // all AdamW's, at one rate
+std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table);  // all trained: not of v, nor of one rate
+
+// ---- parts of a model, for several processes ----------------------------------------------------------------------
+
+// What goes over the network at a time: the embeddings, each block, and the final norm with a head of its own. Each is
+// a stretch of the arenas, padded so that every rank's part is as large. Where an arena is sharded
+// (ModelOptions::zero), a rank keeps its part of each unit, one behind the other.
+struct ParamUnit {
+  int64_t offset, size;  // in a whole arena; size: ranks * shard
+  int64_t shard;         // a rank's part: of rank r the elements from offset + r * shard on
+  int64_t kept_at;       // where that begins in a sharded arena
+  int64_t whole_at;      // where the unit lies whole among those that are so for a while (whole_size())
+};
+std::vector<ParamUnit> param_units(const std::vector<ParamTensor>& table, int ranks);
+
+bool sharded(const ModelOptions& options, Arena arena);
+// Elements of an arena that a rank keeps.
+int64_t kept_size(const std::vector<ParamTensor>& table, const ModelOptions& options, Arena arena);
+// Elements of what is whole for a while of a sharded arena: the first and the last unit, and two blocks, of which block
+// l takes the place of block l - 2.
+int64_t whole_size(const std::vector<ParamUnit>& units);
+
+// The part of a tensor that a rank keeps: `count` elements from `from` on, at `kept_at` of a sharded arena.
+struct TensorPart {
+  int64_t from, count, kept_at;
+};
+TensorPart part_of(const ParamTensor& tensor, const ParamUnit& unit, int rank);
+
+// Points `p` at the units that are whole for a while.
+template <class floatX>
+void bind_units(const ModelConfig& config, const LoraOptions& lora, const std::vector<ParamTensor>& table,
+                const std::vector<ParamUnit>& units, Params<floatX>& p, floatX* memory) {
+  auto tensor = table.begin();
+  for_each_param(config, lora, p, [&](floatX*& pointer, const ParamTensor&) {
+    const ParamUnit& unit = units[static_cast<size_t>(tensor->unit)];
+    pointer = memory + unit.whole_at + tensor->offset - unit.offset;
+    ++tensor;
+  });
+}
+
+// The most elements of scratch that a matrix of Muon's needs (kernels/muon.h); 0 if there is none.
+int64_t muon_scratch(const std::vector<ParamTensor>& table);
+
+// Points `p` into one of the arenas; null what is not there. `table`: param_table() of the same.
+template <class floatX>
+void bind_params(const ModelConfig& config, const LoraOptions& lora, const std::vector<ParamTensor>& table,
+                 Params<floatX>& p, floatX* memory, Arena arena = Arena::params) {
+  auto tensor = table.begin();
+  for_each_param(config, lora, p, [&](floatX*& pointer, const ParamTensor&) {
+    const int64_t offset = (tensor++)->offset_in(arena);
+    pointer = offset < 0 ? nullptr : memory + offset;
+  });
+}

@@ -1,0 +1,285 @@
+// Finetuning's flags, recipes and parts; weights taken over; a run's folder.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <set>
+
+#include "llm/flags/finetune_flags.h"
+#include "llm/models/cpu_model.h"
+#include "llm/support/error.h"
+#include "llm/training/checkpoint.h"
+#include "tests/helpers/temporary_folder.h"
+
+using nlohmann::json;
+
+namespace {
+
+const ModelConfig kTiny = {.max_seq_len = 8, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 6};
+
+FinetuneConfig good(Task task) {
+  FinetuneConfig config = finetune_defaults(task);
+  config.model = std::string("model");
+  config.data = std::string("data.json");
+  return config;
+}
+
+template <class Change>
+std::string refused(Task task, std::vector<std::string> given, Change&& change) {
+  FinetuneConfig config = good(task);
+  change(config);
+  try {
+    validate(config, task, given);
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+ModelConfig classifier_of(ModelConfig shape, int classes) {
+  shape.num_classes = classes;
+  shape.tied_head = false;
+  return shape;
+}
+
+std::vector<float> values_of(const Model& model, const std::string& name) {
+  for (const ParamTensor& tensor : model.table) {
+    if (tensor.name != name) continue;
+    std::vector<float> values(static_cast<size_t>(tensor.size()));
+    model.read(Arena::params, tensor, values.data());
+    return values;
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("every flag of a task has its own name and a help text, and every default is valid") {
+  for (const Task task : {Task::classify, Task::instruct, Task::dpo}) {
+    FinetuneConfig config = good(task);
+    std::set<std::string> names;
+    for_each_finetune_flag(config, task, [&](const Flag& flag, auto&) {
+      CAPTURE(flag.name);
+      CHECK(names.insert(flag.name).second);
+      CHECK(std::string(flag.help).size() > 4);
+    });
+    CHECK(names.size() >= 30);
+    CHECK_NOTHROW(validate(config, task, {}));
+    CHECK(to_json(config, task).size() == names.size());
+  }
+  CHECK(to_json(good(Task::classify), Task::classify).contains("position"));
+  CHECK_FALSE(to_json(good(Task::classify), Task::classify).contains("beta"));
+}
+
+TEST_CASE("each number just outside its range is refused by name") {
+  FinetuneConfig config = good(Task::dpo);
+  for_each_finetune_flag(config, Task::dpo, [&](const Flag& flag, auto& field) {
+    using T = std::decay_t<decltype(field)>;
+    if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, bool>) {
+      CAPTURE(flag.name);
+      const T before = field;
+      const auto [low, high] = std::get<Numbers>(flag.values);
+      for (const double outside : {low - 1, high * 1.01 + 1}) {
+        if (outside < 0 && std::is_unsigned_v<T>) continue;
+        field = static_cast<T>(outside);
+        CHECK_THROWS_WITH_AS(validate(config, Task::dpo, {}), doctest::Contains(flag.name), UsageError);
+      }
+      field = before;
+    }
+  });
+}
+
+TEST_CASE("what is missing or contradicts itself is refused") {
+  const Task c = Task::classify;
+  CHECK(contains(refused(c, {}, [](auto& f) { f.model.clear(); }), "--model DIR is missing"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.data.clear(); }), "--data is missing"));
+  CHECK(contains(refused(c, {"steps", "epochs"}, [](auto& f) { f.steps = 3; }), "--steps and --epochs"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.epochs = 0; }), "nothing to do"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.lr = 0; }), "--lr is 0"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.min_lr = 1; }), "--min-lr 1 is above"));
+  CHECK(contains(refused(c, {"min-lr"}, [](auto& f) { f.min_lr = 1e-6; }), "a --schedule that falls"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.micro_batch = 3; }), "no multiple of --micro-batch 3"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.val_fraction = 0.5; }), "more than 1"));
+  CHECK(contains(refused(c, {"val-fraction"}, [](auto& f) { f.val_data = f.data; }), "--val-fraction contradicts"));
+  CHECK(contains(refused(c, {"lora-rank"}, [](auto&) {}), "--lora-rank goes with --train lora"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.position = "middle"; }), "last last-real first mean mean-real"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.recipe = "cake"; }), "spam imdb"));
+  CHECK(contains(refused(Task::instruct, {}, [](auto& f) { f.judge = "http://x"; }), "go together"));
+  CHECK(contains(refused(Task::dpo, {}, [](auto& f) { f.reference_model = "nowhere"; }), "expected a model's folder"));
+  CHECK(refused(Task::dpo, {}, [](auto& f) { f.position = "middle"; }) == "nothing");  // not its flag
+}
+
+TEST_CASE("recipes set what was not given") {
+  FinetuneConfig config = good(Task::classify);
+  config.recipe = "spam";
+  config.epochs = 2;
+  apply_recipe(config, {"epochs"});
+  CHECK(config.epochs == 2);
+  CHECK(config.label_column == "1");
+  CHECK(config.text_column == "2");
+  CHECK(config.balance);
+  CHECK(config.labels == "ham,spam");
+  CHECK(config.train == "last-blocks:1");
+  CHECK(config.grad_clip == 0);
+  CHECK(config.max_length == 120);
+  FinetuneConfig imdb = good(Task::classify);
+  imdb.recipe = "imdb";
+  apply_recipe(imdb, {});
+  CHECK(imdb.max_length == 256);
+  CHECK(imdb.epochs == 1);
+  CHECK_FALSE(imdb.balance);
+  FinetuneConfig none = good(Task::classify);
+  apply_recipe(none, {});
+  CHECK(to_json(none, Task::classify) == to_json(good(Task::classify), Task::classify));
+}
+
+TEST_CASE("lists") {
+  CHECK(split_list("") == std::vector<std::string>{});
+  CHECK(split_list("a") == std::vector<std::string>{"a"});
+  CHECK(split_list("a,b c,") == std::vector<std::string>{"a", "b c"});
+}
+
+TEST_CASE("what trains") {
+  const auto options = [](const char* train, const ModelConfig& shape) {
+    FinetuneConfig config = good(Task::classify);
+    config.train = train;
+    config.lora_rank = 3;
+    return model_options(config, shape);
+  };
+  const ModelConfig classifier = classifier_of(kTiny, 2);
+  const TrainablePart head = options("head", classifier).trainable;
+  CHECK((head.first_block == 2 && !head.embeddings && !head.final_norm && head.head));
+  const TrainablePart last = options("last-blocks:1", classifier).trainable;
+  CHECK((last.first_block == 1 && !last.embeddings && last.final_norm && last.head));
+  CHECK_FALSE(options("last-blocks:1", kTiny).trainable.head);  // it is the embedding
+  const TrainablePart all = options("all", classifier).trainable;
+  CHECK((all.first_block == 0 && all.embeddings && all.final_norm && all.head));
+  CHECK(options("all", classifier).lora.rank == 0);
+  CHECK(options("lora", classifier).lora.rank == 3);
+  for (const char* train : {"", "some", "last-blocks:0", "last-blocks:3", "last-blocks:", "last-blocks:1x"}) {
+    CAPTURE(train);
+    CHECK_THROWS_WITH_AS(options(train, classifier), doctest::Contains("--train is"), UsageError);
+  }
+  CHECK_THROWS_WITH_AS(options("head", kTiny), doctest::Contains("token embedding"), UsageError);
+  FinetuneConfig large = good(Task::classify);
+  large.train = "lora";
+  CHECK_THROWS_WITH_AS(model_options(large, classifier), doctest::Contains("rank 16, expected 0 to"), Error);
+  large.lora_rank = 2;
+  large.lora_targets = "q,w";
+  CHECK_THROWS_WITH_AS(model_options(large, classifier), doctest::Contains("q,k,v,attproj,fc,fcproj,head"), Error);
+  // C + 1 parameters a class
+  const auto table = param_table(classifier, options("head", classifier));
+  CHECK(num_trainable(table) == 2 * 6 + 2);
+}
+
+TEST_CASE("a classifier takes over all but the head, which is new") {
+  const TemporaryFolder tmp;
+  CpuModel<float> base(kTiny, true);
+  init_weights(base, 7);
+  save_model(base, nullptr, tmp.path);
+  CpuModel<float> classifier(classifier_of(kTiny, 3), true);
+  init_weights(classifier, 8);
+  init_head(classifier, "torch", 1);
+  const std::vector<float> head = values_of(classifier, "head");
+  load_base_weights(classifier, tmp.path, false);
+  for (const ParamTensor& tensor : base.table) {
+    CAPTURE(tensor.name);
+    CHECK(values_of(classifier, tensor.name) == values_of(base, tensor.name));
+  }
+  CHECK(values_of(classifier, "head") == head);
+  CpuModel<float> wider(
+      classifier_of({.max_seq_len = 8, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 8}, 3), true);
+  CHECK_THROWS_WITH_AS(load_base_weights(wider, tmp.path, false), doctest::Contains("another shape"), Error);
+}
+
+TEST_CASE("a head's first weights") {
+  ModelConfig shape = classifier_of(kTiny, 400);
+  CpuModel<float> model(shape, true);
+  init_head(model, "torch", 1);
+  const auto size = static_cast<size_t>(400 * 6);
+  std::vector<float> w = values_of(model, "head");
+  double mean = 0, square = 0, most = 0;
+  for (size_t i = 0; i < size; ++i) {
+    mean += static_cast<double>(w[i]) / static_cast<double>(size);
+    square += static_cast<double>(w[i]) * static_cast<double>(w[i]) / static_cast<double>(size);
+    most = std::max(most, std::abs(static_cast<double>(w[i])));
+  }
+  const double bound = 1 / std::sqrt(6.0);
+  CHECK(most <= bound);
+  CHECK(most > 0.99 * bound);
+  CHECK(std::abs(mean) < 4 * bound / std::sqrt(3.0 * static_cast<double>(size)));
+  CHECK(square == doctest::Approx(bound * bound / 3).epsilon(0.08));
+  CHECK(values_of(model, "headb")[0] != 0);
+  init_head(model, "normal", 1);
+  w = values_of(model, "head");
+  square = 0;
+  for (size_t i = 0; i < size; ++i)
+    square += static_cast<double>(w[i]) * static_cast<double>(w[i]) / static_cast<double>(size);
+  CHECK(std::sqrt(square) == doctest::Approx(0.02).epsilon(0.06));
+  CHECK(values_of(model, "headb")[0] == 0);
+}
+
+TEST_CASE("a run's folder: one that holds a run is refused; latest is replaced whole") {
+  const TemporaryFolder tmp;
+  FinetuneConfig config = good(Task::instruct);
+  config.run = (tmp.path / "run").string();
+  CHECK(finetune_folder(config, "x") == config.run);
+  CpuModel<float> model(kTiny, true);
+  init_weights(model, 1);
+  const Tokenizer tokenizer = Tokenizer::chars("abcdefghij");
+  std::filesystem::create_directories(config.run);
+  save_finetuned(model, tokenizer, "", config.run, [](const auto& dir) { std::ofstream(dir / "one"); });
+  CHECK(std::filesystem::exists(tmp.path / "run/latest/one"));
+  save_finetuned(model, tokenizer, "", config.run, [](const auto& dir) { std::ofstream(dir / "two"); });
+  CHECK(std::filesystem::exists(tmp.path / "run/latest/two"));
+  CHECK_FALSE(std::filesystem::exists(tmp.path / "run/latest/one"));
+  CHECK_THROWS_AS(save_finetuned(model, tokenizer, "", config.run, [](const auto&) { fail("no"); }), Error);
+  CHECK(std::filesystem::exists(tmp.path / "run/latest/two"));
+  CHECK(std::distance(std::filesystem::directory_iterator(tmp.path / "run"), {}) == 1);
+  CHECK_THROWS_WITH_AS(finetune_folder(config, "x"), doctest::Contains("already holds a run (it has latest)"), Error);
+}
+
+TEST_CASE("a classifier's directory says how to ask it") {
+  const TemporaryFolder tmp;
+  CpuModel<float> model(classifier_of(kTiny, 2), true);
+  init_weights(model, 1);
+  const Tokenizer tokenizer = Tokenizer::chars("abcdefghij");
+  save_model(model, &tokenizer, tmp.path);
+  CHECK_THROWS_WITH_AS((void)read_classifier_info([&] {
+                         const auto dir = tmp.path / "lm";
+                         std::filesystem::create_directories(dir);
+                         CpuModel<float> other(kTiny, true);
+                         save_model(other, &tokenizer, dir);
+                         return dir;
+                       }()),
+                       doctest::Contains("no classifier"), Error);
+  const ClassifierInfo info{{"ham", "spam"}, "mean", 5, 10};
+  write_classifier_info(tmp.path, info);
+  const ClassifierInfo back = read_classifier_info(tmp.path);
+  CHECK(back.classes == info.classes);
+  CHECK(back.position == "mean");
+  CHECK(back.length == 5);
+  CHECK(back.pad == 10);
+  const auto p = classify(model, tokenizer, back, "abc");
+  REQUIRE(p.size() == 2);
+  CHECK(p[0] + p[1] == doctest::Approx(1));
+  size_t length = 0;
+  CHECK(classify(model, tokenizer, back, "abcdefgh", &length) == classify(model, tokenizer, back, "abcde"));
+  CHECK(length == 8);
+  CHECK_THROWS_AS(classify(model, tokenizer, back, ""), Error);
+  const auto damage = [&](const char* key, const json& value, const char* message) {
+    CAPTURE(key);
+    write_classifier_info(tmp.path, info);
+    const auto path = tmp.path / "config.json";
+    json config = json::parse(std::ifstream(path));
+    config[json::json_pointer(key)] = value;
+    std::ofstream(path) << config;
+    CHECK_THROWS_WITH_AS((void)read_classifier_info(tmp.path), doctest::Contains(message), Error);
+  };
+  damage("/id2label", {{"0", "ham"}, {"1", 5}}, "id2label");
+  damage("/id2label", {{"0", "ham"}, {"2", "x"}}, "id2label");
+  damage("/classifier/length", 9, "classifier.length is \"9\", expected a whole number from 1 to 8");
+  damage("/classifier/position", "middle", "classifier.position");
+  damage("/classifier/pad", 11, "classifier.pad");
+}

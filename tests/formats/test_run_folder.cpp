@@ -1,0 +1,245 @@
+// The lock on a run's folder: who gets it, what becomes of it, file systems without locks; what a run that only began
+// has.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <fstream>
+#include <memory>
+
+#include "llm/formats/run_folder.h"
+#include "llm/support/error.h"
+#include "tests/helpers/model_files.h"
+
+namespace fs = std::filesystem;
+using doctest::Contains;
+
+namespace {
+
+int flock_error = 0;  // what flock() fails with
+
+const Say kSilent = [](const std::string&) {};
+
+std::string path_of(const Folder& folder) { return (folder.path / "run").string(); }
+
+}  // namespace
+
+// Takes the place of the C library's.
+extern "C" int flock(int fd, int operation) noexcept {
+  if (flock_error == 0) return static_cast<int>(::syscall(SYS_flock, fd, operation));
+  errno = flock_error;
+  return -1;
+}
+
+TEST_CASE("a lock that is a symbolic link, or that goes while it is held") {
+  const Folder folder;
+  const fs::path run = path_of(folder);
+  for (const char* to : {"nowhere", "/dev/null", "file"}) {
+    CAPTURE(to);
+    fs::create_directory(run);
+    if (to == std::string("file")) std::ofstream(run / "file") << "";
+    fs::create_symlink(to, run / "lock");
+    CHECK_THROWS_WITH_AS(RunLock(run, kSilent), Contains("expected the lock of a run, found a symbolic link"), Error);
+    CHECK(fs::is_symlink(run / "lock"));
+    CHECK_FALSE(fs::exists(run / "nowhere"));
+    fs::remove_all(run);
+  }
+  const RunLock lock(run, kSilent);
+  CHECK_NOTHROW(lock.check());
+  fs::remove(run / "lock");
+  CHECK_THROWS_WITH_AS(lock.check(), Contains("was removed or replaced while the run wrote to it"), Error);
+  const RunLock other(run, kSilent);
+  CHECK_THROWS_WITH_AS(lock.check(), Contains("was removed or replaced while the run wrote to it"), Error);
+  CHECK_NOTHROW(other.check());
+}
+
+TEST_CASE("the lock: made with its folder, refused to a second, removed at the end") {
+  const Folder folder;
+  const fs::path run = path_of(folder);
+  {
+    const RunLock lock(run, kSilent);
+    CHECK_FALSE(lock.was_left());
+    const std::string text = contents(run / "lock");
+    CHECK(text.starts_with(strprintf("pid %d on ", static_cast<int>(::getpid()))));
+    CHECK(text.ends_with(" UTC\n"));
+    CHECK_THROWS_WITH_AS(RunLock(run, kSilent), Contains(text.substr(0, text.size() - 1).c_str()), Error);
+    CHECK_THROWS_WITH_AS(RunLock(run / ".", kSilent), Contains("is in use"), Error);
+    CHECK(contents(run / "lock") == text);
+    CHECK_NOTHROW(lock.check());
+  }
+  CHECK_FALSE(fs::exists(run));  // it made it, and nothing is in it
+  fs::create_directory(run);
+  { const RunLock lock(run, kSilent); }
+  CHECK(fs::is_empty(run));
+  {
+    const RunLock lock(run, kSilent);
+    fs::create_directory(run / "data");
+  }
+  CHECK(fs::exists(run / "data"));
+}
+
+TEST_CASE("a process that is killed releases the lock, and a program that it started does not hold it") {
+  const Folder folder;
+  const fs::path run = path_of(folder);
+  int ready[2];
+  REQUIRE(::pipe(ready) == 0);
+  const pid_t holder = ::fork();
+  if (holder == 0) {
+    const RunLock lock(run, kSilent);
+    char program[] = "sleep", seconds[] = "60";
+    char* arguments[] = {program, seconds, nullptr};
+    pid_t child = 0;
+    if (::posix_spawnp(&child, "sleep", nullptr, nullptr, arguments, environ) != 0) ::_exit(1);
+    if (::write(ready[1], &child, sizeof child) != sizeof child) ::_exit(1);
+    ::pause();
+    ::_exit(1);
+  }
+  pid_t child = 0;
+  REQUIRE(::read(ready[0], &child, sizeof child) == sizeof child);
+  CHECK_THROWS_WITH_AS(RunLock(run, kSilent), Contains(strprintf("pid %d on ", static_cast<int>(holder)).c_str()),
+                       Error);
+  ::kill(holder, SIGKILL);
+  ::waitpid(holder, nullptr, 0);
+  REQUIRE(::kill(child, 0) == 0);  // still there
+  CHECK(fs::exists(run / "lock"));
+  {
+    const RunLock lock(run, kSilent);
+    CHECK(lock.was_left());
+  }
+  CHECK_FALSE(fs::exists(run / "lock"));
+  ::kill(child, SIGKILL);
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
+TEST_CASE("a lock that was left stays as long as it tells whose the data are") {
+  const Folder folder;
+  const fs::path run = path_of(folder);
+  fs::create_directories(run / "data");
+  write_text(run / "data" / "train.bin.tmp", "x");
+  write_text(run / "lock", "pid 1 on elsewhere since 2020-01-01 00:00:00 UTC\n");
+  { const RunLock refused(run, kSilent); }
+  {
+    const RunLock lock(run, kSilent);
+    CHECK(lock.was_left());
+    std::string said;
+    clear_beginning(run, lock, "", [&](const std::string& line) { said = line; });
+    CHECK(said == run.string() + " holds a run that ended before its first checkpoint: it begins anew");
+    CHECK(!fs::exists(run / "data"));
+  }
+  CHECK(fs::is_empty(run));
+}
+
+TEST_CASE("a file of that name which is not a lock, and a folder that is none") {
+  const Folder folder;
+  fs::create_directory(path_of(folder));
+  write_text(folder.path / "run" / "lock", "mine");
+  CHECK_THROWS_WITH_AS(RunLock(path_of(folder), kSilent), Contains("found another file"), Error);
+  CHECK(contents(folder.path / "run" / "lock") == "mine");
+  write_text(folder.path / "run" / "lock", "");  // a process was killed before it wrote it
+  CHECK_NOTHROW(RunLock(path_of(folder), kSilent));
+  write_text(folder.path / "file", "x");
+  CHECK_THROWS_AS(RunLock(folder.path / "file", kSilent), Error);
+  CHECK_THROWS_AS(RunLock("/dev/null/run", kSilent), Error);
+}
+
+TEST_CASE("file systems without locks: said, and no reason to stop; other failures are") {
+  const Folder folder;
+  const std::string run = path_of(folder);
+  for (const int error : {ENOLCK, EOPNOTSUPP, ENOSYS}) {
+    CAPTURE(error);
+    std::string said;
+    flock_error = error;
+    {
+      const RunLock lock(run, [&](const std::string& line) { said += line + "\n"; });
+      CHECK_NOTHROW(lock.check());
+    }
+    flock_error = 0;
+    CHECK(said.starts_with("lock: the file system of " + run + " has none ("));
+    CHECK(std::count(said.begin(), said.end(), '\n') == 1);
+  }
+  flock_error = EBADF;
+  CHECK_THROWS_WITH_AS(RunLock(run, kSilent), Contains("cannot be locked: Bad file descriptor"), Error);
+  flock_error = 0;
+}
+
+TEST_CASE("check: removed, moved, replaced; a link to the folder and a moved parent are the same folder") {
+  const Folder folder;
+  const fs::path run = folder.path / "run", away = folder.path / "away";
+  {
+    const RunLock lock(run, kSilent);
+    fs::rename(run, away);
+    CHECK_THROWS_WITH_AS(lock.check(), Contains(("was moved to " + away.string()).c_str()), Error);
+    fs::create_directory(run);
+    CHECK_THROWS_WITH_AS(lock.check(), Contains("another folder is in its place"), Error);
+    fs::remove(run);
+    fs::create_symlink("away", run);
+    CHECK_NOTHROW(lock.check());
+    fs::remove(run);
+    fs::rename(away, run);
+    CHECK_NOTHROW(lock.check());
+    fs::remove_all(run);
+    CHECK_THROWS_WITH_AS(lock.check(), Contains("was removed while"), Error);
+    fs::create_directory(run);
+    CHECK_THROWS_WITH_AS(lock.check(), Contains("was removed while"), Error);
+  }
+  CHECK(fs::is_empty(run));
+}
+
+TEST_CASE("what a run leaves that only began, and what is more than that") {
+  const std::string record = "{\"config\":{},\"step\":0}\n";
+  const struct {
+    const char* what;
+    std::vector<const char*> files;  // those that end in / are folders
+    std::string metrics;             // empty: no such file
+    bool was_left;
+    int expected;  // 0: nothing, 1: a beginning, 2: refused
+  } cases[] = {
+      {"empty", {}, "", false, 0},
+      {"a lock that was left", {}, "", true, 0},
+      {"files of others", {"notes", "text.txt"}, "", false, 0},
+      {"data, and no sign whose", {"data/train.bin"}, "", false, 2},
+      {"data, and a lock that was left", {"data/train.bin", "data/val.bin.tmp"}, "", true, 1},
+      {"a record", {}, record, false, 1},
+      {"a record that was cut off", {}, "{\"config\":{", false, 1},
+      {"a whole beginning", {"data/train.bin", "data/val.bin", "data/entropy.json", "checkpoints/"}, record, false, 1},
+      {"an unfinished checkpoint", {"checkpoints/step_000010.tmp/model.safetensors"}, record, false, 1},
+      {"one that was replaced", {"checkpoints/step_000010.old.tmp/model.safetensors"}, record, false, 2},
+      {"another record", {}, "{\"loss\":1}\n", false, 2},
+      {"another text", {}, "mine\nyours\n", true, 2},
+      {"a checkpoint", {"checkpoints/step_000010/trainer_state.json"}, record, false, 2},
+      {"latest", {"latest/"}, record, false, 2},
+      {"data of others", {"data/book.txt"}, record, true, 2},
+      {"a file named data", {"data"}, record, true, 2},
+  };
+  for (const auto& [what, files, metrics, was_left, expected] : cases) {
+    CAPTURE(what);
+    const Folder folder;
+    for (const std::string file : files) {
+      fs::create_directories((folder.path / file).parent_path());
+      if (!file.ends_with('/')) write_text(folder.path / file, "x");
+    }
+    if (!metrics.empty()) write_text(folder.path / "metrics.jsonl", metrics);
+    if (expected == 2) {
+      CHECK_THROWS_WITH_AS(holds_only_a_beginning(folder.path, was_left, "the advice"), Contains("; the advice"),
+                           Error);
+    } else {
+      CHECK(holds_only_a_beginning(folder.path, was_left, "") == (expected == 1));
+    }
+  }
+}
+
+TEST_CASE("names of unfinished checkpoints") {
+  for (const char* name : {"step_000010.tmp", "step_1.tmp", "step_000010.old.tmp"})
+    CHECK(is_unfinished_checkpoint(name));
+  for (const char* name :
+       {"step_000010", "step_.tmp", "step_mine.tmp", "step_10.new.tmp", "10.tmp", "step_10.tmp.tmp"}) {
+    CHECK_FALSE(is_unfinished_checkpoint(name));
+  }
+}

@@ -1,0 +1,34 @@
+#include "llm/inference/attention_map.h"
+#include "tests/helpers/model_variants.h"
+
+TEST_CASE("attention's weights: rows of 1, with which the values add up to attention's output") {
+  for (const bool causal : {true, false}) {
+    const ModelConfig config = {
+        .max_seq_len = 9, .vocab_size = 61, .num_layers = 2, .num_heads = 3, .channels = 33, .causal = causal};
+    const int T = 7, C = config.channels, HS = C / config.num_heads;
+    CpuModel<float> model(config, false);
+    random_weights(model, 0.3);
+    model.forward(random_ints(T, 1, 61).data(), 1, T, Pass::evaluate);
+    for (int layer = 0; layer < 2; ++layer) {
+      const std::vector<float> p = attention_weights(model, layer, T);
+      REQUIRE(p.size() == static_cast<size_t>(3 * T * T));
+      const auto& a = model.acts.block[static_cast<size_t>(layer)];
+      for (int h = 0; h < 3; ++h) {
+        for (int t = 0; t < T; ++t) {
+          const float* row = &p[(h * T + t) * T];
+          double sum = 0;
+          for (int u = 0; u < T; ++u) {
+            sum += row[u];
+            CHECK((row[u] > 0) == (!causal || u <= t));
+          }
+          CHECK(sum == doctest::Approx(1).epsilon(1e-6));
+          for (int i = 0; i < HS; ++i) {
+            double out = 0;
+            for (int u = 0; u < T; ++u) out += row[u] * a.qkv[u * 3 * C + 2 * C + h * HS + i];
+            CHECK(a.atty[t * C + h * HS + i] == doctest::Approx(out).epsilon(1e-5));
+          }
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,145 @@
+// Text from a model: the window, the stop, the seed. A stand-in model makes what is asked of it visible.
+#include <doctest/doctest.h>
+
+#include <new>
+
+#include "llm/inference/generate.h"
+#include "llm/support/error.h"
+
+namespace {
+
+// Always says that the token after the last one, modulo V, is certain; or, `open`, that all are equally likely.
+class CountingModel : public Model {
+ public:
+  CountingModel(int V, int context, bool open) : Model({context, V, 1, 1, 1}, {}), open_(open) {}
+  void run(const int32_t* inputs, int B, int T, Pass pass) override {
+    CHECK(B == 1);
+    CHECK(pass == Pass::generate);
+    if (cached_ > 0) {
+      windows.push_back(windows.back());
+      windows.back().push_back(*inputs);
+      ++decodes;
+    } else {
+      windows.emplace_back(inputs, inputs + T);
+    }
+  }
+  void resize_cache(int B, int T) override {
+    CHECK(B == (T > 0));
+    if (full && T > 0) throw std::bad_alloc();
+    room = T;
+  }
+  void read_logits(int64_t row, float* out) override {
+    CHECK(row == 0);
+    const int next = (windows.back().back() + 1) % config.vocab_size;
+    for (int i = 0; i < config.vocab_size; ++i) out[i] = open_ ? 0.0f : i == next ? 100.0f : 0.0f;
+  }
+  double loss(const int32_t*, double*) override { return 0; }
+  void backward(const int32_t*, const float*) override {}
+  void read_losses(float*) override {}
+  void exchange_average() override {}
+  void zero_grad() override {}
+  double step_loss() override { return 0; }
+  double grad_norm() override { return 0; }
+  void update(const OptimizerConfig&, float) override {}
+  StepResult result(int) override { return {}; }
+  int64_t updates() override { return 0; }
+  void set_updates(int64_t) override {}
+  void read(Arena, const ParamTensor&, float*) const override {}
+  void write(Arena, const ParamTensor&, const float*) override {}
+  void set_dropout(float, uint64_t, uint64_t) override {}
+
+  std::vector<std::vector<int32_t>> windows;  // that each new token was computed from
+  int room = 0, decodes = 0;
+  bool full = false;  // no memory for a cache
+
+ private:
+  bool open_;
+};
+
+using Ids = std::vector<int32_t>;
+GenerateConfig ask(int tokens, int end_of_text = -1, uint64_t seed = 1) {
+  return {SamplerConfig{}, tokens, end_of_text, seed, 0};
+}
+const auto all = [](int32_t) { return true; };
+
+}  // namespace
+
+TEST_CASE("each new token joins the window, which keeps the last max_seq_len") {
+  CountingModel model(10, 3, false);
+  CHECK(generate(model, {4}, ask(5), all) == Ids{5, 6, 7, 8, 9});
+  CHECK(model.windows == std::vector<Ids>{{4}, {4, 5}, {4, 5, 6}, {5, 6, 7}, {6, 7, 8}});
+  CHECK(model.decodes == 2);  // a window that has moved is computed again
+  CHECK(model.room == 0);
+}
+
+TEST_CASE("a full window moves on by more than a token, and is decoded from there") {
+  GenerateConfig config = ask(7);
+  config.slide = 3;
+  CountingModel model(20, 4, false), plain(20, 4, false);
+  CHECK(generate(model, {4}, config, all) == Ids{5, 6, 7, 8, 9, 10, 11});
+  CHECK(model.windows == std::vector<Ids>{{4}, {4, 5}, {4, 5, 6}, {4, 5, 6, 7}, {7, 8}, {7, 8, 9}, {7, 8, 9, 10}});
+  CHECK(model.decodes == 5);
+  plain.full = true;
+  generate(plain, {4}, config, all);
+  CHECK(plain.windows == model.windows);
+  CHECK(plain.decodes == 0);
+  plain.windows.clear();
+  config.cache = false;
+  generate(plain, {4}, config, all);
+  CHECK(plain.windows == model.windows);
+  CHECK(plain.decodes == 0);
+  config.slide = 5;
+  CHECK_THROWS_WITH_AS(generate(model, {4}, config, all), doctest::Contains("expected 1 to 4"), Error);
+  config.slide = 0;
+  CHECK_THROWS_AS(generate(model, {4}, config, all), Error);
+}
+
+TEST_CASE("of a prompt beyond the context its end is seen") {
+  CountingModel model(10, 3, false);
+  CHECK(generate(model, {0, 1, 2, 3, 4, 5}, ask(1), all) == Ids{6});
+  CHECK(model.windows == std::vector<Ids>{{3, 4, 5}});
+}
+
+TEST_CASE("a context of one's own, within the model's") {
+  GenerateConfig config = ask(3);
+  config.context = 2;
+  CountingModel model(10, 3, false), wide(10, 3, false);
+  CHECK(generate(model, {4, 5, 6}, config, all) == Ids{7, 8, 9});
+  CHECK(model.windows == std::vector<Ids>{{5, 6}, {6, 7}, {7, 8}});
+  config.context = 1000;
+  generate(wide, {1, 2, 3, 4, 5}, config, all);
+  CHECK(wide.windows.front() == Ids{3, 4, 5});
+}
+
+TEST_CASE("end_of_text stops and is not reported") {
+  CountingModel model(10, 8, false);
+  Ids seen;
+  CHECK(generate(model, {4}, ask(50, 8), [&](int32_t id) {
+          seen.push_back(id);
+          return true;
+        }) == Ids{5, 6, 7});
+  CHECK(seen == Ids{5, 6, 7});
+  CHECK(generate(model, {8}, ask(2, 8), all) == Ids{9, 0});  // in the prompt it does not stop
+  CHECK(generate(model, {4}, ask(5, -1), all).size() == 5);
+}
+
+TEST_CASE("the caller stops it") {
+  CountingModel model(10, 8, false);
+  CHECK(generate(model, {0}, ask(50), [](int32_t id) { return id < 3; }) == Ids{1, 2, 3});
+}
+
+TEST_CASE("no token asked for, and no token to start from") {
+  CountingModel model(10, 8, false);
+  CHECK(generate(model, {1}, ask(0), all).empty());
+  CHECK(model.windows.empty());
+  CHECK_THROWS_AS(generate(model, {}, {}, all), Error);
+}
+
+TEST_CASE("the seed decides") {
+  CountingModel model(1000, 8, true);
+  const Ids first = generate(model, {1}, ask(30, -1, 5), all);
+  CHECK(generate(model, {1}, ask(30, -1, 5), all) == first);
+  CHECK(generate(model, {1}, ask(30, -1, 6), all) != first);
+  const Ids shorter = generate(model, {1}, ask(10, -1, 5), all);
+  CHECK(Ids(first.begin(), first.begin() + 10) == shorter);  // token i does not depend on how many are asked for
+}

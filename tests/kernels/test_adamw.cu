@@ -1,0 +1,301 @@
+#include "kernels/adamw.cuh"
+#include "kernels/adamw.h"
+#include "tests/helpers/device.h"
+
+namespace {
+
+constexpr float kBeta1 = 0.9f, kBeta2 = 0.95f, kEps = 1e-8f, kDecay = 0.1f, kRate = 0.01f;
+constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
+
+DeviceArray<AdamWStep> step_after(int64_t updates) {
+  AdamWStep step = {};
+  step.updates = updates;
+  return DeviceArray<AdamWStep>(std::vector<AdamWStep>{step});
+}
+
+// Makes the step's numbers on the device and returns them.
+AdamWStep prepare(const DeviceArray<AdamWStep>& step, double norm_squared, double loss, float grad_clip) {
+  const DeviceArray<double> inputs(Doubles{norm_squared, loss});
+  adamw_prepare(step.data(), inputs.data(), inputs.data() + 1, grad_clip, kBeta1, kBeta2, nullptr);
+  return step.host()[0];
+}
+
+std::vector<uint8_t> random_decay(int64_t N) {
+  std::vector<uint8_t> decay;
+  for (const int32_t flag : random_ints(ceil_div<int64_t>(N, 64), 9, 2)) decay.push_back(static_cast<uint8_t>(flag));
+  return decay;
+}
+
+// One update of the twin, with weight decay where the flags say.
+void twin_update(Doubles& params, Doubles& m, Doubles& v, const Floats& grads, const std::vector<uint8_t>& decay,
+                 const AdamWStep& step) {
+  const Doubles g = to_numbers(grads);
+  const double t = static_cast<double>(step.updates);
+  for (size_t i = 0; i < params.size(); i += 64) {
+    cpu::adamw_update<double>(&params[i], &m[i], &v[i], &g[i], step.grad_scale, kRate, kBeta1, kBeta2,
+                              1 - std::pow(double{kBeta1}, t), 1 - std::pow(double{kBeta2}, t), kEps,
+                              decay[i / 64] ? kDecay : 0, std::min<int64_t>(64, params.size() - i));
+  }
+}
+
+// The bf16 just above or below, in magnitude.
+float neighbour_above(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits = (bits & 0xffff0000u) + 0x10000u;
+  std::memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+float neighbour_below(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits &= 0xffff0000u;
+  std::memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+}  // namespace
+
+TEST_CASE("adamw's step: norm, clipping, corrections, and whether all is finite") {
+  const DeviceArray<AdamWStep> step = step_after(0);
+  AdamWStep s = prepare(step, 16.0, 2.5, 1);
+  CHECK(s.updated == 1);
+  CHECK(s.updates == 1);
+  CHECK(s.norm == 4);
+  CHECK(s.loss == 2.5);
+  CHECK(s.grad_scale == 0.25f);
+  CHECK(s.beta1_correction == static_cast<float>(1 - double{kBeta1}));
+  CHECK(s.beta2_correction == static_cast<float>(1 - double{kBeta2}));
+
+  CHECK(prepare(step, 16.0, 2.5, 0).grad_scale == 1);  // no clipping
+  CHECK(prepare(step, 16.0, 2.5, 4).grad_scale == 1);  // not above the limit
+  s = prepare(step, 0.0, 2.5, 1);
+  CHECK(s.grad_scale == 1);
+  CHECK(s.updates == 4);
+  CHECK(s.beta1_correction == doctest::Approx(1 - std::pow(double{kBeta1}, 4)).epsilon(1e-7));
+  CHECK(s.beta2_correction == doctest::Approx(1 - std::pow(double{kBeta2}, 4)).epsilon(1e-7));
+  for (const double bad : {double{kInfinity}, -double{kInfinity}, double{kNaN}}) {
+    s = prepare(step, 1.0, bad, 1);
+    CHECK(s.updated == 0);
+    CHECK(s.updates == 4);
+    s = prepare(step, bad, 1.0, 1);
+    CHECK(s.updated == 0);
+    CHECK(s.updates == 4);
+  }
+  s = prepare(step, 1.0, 2.5, 1);
+  CHECK(s.updated == 1);
+  CHECK(s.updates == 5);
+  s = prepare(step_after((int64_t{1} << 40) - 1), 1.0, 2.5, 1);
+  CHECK(s.updates == int64_t{1} << 40);
+  CHECK(s.beta2_correction == 1);
+}
+
+TEST_CASE("adamw of float parameters on the device against the CPU, three steps") {
+  for (const int64_t N : {1, 3, 33, 64, 65, 1000, 4099}) {
+    for (const Shift shift : shifts(4, N == 65)) {
+      for (const float grad_clip : {0.0f, 1.0f}) {
+        CAPTURE(N);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
+        CAPTURE(grad_clip);
+        const auto params = random_tensor<float>(N, 1);
+        const std::vector<uint8_t> decay = random_decay(N);
+        Doubles p = to_numbers(params), m(N), v(N);
+        const DeviceArray<float> device_params(params, shift[0]), device_m(Floats(N, 0), shift[1]),
+            device_v(Floats(N, 0), shift[2]);
+        float* no_master = nullptr;
+        const DeviceArray<uint8_t> device_decay(decay, true);
+        const DeviceArray<AdamWStep> step = step_after(0);
+        for (int t = 1; t <= 3; ++t) {
+          const Floats grads = random_tensor<float>(N, 10 + t);
+          const DeviceArray<float> device_grads(grads, shift[3]);
+          twin_update(p, m, v, grads, decay, prepare(step, dot_product(grads, grads), 1, grad_clip));
+          adamw_update(device_params.data(), no_master, device_m.data(), device_v.data(), device_grads.data(),
+                       device_decay.data(), step.data(), kRate, kBeta1, kBeta2, kEps, kDecay, 1, N, nullptr);
+        }
+        // Three steps of a handful of roundings each. Where sqrt(v) is small, so is m: the quotient keeps its digits.
+        check_close("params", device_params.host(), p, 3 * 4);
+        check_close("m", device_m.host(), m, 3 * 4);
+        check_close("v", device_v.host(), v, 3 * 4);
+      }
+    }
+  }
+  check_ran<float>("adamw_update_kernel<floatX, false, true");
+}
+
+TEST_CASE("adamw of bf16 parameters with a master copy: the copy as float, the parameters rounded from it") {
+  for (const int64_t N : {1, 33, 64, 1003}) {
+    for (const Shift shift : shifts(5, N == 64)) {
+      CAPTURE(N);
+      CAPTURE(shift.tensor);
+      CAPTURE(shift.all);
+      const auto master = random_tensor<float>(N, 1), grads = random_tensor<float>(N, 2);
+      const std::vector<uint8_t> decay = random_decay(N);
+      Doubles p = to_numbers(master), m(N), v(N);
+      const DeviceArray<bf16> params(N, shift[0]);
+      const DeviceArray<float> device_master(master, shift[1]), device_m(Floats(N, 0), shift[2]),
+          device_v(Floats(N, 0), shift[3]), device_grads(grads, shift[4]);
+      const DeviceArray<uint8_t> device_decay(decay, true);
+      const DeviceArray<AdamWStep> step = step_after(0);
+      twin_update(p, m, v, grads, decay, prepare(step, 1, 1, 0));
+      adamw_update(params.data(), device_master.data(), device_m.data(), device_v.data(), device_grads.data(),
+                   device_decay.data(), step.data(), kRate, kBeta1, kBeta2, kEps, kDecay, 1, N, nullptr);
+      check_close("master", device_master.host(), p, 4);
+      CHECK(same_bits(params.host(), to_storage<bf16>(device_master.host())));
+    }
+  }
+  check_ran<bf16>("adamw_update_kernel<floatX, true, true");
+}
+
+TEST_CASE_TEMPLATE("adamw changes nothing after a step that was not finite", floatX, float, bf16) {
+  for (const bool has_master : {false, true}) {
+    const int64_t N = 1003;
+    const auto params = random_storage<floatX>(N, 1);
+    const Floats numbers = random_tensor<float>(N, 2), squares(N, 0.5f);
+    const DeviceArray<floatX> device_params(params);
+    const DeviceArray<float> master(numbers), m(numbers), v(squares), grads(Floats(N, kInfinity));
+    const DeviceArray<uint8_t> decay(random_decay(N));
+    const DeviceArray<AdamWStep> step = step_after(3);
+    prepare(step, kInfinity, 1, 1);
+    adamw_update(device_params.data(), has_master ? master.data() : nullptr, m.data(), v.data(), grads.data(),
+                 decay.data(), step.data(), kRate, kBeta1, kBeta2, kEps, kDecay, 1, N, nullptr);
+    CHECK(same_bits(device_params.host(), params));
+    CHECK(same_bits(master.host(), numbers));
+    CHECK(same_bits(m.host(), numbers));
+    CHECK(same_bits(v.host(), squares));
+    CHECK(step.host()[0].updates == 3);
+  }
+}
+
+TEST_CASE("adamw of bf16 parameters alone rounds to a neighbour, on average to the exact value") {
+  // Without gradients a step is p -= lr decay p, one number for all: N draws of its rounding.
+  const int64_t N = 64 * 1024;
+  const std::vector<uint8_t> decay(N / 64, 1);
+  for (const bool unaligned : {false, true}) {
+    for (const float start : {1.0f, -1.5f, 3e-39f, 1e30f}) {
+      for (const float rate : {0.001f, 0.007f, 0.02f, 0.035f}) {  // of bf16's step below 1, 1/256: from 0.03 to 0.9
+        CAPTURE(unaligned);
+        CAPTURE(start);
+        CAPTURE(rate);
+        const float stored = __bfloat162float(__float2bfloat16_rn(start)), exact = stored - rate * (kDecay * stored);
+        const DeviceArray<bf16> params(std::vector<bf16>(N, __float2bfloat16_rn(start)), unaligned);
+        const DeviceArray<float> m(Floats(N, 0), unaligned), v(Floats(N, 0), unaligned), grads(Floats(N, 0), unaligned);
+        const DeviceArray<uint8_t> device_decay(decay, true);
+        const DeviceArray<AdamWStep> step = step_after(0);
+        prepare(step, 0, 1, 0);
+        float* no_master = nullptr;
+        adamw_update(params.data(), no_master, m.data(), v.data(), grads.data(), device_decay.data(), step.data(), rate,
+                     kBeta1, kBeta2, kEps, kDecay, 5, N, nullptr);
+        const double below = neighbour_below(exact), above = neighbour_above(exact);
+        const double share = (exact - below) / (above - below);
+        double sum = 0;
+        for (const double x : to_numbers(params.host())) {
+          REQUIRE((x == below || x == above));
+          sum += (x - below) / (above - below);
+        }
+        // The share that went up, within five standard deviations; the random numbers have 16 bits, and `exact` may be
+        // a unit of float off what the device computes (2^-16 of bf16's step).
+        CHECK(std::abs(sum / N - share) <= 5 * std::sqrt(share * (1 - share) / N) + 0x1p-15);
+      }
+    }
+  }
+}
+
+TEST_CASE("adamw's stochastic rounding: the same for the same seed and step, another for others; inf and NaN stay") {
+  const int64_t N = 1003;
+  Floats start = random_tensor<float>(N, 1);
+  start[5] = kInfinity, start[6] = -kInfinity, start[7] = kNaN, start[8] = 0, start[9] = -0.0f;
+  const Floats moments = random_tensor<float>(N, 2);
+  Floats grads = random_tensor<float>(N, 3);
+  grads[8] = grads[9] = 0;
+  const auto run = [&](uint64_t seed, int64_t updates) {
+    const DeviceArray<bf16> params(to_storage<bf16>(start));
+    const DeviceArray<float> m(Floats(N, 0)), v(Floats(N, 0)), device_grads(grads);
+    const DeviceArray<uint8_t> decay(std::vector<uint8_t>(ceil_div<int64_t>(N, 64), 1));
+    const DeviceArray<AdamWStep> step = step_after(updates);
+    prepare(step, 1, 1, 0);
+    float* no_master = nullptr;
+    adamw_update(params.data(), no_master, m.data(), v.data(), device_grads.data(), decay.data(), step.data(), kRate,
+                 kBeta1, kBeta2, kEps, kDecay, seed, N, nullptr);
+    return params.host();
+  };
+  const auto first = same_under_all_schedules([&] { return run(1, 50); });
+  CHECK(same_bits(run(1, 50), first));
+  CHECK_FALSE(same_bits(run(2, 50), first));
+  const Doubles values = to_numbers(first);
+  // inf - lr decay inf is inf - inf only if the rate is not 0: it stays what float arithmetic makes of it.
+  CHECK(std::isnan(values[7]));
+  CHECK_FALSE(std::isfinite(values[5]));
+  CHECK_FALSE(std::isfinite(values[6]));
+  CHECK(values[8] == 0);
+  CHECK(values[9] == 0);
+  // Another step has other random numbers: of equal updates (no moments, no gradient) some are rounded otherwise.
+  std::fill(grads.begin(), grads.end(), 0.0f);
+  CHECK_FALSE(same_bits(run(1, 50), run(1, 51)));
+}
+
+template <int kThreads>
+__global__ void round_stochastically_test_kernel(bf16* out, const float* inp, const uint32_t* random16, int N) {
+  const int i = blockIdx.x * kThreads + threadIdx.x;
+  if (i < N) out[i] = round_stochastically(inp[i], random16[i]);
+}
+
+TEST_CASE("stochastic rounding of single numbers") {
+  const float unit = 0x1p-7f;  // bf16's step from 1 on
+  struct Draw {
+    float x;
+    uint32_t random16;
+    float expected;
+  };
+  const std::vector<Draw> draws = {{1, 0, 1},
+                                   {1, 65535, 1},
+                                   {1 + unit / 4, 0, 1},
+                                   {1 + unit / 4, 49151, 1},
+                                   {1 + unit / 4, 49152, 1 + unit},
+                                   {-1 - unit / 4, 49151, -1},
+                                   {-1 - unit / 4, 49152, -1 - unit},
+                                   {2 - unit / 4, 65535, 2},  // into the next power of two
+                                   {0, 65535, 0},
+                                   {kInfinity, 65535, kInfinity},
+                                   {-kInfinity, 65535, -kInfinity},
+                                   {3.4e38f, 65535, kInfinity},  // above bf16's largest: infinity is the neighbour
+                                   {3.4e38f, 0, 0x1.fep127f},
+                                   {1e-45f, 65535, 0x1p-133f},  // the smallest bf16
+                                   {1e-45f, 65534, 0}};
+  Floats inp;
+  std::vector<uint32_t> random16;
+  for (const Draw& draw : draws) inp.push_back(draw.x), random16.push_back(draw.random16);
+  inp.push_back(kNaN), random16.push_back(65535);
+  for (const uint32_t bits : {0x7fffffffu, 0xffffffffu}) {  // NaN whose bits would overflow to a number
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    inp.push_back(x), random16.push_back(1);
+  }
+  const int N = static_cast<int>(inp.size());
+  const DeviceArray<float> device_inp(inp);
+  const DeviceArray<uint32_t> device_random16(random16);
+  const DeviceArray<bf16> out(N);
+  launch(round_stochastically_test_kernel<32>, 1, 32, 0, nullptr, out.data(), device_inp.data(), device_random16.data(),
+         N);
+  const Doubles values = to_numbers(out.host());
+  for (size_t i = 0; i < draws.size(); ++i) {
+    CAPTURE(i);
+    CHECK(values[i] == draws[i].expected);
+  }
+  for (size_t i = draws.size(); i < values.size(); ++i) CHECK(std::isnan(values[i]));
+}
+
+TEST_CASE("adamw of float parameters does not depend on the schedule") {
+  const int64_t N = 1003;
+  const DeviceArray<float> params(N), m(N), v(N), grads(random_tensor<float>(N, 2));
+  const DeviceArray<uint8_t> decay(random_decay(N));
+  same_under_all_schedules([&] {
+    params.write(random_tensor<float>(N, 1)), m.write(Floats(N, 0)), v.write(Floats(N, 0));
+    const DeviceArray<AdamWStep> step = step_after(0);
+    prepare(step, 9, 1, 1);
+    float* no_master = nullptr;
+    adamw_update(params.data(), no_master, m.data(), v.data(), grads.data(), decay.data(), step.data(), kRate, kBeta1,
+                 kBeta2, kEps, kDecay, 1, N, nullptr);
+    return params.host();
+  });
+}

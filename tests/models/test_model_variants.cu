@@ -1,0 +1,231 @@
+// The GPU's model in all its variants, against the CPU's.
+#include <map>
+#include <tuple>
+
+#include "llm/models/check.h"
+#include "llm/models/gpu_model.cuh"
+#include "tests/helpers/device.h"
+#include "tests/helpers/model_variants.h"
+
+namespace {
+
+const ModelConfig kSmall = {.max_seq_len = 16, .vocab_size = 61, .num_layers = 2, .num_heads = 2, .channels = 64};
+const ModelConfig kRagged = {.max_seq_len = 40, .vocab_size = 131, .num_layers = 2, .num_heads = 3, .channels = 51};
+
+void step(Model& model, const VariantBatch& batch) {
+  model.zero_grad();
+  batch.set_pooling(model);
+  model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+  model.backward(batch.targets.data(), batch.weights.data());
+  model.update({.lr = 1e-3f}, 1);
+}
+
+Floats all_of(const Model& model, Arena arena) {
+  Floats all;
+  for (const ParamTensor& tensor : model.table) {
+    const Floats values = tensor_of(model, arena, tensor);
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
+// Loss, losses, logits and gradients.
+void check_against_cpu(const Variant& v, Precision precision, int B, int T) {
+  ModelOptions options = v.options;
+  const auto cpu = make_cpu_model(v.config, true, options);
+  options.precision = precision;
+  const auto model = make_gpu_model(v.config, options, B, T, false);
+  const VariantBatch batch(v.config, B, T, 1);
+  for (Model* m : {model.get(), cpu.get()}) {
+    random_weights(*m, 0.125);
+    m->set_dropout(0.1f, 7, 8);
+    batch.set_pooling(*m);
+  }
+  for (const CheckRow& row : compare_models(*model, *cpu, batch, precision)) {
+    INFO(v.name, precision == Precision::fp32 ? ", fp32, " : ", bf16, ", row.tensor, ": relative ", row.relative,
+         ", cosine ", row.cosine, ", bound ", row.bound);
+    CHECK(row.ok);
+  }
+  Floats losses(batch.weights.size()), expected(losses.size());
+  model->read_losses(losses.data());
+  cpu->read_losses(expected.data());
+  CHECK(relative_difference(losses, expected) < (precision == Precision::fp32 ? 1e-5 : 1e-2));
+}
+
+}  // namespace
+
+TEST_CASE("every variant's loss, logits and gradients are the CPU's, within what the precision allows") {
+  for (const ModelConfig& base : {kSmall, kRagged}) {
+    if (quick_set() && base == kRagged) continue;
+    for (const Variant& v : model_variants(base)) {
+      check_against_cpu(v, Precision::fp32, 8, 16);
+      if (base == kSmall) check_against_cpu(v, Precision::bf16, 8, 16);  // the other's plain kernels are fp32's
+    }
+  }
+}
+
+TEST_CASE("an adapter's dropout at the head is one mask, however many rows of logits are made at once" * full_set()) {
+  const ModelConfig config = {
+      .max_seq_len = 11, .vocab_size = 8200, .num_layers = 1, .num_heads = 1, .channels = 5, .tied_head = false};
+  const Variant head{"a head's adapter", config, {.lora = {.rank = 2, .alpha = 8, .dropout = 0.5f, .targets = "head"}}};
+  REQUIRE(logits_chunk_rows(config, 27 * 11) < 27 * 11);  // the CPU's
+  check_against_cpu(head, Precision::fp32, 27, 11);
+}
+
+TEST_CASE(
+    "three steps: what is trained follows the CPU's, what is not keeps its bits, with and without master weights" *
+    full_set()) {
+  for (const Variant& v : model_variants(kSmall)) {
+    INFO(v.name);
+    const VariantBatch batch(v.config, 2, 9, 1);
+    const auto cpu = make_cpu_model(v.config, true, v.options), gpu = make_gpu_model(v.config, v.options, 2, 9, false);
+    for (Model* model : {cpu.get(), gpu.get()}) {
+      random_weights(*model, 0.125);
+      for (int t = 0; t < 3; ++t) step(*model, batch);
+    }
+    // The curve of docs/testing.md: 1e-5 in the loss.
+    CHECK(gpu->result(0).loss == doctest::Approx(cpu->result(0).loss).epsilon(1e-5));
+    CHECK(gpu->result(0).grad_norm == doctest::Approx(cpu->result(0).grad_norm).epsilon(1e-4));
+    for (const bool master : {true, false}) {
+      ModelOptions options = v.options;
+      options.precision = Precision::bf16;
+      options.master_weights = master;
+      const auto model = make_gpu_model(v.config, options, 2, 9, false);
+      random_weights(*model, 0.125);
+      std::vector<Floats> before;
+      for (const ParamTensor& tensor : model->table) before.push_back(tensor_of(*model, Arena::params, tensor));
+      for (int t = 0; t < 3; ++t) step(*model, batch);
+      CHECK(model->result(0).loss == doctest::Approx(cpu->result(0).loss).epsilon(1e-2));
+      for (size_t k = 0; k < before.size(); ++k) {
+        INFO(model->table[k].name);
+        const bool same = same_bits(before[k], tensor_of(*model, Arena::params, model->table[k]));
+        CHECK(same == !model->table[k].trainable());
+      }
+    }
+  }
+}
+
+TEST_CASE("tokens decoded one by one have the logits of the whole sequence, which are the CPU's") {
+  for (const ModelConfig& base : {kSmall, kRagged}) {
+    if (quick_set() && base == kSmall) continue;
+    for (const Variant& v : model_variants(base)) {
+      if (v.config.num_classes > 0 || !v.config.causal) continue;
+      INFO(v.name);
+      for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+        ModelOptions options = v.options;
+        const auto cpu = make_cpu_model(v.config, true, options);
+        options.precision = precision;
+        const auto model = make_gpu_model(v.config, options, 1, 1, false);
+        for (Model* m : {model.get(), cpu.get()}) random_weights(*m, 0.125);
+        for (const auto& [B, T, T0] : {std::tuple(1, 12, 1), {3, 16, 7}}) {
+          const VariantBatch batch(v.config, B, T, 3);
+          const Floats decoded = decoded_logits(*model, batch, T0), expected = evaluated_logits(*cpu, batch, T0);
+          CHECK(relative_difference(decoded, expected) < (precision == Precision::fp32 ? 1e-5 : 1e-2));
+        }
+        model->set_cache(0, 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("recomputing changes no bit of any variant" * full_set()) {
+  for (const Variant& v : model_variants(kSmall)) {
+    INFO(v.name);
+    const VariantBatch batch(v.config, 2, 9, 1);
+    std::vector<Floats> results;
+    for (const Recompute recompute : {Recompute::none, Recompute::gelu, Recompute::block}) {
+      ModelOptions options = v.options;
+      options.recompute = recompute;
+      const auto model = make_gpu_model(v.config, options, 2, 9, false);
+      random_weights(*model, 0.125);
+      model->set_dropout(0.1f, 7, 8);
+      step(*model, batch);
+      results.push_back(all_of(*model, Arena::params));
+    }
+    CHECK(same_bits(results[0], results[1]));
+    CHECK(same_bits(results[0], results[2]));
+  }
+}
+
+TEST_CASE("the memory plan is what every variant allocates") {
+  for (const Variant& v : model_variants(kRagged)) {
+    INFO(v.name);
+    const GpuModel<float> model(v.config, v.options, 2, 9, gpu_tiers(Precision::fp32, false));
+    int64_t planned = 0;
+    for (const MemoryRow& row : gpu_memory_plan(v.config, v.options, 2, 9)) {
+      if (row.name != kLibraryRow) planned += row.bytes;
+    }
+    CHECK(model.allocated_bytes() == planned);
+  }
+}
+
+#ifdef WROUGHT_CUDASIM
+namespace {
+
+// A model's step: which kernels a dry run of it names, and which ran.
+template <class floatX>
+void check_step(const std::string& name, const ModelConfig& config, ModelOptions options, Precision precision,
+                bool reference, float dropout, int B, int T) {
+  INFO(name);
+  options.precision = precision;
+  const GpuTiers tiers = gpu_tiers(precision, reference);
+  std::map<std::string, uint64_t> expected;
+  for (const DryRun::Operation& operation : dry_step<floatX>(config, options, B, T, dropout, tiers)) {
+    for (const DryRun::Launch& launch : operation.launches) ++expected[launch.kernel];
+  }
+  GpuModel<floatX> model(config, options, B, T, tiers);
+  random_weights(model, 0.125);
+  model.set_dropout(dropout, 7, 8);
+  const VariantBatch batch(config, B, T, 1);
+  cudaDeviceSynchronize();
+  const uint64_t allocations = cudasim::allocations();
+  for (int k = 0; k < 3; ++k) {
+    const std::map<std::string, uint64_t> before = cudasim::kernel_launches();
+    step(model, batch);
+    cudaDeviceSynchronize();
+    std::map<std::string, uint64_t> ran = cudasim::kernel_launches();
+    for (const auto& [kernel, times] : before) {
+      if ((ran[kernel] -= times) == 0) ran.erase(kernel);
+    }
+    std::string difference;
+    for (const auto* side : {&ran, &expected}) {
+      for (const auto& [kernel, times] : *side) {
+        const auto* other = side == &ran ? &expected : &ran;
+        const auto found = other->find(kernel);
+        if (found != other->end() && found->second == times) continue;
+        difference += (side == &ran ? "ran " : "dry run: ") + kernel + " " + std::to_string(times) + "; ";
+      }
+    }
+    CHECK(difference == "");
+  }
+  CHECK(cudasim::allocations() == allocations);
+}
+
+void check_step(const std::string& name, const ModelConfig& config, const ModelOptions& options, Precision precision,
+                bool reference, float dropout, int B, int T) {
+  const auto check = precision == Precision::bf16 ? check_step<bf16> : check_step<float>;
+  check(name, config, options, precision, reference, dropout, B, T);
+}
+
+}  // namespace
+
+TEST_CASE("a dry run names the kernels that a step launches, as often as it does; and no step allocates" * full_set()) {
+  for (const ModelConfig& base : {kSmall, kRagged}) {
+    for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16}) {
+      for (const bool reference : {false, true}) {
+        check_step("the model", base, {}, precision, reference, 0, 2, 9);
+      }
+      for (const Recompute recompute : {Recompute::gelu, Recompute::block}) {
+        check_step("recomputing, with dropout", base, {.recompute = recompute}, precision, false, 0.1f, 3, 11);
+      }
+      check_step("Muon and an average", base, {.optimizer = Optimizer::muon, .ema = 0.9}, precision, false, 0, 1, 16);
+    }
+    for (const Variant& v : model_variants(base)) {
+      check_step(v.name, v.config, v.options, Precision::bf16, false, 0.1f, 2, 9);
+    }
+  }
+  check_step("large enough for larger tiles",
+             {.max_seq_len = 64, .vocab_size = 16500, .num_layers = 1, .num_heads = 2, .channels = 128}, {},
+             Precision::bf16, false, 0, 2, 64);
+}
+#endif

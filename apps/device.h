@@ -1,4 +1,4 @@
-// Where a program's model lives. Programs that include this are built up to three times: for the CPU alone; with the
+// Where a program's model lives. Programs that include this are built up to three times: for the CPU only; with the
 // GPU's model by nvcc (its name and "cu"); and with the same on dev/cudasim ("sim"), for machines without a GPU.
 #pragma once
 
@@ -7,79 +7,28 @@
 #include <memory>
 #include <string>
 
-#include "llm/flags/command_line.h"
-#include "llm/models/model.h"
+#include "llm/flags/device_flags.h"
+#include "llm/models/cpu_model.h"
+#include "llm/models/device.h"
 #ifdef WROUGHT_GPU
 #include "llm/models/gpu.h"
-#endif
-
-struct DeviceFlags {
-#ifdef WROUGHT_GPU
-  static constexpr bool kHasGpu = true;
-  std::string device = "cuda";
+inline constexpr bool kHasGpu = true;
 #else
-  static constexpr bool kHasGpu = false;
-  std::string device = "cpu";
+inline constexpr bool kHasGpu = false;
 #endif
-  std::string precision;  // empty: bf16 where the device has it
-  bool reference = false;
-  bool exact = false;  // fp32 unless told otherwise; add_device_flags() sets it
-  int threads = 0;
-
-  bool on_gpu() const { return device == "cuda"; }
-};
 
 inline void add_device_flags(CLI::App& app, DeviceFlags& flags, bool exact) {
-  flags.exact = exact;
-  app.add_option("--device", flags.device,
-                 DeviceFlags::kHasGpu ? "cpu | cuda" : "cpu (cuda: the program of this name that ends in cu)")
-      ->capture_default_str();
-  app.add_option(
-      "--precision", flags.precision,
-      exact ? "fp32 | tf32 | bf16; default: fp32" : "fp32 | tf32 | bf16; default: bf16 where the device has it");
-  app.add_option("--threads", flags.threads, "of the CPU; 0: all cores")->check(CLI::Range(0, 4096));
-  app.add_flag("--reference", flags.reference, "plain loops and kernels only");
+  add_device_flags(app, flags, exact, kHasGpu);
 }
 
-// Throws UsageError for what this program or machine has not; sets the number of threads, and the precision if it is
-// open.
+// Throws UsageError for what this program or machine does not have; sets the number of threads, and the precision if it
+// is open.
 inline void settle_device(DeviceFlags& flags) {
-  if (flags.device != "cpu" && flags.device != "cuda") {
-    fail_usage("--device is '%s', expected one of cpu cuda", flags.device.c_str());
-  }
   if (flags.threads > 0) set_cpu_threads(flags.threads);
+  settle_device_flags(flags);
 #ifdef WROUGHT_GPU
   if (flags.on_gpu()) check_gpu();
-#else
-  if (flags.on_gpu()) {
-    fail_usage("--device cuda needs the program of this name that ends in cu (make cuda), or in sim (make sim)");
-  }
 #endif
-  if (flags.precision.empty()) {
-    const bool bf16 = !flags.exact && !flags.reference && (flags.on_gpu() || cpu_can(Precision::bf16));
-    flags.precision = bf16 ? "bf16" : "fp32";
-  }
-  if (flags.precision != "fp32" && flags.precision != "tf32" && flags.precision != "bf16") {
-    fail_usage("--precision is '%s', expected one of fp32 tf32 bf16", flags.precision.c_str());
-  }
-  if (flags.on_gpu()) return;
-  if (flags.precision == "tf32") fail_usage("--precision tf32 needs --device cuda; on the CPU it is fp32 or bf16");
-  if (flags.reference && flags.precision != "fp32") {
-    fail_usage("--reference has no --precision %s on the CPU: its plain loops run in fp32", flags.precision.c_str());
-  }
-  if (flags.precision == "bf16") check_cpu_can(Precision::bf16);
-}
-
-inline Precision precision_of(const DeviceFlags& flags) {
-  return flags.precision == "bf16" ? Precision::bf16 : flags.precision == "tf32" ? Precision::tf32 : Precision::fp32;
-}
-
-// What it runs on, for a person: "2 threads", or the GPU's name.
-inline std::string device_name(const DeviceFlags& flags) {
-#ifdef WROUGHT_GPU
-  if (flags.on_gpu()) return gpu_name() + ", " + flags.precision;
-#endif
-  return strprintf("%d threads, %s", cpu_threads(), flags.precision.c_str());
 }
 
 // A model for batches of (B, T) in the flags' precision. Throws Error if the device cannot hold its training.
@@ -102,4 +51,14 @@ inline std::unique_ptr<Model> make_device_model(const DeviceFlags& flags, const 
         B, T, needed / 1e9, machine / 1e9);
   }
   return make_cpu_model(shape, flags.reference, options);
+}
+
+inline Device device_of(const DeviceFlags& flags) {
+  std::string name = strprintf("%d threads, %s", cpu_threads(), flags.precision.c_str());
+#ifdef WROUGHT_GPU
+  if (flags.on_gpu()) name = gpu_name() + ", " + flags.precision;
+#endif
+  return {name, [flags](const ModelConfig& shape, ModelOptions options, int B, int T) {
+            return make_device_model(flags, shape, options, B, T);
+          }};
 }

@@ -1,13 +1,16 @@
-// Finetunes a model: three commands, each a flat loop of its own over the same data sets, batches and seam.
+// Finetunes a model: three commands, each a flat loop over the same data sets, batches and seam.
 //
-//   build/finetune classify --model DIR --data mails.tsv         llm/finetune/classes      llm/finetune/classify.h
-//   build/finetune instruct --model DIR --data rows.json         llm/finetune/instructions  llm/finetune/instruct.h
-//   build/finetune dpo      --model DIR --data preferences.json  llm/finetune/preferences   llm/finetune/dpo.h
+//   build/finetune classify --model DIR --data mails.tsv         llm/finetune/classify
+//   build/finetune instruct --model DIR --data rows.json         llm/finetune/instruct
+//   build/finetune dpo      --model DIR --data preferences.json  llm/finetune/dpo
+#include "apps/device.h"
 #include "llm/distributed/launch.h"
 #include "llm/finetune/classify.h"
 #include "llm/finetune/dpo.h"
 #include "llm/finetune/instruct.h"
 #include "llm/flags/cli.h"
+#include "llm/support/output.h"
+#include "llm/support/stop_signal.h"
 
 int main(int argc, char** argv) {
   StopSignal::watch();
@@ -16,7 +19,7 @@ int main(int argc, char** argv) {
   struct Command {
     Task task;
     const char *name, *what;
-    void (*run)(FinetuneConfig, const DeviceFlags&);
+    void (*run)(FinetuneConfig, const Device&);
     FinetuneConfig config;
     CLI::App* app;
   };
@@ -45,7 +48,7 @@ int main(int argc, char** argv) {
       validate(config, command.task, given);
       settle_device(device);
       Output::when_unread(Output::Unread::drop);
-      command.run(config, device);
+      command.run(config, device_of(device));
     }
   });
 }

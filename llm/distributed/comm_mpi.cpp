@@ -1,6 +1,5 @@
 #include "llm/distributed/comm_mpi.h"
 
-#include "llm/distributed/launch.h"
 #include "llm/support/error.h"
 
 #ifdef WROUGHT_MPI
@@ -158,7 +157,7 @@ MpiProcess start_mpi() {
   MPI_Comm_free(&local);
   if (mpi_launched() > process.size && process.size == 1) {
     fail(
-        "the launcher started %d processes, but MPI sees one alone: it is not the launcher of the MPI that this "
+        "the launcher started %d processes, but MPI sees only one: it is not the launcher of the MPI that this "
         "program was built with; start it with that one's mpirun",
         mpi_launched());
   }

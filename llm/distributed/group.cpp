@@ -250,7 +250,7 @@ struct Group::Impl {
     }
     std::fflush(stdout);
     std::fprintf(stderr, "\nerror: %s%s\n", c.rank == 0 ? "" : strprintf("rank %d ends: ", c.rank).c_str(),
-                 reason.c_str());
+                 spell_settings(reason).c_str());
     std::fflush(stderr);
     ::_exit(exit_code);
   }

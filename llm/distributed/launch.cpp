@@ -9,7 +9,6 @@
 #include <optional>
 #include <random>
 
-#include "llm/distributed/comm_mpi.h"
 #include "llm/support/error.h"
 
 using nlohmann::json;
@@ -61,7 +60,7 @@ double join_timeout() {
   return int_variable("WROUGHT_JOIN_TIMEOUT", 1, 1 << 20).value_or(static_cast<int>(kJoinTimeout));
 }
 
-// As torchrun sets them, or Slurm's with MASTER_ADDR; nothing if they are not there.
+// As torchrun sets them, or Slurm with MASTER_ADDR; nothing if they are not there.
 std::optional<GroupConfig> config_of_variables() {
   const bool slurm = !std::getenv("WORLD_SIZE") && std::getenv("MASTER_ADDR") && std::getenv("SLURM_PROCID");
   if (!std::getenv("WORLD_SIZE") && !slurm) return std::nullopt;
@@ -78,7 +77,7 @@ std::optional<GroupConfig> config_of_variables() {
     fail("the variable MASTER_ADDR is not set: expected the name or address of the machine that rank 0 runs on");
   }
   c.port = needed_variable("MASTER_PORT", 1, 65535);
-  // torchrun keeps MASTER_PORT for a store of its own where it says so.
+  // torchrun keeps MASTER_PORT for its own store if it says so.
   if (text_variable("TORCHELASTIC_USE_AGENT_STORE") == "True") c.port += c.port < 65535 ? 1 : -1;
   c.token = text_variable("WROUGHT_TOKEN");
   if (c.token.empty()) c.token = text_variable("TORCHELASTIC_RUN_ID");
@@ -93,7 +92,7 @@ std::unique_ptr<Group> start_group() {
   const MpiProcess process = start_mpi();
   GroupConfig c{process.rank, process.size, process.local_rank, process.local_size, {}, 0, "", join_timeout()};
   if (c.size == 1) return std::make_unique<Group>(c);
-  // Rank 0 says where it listens, and a token that nobody else knows.
+  // Rank 0 says where it listens, and a secret token.
   std::unique_ptr<Group> group;
   if (c.rank == 0) {
     std::random_device random;

@@ -12,17 +12,9 @@
 #include <cstdlib>
 #include <memory>
 
+#include "llm/distributed/comm_mpi.h"
 #include "llm/distributed/group.h"
 #include "llm/support/error.h"
-
-// How many processes a launcher of MPI programs has started with this one; 0: none has.
-inline int mpi_launched() {
-  for (const char* name :
-       {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}) {
-    if (const char* value = std::getenv(name)) return std::max(1, std::atoi(value));
-  }
-  return 0;
-}
 
 // For programs that are one process: throws Error where several were started, which would all do the same.
 inline void check_one_process(const char* program) {

@@ -10,9 +10,9 @@
 
 class Group;
 
-// One file that several processes write, each at places of its own, through `path`.tmp as a FileWriter does; devices and pipes have
-// no places and are refused. All make the same calls but for write(). Rank 0 makes it `size` bytes long, with `head` at
-// its start.
+// One file that several processes write, each at places of its own, through `path`.tmp as a FileWriter does; devices
+// and pipes have no places and are refused. All make the same calls but for write(). Rank 0 makes it `size` bytes long,
+// with `head` at its start.
 class SharedFileWriter {
  public:
   SharedFileWriter(const std::filesystem::path& path, std::string_view head, int64_t size, const Group& group);

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "llm/finetune/examples.h"
+#include "llm/flags/finetune_flags.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"

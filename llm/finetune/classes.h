@@ -84,7 +84,6 @@ enum class Position {
   mean,       // of all positions, padding included, as the book's
   mean_real,  // of the text's tokens
 };
-inline const std::vector<std::string> kPositions = {"last", "last-real", "first", "mean", "mean-real"};
 Position position_of(const std::string& name);  // throws Error for a name that is none
 
 struct LabelledBatch {

@@ -1,4 +1,4 @@
-// What every program's main() shares: flags by CLI11, errors as a person wants them, exit codes.
+// What every program's main() shares: flags by CLI11, errors for a person, exit codes.
 #pragma once
 
 #include <fcntl.h>
@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "llm/flags/setting_names.h"
 #include "llm/support/error.h"
 
 // A program started without stdin, stdout or stderr (`>&-`) would get their numbers for its files, and what it prints
@@ -105,6 +106,8 @@ int run_program(CLI::App& app, int argc, char** argv, const std::vector<OldFlag>
   take_standard_files();
   // A write beyond the limit of a file's size (ulimit -f) fails, and the message says where.
   std::signal(SIGXFSZ, SIG_IGN);
+  know_flags(app);
+  spell_settings = with_flag_names;
   try {
     check_values(app);
     std::vector<std::string> words = mark_brackets(argc, argv);
@@ -113,14 +116,14 @@ int run_program(CLI::App& app, int argc, char** argv, const std::vector<OldFlag>
     for (const std::string& word : words) pointers.push_back(word.c_str());
     app.parse(argc, pointers.data());
     body();
-    // A disk that fills up behind `program > file` shows here at the latest.
+    // A disk that fills up under `program > file` shows here at the latest.
     if (std::fflush(stdout) != 0 || std::ferror(stdout))
       fail("the output cannot be written: the disk is full, or its reader has gone");
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;  // --help arrives here too, as success
   } catch (const UsageError& error) {
-    std::fprintf(stderr, "error: %s\n(%s --help lists the flags)\n", error.what(), argv[0]);
+    std::fprintf(stderr, "error: %s\n(%s --help lists the flags)\n", spell_settings(error.what()).c_str(), argv[0]);
     return 2;
   } catch (const SaidElsewhere& error) {
     return error.exit_code;
@@ -129,7 +132,7 @@ int run_program(CLI::App& app, int argc, char** argv, const std::vector<OldFlag>
   } catch (const std::filesystem::filesystem_error& error) {
     std::fprintf(stderr, "error: %s: %s\n", error.path1().c_str(), error.code().message().c_str());
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", spell_settings(error.what()).c_str());
   }
   return 1;
 }

@@ -30,7 +30,7 @@ ModelOptions model_options(const TrainConfig& c) {
   options.ema = c.ema;
   options.ranks = c.ranks;
   options.zero = c.zero;
-  options.seed = c.seed ^ 0x726f756e64;  // numbers of its own: initialisation and dropout draw from the seed itself
+  options.seed = c.seed ^ 0x726f756e64;  // its own numbers: initialisation and dropout draw from the seed itself
   return options;
 }
 
@@ -48,7 +48,7 @@ void validate(const TrainConfig& c) {
   }
   if (c.find_lr && c.resume) fail_usage("--find-lr tries a model from its start: start from weights with --model DIR");
   if (!c.search.empty() && (c.resume || c.memory || c.kernels || c.check || c.find_lr)) {
-    fail_usage("--search makes runs of its own: it contradicts --resume, --memory, --kernels, --check and --find-lr");
+    fail_usage("--search makes its own runs: it contradicts --resume, --memory, --kernels, --check and --find-lr");
   }
   if (c.zero > 0 && c.optimizer == "muon") {
     fail_usage("--zero %d cuts matrices apart, and --optimizer muon works on whole ones: give one of them", c.zero);
@@ -63,17 +63,17 @@ void validate(const TrainConfig& c) {
   if (c.no_master_weights && c.ema > 0) {
     fail_usage("--ema averages float weights, which --no-master-weights does without: give one of them");
   }
-  if (c.resume && c.run.empty()) fail_usage("--resume needs --run DIR: the run to go on with");
+  if (c.resume && c.run.empty()) fail_usage("--resume needs --run DIR: the run to continue");
   if (!find_preset(c.model) && (c.layers || c.heads || c.channels)) {
     fail_usage("--layers, --heads and --channels contradict --model %s: a model directory has its own shape",
                c.model.c_str());
   }
   if (!find_preset(c.model) && (c.untied_head || c.no_qkv_bias || c.init != "gpt2")) {
-    fail_usage("--untied-head, --no-qkv-bias and --init contradict --model %s: a model directory is what it is",
+    fail_usage("--untied-head, --no-qkv-bias and --init contradict --model %s: a model directory has these fixed",
                c.model.c_str());
   }
   if (c.init == "book" && !c.untied_head)
-    fail_usage("--init book gives the head weights of its own: it goes with --untied-head");
+    fail_usage("--init book gives the head its own weights: it goes with --untied-head");
 }
 
 namespace {
@@ -104,7 +104,7 @@ void set_flag(TrainConfig& config, const std::string& name, const json& value) {
     if (read_saved(value, field)) return;
     fail_usage("--%s cannot be %s", flag.name, value.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
   });
-  if (!found) fail_usage("--%s is no flag that a run's record has", name.c_str());
+  if (!found) fail_usage("--%s is not a flag that a run records", name.c_str());
 }
 
 std::string merge_resumed(TrainConfig& config, const json& saved, const std::vector<std::string>& given) {

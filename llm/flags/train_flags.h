@@ -136,82 +136,79 @@ void for_each_flag(Config& c, Visit&& visit) {
   group = "Model";
   flag(c.model,
        {"model", any(),
-        "gpt2-nano d4 d6 d12 d24 d36 d48 gpt2 gpt2-medium gpt2-large gpt2-xl, or a model directory to go on from"});
-  flag(c.layers, {"layers", range(0, 4096), "blocks; 0: the preset's, as for the next four"});
-  flag(c.heads, {"heads", range(0, 65536), "attention heads in a block"});
+        "gpt2-nano d4 d6 d12 d24 d36 d48 gpt2 gpt2-medium gpt2-large gpt2-xl, or a model directory to start from"});
+  flag(c.layers, {"layers", range(0, 4096), "blocks; 0: as the preset has, as for the next four"});
+  flag(c.heads, {"heads", range(0, 65536), "attention heads per block"});
   flag(c.channels, {"channels", range(0, 1 << 20), "width of the residual stream"});
-  flag(c.seq_len, {"seq-len", range(0, 1 << 24), "T: tokens in a window, the model's context when it is new"});
-  flag(c.vocab_size, {"vocab-size", range(0, 1 << 28), "0: the tokenizer's; for shards without a tokenizer 50257"});
+  flag(c.seq_len, {"seq-len", range(0, 1 << 24), "T: tokens per window, and a new model's context"});
+  flag(c.vocab_size,
+       {"vocab-size", range(0, 1 << 28), "0: as the tokenizer has; for shards without a tokenizer 50257"});
   flag(c.untied_head,
-       {"untied-head", any(), "a new model's logits come from a matrix of their own, not from the token embedding"});
+       {"untied-head", any(), "a new model's logits come from a separate matrix, not from the token embedding"});
   flag(c.no_qkv_bias, {"no-qkv-bias", any(), "a new model's queries, keys and values have no bias"});
-  flag(c.init, {"init", choices("gpt2", "book"),
-                "gpt2 | book: a new model's weights; book: PyTorch's of its layers, after torch.manual_seed(--seed)"});
+  flag(c.init,
+       {"init", choices("gpt2", "book"),
+        "gpt2 | book: a new model's weights; book: those that PyTorch's layers have after torch.manual_seed(--seed)"});
 
   group = "Training";
-  flag(c.batch_size, {"batch-size", range(0, 1 << 20), "B: windows in a micro-batch of one process; 0: the preset's"});
+  flag(c.batch_size, {"batch-size", range(0, 1 << 20), "B: windows per micro-batch and process; 0: as the preset has"});
   flag(c.total_batch_tokens, {"total-batch-tokens", range(0, big),
                               "tokens per step, a multiple of B*T and the number of processes: gradients accumulate; "
                               "0: one micro-batch each"});
-  flag(c.steps, {"steps", range(0, big), "optimizer steps; 0: from --epochs, else the preset's", OnResume::free});
+  flag(c.steps, {"steps", range(0, big), "optimizer steps; 0: from --epochs, else as the preset has", OnResume::free});
   flag(c.epochs, {"epochs", range(0, 1e9), "passes over the training data, instead of --steps", OnResume::free});
-  flag(c.lr, {"lr", range(0, 10), "peak learning rate; 0: the preset's"});
+  flag(c.lr, {"lr", range(0, 10), "peak learning rate; 0: as the preset has"});
   flag(c.min_lr, {"min-lr", range(0, 10), "learning rate at the end"});
-  flag(c.start_lr,
-       {"start-lr", range(0, 10), "learning rate of the warm-up's first step; 0: that of --lr by --warmup-steps"});
+  flag(c.start_lr, {"start-lr", range(0, 10), "learning rate of the first warm-up step; 0: --lr / --warmup-steps"});
   flag(c.warmup_steps, {"warmup-steps", range(-1, big), "steps of linear warm-up; -1: a twentieth of the steps"});
   flag(c.schedule, {"schedule", choices("cosine", "linear", "constant", "wsd"),
                     "after the warm-up; wsd: constant, then linear over the last fifth"});
   flag(c.optimizer, {"optimizer", choices("adamw", "muon"),
                      "adamw | muon: Muon for the blocks' weight matrices, AdamW for the rest"});
   flag(c.lr_decay_per_layer, {"lr-decay-per-layer", range(0.01, 1),
-                              "each block's rate is so many times that of the block above it; the head has --lr"});
-  flag(c.weight_decay, {"weight-decay", range(0, 10), "decoupled; of what, --decay says"});
-  flag(c.decay, {"decay", choices("matrices", "all"), "matrices | all: whether biases and layernorms decay, too"});
-  flag(c.beta1, {"beta1", range(0, 0.999999), "AdamW's"});
-  flag(c.beta2, {"beta2", range(0, 0.999999), "AdamW's; 0: the preset's"});
-  flag(c.eps, {"eps", range(1e-30, 1), "AdamW's"});
+                              "factor on the learning rate for each block further from the head, which has --lr"});
+  flag(c.weight_decay, {"weight-decay", range(0, 10), "decoupled weight decay; --decay selects the tensors"});
+  flag(c.decay, {"decay", choices("matrices", "all"), "matrices | all: all includes biases and layernorms"});
+  flag(c.beta1, {"beta1", range(0, 0.999999), "AdamW's beta1"});
+  flag(c.beta2, {"beta2", range(0, 0.999999), "AdamW's beta2; 0: as the preset has"});
+  flag(c.eps, {"eps", range(1e-30, 1), "AdamW's epsilon"});
   flag(c.grad_clip, {"grad-clip", range(0, 1e9), "clip the gradients' global norm to this; 0: off"});
   flag(c.dropout, {"dropout", range(0, 0.99), "after the embedding, on attention, on each sublayer's output"});
   flag(c.ema, {"ema", range(0, 0.999999),
-               "decay of an average of the weights, of which validations, samples and saved models then are; 0: none"});
-  flag(c.seed, {"seed", range(0, big), "of initialisation, data order, dropout and samples"});
+               "keep an average (EMA) of the weights with this decay; evaluate and save the average; 0: none"});
+  flag(c.seed, {"seed", range(0, big), "seed of initialisation, data order, dropout and samples"});
 
   group = "Watching";
   flag(c.eval_every, {"eval-every", range(-1, big), "steps between validations; 0: only at the end; -1: five in all",
                       OnResume::free});
-  flag(c.eval_steps, {"eval-steps", range(0, big), "batches a validation takes; 0: all", OnResume::free});
-  flag(c.patience,
-       {"patience", range(0, 1e6),
-        "validations in a row without improvement that end the run; the best is kept as RUN/best; 0: none do",
-        OnResume::free});
+  flag(c.eval_steps, {"eval-steps", range(0, big), "batches per validation; 0: all", OnResume::free});
+  flag(c.patience, {"patience", range(0, 1e6),
+                    "stop after this many validations without improvement, and keep the best as RUN/best; 0: never",
+                    OnResume::free});
   flag(c.sample_every,
        {"sample-every", range(-1, big), "steps between samples; 0: only at the end; -1: four in all", OnResume::free});
   flag(c.sample_tokens, {"sample-tokens", range(0, 1 << 20), "length of a sample; 0: none", OnResume::free});
-  flag(c.prompt, {"prompt", any(), "what samples begin with; default: the start of a text", OnResume::free});
+  flag(c.prompt, {"prompt", any(), "text that samples begin with; default: the start of a text", OnResume::free});
   flag(c.save_every, {"save-every", range(-1, big), "steps between checkpoints; 0: only at the end; -1: four in all",
                       OnResume::free});
   flag(c.keep, {"keep", range(0, 1e6), "checkpoints to keep, the newest; 0: all", OnResume::free});
 
   group = "Arithmetic and memory";
-  flag(c.precision,
-       {"precision", choices("fp32", "tf32", "bf16"),
-        "fp32 | tf32 | bf16: of weights and activations (tf32, and bf16 on the CPU: of products' factors alone); "
-        "default: bf16 where the device has it",
-        OnResume::free});
-  flag(c.recompute,
-       {"recompute", choices("none", "gelu", "block"),
-        "none | gelu | block: what backward computes again instead of keeping it; same results, less memory",
-        OnResume::free});
+  flag(c.precision, {"precision", choices("fp32", "tf32", "bf16"),
+                     "fp32 | tf32 | bf16: weights and activations (tf32, and bf16 on the CPU: only matrix-product "
+                     "inputs are rounded); "
+                     "default: bf16 where the device has it",
+                     OnResume::free});
+  flag(c.recompute, {"recompute", choices("none", "gelu", "block"),
+                     "none | gelu | block: what backward recomputes instead of keeping it; same results, less memory",
+                     OnResume::free});
   flag(c.no_master_weights,
-       {"no-master-weights", any(), "keep bf16 weights alone, rounded stochastically: 4 bytes a parameter less",
+       {"no-master-weights", any(), "keep only bf16 weights, rounded stochastically: 4 bytes per parameter less",
         OnResume::free});
 
   group = "Several processes";
-  flag(c.zero,
-       {"zero", range(0, 3),
-        "what each process keeps its part alone of: 1 the optimizer's state, 2 gradients, too, 3 parameters, too",
-        OnResume::free});
+  flag(c.zero, {"zero", range(0, 3), "ZeRO stage: shard 1 optimizer state, 2 also gradients, 3 also parameters",
+                OnResume::free});
   flag(c.timeout,
        {"timeout", range(1, 1e6),
         "seconds without any progress after which the run ends, saying who hangs; apps/launch/elastic.sh starts a run "
@@ -222,18 +219,20 @@ void for_each_flag(Config& c, Visit&& visit) {
   group = "Run";
   flag(c.run, {"run", any(), "the run's folder; default: the next free runs/NAME", OnResume::never});
   flag(c.resume,
-       {"resume", any(), "go on from the last checkpoint of --run; other flags come from it", OnResume::never});
-  flag(c.threads, {"threads", range(0, 4096), "0: all cores; another number gives other bits", OnResume::free});
+       {"resume", any(), "continue from the last checkpoint of --run; other flags come from it", OnResume::never});
+  flag(c.threads,
+       {"threads", range(0, 4096), "CPU threads; 0: all cores; another number gives other bits", OnResume::free});
   flag(c.reference,
-       {"reference", any(), "plain loops only: slow, and the same for any number of threads", OnResume::never});
-  flag(c.memory, {"memory", any(), "print what training takes, tensor by tensor, and stop", OnResume::never});
+       {"reference", any(), "plain loops only: slow, and the same result for any number of threads", OnResume::never});
+  flag(c.memory,
+       {"memory", any(), "print the memory that training takes, tensor by tensor, and stop", OnResume::never});
   flag(c.kernels, {"kernels", any(), "print which kernels a step takes, and why, operation by operation, and stop",
                    OnResume::never});
   flag(c.find_lr, {"find-lr", any(),
                    "try rates from 1e-6 to 1 in --steps steps (100), print the losses and a rate for --lr, and stop",
                    OnResume::never});
   flag(c.search, {"search", any(),
-                  "a JSON file of flags and values to try: a run for each, in folders below --run; docs/training.md",
+                  "JSON file of flags and values to try: one run for each, in folders below --run; docs/training.md",
                   OnResume::never});
   flag(c.check, {"check", any(), "compare one step of the fast path with the reference, tensor by tensor, and stop",
                  OnResume::never});
@@ -256,11 +255,11 @@ void validate(const TrainConfig& config);
 // For --resume: takes every value from `saved` (to_json of the run's configuration) but those that the user `gave` on
 // the command line; a flag that `saved` lacks, because it is newer, has its default. Returns those, but for what was
 // given: "--flag --flag". Throws UsageError naming each flag whose given value differs and may not, Error naming what
-// in `saved` is no flag, or has no usable value.
+// in `saved` is not a flag, or has no usable value.
 std::string merge_resumed(TrainConfig& config, const nlohmann::json& saved, const std::vector<std::string>& given);
 
-// A preset's shape and training defaults; null if the name is none. `vocab_size` is GPT-2's and is replaced by the
-// tokenizer's.
+// A preset's shape and training defaults; null if the name is none. `vocab_size` is that of GPT-2; the
+// tokenizer's size replaces it.
 struct ModelPreset {
   const char* name;
   ModelConfig shape;

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "llm/models/batch.h"
 #include "llm/models/model.h"
-#include "llm/text/dataloader.h"
 
 struct CheckRow {
   std::string tensor;     // "loss", "logits", then "d" and a parameter's name

@@ -561,7 +561,7 @@ namespace {
 const cpu::Kernels<float>& fast_kernels(Precision precision) {
   const cpu::Kernels<float>* kernels = cpu::fast_kernels(cpu::best_isa(), precision == Precision::bf16);
   if (!kernels) {
-    fail("--precision bf16 needs a CPU with AVX512-BF16 instructions; this one has %s: take --precision fp32",
+    fail("{precision} bf16 needs a CPU with AVX512-BF16 instructions; this one has %s: take {precision} fp32",
          cpu::name_of(cpu::best_isa()));
   }
   return *kernels;

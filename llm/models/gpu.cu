@@ -193,28 +193,28 @@ void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, in
   if (options.recompute == Recompute::none) {
     ModelOptions gelu = options;
     gelu.recompute = Recompute::gelu;
-    way("--recompute gelu", gelu, B);
+    way("{recompute} gelu", gelu, B);
   }
   if (options.recompute != Recompute::block) {
-    try_option("--recompute block", [](ModelOptions& o) { o.recompute = Recompute::block; });
+    try_option("{recompute} block", [](ModelOptions& o) { o.recompute = Recompute::block; });
   }
   if (options.precision != Precision::bf16) {
-    try_option("--precision bf16", [](ModelOptions& o) { o.precision = Precision::bf16; });
+    try_option("{precision} bf16", [](ModelOptions& o) { o.precision = Precision::bf16; });
   } else if (options.master_weights && options.ema == 0) {
-    try_option("--no-master-weights", [](ModelOptions& o) { o.master_weights = false; });
+    try_option("{no-master-weights}", [](ModelOptions& o) { o.master_weights = false; });
   }
   int batch = B;
   while (batch > 1 && needed(options, batch) > available) batch /= 2;
-  if (batch < B) way(strprintf("--batch-size %d", batch), options, batch);
+  if (batch < B) way(strprintf("{batch-size} %d", batch), options, batch);
   batch = B;
   while (batch > 1 && needed(all, batch) > available) batch /= 2;
-  if (batch < B) all_flags += strprintf(" --batch-size %d", batch);
-  if (all_flags.find(" --", 1) != std::string::npos) way(all_flags, all, batch);
+  if (batch < B) all_flags += strprintf(" {batch-size} %d", batch);
+  if (all_flags.find(" {", 1) != std::string::npos) way(all_flags, all, batch);
   if (ways.empty()) ways = "\n  (no flag is left that takes less)";
   fail(
       "training takes %.0f bytes of GPU memory and %lld are free. It would take with\n"
-      "%s\nA smaller batch leaves the step as it is if --total-batch-tokens stays; else a shorter --seq-len or a "
-      "smaller --model. --memory shows what takes how much",
+      "%s\nA smaller batch leaves the step as it is if {total-batch-tokens} stays; else a shorter {seq-len} or a "
+      "smaller {model}. {memory} shows what takes how much",
       needed(options, B), static_cast<long long>(free), ways.c_str() + 1);
 }
 

@@ -18,7 +18,6 @@
 #include "kernels/common.cuh"
 #include "kernels/matmul.cuh"
 #include "llm/models/activations.h"
-#include "llm/models/gpu.h"
 #include "llm/models/model.h"
 
 // ---- tiers ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,10 @@ struct UsageError : Error {  // a flag that is out of range or contradicts anoth
   using Error::Error;
 };
 
+// How a person types the settings that a message marks in braces: {lr} is --lr. The library does not know; a program's
+// main function does (llm/flags/command_line.h sets this). Whatever prints a message for a person calls it.
+inline std::string (*spell_settings)(const std::string& message) = [](const std::string& message) { return message; };
+
 [[gnu::format(printf, 1, 0)]] inline std::string vstrprintf(const char* format, va_list args) {
   va_list copy;
   va_copy(copy, args);

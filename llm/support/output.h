@@ -93,4 +93,4 @@ class Output {
   static inline long long lines_left_out_ = 0;
 };
 
-inline void say(const std::string& line) { Output::print(line + "\n"); }
+inline void say(const std::string& line) { Output::print(spell_settings(line) + "\n"); }

@@ -13,6 +13,10 @@
 #include "llm/support/error.h"
 #include "llm/support/output.h"
 
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 // 75 -> "1:15", 3675 -> "1:01:15"
 inline std::string clock_text(double seconds) {
   const int64_t s =
@@ -43,7 +47,7 @@ class Progress {
   // `done` of the total are done; `line` says more.
   void show(int64_t done, const std::string& line) {
     if (!terminal_) return say(line);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    const double seconds = seconds_since(start_);
     const double left =
         done > first_ ? seconds * static_cast<double>(total_ - done) / static_cast<double>(done - first_) : 0;
     winsize size{};

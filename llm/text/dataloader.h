@@ -19,14 +19,8 @@
 #include <memory>
 #include <vector>
 
+#include "llm/models/batch.h"
 #include "llm/text/shards.h"
-
-struct Batch {
-  int B = 0, T = 0;
-  std::vector<int32_t> inputs, targets;  // (B, T)
-  std::vector<float> weights;            // (B, T)  1 for every token in pretraining
-  std::vector<int32_t> documents = {};   // (B, T)  Model::set_documents(); empty: a row is one
-};
 
 struct LoaderConfig {
   int B = 4, T = 64;

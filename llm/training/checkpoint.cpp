@@ -79,8 +79,8 @@ void check_optimizer(const std::vector<ParamTensor>& table, const SafetensorsFil
   }
   if (has_v == lacks_v || has_v != muon) return;
   fail(
-      "%s: the state of --optimizer %s, expected that of %s; go on with the run's own, or start a new run from the "
-      "weights with --model",
+      "%s: the state of {optimizer} %s, expected that of %s; continue with the run's own, or start a new run from the "
+      "weights with {model}",
       moments.path().c_str(), has_v ? "adamw" : "muon", muon ? "muon" : "adamw");
 }
 
@@ -254,9 +254,9 @@ fs::path latest_checkpoint(const fs::path& run) {
   } else if (!finished.empty()) {
     found = "\"latest\" leads nowhere, but there is " + finished[0].string() + ": name that folder to continue from it";
   } else if (fs::exists(run / "metrics.jsonl")) {
-    found = "no checkpoint: the run ended before its first one; start it again, without --resume";
+    found = "no checkpoint: the run ended before its first one; start it again, without {resume}";
   } else if (fs::exists(run / "config.json")) {
-    found = "a model without a training state: start from it with --model instead";
+    found = "a model without a training state: start from it with {model} instead";
   }
   fail("%s: expected a run or a checkpoint to resume, found %s", run.c_str(), found.c_str());
 }

@@ -1,4 +1,4 @@
-// A run's record: metrics.jsonl, one JSON object a line.
+// A run's record: metrics.jsonl, one JSON object per line.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 class MetricsLog {
  public:
   // Opens RUN/metrics.jsonl to append. Lines of steps from `first_step` on, left by a run that went further than its
-  // last checkpoint, are dropped first. An empty `run`: nothing is written. `lock`: the run's, which must outlive this;
-  // each write checks it.
+  // last checkpoint, are dropped first. An empty `run`: nothing is written. `lock`: that of the run, which must outlive
+  // this; each write checks it.
   MetricsLog(const std::filesystem::path& run, int64_t first_step, const RunLock* lock = nullptr);
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;

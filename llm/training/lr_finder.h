@@ -15,11 +15,11 @@ struct LrFinder {
   std::vector<Point> points = {};
 
   double lr(int64_t step) const;  // step = 0, 1, ..., steps - 1
-  // Of the next step. False when there is no use in going on: the loss is not finite, or the smoothed one has risen
-  // from its lowest by more than what it had fallen to there from the first.
+  // Adds the next step's loss. Returns false when further steps are useless: the loss is not finite, or the smoothed
+  // loss has risen from its lowest by more than it had fallen to there from the first.
   bool add(double loss);
 
-  // Half of the rate at which the smoothed loss is lowest (which is behind the loss, and so late): there the loss still
+  // Half of the rate at which the smoothed loss is lowest: smoothing lags, and at half of that rate the loss still
   // falls fast. Throws Error if the loss never fell.
   double suggestion() const;
 };

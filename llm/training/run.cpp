@@ -25,7 +25,7 @@ namespace {
 constexpr uint64_t kStoriesBytes = 8'000'000;  // the built-in corpus, the same for every --seed
 constexpr uint64_t kStoriesSeed = 1;
 
-// The shape: a preset with its overrides, a model directory's, or on --resume the checkpoint's.
+// The shape of a preset with its overrides, of a model directory, or on --resume of the checkpoint.
 void settle_shape(Run& run, int vocab_size) {
   TrainConfig& c = run.config;
   if (c.resume) {
@@ -43,7 +43,7 @@ void settle_shape(Run& run, int vocab_size) {
     run.shape.vocab_size = vocab_size;
     run.shape.tied_head = !c.untied_head;
     run.shape.qkv_bias = !c.no_qkv_bias;
-    validate(run.shape, "--model " + c.model);
+    validate(run.shape, "{model} " + c.model);
     c.layers = run.shape.num_layers;
     c.heads = run.shape.num_heads;
     c.channels = run.shape.channels;
@@ -57,10 +57,10 @@ void settle_shape(Run& run, int vocab_size) {
     run.shape = read_model_config(run.weights_from);
     check_language_model(run.shape, c.model);
     if (c.vocab_size && c.vocab_size != run.shape.vocab_size) {
-      fail_usage("--vocab-size is %d, but the model in %s has %d", c.vocab_size, c.model.c_str(), run.shape.vocab_size);
+      fail_usage("{vocab-size} is %d, but the model in %s has %d", c.vocab_size, c.model.c_str(), run.shape.vocab_size);
     }
     if (c.seq_len > run.shape.max_seq_len) {
-      fail_usage("--seq-len is %d, but the context of the model in %s is %d", c.seq_len, c.model.c_str(),
+      fail_usage("{seq-len} is %d, but the context of the model in %s is %d", c.seq_len, c.model.c_str(),
                  run.shape.max_seq_len);
     }
     if (!c.seq_len) c.seq_len = std::min(run.shape.max_seq_len, 1024);
@@ -73,11 +73,11 @@ void settle_shape(Run& run, int vocab_size) {
   if (c.stride == 0) c.stride = c.seq_len;
   const int64_t micro_tokens = int64_t{c.batch_size} * c.seq_len;
   if (micro_tokens > (1 << 30))
-    fail_usage("--batch-size times --seq-len is %lld tokens: too many for one micro-batch",
+    fail_usage("{batch-size} times {seq-len} is %lld tokens: too many for one micro-batch",
                static_cast<long long>(micro_tokens));
   if (c.total_batch_tokens == 0) c.total_batch_tokens = micro_tokens * c.ranks;
   if (c.total_batch_tokens % micro_tokens != 0) {
-    fail_usage("--total-batch-tokens is %lld, expected a multiple of --batch-size %d times --seq-len %d = %lld",
+    fail_usage("{total-batch-tokens} is %lld, expected a multiple of {batch-size} %d times {seq-len} %d = %lld",
                static_cast<long long>(c.total_batch_tokens), c.batch_size, c.seq_len,
                static_cast<long long>(micro_tokens));
   }
@@ -91,7 +91,7 @@ void settle_shape(Run& run, int vocab_size) {
                c.ranks, static_cast<long long>(of_all), sizes.c_str());
   }
   if (micro_batches > (1 << 30))
-    fail_usage("--total-batch-tokens is %lld: too many for one step", static_cast<long long>(c.total_batch_tokens));
+    fail_usage("{total-batch-tokens} is %lld: too many for one step", static_cast<long long>(c.total_batch_tokens));
   run.micro_batches = static_cast<int>(micro_batches);
 }
 
@@ -134,7 +134,7 @@ class ClaimedFolder {
         folder_(c.run.empty() ? make_free_run_folder(c) : fs::path(c.run)) {
     lock_ = std::make_shared<const RunLock>(folder_, say);
     clear_beginning(folder_, *lock_,
-                    "continue it with --resume, choose another --run, or delete the folder if nothing in it is needed",
+                    "continue it with {resume}, choose another {run}, or delete the folder if nothing in it is needed",
                     say);
   }
   ~ClaimedFolder() {
@@ -172,7 +172,7 @@ void check_data_files(const fs::path& data, const json& expected) {
     if (found == checksum) continue;
     fail(
         "%s is not what the run began with (checksum %s, expected %s); put the old file back (a new run with the same "
-        "flags and the same text writes it again), or start another --run",
+        "flags and the same text writes it again), or start another {run}",
         (data / name).c_str(), found.c_str(), shown(checksum).c_str());
   }
 }
@@ -187,24 +187,24 @@ fs::path resumed_folder(const std::string& named) {
   const fs::path name = checkpoint.filename();  // a link that became a folder: repair_links
   const bool in_run = fs::exists(parent / "checkpoints") || fs::exists(parent / "metrics.jsonl");
   if ((name == "latest" || name == "best") && in_run) return parent;
-  fail("%s is a checkpoint outside a run's folder; start a new run from its weights with --model %s", named.c_str(),
+  fail("%s is a checkpoint outside a run's folder; start a new run from its weights with {model} %s", named.c_str(),
        named.c_str());
 }
 
-// Those that this process may run on, as threads are counted by default.
+// Cores that this process may run on: the default number of threads.
 int machine_cores() {
   cpu_set_t set;
   return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
                                                        : static_cast<int>(std::thread::hardware_concurrency());
 }
 
-// --threads on a machine that has not as many cores as the run's so far, of which `before` is known (0: it is not).
+// --threads on a machine with another number of cores than the run had so far (`before`; 0: not known).
 void settle_threads(TrainConfig& c, int64_t before, const Say& say) {
   const int cores = machine_cores();
   if (before == 0 || before == cores) return;
   if (c.threads > cores && cores < before) {
     say(strprintf(
-        "threads: the run has --threads %d, and this machine has %d cores: it continues with %d threads, and its "
+        "threads: the run has {threads} %d, and this machine has %d cores: it continues with %d threads, and its "
         "numbers differ in the last bits from here on",
         c.threads, cores, cores));
     c.threads = cores;
@@ -222,7 +222,7 @@ const std::set<std::string> kStateKeys = {
     "cores", "epoch",     "data_checksum", "data_files",        "ranks",     "run_id",
     "step",  "updates",   "val_checksum",  "validations_since", "version"};
 
-// The configuration that the run has, and where it stands.
+// The run's configuration, and how far it is.
 void settle_resume(Run& run, const std::vector<std::string>& given, const Say& say) {
   TrainConfig& c = run.config;
   run.folder = resumed_folder(c.run);
@@ -299,7 +299,7 @@ std::string read_text(Run& run, const Say& say) {
     nats.emplace_back(text.size(), n);
     text += story;
   });
-  say(strprintf("data: %llu small stories, %.1f MB; their source's entropy is %.4f nats a byte",
+  say(strprintf("data: %llu small stories, %.1f MB; their source's entropy is %.4f nats per byte",
                 static_cast<unsigned long long>(totals.stories), static_cast<double>(text.size()) / 1e6,
                 totals.nats_per_byte()));
   if (c.val_fraction > 0) {  // the exact floor of the stories that validate
@@ -314,7 +314,7 @@ std::string read_text(Run& run, const Say& say) {
   return text;
 }
 
-// make_stories leaves the source's entropy beside the text that it writes.
+// make_stories leaves the source's entropy next to the text that it writes.
 std::optional<double> read_floor(const fs::path& path) {
   if (!fs::exists(path)) return std::nullopt;
   const json j = parse_json_if_whole(MappedFile(path).text(), 64);
@@ -331,7 +331,7 @@ void choose_tokenizer(Run& run, std::string_view text, const Say& say) {
   } else if (!find_preset(c.model)) {
     run.tokenizer = find_tokenizer(c.model);
     if (!run.tokenizer && !text.empty())
-      fail("%s has no tokenizer.json to encode the text with; name one with --tokenizer", c.model.c_str());
+      fail("%s has no tokenizer.json to encode the text with; name one with {tokenizer}", c.model.c_str());
   } else if (!text.empty()) {
     c.tokenizer = "bpe:4096";
     run.tokenizer = make_tokenizer(c.tokenizer, text);
@@ -340,7 +340,7 @@ void choose_tokenizer(Run& run, std::string_view text, const Say& say) {
     say(strprintf("tokenizer: %s, %d ids", run.tokenizer->kind().c_str(), run.tokenizer->vocab_size()));
     if (const std::string why = why_fewer_tokens(c.tokenizer, *run.tokenizer); !why.empty()) say(why);
   } else {
-    say("tokenizer: none, so no samples and losses by token only; --tokenizer names one");
+    say("tokenizer: none, so no samples and losses by token only; {tokenizer} names one");
   }
 }
 
@@ -348,7 +348,7 @@ int settle_vocabulary(const Run& run) {
   const int asked = run.config.vocab_size;
   if (!run.tokenizer) return asked ? asked : 50257;
   const int ids = run.tokenizer->vocab_size();
-  if (asked && asked < ids) fail_usage("--vocab-size is %d, but the tokenizer has %d ids", asked, ids);
+  if (asked && asked < ids) fail_usage("{vocab-size} is %d, but the tokenizer has %d ids", asked, ids);
   return asked ? asked : ids;
 }
 
@@ -360,14 +360,14 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
   const TrainConfig& c = run.config;
   if (!c.tokenizer.empty() && tokenizer_needs_text(c.tokenizer) && !c.resume && names_shards(c.data)) {
     fail_usage(
-        "--tokenizer %s is made from text, and --data %s is shards: name the tokenizer file that they were made with",
+        "{tokenizer} %s is made from text, and {data} %s is shards: name the tokenizer file that they were made with",
         c.tokenizer.c_str(), c.data.c_str());
   }
   if (!c.val_data.empty() && !names_shards(c.data))
-    fail_usage("--val-data goes with --data shards; a text is split by --val-fraction");
+    fail_usage("{val-data} goes with {data} shards; a text is split by {val-fraction}");
   if (!c.resume && !find_preset(c.model) && !fs::exists(c.model)) {
     fail(
-        "--model %s is no preset (gpt2-nano d4 d6 d12 d24 d36 d48 gpt2 gpt2-medium gpt2-large gpt2-xl) and no model "
+        "{model} %s is not a preset (gpt2-nano d4 d6 d12 d24 d36 d48 gpt2 gpt2-medium gpt2-large gpt2-xl) and no model "
         "directory: "
         "%s/config.json is missing",
         c.model.c_str(), c.model.c_str());
@@ -381,26 +381,25 @@ Run plan(TrainConfig config, const std::vector<std::string>& given, const Say& s
     choose_tokenizer(run, text, say);
     settle_shape(run, settle_vocabulary(run));
     if (run.tokenizer)
-      check_tokenizer(*run.tokenizer, run.shape, c.tokenizer.empty() ? c.model : "--tokenizer " + c.tokenizer);
+      check_tokenizer(*run.tokenizer, run.shape, c.tokenizer.empty() ? c.model : "{tokenizer} " + c.tokenizer);
     if (!run.weights_from.empty()) check_weights(run.shape, run.weights_from);
   }
   if (run.tokenizer && c.sample_tokens > 0) {
     try {
       run.tokenizer->encode(c.prompt);
     } catch (const Error& error) {
-      fail_usage("--prompt cannot be encoded: %s", error.what());
+      fail_usage("{prompt} cannot be encoded: %s", error.what());
     }
   }
   return run;
 }
 
-// Each process reads its part of the shards.
+}  // namespace
+
 void check_ids(const Run& run, int rank, int ranks) {
   run.train.check_vocabulary(run.shape.vocab_size, rank, ranks);
   run.val.check_vocabulary(run.shape.vocab_size, rank, ranks);
 }
-
-}  // namespace
 
 Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Say& say) {
   std::string text;
@@ -409,13 +408,13 @@ Run plan_run(TrainConfig config, const std::vector<std::string>& given, const Sa
 
 void check_cpu_precision(const TrainConfig& c) {
   if (c.precision == "tf32") {
-    fail_usage("--precision tf32 needs a GPU (build/train_gpt2cu); on the CPU it is fp32 or bf16");
+    fail_usage("{precision} tf32 needs a GPU (build/train_gpt2cu); on the CPU it is fp32 or bf16");
   }
   if (c.reference && c.precision != "fp32") {
-    fail_usage("--reference has no --precision %s: its plain loops run in fp32", c.precision.c_str());
+    fail_usage("{reference} has no {precision} %s: its plain loops run in fp32", c.precision.c_str());
   }
   if (c.no_master_weights) {
-    fail_usage("--no-master-weights needs a GPU (build/train_gpt2cu): on the CPU weights are float in every precision");
+    fail_usage("{no-master-weights} needs a GPU (build/train_gpt2cu): on the CPU weights are float in every precision");
   }
   check_cpu_can(model_options(c).precision);
 }
@@ -430,8 +429,8 @@ void check_cpu(const Run& run) {
   const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
   if (machine > 0 && needed > machine) {
     fail(
-        "training takes %.1f GB and this machine has %.1f GB; lower --batch-size (%d), --seq-len (%d) or the size of "
-        "--model, or --recompute block; --memory shows what takes how much",
+        "training takes %.1f GB and this machine has %.1f GB; lower {batch-size} (%d), {seq-len} (%d) or the size of "
+        "{model}, or {recompute} block; {memory} shows what takes how much",
         needed / 1e9, machine / 1e9, c.batch_size, c.seq_len);
   }
 }
@@ -439,7 +438,7 @@ void check_cpu(const Run& run) {
 Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
                const CheckDevice& check_device) {
   std::shared_ptr<const RunLock> lock;
-  if (!config.resume) check_output_folder("--run", config.run.empty() ? "runs" : config.run);
+  if (!config.resume) check_output_folder("{run}", config.run.empty() ? "runs" : config.run);
   if (config.resume) {  // the lock first: who holds it changes what is read here
     validate(config);
     const fs::path folder = resumed_folder(config.run);
@@ -491,7 +490,7 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
     if (c.resume && !before.empty() && before != now) {
       fail(
           "the %s data is not what the run began with (checksum %s, expected %s); put the old data back, or start "
-          "another --run",
+          "another {run}",
           what, now.c_str(), before.c_str());
     }
     before = now;
@@ -501,15 +500,15 @@ Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const 
   const int64_t batches_per_epoch = DataLoader(run.train, loader_config(run)).batches_per_epoch();  // throws if none
   if (run.val.size() > 0 && run.val.size() <= c.seq_len) {
     fail(
-        "validation has %lld tokens, fewer than one window of --seq-len %d + 1; use a larger --val-fraction (or 0: "
+        "validation has %lld tokens, fewer than one window of {seq-len} %d + 1; use a larger {val-fraction} (or 0: "
         "none), "
-        "a shorter --seq-len or more text",
+        "a shorter {seq-len} or more text",
         static_cast<long long>(run.val.size()), c.seq_len);
   }
   if (c.patience > 0 && run.val.size() == 0) {
-    fail_usage("--patience %lld: without validation data nothing can stop improving; %s",
+    fail_usage("{patience} %lld: without validation data nothing can stop improving; %s",
                static_cast<long long>(c.patience),
-               names_shards(c.data) ? "name some with --val-data" : "raise --val-fraction");
+               names_shards(c.data) ? "name some with {val-data}" : "raise {val-fraction}");
   }
   settle_steps(c, batches_per_epoch, int64_t{run.micro_batches} * c.ranks);
   validate(c);
@@ -547,190 +546,12 @@ LoaderConfig loader_config(const Run& run) {
   return loader;
 }
 
-// ---- several processes ---------------------------------------------------------------------------------------------
-
-namespace {
-
-json all_flags(const TrainConfig& config) {
-  json j;
-  for_each_flag(config, [&](const Flag& flag, const auto& field) { j[flag.name] = field; });
-  return j;
+void share_cores(const TrainConfig& config, const Group& group) {
+  if (config.threads > 0 || group.size() == 1) return;
+  set_cpu_threads(std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / group.local_size()));
 }
 
-// Throws Error if somebody's differs from rank 0's. `what`: of "rank 2 has another ...".
-void compare(const Group& group, const json& own) {
-  const std::vector<std::string> all = group.all_gather(own.dump(-1, ' ', false, json::error_handler_t::replace));
-  const json expected = json::parse(all[0]);
-  for (int r = 1; r < group.size(); ++r) {
-    const json found = json::parse(all[static_cast<size_t>(r)]);
-    for (const auto& [what, value] : expected.items()) {
-      if (found.contains(what) && found[what] == value) continue;
-      const std::string message = strprintf(
-          "%s has another %s than rank 0: %s, expected %s; start all ranks with the same program, flags and data",
-          group.name(r).c_str(), what.c_str(), found.contains(what) ? found[what].dump().c_str() : "none",
-          value.dump().c_str());
-      group.on_root([&] { throw UsageError(message); });
-    }
-  }
-}
-
-// A tokenizer as the text of its file, through a file that nobody keeps.
-struct TemporaryFile {
-  std::string path = "/tmp/wrought-tokenizer-XXXXXX.json";
-  TemporaryFile() {
-    const int fd = ::mkstemps(path.data(), 5);
-    if (fd < 0) fail("%s: a temporary file cannot be made", path.c_str());
-    ::close(fd);
-  }
-  ~TemporaryFile() { ::unlink(path.c_str()); }
-};
-
-std::string text_of(const Tokenizer& tokenizer) {
-  const TemporaryFile file;
-  tokenizer.save(file.path);
-  return std::string(MappedFile(file.path).text());
-}
-
-Tokenizer tokenizer_of(const std::string& text) {
-  const TemporaryFile file;
-  FileWriter writer(file.path);
-  writer.write(text);
-  writer.commit();
-  return Tokenizer::load(file.path);
-}
-
-TokenSequence open_there(const std::string& path, const Group& group) {
-  try {
-    return TokenSequence::open(path);
-  } catch (const Error& error) {
-    fail(
-        "%s on this machine (rank %d): every process reads the data by itself; keep the run's folder on a file system "
-        "that all "
-        "machines share, or name shards that each of them has with --data",
-        error.what(), group.rank());
-  }
-}
-
-}  // namespace
-
-Run set_up_run(TrainConfig config, const std::vector<std::string>& given, const Say& say,
-               const CheckDevice& check_device, const Group& group) {
-  if (group.size() == 1) return set_up_run(std::move(config), given, say, check_device);
-  config.ranks = group.size();
-  json own = all_flags(config);
-  own["program"] = file_checksum("/proc/self/exe");
-  compare(group, own);
-  Run run;
-  const bool was_there = !config.run.empty() && fs::exists(config.run);
-  group.on_root([&] { run = set_up_run(config, given, say, check_device); });
-  try {
-    // What rank 0 has settled.
-    json told;
-    const TrainConfig& c = run.config;
-    if (group.rank() == 0) {
-      told = {{"config", to_json(c)},
-              {"folder", run.folder},
-              {"weights", run.weights_from},
-              {"resume", run.resume_from},
-              {"step", run.step},
-              {"updates", run.updates},
-              {"epoch", run.position.epoch},
-              {"batch", run.position.batch},
-              {"data", run.data_checksum},
-              {"validation", run.val_checksum},
-              {"micro_batches", run.micro_batches},
-              {"best_step", run.stopping.best_step},
-              {"validations_since", run.stopping.since},
-              {"best_loss", run.stopping.best_step < 0 ? json() : json(run.stopping.best_loss)},
-              {"floor", run.floor ? json(*run.floor) : json()},
-              {"tokenizer", run.tokenizer ? json(text_of(*run.tokenizer)) : json()},
-              {"validates", run.val.size() > 0}};
-      for_each_field(run.shape, [&](const char* name, const auto& value) { told["shape"][name] = value; });
-    }
-    told = json::parse(group.broadcast(told.dump()));
-    group.together([&] {
-      if (group.rank() == 0) return;
-      run.config = config;
-      for (const auto& [name, value] : told["config"].items()) set_flag(run.config, name, value);
-      for_each_field(run.shape, [&](const char* name, auto& value) { told["shape"].at(name).get_to(value); });
-      run.folder = told["folder"].get<std::string>();
-      run.weights_from = told["weights"].get<std::string>();
-      run.resume_from = told["resume"].get<std::string>();
-      run.step = told["step"];
-      run.updates = told["updates"];
-      run.position = {told["epoch"], told["batch"]};
-      run.data_checksum = told["data"];
-      run.val_checksum = told["validation"];
-      run.micro_batches = told["micro_batches"];
-      run.stopping.best_step = told["best_step"];
-      run.stopping.since = told["validations_since"];
-      if (!told["best_loss"].is_null()) run.stopping.best_loss = told["best_loss"];
-      if (!told["floor"].is_null()) run.floor = told["floor"].get<double>();
-      if (!told["tokenizer"].is_null()) run.tokenizer = tokenizer_of(told["tokenizer"]);
-      const std::string& data = run.config.data;
-      const bool shards = names_shards(data);
-      run.train = open_there(shards ? data : (run.folder / "data" / "train.bin").string(), group);
-      if (told["validates"]) {
-        run.val = open_there(shards ? run.config.val_data : (run.folder / "data" / "val.bin").string(), group);
-      }
-      check_device(run);
-    });
-    group.together([&] { check_ids(run, group.rank(), group.size()); });
-    compare(group, {{"training data (a checksum)", run.train.checksum()},
-                    {"validation data (a checksum)", run.val.checksum()}});
-  } catch (...) {
-    if (group.rank() == 0 && !run.config.resume) {  // nothing is left behind
-      std::error_code ignored;
-      fs::remove_all(run.folder / "data", ignored);
-      run.lock.reset();
-      if (!was_there) fs::remove(run.folder, ignored);
-    }
-    throw;
-  }
-  run.group = &group;
-  return run;
-}
-
-std::optional<Evaluation> evaluate(Model& model, const Run& run, const std::function<bool()>& stop) {
-  const int T = run.config.seq_len, ranks = run.group ? run.group->size() : 1, rank = run.group ? run.group->rank() : 0;
-  const int64_t B = run.config.batch_size, windows = (run.val.size() - 1) / T;
-  int64_t batches = (windows + B - 1) / B;
-  if (run.config.eval_steps > 0) batches = std::min(batches, run.config.eval_steps);
-  Evaluation result;
-  double nats = 0;
-  int64_t bytes = 0;
-  for (int64_t first = 0; first < batches; first += ranks) {
-    if (ranks == 1 && stop()) return std::nullopt;
-    const bool counts = first + rank < batches;
-    const int64_t batch = counts ? first + rank : 0;  // all go on together, and need something to go on with
-    const int rows = static_cast<int>(std::min(B, windows - batch * B));  // the last batch may be smaller
-    std::vector<int32_t> inputs(static_cast<size_t>(rows) * static_cast<size_t>(T)), targets(inputs.size());
-    run.val.copy(batch * B * T, int64_t{rows} * T, inputs.data());
-    run.val.copy(batch * B * T + 1, int64_t{rows} * T, targets.data());
-    model.forward(inputs.data(), rows, T, Pass::evaluate);
-    double sum = 0;
-    model.loss(targets.data(), &sum);
-    if (!counts) continue;
-    nats += sum;
-    result.tokens += int64_t{rows} * T;
-    if (run.tokenizer) {
-      for (const int32_t id : targets) {
-        if (id < run.tokenizer->vocab_size()) bytes += static_cast<int64_t>(run.tokenizer->bytes_of(id).size());
-      }
-    }
-  }
-  if (run.group) {
-    const std::vector<std::string> all = run.group->all_gather(json{nats, result.tokens, bytes}.dump());
-    nats = 0;
-    result.tokens = bytes = 0;
-    for (const std::string& one : all) {
-      const json parts = json::parse(one);
-      nats += parts[0].is_null() ? std::nan("") : parts[0].get<double>();  // what is not finite has no number in JSON
-      result.tokens += parts[1].get<int64_t>();
-      bytes += parts[2].get<int64_t>();
-    }
-  }
-  result.nats_per_token = nats / static_cast<double>(result.tokens);
-  if (bytes > 0) result.nats_per_byte = nats / static_cast<double>(bytes);
-  return result;
+uint64_t dropout_sequence(const Run& run, int64_t step, int micro) {
+  const int rank = run.group ? run.group->rank() : 0;
+  return static_cast<uint64_t>((step * run.micro_batches + micro) * run.config.ranks + rank);
 }

@@ -18,7 +18,7 @@ struct Schedule {
   double start = 0;
 };
 
-// step = 0, 1, ..., steps - 1; beyond it the end's.
+// step = 0, 1, ..., steps - 1; after these the rate of the end.
 inline double learning_rate(const Schedule& s, int64_t step) {
   if (step < s.warmup_steps) {
     const double warmup = static_cast<double>(s.warmup_steps);

@@ -15,7 +15,7 @@ using nlohmann::ordered_json;
 namespace {
 
 constexpr size_t kMaxTrials = 10000;
-constexpr uint64_t kSearchSequence = 0x736561726368;  // numbers of its own
+constexpr uint64_t kSearchSequence = 0x736561726368;  // its own numbers
 
 std::string value_text(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 

@@ -1,4 +1,4 @@
-// A search over the trainers' flags: a file says which, and what they may be; every combination is a run of its own.
+// A search over the trainers' flags: a file has their names and values to try; every combination is a run.
 //
 //   {"method": "random", "trials": 12, "seed": 1, "median_stopping": true,
 //    "flags": {"lr": {"min": 1e-4, "max": 1e-2, "log": true}, "dropout": [0, 0.1, 0.2],
@@ -24,7 +24,7 @@ struct SearchPlan {
 // more than 10,000 trials.
 SearchPlan read_search(const std::filesystem::path& path);
 
-// What a trial's evaluations said, the first steps' first.
+// A trial's validation losses, in order.
 struct Trial {
   nlohmann::ordered_json flags;
   struct Loss {
@@ -33,7 +33,7 @@ struct Trial {
   };
   std::vector<Loss> losses;
   bool stopped = false;  // by the median
-  std::string failed;    // why it has no end; empty: it has
+  std::string failed;    // the error that ended it; empty: none
 
   double best() const;
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "llm/finetune/setup.h"
 #include "llm/flags/finetune_flags.h"
 #include "llm/models/cpu_model.h"
 #include "llm/support/error.h"
@@ -99,7 +100,7 @@ TEST_CASE("what is missing or contradicts itself is refused") {
   CHECK(contains(refused(c, {}, [](auto& f) { f.lr = 0; }), "--lr is 0"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.min_lr = 1; }), "--min-lr 1 is above"));
   CHECK(contains(refused(c, {"min-lr"}, [](auto& f) { f.min_lr = 1e-6; }), "a --schedule that falls"));
-  CHECK(contains(refused(c, {}, [](auto& f) { f.micro_batch = 3; }), "no multiple of --micro-batch 3"));
+  CHECK(contains(refused(c, {}, [](auto& f) { f.micro_batch = 3; }), "not a multiple of --micro-batch 3"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.val_fraction = 0.5; }), "more than 1"));
   CHECK(contains(refused(c, {"val-fraction"}, [](auto& f) { f.val_data = f.data; }), "--val-fraction contradicts"));
   CHECK(contains(refused(c, {"lora-rank"}, [](auto&) {}), "--lora-rank goes with --train lora"));

@@ -84,8 +84,8 @@ TEST_CASE("words outside a choice and contradictions are refused") {
   CHECK(contains(refused([](TrainConfig& c) { c.init = "zeros"; }), "expected one of gpt2 book"));
   CHECK(contains(refused([](TrainConfig& c) { c.init = "book"; }), "--untied-head"));
   CHECK(refused([](TrainConfig& c) { c.init = "book", c.untied_head = true; }) == "");
-  CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.untied_head = true; }), "is what it is"));
-  CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.no_qkv_bias = true; }), "is what it is"));
+  CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.untied_head = true; }), "has these fixed"));
+  CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.no_qkv_bias = true; }), "has these fixed"));
   CHECK(contains(refused([](TrainConfig& c) { c.resume = true; }), "--resume needs --run"));
   CHECK(contains(refused([](TrainConfig& c) { c.memory = c.check = true; }), "--memory, --kernels, --check"));
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.heads = 2; }), "own shape"));

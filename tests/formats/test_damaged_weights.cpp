@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "llm/finetune/setup.h"
 #include "llm/flags/finetune_flags.h"
 #include "llm/formats/adapter.h"
 #include "llm/formats/float16.h"

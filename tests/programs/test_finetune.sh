@@ -91,7 +91,7 @@ test_classify() {
   expect_output 'classes: 0 no pet \(120\), 1 pet \(60\), in sorted order'
   expect_output 'balanced: 120 texts'
   expect_output 'sets: 84 to train, 12 to validate, 24 to test; 14 tokens each, the longest of the training set, 0 texts were cut'
-  expect_output 'training: 30 steps of 8, 10 an epoch'
+  expect_output 'training: 30 steps of 8, 10 per epoch'
   expect_output 'true . predicted +no pet +pet +precision +recall'
   holds "$(metric pets test_accuracy) > 0.9" "the pets were not learnt"
   grep -q '"id2label"' pets/latest/config.json || die "the classes are not in config.json"
@@ -269,7 +269,7 @@ test_classify_refused() {
 test_instruct() {
   make_answers
   expect_output 'sets: 85 to train, 5 to validate, 10 to test'
-  expect_output 'training: 68 steps of 5, 17 an epoch'
+  expect_output 'training: 68 steps of 5, 17 per epoch'
   expect_output 'answers: 3 in answers/responses.json'
   holds "$(metric answers val_loss) < 1" "the answers were not learnt"
   [ "$(grep -c '"model_response": "yes' answers/responses.json)" = 3 ] || die "the answers: $(cat answers/responses.json)"
@@ -299,7 +299,7 @@ test_prompts_as_targets() {
     # shellcheck disable=SC2086
     expect_ok "$finetune" instruct --model $base --data rows.json --run alpaca --steps 1 --responses 0 --lr 1e-9 $flags
     expect_output 'length: 85 examples to train on are longer than 64 tokens and lost their ends$'
-    expect_output 'step 0 . training loss [0-9.]+ a token . validation loss [0-9.]+ a token'
+    expect_output 'step 0 . training loss [0-9.]+ per token . validation loss [0-9.]+ per token'
   done
 }
 

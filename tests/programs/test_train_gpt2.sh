@@ -56,7 +56,7 @@ test_smoke() {
   make_text
   expect_ok train --run short --steps 10 --save-every 5 --eval-every 10 --sample-tokens 8 --sample-every 10 --prompt Fox
   expect_output '^step 10/10 \| loss [0-9.]+ \| norm [0-9.]+ '
-  expect_output '^step 10 \| validation loss [0-9.]+ a token'
+  expect_output '^step 10 \| validation loss [0-9.]+ per token'
   expect_output '^Fox'
   cp -r short unbroken && rm -r short/checkpoints/step_000010 && ln -sfn checkpoints/step_000005 short/latest
   expect_ok "$trainer" --run short --resume
@@ -69,7 +69,7 @@ test_smoke() {
 test_text_to_model() {
   make_whole
   expect_output '^step 40/40 \| loss [0-9.]+ \| norm [0-9.]+ \| lr [0-9.e-]+ \| [0-9]+ ms \| [0-9]+ tok/s \| [0-9]+ % of peak$'
-  expect_output '^step 20 \| validation loss [0-9.]+ a token, [0-9.]+ nats a byte$'
+  expect_output '^step 20 \| validation loss [0-9.]+ per token, [0-9.]+ nats per byte$'
   expect_output '^Fox'
   [ "$(grep -c -- '--- sample ---' out)" = 2 ] || die "expected two samples"
   [ "$(losses whole | wc -l)" = 40 ] || die "metrics.jsonl: expected 40 losses"
@@ -282,7 +282,7 @@ test_signals() {
     code=0
     wait $pid || code=$?
     [ $code -eq 0 ] || { tail -5 out; die "exit $code after SIG$signal"; }
-    step=$(sed -n 's/^stopped by signal [0-9]* after step \([0-9]*\); go on with.*--resume$/\1/p' out)
+    step=$(sed -n 's/^stopped by signal [0-9]* after step \([0-9]*\); continue with.*--resume$/\1/p' out)
     [ -n "$step" ] || { tail -5 out; die "SIG$signal: no word of where to go on"; }
     [ "$(latest stopped$signal)" = "checkpoints/$(printf step_%06d "$step")" ] || die "SIG$signal: the last step was not saved"
   done

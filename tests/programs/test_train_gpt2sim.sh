@@ -161,7 +161,7 @@ test_ends() {
   code=0
   wait $pid || code=$?
   [ $code -eq 0 ] || { tail -5 stopped.out; die "exit $code after SIGTERM"; }
-  step=$(sed -n 's/^stopped by signal [0-9]* after step \([0-9]*\); go on with: build.train_gpt2sim .*--resume$/\1/p' stopped.out)
+  step=$(sed -n 's/^stopped by signal [0-9]* after step \([0-9]*\); continue with: build.train_gpt2sim .*--resume$/\1/p' stopped.out)
   [ "$(readlink stopped/latest)" = "checkpoints/$(printf step_%06d "$step")" ] || die "the last step was not saved"
   [ "$(losses stopped | tail -1 | cut -d' ' -f1)" = "$step" ] || die "the last step was not logged"
   expect_error 1 'not finite in 5 steps in a row, up to step [0-9]+; the last good checkpoint is broken/checkpoints/step_[0-9]+: .*--model' \

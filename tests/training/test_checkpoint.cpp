@@ -265,7 +265,7 @@ TEST_CASE("Muon's state: momentum for every tensor, v for what is AdamW's; the o
 
   const auto adamw = random_model(kTiny, 2), untouched = random_model(kTiny, 2);
   CHECK_THROWS_WITH_AS(load_checkpoint(*adamw, saved),
-                       Contains("the state of --optimizer muon, expected that of adamw; go on with the run's own"),
+                       Contains("the state of {optimizer} muon, expected that of adamw; continue with the run's own"),
                        Error);
   CHECK(same(*untouched, *adamw, {Arena::params, Arena::m, Arena::v}));
   const fs::path other = save_checkpoint(folder.path / "adamw", 1, *adamw, nullptr, {{"step", 1}}, 0);

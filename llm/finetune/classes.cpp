@@ -12,6 +12,7 @@
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"
+#include "llm/support/json_rows.h"
 #include "llm/training/checkpoint.h"
 
 namespace fs = std::filesystem;

@@ -1,28 +1,9 @@
-// What finetuning's data sets share: rows of JSON, seeded orders, splits, batches.
+// What finetuning's data sets share: seeded orders, splits, batches.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <filesystem>
-#include <functional>
-#include <nlohmann/json.hpp>
-#include <string>
 #include <vector>
-
-// ---- rows ----------------------------------------------------------------------------------------------------------
-
-struct JsonRow {
-  nlohmann::json value;  // an object
-  std::string where;     // "rows.json: row 3", "rows.jsonl: line 3": for messages
-};
-
-// The objects of a .jsonl file, one a line (empty lines are passed over), or of a JSON array (any other ending). Throws
-// Error for anything that is not an object, naming file and row, counted from 1; and if there is no row. Of the file no
-// more than a row is held at a time.
-void for_each_json_row(const std::filesystem::path& path, const std::function<void(const JsonRow& row)>& visit);
-std::vector<JsonRow> read_json_rows(const std::filesystem::path& path);
-
-// The string under `key`; "" if it is absent and `optional`. Throws Error naming the row and the keys it has.
-std::string string_in(const JsonRow& row, const char* key, bool optional);
 
 // ---- orders --------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"
+#include "llm/support/json_rows.h"
 
 namespace fs = std::filesystem;
 using nlohmann::json;

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "llm/finetune/examples.h"
 #include "llm/support/error.h"
+#include "llm/support/json_rows.h"
 
 Preferences read_preferences(const std::filesystem::path& path) {
   Preferences result;

@@ -30,6 +30,7 @@
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"
+#include "llm/text/chat_template.h"
 #include "llm/text/corpus.h"
 #include "llm/text/shards.h"
 #include "llm/text/tokenizer.h"

@@ -1,5 +1,5 @@
-// Instruction data: rows -> a template's text -> tokens -> padded or packed batches whose weights leave out what is not
-// to be learnt.
+// Instruction data: rows -> a template's text (llm/text/chat_template.h) -> tokens -> padded or packed batches whose
+// weights leave out what is not to be learnt.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "llm/models/model.h"
+#include "llm/text/chat_template.h"
 #include "llm/text/dataloader.h"
 #include "llm/text/tokenizer.h"
 
@@ -23,38 +24,6 @@ struct Instruction {
 // A JSON array, or .jsonl: {"instruction": ..., "input": ..., "output": ...}; "input" may be left out. Throws Error
 // naming the row for a key that is missing or no string, and for an instruction or output without text.
 std::vector<Instruction> read_instructions(const std::filesystem::path& path);
-
-// ---- the template --------------------------------------------------------------------------------------------------
-
-// How a row becomes text: `prompt`, then `input` if the row has one, then `response`. Each is text with keys in braces;
-// {{ and }} stand for braces.
-struct ChatTemplate {
-  std::string prompt;    // with {instruction}, once
-  std::string input;     // with {input}, once
-  std::string response;  // ends with {output}, its only key: what stands before it belongs to what the model is given
-  bool operator==(const ChatTemplate&) const = default;
-
-  // What the model is given; the answer follows at once. `own`, if given, receives where the template's own words stand
-  // in it, between those of the row.
-  std::string question(const std::string& instruction, const std::string& input_text,
-                       std::vector<TextRange>* own = nullptr) const;
-  // The same in tokens. A special token of the vocabulary that stands in the template, such as <|user|>, is that token;
-  // in the words of a row it is text.
-  std::vector<int32_t> encode_question(const std::string& instruction, const std::string& input_text,
-                                       const Tokenizer& tokenizer) const;
-};
-
-ChatTemplate alpaca_template();  // Taori et al. 2023, in the book's words
-ChatTemplate phi3_template();    // <|user|> and <|assistant|>, as the book writes them
-
-// "alpaca", "phi3", or a JSON file {"prompt", "input", "response"}. Throws UsageError for a name that is none of these,
-// Error for a file with other keys, a key in braces that is unknown, missing or twice, and braces that do not match.
-ChatTemplate make_template(const std::string& name);
-
-// DIR/chat_template.json. A folder without one has none: has_template().
-void write_template(const ChatTemplate& chat, const std::filesystem::path& dir);
-ChatTemplate read_template(const std::filesystem::path& dir);
-bool has_template(const std::filesystem::path& dir);
 
 // ---- batches -------------------------------------------------------------------------------------------------------
 

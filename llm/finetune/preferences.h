@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "llm/finetune/instructions.h"
+#include "llm/text/chat_template.h"
 
 struct Preference {
   Instruction row;  // its output is not used

@@ -1,10 +1,10 @@
-// Instruction data: rows, templates, batches whose targets leave out padding and, if asked, prompts.
+// Instruction data: rows, and batches whose targets leave out padding and, if asked, prompts.
 #include <doctest/doctest.h>
 
-#include "llm/finetune/examples.h"
 #include "llm/finetune/instructions.h"
 #include "llm/models/cpu_model.h"
 #include "llm/support/error.h"
+#include "llm/text/chat_template.h"
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/temporary_folder.h"
 
@@ -14,16 +14,6 @@ std::string refused(const std::string& text) {
   const TemporaryFolder tmp;
   try {
     read_instructions(tmp.write("a.json", text));
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing";
-}
-
-std::string template_refused(const std::string& text) {
-  const TemporaryFolder tmp;
-  try {
-    make_template(tmp.write("t.json", text));
   } catch (const Error& error) {
     return error.what();
   }
@@ -52,46 +42,6 @@ TEST_CASE("rows, from JSON and from lines") {
   contains(refused(R"([{"instruction": "", "output": "o"}])"), "row 1: \"instruction\" is empty");
   contains(refused(R"([{"instruction": "i", "output": ""}])"), "row 1: \"output\" is empty");
   contains(refused(R"([{"instruction": "i", "output": "o", "input": null}])"), "row 1: \"input\" is null");
-}
-
-TEST_CASE("the two templates") {
-  CHECK(alpaca_template().question("Do it.", "") ==
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\nDo it.\n\n### Response:\n");
-  CHECK(alpaca_template()
-            .question("Do it.", "this")
-            .ends_with("### Instruction:\nDo it.\n\n### Input:\nthis\n\n### Response:\n"));
-  CHECK(phi3_template().question("Do it.", "this") == "<|user|>\nDo it.\nthis\n<|assistant|>:\n");
-  CHECK(make_template("alpaca") == alpaca_template());
-  CHECK(make_template("phi3") == phi3_template());
-  // What a row says is not a template.
-  CHECK(phi3_template().question("{output} }", "{input}") == "<|user|>\n{output} }\n{input}\n<|assistant|>:\n");
-}
-
-TEST_CASE("a template of one's own, kept with the model") {
-  const TemporaryFolder tmp;
-  const auto file = tmp.write(
-      "t.json", R"~({"prompt": "{{Q}}: {instruction}", "input": " ({input})", "response": "\nA: {output}"})~");
-  const ChatTemplate chat = make_template(file);
-  CHECK(chat.question("why", "now") == "{Q}: why (now)\nA: ");
-  CHECK_FALSE(has_template(tmp.path));
-  write_template(chat, tmp.path);
-  CHECK(has_template(tmp.path));
-  CHECK(read_template(tmp.path) == chat);
-
-  CHECK_THROWS_WITH_AS(make_template("alpacca"), doctest::Contains("expected alpaca, phi3 or a JSON file"), UsageError);
-  const std::string rest = R"(, "input": "{input}", "response": "{output}"})";
-  contains(template_refused(R"({"prompt": "{instruction} {question}")" + rest), "unknown key {question}");
-  contains(template_refused(R"({"prompt": "{input}")" + rest), "unknown key {input}");
-  contains(template_refused(R"({"prompt": "hello")" + rest), "{instruction} is 0 times");
-  contains(template_refused(R"({"prompt": "{instruction}{instruction}")" + rest), "is 2 times");
-  contains(template_refused(R"({"prompt": "{instruction")" + rest), "a brace without its other half");
-  contains(template_refused(R"({"prompt": "{instruction}}")" + rest), "a brace without its other half");
-  contains(template_refused(R"({"prompt": "{instruction}", "system": "x")" + rest), "unknown key \"system\"");
-  contains(template_refused(R"({"prompt": "{instruction}", "input": "{input}"})"), "\"response\" is missing");
-  contains(template_refused(R"({"prompt": "{instruction}", "input": "{input}", "response": "{output}."})"),
-           "at its end");
-  contains(template_refused("[]"), "expected an object");
 }
 
 TEST_CASE("inputs, targets one later, end-of-text once, nothing of the padding") {
@@ -222,53 +172,21 @@ TEST_CASE("a packed batch has the loss and the gradients of the same examples pa
   }
 }
 
-TEST_CASE("a template's special tokens are tokens, a row's are text") {
-  const Tokenizer bytes = Tokenizer::bytes();
-  const std::vector<std::string> added = {"<|user|>", "<|end|>", "<|e"};
-  const Tokenizer chat = bytes.with_special_tokens(added);
-  const int32_t eot = 256, user = 257, end = 258;
-  const TemporaryFolder tmp;
-  const struct {
-    const char *prompt, *instruction, *input;
-    std::vector<int32_t> ids;
-  } cases[] = {
-      {"<|user|>{instruction}<|end|>", "hi", "", {user, 'h', 'i', end, 'A', ' '}},
-      {"<|user|>{instruction}<|end|>", "hi", "x", {user, 'h', 'i', end, '(', eot, 'x', ')', 'A', ' '}},
-      {"{instruction}<|bot|>", "hi", "", {'h', 'i', '<', '|', 'b', 'o', 't', '|', '>', 'A', ' '}},  // no such token
-      {"{instruction}", "<|end|>", "", {'<', '|', 'e', 'n', 'd', '|', '>', 'A', ' '}},
-      {"<|user|>{instruction}", "a", "<|endoftext|>", {user, 'a', '(', eot, '<', '|', 'e', 'n', 'd', 'o',
-                                                       'f',  't', 'e', 'x', 't', '|', '>', ')', 'A', ' '}},
-      {"<|us{instruction}r|>", "e", "", {'<', '|', 'u', 's', 'e', 'r', '|', '>', 'A', ' '}},  // half a row's
-      {"<|user|>{instruction}", "|>", "", {user, '|', '>', 'A', ' '}},
-      {"{{<|end|>}} {instruction}", "a", "", {'{', end, '}', ' ', 'a', 'A', ' '}},
-      {"{instruction}<|end",
-       "a",
-       "(",
-       {'a', 259, 'n', 'd', '(', eot, '(', ')', 'A', ' '}},  // the longest that is there
-  };
-  for (const auto& c : cases) {
-    CAPTURE(c.prompt);
-    CAPTURE(c.instruction);
-    const ChatTemplate chat_template{c.prompt, "(<|endoftext|>{input})", "A {output}"};
-    CHECK(chat_template.encode_question(c.instruction, c.input, chat) == c.ids);
-    const std::vector<PromptedExample> examples =
-        encode({{c.instruction, c.input, "<|end|>", "row"}}, chat_template, chat);
-    std::vector<int32_t> whole = c.ids;
+TEST_CASE("a row's prompt is encoded as its template says; special tokens in its answer are text") {
+  const std::vector<std::string> added = {"<|user|>", "<|end|>"};
+  const Tokenizer tokenizer = Tokenizer::bytes().with_special_tokens(added);
+  const ChatTemplate chat{"<|user|>{instruction}<|end|>", "(<|endoftext|>{input})", "A {output}"};
+  const std::pair<const char*, const char*> rows[] = {{"hi", ""}, {"hi", "x"}, {"<|end|>", ""}, {"a", "<|endoftext|>"}};
+  for (const auto& [instruction, input] : rows) {
+    CAPTURE(instruction);
+    CAPTURE(input);
+    const std::vector<PromptedExample> examples = encode({{instruction, input, "<|end|>", "row"}}, chat, tokenizer);
+    std::vector<int32_t> whole = chat.encode_question(instruction, input, tokenizer);
+    CHECK(examples[0].prompt == whole.size());
     for (const char byte : std::string("<|end|>")) whole.push_back(byte);  // the answer's, too
-    whole.push_back(eot);
+    whole.push_back(tokenizer.end_of_text());
     CHECK(examples[0].ids == whole);
-    CHECK(examples[0].prompt == c.ids.size());
   }
-}
-
-TEST_CASE("what stands between two special tokens is encoded in one") {
-  // As `tokenizers` does it: a template's space and a row's word make one token.
-  const Tokenizer bpe = Tokenizer::train_bpe(" cat cat cat cat", 270);
-  const int32_t cat = bpe.encode(" cat")[0];
-  REQUIRE(bpe.encode(" cat").size() == 1);
-  const ChatTemplate chat{"<|endoftext|> {instruction}", "{input}", " cat{output}"};
-  CHECK(chat.encode_question("cat", "", bpe) == std::vector<int32_t>{bpe.end_of_text(), cat, cat});
-  CHECK(chat.encode_question("cat", "", bpe) == bpe.encode("<|endoftext|> cat cat", Special::parsed));
 }
 
 TEST_CASE("where prompts are targets, an example whose prompt fills the length is cut and kept") {

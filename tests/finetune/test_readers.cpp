@@ -15,6 +15,7 @@
 #include "llm/inference/tasks.h"
 #include "llm/support/error.h"
 #include "llm/support/json.h"
+#include "llm/text/chat_template.h"
 #include "llm/text/shards.h"
 #include "llm/text/tokenizer.h"
 #include "llm/training/logger.h"

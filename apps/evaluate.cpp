@@ -9,6 +9,7 @@
 
 #include "apps/device.h"
 #include "llm/finetune/classes.h"
+#include "llm/finetune/labelled_files.h"
 #include "llm/flags/command_line.h"
 #include "llm/inference/evaluation.h"
 #include "llm/support/progress.h"

@@ -11,8 +11,8 @@
 #include <random>
 
 #include "llm/corpora/rows.h"
-#include "llm/finetune/classes.h"
 #include "llm/finetune/instructions.h"
+#include "llm/finetune/labelled_files.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/llmc.h"
 #include "llm/formats/safetensors.h"

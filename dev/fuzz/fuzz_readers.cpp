@@ -20,6 +20,7 @@
 #include "llm/corpora/rows.h"
 #include "llm/finetune/classes.h"
 #include "llm/finetune/instructions.h"
+#include "llm/finetune/labelled_files.h"
 #include "llm/finetune/preferences.h"
 #include "llm/formats/adapter.h"
 #include "llm/formats/huggingface.h"

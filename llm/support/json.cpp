@@ -217,6 +217,13 @@ std::string in_quotes(std::string_view text) {
   return json(shown).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
+std::string list_of(const std::vector<std::string>& names) {
+  constexpr size_t kMost = 20;
+  std::string all;
+  for (size_t k = 0; k < std::min(names.size(), kMost); ++k) all += (all.empty() ? "" : ", ") + in_quotes(names[k]);
+  return names.size() > kMost ? all + ", ..." : all;
+}
+
 json read_json_object(const fs::path& path) {
   constexpr int kMaxDepth = 64;
   const MappedFile file(path);

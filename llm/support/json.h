@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 class MappedFile;
 
@@ -37,6 +38,8 @@ nlohmann::json parse_json(const MappedFile& file, size_t begin, size_t bytes, co
 
 // The text in quotes, for messages: control characters escaped, shortened if long.
 std::string in_quotes(std::string_view text);
+// Names in quotes, one after another, 20 of them at most.
+std::string list_of(const std::vector<std::string>& names);
 
 // A file that holds one object, which is all that wrought's own and the ecosystem's do. Throws Error as above.
 nlohmann::json read_json_object(const std::filesystem::path& path);

@@ -6,8 +6,8 @@
 #include <functional>
 
 #include "llm/corpora/rows.h"
-#include "llm/finetune/classes.h"
 #include "llm/finetune/instructions.h"
+#include "llm/finetune/labelled_files.h"
 #include "llm/finetune/preferences.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/safetensors.h"

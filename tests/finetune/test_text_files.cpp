@@ -5,7 +5,7 @@
 
 #include "llm/corpora/gutenberg.h"
 #include "llm/corpora/rows.h"
-#include "llm/finetune/classes.h"
+#include "llm/finetune/labelled_files.h"
 #include "llm/inference/tasks.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
@@ -145,20 +145,5 @@ TEST_CASE("a list of shards: a byte order mark is passed over, a zero byte is re
       CAPTURE(found);
       CHECK(found.find(reason ? reason : "nothing") != std::string::npos);
     }
-  }
-}
-
-TEST_CASE("a folder's train/ and test/ are read together, which is said") {
-  const TemporaryFolder tmp;
-  for (const char* name : {"both/train/x/1.txt", "both/test/x/2.txt", "train/train/x/1.txt", "plain/x/1.txt"}) {
-    tmp.write(name, "text");
-  }
-  const std::tuple<const char*, size_t, bool> cases[] = {
-      {"both", 2, true}, {"both/train", 1, false}, {"train", 1, false}, {"plain", 1, false}};
-  for (const auto& [folder, rows, pooled] : cases) {
-    CAPTURE(folder);
-    const LabelledTexts texts = read_labelled(tmp.path / folder, {});
-    CHECK(texts.rows.size() == rows);
-    CHECK(texts.pooled == pooled);
   }
 }

@@ -56,3 +56,11 @@ TEST_CASE("a file is one object; what is written is read again") {
   CHECK(shown("\u00e9\n") == "\"\\u00e9\\n\"");
   CHECK(shown(std::string(500, 'x')).size() == 100);
 }
+
+TEST_CASE("a list of names ends after twenty") {
+  CHECK(list_of({}) == "");
+  CHECK(list_of({"a", "b\n"}) == "\"a\", \"b\\n\"");
+  const std::string twenty = list_of(std::vector<std::string>(20, "x"));
+  CHECK(twenty.ends_with(", \"x\""));
+  CHECK(list_of(std::vector<std::string>(21, "x")) == twenty + ", ...");
+}

@@ -11,6 +11,7 @@
 #include "llm/finetune/classes.h"
 #include "llm/finetune/labelled_files.h"
 #include "llm/flags/command_line.h"
+#include "llm/inference/classifier.h"
 #include "llm/inference/evaluation.h"
 #include "llm/support/progress.h"
 #include "llm/text/corpus.h"

@@ -9,8 +9,8 @@
 #include <random>
 
 #include "apps/device.h"
-#include "llm/finetune/classes.h"
 #include "llm/flags/command_line.h"
+#include "llm/inference/classifier.h"
 #include "llm/support/terminal.h"
 #include "llm/text/tokenizer.h"
 #include "llm/training/checkpoint.h"

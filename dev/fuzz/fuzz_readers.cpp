@@ -18,7 +18,6 @@
 #include <random>
 
 #include "llm/corpora/rows.h"
-#include "llm/finetune/classes.h"
 #include "llm/finetune/instructions.h"
 #include "llm/finetune/labelled_files.h"
 #include "llm/finetune/preferences.h"
@@ -27,6 +26,7 @@
 #include "llm/formats/llmc.h"
 #include "llm/formats/safetensors.h"
 #include "llm/formats/tensorflow.h"
+#include "llm/inference/classifier.h"
 #include "llm/inference/tasks.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"

@@ -1,5 +1,5 @@
-// Labelled texts for a classifier: rows (llm/finetune/labelled_files.h) -> balanced splits -> padded batches; and what
-// a model directory says about the classes.
+// Labelled texts for a classifier: rows (llm/finetune/labelled_files.h) -> balanced splits -> padded batches; and how
+// well a classifier (llm/inference/classifier.h) does.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "llm/finetune/labelled_files.h"
+#include "llm/inference/classifier.h"
 #include "llm/models/model.h"
 #include "llm/text/tokenizer.h"
 
@@ -45,16 +46,6 @@ size_t longest(const std::vector<LabelledExample>& examples);
 // Cuts what is longer than `length` tokens; returns how many that were.
 int64_t truncate(std::vector<LabelledExample>& examples, size_t length);
 
-// Which of a row's outputs the head reads. Rows are padded at their end.
-enum class Position {
-  last,       // the row's last, padding or not, as the book's
-  last_real,  // the text's last token
-  first,
-  mean,       // of all positions, padding included, as the book's
-  mean_real,  // of the text's tokens
-};
-Position position_of(const std::string& name);  // throws Error for a name that is none
-
 struct LabelledBatch {
   int B = 0, T = 0;
   std::vector<int32_t> inputs;   // (B, T)
@@ -64,27 +55,6 @@ struct LabelledBatch {
 // The examples that `rows` names, each padded with `pad` to T tokens. None may be longer.
 LabelledBatch labelled_batch(const std::vector<LabelledExample>& examples, const std::vector<size_t>& rows, int T,
                              int32_t pad, Position position);
-
-// ---- a classifier's directory --------------------------------------------------------------------------------------
-
-// Beside the shape, DIR/config.json says what classes there are (as transformers does: id2label, label2id) and how
-// texts are laid out ("classifier": {"position", "length"}).
-struct ClassifierInfo {
-  std::vector<std::string> classes;
-  std::string position = "last";
-  int length = 0;  // tokens that a text is padded or cut to
-  int32_t pad = 0;
-};
-// Adds it to DIR/config.json, which save_model has written. Returns whether `transformers` opens the result: it does
-// not (set_model_type in llm/formats/huggingface.h) unless the position is last-real and attention causal.
-bool write_classifier_info(const std::filesystem::path& dir, const ClassifierInfo& info);
-// Throws Error if the model in DIR is no classifier, or what is said does not fit its shape. A directory of
-// transformers has no "classifier": then texts are not padded beyond their own length, and position is last_real.
-ClassifierInfo read_classifier_info(const std::filesystem::path& dir);
-
-// The probability of each class; `length`, if given, receives how many tokens the text has, uncut.
-std::vector<float> classify(Model& model, const Tokenizer& tokenizer, const ClassifierInfo& info,
-                            const std::string& text, size_t* length = nullptr);
 
 // ---- how well it does -----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 // What transformers would open and compute otherwise has a model_type that it does not know.
 #include <doctest/doctest.h>
 
-#include "llm/finetune/classes.h"
 #include "llm/formats/huggingface.h"
+#include "llm/inference/classifier.h"
 #include "llm/models/cpu_model.h"
 #include "tests/helpers/model_files.h"
 

@@ -15,8 +15,9 @@
 #include "llm/formats/weights.h"
 #include "llm/inference/attention_map.h"
 #include "llm/support/chart.h"
+#include "llm/support/error.h"
 #include "llm/support/file.h"
-#include "llm/support/json.h"
+#include "llm/support/metrics.h"
 #include "llm/training/schedule.h"
 
 namespace {
@@ -52,88 +53,23 @@ std::string joined(const std::map<std::string, size_t>& names) {
 
 // ---- curves --------------------------------------------------------------------------------------------------------
 
-// The numbers in a run's metrics.jsonl, line by line.
-struct Metrics {
-  std::string given;  // on the command line
-  fs::path path;
-  std::map<std::string, size_t> present;             // names of numbers -> their indices
-  std::vector<std::pair<uint32_t, double>> numbers;  // of all lines: index of the name, value
-  std::vector<size_t> ends;                          // of each line's numbers
-  double batch_tokens = 0;                           // per step, where the run's first line says so
-
-  explicit Metrics(const std::string& run)
-      : given(run), path(fs::is_directory(run) ? fs::path(run) / "metrics.jsonl" : fs::path(run)) {
-    if (!fs::exists(path)) fail("%s: missing, expected a run's folder, which has it, or the file", path.c_str());
-    const MappedFile file(path);
-    for_each_line(file, [&](std::string_view text, size_t) {
-      const nlohmann::json line = parse_json_if_whole(text, 64);
-      if (!line.is_object()) return;  // cut off by a crash
-      for (const auto& [name, value] : line.items()) {
-        if (!value.is_number()) continue;
-        const size_t index = present.emplace(name, present.size()).first->second;
-        numbers.emplace_back(static_cast<uint32_t>(index), value.get<double>());
-      }
-      ends.push_back(numbers.size());
-      if (line.contains("config") && line["config"].is_object()) {
-        const auto value = line["config"].find("total-batch-tokens");
-        if (value != line["config"].end() && value->is_number()) batch_tokens = *value;
-      }
-    });
-    if (present.empty()) fail("%s: no line with numbers, expected a run's metrics", path.c_str());
+// What else the steps are: tokens where each takes as many, else epochs; nothing if the run does not say.
+ScaleAbove scale_above(const Metrics& metrics) {
+  const double tokens = metrics.batch_tokens;
+  double epochs = 0, last = 0;
+  metrics.for_each_pair("step", "step", [&](double step, double) { last = std::max(last, step); });
+  metrics.for_each_pair("step", "epoch", [&](double step, double epoch) {
+    if (step > 0) epochs = epoch / step;
+  });
+  if (tokens > 0 && last > 0) {
+    const double seen = tokens * last;
+    if (seen >= 2e9) return {"tokens seen (billions)", 1e-9 * tokens};
+    if (seen >= 2e6) return {"tokens seen (millions)", 1e-6 * tokens};
+    return {"tokens seen", tokens};
   }
-
-  // Calls visit(x, y) for each line that has both numbers.
-  template <class Visit>
-  void for_each_pair(const std::string& x, const std::string& y, Visit&& visit) const {
-    const auto index = [&](const std::string& name) {
-      const auto found = present.find(name);
-      return found == present.end() ? SIZE_MAX : found->second;
-    };
-    const size_t ix = index(x), iy = index(y);
-    size_t k = 0;
-    for (const size_t end : ends) {
-      const double *px = nullptr, *py = nullptr;
-      for (; k < end; ++k) {
-        if (numbers[k].first == ix) px = &numbers[k].second;
-        if (numbers[k].first == iy) py = &numbers[k].second;
-      }
-      if (px && py) visit(*px, *py);
-    }
-  }
-
-  // Over x, times `scale`. Lines that lack one of the two, or have it as something else than a number, say nothing
-  // about it; of several at one x the last counts.
-  std::vector<std::pair<double, double>> points(const std::string& field, const std::string& x, double scale) const {
-    std::vector<std::pair<double, double>> all;
-    for_each_pair(x, field, [&](double at, double value) { all.emplace_back(at, scale * value); });
-    const auto before = [](const auto& a, const auto& b) { return a.first < b.first; };
-    if (!std::is_sorted(all.begin(), all.end(), before)) std::stable_sort(all.begin(), all.end(), before);
-    size_t kept = 0;
-    for (size_t k = 0; k < all.size(); ++k) {
-      if (k + 1 == all.size() || all[k + 1].first != all[k].first) all[kept++] = all[k];
-    }
-    all.resize(kept);
-    return all;
-  }
-
-  // What else the steps are: tokens where each takes as many, else epochs; nothing if the run does not say.
-  ScaleAbove scale_above() const {
-    const double tokens = batch_tokens;
-    double epochs = 0, last = 0;
-    for_each_pair("step", "step", [&](double step, double) { last = std::max(last, step); });
-    for_each_pair("step", "epoch", [&](double step, double epoch) {
-      if (step > 0) epochs = epoch / step;
-    });
-    if (tokens > 0 && last > 0) {
-      const double seen = tokens * last;
-      if (seen >= 2e9) return {"tokens seen (billions)", 1e-9 * tokens};
-      if (seen >= 2e6) return {"tokens seen (millions)", 1e-6 * tokens};
-      return {"tokens seen", tokens};
-    }
-    if (epochs > 0) return {"epochs", epochs};
-    return {};
-  }
-};
+  if (epochs > 0) return {"epochs", epochs};
+  return {};
+}
 
 // A number that a run may have, and what it is called.
 struct Field {
@@ -169,9 +105,9 @@ void plot_loss(const PlotFlags& flags) {
   const Field fields[] = {{"loss", "training"}, {"val_loss", "validation"}};
   const std::vector<Metrics> runs = read_runs(flags);
   const std::vector<Curve> curves = curves_of(runs, fields, "step", 1, "loss");
-  ScaleAbove above = runs[0].scale_above();
+  ScaleAbove above = scale_above(runs[0]);
   for (const Metrics& run : runs) {
-    const ScaleAbove other = run.scale_above();
+    const ScaleAbove other = scale_above(run);
     if (other.label != above.label || other.per_x != above.per_x) above = {};  // no one scale is right for all
   }
   write_picture(curves_svg(title_or(flags, "Loss"), "step", "loss (nats)", curves, above), flags.out);

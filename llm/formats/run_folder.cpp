@@ -168,15 +168,6 @@ void RunLock::check() const {
 
 // ---- a run that only began -----------------------------------------------------------------------------------------
 
-bool is_unfinished_checkpoint(const std::string& name) {
-  std::string_view rest = name;
-  if (!rest.starts_with("step_") || !rest.ends_with(".tmp")) return false;
-  rest.remove_prefix(5);
-  rest.remove_suffix(4);
-  if (rest.ends_with(".old")) rest.remove_suffix(4);
-  return has_digits_only(rest);
-}
-
 bool holds_only_a_beginning(const fs::path& run, bool was_left, const char* advice) {
   std::string found;
   for (const char* trace : {"checkpoints", "metrics.jsonl", "data", "latest"}) {
@@ -205,4 +196,69 @@ void clear_beginning(const fs::path& run, const RunLock& lock, const char* advic
     fs::remove_all(run / trace, error);
     if (error) fail("%s: cannot be removed: %s", (run / trace).c_str(), error.message().c_str());
   }
+}
+
+// ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+bool is_unfinished_checkpoint(const std::string& name) {
+  std::string_view rest = name;
+  if (!rest.starts_with("step_") || !rest.ends_with(".tmp")) return false;
+  rest.remove_prefix(5);
+  rest.remove_suffix(4);
+  if (rest.ends_with(".old")) rest.remove_suffix(4);
+  return has_digits_only(rest);
+}
+
+std::string checkpoint_name(int64_t step) { return strprintf("step_%06lld", static_cast<long long>(step)); }
+
+int64_t step_of(const fs::path& folder) {
+  const std::string name = folder.filename().string();
+  const std::string digits = name.rfind("step_", 0) == 0 ? name.substr(5) : "";
+  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos) return -1;
+  return std::stoll(digits);
+}
+
+std::vector<fs::path> finished_checkpoints(const fs::path& run) {
+  std::vector<fs::path> found;
+  std::error_code none;  // a folder that is not there holds none
+  for (const fs::directory_entry& entry : fs::directory_iterator(run / "checkpoints", none)) {
+    if (step_of(entry.path()) >= 0 && fs::exists(entry.path() / kStateFile)) found.push_back(entry.path());
+  }
+  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return step_of(a) > step_of(b); });
+  return found;
+}
+
+void point_at(const fs::path& run, const char* name, const fs::path& checkpoint) {
+  const fs::path link = run / name, temporary = run / (name + kUnfinished);
+  ::unlink(temporary.c_str());
+  if (::symlink(checkpoint.lexically_relative(run).c_str(), temporary.c_str()) != 0) {
+    fail("%s: cannot be written: %s", temporary.c_str(), std::strerror(errno));
+  }
+  if (::rename(temporary.c_str(), link.c_str()) != 0) {
+    const int reason = errno;
+    ::unlink(temporary.c_str());
+    fail("%s: cannot be replaced by a link to %s: %s", link.c_str(), checkpoint.c_str(), std::strerror(reason));
+  }
+  sync_directory(run);
+}
+
+void mark_best(const fs::path& run, const fs::path& checkpoint) { point_at(run, "best", checkpoint); }
+
+fs::path latest_checkpoint(const fs::path& run) {
+  if (fs::exists(run / kStateFile)) return run;
+  const fs::path link = run / "latest";
+  if (fs::exists(link / kStateFile)) return fs::is_symlink(link) ? run / fs::read_symlink(link) : link;
+
+  const std::vector<fs::path> finished = finished_checkpoints(run);
+  std::string found = "no checkpoint";
+  if (!fs::exists(run)) {
+    found = "no such folder";
+  } else if (!finished.empty()) {
+    found = "\"latest\" leads nowhere, but there is " + finished[0].string() + ": name that folder to continue from it";
+  } else if (fs::exists(run / "metrics.jsonl")) {
+    found = "no checkpoint: the run ended before its first one; start it again, without --resume";
+  } else if (fs::exists(run / "config.json")) {
+    found = "a model without a training state: start from it with --model instead";
+  }
+  fail("%s: expected a run or a checkpoint to resume, found %s", run.c_str(), found.c_str());
 }

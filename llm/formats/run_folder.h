@@ -1,15 +1,22 @@
-// A run's folder: who may write to it, whether it is still there, and whether a new run may begin in it.
+// A run's folder: what it holds, who may write to it, whether it is still there, and whether a new run may begin in it.
 //
+//   RUN/checkpoints/step_000100/             one checkpoint of the run (llm/training/checkpoint.h)
+//   RUN/latest -> checkpoints/step_000100    changed last and at once
+//   RUN/best -> checkpoints/step_000060      with --patience: where validation was best
 //   RUN/lock   "pid N on HOST since DATE": held by flock() while a process writes to the run. The system releases it
 //              when the process ends, however it ends; the file that a killed process leaves stops nobody.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 // A line for the person who waits.
 using Say = std::function<void(const std::string&)>;
+
+// ---- the lock ------------------------------------------------------------------------------------------------------
 
 // Holds RUN/lock, and knows the folder by more than its path. Programs that the process starts do not inherit the lock.
 class RunLock {
@@ -40,6 +47,8 @@ class RunLock {
   bool made_ = false, was_left_ = false;
 };
 
+// ---- a run that only began -----------------------------------------------------------------------------------------
+
 // False if nothing of a run is in the folder; true if there is only what a run leaves that ended before its first
 // checkpoint. Throws Error, ending with `advice`, if there is more, or what no run may have written. `was_left`:
 // whether a RUN/lock tells that a run had begun.
@@ -49,5 +58,25 @@ bool holds_only_a_beginning(const std::filesystem::path& run, bool was_left, con
 // so.
 void clear_beginning(const std::filesystem::path& run, const RunLock& lock, const char* advice, const Say& say);
 
+// ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+inline constexpr const char* kStateFile = "trainer_state.json";  // written last: a folder with it is a whole checkpoint
+inline const std::string kUnfinished = ".tmp";                   // the ending of what is still being written
+
 // Whether this is the name of an unfinished checkpoint, RUN/checkpoints/step_NNNNNN.tmp or step_NNNNNN.old.tmp.
 bool is_unfinished_checkpoint(const std::string& name);
+
+std::string checkpoint_name(int64_t step);  // step_NNNNNN
+// The step of a finished checkpoint's folder by its name, or -1.
+int64_t step_of(const std::filesystem::path& folder);
+// Those in RUN/checkpoints, newest first.
+std::vector<std::filesystem::path> finished_checkpoints(const std::filesystem::path& run);
+
+// Makes RUN/NAME, latest or best, a link to one of the run's checkpoints, at once.
+void point_at(const std::filesystem::path& run, const char* name, const std::filesystem::path& checkpoint);
+// Points RUN/best at one of its checkpoints, which then stays until another is the best, whatever `keep` says.
+void mark_best(const std::filesystem::path& run, const std::filesystem::path& checkpoint);
+
+// The folder RUN/latest names, or `run` itself if it is a checkpoint. Throws Error if there is none (says what was
+// found).
+std::filesystem::path latest_checkpoint(const std::filesystem::path& run);

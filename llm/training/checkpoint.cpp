@@ -2,16 +2,16 @@
 
 #include <fcntl.h>
 #include <stdio.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <map>
 #include <optional>
+#include <stdexcept>
 
 #include "llm/formats/safetensors.h"
 #include "llm/support/error.h"
+#include "llm/support/file.h"
 #include "llm/support/json.h"
 
 namespace fs = std::filesystem;
@@ -20,8 +20,6 @@ using nlohmann::json;
 namespace {
 
 const char* const kOptimizerFile = "optimizer.safetensors";
-const char* const kStateFile = "trainer_state.json";
-const std::string kUnfinished = ".tmp";
 
 // ---- the moments ---------------------------------------------------------------------------------------------------
 
@@ -107,26 +105,6 @@ void check_state(const json& state, const fs::path& path) {
   }
 }
 
-std::string checkpoint_name(int64_t step) { return strprintf("step_%06lld", static_cast<long long>(step)); }
-
-// The step of a finished checkpoint's folder, or -1.
-int64_t step_of(const fs::path& folder) {
-  const std::string name = folder.filename().string();
-  const std::string digits = name.rfind("step_", 0) == 0 ? name.substr(5) : "";
-  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos) return -1;
-  return std::stoll(digits);
-}
-
-std::vector<fs::path> finished_checkpoints(const fs::path& run) {  // newest first
-  std::vector<fs::path> found;
-  std::error_code none;  // a folder that is not there holds none
-  for (const fs::directory_entry& entry : fs::directory_iterator(run / "checkpoints", none)) {
-    if (step_of(entry.path()) >= 0 && fs::exists(entry.path() / kStateFile)) found.push_back(entry.path());
-  }
-  std::sort(found.begin(), found.end(), [](const fs::path& a, const fs::path& b) { return step_of(a) > step_of(b); });
-  return found;
-}
-
 // Whether a finished checkpoint is one that the run of this state has written.
 bool is_of_run(const fs::path& checkpoint, const json& state) {
   const json none = "", step = step_of(checkpoint);  // version 1 has no run_id
@@ -169,21 +147,6 @@ void publish(const fs::path& from, const fs::path& to) {
     rename_or_fail(to, old.path);
     rename_or_fail(from, to);
   }
-}
-
-// RUN/latest or RUN/best.
-void point_at(const fs::path& run, const char* name, const fs::path& checkpoint) {
-  const fs::path link = run / name, temporary = run / (name + kUnfinished);
-  ::unlink(temporary.c_str());
-  if (::symlink(checkpoint.lexically_relative(run).c_str(), temporary.c_str()) != 0) {
-    fail("%s: cannot be written: %s", temporary.c_str(), std::strerror(errno));
-  }
-  if (::rename(temporary.c_str(), link.c_str()) != 0) {
-    const int reason = errno;
-    ::unlink(temporary.c_str());
-    fail("%s: cannot be replaced by a link to %s: %s", link.c_str(), checkpoint.c_str(), std::strerror(reason));
-  }
-  sync_directory(run);
 }
 
 }  // namespace
@@ -238,27 +201,6 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, 
     }
   });
   return folder;
-}
-
-void mark_best(const fs::path& run, const fs::path& checkpoint) { point_at(run, "best", checkpoint); }
-
-fs::path latest_checkpoint(const fs::path& run) {
-  if (fs::exists(run / kStateFile)) return run;
-  const fs::path link = run / "latest";
-  if (fs::exists(link / kStateFile)) return fs::is_symlink(link) ? run / fs::read_symlink(link) : link;
-
-  const std::vector<fs::path> finished = finished_checkpoints(run);
-  std::string found = "no checkpoint";
-  if (!fs::exists(run)) {
-    found = "no such folder";
-  } else if (!finished.empty()) {
-    found = "\"latest\" leads nowhere, but there is " + finished[0].string() + ": name that folder to continue from it";
-  } else if (fs::exists(run / "metrics.jsonl")) {
-    found = "no checkpoint: the run ended before its first one; start it again, without {resume}";
-  } else if (fs::exists(run / "config.json")) {
-    found = "a model without a training state: start from it with {model} instead";
-  }
-  fail("%s: expected a run or a checkpoint to resume, found %s", run.c_str(), found.c_str());
 }
 
 void repair_links(const fs::path& run, const Say& say) {

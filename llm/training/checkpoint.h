@@ -2,9 +2,8 @@
 //
 //   config.json  model.safetensors  tokenizer.json                 a model: `transformers` opens it as it is
 //   optimizer.safetensors  trainer_state.json                      what resuming needs besides
-//   RUN/checkpoints/step_000100/                                   one checkpoint of a run
-//   RUN/latest -> checkpoints/step_000100                          changed last and at once
-//   RUN/best -> checkpoints/step_000060                            with --patience: where validation was best
+//
+// llm/formats/run_folder.h has where a run keeps them.
 #pragma once
 
 #include <filesystem>
@@ -30,13 +29,6 @@ inline constexpr int kStateVersion = 2;
 std::filesystem::path save_checkpoint(const std::filesystem::path& run, int64_t step, const Model& model,
                                       const Tokenizer* tokenizer, const nlohmann::json& state, int keep,
                                       const Group* group = nullptr);
-
-// Points RUN/best at one of its checkpoints, which then stays until another is the best, whatever `keep` says.
-void mark_best(const std::filesystem::path& run, const std::filesystem::path& checkpoint);
-
-// The folder RUN/latest names, or `run` itself if it is a checkpoint. Throws Error if there is none (says what was
-// found).
-std::filesystem::path latest_checkpoint(const std::filesystem::path& run);
 
 // Puts RUN/latest and RUN/best right where they are folders, as after a copy that followed links: the folder takes its
 // place in RUN/checkpoints, or goes if it is a copy of the checkpoint there, and the link is made again; each is said.

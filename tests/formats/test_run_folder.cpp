@@ -1,5 +1,5 @@
 // The lock on a run's folder: who gets it, what becomes of it, file systems without locks; what a run that only began
-// has.
+// has; its checkpoints.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <spawn.h>
@@ -242,4 +242,43 @@ TEST_CASE("names of unfinished checkpoints") {
        {"step_000010", "step_.tmp", "step_mine.tmp", "step_10.new.tmp", "10.tmp", "step_10.tmp.tmp"}) {
     CHECK_FALSE(is_unfinished_checkpoint(name));
   }
+}
+
+TEST_CASE("a run's checkpoints: finished ones by their step, and the one that latest names") {
+  const Folder folder;
+  const fs::path all = folder.path / "checkpoints";
+  for (const char* name :
+       {"step_000002", "step_000010", "step_1000000", "step_000003.tmp", "step_", "step_12x", "mine"}) {
+    fs::create_directories(all / name);
+    write_text(all / name / kStateFile, "{}");
+  }
+  fs::create_directories(all / "step_000011");  // without a state
+  CHECK(checkpoint_name(10) == "step_000010");
+  CHECK(checkpoint_name(1'000'000) == "step_1000000");
+  for (const int64_t step : {0, 10, 1'000'000}) CHECK(step_of(all / checkpoint_name(step)) == step);
+  for (const char* name : {"step_", "step_12x", "mine", "step_-1", "step_1234567890123456789"})
+    CHECK(step_of(name) == -1);
+  CHECK(finished_checkpoints(folder.path) ==
+        std::vector<fs::path>{all / "step_1000000", all / "step_000010", all / "step_000002"});
+  CHECK(finished_checkpoints(folder.path / "none").empty());
+  point_at(folder.path, "latest", all / "step_000002");
+  CHECK(latest_checkpoint(folder.path) == all / "step_000002");
+  CHECK(latest_checkpoint(all / "step_000010") == all / "step_000010");
+  point_at(folder.path, "latest", all / "step_000010");  // what was there is replaced
+  CHECK(latest_checkpoint(folder.path) == all / "step_000010");
+  mark_best(folder.path, all / "step_000002");
+  CHECK(fs::read_symlink(folder.path / "best") == "checkpoints/step_000002");
+}
+
+TEST_CASE("without a checkpoint, the error says what there is instead") {
+  const Folder folder;
+  CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path / "none"), Contains("no such folder"), Error);
+  CHECK_THROWS_WITH_AS(latest_checkpoint(fs::path(GOLDEN_DIR) / "checkpoint_gpt2"),
+                       Contains("a model without a training state"), Error);
+  const fs::path saved = folder.path / "checkpoints" / "step_000001";
+  fs::create_directories(saved);
+  write_text(saved / kStateFile, "{}");
+  CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path), Contains(saved.c_str()), Error);
+  fs::create_symlink("checkpoints/step_000009", folder.path / "latest");
+  CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path), Contains("\"latest\" leads nowhere"), Error);
 }

@@ -8,6 +8,7 @@
 #include "llm/flags/command_line.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/llmc.h"
+#include "llm/formats/open_weights.h"
 #include "llm/formats/weights.h"
 #include "llm/support/file.h"
 

@@ -11,12 +11,13 @@
 #include "llm/finetune/classes.h"
 #include "llm/finetune/labelled_files.h"
 #include "llm/flags/command_line.h"
+#include "llm/formats/huggingface.h"
+#include "llm/formats/open_weights.h"
 #include "llm/inference/classifier.h"
 #include "llm/inference/evaluation.h"
 #include "llm/support/progress.h"
 #include "llm/text/corpus.h"
 #include "llm/text/shards.h"
-#include "llm/training/checkpoint.h"
 
 using nlohmann::json;
 

@@ -3,9 +3,10 @@
 #include <cstdio>
 
 #include "llm/flags/command_line.h"
+#include "llm/formats/huggingface.h"
+#include "llm/formats/open_weights.h"
 #include "llm/models/extend.h"
 #include "llm/support/file.h"
-#include "llm/training/checkpoint.h"
 
 namespace fs = std::filesystem;
 

@@ -10,10 +10,11 @@
 
 #include "apps/device.h"
 #include "llm/flags/command_line.h"
+#include "llm/formats/huggingface.h"
+#include "llm/formats/open_weights.h"
 #include "llm/inference/classifier.h"
 #include "llm/support/terminal.h"
 #include "llm/text/tokenizer.h"
-#include "llm/training/checkpoint.h"
 
 namespace {
 

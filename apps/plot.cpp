@@ -12,7 +12,7 @@
 
 #include "llm/flags/cli.h"
 #include "llm/formats/huggingface.h"
-#include "llm/formats/weights.h"
+#include "llm/formats/open_weights.h"
 #include "llm/inference/attention_map.h"
 #include "llm/support/chart.h"
 #include "llm/support/error.h"

@@ -20,13 +20,13 @@
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
 #include "llm/flags/command_line.h"
+#include "llm/formats/open_weights.h"
 #include "llm/inference/generate.h"
 #include "llm/models/init_book.h"
 #include "llm/support/file.h"
 #include "llm/support/progress.h"
 #include "llm/text/corpus.h"
 #include "llm/text/dataloader.h"
-#include "llm/training/checkpoint.h"
 #include "llm/training/schedule.h"
 
 namespace {

@@ -15,6 +15,7 @@
 #include "llm/finetune/labelled_files.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/llmc.h"
+#include "llm/formats/open_weights.h"
 #include "llm/formats/safetensors.h"
 #include "llm/inference/tasks.h"
 #include "llm/support/error.h"

@@ -24,6 +24,7 @@
 #include "llm/formats/adapter.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/llmc.h"
+#include "llm/formats/open_weights.h"
 #include "llm/formats/safetensors.h"
 #include "llm/formats/tensorflow.h"
 #include "llm/inference/classifier.h"
@@ -422,7 +423,7 @@ std::vector<Reader> make_readers(const fs::path& dir, const fs::path& source) {
   Files with_base;
   for (const auto& [name, bytes] : files_of(dir / "adapter")) with_base["adapter/" + name] = bytes;
   for (const auto& [name, bytes] : saved) with_base["adapter/model/" + name] = bytes;
-  const auto read_adapter = [](const fs::path& d) { read_all(*open_adapter(d / "adapter")); };
+  const auto read_adapter = [](const fs::path& d) { read_all(*open_adapter(d / "adapter", open_weights)); };
   add("adapter_config.json", with_base, "adapter/adapter_config.json", Form::json, read_adapter);
   add("adapter_model.safetensors", with_base, "adapter/adapter_model.safetensors", Form::safetensors, read_adapter);
 

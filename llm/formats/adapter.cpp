@@ -364,7 +364,7 @@ class AdapterWeights final : public Weights {
 
 }  // namespace
 
-std::unique_ptr<Weights> open_adapter(const fs::path& dir) {
+std::unique_ptr<Weights> open_adapter(const fs::path& dir, const OpenBase& open_base) {
   const fs::path path = dir / kConfigFile;
   const AdapterConfig adapter(path);
   fs::path base = adapter.base();
@@ -385,7 +385,7 @@ std::unique_ptr<Weights> open_adapter(const fs::path& dir) {
            base.c_str(), found.c_str(), in_quotes(expected->second).c_str());
     }
   }
-  std::unique_ptr<Weights> weights = open_weights(base);
+  std::unique_ptr<Weights> weights = open_base(base);
   ModelConfig shape = fs::exists(dir / "config.json") ? read_huggingface_config(dir) : weights->config;
   if (shape.num_classes == 0 && unties(adapter)) shape.tied_head = false;
   ModelConfig same = weights->config;  // but for what a finetuning may change

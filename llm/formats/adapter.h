@@ -10,6 +10,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -36,8 +37,11 @@ void save_adapter(const Model& model, const std::filesystem::path& base, const s
 
 bool is_adapter(const std::filesystem::path& dir);
 
+// Opens a base model, of whatever kind: open_weights() (llm/formats/open_weights.h), which itself opens adapters.
+using OpenBase = std::function<std::unique_ptr<Weights>(const std::filesystem::path&)>;
+
 // The base with the adapter merged. A classifier's folder holds its config.json, too. Throws Error: a base that is not
 // there, is another than the adapter was trained on, or has other shapes; options of PEFT's that change the result and
 // that wrought does not have (llm/formats/adapter_config.h); a tensor that is missing, extra or wrongly shaped. An
 // adapter or a copy of the token embedding or of the head parts the two where the base ties them.
-std::unique_ptr<Weights> open_adapter(const std::filesystem::path& dir);
+std::unique_ptr<Weights> open_adapter(const std::filesystem::path& dir, const OpenBase& open_base);

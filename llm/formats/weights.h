@@ -1,12 +1,10 @@
-// A model's weights one tensor at a time, whatever holds them: a Model, or one of the kinds of files that wrought
-// reads. All that loads, saves or converts goes through here, so that beside a model one tensor is in memory, and in
-// converting one tensor is all.
+// A model's weights one tensor at a time, whatever holds them: a Model, or one of the kinds of files that wrought reads
+// (llm/formats/open_weights.h). All that loads, saves or converts goes through here, so that beside a model one tensor
+// is in memory, and in converting one tensor is all.
 #pragma once
 
-#include <filesystem>
 #include <functional>
 #include <map>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -53,33 +51,6 @@ class ModelWeights final : public Weights {
   const Model& model_;
   std::map<std::string, const ParamTensor*> by_name_;
 };
-
-// ---- any kind of file ----
-
-enum class WeightsKind { huggingface, tensorflow, llmc, adapter };
-
-// By what is there: a folder with adapter_config.json, one with config.json, one with hparams.json, a file. Throws
-// Error if it is none of these.
-WeightsKind weights_kind(const std::filesystem::path& path);
-const char* describe(WeightsKind kind);  // "a Hugging Face directory"
-
-// Checks everything but the tensors' bytes: shape, names, types and sizes. Throws Error naming file and tensor.
-std::unique_ptr<Weights> open_weights(const std::filesystem::path& path);
-
-// The model's shape alone.
-ModelConfig read_model_config(const std::filesystem::path& path);
-
-// Throws Error unless the model predicts the next token: no classifier, no attention that sees it. `where` begins the
-// message.
-void check_language_model(const ModelConfig& config, const std::string& where);
-
-// Throws what load_weights would throw for a model of this shape, but for damaged bytes. It reads headers only: worth
-// calling before a model's memory is allocated.
-void check_weights(const ModelConfig& config, const std::filesystem::path& path);
-
-// Fills the parameters tensor by tensor. Throws Error, before any parameter is changed, for what does not fit the
-// model.
-void load_weights(Model& model, const std::filesystem::path& path);
 
 // ---- one tensor between memory and file ----
 

@@ -5,7 +5,7 @@
 #include <stdexcept>
 
 #include "llm/formats/huggingface.h"
-#include "llm/formats/weights.h"
+#include "llm/formats/open_weights.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"

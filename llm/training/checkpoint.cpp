@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "llm/formats/open_weights.h"
 #include "llm/formats/safetensors.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"

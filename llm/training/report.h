@@ -7,8 +7,14 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "kernels/philox.h"
 #include "llm/distributed/group.h"
+#include "llm/formats/open_weights.h"
+#include "llm/inference/generate.h"
+#include "llm/models/check.h"
+#include "llm/models/init_book.h"
 #include "llm/models/model.h"
+#include "llm/support/output.h"
 #include "llm/support/progress.h"
 #include "llm/training/logger.h"
 

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "llm/corpora/stories.h"
+#include "llm/formats/open_weights.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"

@@ -10,6 +10,7 @@
 #include "llm/formats/float16.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/llmc.h"
+#include "llm/formats/open_weights.h"
 #include "llm/models/cpu_model.h"
 #include "tests/helpers/model_files.h"
 

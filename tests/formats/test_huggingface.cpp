@@ -7,6 +7,7 @@
 
 #include "llm/formats/float16.h"
 #include "llm/formats/huggingface.h"
+#include "llm/formats/open_weights.h"
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/golden.h"
 #include "tests/helpers/model_files.h"

@@ -3,6 +3,7 @@
 
 #include "llm/formats/adapter.h"
 #include "llm/formats/huggingface.h"
+#include "llm/formats/open_weights.h"
 #include "llm/models/cpu_model.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "llm/formats/huggingface.h"
+#include "llm/formats/open_weights.h"
 #include "llm/inference/classifier.h"
 #include "llm/models/cpu_model.h"
 #include "tests/helpers/model_files.h"

@@ -7,6 +7,7 @@
 
 #include "llm/formats/float16.h"
 #include "llm/formats/huggingface.h"
+#include "llm/formats/open_weights.h"
 #include "llm/formats/pytorch.h"
 #include "tests/helpers/temporary_folder.h"
 

@@ -7,6 +7,7 @@
 
 #include "llm/formats/crc32c.h"
 #include "llm/formats/float16.h"
+#include "llm/formats/open_weights.h"
 #include "llm/formats/tensorflow.h"
 #include "tests/helpers/model_files.h"
 

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 
+#include "llm/formats/open_weights.h"
 #include "llm/formats/safetensors.h"
 #include "llm/formats/weights.h"
 #include "llm/models/model.h"

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <set>
 
+#include "llm/formats/open_weights.h"
 #include "llm/training/checkpoint.h"
 #include "tests/helpers/model_files.h"
 

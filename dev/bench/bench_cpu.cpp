@@ -16,6 +16,7 @@
 #include "dev/bench/table.h"
 #include "llm/flags/command_line.h"
 #include "llm/flags/train_flags.h"
+#include "llm/models/config.h"
 #include "llm/support/file.h"
 
 namespace {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "llm/models/config.h"
 #include "llm/models/tensor_table.h"
 
 enum class Unit { tensor_cores, float_units };

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "dev/predict/gpu_step.h"
+#include "llm/models/config.h"
 #include "llm/models/model.h"
 
 namespace plan {

@@ -22,6 +22,7 @@
 #include "dev/predict/gpu_step.h"
 #include "llm/flags/command_line.h"
 #include "llm/flags/train_flags.h"
+#include "llm/models/config.h"
 #include "llm/support/file.h"
 
 namespace {

@@ -1,4 +1,4 @@
-// What a GPT-2 is made of: its shape, and ONE table of its parameters. The table drives sizes, the arena,
+// What a GPT-2 of a shape (llm/models/config.h) is made of: ONE table of its parameters. It drives sizes, the arena,
 // initialisation, weight decay, checkpoints and test labels; nothing else restates the layout.
 #pragma once
 
@@ -9,47 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "llm/models/config.h"
 #include "llm/models/options.h"
 #include "llm/support/error.h"
 
-struct ModelConfig {
-  int max_seq_len = 1024;  // T at most (the rows of wpe)
-  int vocab_size = 50257;  // V
-  int num_layers = 12;     // L
-  int num_heads = 12;      // NH
-  int channels = 768;      // C
-  bool tied_head = true;   // logits are products with wte; else with a matrix of their own
-  bool qkv_bias = true;    // queries, keys and values have one
-  int num_classes = 0;  // above 0: a classifier of sequences, whose head (not tied) has a row and a bias for each class
-  bool causal = true;   // attention looks back only
-
-  int padded_vocab_size() const { return padded(vocab_size); }  // Vp
-  int outputs() const { return num_classes > 0 ? num_classes : vocab_size; }
-  int padded_outputs() const { return padded(outputs()); }  // columns of the logits
-  bool has_head() const { return !tied_head || num_classes > 0; }
-  static int padded(int n) { return (n + 127) / 128 * 128; }
-  int head_size() const { return channels / num_heads; }  // HS
-  bool operator==(const ModelConfig&) const = default;
-};
-
-// Calls visit(name, field) for every field. One that is missing here does not compile.
-template <class Config, class Visit>
-void for_each_field(Config& config, Visit&& visit) {
-  auto& [max_seq_len, vocab_size, num_layers, num_heads, channels, tied_head, qkv_bias, num_classes, causal] = config;
-  visit("max_seq_len", max_seq_len);
-  visit("vocab_size", vocab_size);
-  visit("num_layers", num_layers);
-  visit("num_heads", num_heads);
-  visit("channels", channels);
-  visit("tied_head", tied_head);
-  visit("qkv_bias", qkv_bias);
-  visit("num_classes", num_classes);
-  visit("causal", causal);
-}
-
-// Throws Error naming the first field that is out of range, `where` it was read, what was expected and found.
-void validate(const ModelConfig& config, const std::string& where);
-// The same of what does not fit the model: blocks that it does not have, adapters of a matrix that it does not have.
+// Throws Error, as validate() of a ModelConfig does, for options that do not fit the model: blocks that it does not
+// have, adapters of a matrix that it does not have.
 void validate(const ModelOptions& options, const ModelConfig& config, const std::string& where);
 
 // Of a model that only computes.
@@ -57,10 +22,6 @@ inline TrainablePart trains_nothing(const ModelConfig& config) { return {config.
 
 // Whether adapters are on one of q, k, v, attproj, fc, fcproj, head.
 bool lora_targets(const LoraOptions& lora, const char* matrix);
-
-// Floating-point operations that training takes per token, forward and backward: 6 per parameter that is multiplied
-// (PaLM, Chowdhery et al. 2022, appendix B), and 12 L C T for attention's two products.
-double flops_per_token(const ModelConfig& config, int T);
 
 // ---- pointers by name -----------------------------------------------------------------------------------------------
 

@@ -193,39 +193,3 @@ TEST_CASE("GPT-2's sizes start as GPT-2 does; narrower models with larger number
   CHECK(std_of(gpt2(4, 4, 192), "wte") == doctest::Approx(0.04));
   CHECK(std_of(gpt2(4, 4, 192), "wpe") == doctest::Approx(0.02));
 }
-
-TEST_CASE("validate names what is out of range, where it was read, and what was found") {
-  CHECK_NOTHROW(validate(kOdd, "a test"));
-  CHECK_NOTHROW(validate(gpt2(48, 25, 1600), "a test"));
-  const auto message = [](auto change) {
-    ModelConfig config = kOdd;
-    change(config);
-    try {
-      validate(config, "some/config.json");
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("no error");
-  };
-  const auto check = [&](auto change, const char* what, const char* found) {
-    const std::string text = message(change);
-    CHECK_MESSAGE(text.find("some/config.json") == 0, text);
-    CHECK_MESSAGE(text.find(what) != std::string::npos, text);
-    CHECK_MESSAGE(text.find(found) != std::string::npos, text);
-  };
-  check([](ModelConfig& c) { c.max_seq_len = 0; }, "context length", "0");
-  check([](ModelConfig& c) { c.vocab_size = -1; }, "vocabulary", "-1");
-  check([](ModelConfig& c) { c.vocab_size = 1 << 30; }, "vocabulary", "1073741824");
-  check([](ModelConfig& c) { c.num_layers = 0; }, "layers", "0");
-  check([](ModelConfig& c) { c.num_layers = 1 << 20; }, "layers", "1048576");
-  check([](ModelConfig& c) { c.num_heads = 0; }, "heads", "0");
-  check([](ModelConfig& c) { c.channels = 0; }, "channels", "0");
-  check([](ModelConfig& c) { c.channels = 52; }, "3 heads do not divide 52 channels", "52");
-}
-
-TEST_CASE("flops per token: six per multiplied parameter, and attention's share grows with T") {
-  const ModelConfig config = gpt2(12, 12, 768);
-  const double multiplied = 12 * 12 * 768.0 * 768 + 50257 * 768.0;
-  CHECK(flops_per_token(config, 1024) == doctest::Approx(6 * multiplied + 12.0 * 12 * 768 * 1024));
-  CHECK(flops_per_token(config, 2) - flops_per_token(config, 1) == doctest::Approx(12.0 * 12 * 768));
-}

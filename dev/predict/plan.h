@@ -12,6 +12,7 @@
 #include "dev/predict/gpu_step.h"
 #include "llm/models/config.h"
 #include "llm/models/model.h"
+#include "llm/models/sharding.h"
 
 namespace plan {
 

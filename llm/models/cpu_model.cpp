@@ -20,6 +20,7 @@
 #include "kernels/pool.h"
 #include "kernels/residual.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/sharding.h"
 #include "llm/support/error.h"
 
 // Elements that a thread takes at a time where an arena is gone through.

@@ -18,6 +18,7 @@
 #include "kernels/pool.cuh"
 #include "kernels/residual.cuh"
 #include "llm/models/gpu_model.cuh"
+#include "llm/models/sharding.h"
 #include "llm/support/error.h"
 
 // ---- forward -------------------------------------------------------------------------------------------------------

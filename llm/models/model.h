@@ -1,5 +1,5 @@
-// The contract of a GPT-2 that can be trained, whatever it runs on. model_base.cpp has what all share, model.cpp is the
-// CPU's, model.cu the GPU's.
+// The contract of a GPT-2 that can be trained, whatever it runs on. model_base.cpp has what all share, cpu_model.cpp is
+// the CPU's, gpu_model.cu the GPU's.
 //
 // One step, as the trainers write it:
 //   model.zero_grad();
@@ -16,6 +16,9 @@
 #include <vector>
 
 #include "llm/distributed/comm.h"
+#include "llm/models/config.h"
+#include "llm/models/options.h"
+#include "llm/models/sharding.h"
 #include "llm/models/tensor_table.h"
 
 enum class Pass {

@@ -7,6 +7,7 @@
 #include "kernels/philox.h"
 #include "llm/models/activations.h"
 #include "llm/models/model.h"
+#include "llm/models/sharding.h"
 #include "llm/support/error.h"
 
 // ---- forward -------------------------------------------------------------------------------------------------------

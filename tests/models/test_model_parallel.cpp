@@ -2,6 +2,7 @@
 // of one process that sees the whole batch.
 #include "llm/models/cpu_model.h"
 #include "llm/models/model.h"
+#include "llm/models/sharding.h"
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/local_comm.h"
 

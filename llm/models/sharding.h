@@ -1,0 +1,45 @@
+// Parts of a model, for several processes: what goes over the network at a time, and what of each arena a rank keeps.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "llm/models/config.h"
+#include "llm/models/options.h"
+#include "llm/models/tensor_table.h"
+
+// What goes over the network at a time: the embeddings, each block, and the final norm with a head of its own. Each is
+// a stretch of the arenas, padded so that every rank's part is as large. Where an arena is sharded
+// (ModelOptions::zero), a rank keeps its part of each unit, one behind the other.
+struct ParamUnit {
+  int64_t offset, size;  // in a whole arena; size: ranks * shard
+  int64_t shard;         // a rank's part: of rank r the elements from offset + r * shard on
+  int64_t kept_at;       // where that begins in a sharded arena
+  int64_t whole_at;      // where the unit lies whole among those that are so for a while (whole_size())
+};
+std::vector<ParamUnit> param_units(const std::vector<ParamTensor>& table, int ranks);
+
+bool sharded(const ModelOptions& options, Arena arena);
+// Elements of an arena that a rank keeps.
+int64_t kept_size(const std::vector<ParamTensor>& table, const ModelOptions& options, Arena arena);
+// Elements of what is whole for a while of a sharded arena: the first and the last unit, and two blocks, of which block
+// l takes the place of block l - 2.
+int64_t whole_size(const std::vector<ParamUnit>& units);
+
+// The part of a tensor that a rank keeps: `count` elements from `from` on, at `kept_at` of a sharded arena.
+struct TensorPart {
+  int64_t from, count, kept_at;
+};
+TensorPart part_of(const ParamTensor& tensor, const ParamUnit& unit, int rank);
+
+// Points `p` at the units that are whole for a while.
+template <class floatX>
+void bind_units(const ModelConfig& config, const LoraOptions& lora, const std::vector<ParamTensor>& table,
+                const std::vector<ParamUnit>& units, Params<floatX>& p, floatX* memory) {
+  auto tensor = table.begin();
+  for_each_param(config, lora, p, [&](floatX*& pointer, const ParamTensor&) {
+    const ParamUnit& unit = units[static_cast<size_t>(tensor->unit)];
+    pointer = memory + unit.whole_at + tensor->offset - unit.offset;
+    ++tensor;
+  });
+}

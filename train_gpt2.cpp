@@ -9,6 +9,7 @@
 #include "llm/distributed/processes.h"
 #include "llm/flags/cli.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/memory_plan.h"
 #include "llm/support/output.h"
 #include "llm/support/progress.h"
 #include "llm/support/stop_signal.h"
@@ -16,6 +17,7 @@
 #include "llm/training/inspect.h"
 #include "llm/training/monitor.h"
 #include "llm/training/optimizer.h"
+#include "llm/training/report.h"
 #include "llm/training/run_search.h"
 
 namespace {

@@ -7,9 +7,12 @@
 #include <memory>
 #include <string>
 
+#include "llm/flags/command_line.h"
 #include "llm/flags/device_flags.h"
 #include "llm/models/cpu_model.h"
 #include "llm/models/device.h"
+#include "llm/models/memory_plan.h"
+#include "llm/models/model.h"
 #ifdef WROUGHT_GPU
 #include "llm/models/gpu.h"
 inline constexpr bool kHasGpu = true;

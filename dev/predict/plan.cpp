@@ -12,6 +12,7 @@
 #include "dev/bench/table.h"
 #include "llm/flags/command_line.h"
 #include "llm/flags/train_flags.h"
+#include "llm/models/memory_plan.h"
 #include "llm/support/file.h"
 
 namespace {

@@ -11,6 +11,7 @@
 
 #include "dev/predict/gpu_step.h"
 #include "llm/models/config.h"
+#include "llm/models/memory_plan.h"
 #include "llm/models/model.h"
 #include "llm/models/sharding.h"
 

@@ -12,6 +12,7 @@
 #include "kernels/philox.h"
 #include "llm/models/gpu.h"
 #include "llm/models/gpu_model.cuh"
+#include "llm/models/memory_plan.h"
 #include "llm/support/error.h"
 
 // ---- memory and queues ---------------------------------------------------------------------------------------------

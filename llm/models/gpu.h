@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "llm/models/memory_plan.h"
 #include "llm/models/model.h"
 
 // Throws Error, which says what to do, if there is no GPU here that this program's kernels run on.

@@ -41,11 +41,6 @@ struct StepResult {
   double signals = 0;    // the sum of all processes' OptimizerConfig::signal
 };
 
-struct MemoryRow {
-  std::string name, shape;
-  int64_t bytes;
-};
-
 // What runs for an operation of a training step.
 struct KernelRow {
   std::string operation, of, shape;  // of: which of the model's products
@@ -225,10 +220,3 @@ int cpu_threads();
 
 // GPT-2's initialisation, from numbers that depend only on the seed and the tensor's place in the table.
 void init_weights(Model& model, uint64_t seed);
-
-// What training at (B, T) takes on the CPU, arena by arena and tensor by tensor, before anything is allocated. The
-// GPU's plan is gpu_memory_plan() of gpu.h.
-std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
-// What the two share. `logits_rows`: rows of logits that are kept; `bf16`: weights and activations are stored in it.
-std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
-                                  int64_t logits_rows, bool bf16);

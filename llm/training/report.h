@@ -13,6 +13,7 @@
 #include "llm/inference/generate.h"
 #include "llm/models/check.h"
 #include "llm/models/init_book.h"
+#include "llm/models/memory_plan.h"
 #include "llm/models/model.h"
 #include "llm/support/output.h"
 #include "llm/support/progress.h"

@@ -12,6 +12,7 @@
 
 #include "llm/corpora/stories.h"
 #include "llm/formats/open_weights.h"
+#include "llm/models/memory_plan.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"

@@ -4,6 +4,7 @@
 
 #include "llm/models/check.h"
 #include "llm/models/gpu_model.cuh"
+#include "llm/models/memory_plan.h"
 #include "tests/helpers/device.h"
 #include "tests/helpers/model_variants.h"
 

@@ -5,6 +5,7 @@
 
 #include "dev/predict/plan.h"
 #include "llm/flags/train_flags.h"
+#include "llm/models/memory_plan.h"
 #include "llm/models/sharding.h"
 
 namespace {

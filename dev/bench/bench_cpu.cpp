@@ -17,6 +17,7 @@
 #include "llm/flags/command_line.h"
 #include "llm/flags/train_flags.h"
 #include "llm/models/config.h"
+#include "llm/models/init.h"
 #include "llm/models/memory_plan.h"
 #include "llm/support/file.h"
 

@@ -29,6 +29,7 @@
 #include "llm/formats/tensorflow.h"
 #include "llm/inference/classifier.h"
 #include "llm/inference/tasks.h"
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"

@@ -217,6 +217,3 @@ double measure_peak_flops(Precision precision = Precision::fp32);
 // Threads of the CPU's loops from now on, at least 1; how many that are.
 void set_cpu_threads(int threads);
 int cpu_threads();
-
-// GPT-2's initialisation, from numbers that depend only on the seed and the tensor's place in the table.
-void init_weights(Model& model, uint64_t seed);

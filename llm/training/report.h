@@ -12,6 +12,7 @@
 #include "llm/formats/open_weights.h"
 #include "llm/inference/generate.h"
 #include "llm/models/check.h"
+#include "llm/models/init.h"
 #include "llm/models/init_book.h"
 #include "llm/models/memory_plan.h"
 #include "llm/models/model.h"

@@ -6,6 +6,7 @@
 #include "llm/models/check.h"
 #include "llm/models/gpu.cu"
 #include "llm/models/gpu_model.cu"
+#include "llm/models/init.h"
 #include "tests/kernels/test_matmul.cu"
 
 namespace {

@@ -7,6 +7,7 @@
 #include "llm/finetune/setup.h"
 #include "llm/flags/finetune_flags.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/training/checkpoint.h"
 #include "tests/helpers/temporary_folder.h"

@@ -3,6 +3,7 @@
 
 #include "llm/finetune/instructions.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/text/chat_template.h"
 #include "tests/helpers/finite_differences.h"

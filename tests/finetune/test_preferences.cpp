@@ -1,6 +1,7 @@
 // Preferences and DPO: rows, masks, the loss by hand, and its gradient against finite differences of a whole model.
 #include "llm/finetune/preferences.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/temporary_folder.h"

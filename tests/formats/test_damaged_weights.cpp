@@ -12,6 +12,7 @@
 #include "llm/formats/llmc.h"
 #include "llm/formats/open_weights.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/init.h"
 #include "tests/helpers/model_files.h"
 
 namespace fs = std::filesystem;

@@ -8,6 +8,7 @@
 #include "llm/formats/float16.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/open_weights.h"
+#include "llm/models/init.h"
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/golden.h"
 #include "tests/helpers/model_files.h"

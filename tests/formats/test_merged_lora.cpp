@@ -5,6 +5,7 @@
 #include "llm/formats/huggingface.h"
 #include "llm/formats/open_weights.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/init.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"
 #include "tests/helpers/finite_differences.h"

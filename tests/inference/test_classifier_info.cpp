@@ -6,6 +6,7 @@
 #include "llm/formats/huggingface.h"
 #include "llm/inference/classifier.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "tests/helpers/temporary_folder.h"
 

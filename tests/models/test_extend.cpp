@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "llm/models/extend.h"
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/text/tokenizer.h"
 

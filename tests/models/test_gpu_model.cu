@@ -7,6 +7,7 @@
 #include "kernels/ema.h"
 #include "llm/models/check.h"
 #include "llm/models/gpu_model.cuh"
+#include "llm/models/init.h"
 #include "llm/models/memory_plan.h"
 #include "llm/support/error.h"
 #include "tests/helpers/device.h"

@@ -1,6 +1,7 @@
 // Several processes, one model: threads stand for them (local_comm.h). Whatever the stage of ZeRO, the steps are those
 // of one process that sees the whole batch.
 #include "llm/models/cpu_model.h"
+#include "llm/models/init.h"
 #include "llm/models/memory_plan.h"
 #include "llm/models/model.h"
 #include "llm/models/sharding.h"

@@ -4,6 +4,7 @@
 
 #include "llm/models/check.h"
 #include "llm/models/cpu_model.h"
+#include "llm/models/init.h"
 #include "llm/models/memory_plan.h"
 #include "llm/support/error.h"
 #include "tests/helpers/model_variants.h"

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "llm/formats/open_weights.h"
+#include "llm/models/init.h"
 #include "llm/training/checkpoint.h"
 #include "tests/helpers/model_files.h"
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/text/shards.h"
 #include "llm/training/checkpoint.h"

@@ -15,7 +15,7 @@ namespace {
 
 // ---- grams ---------------------------------------------------------------------------------------------------------
 
-bool is_space(char32_t c) {  // Python's
+bool is_space(char32_t c) {  // as in Python
   return c == ' ' || (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x1F) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
          (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
@@ -23,7 +23,7 @@ bool is_space(char32_t c) {  // Python's
 char32_t lower(char32_t c) {
   if (c < 0x80) return c >= 'A' && c <= 'Z' ? c + 32 : c;
   static const locale_t unicode = ::newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
-  if (!unicode) fail("lower case of text that is not ASCII needs the system's locale C.UTF-8, which is missing");
+  if (!unicode) fail("lower-casing text that is not ASCII needs the system's locale C.UTF-8, which is missing");
   return static_cast<char32_t>(::towlower_l(static_cast<wint_t>(c), unicode));
 }
 
@@ -32,7 +32,7 @@ std::u32string normalised(const std::string& text, size_t row) {
     fail("row %zu: byte %zu is not UTF-8", row + 1, bad);
   }
   std::u32string out;
-  bool spaces = false;  // the last character was a white space, and whether it was alone is open
+  bool spaces = false;  // the last character was white space, perhaps the first of several
   for (size_t i = 0; i < text.size();) {
     const auto lead = static_cast<unsigned char>(text[i]);
     const size_t length = lead < 0x80 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
@@ -50,7 +50,7 @@ std::u32string normalised(const std::string& text, size_t row) {
   return out;
 }
 
-// One to three characters in 64 bits: a code point has 21, and 1 is added so that none is 0.
+// One to three characters in 64 bits: a code point takes 21, and 1 is added so that none is 0.
 uint64_t gram(std::u32string_view characters) {
   uint64_t key = 0;
   for (const char32_t c : characters) key = key << 21 | (static_cast<uint64_t>(c) + 1);
@@ -64,20 +64,20 @@ struct Entry {  // of a sparse vector, or of a list of the index (then `id` is a
 
 // ---- vectors -------------------------------------------------------------------------------------------------------
 
-// Of each distinct text: entries by gram, the rarest first, norm 1.
+// A vector of norm 1 for each distinct text: entries by gram, rarest first.
 struct Vectors {
-  std::vector<size_t> begin = {0};  // of text d: entries [begin[d], begin[d + 1])
+  std::vector<size_t> begin = {0};  // text d has entries [begin[d], begin[d + 1])
   std::vector<Entry> entries;
   size_t grams = 0;
 
   std::span<const Entry> of(size_t d) const { return {entries.data() + begin[d], begin[d + 1] - begin[d]}; }
 };
 
-// `copies`: rows that each text stands for.
+// `copies`: the number of rows with each text.
 Vectors make_vectors(const std::vector<std::u32string>& texts, const std::vector<int64_t>& copies, int64_t rows) {
   Vectors v;
   std::unordered_map<uint64_t, uint32_t> ids;
-  std::vector<int64_t> rows_with;  // of each gram
+  std::vector<int64_t> rows_with;  // for each gram
   std::vector<uint64_t> keys;
   for (size_t d = 0; d < texts.size(); ++d) {
     const std::u32string_view text = texts[d];
@@ -132,7 +132,7 @@ double dot(std::span<const Entry> a, std::span<const Entry> b) {
 
 // ---- search --------------------------------------------------------------------------------------------------------
 
-constexpr double kSlack = 1e-5;  // for rounding, in bounds: what they let through is compared in full
+constexpr double kSlack = 1e-5;  // for rounding in the bounds: pairs that pass them are compared in full
 
 class Search {
  public:
@@ -165,7 +165,7 @@ class Search {
     }
   }
 
-  // All pairs of text d with one before it. `shared` has a zero for every text, and gets it back.
+  // All pairs of text d with an earlier text. `shared` holds a zero for every text, before and after the call.
   void find(size_t d, std::vector<float>& shared, std::vector<uint32_t>& touched,
             std::vector<DuplicatePair>& pairs) const {
     touched.clear();
@@ -186,14 +186,14 @@ class Search {
   }
 
  private:
-  // The most that grams outside both rare parts can add to a product.
+  // An upper bound on what grams outside both rare parts add to a dot product.
   double rest(size_t a, size_t b) const {
     const uint32_t last_a = v_.of(a)[rare_[a] - 1].id, last_b = v_.of(b)[rare_[b] - 1].id;
     if (last_a > last_b) std::swap(a, b);
     const uint32_t last = std::min(last_a, last_b);
     return static_cast<double>(left_[v_.begin[a] + rare_[a] - 1]) * left_after(b, last);
   }
-  // Norm of what a text has behind gram `last`, which is in its rare part or before it.
+  // Norm of a text's entries after gram `last`, which is in its rare part or before it.
   double left_after(size_t d, uint32_t last) const {
     const auto rare = v_.of(d).first(rare_[d]);
     const auto behind =
@@ -204,17 +204,17 @@ class Search {
 
   const Vectors& v_;
   const double threshold_;
-  std::vector<float> left_;   // parallel to the entries: norm of what comes after; of rare parts only
+  std::vector<float> left_;   // parallel to the entries: norm of the later ones; only for rare parts
   std::vector<size_t> rare_;  // entries in a text's rare part
   std::vector<size_t> list_begin_;
-  std::vector<Entry> lists_;  // the index: of each gram the texts that have it in their rare part
+  std::vector<Entry> lists_;  // the index: for each gram, the texts with it in their rare part
 };
 
 }  // namespace
 
 std::vector<DuplicatePair> near_duplicates(std::span<const std::string> rows, double threshold) {
   if (!(threshold > 0 && threshold < 1)) {
-    fail_usage("--threshold is %g, expected more than 0 and less than 1", threshold);
+    fail_usage("{threshold} is %g, expected more than 0 and less than 1", threshold);
   }
   if (rows.size() > UINT32_MAX) fail("%zu rows: expected below 2^32", rows.size());
   std::vector<std::u32string> texts;      // the distinct ones

@@ -36,7 +36,7 @@ bool is_end(std::string_view line) {
          begins(line, "END OF THIS PROJECT GUTENBERG");
 }
 
-// Where the next line begins.
+// The start of the next line.
 size_t line_end(std::string_view text, size_t at) { return std::min(text.find('\n', at), text.size() - 1) + 1; }
 
 std::string utf8_from_latin1(std::string_view text) {
@@ -135,7 +135,7 @@ CleanReport clean_books(const fs::path& folder, const fs::path& out, double min_
     report.with_licence += book.size() < whole.size();
   }
   if (report.kept == 0) {
-    fail("%s: none of %zu files is kept: of the first, %s, %s; a lower --min-ascii keeps more", folder.c_str(),
+    fail("%s: none of %zu files is kept; the first, %s: %s; a lower {min-ascii} keeps more", folder.c_str(),
          paths.size(), report.files[0].path.c_str(), report.files[0].reason.c_str());
   }
   file.commit();

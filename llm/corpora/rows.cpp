@@ -49,7 +49,7 @@ std::vector<std::string_view> columns_of(std::string_view line) {
   }
 }
 
-// Calls visit(object) for each element. What parse_ordered_json keeps is the fields' order.
+// Calls visit(object) for each element. parse_ordered_json keeps the order of the fields.
 void for_each_object(const MappedFile& file, const std::function<void(const ordered_json& object)>& visit) {
   const ordered_json array = parse_ordered_json(file, kMaxJsonDepth, [&](JsonPath at, ordered_json& value) {
     if (at.size() != 1 || !at[0].empty()) return true;
@@ -57,11 +57,11 @@ void for_each_object(const MappedFile& file, const std::function<void(const orde
     return false;
   });
   if (!array.is_array()) {
-    fail("%s: expected a JSON array of objects; one object a line is a .jsonl", file.path().c_str());
+    fail("%s: expected a JSON array of objects; one object per line is a .jsonl", file.path().c_str());
   }
 }
 
-// Which columns of a .tsv or .csv are meant.
+// The chosen columns of a .tsv or .csv.
 template <class Name>
 std::vector<size_t> choose_columns(const fs::path& path, const std::string& header, const std::vector<Name>& names,
                                    const std::vector<std::string>& fields) {
@@ -69,7 +69,7 @@ std::vector<size_t> choose_columns(const fs::path& path, const std::string& head
   for (const std::string& field : fields) {
     const auto found = std::find(names.begin(), names.end(), field);
     if (found == names.end()) {
-      fail("%s: line 1: expected the columns' names, %s among them, found %s", path.c_str(), in_quotes(field).c_str(),
+      fail("%s: line 1: expected column names, %s among them, found %s", path.c_str(), in_quotes(field).c_str(),
            in_quotes(header).c_str());
     }
     if (std::find(found + 1, names.end(), field) != names.end()) {
@@ -81,8 +81,8 @@ std::vector<size_t> choose_columns(const fs::path& path, const std::string& head
   return chosen;
 }
 
-// The fields of the record of a .csv that begins at text[begin] (RFC 4180: a field in quotes may hold commas, line ends
-// and doubled quotes), and where it ends: at a line end that is not in quotes. `where` begins the errors.
+// The fields of the .csv record that begins at text[begin] (RFC 4180: a quoted field may hold commas, line ends and
+// doubled quotes). It ends, at *end, at a line end outside quotes. `where` begins the errors.
 std::vector<std::string> read_record(std::string_view text, size_t begin, size_t* end, const std::string& where) {
   std::vector<std::string> fields(1);
   size_t i = begin;
@@ -95,12 +95,12 @@ std::vector<std::string> read_record(std::string_view text, size_t begin, size_t
     } else {
       const bool opens = i == begin || text[i - 1] == ',';
       if (!opens) {
-        fail("%s: a quote inside a field without quotes; put the field in quotes and write its own twice: \"\"",
+        fail("%s: a quote inside an unquoted field; put the field in quotes and double those inside: \"\"",
              where.c_str());
       }
       for (++i;; ++i) {
         if (i >= text.size()) {
-          fail("%s: a quote is opened and never closed; a quote inside a field is written twice: \"\"", where.c_str());
+          fail("%s: a quote is opened and never closed; double a quote inside a field: \"\"", where.c_str());
         }
         if (text[i] == '"' && !text.substr(i + 1).starts_with('"')) break;
         if (text[i] == '"') ++i;
@@ -108,7 +108,7 @@ std::vector<std::string> read_record(std::string_view text, size_t begin, size_t
       }
       const std::string_view rest = text.substr(i + 1, 2);
       if (!rest.empty() && rest[0] != ',' && rest[0] != '\n' && rest != "\r\n") {
-        fail("%s: text after a closing quote; a quote inside a field is written twice: \"\"", where.c_str());
+        fail("%s: text after a closing quote; double a quote inside a field: \"\"", where.c_str());
       }
     }
   }
@@ -156,7 +156,7 @@ Rows read_rows(const fs::path& path, const std::vector<std::string>& fields) {
               : ending == ".csv"   ? Rows::Kind::csv
                                    : Rows::Kind::lines;
   if (rows.kind == Rows::Kind::lines && !fields.empty()) {
-    fail_usage("%s: --field goes with .json, .jsonl, .tsv and .csv files; bare lines have no fields", path.c_str());
+    fail_usage("%s: {field} is for .json, .jsonl, .tsv and .csv files; bare lines have no fields", path.c_str());
   }
   const std::string_view text = file.text();
   check_not_utf16(text, path);

@@ -22,7 +22,7 @@ struct Random {
   Random(uint64_t seed, uint64_t index) : state(mix(mix(seed + 0x9e3779b97f4a7c15u) + index)) {}
   uint64_t next() { return mix(state += 0x9e3779b97f4a7c15u); }
 
-  // Uniform in [0, n), exactly: draws from the incomplete last block of 2^64 are thrown away.
+  // Exactly uniform in [0, n): draws from the incomplete last block of 2^64 are rejected.
   uint64_t below(uint64_t n) {
     const uint64_t limit = UINT64_MAX - UINT64_MAX % n;
     uint64_t draw = next();
@@ -35,8 +35,8 @@ bool starts_with_any(std::string_view text, std::initializer_list<std::string_vi
   return std::any_of(prefixes.begin(), prefixes.end(), [&](std::string_view p) { return text.starts_with(p); });
 }
 
-// "an" before a vowel's sound, which is a vowel's letter but for a few beginnings. Decided by the text that follows and
-// nothing else, so that writing and reading agree.
+// "an" before a vowel sound, which is a vowel letter except in a few prefixes. Depends only on the text that follows,
+// so that writing and reading agree.
 bool takes_an(std::string_view text) {
   if (starts_with_any(text, {"uni", "use", "eu", "one", "uku"})) return false;
   return starts_with_any(text, {"a", "e", "i", "o", "u", "hour", "honest", "honour", "heir"});
@@ -56,7 +56,7 @@ struct StoryGrammar::Generator {
   Random random;
   std::string& out;
   std::vector<size_t> slots;
-  bool article = false;  // "a" is written, its "n" and blank wait for the next text
+  bool article = false;  // "a" is written; its "n" and space wait for the next text
   double nats = 0;
 
   void write(const std::string& text, bool capital) {
@@ -103,8 +103,8 @@ double StoryGrammar::generate(uint64_t seed, uint64_t index, std::string& out) c
   return generator.nats;
 }
 
-// Choices are independent of each other, so H(rule) = sum over alternatives p * (-log p + H of every draw within). A
-// slot that is said again costs nothing.
+// Choices are independent of each other, so H(rule) = sum over alternatives of p * (-log p + H of every draw within).
+// Repeating a slot costs nothing.
 double StoryGrammar::entropy() const {
   std::vector<double> known(rules_.size(), -1);
   const std::function<double(int)> of_rule = [&](int id) {
@@ -125,7 +125,7 @@ double StoryGrammar::entropy() const {
 
 // ---- reading stories -----------------------------------------------------------------------------------------------
 
-// Tries every alternative at every choice, left to right, and gives up a path at the first byte that differs.
+// Tries every alternative at every choice, left to right, and abandons a path at the first byte that differs.
 struct StoryGrammar::Parser {
   const StoryGrammar& grammar;
   std::string_view story;
@@ -189,27 +189,27 @@ StoryGrammar::Parse StoryGrammar::parse(std::string_view story) const {
 
 // ---- proving that no story can be read in two ways -----------------------------------------------------------------
 
-// Two different derivations of one text agree up to a first choice, where they take alternatives i and j of one rule
-// with the same context after it. From every such pair we follow all ways in which both can go on saying the same
-// bytes. Each of the two is the list of what it has yet to say. If both lists can become the same at the same byte,
-// before the context begins or after it, a text with two derivations exists. If this happens to no pair, none exists:
-// at the end of one text both lists would be empty. What was seen is not followed twice, and lists are finite, so the
-// search ends.
+// Two different derivations of one text agree up to a first choice, where they take alternatives i and j of one rule,
+// followed by the same context. From every such pair we follow all ways in which both can continue with the same bytes.
+// Each of the two is the list of what it has yet to write. If both lists can become equal at the same byte, before or
+// after the context begins, a text with two derivations exists. If this happens for no pair, none exists: at the end of
+// one text both lists would be empty. States already seen are not followed again, and lists are finite, so the search
+// terminates.
 struct StoryGrammar::Prover {
   const StoryGrammar& grammar;
 
   using Span = std::pair<const Symbol*, const Symbol*>;
   struct State {
-    std::string_view chars;   // to be said first
+    std::string_view chars;   // to be written first
     std::vector<Span> spans;  // then these, the last one first
     auto operator<=>(const State&) const = default;
     bool done() const { return chars.empty() && spans.empty(); }
   };
-  struct Site {  // a place where a rule is drawn: the rule it stands in, and what follows there
+  struct Site {  // a place where a rule is drawn: the rule that contains it, and what follows it
     int rule;
     Span rest;
   };
-  using Drawn = std::tuple<int, int, bool>;  // rule, form, capital: what can be seen of a draw
+  using Drawn = std::tuple<int, int, bool>;  // rule, form, capital: all that a draw shows
   std::map<Drawn, std::vector<Site>> sites;
   std::map<Drawn, std::vector<std::string>> said;  // the words of a draw; kept, because states point into them
 
@@ -241,8 +241,8 @@ struct StoryGrammar::Prover {
     return a.substr(0, common) == b.substr(0, common);
   }
 
-  // All states that `state` may be in once it knows its next characters (or is done), but for those whose characters
-  // disagree with `other`, which the other derivation says at this place.
+  // All states that `state` may be in once it knows its next characters (or is done), except those whose characters
+  // disagree with `other`, which the other derivation writes at this place.
   void expand(State state, std::string_view other, std::vector<State>& out) {
     while (state.chars.empty() && !state.spans.empty()) {
       auto& [next, end] = state.spans.back();
@@ -253,7 +253,7 @@ struct StoryGrammar::Prover {
       const Symbol& symbol = *next++;
       if (symbol.kind == Symbol::text) {
         state.chars = symbol.chars;
-      } else if (symbol.kind == Symbol::article) {  // either is taken to be possible
+      } else if (symbol.kind == Symbol::article) {  // both are considered possible
         for (const char* word : {"a ", "an ", "A ", "An "}) {
           if ((word[0] == 'A') != symbol.capital) continue;
           state.chars = word;
@@ -282,12 +282,12 @@ struct StoryGrammar::Prover {
 
   struct Pair {
     State a, b;
-    Drawn within;  // the context of both is that of a draw of this
+    Drawn within;  // both have the context of a draw of this
     auto operator<=>(const Pair&) const = default;
   };
   std::set<Pair> seen;
 
-  // Whether a and b, in one context, can end at the same byte. `text` is left holding what both say until then.
+  // Whether a and b, in one context, can end at the same byte. If so, `text` holds what both write up to there.
   bool can_agree(Pair pair, std::string& text) {
     const size_t common = std::min(pair.a.chars.size(), pair.b.chars.size());
     if (!may_agree(pair.a.chars, pair.b.chars)) return false;
@@ -319,7 +319,7 @@ struct StoryGrammar::Prover {
         }
         return false;
       }
-      for (const Site& site : sites[pair.within]) {  // one of them is done: the context begins
+      for (const Site& site : sites[pair.within]) {  // one of the two is done: the context begins
         Pair next = pair;
         next.within = {site.rule, 0, false};
         next.a.spans.insert(next.a.spans.begin(), site.rest);
@@ -353,7 +353,7 @@ struct StoryGrammar::Prover {
           }
           std::string text;
           if (can_agree({a, b, drawn}, text)) {
-            return strprintf("`%s`: alternatives %zu and %zu can both say \"%s\"", rule.name.c_str(), j + 1, i + 1,
+            return strprintf("`%s`: alternatives %zu and %zu can both write \"%s\"", rule.name.c_str(), j + 1, i + 1,
                              text.c_str());
           }
         }

@@ -6,16 +6,16 @@
 //
 // How a grammar is written (llm/corpora/stories_grammar.cpp holds ours):
 //   name:                     a rule; each indented line below is an alternative, a phrase
-//   name(form form) =         a list; its entries, set apart by commas, may have more forms: mouse/mice, `-` or nothing
-//                             for a form that is regular (many, past, ing) or like the entry itself (any other form)
-//   a, b, c // */x            forms for all entries since the last such line (* is the entry); ranks begin again
+//   name(form form) =         a list; its entries, separated by commas, may have more forms: mouse/mice; `-` or nothing
+//                             for a regular form (many, past, ing) or one equal to the entry (any other form)
+//   a, b, c // */x            forms for all entries since the last such line (* is the entry); ranks restart
 //   $name  $name.form         a fresh draw from a rule or list;  $Name: with a capital
-//   $slot:list                draws and remembers; $slot, $slot.form say it again (a draw for every story at most)
+//   $slot:list                draws and remembers; $slot, $slot.form repeat it (at most one draw per story)
 //   $form                     short for $slot.form where only one slot's list has that form: $he
-//   $a  $A                    "a" or "an", as what follows wants it
+//   $a  $A                    "a" or "an", as the next word requires
 //   [one|two|]                a choice within a phrase;  \n a line's end
-// The first alternatives are the common ones: of rank r = 1, 2, ..., a phrase has the weight 1 / (r + 20), a list's
-// entry 1 / (r + 8)^2.
+// Earlier alternatives are more common: at rank r = 1, 2, ..., a phrase has the weight 1 / (r + 20), a list entry 1 /
+// (r + 8)^2.
 #pragma once
 
 #include <cstdint>
@@ -30,23 +30,24 @@ class StoryGrammar {
   explicit StoryGrammar(std::string_view source);  // throws Error that names the line
   static const StoryGrammar& builtin();
 
-  // Appends story number `index` of `seed` (any order, no state) and returns its -log p in nats. Only integers decide,
-  // so the same bytes come out on every machine.
+  // Appends story number `index` of `seed` (any order, no state) and returns its -log p in nats. Choices use only
+  // integers, so every machine writes the same bytes.
   double generate(uint64_t seed, uint64_t index, std::string& out) const;
 
   // The exact entropy of the source in nats per story: the expectation of generate()'s return value.
   double entropy() const;
 
-  // All derivations of a story from its text alone.
+  // All derivations of a story, from nothing but its text.
   struct Parse {
     int derivations = 0;
     double nats = 0;  // -log p of the last one found
   };
   Parse parse(std::string_view story) const;
 
-  // Looks for a text with two derivations by following every pair of derivations that part at some choice. Empty: there
-  // is none, which proves the grammar unambiguous. Otherwise the rule and the two alternatives. It is careful where a
-  // slot is said again (any of the list's entries is taken to be possible), so it may object to a grammar that is fine.
+  // Searches for a text with two derivations by following every pair of derivations that diverge at some choice. Empty:
+  // there is none, which proves the grammar unambiguous; otherwise names the rule and the two alternatives. The search
+  // is conservative where a slot is repeated (it considers every entry of the list possible), so it may reject a
+  // grammar that is unambiguous.
   std::string find_ambiguity() const;
 
  private:
@@ -54,8 +55,8 @@ class StoryGrammar {
     enum Kind { text, draw, slot, article } kind = text;
     bool capital = false;
     int rule = -1;     // draw: what is drawn
-    int slot_id = -1;  // draw: where it is remembered, or -1;  slot: which
-    int form = 0;      // draw, slot: which form of the entry is said
+    int slot_id = -1;  // draw: the slot that remembers it, or -1;  slot: which one
+    int form = 0;      // draw, slot: the form of the entry
     std::string chars;
   };
   using Phrase = std::vector<Symbol>;
@@ -66,7 +67,7 @@ class StoryGrammar {
     std::vector<std::string> forms;               // list: names of the forms after the first
     std::vector<std::vector<std::string>> words;  // list: [entry][form]
     std::vector<Phrase> phrases;                  // rule: [alternative]
-    std::vector<uint64_t> cumulative;             // weights summed up to and with each alternative
+    std::vector<uint64_t> cumulative;             // running sum of the weights, inclusive
     std::vector<double> nats;                     // -log of each alternative's probability
     size_t size() const { return list ? words.size() : phrases.size(); }
   };

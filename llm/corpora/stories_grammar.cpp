@@ -1,5 +1,5 @@
-// The grammar of the built-in stories: first the plots, then the sentences they share, then the words.
-// stories.h says how it is written. This file is long because it is a dictionary.
+// The grammar of the built-in stories: first the plots, then the sentences they share, then the words. stories.h
+// describes the notation. This file is long because it is a dictionary.
 #include "llm/corpora/stories.h"
 
 const char* const kStoriesGrammar = R"grammar(

@@ -1,4 +1,4 @@
-// Reads a grammar as stories.h describes it: headings first, then lists, slots, phrases, and what must hold for all.
+// Reads a grammar as stories.h describes it: headings first, then lists, slots and phrases; then checks the whole.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -9,8 +9,8 @@
 
 namespace {
 
-// An alternative's weight by its rank 1, 2, ..., in integers. Phrases are almost alike; words fall off faster than
-// Zipf's law has it, so that most of a text is made of words that can be learnt in a few minutes.
+// An alternative's weight by its rank 1, 2, ..., an integer. Phrases are almost equally likely; words fall off faster
+// than under Zipf's law, so that most of a text consists of words that can be learnt in a few minutes.
 uint64_t phrase_weight(uint64_t rank) { return (uint64_t{1} << 32) / (rank + 20); }
 uint64_t word_weight(uint64_t rank) { return (uint64_t{1} << 32) / ((rank + 8) * (rank + 8)); }
 
@@ -31,7 +31,8 @@ std::vector<std::string> split(std::string_view text, char separator) {
   return parts;
 }
 
-// The regular forms of English; what is not regular is written out in the list. A form of another name is the word.
+// The regular forms of English; irregular ones are spelt out in the list. A form with any other name is the word
+// itself.
 std::string regular_form(const std::string& word, const std::string& form) {
   const char last = word.back();
   const bool after_consonant = word.size() > 1 && !std::strchr("aeiou", word[word.size() - 2]);
@@ -54,7 +55,7 @@ std::string regular_form(const std::string& word, const std::string& form) {
 struct StoryGrammar::Loader {
   StoryGrammar& grammar;
   std::map<std::string, int, std::less<>> rule_ids, slot_ids;
-  struct Body {  // what stands below a heading, until every name is known
+  struct Body {  // the lines below a heading, kept until every name is known
     int rule;
     std::vector<std::pair<int, std::string_view>> lines;  // line number, text
   };
@@ -94,12 +95,12 @@ struct StoryGrammar::Loader {
       if (!rule.list && text.back() != ':') error("expected a heading, `name:` or `name(forms) =`");
       std::string_view name = trimmed(text.substr(0, text.size() - 1));
       if (const size_t open = name.find('('); open != std::string_view::npos) {
-        if (!rule.list || name.back() != ')') error("forms stand in brackets before `=`, as in `animal(many) =`");
+        if (!rule.list || name.back() != ')') error("forms go in brackets before `=`, as in `animal(many) =`");
         rule.forms = split(name.substr(open + 1, name.size() - open - 2), ' ');
         name = trimmed(name.substr(0, open));
       }
       rule.name = name;
-      if (name.empty() || !std::all_of(name.begin(), name.end(), is_name_char)) error("names are of a-z and _");
+      if (name.empty() || !std::all_of(name.begin(), name.end(), is_name_char)) error("names consist of a-z and _");
       const int id = static_cast<int>(grammar.rules_.size());
       if (!rule_ids.emplace(name, id).second) error("a second `" + rule.name + "`");
       bodies.push_back({id, {}});
@@ -129,7 +130,7 @@ struct StoryGrammar::Loader {
     };
     for (bool open = false; const auto& [number, text] : body.lines) {
       line = number;
-      if (open) error("the line before this one ends within an entry; it wants a comma");
+      if (open) error("the line before this one ends within an entry; it needs a comma");
       const size_t slashes = text.find("//");
       for (const std::string& entry : split(text.substr(0, slashes), ',')) {
         if (entry.empty()) continue;  // a comma at the end of a line
@@ -138,7 +139,7 @@ struct StoryGrammar::Loader {
       }
       if (slashes != std::string_view::npos) {
         const std::vector<std::string> shared = split(text.substr(slashes + 2), '/');
-        if (shared.size() != rule.forms.size()) error("after // stand the list's forms, all of them");
+        if (shared.size() != rule.forms.size()) error("after // expected all of the list's forms");
         finish(shared);
       }
       open = slashes == std::string_view::npos && text.back() != ',';
@@ -147,7 +148,7 @@ struct StoryGrammar::Loader {
     set_weights(rule, weights);
   }
 
-  // $slot:list anywhere makes `slot` a name.
+  // $slot:list anywhere declares `slot`.
   void declare_slots(const Body& body) {
     for (const auto& [number, text] : body.lines) {
       line = number;
@@ -166,7 +167,7 @@ struct StoryGrammar::Loader {
     }
   }
 
-  // A name at text[i], in small letters whatever its first one is; moves i behind it.
+  // The name at text[i], in lower case even if its first letter is a capital; moves i past it.
   std::string read_name(std::string_view text, size_t& i) const {
     std::string name;
     if (i < text.size() && text[i] >= 'A' && text[i] <= 'Z') name += static_cast<char>(text[i++] - 'A' + 'a');
@@ -185,7 +186,7 @@ struct StoryGrammar::Loader {
     set_phrases(body.rule, std::move(phrases));
   }
 
-  // Reads up to the end, or to a | or ] of the brackets around it.
+  // Reads up to the end, or to a | or ] of the enclosing brackets.
   Phrase read_phrase(std::string_view text, size_t& i) {
     Phrase phrase;
     const auto add_text = [&](char c) {
@@ -229,7 +230,7 @@ struct StoryGrammar::Loader {
     std::string name = read_name(text, i), form;
     if (name == "a") {
       symbol.kind = Symbol::article;
-      if (i >= text.size() || text[i++] != ' ') error("a blank must follow $a");
+      if (i >= text.size() || text[i++] != ' ') error("a space must follow $a");
       return symbol;
     }
     const bool remembered = i + 1 < text.size() && text[i] == ':' && is_name_char(text[i + 1]);
@@ -247,13 +248,13 @@ struct StoryGrammar::Loader {
         symbol.slot_id = slot->second;
       } else {
         if (form.empty()) symbol.slot_id = slot_with_form(name);
-        if (symbol.slot_id < 0) error("`" + name + "` is no rule, list or slot, nor a form of one slot only");
+        if (symbol.slot_id < 0) error("`" + name + "` is not a rule, list or slot, nor a form of only one slot");
         form = name;
       }
       symbol.rule = grammar.slots_[symbol.slot_id].rule;
     }
     const Rule& rule = grammar.rules_[symbol.rule];
-    if (symbol.capital && !rule.list) error("only what comes from a list can have a capital: `" + name + "`");
+    if (symbol.capital && !rule.list) error("only a word from a list can have a capital: `" + name + "`");
     if (!form.empty()) {
       const auto found = std::find(rule.forms.begin(), rule.forms.end(), form);
       if (found == rule.forms.end()) error("`" + rule.name + "` has no form `" + form + "`");
@@ -290,7 +291,7 @@ struct StoryGrammar::Loader {
     }
   }
 
-  // No rule leads to itself, every rule is used, and a slot is drawn once and before it is said.
+  // No rule leads to itself, every rule is used, and a slot is drawn once, before its first use.
   std::vector<int> depth;
   using Slots = std::set<int>;
   std::map<std::pair<int, Slots>, Slots> drawn_after;  // (rule, slots drawn before) -> slots surely drawn after

@@ -84,7 +84,7 @@ TEST_CASE("what is refused") {
   refuse("a.jsonl", "{\"a\": \"x\"}\n{\"b\": \"x\"}", {"a"}, "a.jsonl: line 2: \"a\" is not there");
   refuse("a.jsonl", "{\"a\": \"x\"}\n{", {"a"}, "a.jsonl: line 2: not JSON");
   refuse("a.tsv", "label\ttext\nx", {}, "a.tsv: line 2: 1 columns, expected 2");
-  refuse("a.tsv", "label\ttext\nx\ty", {"message"}, "line 1: expected the columns' names, \"message\" among them");
+  refuse("a.tsv", "label\ttext\nx\ty", {"message"}, "line 1: expected column names, \"message\" among them");
   refuse("a.tsv", "text\ttext\nx\ty", {"text"}, "a.tsv: line 1: two columns have the name \"text\"");
   refuse("a.csv", "text,label,text\nx,y,z", {"text"}, "a.csv: line 1: two columns have the name \"text\"");
   refuse("a.txt", "a\xff", {}, "a.txt: not UTF-8: byte 0xFF at offset 1");
@@ -116,7 +116,7 @@ TEST_CASE("csv: a record with line ends in quotes is one row, written back as it
                         Case{"text\n\"a\"\rc\n", "line 2: text after a closing quote"},
                         Case{"text\na\"b\"\n", "line 2: a quote inside a field without quotes"},
                         Case{"text\n\"a\nb\"\nc,d\n", "line 4: 2 columns, expected 1 as in the first line"},
-                        Case{"a,b\n1,2\n", "expected the columns' names, \"text\" among them, found \"a,b\""}}) {
+                        Case{"a,b\n1,2\n", "expected column names, \"text\" among them, found \"a,b\""}}) {
     CAPTURE(c.text);
     try {
       read_rows(folder.put("bad.csv", c.text), {"text"});

@@ -9,9 +9,9 @@ void choose_gpu(const Group& group) {
   if (group.size() == 1) return;
   int devices = 0;
   CUDA_CHECK(cudaGetDeviceCount(&devices));
-  if (devices == 1) return;  // each process may see another one
+  if (devices == 1) return;  // each process may see a different one
   if (group.local_rank() >= devices) {
-    fail("process %d of this machine has no GPU: there are %d; start as many processes a machine as it has GPUs",
+    fail("process %d of this machine has no GPU: there are %d; start as many processes per machine as it has GPUs",
          group.local_rank() + 1, devices);
   }
   CUDA_CHECK(cudaSetDevice(group.local_rank()));
@@ -35,8 +35,8 @@ ncclDataType_t type_of(Number type) {
   return type == Number::f64 ? ncclFloat64 : type == Number::f32 ? ncclFloat32 : ncclBfloat16;
 }
 
-// A stream of its own, and events: a collective begins when what the caller had queued is done, and the caller's queue
-// waits where wait() says so. The host waits for nothing.
+// Its own stream, and events: a collective begins when what the caller had queued is done, and the caller's queue waits
+// where wait() says so. The host never waits.
 class NcclComm final : public Comm {
  public:
   explicit NcclComm(const Group& group) : Comm(group.rank(), group.size()), group_(group) {
@@ -70,11 +70,11 @@ class NcclComm final : public Comm {
     Wait& wait = waits_[++waits_queued_ % kEvents];
     wait.ticket = ticket;
     CUDA_CHECK(cudaEventRecord(wait.begun, caller_));
-    // The events of long ago have become later ones'; to wait for those is to wait for it, too.
+    // An old ticket's event may serve a later collective by now; waiting for that one covers this one, too.
     CUDA_CHECK(cudaStreamWaitEvent(caller_, collectives_[ticket % kEvents].done));
   }
 
-  // Of the collectives and waits that are done; the others are measured the next time, unless later ones have taken
+  // Covers the collectives and waits that are done; the others are measured next time, unless later ones have reused
   // their events.
   CommTime take_time() override {
     CommTime time;
@@ -135,7 +135,7 @@ class NcclComm final : public Comm {
   static bool done(cudaEvent_t event) {
     const cudaError_t status = cudaEventQuery(event);
     if (status != cudaErrorNotReady) CUDA_CHECK(status);
-    if (status == cudaErrorNotReady) (void)cudaGetLastError();  // which is no error of a later call's
+    if (status == cudaErrorNotReady) (void)cudaGetLastError();  // or a later call would report it
     return status == cudaSuccess;
   }
   static double seconds_between(cudaEvent_t from, cudaEvent_t to) {

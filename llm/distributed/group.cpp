@@ -25,10 +25,10 @@ using nlohmann::json;
 
 namespace {
 
-// What the first bytes of every connection are; the digits are the protocol's version.
+// The first bytes of every connection; the digits are the protocol's version.
 constexpr char kMagic[] = "wrought1";
 constexpr size_t kMagicBytes = sizeof kMagic - 1, kHelloLimit = 4096;
-constexpr double kHelloSeconds = 5;  // in which who has connected has to say who it is
+constexpr double kHelloSeconds = 5;  // within which a new connection must identify itself
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -77,7 +77,7 @@ class Socket {
     }
     return true;
   }
-  // Text with its length before it.
+  // Text, preceded by its length.
   bool send_text(const std::string& text) const {
     const uint64_t length = text.size();
     std::string all(reinterpret_cast<const char*>(&length), sizeof length);
@@ -89,7 +89,7 @@ class Socket {
     text.resize(length);
     return receive(text.data(), length);
   }
-  void at_once() const {  // small messages are not kept back
+  void at_once() const {  // small messages are not delayed
     const int on = 1;
     ::setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   }
@@ -121,7 +121,7 @@ Socket listen_on(int port, int& bound) {
   return listener;
 }
 
-// One try at one address; why not, if it fails.
+// One attempt at one address; `why` it failed, if it did.
 std::optional<Socket> try_connect(const std::string& host, int port, double seconds, std::string& why) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_family = AF_INET;
@@ -167,12 +167,12 @@ std::string peer_name(int fd) {
 
 namespace {
 
-// Who has connected to rank 0, until it is known to be one of the ranks, or refused.
+// A connection to rank 0, until it is identified as one of the ranks or refused.
 struct Caller {
   Socket socket;
-  std::string said, refusal;  // what came so far; why it is not one of the ranks
+  std::string said, refusal;  // received so far; why it is not one of the ranks
   double since = now();
-  bool joined = false;  // it is: its socket has its place
+  bool joined = false;  // it is one of the ranks: its socket has its place
 
   explicit Caller(Socket connected) : socket(std::move(connected)) {}
 
@@ -183,23 +183,23 @@ struct Caller {
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) refusal = "it hung up";
   }
 
-  // The hello that connect() sends, once all of it has come.
+  // The hello that connect() sends, once it is complete.
   std::optional<json> hello() {
     const size_t head = kMagicBytes + sizeof(uint64_t);
     if (!refusal.empty()) return std::nullopt;
     if (said.compare(0, kMagicBytes, kMagic, std::min(kMagicBytes, said.size())) != 0) {
-      refusal = "it is no process of wrought, or one of another version";
+      refusal = "it is not a process of wrought, or one of another version";
     }
     if (!refusal.empty() || said.size() < head) return std::nullopt;
     uint64_t length = 0;
     std::memcpy(&length, said.data() + kMagicBytes, sizeof length);
-    if (length > kHelloLimit || said.size() > head + length) refusal = "no hello of a rank";
+    if (length > kHelloLimit || said.size() > head + length) refusal = "its hello is not that of a rank";
     if (!refusal.empty() || said.size() < head + length) return std::nullopt;
     return json::parse(said.substr(head), nullptr, false);
   }
 
   void expire() {
-    if (refusal.empty() && !joined && now() - since > kHelloSeconds) refusal = "it does not say who it is";
+    if (refusal.empty() && !joined && now() - since > kHelloSeconds) refusal = "it did not identify itself";
   }
 
   void refuse() const {
@@ -222,7 +222,7 @@ struct Group::Impl {
   bool told = false;
   std::atomic<std::shared_ptr<const std::atomic<int64_t>>> progress;
   std::atomic<double> timeout{0};
-  std::mutex signs_mutex;  // of sending
+  std::mutex signs_mutex;  // for sending
 
   std::string name(int rank) const {
     const Member& m = members[static_cast<size_t>(rank)];
@@ -241,7 +241,7 @@ struct Group::Impl {
     const std::lock_guard lock(signs_mutex);
     socket.send_text(std::string(1, kind) + text);
   }
-  // Says it here, and at rank 0 to all others; then the process ends.
+  // Prints the reason, sends it to all others from rank 0, and ends the process.
   [[noreturn]] void finish(const GroupConfig& c, const std::string& reason, int exit_code) {
     if (c.rank == 0) {
       for (size_t r = 1; r < signs.size(); ++r) {
@@ -256,7 +256,7 @@ struct Group::Impl {
   }
 };
 
-// Rank 0 hears everybody out, also strangers, until all ranks are there.
+// Rank 0 reads from every connection, also from strangers, until all ranks have joined.
 void Group::Impl::accept_all(const GroupConfig& c, const std::function<void(int)>& listening) {
   const size_t n = static_cast<size_t>(c.size);
   words.resize(n);
@@ -272,7 +272,7 @@ void Group::Impl::accept_all(const GroupConfig& c, const std::function<void(int)
   for (std::string missing = missing_ranks(); !missing.empty(); missing = missing_ranks()) {
     if (now() > deadline) {
       fail(
-          "rank 0 on %s waited %.0f s at port %d, and of %d processes these did not come: rank%s; were they started, "
+          "rank 0 on %s waited %.0f s at port %d, and of %d processes these did not join: rank%s; were they started, "
           "with this MASTER_ADDR and MASTER_PORT, and can they reach this machine?",
           host_name().c_str(), c.join_timeout, port, c.size, missing.c_str());
     }
@@ -294,7 +294,7 @@ void Group::Impl::accept_all(const GroupConfig& c, const std::function<void(int)
   }
 }
 
-// Gives a caller whose hello is there its place among the ranks, or the reason why not.
+// Gives a caller with a complete hello its place among the ranks, or the reason for refusing it.
 void Group::Impl::greet(const GroupConfig& c, Caller& caller) {
   const std::optional<json> hello = caller.hello();
   if (!hello) return;
@@ -308,13 +308,14 @@ void Group::Impl::greet(const GroupConfig& c, Caller& caller) {
   caller.joined = true;
 }
 
-// What is wrong with a hello; empty: nothing.
+// What is wrong with a hello; empty if nothing is.
 std::string Group::Impl::refusal_of(const GroupConfig& c, const json& hello) const {
   for (const char* name : {"rank", "size", "pid"}) {
-    if (!hello.is_object() || !hello.contains(name) || !hello[name].is_number_integer()) return "no hello of a rank";
+    if (!hello.is_object() || !hello.contains(name) || !hello[name].is_number_integer())
+      return "its hello is not that of a rank";
   }
   for (const char* name : {"token", "host", "for"}) {
-    if (!hello.contains(name) || !hello[name].is_string()) return "no hello of a rank";
+    if (!hello.contains(name) || !hello[name].is_string()) return "its hello is not that of a rank";
   }
   const int64_t rank = hello["rank"], size = hello["size"];
   if (hello["token"] != c.token) {
@@ -323,10 +324,11 @@ std::string Group::Impl::refusal_of(const GroupConfig& c, const json& hello) con
   if (size != c.size) {
     return strprintf("its WORLD_SIZE is %lld, rank 0 has %d", static_cast<long long>(size), c.size);
   }
-  if (rank < 1 || rank >= c.size) return strprintf("there is no rank %lld to come", static_cast<long long>(rank));
+  if (rank < 1 || rank >= c.size)
+    return strprintf("rank %lld is not one of those to join", static_cast<long long>(rank));
   const std::vector<Socket>& place = hello["for"] == "words" ? words : signs;
   if (place[static_cast<size_t>(rank)].fd() >= 0) {
-    return strprintf("rank %lld is there already: two processes have the same RANK", static_cast<long long>(rank));
+    return strprintf("rank %lld has already joined: two processes have the same RANK", static_cast<long long>(rank));
   }
   return "";
 }
@@ -348,7 +350,7 @@ void Group::Impl::connect(const GroupConfig& c) {
       for (const std::string& address : c.addresses) {
         if (now() > deadline) {
           fail(
-              "rank %d on %s found nobody at %s port %d in %.0f s (%s): does rank 0 run there? MASTER_ADDR and "
+              "rank %d on %s got no answer at %s port %d in %.0f s (%s): does rank 0 run there? MASTER_ADDR and "
               "MASTER_PORT say where",
               c.rank, host_name().c_str(), address.c_str(), c.port, c.join_timeout, why.c_str());
         }
@@ -380,8 +382,8 @@ void Group::Impl::connect(const GroupConfig& c) {
 
 namespace {
 
-// A process that was itself asleep (its machine was paused, or somebody stopped it) has heard nothing meanwhile: that
-// is no sign that others have gone. Called at each turn of a loop that takes 0.2 s: how long this one was away.
+// A process that was itself asleep (stopped, or its machine was paused) has received nothing meanwhile, which does not
+// mean that others have gone. Called at each turn of a loop that takes 0.2 s: how long this process was away.
 class Absence {
  public:
   double seconds() {
@@ -436,7 +438,7 @@ void Group::Impl::watch_others(const GroupConfig& c) {
       }
       if (!sign.left && now() - sign.heard > kSilence) {
         finish(c,
-               strprintf("%s gives no sign for %.0f s: its machine or the network is down, or it was stopped",
+               strprintf("%s gave no sign of life for %.0f s: its machine or the network is down, or it was stopped",
                          name(static_cast<int>(r)).c_str(), kSilence),
                kExitLost);
       }
@@ -465,7 +467,7 @@ void Group::Impl::watch_others(const GroupConfig& c) {
         if (signs_of[r].progress == least) who += (who.empty() ? "" : ", ") + name(static_cast<int>(r));
       }
       finish(c,
-             strprintf("no process went on for %.0f s (--timeout)%s%s", timeout.load(),
+             strprintf("no process made progress for %.0f s ({timeout})%s%s", timeout.load(),
                        who.empty() ? "; all wait at the same place" : "; the others wait for ", who.c_str()),
              kExitLost);
     }
@@ -490,7 +492,8 @@ void Group::Impl::watch_root(const GroupConfig& c) {
       if (text[0] == 'X') finish(c, text.substr(4), std::atoi(text.substr(1, 3).c_str()));
     }
     if (now() - heard > kSilence) {
-      finish(c, strprintf("rank 0 gives no sign for %.0f s: its machine or the network is down", kSilence), kExitLost);
+      finish(c, strprintf("rank 0 gave no sign of life for %.0f s: its machine or the network is down", kSilence),
+             kExitLost);
     }
     if (now() - sent > 1) {
       sent = now();
@@ -517,7 +520,7 @@ Group::Group(const GroupConfig& config, const std::function<void(int)>& listenin
   if (config_.rank == 0) {
     try {
       impl_->accept_all(config_, listening);
-    } catch (const Error& error) {  // those that came hear why it was for nothing
+    } catch (const Error& error) {  // those that have joined are told why
       for (const Socket& socket : impl_->signs) {
         if (socket.fd() >= 0) impl_->send_sign(socket, 'X', std::string("001") + error.what());
       }
@@ -534,7 +537,7 @@ Group::Group(const GroupConfig& config, const std::function<void(int)>& listenin
       impl.watch_root(config_);
     }
   });
-  // Who is who, told to all.
+  // Every rank learns the members.
   json all = json::array();
   for (const Impl::Member& member : impl.members) all.push_back({member.host, member.pid});
   const json told = json::parse(broadcast(all.dump()));
@@ -551,7 +554,7 @@ std::string Group::name(int rank) const { return impl_ ? impl_->name(rank) : "th
 std::vector<std::string> Group::all_gather(const std::string& text) const {
   if (!impl_) return {text};
   std::vector<std::string> all(static_cast<size_t>(size()));
-  // The watcher says who has gone and ends the process; until then this must not go on.
+  // The watcher names the process that has gone and ends this one; until then this must not continue.
   const auto lost = [&] {
     std::this_thread::sleep_for(std::chrono::duration<double>(2 * kSilence));
     impl_->finish(config_, "the connection to another process is lost", kExitLost);
@@ -624,7 +627,7 @@ void Group::watch(std::shared_ptr<const std::atomic<int64_t>> progress, double t
 bool Group::told() const { return !impl_ || impl_->told; }
 
 void Group::end(const std::string& reason, int exit_code) const {
-  if (impl_ && rank() > 0) {  // rank 0 tells all, this one too
+  if (impl_ && rank() > 0) {  // rank 0 tells all, including this one
     impl_->send_sign(impl_->signs[0], 'E', strprintf("%03d", exit_code) + reason);
     std::this_thread::sleep_for(std::chrono::seconds(5));
   }

@@ -31,7 +31,7 @@ SharedFileWriter::SharedFileWriter(const fs::path& path, std::string_view head, 
       fail("%s: cannot be written: %s", temporary_.c_str(), std::strerror(errno));
     }
   });
-  // A mark in a file beside it, which only who sees the same folder can read.
+  // A mark in a file next to it, which only ranks that see the same folder can read.
   const fs::path mark = path_.string() + ".mark";
   const std::string word = group_.broadcast(std::to_string(std::random_device()()) + std::to_string(::getpid()));
   group_.on_root([&] {

@@ -10,9 +10,9 @@
 
 class Group;
 
-// One file that several processes write, each at places of its own, through `path`.tmp as a FileWriter does; devices
-// and pipes have no places and are refused. All make the same calls but for write(). Rank 0 makes it `size` bytes long,
-// with `head` at its start.
+// One file that several processes write, each at its own offsets, through `path`.tmp as a FileWriter does; devices and
+// pipes have no offsets and are refused. All make the same calls except write(). Rank 0 makes the file `size` bytes
+// long, with `head` at its start.
 class SharedFileWriter {
  public:
   SharedFileWriter(const std::filesystem::path& path, std::string_view head, int64_t size, const Group& group);
@@ -20,7 +20,7 @@ class SharedFileWriter {
   SharedFileWriter(const SharedFileWriter&) = delete;
   SharedFileWriter& operator=(const SharedFileWriter&) = delete;
 
-  // The ranks that see rank 0's file, itself first: those that can write.
+  // The ranks that see rank 0's file and so can write, rank 0 first.
   const std::vector<int>& writers() const { return writers_; }
   void write(const void* data, size_t bytes, int64_t at);  // an error is thrown by commit(), in all processes
   void commit();

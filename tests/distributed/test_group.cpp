@@ -171,7 +171,7 @@ TEST_CASE("a rank with another token or world size is refused, and told why") {
         if (c.rank == 1) c.token = "another";
         c.join_timeout = 1;
       });
-  CHECK(errors[0].find("of 2 processes these did not come: rank 1") != std::string::npos);
+  CHECK(errors[0].find("of 2 processes these did not join: rank 1") != std::string::npos);
   CHECK(errors[1].find("WROUGHT_TOKEN") != std::string::npos);
   // Another size.
   errors = in_group(
@@ -193,9 +193,9 @@ TEST_CASE("the second process with the same rank is refused; the others are told
   }
   std::string said[3];
   for (size_t k = 0; k < 3; ++k) CHECK(children[k].end(said[k]) == 1);
-  CHECK(said[0].find("of 3 processes these did not come: rank 2") != std::string::npos);
+  CHECK(said[0].find("of 3 processes these did not join: rank 2") != std::string::npos);
   CHECK(said[1].find("rank 1 ends: rank 0 on ") != std::string::npos);
-  CHECK(said[1].find("these did not come: rank 2") != std::string::npos);
+  CHECK(said[1].find("these did not join: rank 2") != std::string::npos);
   CHECK(said[2].find("two processes have the same RANK") != std::string::npos);
 }
 
@@ -236,7 +236,7 @@ TEST_CASE("connections that are not ranks of the run are refused, and the ranks 
 
 TEST_CASE("errors name the address where no rank 0 listens, and the port that is taken") {
   const int port = free_port();
-  CHECK_THROWS_WITH_AS(Group(config_of(1, 2, port, 1)), doctest::Contains("found nobody at 127.0.0.1 port"), Error);
+  CHECK_THROWS_WITH_AS(Group(config_of(1, 2, port, 1)), doctest::Contains("got no answer at 127.0.0.1 port"), Error);
   GroupConfig wrong = config_of(1, 2, port, 1);
   wrong.addresses = {"no.such.host.invalid"};
   CHECK_THROWS_WITH_AS(Group{wrong}, doctest::Contains("no.such.host.invalid"), Error);

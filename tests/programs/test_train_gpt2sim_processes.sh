@@ -64,7 +64,7 @@ test_variables() {
   expect_ok env RANK=0 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 $trainer $flags --precision fp32 --zero 1 --run variables
   wait
   same_state fp32-2-1 variables
-  expect_error 1 "its WROUGHT_TOKEN is not rank 0's|found nobody" env WROUGHT_JOIN_TIMEOUT=2 RANK=1 WROUGHT_TOKEN=stale $trainer $flags --run no
+  expect_error 1 "its WROUGHT_TOKEN is not rank 0's|got no answer" env WROUGHT_JOIN_TIMEOUT=2 RANK=1 WROUGHT_TOKEN=stale $trainer $flags --run no
   expect_error 1 'MASTER_ADDR is not set' env -u MASTER_ADDR RANK=1 $trainer $flags --run no
 }
 

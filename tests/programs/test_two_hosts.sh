@@ -79,10 +79,10 @@ expect_error 1 'MASTER_ADDR is not set' env -u MASTER_ADDR RANK=1 ./on 10.77.0.2
 expect_error 1 'RANK is not set' env -u RANK ./on 10.77.0.2 $start
 expect_ok env WROUGHT_TOKEN=ours RANK=1 ./on 10.77.0.2 $start
 wait $rank0 || { cat rank0; die "rank 0 ended by $?"; }
-grep -q 'refused a connection from 10.77.0.2:[0-9]*: it is no process of wrought' rank0 || { cat rank0; die "nothing about the stranger"; }
+grep -q 'refused a connection from 10.77.0.2:[0-9]*: it is not a process of wrought' rank0 || { cat rank0; die "nothing about the stranger"; }
 [ "$(grep -c 'refused a connection' rank0)" = 3 ] || { cat rank0; die "others were refused, too"; }
 same_curve one two 1e-5
-expect_error 1 'rank 1 on host2 found nobody at 10.77.0.1 port 29601 in 1 s' env WROUGHT_JOIN_TIMEOUT=1 RANK=1 ./on 10.77.0.2 $start
+expect_error 1 'rank 1 on host2 got no answer at 10.77.0.1 port 29601 in 1 s' env WROUGHT_JOIN_TIMEOUT=1 RANK=1 ./on 10.77.0.2 $start
 unset WORLD_SIZE MASTER_ADDR MASTER_PORT
 
 # ---- by mpirun -----------------------------------------------------------------------------------------------------
@@ -108,8 +108,8 @@ code=0
 wait $job || code=$?
 [ $((SECONDS - begun)) -lt 30 ] || die "the ends came $((SECONDS - begun)) s after the cut"
 [ "$code" = 75 ] || { cat cut.out; die "exit $code instead of 75"; }
-grep -qE 'error: rank 1 \(host2, process [0-9]+\) gives no sign for 15 s' cut.out || { cat cut.out; die "rank 0 does not say who"; }
-grep -qE 'error: rank 1 ends: rank 0 gives no sign for 15 s' cut.out || { cat cut.out; die "rank 1 does not say who"; }
+grep -qE 'error: rank 1 \(host2, process [0-9]+\) gave no sign of life for 15 s' cut.out || { cat cut.out; die "rank 0 does not say who"; }
+grep -qE 'error: rank 1 ends: rank 0 gave no sign of life for 15 s' cut.out || { cat cut.out; die "rank 1 does not say who"; }
 ip -n $b link set w$$b up
 steps=$(sed -n 's/^  "step": \([0-9]*\).*/\1/p' cut/latest/trainer_state.json)
 expect_ok "$BUILD/train_gpt2sim" --run cut --resume --steps $((steps + 1))

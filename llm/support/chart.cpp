@@ -29,12 +29,12 @@ std::string document(double width, double height, const std::string& title, cons
          text_at(width / 2, 22, "middle", 15, title) + content + "</svg>\n";
 }
 
-// From low to high, widened to multiples of a step of 1, 2 or 5 times a power of ten, of which there are 4 to 10.
+// From low to high, widened to multiples (4 to 10 of them) of a step of 1, 2 or 5 times a power of ten.
 struct Axis {
   double low, high, step;
 
   Axis(double least, double most) {
-    if (!(most > least)) {  // one value: something to each side of it
+    if (!(most > least)) {  // one value: some room on each side of it
       const double around = least == 0 ? 1 : std::abs(least) / 2;
       least -= around;
       most += around;
@@ -67,12 +67,12 @@ std::vector<std::pair<double, double>> thinned(const std::vector<std::pair<doubl
   return means;
 }
 
-// A name's end, which tells runs apart, if it is too long for the legend.
+// The end, which tells runs apart, of a name that is too long for the legend.
 std::string shortened(const std::string& name) {
   if (name.size() <= kLongestName) return name;
   size_t begin = name.size() - kLongestName;
   while (begin < name.size() && (static_cast<unsigned char>(name[begin]) & 0xC0) == 0x80)
-    ++begin;  // within a character
+    ++begin;  // inside a character
   return "…" + name.substr(begin);
 }
 
@@ -169,7 +169,7 @@ std::string curves_svg(const std::string& title, const std::string& x_label, con
       curve.name = shortened(curve.name);
       longest = std::max(longest, curve.name.size());
     }
-    // In the corner that the last curve's end is further from.
+    // In the corner that is farther from the last curve's end.
     const double width = 40 + 7.2 * static_cast<double>(longest), height = 10 + 18 * static_cast<double>(drawn.size());
     const bool below = at_y(drawn[0].points.back().second) < (y_top + kHeight - kBottom) / 2;
     const double left = kWidth - kRight - 8 - width, top = below ? kHeight - kBottom - 8 - height : y_top + 8;
@@ -203,7 +203,7 @@ std::string square_maps_svg(const std::string& title, const std::vector<std::str
     const double left = margin + step_x * static_cast<double>(k % across),
                  top = 62 + step_y * static_cast<double>(k / across);
     content += text_at(left + side / 2, top - 8, "middle", 12, maps[k].title);
-    // A path a shade, all its squares in one, in units of a square: a tenth of the bytes of a rectangle each.
+    // One path per shade, with all its squares, in units of a square: a tenth of the bytes of one rectangle per square.
     std::string shades[kShades + 1];
     for (size_t row = 0; row < n; ++row) {
       content +=
@@ -229,7 +229,7 @@ std::string square_maps_svg(const std::string& title, const std::vector<std::str
     }
   }
   const double rows = static_cast<double>((maps.size() + across - 1) / across);
-  const double kLeastWidth = 240;  // a title's
+  const double kLeastWidth = 240;  // for the title
   return document(std::max(kLeastWidth, margin + step_x * static_cast<double>(across)), 44 + step_y * rows, title,
                   content);
 }

@@ -28,7 +28,7 @@ inline std::string (*spell_settings)(const std::string& message) = [](const std:
   return text;
 }
 
-struct SaidElsewhere : Error {  // another process of the run says it to the person: this one ends in silence
+struct SaidElsewhere : Error {  // another process of the run reports it: this one ends silently
   int exit_code;
   SaidElsewhere(const std::string& what, int code) : Error(what), exit_code(code) {}
 };

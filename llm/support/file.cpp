@@ -19,7 +19,7 @@
 
 #include "llm/support/error.h"
 
-// g++ 12 takes the deliberately undefined values of its own AVX-512 headers for mistakes.
+// g++ 12 takes the deliberately undefined values in its AVX-512 headers for mistakes.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -33,23 +33,23 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// What is mapped, for the handler of SIGBUS: the system sends it to who reads a page that the file has no more.
+// What is mapped, for the SIGBUS handler: a process receives SIGBUS if it reads a page that the file no longer has.
 struct Mapping {
   std::atomic<const std::byte*> begin{nullptr};  // null: free
   std::atomic<size_t> size{0};
   std::atomic<char*> path{nullptr};
 };
-Mapping mappings[4096];  // a file beyond these is mapped without a message
+Mapping mappings[4096];  // files beyond these get no message
 struct sigaction before_mappings;
 std::atomic<bool> mapping_lost{false};
 
-void handle_bus_error(int signal, siginfo_t* info, void*) {  // only calls that a handler may make
+void handle_bus_error(int signal, siginfo_t* info, void*) {  // makes only async-signal-safe calls
   const uintptr_t at = reinterpret_cast<uintptr_t>(info->si_addr);
   for (const Mapping& mapping : mappings) {
     const uintptr_t begin = reinterpret_cast<uintptr_t>(mapping.begin.load());
     const char* path = mapping.path;
     if (info->si_code <= 0 || begin == 0 || at < begin || at - begin >= mapping.size || !path) continue;
-    while (mapping_lost.exchange(true)) ::pause();  // another thread is saying it
+    while (mapping_lost.exchange(true)) ::pause();  // another thread is printing it
     const char* const words[] = {
         "\nerror: ", path,
         " was truncated while it was being read, or its disk failed; start again once the file "
@@ -59,8 +59,8 @@ void handle_bus_error(int signal, siginfo_t* info, void*) {  // only calls that 
     }
     ::_exit(1);
   }
-  ::sigaction(signal, &before_mappings, nullptr);  // not ours: a fault happens again, and ends as it would have
-  if (info->si_code <= 0) ::raise(signal);         // sent by somebody
+  ::sigaction(signal, &before_mappings, nullptr);  // not ours: a fault repeats, and ends as before
+  if (info->si_code <= 0) ::raise(signal);         // sent by a process
 }
 
 void add_mapping(const std::byte* begin, size_t size, const fs::path& path) {
@@ -92,7 +92,8 @@ void remove_mapping(const std::byte* begin) {
 }  // namespace
 
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a named pipe would wait for its writer
+  const int fd =
+      ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // opening a named pipe would wait for its writer
   if (fd < 0) fail("%s: cannot be read: %s", path.c_str(), std::strerror(errno));
   struct stat status;
   if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -134,7 +135,7 @@ void drop_pages(std::span<const std::byte> mapped) {
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(mapped.data()) + page - 1) / page * page;
   const uintptr_t end = reinterpret_cast<uintptr_t>(mapped.data() + mapped.size()) / page * page;
   if (begin < end)
-    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // a hint: failing harms nobody
+    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // a hint: failing does no harm
 }
 
 void for_each_line(const MappedFile& file, const std::function<void(std::string_view line, size_t number)>& visit) {
@@ -176,8 +177,8 @@ const char* describe_kind(mode_t mode) {
   }
 }
 
-// N where `path` is /proc/self/fd/N, by this name or through folders that are links (/dev/fd/N); else -1. Opened by its
-// name such a file would begin anew where it has been redirected to, and a socket cannot be opened at all.
+// N if `path` is /proc/self/fd/N, by this name or through folders that are links (/dev/fd/N); else -1. If opened by its
+// name, a redirected file would be written from its beginning again, and a socket cannot be opened at all.
 int own_descriptor(const fs::path& path) {
   const std::string name = path.filename().string();
   int descriptor = -1;
@@ -188,7 +189,7 @@ int own_descriptor(const fs::path& path) {
   return !own.empty() && folder == own ? descriptor : -1;
 }
 
-// Where what is written to a path goes.
+// The destination of what is written to a path.
 struct Destination {
   fs::path path;        // links followed
   bool as_it_is;        // a device, FIFO or open descriptor: no temporary file
@@ -197,9 +198,9 @@ struct Destination {
 
 Destination destination_of(const fs::path& path) {
   if (!path.has_filename()) {
-    fail("'%s': expected a file's name, found %s", path.c_str(), path.empty() ? "none" : "a folder's: it ends in '/'");
+    fail("'%s': expected a file name, found %s", path.c_str(), path.empty() ? "none" : "a folder name: it ends in '/'");
   }
-  constexpr int kMostLinks = 40;  // as the system has it
+  constexpr int kMostLinks = 40;  // the system's limit
   fs::path place = path;
   for (int links = 0; links <= kMostLinks; ++links) {
     const int descriptor = own_descriptor(place);
@@ -224,8 +225,8 @@ Destination destination_of(const fs::path& path) {
 
 namespace {
 
-// This process's stdout, for a file that is written there. What the program prints from then on goes to stderr: it is
-// not a part of the file.
+// This process's stdout, for a file that is written there. What the program prints afterwards goes to stderr: it is not
+// a part of the file.
 int take_stdout() {
   static const int taken = [] {
     std::fflush(stdout);
@@ -258,7 +259,7 @@ FileWriter::FileWriter(const fs::path& path) : path_(path) {
     const std::string through = to.as_it_is ? "" : temporary_.string() + ": ";
     fail("%s: cannot be written: %s%s", path.c_str(), through.c_str(), std::strerror(errno));
   }
-  if (to.as_it_is) std::signal(SIGPIPE, SIG_IGN);  // a reader that has gone is an error of write()
+  if (to.as_it_is) std::signal(SIGPIPE, SIG_IGN);  // if the reader has gone, write() returns an error
   buffer_.reserve(size_t{1} << 20);
 }
 
@@ -269,7 +270,7 @@ FileWriter::~FileWriter() {
 }
 
 void FileWriter::flush() {
-  if (temporary_.empty()) std::fflush(stdout);  // which it may be: what was printed before comes first
+  if (temporary_.empty()) std::fflush(stdout);  // in case this is stdout: what was printed before comes first
   const char* data = buffer_.data();
   size_t left = buffer_.size();
   while (left > 0) {
@@ -337,8 +338,8 @@ void check_output_file(const fs::path& path) {
 }
 
 void check_output_folder(const char* flag, const fs::path& path) {
-  if (path.empty()) fail("%s: expected a folder's name, found an empty one", flag);
-  fs::path place = path;  // the path itself, or the nearest folder above it that is there
+  if (path.empty()) fail("%s: expected a folder name, found an empty one", flag);
+  fs::path place = path;  // the path itself, or the nearest existing folder above it
   for (;;) {
     struct stat status;
     const bool there = ::stat(place.c_str(), &status) == 0;
@@ -379,7 +380,7 @@ uint64_t hash64(const void* data, size_t bytes, uint64_t seed) { return XXH3_64b
 std::string file_checksum(const fs::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) fail("%s: cannot be read: %s", path.c_str(), std::strerror(errno));
-  // By read() and not by mapping: a checkpoint's pages would count as the trainer's memory.
+  // By read(), not by mapping: a checkpoint's pages would count as the trainer's memory.
   XXH3_state_t* state = XXH3_createState();
   XXH3_64bits_reset(state);
   std::vector<char> chunk(size_t{1} << 20);
@@ -429,7 +430,7 @@ size_t utf8_step(std::string_view text, size_t i, size_t* bad) {
   if (lead < 0x80) return 1;
   if (lead < 0xC2 || lead > 0xF4) return 0;
   const size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-  unsigned low = 0x80, high = 0xBF;  // what the second byte may be: no overlong forms, surrogates, or above U+10FFFF
+  unsigned low = 0x80, high = 0xBF;  // range of the second byte: no overlong forms, surrogates, or above U+10FFFF
   if (lead == 0xE0) low = 0xA0;
   if (lead == 0xED) high = 0x9F;
   if (lead == 0xF0) low = 0x90;

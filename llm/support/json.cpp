@@ -13,14 +13,14 @@ using nlohmann::ordered_json;
 
 namespace {
 
-// What is read: the parser's iterators count in it.
+// The text being read; the parser's iterators advance its position.
 struct Source {
   std::string_view text;
   std::string where;
   size_t at = 0;            // the next byte
-  std::string_view mapped;  // from where pages go back as they are read; empty: it is not a mapped file
+  std::string_view mapped;  // what is mapped: its pages are returned as they are read; empty: not a mapped file
 
-  // Now and then, as the parser goes.
+  // Called now and then, as the parser advances.
   void drop() const {
     const size_t read = static_cast<size_t>(text.data() + at - mapped.data());
     drop_pages(std::as_bytes(std::span(mapped.data(), read)));
@@ -56,8 +56,8 @@ class Cursor {
   size_t at_;
 };
 
-// Makes the value from the parser's events. (nlohmann's own parser with a callback looks through everything around a
-// value whenever one ends: quadratic.)
+// Builds the value from the parser's events. (nlohmann's own parser with a callback scans everything around a value
+// whenever one ends: quadratic.)
 template <class Json>
 class Builder : public nlohmann::json_sax<Json> {
  public:
@@ -85,7 +85,7 @@ class Builder : public nlohmann::json_sax<Json> {
       const auto [slot, inserted] = object.emplace(name, nullptr);
       frame.slot = slot;
       is_new = inserted;
-    } else {  // a vector, searched from its beginning: good for a few keys
+    } else {  // a vector, searched linearly: fast enough for a few keys
       constexpr size_t kFew = 16;
       if (object.size() < kFew) {
         for (const auto& entry : object) is_new = is_new && entry.first != name;
@@ -107,17 +107,17 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool parse_error(size_t bytes_read, const std::string&, const nlohmann::detail::exception& error) override {
     std::string reason = error.what();
-    reason.erase(0, reason.find("] ") + 2);  // the library's own number of the error
+    reason.erase(0, reason.find("] ") + 2);  // the library's error number
     fail("%s: not JSON, or cut off or damaged, at byte %zu: %s", source_.where.c_str(), bytes_read - (bytes_read > 0),
          replace_invalid_utf8(reason.substr(0, 200)).c_str());
   }
 
  private:
   using Entries = std::vector<std::pair<const std::string, ordered_json>>;
-  struct Frame {  // of an object or array that is open
+  struct Frame {  // for an open object or array
     Json value;
-    typename Json::object_t::iterator slot{};  // of the key that was read last
-    std::unordered_set<std::string> keys;      // of an ordered object with many
+    typename Json::object_t::iterator slot{};  // for the last key read
+    std::unordered_set<std::string> keys;      // for an ordered object with many
   };
 
   bool open(Json value) {

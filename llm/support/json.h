@@ -1,5 +1,5 @@
-// JSON as wrought reads it from files that it did not write itself: in time linear in the text, however it is nested,
-// and part by part where a file is large.
+// Reads JSON from files that wrought did not write itself: in time linear in the text, however it is nested, and part
+// by part if a file is large.
 #pragma once
 
 #include <filesystem>
@@ -17,22 +17,23 @@ class MappedFile;
 nlohmann::json parse_json(std::string_view text, const std::string& where, int max_depth);
 nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& where, int max_depth);
 
-// The same, or a discarded value where that throws: for lines that a crash may have cut off.
+// The same, but returns a discarded value instead of throwing: for lines that a crash may have cut off.
 nlohmann::json parse_json_if_whole(std::string_view text, int max_depth);
 
-// Where a value stands: the keys that lead to it from the outermost object, "" for an array's.
+// A value's place: the keys that lead to it from the outermost object, "" for an array element.
 using JsonPath = std::span<const std::string>;
 
-// Called when a value ends, innermost first, with where in the text it stands. What it returns false for is left out of
-// the object or array around it: a file is then never held whole. Keys left out so are not checked for occurring twice.
+// Called when a value ends, innermost first, with the value's place. If it returns false, the value is left out of the
+// object or array around it, so that a file is never held whole. Keys left out this way are not checked for occurring
+// twice.
 template <class Json>
 using JsonVisitor = std::function<bool(JsonPath path, Json& value)>;
 
-// Parses a mapped file, whose path begins the errors; its pages go back to the system as they are read.
+// Parses a mapped file, whose path begins the errors; its pages are returned to the system as they are read.
 nlohmann::json parse_json(const MappedFile& file, int max_depth, const JsonVisitor<nlohmann::json>& visit = nullptr);
 nlohmann::ordered_json parse_ordered_json(const MappedFile& file, int max_depth,
                                           const JsonVisitor<nlohmann::ordered_json>& visit = nullptr);
-// A part of one that lies `begin` bytes after its start; errors begin with `where` and count bytes from there.
+// Parses a part of one, `begin` bytes after its start; errors begin with `where` and count bytes from there.
 nlohmann::json parse_json(const MappedFile& file, size_t begin, size_t bytes, const std::string& where, int max_depth,
                           const JsonVisitor<nlohmann::json>& visit);
 
@@ -41,7 +42,7 @@ std::string in_quotes(std::string_view text);
 // Names in quotes, one after another, 20 of them at most.
 std::string list_of(const std::vector<std::string>& names);
 
-// A file that holds one object, which is all that wrought's own and the ecosystem's do. Throws Error as above.
+// Reads a file that holds one object, as all files of wrought and its ecosystem do. Throws Error as above.
 nlohmann::json read_json_object(const std::filesystem::path& path);
 
 // Writes it in one step, indented; what is not UTF-8 is replaced.

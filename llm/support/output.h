@@ -1,4 +1,4 @@
-// What a program says on stdout, and what becomes of it where nobody reads.
+// What a program prints on stdout, and what happens to it if it is not read.
 #pragma once
 
 #include <fcntl.h>
@@ -21,14 +21,14 @@
 
 class Output {
  public:
-  // A reader that does not read is a full pipe (`| less`, a launcher that was stopped) or a terminal after Ctrl-S; one
-  // that has gone is a closed pipe (`| head`), terminal or connection.
+  // A reader that does not read means a full pipe (`| less`, a launcher that was stopped) or a terminal after Ctrl-S;
+  // one that has gone means a closed pipe (`| head`), terminal or connection.
   enum class Unread {
-    fail,  // the output is what the program is for: it waits for its reader, and ends without one
-    drop,  // training: metrics.jsonl has it all. What is not taken within a second is left out, and from then on at
-           // once, until the reader reads again, which is told how many lines were. A reader that has gone changes
-           // nothing
-    wait,  // the last words of a training: they wait for a reader that is there, unless a signal asks to stop
+    fail,  // the output is the program's purpose: it waits for its reader, and ends without one
+    drop,  // training: metrics.jsonl has it all. What is not taken within a second is left out, and later output at
+           // once, until the reader reads again and is told how many lines were left out. A reader that has gone
+           // changes nothing
+    wait,  // the last lines of a training: they wait for a reader that is there, unless a signal asks to stop
   };
   static void when_unread(Unread what) {
     what_ = what;
@@ -42,7 +42,8 @@ class Output {
       return;
     }
     const std::string note =
-        lines_left_out_ == 0 ? "" : strprintf("\n(%lld lines were left out here: nobody read them)\n", lines_left_out_);
+        lines_left_out_ == 0 ? ""
+                             : strprintf("\n(%lld lines were left out here: they were not read)\n", lines_left_out_);
     reading_ = write_all(note) && write_all(text);
     if (reading_) {
       lines_left_out_ = 0;
@@ -52,8 +53,8 @@ class Output {
   }
 
  private:
-  // A terminal is opened once more so that a write to it can come back without having written: unlike a pipe it may
-  // have room for a part of what it is given.
+  // A terminal is opened again, so that a write to it can return without writing: unlike a pipe, it may have room for
+  // only a part of the text.
   static int open_output() {
     const int again =
         ::isatty(STDOUT_FILENO) ? ::open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : -1;
@@ -75,7 +76,7 @@ class Output {
       ssize_t written = 0;
       if (::poll(&out, 1, 0) != 0) {  // a pipe that is ready takes PIPE_BUF bytes
         written = ::write(fd, text.data(), std::min(text.size(), size_t{PIPE_BUF}));
-        if (written < 0 && errno != EAGAIN && errno != EINTR) return true;  // gone: nobody misses it
+        if (written < 0 && errno != EAGAIN && errno != EINTR) return true;  // the reader has gone: no loss
       }
       if (written > 0) {
         text.remove_prefix(static_cast<size_t>(written));

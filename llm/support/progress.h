@@ -1,5 +1,5 @@
-// One line that says how far a run is: redrawn in place on a terminal, with a bar and the time left; a plain line each
-// time elsewhere.
+// One line that shows a run's progress: redrawn in place on a terminal, with a bar and the time left; elsewhere a plain
+// line each time.
 #pragma once
 
 #include <sys/ioctl.h>
@@ -26,8 +26,8 @@ inline std::string clock_text(double seconds) {
   return strprintf("%lld:%02lld", minutes, static_cast<long long>(s % 60));
 }
 
-// "[#####...............] 1:15 left | line", cut to `columns` (0: as long as it is). The bar and the time stand first,
-// so that a narrow terminal still shows them.
+// "[#####...............] 1:15 left | line", cut to `columns` (0: not cut). The bar and the time come first, so that a
+// narrow terminal still shows them.
 inline std::string progress_text(int64_t done, int64_t total, double seconds_left, const std::string& line,
                                  size_t columns) {
   const double share =
@@ -44,7 +44,7 @@ class Progress {
   Progress(int64_t done, int64_t total) : first_(done), total_(total), terminal_(::isatty(STDOUT_FILENO) != 0) {}
   ~Progress() { clear(); }
 
-  // `done` of the total are done; `line` says more.
+  // `done` of the total are done; `line` gives details.
   void show(int64_t done, const std::string& line) {
     if (!terminal_) return say(line);
     const double seconds = seconds_since(start_);
@@ -57,7 +57,7 @@ class Progress {
     drawn_ = true;
   }
 
-  // Takes the line away, so that something else can be printed.
+  // Erases the line, so that something else can be printed.
   void clear() {
     if (drawn_) Output::print("\r\x1b[K");
     drawn_ = false;

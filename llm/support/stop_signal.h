@@ -1,4 +1,4 @@
-// The signals that ask a program to stop, as a question that the training loop asks between steps:
+// The signals that ask a program to stop; the training loop polls for them between steps:
 //
 //   SIGINT, SIGTERM   a person, mpirun, a scheduler. A second one of the same kind, more than half a second later, ends
 //                     the program at once; sooner it is the same one (`timeout` and shells send it to a process and
@@ -7,12 +7,12 @@
 //   SIGUSR1           a scheduler's warning (Slurm's --signal=USR1@300)
 //   SIGXCPU           the limit of processor time (ulimit -t); sent each second from then on
 //
-// Those that come one after another (SIGTERM and then SIGHUP, SIGXCPU again and again) ask once: the save continues.
-// What is ignored when the program starts stays ignored (nohup).
+// Several in a row (SIGTERM and then SIGHUP, SIGXCPU again and again) ask once: the save continues. Signals that are
+// ignored when the program starts stay ignored (nohup).
 //
-// The signals are blocked in every thread and taken by one thread of their own with sigwait(), not by a handler: a
-// handler would run on whatever stack the interrupted thread has, and libraries of tuned code may use the stack pointer
-// for other ends meanwhile (seen in a sgemm), so that the signal's frame overwrites what it points to.
+// The signals are blocked in every thread and received by a separate thread with sigwait(), not by a handler: a handler
+// would run on the interrupted thread's stack, and libraries of tuned code may use the stack pointer for other purposes
+// meanwhile (seen in a sgemm), so that the signal's frame overwrites what it points to.
 #pragma once
 
 #include <pthread.h>
@@ -26,8 +26,8 @@
 
 class StopSignal {
  public:
-  // Before any other thread is started: threads inherit what is blocked. Until defer() a signal ends the program at
-  // once.
+  // Called before any other thread is started: threads inherit what is blocked. Until defer() a signal ends the program
+  // at once.
   static void watch() {
     sigset_t set = signals();
     pthread_sigmask(SIG_BLOCK, &set, nullptr);

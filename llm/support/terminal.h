@@ -1,5 +1,5 @@
-// What a model wrote, on standard output: bytes as they are in pipes and files, no control characters on a terminal,
-// which would take them for commands.
+// Prints what a model wrote on standard output: bytes as they are in pipes and files, without control characters on a
+// terminal, which would take them for commands.
 #pragma once
 
 #include <unistd.h>
@@ -10,7 +10,7 @@
 
 #include "llm/support/error.h"
 
-// UTF-8 with its control characters but line ends and tabs (U+0000 to U+001F, U+007F to U+009F) written as \x1b.
+// UTF-8 with control characters, except line ends and tabs (U+0000 to U+001F, U+007F to U+009F), written as \x1b.
 inline std::string without_controls(std::string_view text) {
   std::string shown;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -28,6 +28,6 @@ inline std::string without_controls(std::string_view text) {
 
 inline void print_text(std::string_view text) {
   const std::string shown = ::isatty(STDOUT_FILENO) != 0 ? without_controls(text) : std::string(text);
-  std::fwrite(shown.data(), 1, shown.size(), stdout);  // a NUL, too; run_program() looks for errors
+  std::fwrite(shown.data(), 1, shown.size(), stdout);  // a NUL, too; run_program() checks for errors
   std::fflush(stdout);
 }

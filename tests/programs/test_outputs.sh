@@ -109,7 +109,7 @@ test_files() {
     for place in "${blocks[@]}"; do refuse "places/$place: is a block device" "$row" places/$place; done
     for place in "${sockets[@]}"; do refuse "places/$place: is a socket" "$row" places/$place; done
     refuse 'places/loop_a: .*Too many levels of symbolic links' "$row" places/loop_a
-    refuse "places/new/': expected a file's name" "$row" places/new/
+    refuse "places/new/': expected a file name" "$row" places/new/
     refuse 'nowhere/new: cannot be written: .*No such file' "$row" nowhere/new
     refuse 'places/file/new: cannot be written: Not a directory' "$row" places/file/new
     for place in folder folder_link; do

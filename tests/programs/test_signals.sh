@@ -215,7 +215,7 @@ test_slow_reader() {
   code=0
   { while read -r line <&6; do echo "$line"; [[ $line != *' --resume --steps '* ]] || break; done; } >heard
   ended 0
-  grep -Eq '^\([0-9]+ lines were left out here: nobody read them\)$' heard || die "nothing was left out: $(tail -3 heard)"
+  grep -Eq '^\([0-9]+ lines were left out here: they were not read\)$' heard || die "nothing was left out: $(tail -3 heard)"
   grep -q '^done in ' heard || die "the last words are missing: $(tail -3 heard)"
 }
 

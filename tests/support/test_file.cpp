@@ -253,11 +253,11 @@ TEST_CASE("what is not to be replaced is refused by name and kind, and stays") {
                              {in / ".", "is a folder"},
                              {in / "socket", "socket: is a socket"},
                              {in / "a", "a: cannot be written: Too many levels"},
-                             {in / "new/", "new/': expected a file's name, found a folder's: it ends in '/'"},
-                             {in / "file/", "file/': expected a file's name"},
+                             {in / "new/", "new/': expected a file name, found a folder name: it ends in '/'"},
+                             {in / "file/", "file/': expected a file name"},
                              {in / "file/below", "file/below: cannot be written: Not a directory"},
                              {in / "missing/x", "missing/x: cannot be written: "},
-                             {"", "expected a file's name, found none"}};
+                             {"", "expected a file name, found none"}};
   if (::mknod((in / "block").c_str(), S_IFBLK | 0600, makedev(7, 200)) == 0) {
     cases.push_back({in / "block", "block: is a block device"});
   } else {
@@ -293,7 +293,7 @@ TEST_CASE("a folder to write: what stands there must be one, and else nothing is
   folder.write("file", "x");
   for (const char* good : {"folder", "folder/", "folder_link", "new", "new/below/", "folder_link/new"}) {
     CAPTURE(good);
-    check_output_folder("--run", in / good);
+    check_output_folder("{run}", in / good);
   }
   CHECK_FALSE(fs::exists(in / "new"));
   const std::pair<const char*, const char*> cases[] = {
@@ -306,9 +306,9 @@ TEST_CASE("a folder to write: what stands there must be one, and else nothing is
       {"a", "a: the folder cannot be made: Too many levels"}};
   for (const auto& [bad, message] : cases) {
     CAPTURE(bad);
-    CHECK_THROWS_WITH_AS(check_output_folder("--run", in / bad), doctest::Contains(message), Error);
-    CHECK_THROWS_WITH_AS(check_output_folder("--run", in / bad), doctest::Contains(("--run " + in.string()).c_str()),
+    CHECK_THROWS_WITH_AS(check_output_folder("{run}", in / bad), doctest::Contains(message), Error);
+    CHECK_THROWS_WITH_AS(check_output_folder("{run}", in / bad), doctest::Contains(("{run} " + in.string()).c_str()),
                          Error);
   }
-  CHECK_THROWS_WITH_AS(check_output_folder("--run", ""), doctest::Contains("--run: expected a folder's name"), Error);
+  CHECK_THROWS_WITH_AS(check_output_folder("{run}", ""), doctest::Contains("{run}: expected a folder name"), Error);
 }

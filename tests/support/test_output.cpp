@@ -119,6 +119,6 @@ TEST_CASE("a reader that reads again hears how many lines it has missed; the las
   REQUIRE(note != std::string::npos);
   const int left_out = std::atoi(heard.c_str() + note + 2);
   CHECK(left_out > 0);
-  CHECK(heard.substr(note) == strprintf("\n(%d lines were left out here: nobody read them)\ndone\n", left_out));
+  CHECK(heard.substr(note) == strprintf("\n(%d lines were left out here: they were not read)\ndone\n", left_out));
   CHECK(note == static_cast<size_t>(kLines - left_out) * (kLine.size() + 1));
 }

@@ -68,8 +68,8 @@ size_t MergeTable::apply_short(int32_t* ids, size_t n) const {
 
 namespace {
 
-// The ids that are left of a long piece, as a doubly linked list in the ids' own array: at the place of a token's first
-// byte its id, at the second and at the last minus its length, and something negative between them.
+// The remaining ids of a long piece, as a doubly linked list in the ids' own array: at a token's first byte its id, at
+// the second and the last minus its length, and something negative between them.
 class Pieces {
  public:
   Pieces(int32_t* slots, uint32_t n) : slots_(slots), n_(n) {}
@@ -81,7 +81,7 @@ class Pieces {
   uint32_t previous(uint32_t i) const {  // i > 0
     return slots_[i - 1] < 0 ? i - static_cast<uint32_t>(-slots_[i - 1]) : i - 1;
   }
-  void merge(uint32_t i, int32_t merged) {  // with the one after it
+  void merge(uint32_t i, int32_t merged) {  // with the next one
     const uint32_t right = next(i), end = next(right);
     slots_[right] = -1;
     slots_[i] = merged;
@@ -95,9 +95,9 @@ class Pieces {
 
 }  // namespace
 
-// Pairs are merged in bands of rising rank, so that a heap holds only the pairs of a band: some quarter of them. A rank
-// that has more pairs by itself needs no heap: they merge from left to right. New pairs of a rank that is done (which
-// orders of merges other than a training's may make) go to the heap, too, and come first.
+// Pairs are merged in bands of rising rank, so that a heap holds only the pairs of a band: about a quarter of them. A
+// rank with more pairs than that needs no heap: they merge from left to right. New pairs of a finished rank (possible
+// in orders of merges that no training makes) go to the heap, too, and come first.
 size_t MergeTable::apply_long(int32_t* ids, size_t n) const {
   if (n > INT32_MAX)
     fail("a word of %zu bytes, at most %d can be encoded; break it up by spaces or lines", n, INT32_MAX);
@@ -165,12 +165,12 @@ size_t MergeTable::apply_long(int32_t* ids, size_t n) const {
 
 namespace {
 
-// All distinct pieces end to end, as a linked list of symbols. Merging a pair touches only the places where it stands,
-// so a step costs what it changes and not the length of the corpus.
+// All distinct pieces end to end, as a linked list of symbols. Merging a pair touches only the places where it occurs,
+// so a step's cost is that of its changes, not of the whole corpus.
 class Learner {
  public:
   Learner(const std::unordered_map<std::string_view, int64_t>& pieces, std::span<const int32_t, 256> byte_ids) {
-    // The order of a hash table is not to be relied on; sorted pieces make the merges reproducible everywhere.
+    // The order of a hash table is unspecified; sorted pieces make the merges reproducible everywhere.
     std::vector<std::pair<std::string_view, int64_t>> sorted(pieces.begin(), pieces.end());
     std::sort(sorted.begin(), sorted.end());
     size_t symbols = 0;
@@ -235,7 +235,7 @@ class Learner {
     return static_cast<uint64_t>(symbols_[i].id) << 32 | static_cast<uint32_t>(symbols_[symbols_[i].next].id);
   }
   void push(uint64_t key, int64_t count) {
-    if (count >= 2) heap_.emplace(count, ~key);  // inverted: of equal counts the smallest pair is on top
+    if (count >= 2) heap_.emplace(count, ~key);  // inverted: among equal counts the smallest pair is on top
   }
   // The pair that begins at i appears (+1) or disappears (-1).
   void change(uint32_t i, int sign) {

@@ -13,14 +13,14 @@ struct Merge {
   bool operator==(const Merge&) const = default;
 };
 
-// The merges in the order in which they apply (rank 0 first), found by their pair. Open addressing; an entry packs the
-// pair and its rank into 64 bits, so ids stay below 2^21 and ranks below 2^22.
+// The merges in the order in which they apply (rank 0 first), looked up by their pair. Open addressing; an entry packs
+// the pair and its rank into 64 bits, so ids stay below 2^21 and ranks below 2^22.
 class MergeTable {
  public:
   static constexpr int32_t kMaxId = (1 << 21) - 1;
   static constexpr uint32_t kNone = UINT32_MAX;
 
-  explicit MergeTable(size_t merges = 0);             // room for so many
+  explicit MergeTable(size_t merges = 0);             // room for this many
   bool add(const Merge& merge);                       // false if the pair is there already
   uint32_t rank(int32_t left, int32_t right) const {  // kNone if the pair does not merge
     if ((left | right) < 256) return byte_pairs_[static_cast<size_t>(left << 8 | right)];
@@ -32,7 +32,7 @@ class MergeTable {
   }
   std::span<const Merge> merges() const { return merges_; }
 
-  // Merges ids[0, n) in place as BPE does (always the pair of lowest rank, of equals the leftmost) and returns how many
+  // Merges ids[0, n) in place as BPE does (always the pair of lowest rank, the leftmost of equals) and returns how many
   // are left. Time O(n log n) at worst.
   size_t apply(int32_t* ids, size_t n) const;
 
@@ -54,8 +54,8 @@ class MergeTable {
 };
 
 // Learns merges from pieces and how often each occurs, until they have made `tokens` tokens. The bytes have the ids
-// `byte_ids`, the tokens made get first_id, first_id + 1, ... Each step merges the most frequent pair, of equals the
-// one of smallest (left, right); it ends early when no pair occurs twice. A pair that spells a token already made (as
+// `byte_ids`, new tokens get first_id, first_id + 1, ... Each step merges the most frequent pair, of equals the one
+// with the smallest (left, right); it ends early when no pair occurs twice. A pair that spells a token already made (as
 // a + bc after ab + c) merges into that one.
 std::vector<Merge> learn_merges(const std::unordered_map<std::string_view, int64_t>& pieces,
                                 std::span<const int32_t, 256> byte_ids, int32_t first_id, size_t tokens);

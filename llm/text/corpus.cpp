@@ -41,13 +41,13 @@ void append_text(const MappedFile& file, bool lossy, std::string* to) {
   const size_t bad = find_invalid_utf8(text);
   drop_pages({file.data(), file.size()});
   if (bad != std::string_view::npos && !lossy) {
-    fail("%s: not UTF-8: byte 0x%02X at offset %zu; convert the file, or let --lossy replace such bytes by U+FFFD",
+    fail("%s: not UTF-8: byte 0x%02X at offset %zu; convert the file, or let {lossy} replace such bytes by U+FFFD",
          file.path().c_str(), static_cast<unsigned char>(text[bad]), bad);
   }
   constexpr size_t kStretch = size_t{1} << 22;
   for (size_t begin = 0; begin < text.size();) {
     size_t end = std::min(begin + kStretch, text.size());
-    while (end < text.size() && !begins_character(text[end])) ++end;  // so that what is invalid is so in its stretch
+    while (end < text.size() && !begins_character(text[end])) ++end;  // so that invalid bytes stay within one stretch
     const std::string_view stretch = text.substr(begin, end - begin);
     if (bad == std::string_view::npos) {
       *to += stretch;
@@ -63,7 +63,7 @@ void append_text(const MappedFile& file, bool lossy, std::string* to) {
 
 std::string read_corpus(const fs::path& path, bool lossy) {
   std::string text;
-  const auto room_for = [&](size_t bytes) { return lossy ? bytes + bytes / 8 : bytes; };  // U+FFFD has three
+  const auto room_for = [&](size_t bytes) { return lossy ? bytes + bytes / 8 : bytes; };  // U+FFFD takes three
   std::error_code not_a_folder;
   if (!fs::is_directory(path, not_a_folder)) {
     const MappedFile file(path);
@@ -93,7 +93,7 @@ namespace {
 
 size_t count_characters(std::string_view text) { return std::count_if(text.begin(), text.end(), begins_character); }
 
-// Byte offset of the character number `index`, or the text's size if there are no more than `index`.
+// Byte offset of character number `index`, or the text's size if it has at most `index` characters.
 size_t character_offset(std::string_view text, size_t index) {
   constexpr size_t block = 4096;
   size_t at = 0;
@@ -109,7 +109,7 @@ size_t character_offset(std::string_view text, size_t index) {
   return text.size();
 }
 
-// Without the <|endoftext|> and white space around it.
+// The text without the <|endoftext|> and white space at its ends.
 std::string_view strip(std::string_view text) {
   constexpr std::string_view space = " \t\r\n";
   for (;;) {
@@ -129,13 +129,13 @@ std::string_view strip(std::string_view text) {
 
 size_t validation_begin(std::string_view text, double val_fraction) {
   if (!(val_fraction > 0 && val_fraction < 1)) {
-    fail_usage("the fraction for validation is %g, expected more than 0 and less than 1", val_fraction);
+    fail_usage("the validation fraction is %g, expected more than 0 and less than 1", val_fraction);
   }
   const size_t characters = count_characters(text);
   const size_t wanted =
       character_offset(text, static_cast<size_t>((1 - val_fraction) * static_cast<double>(characters)));
 
-  // Inside `core` no marker stands at an end, so each one there has text on both sides: a border that can be cut at.
+  // `core` has no marker at either end, so each one in it has text on both sides: a border that can be cut at.
   const std::string_view core = strip(text);
   const size_t core_begin = static_cast<size_t>(core.data() - text.data());
   const auto distance = [&](size_t at) { return at < wanted ? wanted - at : at - wanted; };

@@ -23,8 +23,8 @@ uint64_t mix(uint64_t x) {
 }
 
 // A permutation of [0, n) chosen by `key`, one element at a time and without a table. A Feistel network permutes the
-// numbers of 2h bits whatever its round function is; 2h is the smallest with n <= 2^2h, and a result beyond n is sent
-// through again (cycle walking), which stays a permutation and takes fewer than 4 passes on average.
+// numbers of 2h bits for any round function; 2h is the smallest with n <= 2^2h, and a result outside [0, n) is sent
+// through again (cycle walking), which remains a permutation and takes fewer than 4 passes on average.
 int64_t permute(int64_t index, int64_t n, uint64_t key) {
   const int half = std::max(1, (static_cast<int>(std::bit_width(static_cast<uint64_t>(n - 1))) + 1) / 2);
   const uint64_t mask = (uint64_t{1} << half) - 1;
@@ -62,7 +62,7 @@ struct DataLoader::Impl {
   const TokenSequence tokens;
   const LoaderConfig config;
   const bool random_phase = config.shuffled && !config.fixed;
-  int64_t windows = 0, batches = 0;  // of an epoch
+  int64_t windows = 0, batches = 0;  // per epoch
   LoaderPosition position;           // of the batch that next() returns next
   Batch current;                     // the batch that next() returned last
   Batch ahead;                       // the batch at `position`, made by the thread
@@ -71,7 +71,7 @@ struct DataLoader::Impl {
   // and to the caller otherwise.
   std::binary_semaphore wanted{0}, made{0};
   bool under_way = false;
-  bool end = false;          // what is wanted is the thread's end
+  bool end = false;          // tells the thread to end
   std::exception_ptr error;  // what went wrong in making the batch, or null
   std::thread thread;
 
@@ -86,7 +86,7 @@ struct DataLoader::Impl {
       const double needed = static_cast<double>(T) + (random_phase ? apart : apart - static_cast<double>(stride) + 1);
       fail(
           "the data has %lld tokens, but one batch of %d x %d tokens%s needs %.0f; give more text, or lower "
-          "--batch-size or --seq-len",
+          "{batch-size} or {seq-len}",
           static_cast<long long>(n), config.B, config.T, random_phase ? " at a random phase" : "", needed);
     }
     const size_t BT = static_cast<size_t>(config.B) * static_cast<size_t>(config.T);
@@ -134,14 +134,14 @@ struct DataLoader::Impl {
     }
   }
 
-  // ---- on the caller's ----
+  // ---- on the caller's thread ----
 
   void prefetch() {
     under_way = true;
     wanted.release();
   }
 
-  // Waits for the batch that is under way, if any; returns what went wrong with it.
+  // Waits for the batch that is under way, if any; returns its error, or null.
   std::exception_ptr finish() {
     if (!under_way) return nullptr;
     made.acquire();
@@ -176,6 +176,6 @@ void DataLoader::seek(LoaderPosition position) {
         static_cast<long long>(position.batch), static_cast<long long>(position.epoch),
         static_cast<long long>(impl_->batches));
   }
-  impl_->finish();  // that batch is not wanted any more, nor what went wrong with it
+  impl_->finish();  // that batch is no longer needed, nor is its error
   impl_->position = position;
 }

@@ -20,10 +20,11 @@ constexpr int kHeaderInts = 256;
 constexpr size_t kHeaderBytes = kHeaderInts * sizeof(int32_t);
 constexpr int kLargestVersion1Vocabulary = 65536;
 
-// How much of mapped shards is read before their pages are given back.
+// Bytes read from mapped shards before their pages are returned.
 constexpr int64_t kMaxResident = int64_t{1} << 24;
 
-// A block's maximum vectorises, a search does not: look for the block first, then inside it. Pages go back after it.
+// A block's maximum vectorises, a search does not: find the block first, then search inside it. Pages are returned
+// afterwards.
 template <class Id>
 int64_t first_outside(std::span<const Id> ids, int vocab_size) {
   const uint32_t highest_allowed = static_cast<uint32_t>(vocab_size) - 1;
@@ -75,7 +76,7 @@ Shard::Shard(const fs::path& path) : file_(path) {
     fail("%s: damaged: %llu bytes follow the %llu tokens that its header promises; copy or make it again", path.c_str(),
          static_cast<unsigned long long>(trailing), static_cast<unsigned long long>(promised));
   }
-  if (promised == 0) fail("%s: a token shard without a token", path.c_str());
+  if (promised == 0) fail("%s: a token shard without tokens", path.c_str());
   size_ = static_cast<int64_t>(promised);
   drop();
 }
@@ -90,7 +91,7 @@ auto Shard::with_tokens(Body&& body) const {
 
 void Shard::copy(int64_t from, int64_t count, int32_t* to) const {
   if (from < 0 || count < 0 || from > size_ - count) {
-    fail("%s: %lld tokens from position %lld asked for, it has %lld", path().c_str(), static_cast<long long>(count),
+    fail("%s: %lld tokens from position %lld requested, it has %lld", path().c_str(), static_cast<long long>(count),
          static_cast<long long>(from), static_cast<long long>(size_));
   }
   int32_t any = 0;  // negative as soon as one id is
@@ -147,7 +148,7 @@ void ShardWriter::write(std::span<const int32_t> tokens) {
 }
 
 void ShardWriter::commit() {
-  if (size_ == 0) fail("%s: there is no token to write", path_.c_str());
+  if (size_ == 0) fail("%s: there are no tokens to write", path_.c_str());
   const int32_t header[] = {kMagic, vocab_size_ <= kLargestVersion1Vocabulary ? 1 : 2, static_cast<int32_t>(size_),
                             static_cast<int32_t>(size_ >> 32)};
   file_.write_at(0, header, sizeof(header));
@@ -171,7 +172,7 @@ void TokenSequence::add(const std::string& path_or_glob) {
   std::vector<std::string> paths;
   std::error_code ignored;
   const bool pattern = path_or_glob.find_first_of("*?[") != std::string::npos;
-  // glob() calls itself for each folder.
+  // glob() recurses for each folder.
   constexpr ptrdiff_t kMaxFolders = 256;
   if (const ptrdiff_t folders = std::count(path_or_glob.begin(), path_or_glob.end(), '/');
       pattern && folders > kMaxFolders) {
@@ -222,7 +223,7 @@ TokenSequence TokenSequence::open(const std::string& path) {
 
 void TokenSequence::copy(int64_t from, int64_t count, int32_t* to) const {
   if (from < 0 || count < 0 || from > size_ - count) {
-    fail("%lld tokens from position %lld asked for, the data has %lld", static_cast<long long>(count),
+    fail("%lld tokens from position %lld requested, the data has %lld", static_cast<long long>(count),
          static_cast<long long>(from), static_cast<long long>(size_));
   }
   if (count == 0) return;
@@ -231,7 +232,7 @@ void TokenSequence::copy(int64_t from, int64_t count, int32_t* to) const {
     const int64_t inside = from - begin_[s];
     const int64_t n = std::min({count, shards_[s]->size() - inside, kMaxResident / 4});
     shards_[s]->copy(inside, n, to);
-    // The system maps 64 KB around a page that is touched.
+    // Touching a page maps 64 KB around it.
     if (read_->fetch_add(4 * n + 65536) > kMaxResident) {
       *read_ = 0;
       for (const auto& shard : shards_) shard->drop();

@@ -25,7 +25,7 @@ class Shard {
   void copy(int64_t from, int64_t count, int32_t* to) const;
   int64_t find_outside(int vocab_size) const;  // position of the first token >= vocab_size, or -1
   void drop() const { drop_pages({file_.data(), file_.size()}); }
-  uint64_t sample_hash() const;  // over the size and, of a large shard, 16 pages spread evenly
+  uint64_t sample_hash() const;  // over the size and, for a large shard, 16 evenly spread pages
 
  private:
   MappedFile file_;
@@ -52,34 +52,36 @@ class ShardWriter {
   int64_t size_ = 0;  // tokens
 };
 
-// The same of tokens that are all there.
+// The same for tokens that are all in memory.
 void write_shard(const std::filesystem::path& path, std::span<const int32_t> tokens, int vocab_size);
 
-// Whether a --data is for TokenSequence::open, and not text.
+// Whether `data` is for TokenSequence::open, and not text.
 bool names_shards(const std::string& data);
 
 // Many shards as one sequence of tokens, in the order given. Windows may cross from one shard to the next. However long
-// it is, some 16 MB of its pages count as this process's memory: copy() gives them back now and then.
+// it is, some 16 MB of its pages count as this process's memory: copy() returns them now and then.
 class TokenSequence {
  public:
   TokenSequence() = default;
-  // A shard; a glob such as "data/fineweb_train_*.bin" (sorted by name); or a file FILE.list with one of either a line,
-  // in that order, relative to its folder, and lines that are empty or begin with #. Throws Error if nothing matches.
+  // A shard; a glob such as "data/fineweb_train_*.bin" (sorted by name); or a file FILE.list with one of either per
+  // line, in that order, relative to its folder; lines that are empty or begin with # are skipped. Throws Error if
+  // nothing matches.
   static TokenSequence open(const std::string& path);
   int64_t size() const { return size_; }
   void copy(int64_t from, int64_t count, int32_t* to) const;  // as Shard::copy
   // Reads every token once: throws Error naming file, position and value of the first one outside [0, vocab_size). As
-  // `part` of `parts`: of each parts-th shard from there on.
+  // `part` of `parts`: only every parts-th shard, from number `part` on.
   void check_vocabulary(int vocab_size, int part = 0, int parts = 1) const;
-  // 16 hexadecimal digits over the shards' sizes and a fixed sample of their bytes: cheap, tells other data from the
-  // same.
+  // 16 hexadecimal digits over the shards' sizes and a fixed sample of their bytes: cheap, and distinguishes different
+  // data.
   std::string checksum() const;
 
  private:
   std::vector<std::shared_ptr<const Shard>> shards_;  // shared: a sequence can be copied
   std::vector<int64_t> begin_;                        // position of each shard's first token in the sequence
   int64_t size_ = 0;
-  std::shared_ptr<std::atomic<int64_t>> read_ = std::make_shared<std::atomic<int64_t>>(0);  // bytes since pages went
+  std::shared_ptr<std::atomic<int64_t>> read_ =
+      std::make_shared<std::atomic<int64_t>>(0);  // bytes read since pages were returned
 
   void add(const std::string& path_or_glob);
 };

@@ -26,7 +26,7 @@ constexpr Range kNewNumbers[] = {
     {0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x11F50, 0x11F59}, {0x16130, 0x16139},
     {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9}, {0x1D2C0, 0x1D2D3}, {0x1E4F0, 0x1E4F9}, {0x1E5F1, 0x1E5FA},
 };
-// Unicode's White_Space. Not PCRE2's \s, which also has U+180E.
+// Unicode's White_Space, not PCRE2's \s, which also has U+180E.
 constexpr Range kSpaces[] = {
     {0x09, 0x0D},     {0x20, 0x20},     {0x85, 0x85},     {0xA0, 0xA0},     {0x1680, 0x1680},
     {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000},
@@ -56,7 +56,7 @@ void append_utf8(std::string& text, uint32_t code) {
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 // The character at p (p < end) and its length; length 1 and U+FFFD for a byte that begins none. Overlong forms and
-// surrogates are no characters.
+// surrogates are not characters.
 uint32_t decode_utf8(const char* p, const char* end, size_t* length) {
   const auto byte = [p](int k) { return static_cast<uint32_t>(static_cast<unsigned char>(p[k])); };
   const uint32_t lead = byte(0);
@@ -96,7 +96,7 @@ CharClasses::CharClasses() {
   std::string all;  // every character, in order
   all.reserve(4 * table_.size());
   for (uint32_t code = 0; code < table_.size(); ++code) {
-    // Surrogates are no characters; something of the same width that is in no class stands in for them.
+    // Surrogates are not characters; a character of the same width, in no class, stands in for them.
     append_utf8(all, code >= 0xD800 && code < 0xE000 ? 0xFFFD : code);
   }
   set_runs(all, "\\p{L}+", CharClass::letter);
@@ -109,7 +109,7 @@ CharClasses::CharClasses() {
   set(kSpaces, CharClass::space);
 }
 
-// Sets the class of all characters with a property: some hundred matches instead of a question per character.
+// Sets the class of all characters with a property: some hundred matches instead of a query per character.
 void CharClasses::set_runs(std::string_view all, const char* pattern, CharClass value) {
   const auto code_at = [](size_t offset) {  // characters of 1, 2, 3 and 4 bytes begin at U+0000, 80, 800 and 10000
     constexpr size_t kTwo = 0x80, kThree = kTwo + 2 * (0x800 - 0x80), kFour = kThree + 3 * (0x10000 - 0x800);
@@ -125,7 +125,7 @@ void CharClasses::set_runs(std::string_view all, const char* pattern, CharClass 
       pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern), PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &where, nullptr),
       pcre2_code_free);
   if (!code) fail("PCRE2 on this machine lacks Unicode (error %d); install libpcre2-8 built with it", error);
-  pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);  // where there is no JIT, matching works without
+  pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);  // without a JIT, matching still works
   const std::unique_ptr<pcre2_match_data, void (*)(pcre2_match_data*)> match(
       pcre2_match_data_create_from_pattern(code.get(), nullptr), pcre2_match_data_free);
   const auto subject = reinterpret_cast<PCRE2_SPTR>(all.data());
@@ -154,15 +154,15 @@ std::string gpt2_split_pattern() {
 
 // ---- the pattern, written out --------------------------------------------------------------------------------------
 
-// Where the run of `wanted` that goes on at i ends.
+// The end of the run of `wanted` that continues at i.
 size_t Splitter::run_end(size_t i, CharClass wanted) const {
   size_t length = 0;
   while (i < text_.size() && classes_.at(text_, i, &length) == wanted) i += length;
   return i;
 }
 
-// text_[i] is a space. "\s+(?!\S)" takes the whole run at the end of the text, else all of it but its last character,
-// which is left for the next piece to begin with (or, alone, is taken by "\s+").
+// text_[i] is a space. "\s+(?!\S)" takes the whole run at the end of the text, else all but its last character, which
+// begins the next piece (or, if it is the only one, is taken by "\s+").
 size_t Splitter::space_end(size_t i) const {
   size_t end = i, last = i, length = 0;
   while (end < text_.size() && classes_.at(text_, end, &length) == CharClass::space) {
@@ -183,7 +183,7 @@ bool Splitter::next() {
   }
   size_t i = begin_, length = 0;
   CharClass first = classes_.at(text_, i, &length);
-  if (rest[0] == ' ' && rest.size() >= 2) {  // " ?": a space belongs to the run behind it
+  if (rest[0] == ' ' && rest.size() >= 2) {  // " ?": a space belongs to the run after it
     const CharClass second = classes_.at(text_, i + 1, &length);
     if (second != CharClass::space) {
       first = second;

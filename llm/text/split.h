@@ -14,7 +14,7 @@
 
 enum class CharClass : uint8_t { other, letter, number, space };
 
-// The classes of all characters, made once (some milliseconds) when first asked for. Letters and numbers are PCRE2's
+// The classes of all characters, made once (some milliseconds) on first use. Letters and numbers are those of PCRE2
 // and, where PCRE2 knows only Unicode 14, those that Unicode 15, 15.1 and 16 added: the set tiktoken uses. Spaces are
 // Unicode's White_Space.
 class CharClasses {

@@ -36,7 +36,7 @@ uint32_t code_point(std::string_view character) {
 }
 
 // The stretches of a text between the special tokens in it, each with the token that ends it (null at the end). Where
-// tokens overlap the leftmost counts, of those the longest.
+// tokens overlap, the leftmost counts, and of those the longest.
 template <class Visit>  // visit(size_t begin, size_t end, const SpecialToken* token)
 void for_each_stretch(std::string_view text, const std::vector<SpecialToken>& specials, const SpecialFinder& finder,
                       Visit&& visit) {
@@ -247,7 +247,7 @@ bool tokenizer_needs_text(const std::string& name) { return name == "chars" || n
 std::string why_fewer_tokens(const std::string& name, const Tokenizer& tokenizer) {
   if (!name.starts_with("bpe:") || std::stoi(name.substr(4)) == tokenizer.vocab_size()) return "";
   return strprintf(
-      "--tokenizer %s: the training ended with %d tokens: no pair of tokens occurs twice any more in the text's words; "
+      "{tokenizer} %s: the training ended with %d tokens: no pair of tokens occurs twice any more in the text's words; "
       "a longer text has more",
       name.c_str(), tokenizer.vocab_size());
 }
@@ -258,7 +258,7 @@ Tokenizer make_tokenizer(const std::string& name, std::string_view text) {
   if (name.starts_with("bpe:")) {
     const std::string digits = name.substr(4);
     if (digits.empty() || digits.size() > 7 || digits.find_first_not_of("0123456789") != std::string::npos) {
-      fail_usage("--tokenizer %s: expected bpe:N with the number of tokens, such as bpe:4096", name.c_str());
+      fail_usage("{tokenizer} %s: expected bpe:N with the number of tokens, such as bpe:4096", name.c_str());
     }
     return Tokenizer::train_bpe(text, std::stoi(digits));
   }
@@ -271,11 +271,11 @@ Tokenizer make_tokenizer(const std::string& name, std::string_view text) {
       }
     }
     fail(
-        "--tokenizer gpt2: GPT-2's vocabulary is not on this machine (looked for gpt2/ and gpt2.tiktoken in data/ and "
+        "{tokenizer} gpt2: GPT-2's vocabulary is not on this machine (looked for gpt2/ and gpt2.tiktoken in data/ and "
         "in $WROUGHT_DATA); dev/data/gpt2_tokenizer.sh downloads it (1.5 MB)");
   }
   if (!fs::exists(name)) {
-    fail_usage("--tokenizer %s: neither bytes, chars, bpe:N or gpt2, nor a file or folder that exists", name.c_str());
+    fail_usage("{tokenizer} %s: neither bytes, chars, bpe:N or gpt2, nor a file or folder that exists", name.c_str());
   }
   return Tokenizer::load(name);
 }
@@ -284,8 +284,8 @@ Tokenizer make_tokenizer(const std::string& name, std::string_view text) {
 
 namespace {
 
-// Words repeat: the ids of the pieces of 2 to 15 bytes that came last, one per slot. A slot is half a cache line, all
-// of them are half a second-level cache.
+// Words repeat: caches the ids of the latest pieces of 2 to 15 bytes, one per slot. A slot is half a cache line, all
+// slots together are half a second-level cache.
 class PieceCache {
  public:
   static constexpr size_t kMaxBytes = 15, kMaxIds = 4;
@@ -419,8 +419,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, std::span<const Te
 namespace {
 
 // A place >= from where no piece and no special token can be in progress: before an ASCII space or newline that follows
-// an ASCII character that is neither. (No piece holds a space behind something else, and how a piece ends there does
-// not depend on what follows.)
+// an ASCII character that is neither. (No piece holds a space after anything else, and how a piece ends there does not
+// depend on what follows.)
 size_t safe_cut(std::string_view text, size_t from, const std::vector<SpecialToken>& specials) {
   const auto inside_special = [&](size_t i) {
     return std::any_of(specials.begin(), specials.end(), [&](const SpecialToken& token) {
@@ -440,7 +440,7 @@ size_t safe_cut(std::string_view text, size_t from, const std::vector<SpecialTok
 void Tokenizer::encode_parts(std::string_view text, Special special, int threads,
                              const std::function<void(std::span<const int32_t> ids)>& take) const {
   if (threads < 0) fail_usage("encoding with %d threads: expected 0 (all cores) or more", threads);
-  constexpr size_t kLargestPart = size_t{1} << 20, kSmallestPart = 4096;  // a thread for less does not pay
+  constexpr size_t kLargestPart = size_t{1} << 20, kSmallestPart = 4096;  // a thread does not pay for less
   const size_t at_once = threads > 0 ? static_cast<size_t>(threads) : std::max(1u, std::thread::hardware_concurrency());
   const size_t part = std::clamp(text.size() / at_once, kSmallestPart, kLargestPart);
 
@@ -526,7 +526,7 @@ std::string Tokenizer::checksum() const {
 
 namespace {
 
-// How many bytes at the end of the text have begun a character that more bytes could finish.
+// How many bytes at the end of the text begin a character that more bytes could complete.
 size_t unfinished_bytes(std::string_view text) {
   for (size_t n = 1; n <= std::min<size_t>(3, text.size()); ++n) {
     const std::string_view tail = text.substr(text.size() - n);

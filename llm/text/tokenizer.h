@@ -31,33 +31,33 @@ class Tokenizer {
   static Tokenizer bytes();  // 256 bytes, then <|endoftext|>
   static Tokenizer chars(
       std::string_view text);  // the distinct characters of the text in code point order, then <|endoftext|>
-  // Trains BPE to `vocab_size` ids (256 bytes in GPT-2's order, merges, <|endoftext|> last); fewer when no pair is left
-  // that occurs twice. Ties between equally frequent pairs go to the pair of smaller ids. `text` must be UTF-8;
+  // Trains BPE to `vocab_size` ids (256 bytes in GPT-2's order, merges, <|endoftext|> last); fewer if no remaining pair
+  // occurs twice. Ties between equally frequent pairs go to the pair of smaller ids. `text` must be UTF-8;
   // <|endoftext|> in it separates documents and is not trained on.
   static Tokenizer train_bpe(std::string_view text, int vocab_size);
-  // A file or folder: HF tokenizer.json (or the folder that holds it), .tiktoken, or vocab.bpe with encoder.json beside
-  // it (either file or their folder). Throws Error for anything that is not one of these, cut off, or inconsistent.
+  // A file or folder: HF tokenizer.json (or the folder that holds it), .tiktoken, or vocab.bpe with encoder.json next
+  // to it (either file or their folder). Throws Error for anything that is not one of these, cut off, or inconsistent.
   static Tokenizer load(const std::filesystem::path& path);
-  // The same with more special tokens, whose ids follow on in this order. Throws Error for one that is not of printable
-  // ASCII without spaces, or is there already, as a token or twice in the list.
+  // The same with more special tokens, whose ids follow in this order. Throws Error for one that is not of printable
+  // ASCII without spaces, or is there already: as a token or twice in the list.
   Tokenizer with_special_tokens(std::span<const std::string> tokens) const;
   void save(const std::filesystem::path& path) const;  // as HF tokenizer.json, in one step (a temporary file, renamed)
 
   // ---- using one ----
-  // Every call is safe from many threads at once. Bytes that are not UTF-8 are encoded as they are, each a piece's
-  // "other" character; only a character vocabulary throws Error for them and for characters it lacks (which, where).
+  // Every call is thread-safe. Bytes that are not UTF-8 are encoded as they are, each as an "other" character of a
+  // piece; only a character vocabulary throws Error for them and for characters it lacks (naming which and where).
   std::vector<int32_t> encode(std::string_view text, Special special = Special::text) const;
   // Special::parsed inside these ranges of the text, which are in order and do not overlap, Special::text outside. A
-  // special token that lies only in part in a range is text.
+  // special token only partly in a range is text.
   std::vector<int32_t> encode(std::string_view text, std::span<const TextRange> parsed) const;
   // The same ids part by part, in the text's order, made by `threads` threads (0: all cores). Only parts that are being
-  // made take memory: some 8 MB a thread, more where one word is longer. The cut points fall where the split pattern
-  // would cut anyway. On an error the parts before it have been taken.
+  // made take memory: some 8 MB per thread, more if one word is longer. The cut points are places where the split
+  // pattern would cut anyway. On an error, the parts before it have been delivered.
   void encode_parts(std::string_view text, Special special, int threads,
                     const std::function<void(std::span<const int32_t> ids)>& take) const;
   std::vector<int32_t> encode_parallel(std::string_view text, Special special, int threads) const;  // all parts as one
-  // Raw bytes, which need not be valid UTF-8 if ids were cut; special tokens leave no text. Throws Error for an id out
-  // of range.
+  // Raw bytes, which need not be valid UTF-8 if ids were cut; special tokens add no text. Throws Error for an id out of
+  // range.
   std::string decode(std::span<const int32_t> ids) const;
 
   int vocab_size() const;
@@ -80,9 +80,9 @@ class Tokenizer {
 // data/gpt2/ or data/gpt2.tiktoken below the current folder, or gpt2/ or gpt2.tiktoken in $WROUGHT_DATA), or a path for
 // Tokenizer::load. Throws UsageError for a name that is none of these.
 Tokenizer make_tokenizer(const std::string& name, std::string_view text);
-// Where a training of bpe:N ended early, a sentence that says so and why; else "".
+// If a training of bpe:N ended early, a sentence that says so and why; else "".
 std::string why_fewer_tokens(const std::string& name, const Tokenizer& tokenizer);
-bool tokenizer_needs_text(const std::string& name);  // whether make_tokenizer looks at `text`
+bool tokenizer_needs_text(const std::string& name);  // whether make_tokenizer reads `text`
 
 // Decodes ids one at a time into text that is valid UTF-8 at every step: the bytes of an unfinished character wait for
 // the next id; bytes that can never become a character come out as U+FFFD.

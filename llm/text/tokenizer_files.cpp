@@ -1,6 +1,6 @@
 // The files a vocabulary lives in: HF tokenizer.json (read and written), .tiktoken, and vocab.bpe with encoder.json
 // (also as merges.txt with vocab.json). A file that asks for something this tokenizer does not do is an error, never a
-// vocabulary that encodes differently from its author's.
+// vocabulary that encodes differently from its author's tokenizer.
 #include <algorithm>
 #include <charconv>
 #include <functional>
@@ -81,11 +81,12 @@ json read_json(const MappedFile& file, const JsonVisitor<json>& visit) {
   return parse_json(file, kMaxJsonDepth, visit);
 }
 
-// Tokens as they are written, and their ids: a hash table over one long text, some 20 bytes a token besides its own.
+// Tokens as they are written, and their ids: a hash table over one long text, some 20 bytes per token on top of the
+// text.
 class Vocab {
  public:
   size_t size() const { return ids_.size(); }
-  std::string_view token(size_t k) const {  // in the order in which they came
+  std::string_view token(size_t k) const {  // in the order in which they were added
     return std::string_view(text_).substr(begins_[k], (k + 1 < size() ? begins_[k + 1] : text_.size()) - begins_[k]);
   }
   int32_t id(size_t k) const { return ids_[k]; }
@@ -94,7 +95,7 @@ class Vocab {
     const uint32_t k = slots_[slot(token)];
     return k == kEmpty ? std::nullopt : std::optional(ids_[k]);
   }
-  // The token's id, which is not `id` if it was there before with another.
+  // The token's id: not `id` if the token was there before with another.
   int32_t add(std::string_view token, int32_t id) {
     if (2 * size() >= slots_.size()) {
       slots_.assign(2 * slots_.size(), kEmpty);
@@ -111,7 +112,7 @@ class Vocab {
 
  private:
   static constexpr uint32_t kEmpty = UINT32_MAX;
-  size_t slot(std::string_view token) const {  // the token's, or the empty one where it belongs
+  size_t slot(std::string_view token) const {  // the token's slot, or the empty one where it belongs
     size_t i = hash64(token.data(), token.size(), 0) & (slots_.size() - 1);
     while (slots_[i] != kEmpty && this->token(slots_[i]) != token) i = (i + 1) & (slots_.size() - 1);
     return i;
@@ -147,7 +148,7 @@ Vocab read_vocab(const fs::path& path, const char* field) {
   Vocab vocab;
   const json rest = read_json(file, [&](JsonPath at, json& value) {
     if (at.size() != 1) return true;
-    if (at[0].empty()) return true;  // an array's, or an error below
+    if (at[0].empty()) return true;  // an array element, or an error below
     add_token(path, field, at[0], value, vocab);
     return false;
   });
@@ -158,7 +159,7 @@ Vocab read_vocab(const fs::path& path, const char* field) {
   return vocab;
 }
 
-// Fills tokens and specials from `vocab`, in which `specials` stand too. Every id from 0 to the largest is used once.
+// Fills tokens and specials from `vocab`, which contains `specials`, too. Every id from 0 to the largest is used once.
 void place_tokens(const fs::path& path, const Vocab& vocab, std::vector<SpecialToken> specials, Impl& v) {
   std::unordered_map<std::string_view, int32_t> special_ids;
   for (const SpecialToken& token : specials) special_ids.emplace(token.text, token.id);
@@ -209,7 +210,7 @@ size_t count_lines(std::string_view text) {
   return static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) + !(text.empty() || text.ends_with('\n'));
 }
 
-// The lines of a file; "\r\n" ends one too. An empty last line is none.
+// The lines of a file; "\r\n" ends one too. An empty last line does not count.
 void for_each_bare_line(const MappedFile& file,
                         const std::function<void(std::string_view line, size_t number)>& visit) {
   for_each_line(file, [&](std::string_view line, size_t number) {
@@ -253,7 +254,7 @@ void check_post_processor(const fs::path& path, const json& root) {
   for (const json& part : parts_of(path, post, "processors")) {
     const std::string type = type_of(part);
     if (type == "ByteLevel") continue;
-    // "single" is for one text, "pair" for two, which nobody encodes here.
+    // "single" is for one text; "pair" is for two, which are never encoded here.
     const json only_text = {{"Sequence", {{"id", "A"}}}};
     json single = type == "TemplateProcessing" ? part.value("single", json()) : json();
     if (single.is_array() && single.size() == 1 && single[0].is_object() && single[0].contains("Sequence") &&
@@ -268,8 +269,7 @@ void check_post_processor(const fs::path& path, const json& root) {
   }
 }
 
-// How a pre-tokenizer cuts a text: not at all, and the text is not in bytes; as GPT-2's pattern does; nowhere, in
-// bytes.
+// How a pre-tokenizer cuts a text: into characters, not bytes; as GPT-2's pattern does; nowhere, in bytes.
 enum class Splits { characters, gpt2, nowhere };
 
 Splits read_pre_tokenizer(const fs::path& path, const json& root) {
@@ -311,8 +311,8 @@ Splits read_pre_tokenizer(const fs::path& path, const json& root) {
   return split ? Splits::gpt2 : Splits::nowhere;
 }
 
-// Throws unless ids become text as they do here. Without a decoder `tokenizers` puts spaces between tokens, which no
-// one can mean.
+// Throws unless ids become text as they do here. Without a decoder `tokenizers` puts spaces between tokens, which
+// cannot be intended.
 void check_decoder(const fs::path& path, const json& root, Impl::Kind kind) {
   const json decoder = root.value("decoder", json());
   if (decoder.is_null()) return;
@@ -325,7 +325,7 @@ void check_decoder(const fs::path& path, const json& root, Impl::Kind kind) {
   }
 }
 
-// What lies next to a tokenizer for `transformers` may change what it does.
+// Files next to a tokenizer for `transformers` may change what it does.
 void check_tokenizer_config(const fs::path& dir) {
   const fs::path path = dir / "tokenizer_config.json";
   if (fs::exists(path)) check_field(path, read_json_object(path), "", "add_prefix_space", {false});
@@ -375,7 +375,7 @@ void read_merge(const fs::path& path, const json& merge, Pairs& merges) {
 }
 
 Tokenizer load_json(const fs::path& path) {
-  // What is long is taken out of the file as it is read; what is wrong with it is said after what is wrong around it.
+  // Long parts are taken out of the file as it is read; their errors are reported after those of what surrounds them.
   Vocab vocab;
   Pairs merges;
   std::vector<SpecialToken> specials;
@@ -472,7 +472,7 @@ Tokenizer load_pair(const fs::path& merges_path, const fs::path& vocab_path) {
   const MappedFile merges_file(merges_path);
   std::vector<SpecialToken> specials;
   if (const auto id = vocab.find(kEndOfText)) specials.push_back({std::string(kEndOfText), *id});
-  // transformers 4 keeps tokens that were added in a file of their own.
+  // transformers 4 keeps added tokens in a separate file.
   if (const fs::path path = vocab_path.parent_path() / "added_tokens.json"; fs::exists(path)) {
     const Vocab added = read_vocab(path, "added_tokens");
     for (size_t k = 0; k < added.size(); ++k) {
@@ -538,20 +538,19 @@ std::optional<std::string> decode_base64(std::string_view text) {
       bits = bits << 6 | digit;
     }
     const size_t count = last ? 3 - padding : 3;
-    if (bits & ((1u << 8 * (3 - count)) - 1)) return std::nullopt;  // bits behind the end
+    if (bits & ((1u << 8 * (3 - count)) - 1)) return std::nullopt;  // bits past the end
     for (size_t k = 0; k < count; ++k) bytes += static_cast<char>(bits >> (16 - 8 * k) & 0xFF);
   }
   return bytes;
 }
 
 // A line is a token in base64 and its rank, which is its id. The file says neither how its text is split nor which
-// pairs merged: the split must be GPT-2's, and each token's pair is found by merging its bytes with the ranks below its
-// own.
-// <|endoftext|> is not in the file; it takes the next id.
+// pairs merged: the split must be that of GPT-2, and each token's pair is found by merging its bytes with the ranks
+// below its own rank. <|endoftext|> is not in the file; it takes the next id.
 Tokenizer load_tiktoken(const fs::path& path) {
   const MappedFile file(path);
   const size_t lines = count_lines(file.text());
-  // The published vocabularies that split otherwise, known by their size.
+  // The published vocabularies that split otherwise, recognised by their size.
   for (const auto& [count, name] : {std::pair<size_t, const char*>{100256, "cl100k_base"}, {199998, "o200k_base"}}) {
     if (lines == count)
       fail("%s: %zu tokens: this is %s, whose split pattern is not GPT-2's", path.c_str(), count, name);
@@ -587,13 +586,14 @@ Tokenizer load_tiktoken(const fs::path& path) {
     for (const char byte : v.tokens[rank]) parts.push_back(byte_ids[static_cast<unsigned char>(byte)]);
     if (parts.size() == 1) continue;
     if (std::find(parts.begin(), parts.end(), -1) != parts.end()) {
-      fail("%s: rank %zu has a byte that is no token of its own; the file is incomplete", path.c_str(), rank);
+      fail("%s: rank %zu has a byte that is not itself a token; the file is incomplete", path.c_str(), rank);
     }
     const size_t left = v.merges.apply(parts.data(), parts.size());
     if (left == 1) fail("%s: rank %zu is the same token as rank %d", path.c_str(), rank, parts[0]);
     if (left != 2) {
       fail(
-          "%s: rank %zu is not made of two tokens of lower rank; this is no byte-pair vocabulary, or lines are missing",
+          "%s: rank %zu is not made of two tokens of lower rank; this is not a byte-pair vocabulary, or lines are "
+          "missing",
           path.c_str(), rank);
     }
     v.merges.add({parts[0], parts[1], static_cast<int32_t>(rank)});

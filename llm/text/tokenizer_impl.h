@@ -23,7 +23,7 @@ class SpecialFinder {
 
  private:
   std::vector<uint32_t> sorted_;    // places in `specials`, by text
-  std::array<bool, 256> begins_{};  // what one begins with
+  std::array<bool, 256> begins_{};  // the bytes that one may begin with
   std::string firsts_;              // the same as a list
 };
 
@@ -42,10 +42,10 @@ struct Tokenizer::Impl {
   SpecialFinder finder;
 
   // Throws Error, naming `source`, unless: bytes and bpe have each of the 256 bytes once, chars only single characters,
-  // no token stands twice, and the number of ids fits MergeTable.
+  // no token occurs twice, and the number of ids fits MergeTable.
   static Tokenizer make(Impl vocabulary, const std::string& source);
 
-  // Appends the ids of a text, which begins at `offset` of the caller's (for messages).
+  // Appends the ids of a text, which begins at `offset` of the caller's text (for messages).
   void encode(std::string_view text, Special special, size_t offset, std::vector<int32_t>& ids) const;
   void encode_ordinary(std::string_view text, size_t offset, std::vector<int32_t>& ids) const;
   void encode_bpe(std::string_view text, std::vector<int32_t>& ids) const;

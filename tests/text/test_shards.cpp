@@ -130,7 +130,7 @@ TEST_CASE("damaged shards are refused with the reason") {
       {"odd byte", shard_bytes(20240520, 1, 4, four + "x"), "1 bytes follow the 4 tokens"},
       {"trailing token", shard_bytes(20240520, 1, 3, four), "2 bytes follow the 3 tokens"},
       {"cut inside a token", shard_bytes(20240520, 2, 2, four.substr(1)), "promises 2 tokens, the file holds 1"},
-      {"no token", shard_bytes(20240520, 1, 0, ""), "without a token"},
+      {"no token", shard_bytes(20240520, 1, 0, ""), "without tokens"},
       {"negative count", shard_bytes(20240520, 1, -4, four), "promises 18446744073709551612 tokens"},
       {"largest count", shard_bytes(20240520, 1, INT64_MAX, four), "promises 9223372036854775807 tokens"},
       {"count that overflows in bytes", shard_bytes(20240520, 2, (int64_t{1} << 62) + 2, four), "the file holds 2"},

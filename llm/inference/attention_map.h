@@ -1,4 +1,4 @@
-// What attention looks at: its weights p[t,u], which no pass keeps (kernels/attention.h), from what forward leaves.
+// Attention weights p[t,u], which no pass keeps (kernels/attention.h), computed from what forward leaves.
 #pragma once
 
 #include <vector>

@@ -10,7 +10,7 @@
 
 namespace {
 
-// Bytes and words of the tokens that pass by, in order.
+// Counts bytes and words of tokens passed in order.
 class TextCounter {
  public:
   explicit TextCounter(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
@@ -37,19 +37,19 @@ class TextCounter {
 TextScore score_text(Model& model, const Tokens& tokens, const Tokenizer* tokenizer, int T, int64_t stride, int B,
                      const EachBatch& each) {
   if (T < 1 || T > model.config.max_seq_len) {
-    fail_usage("--seq-len is %d, expected 1 to the model's context of %d", T, model.config.max_seq_len);
+    fail_usage("{seq-len} is %d, expected 1 to the model's context of %d", T, model.config.max_seq_len);
   }
   if (stride < 0 || stride > T) {
-    fail_usage("--stride is %lld, expected 0 to the window's %d tokens", static_cast<long long>(stride), T);
+    fail_usage("{stride} is %lld, expected 0 to the window's %d tokens", static_cast<long long>(stride), T);
   }
   const int64_t n = tokens.size;
   if (n < 2) fail("%lld tokens, expected two or more: the first has nothing before it", static_cast<long long>(n));
 
   // Window w: inputs from w * step on, targets one later; those before `reach` have been scored.
   const int64_t step = stride > 0 ? stride : T, span = stride > 0 ? T - 1 : T;  // targets in a window
-  if (span == 0) fail_usage("--stride with a window of one token scores nothing: raise --seq-len");
+  if (span == 0) fail_usage("{stride} with a window of one token scores nothing: raise {seq-len}");
   int64_t windows = 1 + (std::max<int64_t>(0, n - 1 - span) + step - 1) / step;
-  if ((windows - 1) * step == n - 1) --windows;  // nothing but a first token, which no window scores
+  if ((windows - 1) * step == n - 1) --windows;  // only a first token, which no window scores
 
   TextScore score;
   TextCounter counter(tokenizer);
@@ -59,7 +59,7 @@ TextScore score_text(Model& model, const Tokens& tokens, const Tokenizer* tokeni
   counter.pass(ids[0], nullptr);
   for (int64_t first = 0; first < windows; first += B) {
     const int64_t rows = std::min<int64_t>(B, windows - first);
-    inputs.assign(static_cast<size_t>(rows * span), 0);  // behind the text's end: unseen, attention looks back only
+    inputs.assign(static_cast<size_t>(rows * span), 0);  // past the text's end: unseen, as attention only looks back
     targets.assign(inputs.size(), -1);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t begin = (first + r) * step, count = std::min(span, n - 1 - begin);
@@ -111,7 +111,7 @@ std::vector<ContinuationScore> score_continuations(Model& model, std::span<const
       const size_t row = b * T + i - 1;
       score.nats += losses[row];
       ++score.tokens;
-      // A token with more than half of the probability is the likeliest; for others the logits tell.
+      // A token with more than half of the probability is the likeliest; for others the logits decide.
       if (!score.greedy || losses[row] < 0.69f) continue;
       model.read_logits(static_cast<int64_t>(row), logits.data());
       score.greedy = std::max_element(logits.begin(), logits.end()) - logits.begin() == targets[row];
@@ -123,8 +123,8 @@ std::vector<ContinuationScore> score_continuations(Model& model, std::span<const
 
 namespace {
 
-// The ids of context and continuation, encoded each by itself as llm.c and nanoGPT do; the context is cut at its left
-// where both do not fit.
+// The ids of context and continuation, each encoded by itself, as llm.c and nanoGPT do; the context is cut at its left
+// if both do not fit.
 Continuation encode(const Model& model, const Tokenizer& tokenizer, const std::string& context,
                     const std::string& continuation, const std::string& where, bool* shortened) {
   Continuation c;

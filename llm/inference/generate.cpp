@@ -8,14 +8,14 @@
 
 std::vector<int32_t> generate(Model& model, std::vector<int32_t> ids, const GenerateConfig& config,
                               const std::function<bool(int32_t)>& each) {
-  constexpr uint64_t kSampleSequence = 0x73616d706c65;  // apart from initialisation's and dropout's numbers
+  constexpr uint64_t kSampleSequence = 0x73616d706c65;  // differs from the sequences of initialisation and dropout
   if (ids.empty()) fail("the prompt is empty: generation needs at least one token to start from");
   std::vector<float> logits(static_cast<size_t>(model.config.vocab_size));
   std::vector<int32_t> made;
   const int context =
       config.context > 0 ? std::min(config.context, model.config.max_seq_len) : model.config.max_seq_len;
   if (config.slide < 1 || config.slide > context) {
-    fail("a window of %d tokens cannot move on by %d: expected 1 to %d", context, config.slide, context);
+    fail("a window of %d tokens cannot move by %d: expected 1 to %d", context, config.slide, context);
   }
   bool cache = config.cache && model.config.causal;
   if (cache) {
@@ -23,12 +23,12 @@ std::vector<int32_t> generate(Model& model, std::vector<int32_t> ids, const Gene
       const int64_t all = static_cast<int64_t>(ids.size()) + config.tokens;
       model.set_cache(1, static_cast<int>(std::min<int64_t>(all, context)));
     } catch (const std::bad_alloc&) {
-      cache = false;  // the same text, later: a sample must not end a run whose training fills the memory
+      cache = false;  // the same text, more slowly: a sample must not end a run whose training fills the memory
     }
   }
   const auto length = [&](size_t begin) { return static_cast<int>(ids.size() - begin); };
   size_t begin = 0;       // of the window
-  bool is_known = false;  // the window but for its last token is in the cache
+  bool is_known = false;  // the window except its last token is in the cache
   while (static_cast<int>(made.size()) < config.tokens) {
     if (length(begin) > context) {
       begin = ids.size() - static_cast<size_t>(context - config.slide + 1);

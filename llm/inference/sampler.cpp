@@ -9,7 +9,7 @@
 
 int sample(std::span<const float> logits, const SamplerConfig& config, double coin) {
   float max = -INFINITY;
-  bool damaged = false;  // -inf is an honest logit: never this token
+  bool damaged = false;  // -inf is a valid logit: never this token
   for (const float logit : logits) {
     max = std::max(max, logit);
     damaged = damaged || std::isnan(logit);
@@ -47,7 +47,7 @@ int sample(std::span<const float> logits, const SamplerConfig& config, double co
   size_t chosen = 0;
   for (size_t i = 0; i < p.size() && left >= 0; ++i) {
     left -= p[i];
-    if (p[i] > 0) chosen = i;  // where rounding leaves a rest, the last token that is possible
+    if (p[i] > 0) chosen = i;  // if rounding leaves a remainder, the last possible token
   }
   return ids[chosen];
 }

@@ -16,7 +16,7 @@ namespace {
 constexpr int kMaxJsonDepth = 16;
 constexpr std::string_view kSpace = " \t\r\n";
 
-// Every line that has something in it, without the white space around it.
+// Every line that is not blank, without the white space around it.
 void for_each_line(const fs::path& path, const std::function<void(const std::string& where, std::string_view)>& visit) {
   const MappedFile file(path);
   const std::string_view text = file.text();
@@ -37,7 +37,7 @@ void for_each_line(const fs::path& path, const std::function<void(const std::str
     visit(where, line);
     ++found;
   }
-  if (found == 0) fail("%s: no line with anything in it, expected one example a line", path.c_str());
+  if (found == 0) fail("%s: all lines are blank, expected one example per line", path.c_str());
 }
 
 json read_object(const std::string& where, std::string_view line) {
@@ -77,7 +77,7 @@ std::vector<std::string> get_strings(const json& value, const char* field, const
   return strings;
 }
 
-// Which of `choices` is right: an index, one of `labels`, a letter.
+// Which of `choices` is right, given as an index, one of `labels` or a letter.
 int get_answer(const json& value, const char* field, const std::vector<std::string>& labels, size_t choices,
                const std::string& where) {
   int64_t index = -1;
@@ -110,7 +110,8 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
   }
 }
 
-// What lm-evaluation-harness does to WikiHow's marks: "[title]" ends a sentence, everything else in brackets goes.
+// What lm-evaluation-harness does to WikiHow's marks: "[title]" ends a sentence, everything else in brackets is
+// removed.
 std::string without_marks(std::string text) {
   text.erase(0, std::min(text.find_first_not_of(kSpace), text.size()));
   text.erase(text.find_last_not_of(kSpace) + 1);

@@ -128,9 +128,9 @@ TEST_CASE("text that cannot be scored") {
                        doctest::Contains("1 tokens, expected two or more"), Error);
   CHECK_THROWS_WITH_AS(score_text(*model, tokens_of(two), nullptr, 9, 0, 1, quiet), doctest::Contains("context of 8"),
                        UsageError);
-  CHECK_THROWS_WITH_AS(score_text(*model, tokens_of(two), nullptr, 4, 5, 1, quiet), doctest::Contains("--stride is 5"),
+  CHECK_THROWS_WITH_AS(score_text(*model, tokens_of(two), nullptr, 4, 5, 1, quiet), doctest::Contains("{stride} is 5"),
                        UsageError);
-  CHECK_THROWS_WITH_AS(score_text(*model, tokens_of(two), nullptr, 1, 1, 1, quiet), doctest::Contains("--seq-len"),
+  CHECK_THROWS_WITH_AS(score_text(*model, tokens_of(two), nullptr, 1, 1, 1, quiet), doctest::Contains("{seq-len}"),
                        UsageError);
 }
 

@@ -94,7 +94,7 @@ TEST_CASE("lines that are not of the form are named") {
   const auto hellaswag = [](const fs::path& path) { return read_hellaswag(path, false); };
   const auto activity = [](const fs::path& path) { return read_hellaswag(path, true); };
   const std::string good = "{\"ctx\": \"c\", \"endings\": [\"a\", \"b\", \"c\", \"d\"], \"label\": 0}\n";
-  refuse(hellaswag, "", "no line with anything in it");
+  refuse(hellaswag, "", "all lines are blank");
   refuse(hellaswag, good + "{\"ctx\": ", "q.jsonl: line 2: not JSON");
   refuse(hellaswag, good + "\n[1]", "line 3: expected a JSON object, found \"[1]\"");
   refuse(hellaswag, "{\"endings\": 1}", "line 1: there is no \"ctx\"");

@@ -1,5 +1,5 @@
-// A model from one kind of files to another: Hugging Face directories, llm.c's .bin and OpenAI's TensorFlow
-// checkpoints. Tensor by tensor: no model is ever whole in memory.
+// Converts a model between kinds of files: Hugging Face directories, llm.c's .bin and OpenAI's TensorFlow checkpoints;
+// tensor by tensor: a model is never whole in memory.
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -19,11 +19,11 @@ namespace {
 struct Target {
   fs::path path;
   bool llmc = false;           // or a Hugging Face directory
-  std::optional<Dtype> dtype;  // nothing: the source's
+  std::optional<Dtype> dtype;  // none: the source's dtype
   int64_t shard_bytes = 0;
 };
 
-// Hugging Face's layout. A folder made here goes again if it cannot be filled.
+// Hugging Face's layout. A folder made here is removed again if it cannot be filled.
 void write_directory(const Weights& weights, const std::optional<Tokenizer>& tokenizer, const nlohmann::json& config,
                      const Target& to) {
   const bool made = !fs::exists(to.path);
@@ -37,7 +37,7 @@ void write_directory(const Weights& weights, const std::optional<Tokenizer>& tok
   }
 }
 
-// Nothing that is there already is written over without --force.
+// Nothing that exists already is overwritten without --force.
 void check_target(const Target& to, bool force) {
   if (!to.llmc) check_output_folder("--to", to.path);
   const bool is_folder = fs::is_directory(to.path);
@@ -47,10 +47,10 @@ void check_target(const Target& to, bool force) {
   if (to.llmc) check_output_file(to.path);
   if (!fs::exists(to.path) || (to.llmc && written_as_it_is(to.path))) return;
   if (!force && !(is_folder && fs::is_empty(to.path)))
-    fail("%s: is there already; --force writes over it", to.path.c_str());
+    fail("%s: exists already; --force overwrites it", to.path.c_str());
 }
 
-// Of a directory.
+// The bytes of a directory's weights.
 int64_t weight_bytes(const fs::path& to) {
   int64_t bytes = 0;
   for (const fs::directory_entry& entry : fs::directory_iterator(to)) {
@@ -91,7 +91,7 @@ void convert(const fs::path& from, Target to, bool force) {
               c.max_seq_len, c.vocab_size);
   if (to.llmc) {
     std::printf("note: llm.c's .bin holds no tokenizer; %s\n",
-                tokenizer ? "keep tokenizer.json beside it" : "the source had none either");
+                tokenizer ? "keep tokenizer.json next to it" : "the source had none either");
   } else if (tokenizer) {
     std::printf("tokenizer.json: kept (%s, %d ids)\n", tokenizer->kind().c_str(), tokenizer->vocab_size());
   } else {
@@ -105,7 +105,7 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Converts a model to a Hugging Face directory (config.json, model.safetensors, tokenizer.json) or llm.c's .bin.\n"
       "It may come from either, or from OpenAI's TensorFlow checkpoint (hparams.json, model.ckpt.*); the source is\n"
-      "recognised by itself. The target is llm.c's if its name ends in .bin.\n\n"
+      "recognised automatically. The target is llm.c's format if its name ends in .bin.\n\n"
       "  convert --from gpt2/ --to gpt2_124M_bf16.bin --dtype bf16\n"
       "  convert --from gpt2_124M.bin --to gpt2/\n"
       "  convert --from models/124M --to gpt2/          what OpenAI published");
@@ -117,16 +117,16 @@ int main(int argc, char** argv) {
                  "model or adapter directory, TensorFlow checkpoint's directory, or llm.c .bin (version 3 or 5)")
       ->required();
   app.add_option("--to", path, "directory or .bin file to write")->required();
-  app.add_option("--dtype", dtype, "of the weights written: fp32, bf16 or fp16; default: the source's")
+  app.add_option("--dtype", dtype, "type of the weights written: fp32, bf16 or fp16; default: that of the source")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
   app.add_option("--shard-bytes", to.shard_bytes,
-                 "cut a directory's weights into files of at most so many bytes; default: one file")
+                 "cut a directory's weights into files of at most this many bytes; default: one file")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 62));
   app.add_option(
          "--format", format,
-         "of the target: hf or llmc; llmc-fp32 and llmc-bf16 give --dtype as well; default: by the name of --to")
+         "format of the target: hf or llmc; llmc-fp32 and llmc-bf16 set --dtype as well; default: by the name of --to")
       ->check(CLI::IsMember({"hf", "llmc", "llmc-fp32", "llmc-bf16"}));
-  app.add_flag("--force", force, "write over what is there");
+  app.add_flag("--force", force, "overwrite what is there");
   return run_program(app, argc, argv, [&] {
     to.path = path;
     to.llmc = format.empty() ? ending_of(to.path) == ".bin" : format != "hf";

@@ -1,4 +1,4 @@
-// How good a model is: its loss and perplexity on text, its answers to HellaSwag, LAMBADA and other questions; or the
+// Measures a model: its loss and perplexity on text, its answers to HellaSwag, LAMBADA and other questions; or the
 // classes that a classifier finds.
 //   build/evaluate --model runs/stories/latest --data book.txt
 //   build/evaluate --model gpt2/ --task hellaswag --data hellaswag_val.jsonl
@@ -40,7 +40,8 @@ std::unique_ptr<Model> load(const Flags& flags, const ModelConfig& shape) {
   return model;
 }
 
-// Every batch on a terminal, every tenth part in a pipe; with --json nothing but the result goes to the output.
+// Shows progress after every batch on a terminal, after every tenth part in a pipe; with --json only the result is
+// printed.
 class Watch {
  public:
   Watch(const Flags& flags, const char* unit) : quiet_(flags.as_json), unit_(unit) {}
@@ -86,8 +87,8 @@ void text(const Flags& flags, Model& model, const std::optional<Tokenizer>& toke
   std::string loss = "loss", perplexity = "perplexity";
   const auto add = [&](const char* unit, int64_t count) {
     const char* comma = count == score.tokens && std::string(unit) == "token" ? "" : ",";
-    loss += strprintf("%s %.4f a %s", comma, per(count), unit);
-    perplexity += strprintf("%s %.4f a %s", comma, std::exp(per(count)), unit);
+    loss += strprintf("%s %.4f per %s", comma, per(count), unit);
+    perplexity += strprintf("%s %.4f per %s", comma, std::exp(per(count)), unit);
     result[std::string("nats_per_") + unit] = per(count);
     result[std::string("perplexity_per_") + unit] = std::exp(per(count));
   };
@@ -101,7 +102,7 @@ void text(const Flags& flags, Model& model, const std::optional<Tokenizer>& toke
     counts +=
         strprintf(", %lld bytes, %lld words", static_cast<long long>(score.bytes), static_cast<long long>(score.words));
   }
-  if (score.bytes > 0) loss += strprintf("; %.4f bits a byte", per(score.bytes) / std::log(2.0));
+  if (score.bytes > 0) loss += strprintf("; %.4f bits per byte", per(score.bytes) / std::log(2.0));
   print(flags, result,
         counts + strprintf(" in %lld windows of %d\n", static_cast<long long>(score.windows), T) + loss + "\n" +
             perplexity);
@@ -217,7 +218,7 @@ void evaluate(Flags& flags) {
   if (flags.lossy && !is_text && flags.task != "classify") {
     fail_usage("--lossy goes with --task text and classify, not with %s", flags.task.c_str());
   }
-  const LabelledSource columns;  // as they are if not given
+  const LabelledSource columns;  // the defaults
   if (flags.task != "classify" &&
       (flags.labelled.text_column != columns.text_column || flags.labelled.label_column != columns.label_column ||
        flags.labelled.header != columns.header)) {
@@ -231,7 +232,7 @@ void evaluate(Flags& flags) {
   }
   const bool shards = is_text && names_shards(flags.data);
   const std::string where = flags.tokenizer.empty() ? flags.model : flags.tokenizer;
-  std::optional<Tokenizer> tokenizer;  // bare shards do without
+  std::optional<Tokenizer> tokenizer;  // bare shards need none
   if (!shards || !flags.tokenizer.empty() || std::filesystem::exists(std::filesystem::path(where) / "tokenizer.json")) {
     tokenizer = Tokenizer::load(where);
     check_tokenizer(*tokenizer, shape, where);
@@ -272,7 +273,7 @@ int main(int argc, char** argv) {
   app.add_option(
          "--data", flags.data,
          "text: a text file, a folder of them, a .bin shard, a quoted glob or a .list of shards; otherwise a file of "
-         "questions, one JSON object a line, or of labelled texts (.tsv, .csv, .jsonl, a folder)")
+         "questions, one JSON object per line, or of labelled texts (.tsv, .csv, .jsonl, a folder)")
       ->required();
   app.add_option(
          "--task", flags.task,
@@ -282,7 +283,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--tokenizer", flags.tokenizer, "tokenizer file; default: the model directory's tokenizer.json");
   app.add_option("--stride", flags.stride,
-                 "text: tokens from one window to the next, each token scored once with as many before it as the "
+                 "text: tokens from one window to the next, each token scored once with as much context as the "
                  "window gives; 0: windows side by side")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24))
       ->capture_default_str();
@@ -296,12 +297,12 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 60))
       ->capture_default_str();
   app.add_flag("--activity", flags.activity,
-               "hellaswag: the activity before the context, WikiHow's marks taken out, as lm-evaluation-harness asks");
+               "hellaswag: the activity before the context, WikiHow's marks removed, as lm-evaluation-harness asks");
   app.add_option("--text-column", flags.labelled.text_column, "classify: the texts' column: a name, or a number from 1")
       ->capture_default_str();
   app.add_option("--label-column", flags.labelled.label_column, "classify: the labels' column")->capture_default_str();
   app.add_option("--header", flags.labelled.header,
-                 "classify: whether the first line names the columns; auto: if it looks so")
+                 "classify: whether the first line names the columns; auto: if it looks like names")
       ->check(CLI::IsMember({"auto", "yes", "no"}))
       ->capture_default_str();
   app.add_flag("--lossy", flags.lossy,

@@ -11,7 +11,7 @@
 namespace fs = std::filesystem;
 
 int main(int argc, char** argv) {
-  CLI::App app("Adds special tokens to a model's vocabulary. What the model makes of the old ones stays as it was.");
+  CLI::App app("Adds special tokens to a model's vocabulary. The model treats the old ones as before.");
   std::string from, to, init = "mean";
   std::vector<std::string> tokens;
   bool force = false;
@@ -24,10 +24,10 @@ int main(int argc, char** argv) {
                  "zeros")
       ->check(CLI::IsMember({"mean", "zeros"}))
       ->capture_default_str();
-  app.add_flag("--force", force, "write over what is there");
+  app.add_flag("--force", force, "overwrite what is there");
   return run_program(app, argc, argv, [&] {
     check_output_folder("--to", to);
-    if (fs::exists(to) && !fs::is_empty(to) && !force) fail("%s: is there already; --force writes over it", to.c_str());
+    if (fs::exists(to) && !fs::is_empty(to) && !force) fail("%s: exists already; --force overwrites it", to.c_str());
     const ModelConfig shape = read_model_config(from);
     const Tokenizer old = Tokenizer::load(from);
     check_tokenizer(old, shape, from);

@@ -35,7 +35,7 @@ void print_classes(const std::string& dir, const std::string& text, const Device
     print_text(strprintf("%.4f  ", static_cast<double>(probability[k])) + info.classes[k] + "\n");
   }
   if (length > static_cast<size_t>(T)) {
-    std::fprintf(stderr, "(the text has %zu tokens, of which the first %d were looked at)\n", length, T);
+    std::fprintf(stderr, "(the text has %zu tokens, of which only the first %d were used)\n", length, T);
   }
 }
 
@@ -43,7 +43,7 @@ struct Prompt {
   std::string text, tokenizer;  // tokenizer: a file; empty: the model directory's tokenizer
   bool ids = false;             // the text is token ids, and so is the output
   bool special = true;          // special tokens in the text are those tokens
-  bool keep_going = false;      // after the end of a text
+  bool keep_going = false;      // continue after the end of a text
 };
 
 std::vector<int32_t> parse_ids(const std::string& text) {
@@ -52,7 +52,7 @@ std::vector<int32_t> parse_ids(const std::string& text) {
     try {
       ids.push_back(std::stoi(text.substr(at), &used));
     } catch (const std::exception&) {
-      fail_usage("--ids: expected token ids set apart by spaces in --prompt, found '%s'", text.substr(at).c_str());
+      fail_usage("--ids: expected token ids separated by spaces in --prompt, found '%s'", text.substr(at).c_str());
     }
     while (at + used < text.size() && text[at + used] == ' ') ++used;
   }
@@ -135,16 +135,17 @@ int main(int argc, char** argv) {
   app.add_option("--top-p", config.sampler.top_p, "only the most likely tokens that together reach p")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  app.add_option("--slide", config.slide,
-                 "tokens that leave a full context together; those that stay are computed again, so more at a time is "
-                 "faster, and leaves less to go by")
+  app.add_option(
+         "--slide", config.slide,
+         "tokens that leave a full context together; the others are computed again, so larger is faster but leaves "
+         "less context")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   bool no_cache = false;
-  app.add_flag("--no-cache", no_cache, "keep no keys and values: every token computes the whole window again");
+  app.add_flag("--no-cache", no_cache, "keep no keys and values: every token recomputes the whole window");
   app.add_option("--seed", seed, "same seed, same text; default: a new one each time");
   app.add_flag("--greedy", greedy, "always the most likely token");
-  app.add_flag("--keep-going", prompt.keep_going, "go on after the end of a text");
+  app.add_flag("--keep-going", prompt.keep_going, "continue after the end of a text");
   app.add_flag("--ids", prompt.ids, "prompt and output are token ids: needs no tokenizer")->excludes(markers);
   add_device_flags(app, device, true);
 

@@ -1,7 +1,7 @@
 // Writes the built-in corpus: small stories whose entropy is known (llm/corpora/stories.h, docs/stories.md).
 //
-// FILE holds [story]<|endoftext|>[story]<|endoftext|>..., each story ending with a newline of its own. Beside it,
-// FILE.entropy.json holds the floor: no model's mean loss on such stories is below it.
+// FILE holds [story]<|endoftext|>[story]<|endoftext|>..., each story ending with its own newline. FILE.entropy.json,
+// next to it, holds the floor: no model's mean loss on such stories is below it.
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -60,17 +60,17 @@ void write_to_file(const fs::path& path, uint64_t seed, uint64_t bytes) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Writes small English stories from a grammar of known entropy, and that entropy beside them.");
+  CLI::App app("Writes small English stories from a grammar of known entropy, and that entropy next to them.");
   std::string out = "stories.txt";
   uint64_t bytes = 8'000'000, seed = 0;
-  app.add_option("--out", out, "file to write, with FILE.entropy.json beside it; - is standard output")
+  app.add_option("--out", out, "file to write, with FILE.entropy.json next to it; - is standard output")
       ->capture_default_str();
-  app.add_option("--bytes", bytes, "least size; the last story is whole (K, M, G: thousands, millions, ...)")
+  app.add_option("--bytes", bytes, "minimum size; the last story is whole (K, M, G: thousands, millions, ...)")
       ->capture_default_str()
       ->transform(CLI::AsSizeValue(true));
-  app.add_option("--seed", seed, "another seed makes other stories")->capture_default_str();
+  app.add_option("--seed", seed, "a different seed makes different stories")->capture_default_str();
   return run_program(app, argc, argv, [&] {
-    if (out.empty()) fail_usage("--out: a file's name is expected, found an empty one");
+    if (out.empty()) fail_usage("--out: expected a file name, found an empty one");
     if (bytes < 1 || bytes > 1'000'000'000'000) {
       fail_usage("--bytes: expected 1 to 1000G, found %llu", static_cast<unsigned long long>(bytes));
     }

@@ -1,4 +1,4 @@
-// Finds rows of a data set that say nearly the same, and writes it without them.
+// Finds near-duplicate rows of a data set, and writes it without them.
 //   build/near_duplicates --data instructions.json --field instruction --out unique.json
 #include <cstdio>
 
@@ -10,7 +10,7 @@
 #include "llm/support/json.h"
 
 int main(int argc, char** argv) {
-  CLI::App app("Finds rows that say nearly the same: cosine of their character 1- to 3-grams, weighted by TF-IDF.");
+  CLI::App app("Finds near-duplicate rows: cosine of their character 1- to 3-grams, weighted by TF-IDF.");
   std::string data, out;
   std::vector<std::string> fields;
   double threshold = 0.9;
@@ -18,12 +18,12 @@ int main(int argc, char** argv) {
   bool quiet = false;
   app.add_option(
          "--data", data,
-         "a JSON array of objects (.json), one object a line (.jsonl), columns with a line of names (.tsv, .csv), "
+         "a JSON array of objects (.json), one object per line (.jsonl), columns with a line of names (.tsv, .csv), "
          "or bare lines")
       ->required();
   app.add_option("--field", fields,
-                 "compare these fields or columns only; may be repeated; default: all text of a row");
-  app.add_option("--threshold", threshold, "a pair's cosine is above it")->capture_default_str();
+                 "compare only these fields or columns; may be repeated; default: all text of a row");
+  app.add_option("--threshold", threshold, "pairs have a cosine above it")->capture_default_str();
   app.add_option("--out", out, "write the rows without the later one of each pair, in the same format");
   app.add_flag("--quiet", quiet, "only the counts, not each pair");
   app.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 1024));

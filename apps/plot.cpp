@@ -1,4 +1,4 @@
-// Draws what a run wrote down, or what a model looks at, as a picture (SVG).
+// Draws a run's metrics, or a model's attention, as a picture (SVG).
 //   build/plot loss --run runs/stories --out loss.svg
 //   build/plot accuracy --run runs/sms-spam --out accuracy.svg
 //   build/plot metrics --run runs/stories --field grad_norm --out norm.svg
@@ -53,7 +53,7 @@ std::string joined(const std::map<std::string, size_t>& names) {
 
 // ---- curves --------------------------------------------------------------------------------------------------------
 
-// What else the steps are: tokens where each takes as many, else epochs; nothing if the run does not say.
+// A second unit for the steps: tokens if each step takes the same number, else epochs; none if the run has neither.
 ScaleAbove scale_above(const Metrics& metrics) {
   const double tokens = metrics.batch_tokens;
   double epochs = 0, last = 0;
@@ -71,12 +71,12 @@ ScaleAbove scale_above(const Metrics& metrics) {
   return {};
 }
 
-// A number that a run may have, and what it is called.
+// A number that a run may have, and its label.
 struct Field {
   const char *key, *name;
 };
 
-// Of each run all the fields that it has; throws Error for a run that has none of them.
+// For each run all the fields that it has; throws Error for a run that has none of them.
 std::vector<Curve> curves_of(const std::vector<Metrics>& runs, std::span<const Field> fields, const std::string& x,
                              double scale, const char* what) {
   std::vector<Curve> curves;
@@ -108,7 +108,7 @@ void plot_loss(const PlotFlags& flags) {
   ScaleAbove above = scale_above(runs[0]);
   for (const Metrics& run : runs) {
     const ScaleAbove other = scale_above(run);
-    if (other.label != above.label || other.per_x != above.per_x) above = {};  // no one scale is right for all
+    if (other.label != above.label || other.per_x != above.per_x) above = {};  // no single scale is right for all
   }
   write_picture(curves_svg(title_or(flags, "Loss"), "step", "loss (nats)", curves, above), flags.out);
 }
@@ -143,13 +143,13 @@ void plot_metrics(const PlotFlags& flags) {
 
 // ---- schedule ------------------------------------------------------------------------------------------------------
 
-// The trainers' flags that a learning rate comes from.
+// The trainers' flags that determine a learning rate.
 void add_schedule_flags(CLI::App& app, TrainConfig& config) {
   const std::set<std::string_view> names = {"model", "steps", "lr", "min-lr", "start-lr", "warmup-steps", "schedule"};
   for_each_flag(config, [&](Flag flag, auto& field) {
     const std::string_view name = flag.name;
     if (!names.contains(name)) return;
-    // There is no data here, so neither --epochs nor a model directory would say how long.
+    // Without data, neither --epochs nor a model directory gives the length.
     if (name == "model") flag.help = "a preset, for its steps and rate; another model needs --steps and --lr";
     if (name == "steps") flag.help = "optimizer steps; 0: the preset's";
     flag.group = "Schedule";
@@ -158,18 +158,18 @@ void add_schedule_flags(CLI::App& app, TrainConfig& config) {
 }
 
 void plot_schedule(PlotFlags& flags) {
-  constexpr int64_t kPoints = 390;  // of as many, curves_svg() draws each
+  constexpr int64_t kPoints = 390;  // curves_svg() draws each of this many
   TrainConfig& c = flags.train;
   validate(c);
   if (const ModelPreset* preset = find_preset(c.model)) {
     if (c.lr == 0) c.lr = preset->lr;
     if (c.steps == 0) c.steps = preset->steps;
   } else if (c.lr == 0 || c.steps == 0) {
-    fail_usage("--model %s is no preset, which would say how long and at which rate: give --steps and --lr",
+    fail_usage("--model %s is not a preset, which would set the steps and the rate: give --steps and --lr",
                c.model.c_str());
   }
   if (c.warmup_steps < 0) c.warmup_steps = default_warmup_steps(c.steps);
-  validate(c);  // now that what contradicts one another is known
+  validate(c);  // again, now that all values are known
   const Schedule schedule{c.schedule, c.lr, c.min_lr, c.warmup_steps, c.steps, c.start_lr};
   std::set<int64_t> steps = {std::max<int64_t>(c.warmup_steps - 1, 0), std::min(c.warmup_steps, c.steps - 1)};
   const int64_t n = std::min(c.steps, kPoints);
@@ -208,7 +208,7 @@ void plot_attention(const PlotFlags& flags) {
   const std::vector<int32_t> ids = tokenizer->encode(flags.prompt, Special::parsed);
   const size_t most = std::min(kMostTokens, static_cast<size_t>(shape.max_seq_len));
   if (ids.empty() || ids.size() > most) {
-    fail_usage("--prompt is of %zu tokens, expected 1 to %zu", ids.size(), most);
+    fail_usage("--prompt has %zu tokens, expected 1 to %zu", ids.size(), most);
   }
   const int T = static_cast<int>(ids.size());
   CpuModel<float> model(shape, false, {.trainable = trains_nothing(shape)});
@@ -235,7 +235,7 @@ void plot_attention(const PlotFlags& flags) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Draws what a run wrote down, or what a model looks at, as a picture (SVG).");
+  CLI::App app("Draws a run's metrics, or a model's attention, as a picture (SVG).");
   PlotFlags flags;
   app.require_subcommand(1);
   CLI::App* loss = app.add_subcommand("loss", "training and validation loss over the steps");
@@ -243,18 +243,20 @@ int main(int argc, char** argv) {
       app.add_subcommand("accuracy", "a classifier's training and validation accuracy over the epochs");
   CLI::App* metrics = app.add_subcommand("metrics", "any numbers of a run's metrics.jsonl as curves");
   CLI::App* schedule = app.add_subcommand("schedule", "the learning rate over the steps, by the trainers' flags");
-  CLI::App* attention = app.add_subcommand("attention", "how much of each token each other one gets");
+  CLI::App* attention = app.add_subcommand("attention", "how much each token attends to each other one");
   for (CLI::App* command : {loss, accuracy, metrics}) {
     command->add_option("--run", flags.runs, "a run's folder, or its metrics.jsonl; may be repeated")->required();
   }
   metrics->add_option("--field", flags.fields, "what to draw: loss, val_loss, lr ...; may be repeated")
       ->capture_default_str();
-  metrics->add_option("--x", flags.x, "over what")->capture_default_str();
+  metrics->add_option("--x", flags.x, "the number on the x axis")->capture_default_str();
   add_schedule_flags(*schedule, flags.train);
   attention->add_option("--model", flags.model, "model directory with a tokenizer")->required();
   attention->add_option("--prompt", flags.prompt, "what the model reads")->required();
-  attention->add_option("--layer", flags.layer, "0 is the first")->check(CLI::Range(0, 1 << 30))->capture_default_str();
-  attention->add_option("--head", flags.head, "0 is the first; default: all of the layer, side by side")
+  attention->add_option("--layer", flags.layer, "layer to draw; 0 is the first")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  attention->add_option("--head", flags.head, "head to draw; 0 is the first; default: all of the layer, side by side")
       ->check(CLI::Range(0, 1 << 30));
   const std::pair<CLI::App*, void (*)(PlotFlags&)> commands[] = {{loss, [](PlotFlags& f) { plot_loss(f); }},
                                                                  {accuracy, [](PlotFlags& f) { plot_accuracy(f); }},
@@ -262,7 +264,7 @@ int main(int argc, char** argv) {
                                                                  {schedule, plot_schedule},
                                                                  {attention, [](PlotFlags& f) { plot_attention(f); }}};
   for (const auto& [command, draw] : commands) {
-    command->add_option("--title", flags.title, "above the picture");
+    command->add_option("--title", flags.title, "title above the picture");
     command->add_option("--out", flags.out, "the SVG file to write")->required();
   }
   return run_program(app, argc, argv, [&] {

@@ -23,7 +23,7 @@ struct Flags {
   int threads = 0;
 };
 
-// As a shell's redirection has it.
+// All of standard input, as a shell redirects it.
 std::string read_stdin() {
   std::string text;
   char buffer[1 << 16];
@@ -42,7 +42,7 @@ void print(std::string_view text) {
   }
 }
 
-// As read_corpus() has a file: UTF-8, or made so if `lossy`.
+// Like a file by read_corpus(): UTF-8, or made so if `lossy`.
 std::string as_utf8(std::string text, const char* where, bool lossy) {
   const size_t bad = find_invalid_utf8(text);
   if (bad == std::string::npos) return text;
@@ -51,7 +51,7 @@ std::string as_utf8(std::string text, const char* where, bool lossy) {
        static_cast<unsigned char>(text[bad]), bad);
 }
 
-// To standard error, which no one takes for ids.
+// To standard error, so that it is not mistaken for ids.
 void say_if_fewer(const std::string& name, const Tokenizer& tokenizer) {
   const std::string why = why_fewer_tokens(name, tokenizer);
   if (!why.empty()) std::fprintf(stderr, "%s\n", why.c_str());
@@ -182,21 +182,21 @@ int main(int argc, char** argv) {
   add_tokenizer(shard_command);
   add_data(shard_command)->required();
   shard_command->add_option("--out", flags.out, "the folder to write into")->required()->type_name("DIR");
-  shard_command->add_option("--val-fraction", flags.val_fraction, "share of the characters, at the end, for validation")
+  shard_command
+      ->add_option("--val-fraction", flags.val_fraction, "share of the characters, from the end, for validation")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   add_threads(shard_command);
 
   CLI::App* clean_command = app.add_subcommand(
-      "clean",
-      "Make one clean text of a folder of books: no licences, one blank line at a time, joined by <|endoftext|>.");
+      "clean", "Make one clean text from a folder of books: no licences, single blank lines, joined by <|endoftext|>.");
   clean_command->add_option("--in", flags.data, "the folder; every .txt, .md and .text file below it")
       ->required()
       ->type_name("DIR");
   clean_command->add_option("--out", flags.out, "the file to write")->required()->type_name("FILE");
   clean_command
       ->add_option("--min-ascii", flags.min_ascii,
-                   "leave out files with a smaller share of ASCII characters: other scripts; 0: none")
+                   "leave out files with a smaller share of ASCII characters (other scripts); 0: keep all")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
 

@@ -137,8 +137,8 @@ test_overwriting() {
   make_model
   expect_ok "$convert" --from "$TMP/model" --to "$TMP/copy"
   before=$(cksum "$TMP/m.bin" "$TMP/copy"/*)
-  expect_error 1 "m.bin: is there already; --force" "$convert" --from "$TMP/model" --to "$TMP/m.bin"
-  expect_error 1 "copy: is there already; --force" "$convert" --from "$TMP/m.bin" --to "$TMP/copy"
+  expect_error 1 "m.bin: exists already; --force" "$convert" --from "$TMP/model" --to "$TMP/m.bin"
+  expect_error 1 "copy: exists already; --force" "$convert" --from "$TMP/m.bin" --to "$TMP/copy"
   expect_error 1 "expected a folder, found a file" "$convert" --from "$TMP/m.bin" --to "$TMP/m.bin" --format hf --force
   expect_error 2 "expected a file for llm.c's format" "$convert" --from "$TMP/m.bin" --to "$TMP/copy" --format llmc-fp32 --force
   [ "$before" = "$(cksum "$TMP/m.bin" "$TMP/copy"/*)" ] || die "a refused conversion changed its target"

@@ -57,8 +57,8 @@ test_text() {
   make_mute
   expect_ok "$evaluate" --model $model --data some.txt
   expect_output '^379 tokens, 379 bytes, 59 words in 12 windows of 32$'
-  expect_output '^loss 0\.[0-9]+ a token, 0\.[0-9]+ a byte, [0-9.]+ a word; 0\.[0-9]+ bits a byte$'
-  expect_output '^perplexity 1\.[0-9]+ a token'
+  expect_output '^loss 0\.[0-9]+ per token, 0\.[0-9]+ per byte, [0-9.]+ per word; 0\.[0-9]+ bits per byte$'
+  expect_output '^perplexity 1\.[0-9]+ per token'
   expect_output '^379 of 379 tokens$'
   expect_ok "$evaluate" --model $model --data some.txt --json
   plain=$(value nats_per_token)
@@ -88,7 +88,7 @@ test_text() {
   expect_output '^99 tokens'
   expect_ok "$evaluate" --model mute --data 'shards/tr*.bin'
   expect_output '^379 tokens in 12 windows of 32$'
-  expect_output '^loss 0\.[0-9]+ a token$'
+  expect_output '^loss 0\.[0-9]+ per token$'
 }
 
 # Questions with choices, and last words.

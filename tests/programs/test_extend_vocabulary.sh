@@ -22,7 +22,7 @@ test_smoke() {
   expect_ok "$extend_vocabulary" --model $model --add-tokens '[INST]' '[/INST]' --to brackets
   expect_output "^$ids  \[INST\]$"
   expect_output "^$((ids + 1))  \[/INST\]$"
-  expect_error 1 'chat: is there already' "$extend_vocabulary" --model $model --add-tokens '<x>' --to chat
+  expect_error 1 'chat: exists already' "$extend_vocabulary" --model $model --add-tokens '<x>' --to chat
   expect_ok "$extend_vocabulary" --model $model --add-tokens '<x>' --init zeros --to chat --force
   expect_output "vocabulary $((ids + 1))"
   expect_error 2 'model is required' "$extend_vocabulary" --add-tokens '<x>' --to y

@@ -88,7 +88,7 @@ test_refused() {
   expect_error 2 '--warmup-steps 30000 is more than --steps 20000' "$plot" schedule --model gpt2 --warmup-steps 30000 --out no.svg
   expect_error 2 '--min-lr 1 is above --lr' "$plot" schedule --min-lr 1 --out no.svg
   expect_error 2 '--schedule is .sine., expected one of' "$plot" schedule --schedule sine --out no.svg
-  expect_error 2 '--model nowhere is no preset' "$plot" schedule --model nowhere --steps 5 --out no.svg
+  expect_error 2 '--model nowhere is not a preset' "$plot" schedule --model nowhere --steps 5 --out no.svg
   expect_error 2 '--dropout' "$plot" schedule --dropout 0.5 --out no.svg
   expect_error 1 'nothing' "$plot" metrics --run nothing --out no.svg
   : >empty.jsonl
@@ -98,8 +98,8 @@ test_refused() {
   expect_error 1 'nowhere/no.svg' "$plot" metrics --run run --out nowhere/no.svg
   expect_error 2 '--layer 2: the model has 2, 0 to 1' "$plot" attention --model run/latest --prompt One --layer 2 --out no.svg
   expect_error 2 '--head 2: the model has 2, 0 to 1' "$plot" attention --model run/latest --prompt One --head 2 --out no.svg
-  expect_error 2 '--prompt is of 0 tokens, expected 1 to 32' "$plot" attention --model run/latest --prompt '' --out no.svg
-  expect_error 2 '--prompt is of 44 tokens' "$plot" attention --model run/latest --prompt "$(printf '%044d' 0)" --out no.svg
+  expect_error 2 '--prompt has 0 tokens, expected 1 to 32' "$plot" attention --model run/latest --prompt '' --out no.svg
+  expect_error 2 '--prompt has 44 tokens' "$plot" attention --model run/latest --prompt "$(printf '%044d' 0)" --out no.svg
   expect_error 1 'run' "$plot" attention --model run --prompt One --out no.svg
   expect_error 2 '--layer' "$plot" attention --model run/latest --prompt One --layer -1 --out no.svg
   expect_error 2 '--out is required' "$plot" metrics --run run

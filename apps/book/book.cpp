@@ -1,10 +1,10 @@
 // The figures of "Build a Large Language Model (From Scratch)" (S. Raschka), chapters 2 to 5 and appendices A and D,
-// that follow from its text and its seeds alone: computed by wrought and held against what the book reports, letter
-// for letter, losses to 1e-5; and appendix A's training by two processes beside the same by one. docs/book has a page
-// for each chapter.
+// that follow from just its text and its seeds: computed by wrought and compared with what the book reports, letter for
+// letter, losses to 1e-5; and appendix A's training by two processes compared with one. docs/book has a page for each
+// chapter.
 //   make book                                     downloads the text and GPT-2's vocabulary, runs everything
 //   build/book --text the-verdict.txt --quick     without chapter 5's training, which takes minutes
-//   build/book --chapter 4 --chapter A            those two alone
+//   build/book --chapter 4 --chapter A            only those two
 // Exit code 1 if a figure differs.
 #include <algorithm>
 #include <cmath>
@@ -34,26 +34,26 @@ namespace {
 namespace fs = std::filesystem;
 using Ids = std::vector<int32_t>;
 
-constexpr uint64_t kSeed = 123;                               // the book's, everywhere
+constexpr uint64_t kSeed = 123;                               // the book's seed, everywhere
 constexpr const char* kVerdictChecksum = "6ce9d6dfc5d3c445";  // file_checksum() of the-verdict.txt, 20,479 bytes
-constexpr int kBatch = 2, kContext = 256;                     // of chapter 5
+constexpr int kBatch = 2, kContext = 256;                     // chapter 5's
 
 // ---- the table ------------------------------------------------------------------------------------------------------
 
-// One line a figure, printed as soon as it is known.
+// One line per figure, printed as soon as it is known.
 class Table {
  public:
   static void chapter(const std::string& name) { std::printf("\n%s\n", name.c_str()); }
 
-  // Passes if compute() says what the book says, letter for letter. `why_not`, if not empty, says why it cannot be
-  // computed here.
+  // Passes if compute() returns what the book prints, letter for letter. `why_not`, if not empty, says why the figure
+  // cannot be computed here.
   template <class Compute>
   void figure(const std::string& what, const std::string& book, const std::string& why_not, Compute&& compute) {
     if (!why_not.empty()) return left_out(what, book, why_not);
     const std::string ours = compute();
     judged(what, book, ours, ours == book);
   }
-  // Passes within 1e-5 of all the digits that the book prints: what fp32 in another order of sums may differ by.
+  // Passes within 1e-5 of all the digits that the book prints: fp32 sums in another order may differ by that.
   template <class Compute>
   void loss(const std::string& what, double book, const std::string& why_not, Compute&& compute) {
     if (!why_not.empty()) return left_out(what, strprintf("%.6f", book), why_not);
@@ -123,9 +123,9 @@ struct Windows {
 };
 
 struct Book {
-  std::string text;                    // the-verdict, or whatever was given
+  std::string text;                    // the-verdict, or the text given
   std::optional<Tokenizer> tokenizer;  // GPT-2's
-  std::string no_text, no_tokens;      // why what needs the text, or GPT-2's ids of it, cannot be; "": it can
+  std::string no_text, no_tokens;      // why figures that need the text, or its GPT-2 ids, are left out; or ""
   std::string no_tokenizer;
   Windows train, val;  // the first 90 % of the text's characters, and the rest
 };
@@ -154,7 +154,7 @@ Book open_book(const std::string& text_path, const std::string& tokenizer) {
   return book;
 }
 
-// The book's GPT: GPT-2's shape, but a head of its own and no bias for queries, keys and values.
+// The book's GPT: GPT-2's shape, but with a separate head and no bias for queries, keys and values.
 ModelConfig book_config(int context, int layers = 12, int heads = 12, int channels = 768) {
   ModelConfig config{context, 50257, layers, heads, channels};
   config.tied_head = config.qkv_bias = false;
@@ -165,7 +165,7 @@ int64_t parameters(const ModelConfig& config) { return num_parameters(param_tabl
 
 using Block = BlockParams<float>;
 
-// Of these tensors of a block.
+// The number of parameters in these tensors of a block.
 int64_t block_parameters(const ModelConfig& config, const std::vector<float * Block::*>& fields) {
   int64_t n = 0;
   Params<float> p;
@@ -175,7 +175,7 @@ int64_t block_parameters(const ModelConfig& config, const std::vector<float * Bl
   return n;
 }
 
-// Mean over the first batches (of all: -1) in that order of the windows; dropout is off.
+// Mean loss over the first `batches` (-1: all) with the windows in that order; dropout is off.
 double mean_loss(Model& model, const Windows& windows, const std::vector<int64_t>& order, int64_t batches = -1) {
   double sum = 0;
   int64_t n = 0;
@@ -314,7 +314,7 @@ void chapter_4(Table& table) {
   table.figure("KV cache: 20 tokens more, and without it", "identical", "", [] {
     const auto model = make_cpu_model(book_config(1024), false);
     init_weights_book(*model, kSeed);
-    const Ids cached = most_likely(*model, {15496, 11, 314, 716}, 20, 16);  // a window that is full after 12
+    const Ids cached = most_likely(*model, {15496, 11, 314, 716}, 20, 16);  // the window is full after 12
     const Ids computed = most_likely(*model, {15496, 11, 314, 716}, 20, 16, false);
     return cached == computed ? std::string("identical") : joined(cached) + " | " + joined(computed);
   });
@@ -337,7 +337,7 @@ std::string draws(float temperature, const Ids& shown) {
   return joined(picked, " / ");
 }
 
-// The share of all coins that gives each token, for the tokens that any gives.
+// For each token that any coin gives, the share of all coins that give it.
 std::vector<double> shares(const std::vector<float>& logits, int top_k) {
   constexpr int coins = 200'000;
   SamplerConfig config;
@@ -386,8 +386,8 @@ void untrained(Table& table, const Book& book) {
 }
 
 // Ten epochs over the text. The windows come in the book's order: its loaders draw from the generator that the weights
-// were drawn from, once for each pass over one, and once more for the shuffling where there is any. Dropout's masks are
-// ours, as the book's are those of its device; so the losses are near the book's and not equal to them.
+// were drawn from, once for each pass over a loader, and once more if it shuffles. Dropout's masks are ours, as the
+// book's masks depend on its device; so the losses are near those of the book but not equal.
 void pretraining(Table& table, const Book& book) {
   constexpr int epochs = 10, eval_every = 5, eval_batches = 5;
   constexpr float dropout = 0.1f;
@@ -472,7 +472,7 @@ void chapter_5(Table& table, const Book& book, const std::string& gpt2, bool qui
 
 void appendix_a(Table& table, const Book& book) {
   Table::chapter("Appendix A: PyTorch");
-  // Whatever goes wrong with files and processes is this row's.
+  // Any error with files and processes becomes this row's result.
   const auto row = [&](const std::string& what, const std::string& there, Outcome (*compute)(const std::string&)) {
     Outcome here;
     try {
@@ -516,7 +516,7 @@ int main(int argc, char** argv) {
   app.add_option("--tokenizer", tokenizer, "GPT-2's vocabulary: gpt2 (from data/ or $WROUGHT_DATA), a file or folder")
       ->capture_default_str();
   app.add_option("--gpt2", gpt2, "model directory with OpenAI's weights, 124M or 1558M, for two more rows");
-  app.add_flag("--quick", quick, "leave chapter 5's training out, which takes minutes");
+  app.add_flag("--quick", quick, "leave out chapter 5's training, which takes minutes");
   app.add_option("--chapter", chapters, "2, 3, 4, 5, A or D; may be repeated; default: all")
       ->check(CLI::IsMember({"2", "3", "4", "5", "A", "D"}));
   app.add_option("--threads", threads, "0: all cores")->check(CLI::Range(0, 4096));

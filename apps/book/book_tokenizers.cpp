@@ -27,7 +27,7 @@ std::vector<std::string_view> split_words(std::string_view text) {
   constexpr std::string_view marks = ",.:;?_!\"()'";
   const CharClasses& classes = CharClasses::get();
   std::vector<std::string_view> words;
-  size_t begin = 0;  // of the word in progress
+  size_t begin = 0;  // start of the word in progress
   const auto cut = [&](size_t i, size_t length, bool keep) {
     if (i > begin) words.push_back(text.substr(begin, i - begin));
     if (keep) words.push_back(text.substr(i, length));
@@ -83,7 +83,7 @@ uint64_t pair_of(int32_t left, int32_t right) {
   return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
 }
 
-// Calls visit(piece) for what is encoded on its own: a word with the space before it, each other space, each line
+// Calls visit(piece) for each separately encoded piece: a word with the space before it, each other space, each line
 // break.
 template <class Visit>
 void for_each_piece(std::string_view text, Visit&& visit) {
@@ -131,7 +131,7 @@ struct Piece {
   int64_t count = 0;
 };
 
-// The pair that occurs most often, of equals the one that is first in the text; false if there is none.
+// The most frequent pair, of equals the first in the text; false if there is none.
 bool most_frequent(const std::vector<Piece>& pieces, int32_t pair[2]) {
   struct Count {
     int64_t n = 0, place = 0;
@@ -155,7 +155,7 @@ bool most_frequent(const std::vector<Piece>& pieces, int32_t pair[2]) {
   return best.n > 0;
 }
 
-// One pass from left to right: merged(left, right) is the id of the pair, or -1. Whether anything merged.
+// One pass from left to right: merged(left, right) is the id of the pair, or -1. Returns whether anything merged.
 template <class Merged>
 bool merge_pass(std::vector<int32_t>& ids, Merged&& merged) {
   size_t made = 0;
@@ -177,7 +177,7 @@ SimpleBpe::SimpleBpe(std::string_view text, int size) {
          static_cast<unsigned char>(text[bad]));
   }
   std::unordered_map<std::string, size_t> places;
-  std::vector<std::string> spellings;  // of the distinct pieces, in the order of the text
+  std::vector<std::string> spellings;  // the distinct pieces, in the order of the text
   std::vector<Piece> pieces;
   std::set<std::string> characters = {std::string(kSpace)};
   for_each_piece(text, [&](const std::string& piece) {
@@ -203,7 +203,7 @@ SimpleBpe::SimpleBpe(std::string_view text, int size) {
   }
   add(std::string(kEndOfText));
   if (size < this->size())
-    fail_usage("a vocabulary of %d ids: the characters and %s alone are %d", size, kEndOfText.data(), this->size());
+    fail_usage("a vocabulary of %d ids: just the characters and %s are %d", size, kEndOfText.data(), this->size());
 
   for (size_t i = 0; i < pieces.size(); ++i) pieces[i].ids = character_ids(spellings[i]);
   int32_t pair[2] = {};

@@ -1,6 +1,6 @@
-// The two tokenizers that chapter 2 of "Build a Large Language Model (From Scratch)" builds before it takes GPT-2's:
-// ids of whole words, and byte-pair encoding in its simplest form. For the book's figures (apps/book/book.cpp); what
-// trains models is tokenizer.h.
+// The two tokenizers that chapter 2 of "Build a Large Language Model (From Scratch)" builds before it turns to that of
+// GPT-2: ids of whole words, and byte-pair encoding in its simplest form. Only for the book's figures
+// (apps/book/book.cpp); models are trained with tokenizer.h.
 #pragma once
 
 #include <cstdint>
@@ -33,14 +33,14 @@ class WordTokenizer {
 
 // ---- byte-pair encoding ---------------------------------------------------------------------------------------------
 
-// It differs from tokenizer.h's in that it merges characters (the ids of the first 256 are their code points) and not
-// bytes; cuts the text at spaces and line breaks alone; breaks ties in favour of the pair that comes first in the text;
-// goes on while any pair is left; and encodes by passes from left to right that merge whatever can merge, not the
+// It differs from BPE in tokenizer.h: it merges characters (the ids of the first 256 are their code points), not bytes;
+// cuts the text only at spaces and line breaks; breaks ties in favour of the pair that comes first in the text;
+// continues while any pair is left; and encodes by passes from left to right that merge all that can merge, not the
 // merge learnt first. A space before a word is written as U+0120; other white space is dropped.
 class SimpleBpe {
  public:
   // Trains to `size` ids, <|endoftext|> among them: 256 characters, the text's others, <|endoftext|>, merges. Time
-  // grows with merges times text: for texts of some 100 kB. Throws UsageError if the characters alone are more.
+  // grows with merges times text: for texts of some 100 kB. Throws UsageError if the characters already exceed that.
   SimpleBpe(std::string_view text, int size);
   // Throws Error for a character that is not in the vocabulary.
   std::vector<int32_t> encode(std::string_view text) const;
@@ -52,6 +52,6 @@ class SimpleBpe {
   std::vector<int32_t> character_ids(std::string_view piece) const;
 
   std::vector<std::string> tokens_;               // by id
-  std::unordered_map<std::string, int32_t> ids_;  // of two tokens of one spelling, the later
+  std::unordered_map<std::string, int32_t> ids_;  // of two tokens with the same spelling, the later
   std::unordered_map<uint64_t, int32_t> merges_;  // the pair's ids, 32 bits each
 };

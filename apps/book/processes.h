@@ -1,5 +1,5 @@
-// Appendix A of the book by its own means: the data shared out to two processes, and their gradients averaged. Of
-// book.cpp.
+// Appendix A of the book, by wrought's means: the data shared out to two processes, and their gradients averaged. Part
+// of book.cpp.
 #pragma once
 
 #include <fcntl.h>
@@ -26,14 +26,14 @@
 #include "llm/support/file.h"
 #include "llm/text/dataloader.h"
 
-// What a row says.
+// The content of a row.
 struct Outcome {
   std::string ours;
   bool pass = false;
-  std::string why_not = {};  // "skipped: ...": it cannot be computed here
+  std::string why_not = {};  // "skipped: ..." if it cannot be computed here
 };
 
-// A folder for files that nobody wants to keep.
+// A folder for files that are not kept.
 class ScratchFolder {
  public:
   ScratchFolder() {
@@ -57,7 +57,7 @@ class ScratchFolder {
 // ---- the data ------------------------------------------------------------------------------------------------------
 
 // Counts where the windows of three shuffled epochs over a text's bytes go. Each byte is replaced by its position, so
-// that a window says where it is from, also if the text has it twice.
+// that a window shows where it is from even if the text has it twice.
 inline Outcome windows_shared_out(const std::string& text) {
   constexpr int B = 2, T = 100, ranks = 2, epochs = 3;  // of the-verdict's 20,479 bytes all 204 windows fill batches
   const int64_t windows = (static_cast<int64_t>(text.size()) - 1) / T;
@@ -71,12 +71,12 @@ inline Outcome windows_shared_out(const std::string& text) {
   std::array<DataLoader, ranks> loaders = {
       DataLoader(TokenSequence::open(shard.string()), LoaderConfig{B, T, 0, true, 123, 0, ranks, true}),
       DataLoader(TokenSequence::open(shard.string()), LoaderConfig{B, T, 0, true, 123, 1, ranks, true})};
-  std::array<int64_t, ranks> dealt{};  // in an epoch
+  std::array<int64_t, ranks> dealt{};  // per epoch
   for (int epoch = 0; epoch < epochs; ++epoch) {
     std::vector<int> times(static_cast<size_t>(windows));
     dealt.fill(0);
     const int64_t batches = loaders[0].batches_per_epoch();
-    for (int64_t k = 0; k < batches; ++k) {  // they take turns, on into the next epoch
+    for (int64_t k = 0; k < batches; ++k) {  // the ranks take turns, also across epochs
       const size_t rank = static_cast<size_t>((epoch * batches + k) % ranks);
       const Batch& batch = loaders[rank].next();
       for (size_t at = 0; at < batch.inputs.size(); at += T) {
@@ -86,7 +86,7 @@ inline Outcome windows_shared_out(const std::string& text) {
     }
     const auto twice = std::count_if(times.begin(), times.end(), [](int n) { return n > 1; });
     const auto to_none = std::count(times.begin(), times.end(), 0);
-    // Those that fill no batch are left out; of an odd number of batches one has one more.
+    // Windows that fill no batch are left out; with an odd number of batches one rank has one more.
     if (twice > 0 || to_none != windows % B || std::abs(dealt[0] - dealt[1]) > (batches % ranks) * B) {
       return {strprintf("epoch %d: %lld and %lld of %lld, %lld twice, %lld to none", epoch,
                         static_cast<long long>(dealt[0]), static_cast<long long>(dealt[1]),
@@ -113,11 +113,11 @@ inline bool on_path(const std::string& program) {
   return false;
 }
 
-// Runs a program, for two minutes at most; what it prints goes into the file `log`. "": it went well; otherwise what it
-// said in the end.
+// Runs a program, for two minutes at most; its output goes into the file `log`. Returns "" if it succeeded, otherwise
+// its last words.
 inline std::string run_program_apart(std::vector<std::string> command, const std::filesystem::path& log) {
   constexpr std::chrono::seconds patience(120), farewell(5);
-  // OpenMPI's mpirun does not work for root, which a container's only user often is, unless it is told so twice.
+  // OpenMPI's mpirun does not work for root, often a container's only user, unless allowed to twice.
   std::vector<std::string> added = {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"};
   std::vector<char*> arguments, environment;
   for (std::string& word : command) arguments.push_back(word.data());
@@ -156,7 +156,7 @@ inline std::string run_program_apart(std::vector<std::string> command, const std
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return "";
 
-  // Its last line; but mpirun has a paragraph of its own after the program's error.
+  // Its last line; but mpirun adds its own paragraph after the program's error.
   std::string last = "it ended without a word", said;
   const MappedFile printed(log);
   std::string_view rest = printed.text();
@@ -169,7 +169,7 @@ inline std::string run_program_apart(std::vector<std::string> command, const std
   return said.empty() ? last : said;
 }
 
-// Of the steps in a run's metrics.jsonl.
+// The losses of the steps in a run's metrics.jsonl.
 inline std::vector<double> losses_of(const std::filesystem::path& run) {
   std::vector<double> losses;
   const MappedFile file(run / "metrics.jsonl");
@@ -184,12 +184,12 @@ inline std::vector<double> losses_of(const std::filesystem::path& run) {
 }
 
 // Trains a small model on the text twice: by one process, and by two with half of every batch each. Passes if no loss
-// differs by more than 1e-5: what fp32 in another order of sums may differ by.
+// differs by more than 1e-5: fp32 sums in another order may differ by that.
 inline Outcome gradients_averaged(const std::string& text) {
   constexpr int B = 4, T = 64, steps = 20;
   constexpr size_t shortest = 1000;
   const std::filesystem::path trainer = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "train_gpt2";
-  if (!std::filesystem::exists(trainer)) return {"", false, "skipped: no train_gpt2 beside this program"};
+  if (!std::filesystem::exists(trainer)) return {"", false, "skipped: no train_gpt2 next to this program"};
   if (!on_path("mpirun")) return {"", false, "skipped: no mpirun"};
   if (text.size() < shortest) return {"", false, strprintf("skipped: the text has less than %zu bytes", shortest)};
 
@@ -203,7 +203,7 @@ inline Outcome gradients_averaged(const std::string& text) {
           (folder.path() / run).string(), std::string("--batch-size"), std::to_string(batch)}) {
       command.push_back(word);
     }
-    // The book's set of windows, and nothing that draws other random numbers in each process.
+    // The book's set of windows, and nothing that draws different random numbers in each process.
     for (const char* word :
          {"--tokenizer",  "bytes", "--val-fraction",  "0", "--layers", "2",    "--heads", "2",   "--channels",  "32",
           "--data-order", "fixed", "--dropout",       "0", "--lr",     "3e-3", "--seed",  "123", "--precision", "fp32",

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
 # Runs a trainer as several processes. When one of them is lost, the run starts again from its last checkpoint, with the
-# processes that remain: the largest smaller number that the step's batch can be shared by.
+# processes that remain: the largest smaller number that divides the step's batch.
 #
 #   apps/launch/elastic.sh -n 8 -- build/train_gpt2cu --run runs/mine --model gpt2
 #   apps/launch/elastic.sh -n 16 --hosts hosts.txt --launcher ssh -- build/train_gpt2cu --run runs/mine
 #
 #   -n N                 processes to begin with
-#   --max-restarts N     that many, then the run has failed (10)
-#   --keep-size          starts again with as many: what was lost comes back, or was not the machine
-#   --launcher NAME      mpirun, srun (inside a Slurm job), or ssh (ssh.sh beside this) (mpirun)
-#   --hosts FILE         the machines, "name slots=8" a line; before each start those are left out on which `true`
+#   --max-restarts N     after this many the run has failed (10)
+#   --keep-size          restarts with the same number: what was lost comes back, or it was not the machine
+#   --launcher NAME      mpirun, srun (inside a Slurm job), or ssh (ssh.sh next to this) (mpirun)
+#   --hosts FILE         the machines, "name slots=8" per line; each start leaves out those on which `true`
 #                        cannot be run by --ssh within 10 s (mpirun, ssh)
 #   --ssh COMMAND        how to reach them ("ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5")
 #   --launcher-args "A"  more words for the launcher, such as "--mca btl_tcp_if_include eth0"
 #   --wait SECONDS       between an end and the next start (5)
 #
-# A process is lost if the run ends by exit code 75 (the trainer's), or as launchers tell of a process that a signal
-# killed or of a machine that is gone. Everything else is final: 0, errors (1), wrong flags (2).
-# SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU: all finish the step, save and end, and so does this; at a second SIGINT
-# or SIGTERM of the same kind all end at once.
+# A process is lost if the run ends with exit code 75 (from the trainer), or with a launcher's code for a process killed
+# by a signal or a machine that is gone. Everything else is final: 0, errors (1), wrong flags (2).
+# SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU: all processes finish the step, save and end, and so does this script; at
+# a second SIGINT or SIGTERM of the same kind all end at once.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -40,7 +40,7 @@ while [ $# -gt 0 ]; do
     --) shift; break ;;
     --keep-size) keep_size=1 ;;
     -n | --max-restarts | --launcher | --hosts | --ssh | --launcher-args | --wait)
-      [ -n "${2:-}" ] || usage "$flag wants a value"
+      [ -n "${2:-}" ] || usage "$flag needs a value"
       case $flag in
         -n) processes=$2 ;;
         --max-restarts) max_restarts=$2 ;;
@@ -51,7 +51,7 @@ while [ $# -gt 0 ]; do
         --wait) wait_seconds=$2 ;;
       esac
       shift ;;
-    -*) usage "'$flag' is no flag of this script; the trainer's come after --" ;;
+    -*) usage "'$flag' is not a flag of this script; the trainer's flags come after --" ;;
     *) usage "'$flag': the trainer and its flags come after --" ;;
   esac
   shift
@@ -60,10 +60,10 @@ done
 [[ $max_restarts =~ ^[0-9]{1,6}$ ]] || usage "--max-restarts is '$max_restarts', expected a number"
 [[ $wait_seconds =~ ^[0-9]{1,5}$ ]] || usage "--wait is '$wait_seconds', expected whole seconds"
 [ $# -ge 1 ] || usage "no trainer: elastic.sh -n 8 -- build/train_gpt2cu --run runs/mine ..."
-command -v "$1" >/dev/null || usage "$1 is no program; is it built?"
+command -v "$1" >/dev/null || usage "$1 is not a program; is it built?"
 case $launcher in
   mpirun | srun) command -v "$launcher" >/dev/null || usage "--launcher $launcher: there is no $launcher on this machine" ;;
-  ssh) [ -n "$hosts" ] || usage "--launcher ssh wants --hosts" ;;
+  ssh) [ -n "$hosts" ] || usage "--launcher ssh needs --hosts" ;;
   *) usage "--launcher is '$launcher', expected mpirun, srun or ssh" ;;
 esac
 [ -z "$hosts" ] || [ -r "$hosts" ] || usage "--hosts $hosts cannot be read"
@@ -75,7 +75,7 @@ shift
 while [ $# -gt 0 ]; do
   case $1 in
     --run=*) run=${1#--run=} ;;
-    --run) [ $# -ge 2 ] || usage "the trainer's --run wants a folder"; run=$2; shift ;;
+    --run) [ $# -ge 2 ] || usage "the trainer's --run needs a folder"; run=$2; shift ;;
     --resume) resume=1 ;;
     *) trainer+=("$1") ;;
   esac
@@ -105,7 +105,7 @@ last_checkpoint() { # its folder, or nothing. Where `latest` had not yet moved t
 number() { # number NAME FILE: the first "NAME": 123 there, or nothing
   { grep -oE "\"$1\": ?[0-9]+" "$2" 2>/dev/null || true; } | sed -n 1p | grep -oE '[0-9]+$' || true
 }
-# Micro-batches of a step over all processes: what can be shared. Nothing if it is not known.
+# Micro-batches of a step over all processes, which can be shared; nothing if unknown.
 micro_batches() {
   local from total batch length
   from=$(last_checkpoint)
@@ -120,7 +120,7 @@ micro_batches() {
 # ---- one start -----------------------------------------------------------------------------------------------------
 
 signals=0 child='' code=0
-declare -A first_at=()  # of each kind of signal, microseconds
+declare -A first_at=()  # for each kind of signal, microseconds
 is_trainer() { [ "$(readlink "/proc/$1/exe" 2>/dev/null)" = "$program_file" ]; }
 program_file=$(realpath "$(command -v "$program")")
 trainer_below() { # a process of the trainer that this one has started, or nothing
@@ -129,14 +129,14 @@ trainer_below() { # a process of the trainer that this one has started, or nothi
     if is_trainer "$pid"; then echo "$pid"; else trainer_below "$pid"; fi
   done | sed -n 1p
 }
-# At a SIGTERM mpirun gives its processes one second, and srun none at all, too little to save: one of them is told
-# instead, and tells the others. ssh.sh passes the signal on.
+# At a SIGTERM mpirun gives its processes one second, and srun none at all, too little to save: instead, one of them
+# gets the signal and tells the others. ssh.sh passes the signal on.
 on_signal() { # on_signal NAME
   local now=${EPOCHREALTIME/[.,]/}
   signals=$((signals + 1))
   first_at[$1]=${first_at[$1]:-$now}
   [ -n "$child" ] || return 0
-  # As the trainer: several kinds at once, or one twice within half a second, ask once.
+  # As in the trainer: several kinds at once, or one twice within half a second, ask once.
   if [ $signals -gt 1 ] && ! [[ $1 =~ ^(INT|TERM)$ && $((now - first_at[$1])) -gt 500000 ]]; then return 0; fi
   local to=''
   if [ $signals = 1 ]; then
@@ -155,7 +155,7 @@ done
 
 alive=$(mktemp)
 trap 'rm -f "$alive"' EXIT
-find_hosts() { # those that answer go to $alive, their slots to $slots
+find_hosts() { # writes those that answer to $alive, their slots to $slots
   local name rest count
   : >"$alive"
   slots=0
@@ -184,7 +184,7 @@ run_once() {
       start=(srun -n "$processes" --kill-on-bad-exit=1 "${launcher_args[@]}")
       if [[ " ${launcher_args[*]} " = *" --mpi"* ]]; then
         start+=("$@")
-      else  # by Slurm's variables: rank 0 is on the first machine of the step
+      else  # from Slurm's variables: rank 0 is on the first machine of the step
         WROUGHT_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
         MASTER_PORT=$((10000 + (RANDOM % 20000)))
         export WROUGHT_TOKEN MASTER_PORT
@@ -193,8 +193,8 @@ run_once() {
           elastic "$@")
       fi ;;
   esac
-  # In a session of its own, so that a terminal's Ctrl-C comes to this script alone. A launcher may outlive its
-  # processes: after the loss of a machine mpirun waits a quarter of an hour for it.
+  # In its own session, so that a terminal's Ctrl-C reaches only this script. A launcher may outlive its processes:
+  # after the loss of a machine mpirun waits a quarter of an hour for it.
   code=0
   setsid "${start[@]}" </dev/null &
   child=$!
@@ -214,13 +214,13 @@ run_once() {
   fi
   while :; do  # a signal ends `wait`, not the child
     before=$signals code=0
-    { wait "$child" || code=$?; } 2>/dev/null  # bash itself would say "Killed"
+    { wait "$child" || code=$?; } 2>/dev/null  # bash itself would print "Killed"
     [ "$before" != "$signals" ] || break
   done
   child=''
 }
-# 128 + the number of a signal that says "killed" or "crashed"; 205: mpirun has lost a machine. Not 143 and 130: somebody
-# asked for that.
+# 128 + the number of a signal that means "killed" or "crashed"; 205: mpirun has lost a machine. Not 143 and 130: those
+# were requested.
 is_lost() { case $1 in 75 | 134 | 135 | 136 | 137 | 139 | 205) return 0 ;; *) return 1 ;; esac; }
 
 # ---- start, and start again ----------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ while :; do
     flock -w 30 "$folder/lock" true || say "another process still writes to $folder"
   fi
 
-  # What it goes on from.
+  # What it continues from.
   from=$(last_checkpoint) extra=()
   if [ -n "$from" ]; then
     where=(--run "$folder" --resume)
@@ -282,7 +282,7 @@ while :; do
   before=$processes share=$(micro_batches)
   if [ -z "$keep_size" ]; then
     if [ -z "$share" ]; then
-      what="$what; with $processes processes again, for it had not said yet how large a step is"
+      what="$what; with $processes processes again, as the size of a step was not yet known"
     elif [ "$processes" = 1 ]; then
       say "the only process was lost (exit code $code): none remains; --keep-size would start it again"
       exit "$code"
@@ -292,7 +292,7 @@ while :; do
     fi
   fi
   if [ -z "$from" ]; then
-    # The same step from fewer processes: without a flag it would be one micro-batch of each.
+    # The same step with fewer processes: without a flag it would be one micro-batch per process.
     total=$(number total-batch-tokens "$folder/metrics.jsonl")
     [ -z "$total" ] || [[ " ${trainer[*]}" = *" --total-batch-tokens"* ]] || extra=(--total-batch-tokens "$total")
     for trace in "${traces[@]}"; do rm -rf "${folder:?}/$trace"; done

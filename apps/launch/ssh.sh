@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Starts a trainer on several machines by ssh alone: no MPI, no Slurm. Each process is told who it is by the variables that
-# torchrun sets. When one ends, all do.
+# Starts a trainer on several machines using only ssh: no MPI, no Slurm. The variables that torchrun sets tell each
+# process its rank. When one ends, all do.
 #
 #   apps/launch/ssh.sh --hosts hosts.txt -- build/train_gpt2cu --run runs/mine --model gpt2
 #
-#   --hosts FILE        a machine a line, "name slots=8", as mpirun's --hostfile; rank 0 is on the first. A line may be
-#                       "user@name"
+#   --hosts FILE        a machine per line, "name slots=8", like mpirun's --hostfile; rank 0 is on the first. A line may
+#                       be "user@name"
 #   -n N                processes, the machines filled in their order (all slots)
 #   --port N            where rank 0 listens (MASTER_PORT, else 29500)
 #   --master-addr NAME  rank 0's machine as the others know it (MASTER_ADDR, else the first line's name)
@@ -13,11 +13,11 @@
 #   --ssh COMMAND       ("ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5": 15 s of silence end it)
 #
 # The machines need the program and the data in the same places, and the run's folder on a file system that they share.
-# Variables that begin with NCCL_, CUDA_, CUDASIM_, OMP_ or WROUGHT_ go along. The words of what each process prints are
-# not kept apart; rank 0 alone says how the run goes.
-# SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU: all finish the step, save and end; at a second SIGINT or SIGTERM of the
-# same kind all end at once. Exit code: 0, or that of the first to end with another, or 75 (a process was lost, the run can
-# go on) if any has that.
+# Variables that begin with NCCL_, CUDA_, CUDASIM_, OMP_ or WROUGHT_ are passed along. The outputs of the processes are
+# not kept apart; only rank 0 reports the run's progress.
+# SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGXCPU: all processes finish the step, save and end; at a second SIGINT or SIGTERM
+# of the same kind all end at once. Exit code: 0, or the first nonzero one, or 75 (a process was lost, the run can
+# continue) if any process has that.
 set -euo pipefail
 
 usage() {
@@ -34,7 +34,7 @@ while [ $# -gt 0 ]; do
     --help | -h) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --) shift; break ;;
     --hosts | -n | --port | --master-addr | --dir | --ssh)
-      [ -n "${2:-}" ] || usage "$flag wants a value"
+      [ -n "${2:-}" ] || usage "$flag needs a value"
       case $flag in
         --hosts) hosts=$2 ;;
         -n) processes=$2 ;;
@@ -44,7 +44,7 @@ while [ $# -gt 0 ]; do
         --ssh) read -ra ssh <<<"$2" ;;
       esac
       shift ;;
-    *) usage "'$flag' is no flag of this script; the trainer and its flags come after --" ;;
+    *) usage "'$flag' is not a flag of this script; the trainer and its flags come after --" ;;
   esac
   shift
 done
@@ -75,9 +75,9 @@ export WROUGHT_TOKEN=${WROUGHT_TOKEN:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' 
 
 # ---- what runs on each machine -------------------------------------------------------------------------------------
 
-# A script for `bash -s`. Its input stays open: a line "stop" is a SIGTERM for the processes, "end" gives them 20 s to end
-# by themselves (they say why they do), and the input's end, which is also that of the connection, asks and then kills.
-# The token comes this way and not on a command line, where others would see it.
+# A script for `bash -s`. Its input stays open: a line "stop" sends the processes SIGTERM, "end" gives them 20 s to end
+# by themselves (they print why), and the end of the input, or of the connection, sends SIGTERM and later SIGKILL. The
+# token travels this way and not on a command line, where others would see it.
 agent() { # agent FIRST_RANK LOCAL_SIZE COMMAND...
   local first=$1 local_size=$2 name
   shift 2
@@ -143,24 +143,24 @@ for i in "${!names[@]}"; do
   texts+=("$(agent "$rank" "$here" "$@")")
   rank=$((rank + here))
 done
-# All readers before the first writer: a reader that inherited another's input would keep it open. Sessions of their own:
-# a terminal's Ctrl-C is for this script, which passes it on.
+# All readers before the first writer: a reader that inherited another's input would keep it open. Separate sessions: a
+# terminal's Ctrl-C is for this script, which passes it on.
 for i in "${!used[@]}"; do
   mkfifo "$work/$i"
   setsid "${ssh[@]}" "${used[i]}" bash -s <"$work/$i" &
   pids+=($!)
 done
-tell() { # tell HOST WORD: nothing if it has gone
+tell() { # tell HOST WORD: does nothing if the host has gone
   (trap '' PIPE; echo "$2" >&"${inputs[$1]}") 2>/dev/null || true
 }
 signals=0
-declare -A first_at=()  # of each kind of signal, microseconds
+declare -A first_at=()  # for each kind of signal, microseconds
 # shellcheck disable=SC2317  # by trap
 on_signal() { # on_signal NAME
   local now=${EPOCHREALTIME/[.,]/} i
   signals=$((signals + 1))
   first_at[$1]=${first_at[$1]:-$now}
-  # As the trainer: several kinds at once, or one twice within half a second, ask once.
+  # As in the trainer: several kinds at once, or one twice within half a second, ask once.
   if [ $signals -gt 1 ] && ! [[ $1 =~ ^(INT|TERM)$ && $((now - first_at[$1])) -gt 500000 ]]; then return 0; fi
   for i in "${!pids[@]}"; do tell "$i" stop; done
 }

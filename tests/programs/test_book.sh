@@ -72,7 +72,7 @@ test_trainers() {
   cp "$book" alone/book
   export TMPDIR=$PWD/scratch
   expect_ok appendix
-  two_processes "$averaged" '' 'skipped: no train_gpt2 beside'
+  two_processes "$averaged" '' 'skipped: no train_gpt2 next to'
   expect_output '^1 of the book.s figures pass, 0 fail, 1 are left out$'
   cp "$BUILD/train_gpt2" alone/trainer
   trainer_is() { printf '#!/bin/bash\n%s\n' "$1" >alone/train_gpt2 && chmod +x alone/train_gpt2; }

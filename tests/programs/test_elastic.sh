@@ -135,7 +135,7 @@ test_ends() {
   expect_error 2 'has no --run' elastic -n 2 -- $model
   expect_error 2 "-n is 'x'" elastic -n x -- --run no
   expect_error 2 'expected mpirun, srun or ssh' elastic -n 2 --launcher rsh -- --run no
-  expect_error 2 'nothere is no program' "$SOURCE/apps/launch/elastic.sh" -n 2 -- nothere --run no
+  expect_error 2 'nothere is not a program' "$SOURCE/apps/launch/elastic.sh" -n 2 -- nothere --run no
   expect_error 2 'the trainer and its flags come after --' "$SOURCE/apps/launch/elastic.sh" -n 2 "$trainer"
   [ ! -e no ] || die "something was left: $(ls -R no)"
 }

@@ -74,7 +74,7 @@ test_job() {
   grep -qx 'requeue 4711' queue || { cat out; die "not back in the queue"; }
   expect_output 'stopped and saved after step [0-9]+ of 12: back to the queue, restart 1 of at most 20'
   SLURM_RESTART_COUNT=1 RUN=two expect_ok bash "$job" $flags --steps 12
-  expect_output 'goes on from .*/two/checkpoints/step_'
+  expect_output 'continues from .*/two/checkpoints/step_'
   [ "$(wc -l <queue)" = 1 ] || die "a run that is done went back to the queue"
   grep -q '"ranks": 2' two/latest/trainer_state.json || die "not two processes"
   same_curve one two 1e-4

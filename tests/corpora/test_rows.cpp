@@ -114,7 +114,7 @@ TEST_CASE("csv: a record with line ends in quotes is one row, written back as it
   for (const Case& c : {Case{"text\na\n\"b\nc\n", "line 3: a quote is opened and never closed"},
                         Case{"text\n\"a\nb\"c\n", "line 2: text after a closing quote"},
                         Case{"text\n\"a\"\rc\n", "line 2: text after a closing quote"},
-                        Case{"text\na\"b\"\n", "line 2: a quote inside a field without quotes"},
+                        Case{"text\na\"b\"\n", "line 2: a quote inside an unquoted field"},
                         Case{"text\n\"a\nb\"\nc,d\n", "line 4: 2 columns, expected 1 as in the first line"},
                         Case{"a,b\n1,2\n", "expected column names, \"text\" among them, found \"a,b\""}}) {
     CAPTURE(c.text);

@@ -164,7 +164,7 @@ test_refused() {
   expect_error 1 'cut.jsonl: line 4: not JSON' "$evaluate" --model $model --task hellaswag --data cut.jsonl
   expect_error 1 'text.txt: line 1: not JSON' "$evaluate" --model $model --task choice --data text.txt
   : >empty.jsonl
-  expect_error 1 'no line with anything' "$evaluate" --model $model --task lambada --data empty.jsonl
+  expect_error 1 'all lines are blank' "$evaluate" --model $model --task lambada --data empty.jsonl
   echo word >word.txt
   expect_error 1 'word.txt: line 1: expected a passage of two words' "$evaluate" --model $model --task lambada --data word.txt
   expect_error 1 'nowhere' "$evaluate" --model nowhere --data some.txt

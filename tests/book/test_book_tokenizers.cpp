@@ -17,7 +17,7 @@ TEST_CASE("words are cut at white space and around punctuation") {
   CHECK(split_words("It's \"so\"_(no)!:;") ==
         Words{"It", "'", "s", "\"", "so", "\"", "_", "(", "no", ")", "!", ":", ";"});
   CHECK(split_words("a---b - c----d") == Words{"a", "--", "-b", "-", "c", "--", "--", "d"});
-  CHECK(split_words("caf\u00e9\u00a0au\nlait\u2009\t") == Words{"caf\u00e9", "au", "lait"});  // Unicode's spaces too
+  CHECK(split_words("caf\u00e9\u00a0au\nlait\u2009\t") == Words{"caf\u00e9", "au", "lait"});  // also at Unicode's spaces
   CHECK(split_words("").empty());
   CHECK(split_words(" \n").empty());
 }
@@ -33,8 +33,8 @@ TEST_CASE("a vocabulary of words") {
   for (const int32_t id : {-1, 7}) CHECK_THROWS_WITH_AS(words.decode(Ids{id}), doctest::Contains("0 to 6"), Error);
 }
 
-TEST_CASE("merges: the most frequent pair, of equals the first in the text") {
-  const SimpleBpe bpe("ab\nxy\nxy\ncd", 260);  // "xy" stands twice, "ab" before "cd"
+TEST_CASE("merges take the most frequent pair; among equals, the first in the text") {
+  const SimpleBpe bpe("ab\nxy\nxy\ncd", 260);  // "xy" occurs twice, "ab" precedes "cd"
   CHECK(bpe.size() == 260);
   CHECK(bpe.merges() == 2);
   CHECK(bpe.encode("xy") == Ids{258});
@@ -45,25 +45,25 @@ TEST_CASE("merges: the most frequent pair, of equals the first in the text") {
   CHECK(bpe.encode("cd") == Ids{'c', 'd'});
 }
 
-TEST_CASE("pieces: a space before a word belongs to it, others and line breaks stand alone") {
+TEST_CASE("pieces: a space before a word belongs to it, other spaces and line breaks are separate pieces") {
   const SimpleBpe none("", 258);
   CHECK(none.encode("a  b \r\n c\t d ") == Ids{'a', 256, 256, 'b', 256, '\r', '\n', 256, 'c', 256, 'd', 256});
-  // No merge across a piece's end, however frequent the pair.
+  // No merge crosses the end of a piece, however frequent the pair.
   const SimpleBpe bpe("a\na\na\na\na b a b", 300);
   CHECK(bpe.encode("a\na") == Ids{'a', '\n', 'a'});
   CHECK(bpe.merges() == 2);  // " b" and " a", then no pair is left
   CHECK(bpe.encode("a b a") == Ids{'a', 258, 259});
 }
 
-TEST_CASE("encoding merges what it can from left to right, not by rank") {
-  const SimpleBpe bpe("bc\nbc\nbc\nab\nab", 260);  // "bc" is learnt first: by rank, "abc" would be a + bc
+TEST_CASE("encoding merges from left to right, not by rank") {
+  const SimpleBpe bpe("bc\nbc\nbc\nab\nab", 260);  // "bc" is learnt first: by rank, "abc" would become a + bc
   CHECK(bpe.encode("bc") == Ids{258});
   CHECK(bpe.encode("ab") == Ids{259});
   CHECK(bpe.encode("abc") == Ids{259, 'c'});
   CHECK(bpe.encode("bcab") == Ids{258, 259});
 }
 
-TEST_CASE("characters beyond 255 follow the first 256, <|endoftext|> comes behind them") {
+TEST_CASE("characters beyond 255 follow the first 256, <|endoftext|> follows all of them") {
   const SimpleBpe bpe("\u20ac\u20ac \u03b1", 261);
   CHECK(bpe.encode("\u00e9") == Ids{0xE9});
   CHECK(bpe.encode("<|endoftext|>") == Ids{259});  // after U+0120, alpha and the euro sign

@@ -1,5 +1,5 @@
-// Near duplicates: the vectors against scikit-learn's figures and a plain sum over all pairs, rows of equal text, what
-// stays.
+// Near duplicates: the vectors compared with scikit-learn's figures and with a plain sum over all pairs, rows of equal
+// text, and which rows are kept.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -13,7 +13,7 @@ namespace {
 
 using Strings = std::vector<std::string>;
 
-// Of ASCII rows, as the definition reads.
+// The definition, for ASCII rows.
 std::vector<DuplicatePair> plain_pairs(const Strings& rows, double threshold) {
   std::vector<std::map<std::string, double>> counts;
   std::map<std::string, double> rows_with;
@@ -93,7 +93,7 @@ TEST_CASE("every pair that the definition finds is found, and no other") {
   }
 }
 
-TEST_CASE("rows of equal text stand for one") {
+TEST_CASE("rows of equal text are duplicates, and all but the first are dropped") {
   const Strings rows = {"What is this?", "unrelated words", "what  IS this?", "What is this!?", "What is this?", ""};
   const auto pairs = near_duplicates(rows, 0.8);
   REQUIRE(pairs.size() == 3);
@@ -103,19 +103,19 @@ TEST_CASE("rows of equal text stand for one") {
   CHECK(without_duplicates(rows.size(), pairs) == std::vector<bool>{true, true, false, false, false, true});
 }
 
-TEST_CASE("a row goes for one that stays, not for one that goes itself") {
+TEST_CASE("a row is dropped only as a duplicate of a row that is kept") {
   const std::vector<DuplicatePair> chain = {{0, 1, 0.95}, {1, 2, 0.95}, {3, 4, 0.95}};
   CHECK(without_duplicates(5, chain) == std::vector<bool>{true, false, true, true, false});
 }
 
-TEST_CASE("nothing to find") {
+TEST_CASE("rows without duplicates") {
   CHECK(near_duplicates(Strings{}, 0.9).empty());
   CHECK(near_duplicates(Strings{"alone"}, 0.9).empty());
   CHECK(near_duplicates(Strings{"", ""}, 0.9).empty());
   CHECK(near_duplicates(Strings{"a", "b", "c"}, 0.9).empty());
 }
 
-TEST_CASE("what is refused") {
+TEST_CASE("a bad threshold and a row that is not UTF-8 are refused") {
   for (const double threshold : {0.0, 1.0, -1.0, std::nan("")}) {
     CHECK_THROWS_AS(near_duplicates(Strings{"a"}, threshold), UsageError);
   }

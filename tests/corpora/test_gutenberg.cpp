@@ -34,7 +34,7 @@ const std::string kFoot = "*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence
 
 }  // namespace
 
-TEST_CASE("the licence goes, whatever its markers") {
+TEST_CASE("the licence is removed, whatever its markers") {
   const auto book = [](const std::string& text) { return std::string(without_gutenberg_licence(text)); };
   CHECK(book(kHead + "a\nb\n" + kFoot) == "a\nb\n");
   CHECK(book("a\nb\n" + kFoot) == "a\nb\n");
@@ -47,11 +47,11 @@ TEST_CASE("the licence goes, whatever its markers") {
       book("x\n*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\na\nEnd of Project Gutenberg's X\nb") ==
       "a\n");
   CHECK(book("a\nEnd of the Project Gutenberg EBook of X\n\n" + kFoot) == "a\n");
-  // Of two start markers the last counts; text after the end's is not a book.
+  // The last of two start markers counts; text after the end marker is not part of the book.
   CHECK(book(kHead + "x\n*END*THE SMALL PRINT!*END*\na\n" + kFoot + kHead + "b") == "a\n");
 }
 
-TEST_CASE("blank lines") {
+TEST_CASE("runs of blank lines become one") {
   CHECK(squeeze_blank_lines("a\n\n\n \t\n  b\nc") == "a\n\n  b\nc\n");
   CHECK(squeeze_blank_lines("\n \n a\r\n\r\n\r\nb\r\n\n\n") == " a\n\nb\n");
   CHECK(squeeze_blank_lines(" \n\n") == "");
@@ -59,7 +59,7 @@ TEST_CASE("blank lines") {
   CHECK(squeeze_blank_lines("a\nb\n") == "a\nb\n");
 }
 
-TEST_CASE("the share of ASCII is one of characters") {
+TEST_CASE("the share of ASCII counts characters, not bytes") {
   CHECK(ascii_share("") == 0);
   CHECK(ascii_share("abcd") == 1);
   CHECK(ascii_share("ab\u00e4\u4e2d") == doctest::Approx(0.5));
@@ -86,7 +86,7 @@ TEST_CASE("a folder of books becomes one text") {
   CHECK(clean_books(folder.path / "books", folder.path / "all.txt", 0).kept == 3);
 }
 
-TEST_CASE("nothing is written where nothing is kept") {
+TEST_CASE("no file is written when no book is kept") {
   const Folder folder;
   folder.put("none/x.pdf", "x");
   CHECK_THROWS_WITH_AS(clean_books(folder.path / "none", folder.path / "out", 0.9), doctest::Contains("no text"),

@@ -1,4 +1,4 @@
-// Rows of each kind of file: read, written again without some, refused by line.
+// Rows of each kind of file: read, written back without some of them, refused by line.
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
@@ -48,7 +48,7 @@ TEST_CASE("a JSON array") {
         "[\n    {\n        \"z\": \"one\",\n        \"n\": 3,\n        \"a\": \"two\"\n    }\n]\n");
 }
 
-TEST_CASE("objects a line, columns, bare lines") {
+TEST_CASE("an object per line, columns, bare lines") {
   const Folder folder;
   const Rows objects = read_rows(folder.put("a.jsonl", "{\"t\":  \"x\"}\n\n{\"t\": \"y\"}\r\n{\"t\": \"z\"}"), {"t"});
   CHECK(objects.text == Strings{"x", "y", "z"});
@@ -71,7 +71,7 @@ TEST_CASE("objects a line, columns, bare lines") {
   CHECK(read_rows(folder.put("empty.txt", ""), {}).text.empty());
 }
 
-TEST_CASE("what is refused") {
+TEST_CASE("files that are refused name the row or line") {
   const Folder folder;
   const auto refuse = [&](const char* name, const std::string& text, const Strings& fields, const char* message) {
     CAPTURE(text);
@@ -92,7 +92,7 @@ TEST_CASE("what is refused") {
   CHECK_THROWS_AS(read_rows(folder.path / "absent", {}), Error);
 }
 
-TEST_CASE("csv: a record with line ends in quotes is one row, written back as it stood") {
+TEST_CASE("csv: a record with line ends in quotes is one row and is written back unchanged") {
   const Folder folder;
   const std::string head = "\xEF\xBB\xBFid,text\r\n", first = "1,\"two\nlines, \"\"both\"\"\"\r\n",
                     second = "2,plain\r\n", third = "3,\"a\r\n\r\nb\"";

@@ -20,7 +20,7 @@ std::string story(uint64_t seed, uint64_t index) {
   return text;
 }
 
-// Runs of letters, in small letters.
+// Runs of letters, in lower case.
 std::vector<std::string> words_of(std::string_view text) {
   std::vector<std::string> words(1);
   for (char c : text) {
@@ -38,8 +38,8 @@ std::vector<std::string> words_of(std::string_view text) {
 
 // ---- the floor -----------------------------------------------------------------------------------------------------
 
-TEST_CASE("a small grammar has the entropy and the probabilities that a hand works out") {
-  // Phrases weigh 1/21 and 1/22, words 1/81 and 1/100. The first phrase draws once more; the cat is certain.
+TEST_CASE("a small grammar has the entropy and the probabilities worked out by hand") {
+  // Phrases have probabilities 1/21 and 1/22, words 1/81 and 1/100. The first phrase draws once more; the cat is certain.
   const StoryGrammar grammar("story:\n  It is $a $hue $thing.\n  Nothing.\nhue =\n  odd, red\nthing =\n  cat\n");
   const double p = 22.0 / 43, q = 21.0 / 43, odd = 100.0 / 181, red = 81.0 / 181;
   const double choice = -p * std::log(p) - q * std::log(q), colour = -odd * std::log(odd) - red * std::log(red);
@@ -78,7 +78,7 @@ TEST_CASE("no story of the built-in grammar has two derivations" * full_set()) {
   CHECK(builtin().find_ambiguity() == "");
 }
 
-TEST_CASE("the parser finds one derivation of every story, of the same probability, from the text alone") {
+TEST_CASE("the parser finds, from the text only, one derivation of each story, with the same probability") {
   for (uint64_t i = 0; i < 3000; ++i) {
     std::string text;
     const double nats = builtin().generate(11, i, text);
@@ -90,7 +90,7 @@ TEST_CASE("the parser finds one derivation of every story, of the same probabili
   }
 }
 
-TEST_CASE("an ambiguous grammar is found out, however well the ambiguity hides") {
+TEST_CASE("an ambiguous grammar is detected, however well the ambiguity is hidden") {
   struct Case {
     const char *grammar, *text;
     int derivations;
@@ -99,7 +99,7 @@ TEST_CASE("an ambiguous grammar is found out, however well the ambiguity hides")
       {"story:\n  a cat\n  a cat\n", "a cat", 2},
       {"story:\n  $x sat\nx =\n  cat, dog, cat\n", "cat sat", 2},
       {"story:\n  $x sat\nx =\n  cat/a, dog/a\n", "cat sat", -1},    // a form that the list lacks
-      {"story:\n  [a|ab][c|bc]\n", "abc", 2},                        // where does the first one end?
+      {"story:\n  [a|ab][c|bc]\n", "abc", 2},                        // the first choice may end in two places
       {"story:\n  $x$y!\nx:\n  [a|ab]\ny:\n  [bc|c]\n", "abc!", 2},  // the same across rules
       {"story:\n  $x.many\nx(many) =\n  sheep/sheep, lamb/sheep\n", "sheep", 2},
       {"story:\n  $A $x sat\n  An $y sat\nx =\n  owl, fox\ny =\n  ape, owl\n", "An owl sat", 2},
@@ -118,7 +118,7 @@ TEST_CASE("an ambiguous grammar is found out, however well the ambiguity hides")
   }
 }
 
-TEST_CASE("common beginnings, words within words and text said again are no ambiguity") {
+TEST_CASE("common beginnings, words within words and repeated text are not ambiguities") {
   for (const char* source : {
            "story:\n  a cat sat\n  a cat sang\n",
            "story:\n  $x sat\n  $x sang\nx =\n  pea, peacock, pea hen\n",
@@ -132,11 +132,11 @@ TEST_CASE("common beginnings, words within words and text said again are no ambi
 
 // ---- the text ------------------------------------------------------------------------------------------------------
 
-TEST_CASE("a story depends on seed and number alone, and is the same on every machine") {
+TEST_CASE("a story depends only on seed and number, and is the same on every machine") {
   CHECK(story(5, 9) == story(5, 9));
   CHECK(story(5, 9) != story(5, 10));
   CHECK(story(5, 9) != story(6, 9));
-  // FNV-1a over the first hundred: changes with the grammar, and with nothing else.
+  // FNV-1a over the first hundred: changes only with the grammar.
   uint64_t hash = 0xcbf29ce484222325u;
   for (uint64_t i = 0; i < 100; ++i) {
     for (unsigned char c : story(0, i)) hash = (hash ^ c) * 0x100000001b3u;
@@ -144,7 +144,7 @@ TEST_CASE("a story depends on seed and number alone, and is the same on every ma
   CHECK(hash == 0xb1f056452e6a1216u);
 }
 
-TEST_CASE("8 MB hold at least 2,500 different words, and no story twice") {
+TEST_CASE("8 MB contain at least 2,500 different words, and each story only once") {
   std::set<std::string> words, stories;
   size_t bytes = 0;
   for (uint64_t i = 0; bytes < 8'000'000; ++i) {
@@ -157,7 +157,7 @@ TEST_CASE("8 MB hold at least 2,500 different words, and no story twice") {
   CHECK(words.size() >= 2500);
 }
 
-TEST_CASE("the English is in order: articles, capitals, quotes, blanks and pronouns") {
+TEST_CASE("the English is correct: articles, capitals, quotes, blanks and pronouns") {
   for (uint64_t i = 0; i < 4000; ++i) {
     const std::string text = story(21, i);
     CAPTURE(text);
@@ -195,7 +195,7 @@ TEST_CASE("the English is in order: articles, capitals, quotes, blanks and prono
 
 // ---- mistakes in a grammar -----------------------------------------------------------------------------------------
 
-TEST_CASE("a grammar's mistakes are errors that name the place") {
+TEST_CASE("mistakes in a grammar are errors that name the place") {
   struct Case {
     const char *grammar, *message;
   };
@@ -230,7 +230,7 @@ TEST_CASE("a grammar's mistakes are errors that name the place") {
   }
 }
 
-TEST_CASE("regular forms are made, irregular and shared ones are taken") {
+TEST_CASE("regular forms are derived; irregular and shared forms are taken from the grammar") {
   const StoryGrammar grammar(
       "story:\n  $s:x $s.many $s.past $s.ing $s.home!\nx(many past ing home) =\n"
       "  fly/-/flew // -/-/-/*'s den\n");

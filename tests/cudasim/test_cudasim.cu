@@ -1,5 +1,5 @@
-// cudasim's threads: do blocks, barriers, warps and shared memory do what CUDA promises, and is it reported, with names
-// and places, when a kernel does what CUDA does not allow? (Memory, streams: test_cudasim_memory.cu; numbers:
+// cudasim's threads: do blocks, barriers, warps and shared memory do what CUDA promises, and is a kernel that breaks
+// CUDA's rules reported, with names and places? (Memory, streams: test_cudasim_memory.cu; numbers:
 // test_cudasim_numbers.cu.)
 #include <cudasim.h>
 #include <doctest/doctest.h>
@@ -12,7 +12,7 @@
 
 namespace {
 
-// Every kernel is a template, as in kernels/; here that is on what a thread counts in.
+// Every kernel is a template, as in kernels/; here the parameter is the type in which a thread counts.
 
 // ---- helpers -------------------------------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ __global__ void order_kernel(T* order, T* count) {
 }
 
 template <class T>
-__global__ void turns_kernel(T* order, T* count) {  // which warp takes each of 4 turns, with a shuffle in between
+__global__ void turns_kernel(T* order, T* count) {  // the warp that takes each turn; 4 turns per warp, with a shuffle in between
   for (int turn = 0; turn < 4; ++turn) {
     if (threadIdx.x % 32 == 0) order[atomicAdd(count, 1)] = static_cast<T>(threadIdx.x / 32);
     __shfl_sync(kFullWarp, turn, 0);
@@ -110,7 +110,7 @@ TEST_CASE("Schedules: forward, reverse and random order of blocks, warps and lan
   cudasim::set_threads(2);
 }
 
-TEST_CASE("Warps go on one after another, at random in turns between their shuffles") {
+TEST_CASE("Warps run one after another; in random order they alternate at their shuffles") {
   const auto run = [] {
     const DeviceArray<int> order(12), count(std::vector<int>{0});
     launch(turns_kernel<int>, 1, 96, 0, nullptr, order.data(), count.data());
@@ -129,7 +129,7 @@ TEST_CASE("Warps go on one after another, at random in turns between their shuff
     std::sort(order.begin(), order.end());
     CHECK(order == grouped);
   }
-  CHECK(changes > 8 * 3);  // one after another would be 8 * 2
+  CHECK(changes > 8 * 3);  // warps that run one after another would give 8 * 2
   cudasim::set_schedule(cudasim::Schedule::forward);
 }
 
@@ -231,14 +231,14 @@ __global__ void write_dynamic_kernel(int count) {
 
 }  // namespace
 
-TEST_CASE("Shared memory is NaN at the start of each block: none sees what another left") {
+TEST_CASE("Shared memory is NaN at the start of each block, whatever the previous block left") {
   const DeviceArray<int> nans(std::vector<int>{0, 0, 0});
   for (int round = 0; round < 2; ++round)
     launch(shared_before_use_kernel<float>, 50, 64, 64 * sizeof(float), nullptr, nans.data(), true);
   CHECK(nans.host() == std::vector<int>{6400, 6400, 6400});
 }
 
-TEST_CASE("A missing barrier is seen in the result, whatever the order") {
+TEST_CASE("A missing barrier shows in the result in every order") {
   for_all_schedules([] {
     const DeviceArray<float> out(256);
     launch(mirror_kernel<float, true>, 1, 256, 0, nullptr, out.data());
@@ -246,11 +246,11 @@ TEST_CASE("A missing barrier is seen in the result, whatever the order") {
     for (int i = 0; i < 256; ++i) CHECK(right[static_cast<size_t>(i)] == static_cast<float>(255 - i));
     launch(mirror_kernel<float, false>, 1, 256, 0, nullptr, out.data());
     const std::vector<float> wrong = out.host();
-    CHECK(std::count_if(wrong.begin(), wrong.end(), is_nan) >= 100);  // one of each pair reads too early, but by itself
+    CHECK(std::count_if(wrong.begin(), wrong.end(), is_nan) >= 100);  // one of each pair reads too early, except a lane that reads its own value
   });
 }
 
-TEST_CASE("Lanes of a warp are ordered by __syncwarp alone") {
+TEST_CASE("Only __syncwarp orders the lanes of a warp") {
   for_all_schedules([] {
     const DeviceArray<float> out(32);
     launch(shift_in_warp_kernel<float>, 1, 32, 0, nullptr, out.data(), true);
@@ -334,7 +334,7 @@ __global__ void two_shuffles_kernel(T* out) {
 }
 
 template <class T>
-__global__ void masks_kernel(T* out) {  // two halves apart, on different paths
+__global__ void masks_kernel(T* out) {  // the two halves of a warp on different paths
   const int i = thread_in_block();
   if (i % 32 < 16) {
     out[i] = __reduce_add_sync(0x0000ffffu, i);
@@ -365,7 +365,7 @@ __global__ void partial_warp_kernel(T* out) {
 }
 
 template <class T>
-__global__ void syncwarp_kernel(T* out) {  // named lanes that have ended are not waited for; places may differ
+__global__ void syncwarp_kernel(T* out) {  // lanes of the mask that have ended are not waited for; places may differ
   __shared__ T values[32];
   if (threadIdx.x >= 24) return;
   values[threadIdx.x] = static_cast<T>(threadIdx.x);
@@ -378,7 +378,7 @@ __global__ void syncwarp_kernel(T* out) {  // named lanes that have ended are no
 }
 
 template <class T>
-__global__ void late_return_kernel(T* out) {  // the last lanes end when the others already wait
+__global__ void late_return_kernel(T* out) {  // the last lanes end while the others already wait
   if (threadIdx.x < 16) {
     __syncwarp();
     *out = 1;
@@ -435,7 +435,7 @@ TEST_CASE("Threads that have returned are not waited for at a barrier") {
   });
 }
 
-TEST_CASE("Divergent barrier: both places are named") {
+TEST_CASE("A divergent barrier is reported with both places") {
   for_all_schedules([] {
     const DeviceArray<int> out(1);
     launch(divergent_barrier_kernel<int>, dim3(2, 3), 128, 0, nullptr, out.data());
@@ -446,7 +446,7 @@ TEST_CASE("Divergent barrier: both places are named") {
   });
 }
 
-TEST_CASE("Deadlock: who waits where") {
+TEST_CASE("A deadlock is reported with the place where each lane waits") {
   for_all_schedules([] {
     const DeviceArray<int> out(1);
     launch(barrier_and_shuffle_kernel<int>, 1, 64, 0, nullptr, out.data());
@@ -461,14 +461,14 @@ TEST_CASE("Deadlock: who waits where") {
                                         line(kEnded), "warp 0, lanes 20-31: ended"});
 }
 
-TEST_CASE("Warp operations of different kinds that meet") {
+TEST_CASE("Warp operations of different kinds that meet are a deadlock") {
   const DeviceArray<int> out(1);
   launch(two_shuffles_kernel<int>, 1, 32, 0, nullptr, out.data());
   check_report(cudaErrorLaunchFailure, {"deadlock", "warp 0, lanes 0-15: wait at __shfl_xor_sync", line(kTwoShuffles),
                                         "warp 0, lanes 16-31: wait at __shfl_up_sync", line(kTwoShuffles + 2)});
 }
 
-TEST_CASE("Parts of a warp go their own ways by mask") {
+TEST_CASE("Parts of a warp run independently by mask") {
   for_all_schedules([] {
     const DeviceArray<int> out(64);
     launch(masks_kernel<int>, 1, 64, 0, nullptr, out.data());
@@ -480,7 +480,7 @@ TEST_CASE("Parts of a warp go their own ways by mask") {
   });
 }
 
-TEST_CASE("Wrong masks and widths") {
+TEST_CASE("Wrong masks and widths are reported") {
   const auto check = [&](void (*kernel)(int*), int threads, const std::vector<std::string>& parts) {
     const DeviceArray<int> out(1);
     launch(kernel, 1, threads, 0, nullptr, out.data());
@@ -517,7 +517,7 @@ TEST_CASE("A thread that never ends is reported, not waited for") {
   cudasim::set_time_limit(60);
 }
 
-TEST_CASE("A thread may spin on an atomic until another sets it") {
+TEST_CASE("A thread may spin on an atomic until another thread sets it") {
   for_all_schedules([] {
     const DeviceArray<int> out(std::vector<int>{0}), flag(std::vector<int>{0});
     launch(spin_kernel<int>, 1, 100, 0, nullptr, out.data(), flag.data(), true);
@@ -528,7 +528,7 @@ TEST_CASE("A thread may spin on an atomic until another sets it") {
   check_report(cudaErrorLaunchFailure, {"a thread spins on an atomic", "thread (0, 0, 0)"});
 }
 
-TEST_CASE("A stack that overflows, an exception: reports") {
+TEST_CASE("Stack overflow and exceptions in a kernel are reported") {
   const DeviceArray<int> out(1);
   launch(deep_kernel<int>, 1, 32, 0, nullptr, out.data(), 5);
   CHECK(cudaDeviceSynchronize() == cudaSuccess);
@@ -567,7 +567,7 @@ __global__ void half_a_warp_kernel(T* out) {
   *out = mine;
 }
 
-// Two groups of copies; waits for `allowed` and says what of both has arrived.
+// Two groups of copies; waits until at most `allowed` are pending and returns what has arrived of each.
 template <class T>
 __global__ void async_kernel(T* out, const T* inp, int allowed, bool commit) {
   __shared__ __align__(16) T tile[2][32 * 4];
@@ -611,7 +611,7 @@ __global__ void bad_async_kernel(const T* inp, int what) {
 
 }  // namespace
 
-TEST_CASE("warp_collective: all lanes see what all gave; half a warp is a deadlock") {
+TEST_CASE("warp_collective: each lane sees every lane's value; half a warp is a deadlock") {
   for_all_schedules([] {
     const DeviceArray<int> out(32);
     launch(transpose_by_collective_kernel<int>, 1, 32, 0, nullptr, out.data());
@@ -624,7 +624,7 @@ TEST_CASE("warp_collective: all lanes see what all gave; half a warp is a deadlo
                                         line(kHalfWarp), "lanes 16-31: ended"});
 }
 
-TEST_CASE("cp.async: nothing before the wait, groups in order, zeros beyond the valid bytes") {
+TEST_CASE("cp.async: nothing arrives before the wait, groups arrive in order, zeros follow the valid bytes") {
   std::vector<float> inp(128);
   std::iota(inp.begin(), inp.end(), 1.0f);
   const DeviceArray<float> device(inp);
@@ -656,7 +656,7 @@ TEST_CASE("cp.async: nothing before the wait, groups in order, zeros beyond the 
   CHECK(order[1] == 5);
 }
 
-TEST_CASE("cp.async: what the hardware would fault on is reported") {
+TEST_CASE("cp.async: accesses that fault on hardware are reported") {
   const char* expected[] = {"the target is not aligned", "the target is not in shared memory",
                             "the target is not",         "the source is not aligned",
                             "size is not 4, 8 or 16",    "fewer than 0 or more than all"};
@@ -670,7 +670,7 @@ TEST_CASE("cp.async: what the hardware would fault on is reported") {
 
 // ---- limits and names -----------------------------------------------------------------------------------------------
 
-TEST_CASE("Limits of a launch are the hardware's") {
+TEST_CASE("A launch has the hardware's limits") {
   static_cast<void>(cudaGetLastError());  // of other tests
   const auto status = [](dim3 grid, dim3 block, size_t shared) {
     cudaLaunchConfig_t config = {};
@@ -702,7 +702,7 @@ TEST_CASE("Limits of a launch are the hardware's") {
         cudaSuccess);
   CHECK(status(1, 32, 100000) == cudaSuccess);
   CHECK(status(1, 32, 100001) == cudaErrorInvalidValue);
-  // Without asking: 48 KiB, of which 1 KiB may be the kernel's static memory.
+  // Without opting in: 48 KiB, of which 1 KiB may be the kernel's static memory.
   cudaLaunchConfig_t config = {};
   config.dynamicSmemBytes = 47 * 1024;
   CHECK(cudaLaunchKernelEx(&config, write_dynamic_kernel<long>, 0) == cudaSuccess);
@@ -715,7 +715,7 @@ TEST_CASE("Limits of a launch are the hardware's") {
   CHECK(cudaGetLastError() == cudaErrorInvalidValue);
 }
 
-TEST_CASE("Kernels have their source's names") {
+TEST_CASE("Kernels are named as in the source") {
   const DeviceArray<float> out(256);
   launch(mirror_kernel<float, true>, 1, 256, 0, nullptr, out.data());
   CHECK(cudaDeviceSynchronize() == cudaSuccess);

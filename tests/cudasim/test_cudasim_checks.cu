@@ -1,12 +1,12 @@
 // The checks of instrumented code (dev/cudasim/check.cpp): planted faults, at least two of each kind, each reported
-// with the lines that took part; and code beside each that is right, which must not be reported.
+// with the lines involved; next to each, correct code that must not be reported.
 #include "tests/helpers/cudasim_checks.h"
 
 namespace {
 
 std::string at(int line) { return "tests/cudasim/test_cudasim_checks.cu:" + std::to_string(line); }
 
-// Kernels take a flag: with `faulty` they do it wrong. The line of the fault is put down beside it.
+// Kernels take a flag: `faulty` makes them wrong. A constant next to each kernel holds the line of the fault.
 
 // ---- races within a warp -------------------------------------------------------------------------------------------
 
@@ -22,7 +22,7 @@ __global__ void warp_exchange_kernel(float* out, bool faulty) {
 constexpr int kPairWrite = __LINE__ + 4;
 __global__ void warp_pairs_kernel(float* out, bool faulty) {
   __shared__ float values[16];
-  // Of two neighbouring lanes, both write the pair's place.
+  // Both of two neighbouring lanes write the pair's place.
   if (faulty || threadIdx.x % 2 == 0) values[threadIdx.x / 2] = 2;
   __syncthreads();
   out[threadIdx.x] = values[threadIdx.x / 2];
@@ -64,13 +64,13 @@ __global__ void blocks_total_kernel(int* total, bool faulty) {
 constexpr int kHaloWrite = __LINE__ + 4, kHaloRead = __LINE__ + 5;
 __global__ void blocks_halo_kernel(float* inout, const float* before, bool faulty) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  // A neighbour's value is read that its block may have written already.
+  // Reads a neighbour's value, which that block may have written already.
   inout[i] = 3;
   const float left = (faulty ? inout : before)[i > 0 ? i - 1 : 0];
   if (left < 0) inout[i] = left;
 }
 
-// ---- reads of what nobody wrote ------------------------------------------------------------------------------------
+// ---- uninitialised reads -------------------------------------------------------------------------------------------
 
 constexpr int kUnwrittenShared = __LINE__ + 5;
 __global__ void unwritten_shared_kernel(float* out, bool faulty) {
@@ -83,7 +83,7 @@ __global__ void unwritten_shared_kernel(float* out, bool faulty) {
 constexpr int kUnwrittenGlobal = __LINE__ + 1;
 __global__ void add_kernel(float* out, const float* inp) { out[threadIdx.x] = inp[threadIdx.x] + 1; }
 
-// ---- outside of memory ---------------------------------------------------------------------------------------------
+// ---- out of bounds --------------------------------------------------------------------------------------------------
 
 constexpr int kBeyond = __LINE__ + 3;
 __global__ void shift_kernel(float* out, const float* inp, int n, bool faulty) {
@@ -115,7 +115,7 @@ __global__ void dynamic_kernel(float* out, bool faulty) {
   out[threadIdx.x] = 1;
 }
 
-// ---- misaligned ----------------------------------------------------------------------------------------------------
+// ---- misaligned accesses -------------------------------------------------------------------------------------------
 
 constexpr int kMisalignedRead = __LINE__ + 2;
 __global__ void load_vectors_kernel(float* out, const float* inp) {
@@ -146,7 +146,7 @@ __global__ void two_barriers_kernel(float* out, bool faulty) {
 constexpr int kMissedBarrier = __LINE__ + 4, kMissedWarp = __LINE__ + 6;
 __global__ void missed_barrier_kernel(float* out, bool faulty) {
   out[threadIdx.x] = 1;
-  // A lane alone waits for the block, its neighbours for their warp.
+  // One lane waits for the block, its neighbours wait for their warp.
   if (faulty && threadIdx.x == 5) __syncthreads();
   float sum = 1;
   sum += __shfl_xor_sync(0xffffffffu, sum, 1);
@@ -263,11 +263,11 @@ TEST_CASE("races between blocks") {
   check_report(cudaErrorLaunchFailure, {"race on global memory", at(kHaloWrite), at(kHaloRead)});
 }
 
-TEST_CASE("reads of what nobody wrote") {
+TEST_CASE("uninitialised reads") {
   DeviceArray<float> out(64), inp(Floats(64, 1)), unwritten(64);
   launch(unwritten_shared_kernel, 1, 64, 0, nullptr, out.data(), false);
   launch(add_kernel, 1, 64, 0, nullptr, out.data(), inp.data());
-  launch(add_kernel, 1, 64, 0, nullptr, unwritten.data(), out.data());  // what a kernel has written
+  launch(add_kernel, 1, 64, 0, nullptr, unwritten.data(), out.data());  // written by a kernel
   CUDA_CHECK(cudaMemcpyAsync(out.data(), unwritten.data(), 64 * sizeof(float), cudaMemcpyDeviceToDevice));
   launch(add_kernel, 1, 64, 0, nullptr, inp.data(), out.data());
   check_clean();
@@ -281,7 +281,7 @@ TEST_CASE("reads of what nobody wrote") {
                                         "byte 160 of an allocation of 256 bytes made at", at(kUnwrittenGlobal)});
 }
 
-TEST_CASE("reads of what an asynchronous copy has not brought yet") {
+TEST_CASE("reads before an asynchronous copy has arrived") {
   DeviceArray<float> out(64), inp(Floats(256, 1));
   launch(async_kernel, 1, 64, 1024, nullptr, out.data(), inp.data(), false);
   check_clean();
@@ -290,7 +290,7 @@ TEST_CASE("reads of what an asynchronous copy has not brought yet") {
                {"read of shared memory that was not written", "dynamic shared memory", at(kAsyncRead)});
 }
 
-TEST_CASE("outside of allocations, by a byte and into another tensor's red zone") {
+TEST_CASE("accesses outside of allocations, by one byte and into another tensor's red zone") {
   {
     DeviceArray<float> out(70), inp(Floats(70, 1));
     launch(shift_kernel, 1, 128, 0, nullptr, out.data(), inp.data(), 70, false);
@@ -306,7 +306,7 @@ TEST_CASE("outside of allocations, by a byte and into another tensor's red zone"
                                          "0 bytes behind the end of an allocation", at(kBeyondVector)});
 }
 
-TEST_CASE("outside of shared memory") {
+TEST_CASE("accesses outside of shared memory") {
   {
     DeviceArray<float> out(64);
     launch(transpose_kernel, 1, 64, 0, nullptr, out.data(), false);
@@ -321,7 +321,7 @@ TEST_CASE("outside of shared memory") {
                {"access beyond dynamic shared memory", "thread (63, 0, 0)", "byte 256 of 256", at(kBeyondDynamic)});
 }
 
-TEST_CASE("misaligned vectors") {
+TEST_CASE("misaligned vector accesses") {
   {
     DeviceArray<float> out(32), inp(Floats(132, 1));
     launch(load_vectors_kernel, 1, 32, 0, nullptr, out.data(), inp.data());
@@ -374,7 +374,7 @@ TEST_CASE("shuffles with a wrong mask") {
                {"shuffle from a lane that takes no part", "lane 8 of warp 0 reads lane 16", at(kNoPartLine)});
 }
 
-TEST_CASE("pointers used after free") {
+TEST_CASE("uses of freed memory") {
   for (const bool write : {false, true}) {
     DeviceArray<float> out(64);
     float* freed = nullptr;
@@ -393,7 +393,7 @@ TEST_CASE("pointers used after free") {
   }
 }
 
-TEST_CASE("the host's pointers in a kernel") {
+TEST_CASE("host pointers in a kernel") {
   {
     DeviceArray<float> out(4);
     DeviceArray<int> counts(std::vector<int>{1, 2, 3, 4});
@@ -401,7 +401,7 @@ TEST_CASE("the host's pointers in a kernel") {
     int* pinned = nullptr;
     CUDA_CHECK(cudaMallocHost(&pinned, 4 * sizeof(int)));
     for (int i = 0; i < 4; ++i) pinned[i] = i;
-    launch(host_pointer_kernel, 1, 4, 0, nullptr, out.data(), Sizes{pinned});  // which a GPU can read
+    launch(host_pointer_kernel, 1, 4, 0, nullptr, out.data(), Sizes{pinned});  // pinned memory, which a GPU can read
     CHECK(out.host()[3] == 3);
     CUDA_CHECK(cudaFreeHost(pinned));
     const std::vector<int> heap = {1, 2, 3, 4};
@@ -414,7 +414,7 @@ TEST_CASE("the host's pointers in a kernel") {
   check_report(cudaErrorIllegalAddress, {"access to the host's memory", "writes 4 bytes", at(kHostWrite)});
 }
 
-TEST_CASE("without checks a fault passes") {
+TEST_CASE("without checks a fault is not reported") {
   cudasim::set_checks(false);
   DeviceArray<float> out(64), unwritten(64);
   launch(add_kernel, 1, 64, 0, nullptr, out.data(), unwritten.data());

@@ -1,4 +1,4 @@
-// The counts of instrumented code (dev/cudasim/count.cpp), against numbers made by hand.
+// The counts of instrumented code (dev/cudasim/count.cpp), compared with numbers worked out by hand.
 #include "kernels/ptx.cuh"
 #include "tests/helpers/cudasim_checks.h"
 
@@ -14,12 +14,12 @@ __global__ void copy_vectors_kernel(float* out, const float* inp) {
   const float4 four = *reinterpret_cast<const float4*>(inp + i);
   *reinterpret_cast<float4*>(out + i) = make_float4(four.x, four.y, four.z, four.w);
 }
-__global__ void copy_strided_kernel(float* out, const float* inp, int n) {  // a thread has a run of n
+__global__ void copy_strided_kernel(float* out, const float* inp, int n) {  // each thread copies a run of n
   for (int k = 0; k < n; ++k) out[threadIdx.x * n + k] = inp[threadIdx.x * n + k];
 }
 __global__ void copy_bf16_kernel(bf16* out, const bf16* inp) { out[threadIdx.x] = inp[threadIdx.x]; }
 
-// Each lane's words of shared memory lie `stride` words apart.
+// Each lane's words of shared memory are `stride` words apart.
 template <class Word>
 __global__ void stride_kernel(float* out, int stride) {
   Word* words = dynamic_shared<Word>();
@@ -35,7 +35,7 @@ __global__ void broadcast_kernel(float* out, const float* inp) {
   out[threadIdx.x] = value;
 }
 
-// Lanes go by this loop a different number of times, then all come to the same instruction again.
+// Lanes run this loop a different number of times, then all reach the same instruction again.
 __global__ void divergent_kernel(float* out, const float* inp) {
   float sum = 0;
   for (unsigned k = 0; k < threadIdx.x % 4; ++k) sum += inp[32 * k + threadIdx.x];
@@ -61,7 +61,7 @@ __global__ void twice_kernel(float* out, const float* inp, int n) {
   out[threadIdx.x] = sum;
 }
 
-// 16 bytes a lane, whose places in shared memory lie `stride` times 16 bytes apart.
+// 16 bytes per lane, at places in shared memory `stride` times 16 bytes apart.
 __global__ void async_kernel(const float* inp, int stride) {
   cp_async<16>(dynamic_shared<float>() + threadIdx.x * stride * 4, inp + threadIdx.x * 4, 16);
   cp_async_commit();
@@ -79,7 +79,7 @@ cudasim::KernelCounts count(Launch&& launch_kernels, size_t cache_bytes = 1 << 2
 
 }  // namespace
 
-TEST_CASE("neighbouring lanes, neighbouring words") {
+TEST_CASE("neighbouring lanes access neighbouring words") {
   DeviceArray<float> out(1000), inp(Floats(1000, 1));
   const auto c = count([&] { launch(copy_kernel, 4, 256, 0, nullptr, out.data(), inp.data(), 1000); });
   CHECK(c.name == "(anonymous namespace)::copy_kernel");
@@ -104,7 +104,7 @@ TEST_CASE("neighbouring lanes, neighbouring words") {
   CHECK(c.lines[0].bytes == 8000);
 }
 
-TEST_CASE("four words a lane: a quarter of the requests, the same sectors") {
+TEST_CASE("four words per lane need a quarter of the requests and the same sectors") {
   DeviceArray<float> out(1024), inp(Floats(1024, 1));
   const auto c = count([&] { launch(copy_vectors_kernel, 2, 128, 0, nullptr, out.data(), inp.data()); });
   CHECK(c.read_requests == 8);
@@ -113,7 +113,7 @@ TEST_CASE("four words a lane: a quarter of the requests, the same sectors") {
   CHECK(c.least_sectors == 256);
 }
 
-TEST_CASE("a run a lane: a sector for each word, most of which the cache brings in") {
+TEST_CASE("a run of words per lane needs a sector for each word, mostly from the cache") {
   DeviceArray<float> out(32 * 16), inp(Floats(32 * 16, 1));
   const auto run = [&] { launch(copy_strided_kernel, 1, 32, 0, nullptr, out.data(), inp.data(), 16); };
   const auto c = count(run);
@@ -128,7 +128,7 @@ TEST_CASE("a run a lane: a sector for each word, most of which the cache brings 
   CHECK(small.dram_write_bytes == 16 * 32 * 32);
 }
 
-TEST_CASE("a misaligned start costs a sector; bf16 are two bytes") {
+TEST_CASE("a misaligned start costs a sector; a bf16 counts as two bytes") {
   DeviceArray<float> out(40), inp(Floats(40, 1));
   const auto c = count([&] { launch(copy_kernel, 1, 32, 0, nullptr, out.data() + 1, inp.data(), 32); });
   CHECK(c.sectors == 4 + 5);
@@ -139,7 +139,7 @@ TEST_CASE("a misaligned start costs a sector; bf16 are two bytes") {
   CHECK(c16.sectors == 4);
 }
 
-TEST_CASE("bank conflicts") {
+TEST_CASE("bank conflicts by stride and word size") {
   DeviceArray<float> out(32);
   const auto conflicts = [&](auto kernel, size_t word, int stride) {
     const auto c =
@@ -148,11 +148,11 @@ TEST_CASE("bank conflicts") {
     return c.bank_conflicts();
   };
   CHECK(conflicts(stride_kernel<float>, 4, 1) == 0);
-  CHECK(conflicts(stride_kernel<float>, 4, 2) == 2);  // two lanes a bank: one wavefront more, twice
+  CHECK(conflicts(stride_kernel<float>, 4, 2) == 2);  // two lanes per bank: one wavefront more, twice
   CHECK(conflicts(stride_kernel<float>, 4, 8) == 2 * 7);
   CHECK(conflicts(stride_kernel<float>, 4, 32) == 2 * 31);  // all in one bank
   CHECK(conflicts(stride_kernel<float>, 4, 33) == 0);
-  CHECK(conflicts(stride_kernel<float4>, 16, 1) == 3);  // written without, the first words of four lanes a bank read
+  CHECK(conflicts(stride_kernel<float4>, 16, 1) == 3);  // none when written; when the first words are read, four lanes per bank
   CHECK(conflicts(stride_kernel<float4>, 16, 8) == 4 * 7 + 31);
 }
 
@@ -182,7 +182,7 @@ TEST_CASE("cp.async reads global memory and writes shared memory, once each") {
   }
 }
 
-TEST_CASE("requests are put together across divergence") {
+TEST_CASE("requests of diverged lanes are combined") {
   DeviceArray<float> out(32), inp(Floats(96, 1));
   const auto c = count([&] { launch(divergent_kernel, 1, 32, 0, nullptr, out.data(), inp.data()); });
   CHECK(c.read_requests == 3);  // 24, 16 and 8 lanes
@@ -203,7 +203,7 @@ TEST_CASE("collectives, atomics, barriers") {
   CHECK(total.host()[0] == 6);
 }
 
-TEST_CASE("what is read twice costs twice if the cache is too small") {
+TEST_CASE("memory that is read twice costs twice if the cache is too small") {
   DeviceArray<float> out(128), inp(Floats(4096, 1));
   const auto run = [&] { launch(twice_kernel, 1, 128, 0, nullptr, out.data(), inp.data(), 4096); };
   CHECK(count(run, 1 << 20).dram_read_bytes == 4 * 4096);
@@ -212,7 +212,7 @@ TEST_CASE("what is read twice costs twice if the cache is too small") {
   CHECK(count(run, 1 << 13).distinct_read_bytes == 4 * 4096);
 }
 
-TEST_CASE("launches of several kernels add up, by name") {
+TEST_CASE("launches are summed up per kernel name") {
   DeviceArray<float> out(1024), inp(Floats(1024, 1));
   cudasim::start_counting(1 << 20);
   for (int i = 0; i < 3; ++i) launch(copy_kernel, 1, 32, 0, nullptr, out.data(), inp.data(), 32);
@@ -225,7 +225,7 @@ TEST_CASE("launches of several kernels add up, by name") {
   CHECK(cudasim::stop_counting().empty());
 }
 
-TEST_CASE("what one launch leaves in the cache for the next") {
+TEST_CASE("the cache keeps what one launch leaves for the next") {
   DeviceArray<float> out(1024), inp(Floats(1024, 1));
   const auto run = [&](size_t cache_bytes) {
     cudasim::start_counting(cache_bytes);
@@ -241,8 +241,8 @@ TEST_CASE("what one launch leaves in the cache for the next") {
   CHECK(counts[0].kept_dram_write_bytes == 0);
   CHECK(counts[1].dram_read_bytes == 512);
   CHECK(counts[1].kept_dram_read_bytes == 0);
-  CHECK(counts[1].kept_dram_write_bytes == 4096);  // the last launch's: out goes back once
-  const auto small = run(1 << 10);                 // a cache that keeps nothing of use
+  CHECK(counts[1].kept_dram_write_bytes == 4096);  // of the last launch: out is written back once
+  const auto small = run(1 << 10);                 // a cache too small to keep anything useful
   CHECK(small[0].kept_dram_read_bytes == 3 * 4096);
   CHECK(small[0].kept_dram_write_bytes + small[1].kept_dram_write_bytes == 3 * 4096 + 512);
 }

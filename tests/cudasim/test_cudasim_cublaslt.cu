@@ -1,6 +1,6 @@
 // kernels/matmul_cublaslt.cuh and a model that multiplies by it, with cudasim's stand-in for cuBLASLt: the layouts, the
-// epilogues, and what happens where the library has no algorithm. The tests of test_matmul.cu come first, which with it
-// have one more tier.
+// epilogues, and what happens when the library has no algorithm. The tests of test_matmul.cu come first; here they have
+// one more tier.
 #define WROUGHT_CUBLASLT 1
 
 #include "llm/models/check.h"
@@ -11,15 +11,15 @@
 
 namespace {
 
-struct Answer {  // of the heuristic, until the end of the scope
+struct Answer {  // the heuristic's answer until the end of the scope
   explicit Answer(std::function<cublasStatus_t(int32_t epilogue)> answer) { cudasim::cublaslt().answer = answer; }
   ~Answer() {
     cudasim::cublaslt().answer = [](int32_t) { return CUBLAS_STATUS_SUCCESS; };
   }
 };
 
-// A layer of sizes that no other test has (plans are kept), by cuBLASLt as it answers; what a dry run says of it; and
-// how many products the library did.
+// A layer of sizes that no other test has (plans are kept), computed by cuBLASLt as it answers; what a dry run reports
+// about it; and the number of products that the library computed.
 template <class floatX>
 struct Ran {
   Outputs<floatX> outputs;
@@ -58,7 +58,7 @@ bool fused(int32_t epilogue) { return epilogue != CUBLASLT_EPILOGUE_DEFAULT && e
 
 }  // namespace
 
-TEST_CASE("cuBLASLt: all three products, GELU in them for bf16") {
+TEST_CASE("cuBLASLt computes all three products, for bf16 with GELU fused") {
   const auto ran = run_layer(Layer<bf16>({40, 56, 72}), kLt);
   CHECK(ran.products == 3);
   CHECK(ran.operation("matmul_forward").tier == "cuBLASLt, algorithm 0 of 1, epilogue GELU_AUX_BIAS");
@@ -69,7 +69,7 @@ TEST_CASE("cuBLASLt: all three products, GELU in them for bf16") {
   CHECK(ran.operation("matmul_forward").launches.empty());
 }
 
-TEST_CASE("cuBLASLt: GELU of fp32 and tf32 is our own") {
+TEST_CASE("cuBLASLt: GELU of fp32 and tf32 is our own kernel") {
   for (const MatmulMode mode : {kLt, kLtTf32}) {
     const auto ran = run_layer(Layer<float>({44, 60, 76}), mode);
     CHECK(ran.products == 3);
@@ -84,7 +84,7 @@ TEST_CASE("cuBLASLt: GELU of fp32 and tf32 is our own") {
   }
 }
 
-TEST_CASE("cuBLASLt: whatever it answers to an epilogue with GELU, our own kernel does it") {
+TEST_CASE("cuBLASLt: an epilogue with GELU that it refuses, for whatever reason, is done by our own kernel") {
   int N = 200;  // another product each time: a plan is made once
   for (const cublasStatus_t status :
        {CUBLAS_STATUS_NOT_SUPPORTED, CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_INTERNAL_ERROR}) {
@@ -102,7 +102,7 @@ TEST_CASE("cuBLASLt: whatever it answers to an epilogue with GELU, our own kerne
   }
 }
 
-TEST_CASE("cuBLASLt: a product without an algorithm is our own kernels'") {
+TEST_CASE("cuBLASLt: a product without an algorithm is computed by our own kernels") {
   int N = 300;
   for (const cublasStatus_t status : {CUBLAS_STATUS_NOT_SUPPORTED, CUBLAS_STATUS_INVALID_VALUE}) {
     const Answer answer([&](int32_t) { return status; });
@@ -123,7 +123,7 @@ TEST_CASE("cuBLASLt: a product without an algorithm is our own kernels'") {
   CHECK(run_layer(Layer<float>({++N, 24, 16}), kLt).products == 2);
 }
 
-TEST_CASE("cuBLASLt: an error of a product without an epilogue ends the run, with the product and the reason") {
+TEST_CASE("cuBLASLt: an error of a product without an epilogue ends the run and names the product and the reason") {
   const Answer answer([](int32_t) { return CUBLAS_STATUS_INTERNAL_ERROR; });
   const DeviceArray<bf16> x(std::vector<bf16>(40 * 16, __float2bfloat16_rn(1)));
   const auto forward = [&] {
@@ -135,7 +135,7 @@ TEST_CASE("cuBLASLt: an error of a product without an epilogue ends the run, wit
                        CudaError);
 }
 
-TEST_CASE("cuBLASLt is not asked for what is not aligned, and says so") {
+TEST_CASE("cuBLASLt is not asked for products that are not aligned, and the reason is reported") {
   const auto odd = run_layer(Layer<bf16>({9, 12, 16}), kLt);
   CHECK(odd.products == 0);
   CHECK(odd.operation("matmul_forward").tier == "own tensor cores");
@@ -175,13 +175,13 @@ void check_model(Precision precision) {
 
 }  // namespace
 
-TEST_CASE("a model's step by cuBLASLt: as the CPU's, and without an allocation") {
+TEST_CASE("a model's step by cuBLASLt equals that of the CPU and allocates nothing") {
   check_model<float>(Precision::fp32);
   check_model<float>(Precision::tf32);
   check_model<bf16>(Precision::bf16);
 }
 
-TEST_CASE("the kernels of a step by cuBLASLt in one line") {
+TEST_CASE("one line names the kernels of a step by cuBLASLt") {
   ModelOptions options;
   options.precision = Precision::bf16;
   CHECK(kernels_line(gpu_kernels(kShape, options, 2, 15, 0, false)) ==

@@ -1,5 +1,5 @@
-// cudasim's host side: device memory that host code cannot touch, streams in which nothing happens before somebody
-// waits, events, errors, what the environment changes.
+// cudasim's host side: device memory that host code cannot touch, streams in which nothing happens until the host
+// waits, events, errors, and the environment variables.
 #include <cudasim.h>
 #include <doctest/doctest.h>
 #include <signal.h>
@@ -60,7 +60,7 @@ Child in_child(F&& f) {
     dup2(ends[1], 2);
     signal(SIGSEGV, SIG_DFL);  // not the test framework's handler,
     void* anything;
-    cudaMalloc(&anything, 1);  // but cudasim's alone
+    cudaMalloc(&anything, 1);  // only cudasim's
     f();
     std::fflush(stdout);
     _exit(0);
@@ -128,7 +128,7 @@ TEST_CASE("Host code that touches device memory dies with an explanation") {
   CHECK(contains(child.output, "byte 396 of an allocation of 400 bytes made at "));
 }
 
-TEST_CASE("Other faults of host code are none of cudasim's business") {
+TEST_CASE("cudasim does not report other faults of host code") {
   const Child child = in_child([] {
     void* closed = mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     *static_cast<volatile int*>(closed) = 1;
@@ -138,7 +138,7 @@ TEST_CASE("Other faults of host code are none of cudasim's business") {
   CHECK(child.output.empty());
 }
 
-TEST_CASE("Kernels that leave allocations are reported: red zones, closed pages, freed memory, null") {
+TEST_CASE("Accesses of kernels outside allocations are reported: red zones, closed pages, freed memory, null") {
   const auto check = [](int64_t at, cudaError_t status, const std::vector<std::string>& parts, auto&& start) {
     const DeviceArray<float> array(100), other(1);
     start(array.data(), other.data(), at);
@@ -150,14 +150,14 @@ TEST_CASE("Kernels that leave allocations are reported: red zones, closed pages,
   const auto read = [](float* array, float* other, int64_t at) {
     launch(read_one_kernel<float>, 1, 32, 0, nullptr, other, array, at);
   };
-  // Near the allocation: seen after the kernel, by the pattern.
+  // Near the allocation: detected after the kernel, by the pattern.
   check(100, cudaErrorIllegalAddress,
         {"write outside of allocations in ", "write_one_kernel<float>",
          "0 bytes behind the end of an allocation of 400 bytes"},
         write);
   check(-1, cudaErrorIllegalAddress,
         {"write outside of allocations", "4 bytes before the start of an allocation of 400 bytes"}, write);
-  // Farther: at once, with the thread.
+  // Farther away: reported at once, with the thread.
   check(128, cudaErrorIllegalAddress,
         {"access outside of allocations in ", "write_one_kernel<float>, block (0, 0, 0)",
          "thread (5, 0, 0) (warp 0, lane 5)", "wrote to address ",
@@ -186,7 +186,7 @@ TEST_CASE("An access of 16 bytes to a misaligned address is reported") {
     launch(write_one_kernel<Vector>, 1, 32, 0, nullptr, reinterpret_cast<Vector*>(array.data() + 1), 1);
     std::printf("%s\n", cudaGetErrorName(cudaDeviceSynchronize()));
   });
-  CHECK(contains(child.output, "misaligned address"));  // UndefinedBehaviorSanitizer, where it is on, says it first
+  CHECK(contains(child.output, "misaligned address"));  // UndefinedBehaviorSanitizer, where enabled, reports it first
   if (WEXITSTATUS(child.status) == 0) {
     CHECK(contains(child.output, "thread (5, 0, 0) (warp 0, lane 5)"));
     CHECK(contains(child.output, "cudaErrorMisalignedAddress"));
@@ -220,7 +220,7 @@ TEST_CASE("Copies are checked against allocations and the direction") {
   static_cast<void>(cudaGetLastError());
 }
 
-TEST_CASE("Copies of rows, sets of bytes") {
+TEST_CASE("Copies of rows and fills of bytes") {
   std::vector<int> host(30);
   std::iota(host.begin(), host.end(), 0);
   const DeviceArray<int> array(40);
@@ -235,7 +235,7 @@ TEST_CASE("Copies of rows, sets of bytes") {
   static_cast<void>(cudaGetLastError());
 }
 
-TEST_CASE("Memory ends; what is not touched costs nothing") {
+TEST_CASE("Memory is limited; untouched memory costs nothing") {
   size_t free = 0, total = 0;
   CUDA_CHECK(cudaMemGetInfo(&free, &total));
   CHECK(total == size_t{64} << 30);
@@ -288,7 +288,7 @@ struct Pinned {
 
 }  // namespace
 
-TEST_CASE("Nothing has happened before someone waits") {
+TEST_CASE("No work runs before the host waits") {
   for_all_schedules([] {
     const Stream stream;
     const DeviceArray<int> array(std::vector<int>(10, 1));
@@ -320,7 +320,7 @@ TEST_CASE("Waiting for one stream does not run another that it does not depend o
   CHECK(done.data[0] == 1);
 }
 
-TEST_CASE("Copies from pageable memory take what is there at the call, from pinned memory what is there later") {
+TEST_CASE("Copies from pageable memory read it at the call, copies from pinned memory read it later") {
   for_all_schedules([] {
     const Stream stream;
     const DeviceArray<int> from_pageable(1), from_pinned(1);
@@ -335,7 +335,7 @@ TEST_CASE("Copies from pageable memory take what is there at the call, from pinn
   });
 }
 
-TEST_CASE("Streams are ordered by events alone") {
+TEST_CASE("Streams are ordered only by events") {
   int wrong = 0;
   for_all_schedules([&] {
     for (const bool wait : {true, false}) {
@@ -355,7 +355,7 @@ TEST_CASE("Streams are ordered by events alone") {
   CHECK(wrong >= 2);  // without the event some schedules show the error
 }
 
-TEST_CASE("An event stands for its last recording before the wait") {
+TEST_CASE("Waiting for an event means its last recording before the wait") {
   for_all_schedules([] {
     const Stream a, b;
     const Event event;
@@ -421,7 +421,7 @@ TEST_CASE("Synchronous calls: cudaMemcpy and cudaFree wait, cudaMemset and copie
   CHECK(*seen.data == 1);
 }
 
-TEST_CASE("Queries get on with the work; time between events") {
+TEST_CASE("Queries make progress; the time between events is measured") {
   const Stream stream;
   const Event start, end;
   const DeviceArray<int> array(std::vector<int>(1, 0));
@@ -436,13 +436,13 @@ TEST_CASE("Queries get on with the work; time between events") {
   CHECK(cudaStreamQuery(stream.handle) == cudaSuccess);
   CHECK(cudaEventElapsedTime(&milliseconds, start.handle, end.handle) == cudaSuccess);
   CHECK(milliseconds >= 0);
-  CHECK(cudaGetLastError() == cudaSuccess);  // "not ready" is no error
+  CHECK(cudaGetLastError() == cudaSuccess);  // "not ready" is not an error
   CUDA_CHECK(cudaMemsetAsync(array.data(), 0, 4, stream.handle));
   CHECK(cudaStreamQuery(stream.handle) == cudaErrorNotReady);
   CHECK(cudaStreamQuery(stream.handle) == cudaSuccess);
 }
 
-TEST_CASE("Handles that are none") {
+TEST_CASE("Invalid handles are errors") {
   cudaStream_t stream;
   CUDA_CHECK(cudaStreamCreate(&stream));
   CHECK(cudaStreamDestroy(stream) == cudaSuccess);
@@ -461,13 +461,13 @@ TEST_CASE("Handles that are none") {
   static_cast<void>(cudaGetLastError());
 }
 
-TEST_CASE("An error of a kernel stays, stops what was queued behind it, and cudaDeviceReset ends it") {
+TEST_CASE("An error of a kernel persists, stops the work queued after it, and is cleared by cudaDeviceReset") {
   const DeviceArray<float> array(10);
   const Pinned<float> copy(10);
   copy.data[0] = 1;
   launch(write_one_kernel<float>, 1, 32, 0, nullptr, array.data(), int64_t{1} << 20);
   CUDA_CHECK(cudaMemcpyAsync(copy.data, array.data(), 40, cudaMemcpyDeviceToHost));
-  CHECK(cudaPeekAtLastError() == cudaSuccess);  // nothing has run
+  CHECK(cudaPeekAtLastError() == cudaSuccess);  // nothing has run yet
   CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
   CHECK(copy.data[0] == 1);
   CHECK(cudaPeekAtLastError() == cudaErrorIllegalAddress);
@@ -482,7 +482,7 @@ TEST_CASE("An error of a kernel stays, stops what was queued behind it, and cuda
   CHECK(cudaFree(more) == cudaSuccess);
 }
 
-TEST_CASE("A forked child has workers of its own") {
+TEST_CASE("A forked child has its own workers") {
   const DeviceArray<int> array(std::vector<int>(1, 1));
   CUDA_CHECK(cudaDeviceSynchronize());
   const Child child = in_child([&] {
@@ -519,7 +519,7 @@ TEST_CASE("The device's properties") {
   static_cast<void>(cudaGetLastError());
 }
 
-TEST_CASE("child: report" * doctest::skip()) {  // run by the case below
+TEST_CASE("child: report" * doctest::skip()) {  // run by a case below
   int count = -1;
   const cudaError_t status = cudaGetDeviceCount(&count);
   std::printf("devices %d %s\n", count, cudaGetErrorName(status));
@@ -544,7 +544,7 @@ TEST_CASE("child: order" * doctest::skip()) {
   std::printf("\n");
 }
 
-TEST_CASE("The environment: devices, memory, schedule, threads; what makes no sense is an error") {
+TEST_CASE("The environment: devices, memory, schedule, threads; invalid values are errors") {
   CHECK(contains(rerun("child: report", "CUDASIM_DEVICES", "0").output, "devices 0 cudaErrorNoDevice"));
   CHECK(contains(rerun("child: report", "CUDASIM_DEVICES", "0").output, "malloc cudaErrorNoDevice"));
   CHECK(contains(rerun("child: report", "CUDASIM_DEVICES", "1").output, "devices 1 cudaSuccess"));
@@ -576,7 +576,7 @@ TEST_CASE("The environment: devices, memory, schedule, threads; what makes no se
   }
 }
 
-TEST_CASE("CUDASIM_KERNELS: the kernels that ran, appended at the end") {
+TEST_CASE("CUDASIM_KERNELS: the names of the kernels that ran are appended to the file") {
   char path[] = "/tmp/cudasim_kernels_XXXXXX";
   const int file = mkstemp(path);
   REQUIRE(file >= 0);

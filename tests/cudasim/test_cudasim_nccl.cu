@@ -55,7 +55,7 @@ struct Rank {
     wait_for([&] { return shared.has_id.load(); });
     return shared.id;
   }
-  void meet() const {  // waits for all ranks, once a test
+  void meet() const {  // waits for all ranks, once per test
     ++shared.steps;
     wait_for([&] { return shared.steps >= ranks; });
   }
@@ -119,7 +119,7 @@ std::vector<Ended> run_ranks(int ranks, const char* timeout, F&& body) {
   return ended;
 }
 
-// The same, and all must succeed without a report.
+// The same; all ranks must succeed without a report.
 template <class F>
 void all_well(int ranks, F&& body) {
   const std::vector<Ended> ended = run_ranks(ranks, "20", body);
@@ -130,7 +130,7 @@ void all_well(int ranks, F&& body) {
   }
 }
 
-// The same, and the outputs of ranks hold these texts; a rank without one is not looked at.
+// The same; the outputs of the ranks must contain these texts. A rank without a text is not checked.
 template <class F>
 void all_report(int ranks, const char* timeout, const std::vector<std::string>& texts, F&& body) {
   const std::vector<Ended> ended = run_ranks(ranks, timeout, body);
@@ -147,7 +147,7 @@ template <class T>
 T number(int rank, size_t i) {
   const int k = static_cast<int>((i * 37 + static_cast<size_t>(rank) * 101) % 1000);
   if constexpr (std::is_signed_v<T> && std::is_integral_v<T> && sizeof(T) >= sizeof(int)) {
-    return static_cast<T>(k % 100 - 50);  // no product of four overflows
+    return static_cast<T>(k % 100 - 50);  // the product of four does not overflow
   } else if constexpr (std::is_integral_v<T>) {
     return static_cast<T>(k * 1234567 + rank);  // wraps around
   } else {
@@ -198,7 +198,7 @@ TYPE_OF(float, ncclFloat32)
 TYPE_OF(double, ncclFloat64)
 TYPE_OF(bf16, ncclBfloat16)
 
-// All collectives on n elements (a rank), out of place and in place.
+// All collectives on n elements per rank, out of place and in place.
 template <class T>
 void check_collectives(const Rank& me, size_t n, ncclRedOp_t op) {
   constexpr ncclDataType_t type = TypeOf<T>::type;
@@ -282,13 +282,13 @@ TEST_CASE("NCCL: all collectives, types, reductions and sizes, out of place and 
       }
       check_collectives<float>(me, 100003, ncclSum);
       check_collectives<bf16>(me, 100003, ncclSum);
-      check_collectives<double>(me, 300007, ncclAvg);  // more than is reduced at a time
+      check_collectives<double>(me, 300007, ncclAvg);  // more than are reduced at a time
       me.leave();
     });
   }
 }
 
-TEST_CASE("NCCL: int32 sums wrap around, and of a number and a NaN the number is the maximum") {
+TEST_CASE("NCCL: int32 sums wrap around, and the maximum of a number and a NaN is the number") {
   all_well(2, [](Rank& me) {
     me.join();
     const int32_t most = std::numeric_limits<int32_t>::max();
@@ -302,7 +302,7 @@ TEST_CASE("NCCL: int32 sums wrap around, and of a number and a NaN the number is
   });
 }
 
-TEST_CASE("NCCL: results are the same bits however a buffer is cut, and by ReduceScatter and AllGather") {
+TEST_CASE("NCCL: results are the same bits however a buffer is cut, also by ReduceScatter and AllGather") {
   all_well(3, [](Rank& me) {
     me.join();
     const size_t n = 99999, part = n / 3;
@@ -353,9 +353,9 @@ TEST_CASE("NCCL: a collective is an operation of its stream, under all schedules
   });
 }
 
-TEST_CASE("NCCL: nothing has happened before somebody waits") {
+TEST_CASE("NCCL: no collective runs before the host waits") {
   all_well(1, [](Rank& me) {
-    cudasim::set_schedule(cudasim::Schedule::forward);  // others run what they need not
+    cudasim::set_schedule(cudasim::Schedule::forward);  // the other schedules run work that they need not
     me.join();
     cudaStream_t stream;
     CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -363,7 +363,7 @@ TEST_CASE("NCCL: nothing has happened before somebody waits") {
     CUDA_CHECK(cudaDeviceSynchronize());
     NCCL_OK(ncclAllReduce(send.data(), receive.data(), 10, ncclFloat, ncclSum, me.comm, stream));
     float early = 0;
-    CUDA_CHECK(cudaMemcpy(&early, receive.data(), sizeof early, cudaMemcpyDeviceToHost));  // the default stream's
+    CUDA_CHECK(cudaMemcpy(&early, receive.data(), sizeof early, cudaMemcpyDeviceToHost));  // on the default stream
     EXPECT(early == 2);
     EXPECT(cudaStreamQuery(stream) == cudaErrorNotReady);
     EXPECT(cudaStreamQuery(stream) == cudaSuccess);
@@ -372,7 +372,7 @@ TEST_CASE("NCCL: nothing has happened before somebody waits") {
   });
 }
 
-TEST_CASE("NCCL: calls on one communicator run in their order, whichever stream is waited for first") {
+TEST_CASE("NCCL: calls on one communicator run in call order, whichever stream is waited for first") {
   all_well(2, [](Rank& me) {
     me.join();
     cudaStream_t streams[2];
@@ -387,7 +387,7 @@ TEST_CASE("NCCL: calls on one communicator run in their order, whichever stream 
   });
 }
 
-TEST_CASE("NCCL: what is queued runs when another rank waits for it") {
+TEST_CASE("NCCL: queued work runs when another rank waits for it") {
   all_well(2, [](Rank& me) {
     me.join();
     const DeviceArray<float> values(std::vector<float>(10, 1));
@@ -397,13 +397,13 @@ TEST_CASE("NCCL: what is queued runs when another rank waits for it") {
       CUDA_CHECK(cudaDeviceSynchronize());
       me.shared.steps = 1;
     }
-    wait_for([&] { return me.shared.steps == 1; });  // rank 1 waits for rank 0, and for no stream
+    wait_for([&] { return me.shared.steps == 1; });  // rank 1 waits for rank 0, not for a stream
     EXPECT(values.host() == std::vector<float>(10, 4));
     me.leave();
   });
 }
 
-TEST_CASE("NCCL: groups are queued at their end, and tie their streams together") {
+TEST_CASE("NCCL: groups are queued at their end, and synchronise their streams") {
   all_well(2, [](Rank& me) {
     me.join();
     cudaStream_t streams[2];
@@ -429,17 +429,17 @@ TEST_CASE("NCCL: groups are queued at their end, and tie their streams together"
   });
 }
 
-TEST_CASE("NCCL: several communicators, and counts of what was communicated") {
+TEST_CASE("NCCL: several communicators, and the counts of their traffic") {
   all_well(2, [](Rank& me) {
     me.join();
     const ncclComm_t first = me.comm;
-    me.meet();  // nobody still wants the first id
+    me.meet();  // no rank still needs the first id
     if (me.rank == 0) {
       NCCL_OK(ncclGetUniqueId(&me.shared.id));
       me.shared.steps = 3;
     }
     wait_for([&] { return me.shared.steps == 3; });
-    NCCL_OK(ncclCommInitRank(&me.comm, 2, me.shared.id, 1 - me.rank));  // the other way round
+    NCCL_OK(ncclCommInitRank(&me.comm, 2, me.shared.id, 1 - me.rank));  // ranks in reverse order
     const DeviceArray<bf16> part(std::vector<bf16>(100, bf16(1.0f))), whole(200);
     NCCL_OK(ncclAllGather(part.data(), whole.data(), 100, ncclBfloat16, first, nullptr));
     NCCL_OK(ncclReduceScatter(whole.data(), part.data(), 100, ncclBfloat16, ncclSum, me.comm, nullptr));
@@ -462,7 +462,7 @@ TEST_CASE("NCCL: several communicators, and counts of what was communicated") {
 
 // ---- reports -------------------------------------------------------------------------------------------------------
 
-TEST_CASE("NCCL: ranks that make different calls are all told which") {
+TEST_CASE("NCCL: when ranks make different calls, each rank reports both calls") {
   using Make = std::function<ncclResult_t(Rank&, void*)>;
   const auto all_reduce = [](size_t count, ncclDataType_t type, ncclRedOp_t op) -> Make {
     return [=](Rank& me, void* data) { return ncclAllReduce(data, data, count, type, op, me.comm, nullptr); };
@@ -495,7 +495,7 @@ TEST_CASE("NCCL: ranks that make different calls are all told which") {
       ncclResult_t error;
       NCCL_OK(ncclCommGetAsyncError(me.comm, &error));
       EXPECT(error == ncclInvalidUsage);
-      EXPECT(all_reduce(1, ncclFloat, ncclSum)(me, data.data()) == ncclInvalidUsage);  // of no use any more
+      EXPECT(all_reduce(1, ncclFloat, ncclSum)(me, data.data()) == ncclInvalidUsage);  // the communicator is unusable from now on
       EXPECT(ncclGetLastError(me.comm) == cudasim::last_report());
       CUDA_CHECK(cudaDeviceReset());
       NCCL_OK(ncclCommDestroy(me.comm));
@@ -513,7 +513,7 @@ TEST_CASE("NCCL: ranks that make different calls are all told which") {
   }
 }
 
-TEST_CASE("NCCL: a call that cannot be right is refused, and the communicator goes on") {
+TEST_CASE("NCCL: an invalid call is refused, and the communicator stays usable") {
   all_report(2, "20", {"", ""}, [](Rank& me) {
     me.join();
     const DeviceArray<float> ten(10), twenty(20);
@@ -564,11 +564,11 @@ TEST_CASE("NCCL: a call that cannot be right is refused, and the communicator go
     CUDA_CHECK(cudaStreamDestroy(stream));
     refused(ncclAllReduce(a, b, 1, ncclFloat, ncclSum, me.comm, stream), "is none (destroyed?)");
     refused(ncclGroupEnd(), "ncclGroupEnd without ncclGroupStart", ncclInvalidUsage);
-    NCCL_OK(ncclGroupStart());  // a refused call takes the group with it
+    NCCL_OK(ncclGroupStart());  // a refused call makes its group fail
     NCCL_OK(reduce(a, b, 10));
     EXPECT(reduce(a, b, 40) == ncclInvalidArgument);
     EXPECT(ncclGroupEnd() == ncclInvalidArgument);
-    NCCL_OK(ncclGroupStart());  // and so does one that became wrong
+    NCCL_OK(ncclGroupStart());  // and so does one that became invalid
     CUDA_CHECK(cudaMalloc(&freed, 40));
     NCCL_OK(reduce(a, freed, 10));
     CUDA_CHECK(cudaFree(freed));
@@ -595,7 +595,7 @@ TEST_CASE("NCCL: a call that cannot be right is refused, and the communicator go
   });
 }
 
-TEST_CASE("NCCL: a rank that has gone is named to the others") {
+TEST_CASE("NCCL: a rank that has ended is named by the others") {
   const std::string text = "rank 2 has gone";
   all_report(3, "20", {text, text}, [](Rank& me) {
     me.join();
@@ -613,7 +613,7 @@ TEST_CASE("NCCL: a rank that has gone is named to the others") {
   });
 }
 
-TEST_CASE("NCCL: a rank whose device fails has gone for the others") {
+TEST_CASE("NCCL: a rank whose device fails counts as ended for the others") {
   all_report(2, "20", {"rank 1 has gone", "write outside of allocations"}, [](Rank& me) {
     me.join();
     const DeviceArray<float> data(std::vector<float>(10, 1));
@@ -624,7 +624,7 @@ TEST_CASE("NCCL: a rank whose device fails has gone for the others") {
     NCCL_OK(ncclCommGetAsyncError(me.comm, &error));
     EXPECT(error == (me.rank == 1 ? ncclUnhandledCudaError : ncclRemoteError));
     if (me.rank == 0) me.shared.steps = 1;
-    wait_for([&] { return me.shared.steps == 1; });  // rank 1 is still there when rank 0 finds out
+    wait_for([&] { return me.shared.steps == 1; });  // rank 1 is still running when rank 0 detects it
   });
 }
 
@@ -642,7 +642,7 @@ TEST_CASE("NCCL: a rank that does not call is named after the timeout") {
   });
 }
 
-TEST_CASE("NCCL: ranks that do not come, or come with other numbers, are told to those that wait") {
+TEST_CASE("NCCL: waiting ranks report ranks that do not join or join with other numbers") {
   const std::string missing = "rank 1, 3 of 4 did not come for 0.3 s";
   all_report(4, "0.3", {missing, "", missing, ""}, [](Rank& me) {
     const ncclUniqueId id = me.id();
@@ -665,11 +665,11 @@ TEST_CASE("NCCL: ranks that do not come, or come with other numbers, are told to
   });
 }
 
-TEST_CASE("NCCL: strangers at the port are sent away and keep nobody waiting") {
+TEST_CASE("NCCL: connections from other programs are closed and delay no rank") {
   all_well(2, [](Rank& me) {
     const ncclUniqueId id = me.id();
     if (me.rank == 1) {
-      uint32_t address, port;  // behind a tag and a number of 8 bytes each
+      uint32_t address, port;  // after a tag and a number of 8 bytes each
       std::memcpy(&address, id.internal + 16, 4);
       std::memcpy(&port, id.internal + 20, 4);
       sockaddr_in to = {};
@@ -682,8 +682,8 @@ TEST_CASE("NCCL: strangers at the port are sent away and keep nobody waiting") {
         EXPECT(write(fd, says.data(), says.size()) == static_cast<ssize_t>(says.size()));
         return fd;
       };
-      stranger("");      // stays and says nothing
-      stranger("GET ");  // or not enough
+      stranger("");      // stays and sends nothing
+      stranger("GET ");  // or too little
       const int fd = stranger("GET / HTTP/1.1\r\nHost: nobody.example\r\n\r\n");
       char byte;
       EXPECT(read(fd, &byte, 1) <= 0);  // closed
@@ -694,7 +694,7 @@ TEST_CASE("NCCL: strangers at the port are sent away and keep nobody waiting") {
   });
 }
 
-TEST_CASE("NCCL: abort from another thread ends a collective that waits") {
+TEST_CASE("NCCL: abort from another thread ends a waiting collective") {
   all_well(2, [](Rank& me) {
     me.join();
     const DeviceArray<float> data(std::vector<float>(10, 1));
@@ -717,7 +717,7 @@ TEST_CASE("NCCL: abort from another thread ends a collective that waits") {
   });
 }
 
-TEST_CASE("NCCL: a communicator does not survive cudaDeviceReset with calls in the queue") {
+TEST_CASE("NCCL: a communicator does not survive cudaDeviceReset with queued calls") {
   all_report(2, "20", {"", "rank 0 has gone"}, [](Rank& me) {
     me.join();
     const DeviceArray<float> data(std::vector<float>(10, 1));
@@ -735,7 +735,7 @@ TEST_CASE("NCCL: a communicator does not survive cudaDeviceReset with calls in t
   });
 }
 
-TEST_CASE("NCCL: the environment, versions and texts") {
+TEST_CASE("NCCL: the environment variables, versions and error texts") {
   all_well(2, [](Rank& me) {
     setenv("CUDASIM_NCCL_ADDR", "localhost", 1);
     me.join();

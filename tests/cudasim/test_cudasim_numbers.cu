@@ -1,5 +1,5 @@
-// cudasim's numbers: bfloat16 against a formula that does not use its bits' arithmetic, warp exchanges against plain
-// loops, integer intrinsics against their definitions.
+// cudasim's numbers: bfloat16 compared with a formula that uses no arithmetic on bits, warp exchanges with plain loops,
+// integer intrinsics with their definitions.
 #include <cudasim.h>
 #include <doctest/doctest.h>
 
@@ -12,12 +12,12 @@ namespace {
 
 // ---- bfloat16 ------------------------------------------------------------------------------------------------------
 
-// The bfloat16 nearest to x by comparison with its neighbours; 8 bits of precision, exponents of float.
+// The bfloat16 nearest to x, by comparing its neighbours; 8 bits of precision, exponents of float.
 float nearest_bf16(double x) {
   if (x == 0 || std::isnan(x) || std::isinf(x)) return static_cast<float>(x);
   int exponent;
   std::frexp(x, &exponent);                                            // |x| in [2^(exponent-1), 2^exponent)
-  const double unit = std::ldexp(1.0, std::max(exponent, -125) - 8);   // the distance of neighbours here
+  const double unit = std::ldexp(1.0, std::max(exponent, -125) - 8);   // the distance between neighbours here
   const double below = std::floor(x / unit), rest = x / unit - below;  // exact: powers of two
   double count = rest < 0.5 ? below : rest > 0.5 ? below + 1 : std::fmod(below, 2) == 0 ? below : below + 1;
   const double value = count * unit;
@@ -31,7 +31,7 @@ bool same_float(float a, float b) {
 
 }  // namespace
 
-TEST_CASE("bfloat16: every value goes to float and back") {
+TEST_CASE("bfloat16: every value survives conversion to float and back") {
   static_assert(std::is_trivially_default_constructible_v<bf16> && std::is_trivially_copyable_v<bf16>);
   static_assert(sizeof(bf16) == 2 && alignof(bf16) == 2 && sizeof(__nv_bfloat162) == 4 && alignof(__nv_bfloat162) == 4);
   for (unsigned bits = 0; bits < 65536; ++bits) {
@@ -40,14 +40,14 @@ TEST_CASE("bfloat16: every value goes to float and back") {
     REQUIRE(__bfloat16_as_ushort(value) == bits);
     REQUIRE(__float_as_uint(x) == bits << 16);
     const unsigned short back = __bfloat16_as_ushort(__float2bfloat16_rn(x));
-    REQUIRE(back == ((bits & 0x7fff) > 0x7f80 ? 0x7fff : bits));  // every NaN becomes the one
+    REQUIRE(back == ((bits & 0x7fff) > 0x7f80 ? 0x7fff : bits));  // every NaN becomes the same one
     REQUIRE(__bfloat16_as_ushort(__float2bfloat16(x)) == back);
     REQUIRE(__bfloat16_as_ushort(__float2bfloat16_rz(x)) == back);
     REQUIRE(__hisnan(value) == std::isnan(x));
   }
 }
 
-TEST_CASE("bfloat16: to the nearest, ties to even, around every value") {
+TEST_CASE("bfloat16: rounds to the nearest, ties to even, around every value") {
   for (unsigned high = 0; high < 65536; ++high) {
     for (const unsigned low : {0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
       const float x = __uint_as_float(high << 16 | low);
@@ -66,7 +66,7 @@ TEST_CASE("bfloat16: to the nearest, ties to even, around every value") {
 }
 
 TEST_CASE("bfloat16 from double and int is rounded once") {
-  // Just above a tie: by way of a float rounded to the nearest it would become the tie itself, and go down.
+  // Just above a tie: rounding to float first would make it the tie itself, which rounds down.
   CHECK(__bfloat16_as_ushort(bf16(1.0 + 0x1p-8 + 0x1p-40)) == 0x3f81);
   CHECK(__bfloat16_as_ushort(bf16(-1.0 - 0x1p-8 - 0x1p-40)) == 0xbf81);
   CHECK(__bfloat16_as_ushort(bf16(1.0 + 3 * 0x1p-8 - 0x1p-40)) == 0x3f81);
@@ -108,7 +108,7 @@ TEST_CASE("bfloat16: pairs and arithmetic") {
 
 namespace {
 
-// What each lane of a warp gets, and what it should: computed on the host by the definition in CUDA's guide.
+// What each lane of a warp gets, and the expected value by the definition in CUDA's guide, computed on the host.
 struct Exchanged {
   double shfl, up, down, xor_;
 };
@@ -239,7 +239,7 @@ TEST_CASE("Votes, matches and reductions of the lanes in a mask") {
 
 // ---- atomics and scalars --------------------------------------------------------------------------------------------
 
-TEST_CASE("Atomics return what was there and leave what they should") {
+TEST_CASE("Atomics return the old value and store the new one") {
   const auto check = [](auto call, auto start, auto end) {
     auto cell = start;
     CHECK(call(&cell) == start);
@@ -298,7 +298,7 @@ TEST_CASE("Integer and conversion intrinsics") {
   CHECK(__saturatef(0.25f) == 0.25f);
   CHECK(__saturatef(NAN) == 0.0f);
   CHECK(max(-1, 0x7fffffff) == 0x7fffffff);
-  CHECK(max(-1, 1u) == 0xffffffffu);  // as CUDA: both unsigned
+  CHECK(max(-1, 1u) == 0xffffffffu);  // as in CUDA: both unsigned
   CHECK(max(NAN, 1.0f) == 1.0f);
   CHECK(min(2.0f, NAN) == 2.0f);
   CHECK(rsqrtf(4.0f) == 0.5f);

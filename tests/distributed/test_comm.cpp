@@ -1,4 +1,4 @@
-// Sums and exchanges: of one process; and, where mpirun has started this test, of several over MPI.
+// Sums and exchanges: within one process and, if mpirun started this test, between several over MPI.
 #include <doctest/doctest.h>
 
 #include <numeric>
@@ -34,7 +34,7 @@ template <class T>
 void check_all(Number type) {
   const std::unique_ptr<Comm> comm = make_comm();
   const int R = comm->size(), rank = comm->rank();
-  for (const int64_t n : {1, 33, 100'003, 5'000'000}) {  // the last goes in pieces
+  for (const int64_t n : {1, 33, 100'003, 5'000'000}) {  // the last is sent in pieces
     CAPTURE(n);
     std::vector<T> data = values<T>(rank, n);
     comm->wait(comm->all_reduce(data.data(), n, type));
@@ -80,7 +80,7 @@ void check_all(Number type) {
 
 }  // namespace
 
-TEST_CASE("sums and exchanges, of floats and doubles, in place and not") {
+TEST_CASE("sums and exchanges of floats and doubles, in place and out of place") {
   check_all<float>(Number::f32);
   check_all<double>(Number::f64);
 }
@@ -95,11 +95,11 @@ TEST_CASE("calls queue up, and a later ticket waits for the earlier ones") {
   const double R = comm->size();
   CHECK(x.back() == R * R);
   CHECK(y.back() == 2 * R);
-  comm->wait(last);  // again: at once
+  comm->wait(last);  // a second wait returns at once
   comm->barrier();
 }
 
-TEST_CASE("what went over the network is counted, and so is every call") {
+TEST_CASE("network traffic and calls are counted") {
   const std::unique_ptr<Comm> comm = make_comm();
   const int R = comm->size();
   const int64_t before = *comm->progress();

@@ -1,4 +1,4 @@
-// The processes of a run: threads stand for those that only talk, forked ones for those that die.
+// The processes of a run: threads stand for those that only communicate, forked processes for those that die.
 #include <arpa/inet.h>
 #include <doctest/doctest.h>
 #include <netinet/in.h>
@@ -23,7 +23,7 @@ GroupConfig config_of(int rank, int size, int port, double timeout = 20) {
   return {rank, size, rank, size, {"127.0.0.1"}, port, "a token", timeout};
 }
 
-// Runs body(group) as so many ranks, threads of this process; the errors' texts, by rank.
+// Runs body(group) as `size` ranks, threads of this process; returns the texts of the errors, by rank.
 std::vector<std::string> in_group(
     int size, const std::function<void(const Group&)>& body,
     const std::function<void(GroupConfig&)>& change = [](GroupConfig&) {}) {
@@ -75,7 +75,7 @@ int free_port() {
   return ntohs(address.sin_port);
 }
 
-// A rank of its own process: what it printed to stderr, and how it ended.
+// A rank in its own process: what it printed to stderr, and how it ended.
 struct Child {
   pid_t pid = 0;
   int output = -1;
@@ -102,7 +102,7 @@ struct Child {
     }
     ::_exit(0);
   }
-  // Waits for the end: its exit code, or minus the signal.
+  // Waits for the process to end; returns its exit code, or minus the signal.
   int end(std::string& said) {
     char buffer[4096];
     for (ssize_t n; (n = ::read(output, buffer, sizeof buffer)) > 0;) said.append(buffer, static_cast<size_t>(n));
@@ -164,7 +164,7 @@ TEST_CASE("together: an error in one rank throws in every rank, and only that ra
 }
 
 TEST_CASE("a rank with another token or world size is refused, and told why") {
-  // A wrong token: rank 0 goes on waiting, for a rank that has it.
+  // A wrong token: rank 0 continues to wait for a rank that has the right one.
   std::vector<std::string> errors = in_group(
       2, [](const Group&) {},
       [](GroupConfig& c) {
@@ -234,7 +234,7 @@ TEST_CASE("connections that are not ranks of the run are refused, and the ranks 
   for (const int fd : {silent, web, odd, huge}) ::close(fd);
 }
 
-TEST_CASE("errors name the address where no rank 0 listens, and the port that is taken") {
+TEST_CASE("errors name the address where rank 0 does not listen, and the port that is in use") {
   const int port = free_port();
   CHECK_THROWS_WITH_AS(Group(config_of(1, 2, port, 1)), doctest::Contains("got no answer at 127.0.0.1 port"), Error);
   GroupConfig wrong = config_of(1, 2, port, 1);

@@ -1,4 +1,4 @@
-// Who a process is, by its environment.
+// The rank of a process, from its environment.
 #include <doctest/doctest.h>
 
 #include <cstdlib>

@@ -11,7 +11,7 @@
 
 namespace fs = std::filesystem;
 
-TEST_CASE("a shared file follows links, and is not a pipe") {
+TEST_CASE("a shared file follows links, and a pipe is refused") {
   const TemporaryFolder folder;
   const Group alone{GroupConfig{}};
   fs::create_directory(folder.path / "elsewhere");

@@ -32,7 +32,7 @@ TEST_CASE("classes: names in order, numbers by value") {
   CHECK(class_names(made({{"10", 1}, {"9", 1}, {"x", 1}})) == std::vector<std::string>{"10", "9", "x"});
 }
 
-TEST_CASE("balance: as many of each as the smallest has, drawn with the seed") {
+TEST_CASE("balance: each class gets as many rows as the smallest has, drawn by the seed") {
   const auto rows = made({{"a", 7}, {"b", 100}, {"c", 8}});
   const auto even = balanced(rows, 1);
   CHECK(count(even) == std::map<std::string, int>{{"a", 7}, {"b", 7}, {"c", 7}});
@@ -43,7 +43,7 @@ TEST_CASE("balance: as many of each as the smallest has, drawn with the seed") {
   CHECK(texts != other);
 }
 
-TEST_CASE("the book's split of its spam data") {
+TEST_CASE("the split has the sizes of the book's spam data") {
   const auto even = balanced(made({{"ham", 4827}, {"spam", 747}}), 123);
   CHECK(even.size() == 1494);
   const LabelledSplits splits = split(even, 0.7, 0.1, 123);
@@ -59,7 +59,7 @@ TEST_CASE("the book's split of its spam data") {
   CHECK(split(even, 0.7, 0.1, 123).train[0].text == splits.train[0].text);
 }
 
-TEST_CASE("one class, or a class that a split lacks") {
+TEST_CASE("one class only, or a class missing from a split, is refused") {
   const auto a = made({{"a", 3}}), both = made({{"a", 3}, {"b", 1}});
   CHECK_THROWS_WITH_AS(check_classes({"a"}, {a, a, {}}), doctest::Contains("at least two classes"), Error);
   CHECK_THROWS_WITH_AS(check_classes({"a", "b"}, {both, a, both}),
@@ -68,7 +68,7 @@ TEST_CASE("one class, or a class that a split lacks") {
   CHECK_NOTHROW(check_classes({"a", "b"}, {both, both, {}}));
 }
 
-TEST_CASE("encoding names the row that cannot be") {
+TEST_CASE("encoding names the row that cannot be encoded") {
   const Tokenizer tokenizer = Tokenizer::chars("abc");
   const auto examples = encode({{"x", "ab", "f: line 1"}, {"y", "c", "f: line 2"}}, {"y", "x"}, tokenizer);
   REQUIRE(examples.size() == 2);

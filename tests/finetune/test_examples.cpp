@@ -38,7 +38,7 @@ TEST_CASE("a permutation has every number once, and follows from seed and sequen
     std::sort(order.begin(), order.end());
     CHECK(order == counted(n));
   }
-  // Every place is as likely for every number: 0's mean place over 2,000 orders of 11.
+  // Every place is equally likely for every number: 0's mean place over 2,000 orders of 11.
   double mean = 0;
   for (uint64_t k = 0; k < 2000; ++k) {
     const auto order = permutation(11, 9, k);
@@ -61,7 +61,7 @@ TEST_CASE("splits round as the book does") {
   CHECK_THROWS_AS(split_sizes(10, 0, 0.3), UsageError);
 }
 
-TEST_CASE("an epoch has every example once, but for a last batch that is not full") {
+TEST_CASE("an epoch has every example once, except those of an incomplete last batch") {
   std::vector<size_t> lengths;
   for (size_t k = 0; k < 100; ++k) lengths.push_back(1 + k * 37 % 50);
   for (const Batching batching : {Batching::shuffled, Batching::by_length}) {
@@ -76,7 +76,7 @@ TEST_CASE("an epoch has every example once, but for a last batch that is not ful
     for (const auto& batch : uneven) CHECK(batch.size() == 8);
     CHECK(epoch_batches(lengths, 101, batching, 1, 0).empty());
   }
-  // Padded tokens: by length far fewer.
+  // Sorting by length pads far fewer tokens.
   const auto padded = [&](Batching batching) {
     size_t tokens = 0;
     for (const auto& batch : epoch_batches(lengths, 5, batching, 3, 0)) {
@@ -89,11 +89,11 @@ TEST_CASE("an epoch has every example once, but for a last batch that is not ful
   CHECK(padded(Batching::by_length) * 4 < padded(Batching::shuffled));
 }
 
-TEST_CASE("packing: each example into the first row that has room, in the fewest tokens") {
+TEST_CASE("packing: each example goes into the first row with room, with the fewest tokens") {
   CHECK(pack_rows({5, 6, 3, 2, 4, 8, 1}, 8) == Batches{{0, 2}, {1, 3}, {4, 6}, {5}});
   CHECK(pack_rows({8, 8}, 8) == Batches{{0}, {1}});
   CHECK(pack_rows({8, 8}, 16) == Batches{{0}, {1}});        // nothing to save
-  CHECK(pack_rows({8, 4, 4}, 16) == Batches{{0}, {1, 2}});  // rows of 8: none is longer than it need be
+  CHECK(pack_rows({8, 4, 4}, 16) == Batches{{0}, {1, 2}});  // rows of 8: not longer than necessary
   CHECK(pack_rows({3, 3, 3, 3, 3, 3}, 14) == Batches{{0}, {1}, {2}, {3}, {4}, {5}});
   CHECK(pack_rows({7, 1, 2, 3}, 64) == Batches{{0, 1, 2, 3}});
   for (uint64_t seed = 0; seed < 50; ++seed) {

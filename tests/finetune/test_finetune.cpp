@@ -1,4 +1,4 @@
-// Finetuning's flags, recipes and parts; weights taken over; a run's folder.
+// Finetuning's flags, recipes and parts; weights copied from a base model; a run's folder.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -92,7 +92,7 @@ TEST_CASE("each number just outside its range is refused by name") {
   });
 }
 
-TEST_CASE("what is missing or contradicts itself is refused") {
+TEST_CASE("missing and contradictory flags are refused") {
   const Task c = Task::classify;
   CHECK(contains(refused(c, {}, [](auto& f) { f.model.clear(); }), "--model DIR is missing"));
   CHECK(contains(refused(c, {}, [](auto& f) { f.data.clear(); }), "--data is missing"));
@@ -112,7 +112,7 @@ TEST_CASE("what is missing or contradicts itself is refused") {
   CHECK(refused(Task::dpo, {}, [](auto& f) { f.position = "middle"; }) == "nothing");  // not its flag
 }
 
-TEST_CASE("recipes set what was not given") {
+TEST_CASE("recipes set the flags that were not given") {
   FinetuneConfig config = good(Task::classify);
   config.recipe = "spam";
   config.epochs = 2;
@@ -136,13 +136,13 @@ TEST_CASE("recipes set what was not given") {
   CHECK(to_json(none, Task::classify) == to_json(good(Task::classify), Task::classify));
 }
 
-TEST_CASE("lists") {
+TEST_CASE("comma-separated lists") {
   CHECK(split_list("") == std::vector<std::string>{});
   CHECK(split_list("a") == std::vector<std::string>{"a"});
   CHECK(split_list("a,b c,") == std::vector<std::string>{"a", "b c"});
 }
 
-TEST_CASE("what trains") {
+TEST_CASE("--train selects the parts that train") {
   const auto options = [](const char* train, const ModelConfig& shape) {
     FinetuneConfig config = good(Task::classify);
     config.train = train;
@@ -154,7 +154,7 @@ TEST_CASE("what trains") {
   CHECK((head.first_block == 2 && !head.embeddings && !head.final_norm && head.head));
   const TrainablePart last = options("last-blocks:1", classifier).trainable;
   CHECK((last.first_block == 1 && !last.embeddings && last.final_norm && last.head));
-  CHECK_FALSE(options("last-blocks:1", kTiny).trainable.head);  // it is the embedding
+  CHECK_FALSE(options("last-blocks:1", kTiny).trainable.head);  // the head is the embedding
   const TrainablePart all = options("all", classifier).trainable;
   CHECK((all.first_block == 0 && all.embeddings && all.final_norm && all.head));
   CHECK(options("all", classifier).lora.rank == 0);
@@ -170,12 +170,12 @@ TEST_CASE("what trains") {
   large.lora_rank = 2;
   large.lora_targets = "q,w";
   CHECK_THROWS_WITH_AS(model_options(large, classifier), doctest::Contains("q,k,v,attproj,fc,fcproj,head"), Error);
-  // C + 1 parameters a class
+  // C + 1 parameters per class
   const auto table = param_table(classifier, options("head", classifier));
   CHECK(num_trainable(table) == 2 * 6 + 2);
 }
 
-TEST_CASE("a classifier takes over all but the head, which is new") {
+TEST_CASE("a classifier takes all weights but the head, which is new") {
   const TemporaryFolder tmp;
   CpuModel<float> base(kTiny, true);
   init_weights(base, 7);
@@ -195,7 +195,7 @@ TEST_CASE("a classifier takes over all but the head, which is new") {
   CHECK_THROWS_WITH_AS(load_base_weights(wider, tmp.path, false), doctest::Contains("another shape"), Error);
 }
 
-TEST_CASE("a head's first weights") {
+TEST_CASE("the initial weights of a head") {
   ModelConfig shape = classifier_of(kTiny, 400);
   CpuModel<float> model(shape, true);
   init_head(model, "torch", 1);
@@ -222,7 +222,7 @@ TEST_CASE("a head's first weights") {
   CHECK(values_of(model, "headb")[0] == 0);
 }
 
-TEST_CASE("a run's folder: one that holds a run is refused; latest is replaced whole") {
+TEST_CASE("a folder that holds a run is refused; latest is replaced as a whole") {
   const TemporaryFolder tmp;
   FinetuneConfig config = good(Task::instruct);
   config.run = (tmp.path / "run").string();

@@ -62,7 +62,7 @@ TEST_CASE("inputs, targets one later, end-of-text once, nothing of the padding")
   const Batch masked = prompted_batch(examples, {0, 1}, end, true, 0);
   CHECK(masked.targets == std::vector<int32_t>{-1, -1, 3, 4, end, 7, end, -1, -1, -1});
   CHECK(masked.weights == std::vector<float>{0, 0, 1, 1, 1, 1, 1, 0, 0, 0});
-  // Packed: one behind the other, each from position 0 on, and what is left of a row is nobody's.
+  // Packed: one after the other, each starting at position 0; the rest of a row belongs to no example.
   const Batch packed = prompted_batch(examples, {1, 0, 1}, end, true, 7);
   CHECK(packed.B == 2);
   CHECK(packed.T == 5);
@@ -71,16 +71,16 @@ TEST_CASE("inputs, targets one later, end-of-text once, nothing of the padding")
   CHECK(packed.weights == std::vector<float>{1, 1, 1, 1, 0, 0, 0, 1, 1, 1});
   CHECK(packed.documents == std::vector<int32_t>{0, 0, 2, 2, 4, 0, 0, 0, 0, 0});
   CHECK(batch.documents.empty());
-  const Batch apart = prompted_batch(examples, {1, 0}, end, false, 6);  // nothing to share: as if not packed
+  const Batch apart = prompted_batch(examples, {1, 0}, end, false, 6);  // no row to share: as if not packed
   CHECK(apart.inputs == batch.inputs);
   CHECK(apart.documents.empty());
-  // The end of a text that stands in the data is text.
+  // An end-of-text that occurs in the data is text.
   const Tokenizer bytes = Tokenizer::bytes();
   CHECK(prompted_example("<|endoftext|>", "x", bytes, "").prompt == 13);
   CHECK_THROWS_WITH_AS(prompted_example("z", "a", tokenizer, "f: row 3"), doctest::Contains("f: row 3: "), Error);
 }
 
-TEST_CASE("what is too long is cut and counted; without a token of its answer it goes") {
+TEST_CASE("examples that are too long are cut and counted; those left without an answer token are dropped") {
   const Tokenizer tokenizer = Tokenizer::chars("ab");
   std::vector<PromptedExample> examples = {prompted_example("aaaa", "b", tokenizer, ""),
                                            prompted_example("aa", "bbbb", tokenizer, ""),
@@ -90,7 +90,7 @@ TEST_CASE("what is too long is cut and counted; without a token of its answer it
   CHECK(truncation.dropped == 1);
   REQUIRE(examples.size() == 2);
   CHECK(examples[0].ids == std::vector<int32_t>{0, 0, 1, 1});
-  CHECK(examples[1].ids.size() == 4);  // 3 inputs: just fits
+  CHECK(examples[1].ids.size() == 4);  // 3 inputs: fits exactly
 }
 
 namespace {
@@ -109,7 +109,7 @@ std::vector<PromptedExample> some_examples() {
 
 }  // namespace
 
-TEST_CASE("padding and the company of a batch change nothing: the same loss per token") {
+TEST_CASE("padding and the other rows of a batch change nothing: the same loss per token") {
   const ModelConfig tiny = {.max_seq_len = 16, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 8};
   CpuModel<float> model(tiny, true);
   init_weights(model, 3);
@@ -129,7 +129,7 @@ TEST_CASE("padding and the company of a batch change nothing: the same loss per 
   CHECK_FALSE(evaluate_prompted(model, examples, 10, true, 0, 2, 0, [] { return true; }).has_value());
 }
 
-TEST_CASE("a packed batch has the loss and the gradients of the same examples padded") {
+TEST_CASE("a packed batch has the same loss and gradients as the padded examples") {
   const ModelConfig config = {.max_seq_len = 40, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 32};
   const std::vector<PromptedExample> examples = some_examples();
   const std::vector<size_t> all = {4, 0, 6, 2, 5, 1, 3};
@@ -157,7 +157,7 @@ TEST_CASE("a packed batch has the loss and the gradients of the same examples pa
           model.zero_grad();
           forward_batch(model, packed, Pass::train);
           model.backward(packed.targets.data(), packed.weights.data());
-          // docs/testing.md's bounds of a model against another.
+          // The bounds of docs/testing.md for one model against another.
           const bool fp32 = precision == Precision::fp32;
           CHECK(std::abs(model.step_loss() - rows.step_loss()) < (fp32 ? 1e-5 : 1e-2));
           for (const ParamTensor& tensor : model.table) {

@@ -1,4 +1,4 @@
-// Preferences and DPO: rows, masks, the loss by hand, and its gradient against finite differences of a whole model.
+// Preferences and DPO: rows, masks, the loss worked out by hand, and its gradient against finite differences of a whole model.
 #include "llm/finetune/preferences.h"
 #include "llm/models/cpu_model.h"
 #include "llm/models/init.h"
@@ -18,7 +18,7 @@ std::vector<PreferencePair> some_pairs() {
           {example({7, 8, 9, 10}, 3), example({7, 8, 9, 1, 2, 10}, 3)}};
 }
 
-// Log-probabilities in double, row by row: CpuModel<double>::loss() sums in it.
+// Log-probabilities in double, row by row: CpuModel<double>::loss() sums in double.
 Doubles exact_log_probs(CpuModel<double>& model, const Batch& batch, LogProb kind) {
   model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
   Doubles result;
@@ -55,13 +55,13 @@ TEST_CASE("rows; equal answers are counted and left out") {
   refuse(R"([{"instruction": "i", "chosen": "a", "rejected": "a"}])", "each of its 1 rows");
 }
 
-TEST_CASE("a batch: chosen rows, then rejected rows, targets of the answers alone") {
+TEST_CASE("a batch: chosen rows, then rejected rows, with targets only for the answers") {
   const Batch batch = preference_batch(some_pairs(), {1, 0}, 10);
   CHECK(batch.B == 4);
   CHECK(batch.T == 5);
   CHECK(batch.targets ==
         std::vector<int32_t>{-1, -1, 10, -1, -1, -1, 3, 4, 10, -1, -1, -1, 1, 2, 10, -1, 5, 10, -1, -1});
-  Floats losses(batch.targets.size(), 100.0f);  // of what is masked: must not count
+  Floats losses(batch.targets.size(), 100.0f);  // losses of masked targets must not count
   for (size_t i = 0; i < losses.size(); ++i) {
     if (batch.targets[i] >= 0) losses[i] = static_cast<float>(i);
   }
@@ -69,18 +69,18 @@ TEST_CASE("a batch: chosen rows, then rejected rows, targets of the answers alon
   CHECK(sequence_log_probs(batch, losses, LogProb::mean) == Doubles{-2, -7, -13, -16.5});
 }
 
-TEST_CASE("pairs that are cut, and those that cutting ends") {
+TEST_CASE("pairs that are too long are cut; those equal after the cut, or without an answer, are dropped") {
   std::vector<PreferencePair> pairs = some_pairs();
-  pairs.push_back({example({1, 2, 3, 4, 5, 10}, 2), example({1, 2, 3, 4, 6, 10}, 2)});  // alike up to the cut
+  pairs.push_back({example({1, 2, 3, 4, 5, 10}, 2), example({1, 2, 3, 4, 6, 10}, 2)});  // equal up to the cut
   pairs.push_back(
-      {example({1, 2, 3, 4, 5, 6, 10}, 5), example({1, 2, 3, 4, 5, 7, 10}, 5)});  // the prompt alone is too long
+      {example({1, 2, 3, 4, 5, 6, 10}, 5), example({1, 2, 3, 4, 5, 7, 10}, 5)});  // the prompt by itself is too long
   const Truncation truncation = truncate(pairs, 3);
   CHECK(truncation.cut == 4);
   CHECK(truncation.dropped == 2);
   CHECK(pairs.size() == 2);
 }
 
-TEST_CASE("where policy and reference are the same: log 2, no margin") {
+TEST_CASE("equal policy and reference have loss log 2 and no margin") {
   const DpoResult result = dpo({-1, -2, -3, -4}, {-1, -2, -3, -4}, 0.1);
   CHECK(result.loss == doctest::Approx(0.69314718056));
   CHECK(result.margin == 0);
@@ -89,7 +89,7 @@ TEST_CASE("where policy and reference are the same: log 2, no margin") {
   CHECK(result.pull == Doubles{0.5, 0.5});
 }
 
-TEST_CASE("the loss by hand") {
+TEST_CASE("the loss is the one worked out by hand") {
   const DpoResult result = dpo({-1.0, -2.0}, {-1.5, -1.2}, 2);  // h = 0.5 + 0.8
   CHECK(result.chosen_reward == doctest::Approx(1.0));
   CHECK(result.rejected_reward == doctest::Approx(-1.6));
@@ -102,7 +102,7 @@ TEST_CASE("the loss by hand") {
   CHECK(std::isfinite(dpo({-1e6, 0}, {0, -1e6}, 1).loss));
 }
 
-TEST_CASE("the weights give the loss's gradient: against finite differences of a whole model") {
+TEST_CASE("the weights give the gradient of the loss, by finite differences of a whole model") {
   for (const LogProb kind : {LogProb::mean, LogProb::sum}) {
     const double beta = 0.7;
     CpuModel<double> policy(kTiny, true), frozen(kTiny, true);
@@ -130,7 +130,7 @@ TEST_CASE("the weights give the loss's gradient: against finite differences of a
   }
 }
 
-TEST_CASE("micro-batches of a step add up to the step") {
+TEST_CASE("the micro-batches of a step add up to the step") {
   Batch whole = preference_batch(some_pairs(), {0, 1}, 10), part = preference_batch(some_pairs(), {1}, 10);
   set_dpo_weights(whole, dpo({-1, -2, -3, -4}, {-1, -1, -1, -1}, 0.5), 0.5, LogProb::mean, 2);
   set_dpo_weights(part, dpo({-2, -4}, {-1, -1}, 0.5), 0.5, LogProb::mean, 2);
@@ -140,7 +140,7 @@ TEST_CASE("micro-batches of a step add up to the step") {
   }
 }
 
-TEST_CASE("a template's special tokens are tokens in pairs, too") {
+TEST_CASE("special tokens of a template are tokens in pairs, too") {
   const std::vector<std::string> added = {"<|user|>"};
   const Tokenizer chat = Tokenizer::bytes().with_special_tokens(added);
   const Preference row{{"<|user|>", "", "", "row"}, "a", "b"};

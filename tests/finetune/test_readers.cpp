@@ -1,4 +1,4 @@
-// What readers cost: nesting is bounded, time grows with the input and not with its square, memory stays.
+// The cost of readers: nesting is bounded, time grows linearly with the input, memory is bounded.
 #include <doctest/doctest.h>
 
 #include <ctime>
@@ -45,7 +45,7 @@ size_t resident_bytes() {
 
 }  // namespace
 
-TEST_CASE("nesting of 75,000 levels is an error of every reader of JSON, and says at which byte") {
+TEST_CASE("nesting of 75,000 levels is an error in every reader of JSON that names the byte") {
   constexpr size_t kLevels = 75'000;
   const std::string arrays = std::string(kLevels, '[') + std::string(kLevels, ']');
   std::string objects;
@@ -84,7 +84,7 @@ TEST_CASE("nesting of 75,000 levels is an error of every reader of JSON, and say
     CHECK_THROWS_WITH_AS(one.read(path), doctest::Contains("at byte "), Error);
     CHECK_THROWS_WITH_AS(one.read(path), doctest::Contains(one.file), Error);
   }
-  // Where a line that a crash cut off is passed over, so is this.
+  // A reader that skips a line cut off by a crash skips this line, too.
   folder.write("metrics.jsonl", in_object + "\n{\"step\": 1}\n");
   { MetricsLog log(folder.path, 5); }
   std::string kept;
@@ -113,7 +113,7 @@ TEST_CASE("errors of JSON name the byte") {
   CHECK(std::next(same.begin(), 40).key() == "z");
 }
 
-TEST_CASE("a value can be taken out as it is read") {
+TEST_CASE("a value can be taken out while it is read") {
   const TemporaryFolder folder;
   const MappedFile file(folder.write("a.json", R"({"a": [1, {"b": 2}, 3], "c": {"d": [4]}, "e": 5})"));
   std::vector<std::string> seen;
@@ -128,7 +128,7 @@ TEST_CASE("a value can be taken out as it is read") {
                                          "/c={}", "/e=5", "={\"a\":[],\"c\":{},\"e\":5}"});
 }
 
-TEST_CASE("four times the input takes some four times as long, not sixteen") {
+TEST_CASE("four times the input takes about four times as long, not sixteen") {
   const TemporaryFolder folder;
   const auto rows = [](size_t n) {
     std::string text = "[";
@@ -180,7 +180,7 @@ TEST_CASE("four times the input takes some four times as long, not sixteen") {
   }
 }
 
-TEST_CASE("many special tokens: the leftmost, of those that begin together the longest") {
+TEST_CASE("of many special tokens the leftmost matches; among those at one place, the longest") {
   const std::vector<std::string> texts = {"<a", "<ab>", "<ab>c", "bb", "<<"};
   const Tokenizer tokenizer = Tokenizer::bytes().with_special_tokens(texts);
   const auto ids = [&](const char* text) { return tokenizer.encode(text, Special::parsed); };
@@ -194,7 +194,7 @@ TEST_CASE("many special tokens: the leftmost, of those that begin together the l
   CHECK(ids("") == Ids{});
 }
 
-TEST_CASE("shards: a pattern's folders are bounded; reading keeps some 16 MB in memory") {
+TEST_CASE("shards: the folders in a pattern are bounded; reading keeps about 16 MB in memory") {
   std::string pattern;
   for (int k = 0; k < 2500; ++k) pattern += "*/";
   CHECK_THROWS_WITH_AS(TokenSequence::open(pattern + "a.bin"), doctest::Contains("2500 folders, expected at most 256"),

@@ -1,4 +1,4 @@
-// What all readers of text have in common: UTF-16 is called by its name, and endings count in capital letters, too.
+// All readers of text: UTF-16 is named in the error, and file endings are recognised in capital letters, too.
 #include <doctest/doctest.h>
 
 #include <functional>
@@ -64,7 +64,7 @@ TEST_CASE("UTF-16 is recognised by its mark or by its zero bytes") {
   }
 }
 
-TEST_CASE("every reader refuses UTF-16 by that name") {
+TEST_CASE("every reader refuses UTF-16 by name") {
   const TemporaryFolder tmp;
   const struct {
     const char *file, *text;
@@ -94,14 +94,14 @@ TEST_CASE("every reader refuses UTF-16 by that name") {
       CAPTURE(reason);
       CHECK(reason.starts_with(file.string() + ": the text is UTF-16, expected UTF-8; convert it: iconv -f UTF-16"));
     }
-    tmp.write(c.file, c.text);  // in UTF-8 it is read, but for the shard that is not there
+    tmp.write(c.file, c.text);  // as UTF-8 it is read, except that the shard is missing
     const std::string reason = refusal([&] { c.read(tmp.path / c.file); });
     CHECK(reason == (c.file == "n.list"s ? reason : "nothing"));
     CHECK(reason.find("UTF-16") == std::string::npos);
   }
 }
 
-TEST_CASE("endings count in capital letters, too") {
+TEST_CASE("file endings are recognised in capital letters, too") {
   CHECK(ending_of("a/B.TXT") == ".txt");
   CHECK(ending_of("a.Tar.GZ") == ".gz");
   CHECK(ending_of("a.b/c") == "");
@@ -122,7 +122,7 @@ TEST_CASE("endings count in capital letters, too") {
   for (const char* name : {"a.txt", "bin", "list", "a.bin.txt"}) CHECK_FALSE(names_shards(name));
 }
 
-TEST_CASE("a list of shards: a byte order mark is passed over, a zero byte is refused with its line") {
+TEST_CASE("a list of shards: a byte order mark is skipped, a zero byte is refused with its line") {
   const TemporaryFolder tmp;
   const std::vector<int32_t> tokens = {1, 2, 3};
   write_shard(tmp.path / "a.bin", tokens, 10);

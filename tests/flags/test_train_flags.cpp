@@ -49,7 +49,7 @@ TEST_CASE("every flag has its own name and a help text, and every default is val
   CHECK_NOTHROW(validate(config));
 }
 
-TEST_CASE("each number just outside its range is refused by name, and its ends are not") {
+TEST_CASE("each number just outside its range is refused by name, and the ends of the range are not") {
   TrainConfig defaults;
   for_each_flag(defaults, [&](const Flag& flag, auto& field) {
     using T = std::decay_t<decltype(field)>;
@@ -126,7 +126,7 @@ TEST_CASE("on resume each given flag that differs is named, with both values") {
 
   TrainConfig given;
   given.lr = 2e-3;
-  given.layers = 2;  // the same: fine
+  given.layers = 2;  // the same value: accepted
   given.schedule = "cosine";
   given.steps = 200;  // may change
   const std::string message = usage_error([&] { merge_resumed(given, saved, {"lr", "layers", "schedule", "steps"}); });
@@ -140,17 +140,17 @@ TEST_CASE("on resume each given flag that differs is named, with both values") {
   longer.keep = 9;
   merge_resumed(longer, saved, {"steps"});
   CHECK(longer.steps == 200);
-  CHECK(longer.keep == run.keep);  // not given: the run's
+  CHECK(longer.keep == run.keep);  // not given: the run's value
   CHECK(longer.lr == run.lr);
 
-  TrainConfig epochs;  // instead of the run's steps
+  TrainConfig epochs;  // instead of the steps of the run
   epochs.epochs = 3;
   merge_resumed(epochs, saved, {"epochs"});
   CHECK(epochs.steps == 0);
   CHECK(epochs.epochs == 3);
 }
 
-TEST_CASE("precision and recomputation are the run's, unless another is given") {
+TEST_CASE("precision and recomputation are those of the run, unless others are given") {
   TrainConfig run;
   run.precision = "bf16";
   run.recompute = "block";
@@ -163,7 +163,7 @@ TEST_CASE("precision and recomputation are the run's, unless another is given") 
   merge_resumed(same, to_json(run), {});
   CHECK(same.precision == "bf16");
   CHECK(same.no_master_weights);
-  TrainConfig other;  // has weights to leave no copy of
+  TrainConfig other;  // fp32 weights: there is no copy to omit
   other.precision = "fp32";
   merge_resumed(other, to_json(run), {"precision"});
   CHECK(other.precision == "fp32");
@@ -177,7 +177,7 @@ TEST_CASE("a path that is not UTF-8 can be named in the message") {
   CHECK(contains(usage_error([&] { merge_resumed(given, to_json(TrainConfig()), {"data"}); }), "--data"));
 }
 
-TEST_CASE("settings that a record lacks have their defaults and are named; what it has besides is an error") {
+TEST_CASE("settings missing from a record get their defaults and are named; unknown settings are an error") {
   TrainConfig run;
   run.threads = 3;
   run.keep = 9;
@@ -191,7 +191,7 @@ TEST_CASE("settings that a record lacks have their defaults and are named; what 
   CHECK(merge_resumed(config, saved, {"threads"}) == "--dropout --keep");
   CHECK(config.keep == TrainConfig().keep);
   CHECK(config.threads == 5);
-  config.dropout = 0.5;  // the run has had none
+  config.dropout = 0.5;  // the run had none
   CHECK(contains(usage_error([&] { merge_resumed(config, saved, {"dropout"}); }),
                  "--dropout: the run has 0.0, given is 0.5"));
   for (const char* name : {"dropuot", "resume", ""}) {
@@ -203,7 +203,7 @@ TEST_CASE("settings that a record lacks have their defaults and are named; what 
   }
 }
 
-TEST_CASE("a damaged record is an error, not a guess") {
+TEST_CASE("a damaged record is an error") {
   const std::pair<const char*, json> damages[] = {
       {"lr", "fast"},
       {"layers", 2.5},
@@ -225,7 +225,7 @@ TEST_CASE("a damaged record is an error, not a guess") {
   }
 }
 
-TEST_CASE("presets: their shapes are valid, and GPT-2's are GPT-2's") {
+TEST_CASE("presets: their shapes are valid, and GPT-2's presets have GPT-2's shapes") {
   CHECK(find_preset("gpt2-huge") == nullptr);
   CHECK(find_preset("") == nullptr);
   for (const char* name :

@@ -1,4 +1,4 @@
-// adapter_config.json: what PEFT's fields mean for GPT-2's modules, and which are refused. The expected values are
+// adapter_config.json: the meaning of PEFT's fields for GPT-2's modules, and the refused ones. The expected values are
 // those of PEFT 0.21.
 #include <doctest/doctest.h>
 
@@ -9,7 +9,7 @@
 
 namespace {
 
-// `fields`: JSON, without braces, added to those that every adapter has.
+// `fields`: JSON without braces, added to the fields that every adapter has.
 struct Config {
   TemporaryFolder tmp;
   std::filesystem::path path = tmp.path / "adapter_config.json";
@@ -91,7 +91,7 @@ TEST_CASE("the first key of a pattern that matches a module gives its rank and a
 TEST_CASE("which modules have an adapter") {
   const Config config;
   struct Case {
-    std::string fields, modules;  // digits: of kModules; a: lm_head
+    std::string fields, modules;  // digits: indices of kModules; a: lm_head
   };
   for (const Case& c : std::vector<Case>{
            {"", "26"},
@@ -126,7 +126,7 @@ TEST_CASE("which modules have an adapter") {
   }
 }
 
-TEST_CASE("which modules are saved whole: by the end of their name or of one that they are in") {
+TEST_CASE("modules saved whole are found by the end of their name or of an enclosing module's name") {
   const Config config;
   struct Case {
     const char *fields, *module;
@@ -146,7 +146,7 @@ TEST_CASE("which modules are saved whole: by the end of their name or of one tha
   }
 }
 
-TEST_CASE("fields without effect on a model that is loaded pass, and so do those that are off") {
+TEST_CASE("fields without effect on a loaded model are accepted, and so are those that are off") {
   const Config config;
   for (
       const char* fields :
@@ -165,7 +165,7 @@ TEST_CASE("fields without effect on a model that is loaded pass, and so do those
   }
 }
 
-TEST_CASE("what would change the result and is not computed is refused by name") {
+TEST_CASE("fields that would change the result but are not supported are refused by name") {
   const Config config;
   struct Case {
     std::string fields, message;
@@ -221,7 +221,7 @@ TEST_CASE("what would change the result and is not computed is refused by name")
   }
 }
 
-TEST_CASE("regular expressions: what Python and PCRE2 read alike") {
+TEST_CASE("regular expressions: those that Python and PCRE2 read alike are accepted") {
   for (const char* good : {"c_attn", R"(h\.\d+\.(?:attn|mlp)\.c_.*)", "(?<!x)h[.][^]a-c]+", "[[]x{2,3}?", "a[.]b",
                            "(?P<n>x)", R"(\bh\b)", "[a.:=]"}) {
     CAPTURE(good);
@@ -262,7 +262,7 @@ TEST_CASE("regular expressions: what Python and PCRE2 read alike") {
   }
 }
 
-TEST_CASE("a regular expression that takes exponentially long is an error, and nesting ends") {
+TEST_CASE("a regular expression that takes exponentially long is an error, and nesting is bounded") {
   const ModulePattern slow("(?:.|.)+[0-9]", "here: rank_pattern");
   try {
     slow.matches("transformer.h.0.attn.c_attn.transformer.h.0.attn.c_attn");

@@ -11,7 +11,7 @@ uint32_t crc_of(const std::string& text) { return crc32c(std::as_bytes(std::span
 
 }  // namespace
 
-TEST_CASE("the checksums that RFC 3720 gives, and that of its check string") {
+TEST_CASE("the checksums of RFC 3720 and of its check string") {
   CHECK(crc_of("") == 0);
   CHECK(crc_of("123456789") == 0xe3069283);
   CHECK(crc_of(std::string(32, '\0')) == 0x8a9136aa);
@@ -25,7 +25,7 @@ TEST_CASE("the checksums that RFC 3720 gives, and that of its check string") {
   CHECK(crc_of(falling) == 0x113fdb5c);
 }
 
-TEST_CASE("every length and every cut give what single bytes give") {
+TEST_CASE("every length and every cut give the checksum of single bytes") {
   std::vector<std::byte> bytes;
   for (unsigned i = 0; i < 100; ++i) bytes.push_back(static_cast<std::byte>(i * i * 7 + 3));
   uint32_t by_bytes = 0;
@@ -37,7 +37,7 @@ TEST_CASE("every length and every cut give what single bytes give") {
   }
 }
 
-TEST_CASE("the mask turns by 15 bits and adds a constant") {
+TEST_CASE("the mask rotates by 15 bits and adds a constant") {
   CHECK(mask_crc32c(0) == 0xa282ead8);
   CHECK(mask_crc32c(0x8000) == 0xa282ead9);
   CHECK(mask_crc32c(1) == 0xa284ead8);

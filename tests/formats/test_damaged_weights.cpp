@@ -1,4 +1,4 @@
-// Weights that are not finite are refused wherever weights are read, by file, tensor and place.
+// Weights that are not finite are refused wherever weights are read; the error names file, tensor and place.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -22,7 +22,7 @@ namespace {
 const ModelConfig kTiny{4, 7, 2, 1, 3};
 const float kNaN = std::nanf(""), kInf = std::numeric_limits<float>::infinity();
 
-// The same of loading into a model that is to be finetuned.
+// The same for loading into a model that is to be finetuned.
 std::string base_refusal(const fs::path& path) {
   const auto model = random_model(read_model_config(path), 2);
   try {
@@ -39,7 +39,7 @@ std::string with_value(const char* tensor, const char* at, const char* what) {
 
 }  // namespace
 
-TEST_CASE("a value that is not finite is named, in every type and layout") {
+TEST_CASE("a value that is not finite is named in every type and layout") {
   const struct {
     const char *tensor, *hf_name;
     size_t index;    // in memory
@@ -74,7 +74,7 @@ TEST_CASE("a value that is not finite is named, in every type and layout") {
       CHECK(base_refusal(folder.path).starts_with(expected));
       const auto loaded = random_model(kTiny, 2);
       CHECK_THROWS_WITH_AS(load_weights(*loaded, folder.path), doctest::Contains(expected.c_str()), Error);
-      // Another kind of file is not made of it.
+      // It is not converted to another kind of file.
       const fs::path other = folder.path / "other.bin";
       CHECK_THROWS_AS(save_llmc(*open_weights(folder.path), other, LlmcType::bf16), Error);
       CHECK_FALSE(fs::exists(other));
@@ -82,7 +82,7 @@ TEST_CASE("a value that is not finite is named, in every type and layout") {
     const fs::path bin = folder.path / "model.bin";
     for (const LlmcType type : {LlmcType::fp32, LlmcType::bf16}) {
       save_llmc(ModelWeights(*model), bin, type);
-      const std::string reason = refusal(bin);  // matrices lie there as in memory
+      const std::string reason = refusal(bin);  // matrices are laid out there as in memory
       CHECK(reason.starts_with(bin.string() + ": tensor \"" + c.tensor + "\": value ["));
       CHECK(reason.find(c.what) != std::string::npos);
     }
@@ -94,7 +94,7 @@ TEST_CASE("a value that is not finite is named, in every type and layout") {
   }
 }
 
-TEST_CASE("numbers at the ends of what is finite, and zeros of either sign, are numbers") {
+TEST_CASE("the largest and smallest finite numbers and zeros of either sign are accepted") {
   const Folder folder;
   const auto model = random_model(kTiny, 1);
   const float odd[] = {std::numeric_limits<float>::max(), -std::numeric_limits<float>::max(),
@@ -109,7 +109,7 @@ TEST_CASE("numbers at the ends of what is finite, and zeros of either sign, are 
   CHECK(same(*loaded, *model, {Arena::params}));
 }
 
-TEST_CASE("an adapter's own values, and its base's") {
+TEST_CASE("values of an adapter and of its base that are not finite are refused") {
   const ModelConfig shape{.max_seq_len = 8, .vocab_size = 11, .num_layers = 1, .num_heads = 2, .channels = 6};
   const Folder folder;
   const fs::path base = folder.path / "base", adapter = folder.path / "adapter";

@@ -7,17 +7,17 @@
 
 #include "llm/formats/float16.h"
 
-TEST_CASE("bf16: every value survives the way to float and back") {
+TEST_CASE("bf16: every value survives conversion to float and back") {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     CHECK(bf16_from_float(float_from_bf16(static_cast<uint16_t>(bits))) == bits);
   }
-  for (const uint32_t nan : {0x7f800001u, 0xff80ffffu}) {  // the upper half alone would be infinite
+  for (const uint32_t nan : {0x7f800001u, 0xff80ffffu}) {  // the upper half by itself would be infinite
     CHECK(std::isnan(float_from_bf16(bf16_from_float(std::bit_cast<float>(nan)))));
   }
 }
 
 TEST_CASE("bf16 rounds to the nearest, ties to even") {
-  const float ulp = 0x1p-7f;  // of bf16 between 1 and 2
+  const float ulp = 0x1p-7f;  // the ulp of bf16 between 1 and 2
   CHECK(float_from_bf16(bf16_from_float(1 + 0.49f * ulp)) == 1);
   CHECK(float_from_bf16(bf16_from_float(1 + 0.51f * ulp)) == 1 + ulp);
   CHECK(float_from_bf16(bf16_from_float(1 + 0.5f * ulp)) == 1);            // a tie: 1 is even
@@ -26,7 +26,7 @@ TEST_CASE("bf16 rounds to the nearest, ties to even") {
   CHECK(std::isinf(float_from_bf16(bf16_from_float(std::numeric_limits<float>::max()))));
 }
 
-TEST_CASE("f16: every pattern against its definition") {
+TEST_CASE("f16: every bit pattern has the value of its definition") {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const float value = float_from_f16(static_cast<uint16_t>(bits));
     const int exponent = static_cast<int>(bits >> 10 & 31);
@@ -42,7 +42,7 @@ TEST_CASE("f16: every pattern against its definition") {
   }
 }
 
-TEST_CASE("f16: every value survives the way to float and back") {
+TEST_CASE("f16: every value survives conversion to float and back") {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     CHECK(f16_from_float(float_from_f16(static_cast<uint16_t>(bits))) == bits);
   }

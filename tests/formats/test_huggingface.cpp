@@ -23,7 +23,7 @@ const fs::path kGolden = fs::path(GOLDEN_DIR) / "checkpoint_gpt2";  // saved by 
 const ModelConfig kShape{12, 103, 3, 5, 10};
 const ModelConfig kTiny{4, 7, 2, 1, 3};
 
-// Loads a model that transformers saved, compares its logits with transformers', saves it again and compares the files.
+// Loads a model that transformers saved, compares its logits with those of transformers, saves it again and compares the files.
 void check_against_transformers(const fs::path& dir, const fs::path& saved) {
   CAPTURE(dir.string());
   const auto model = make_cpu_model(read_model_config(dir), false);
@@ -59,7 +59,7 @@ void check_against_transformers(const fs::path& dir, const fs::path& saved) {
   }
 }
 
-// Whether two folders hold the same tensors, bit for bit; the second's names get the prefix.
+// Whether two folders hold the same tensors, bit for bit; names in the second get the prefix.
 bool same_tensors(const fs::path& a, const fs::path& b, const std::string& prefix) {
   const SafetensorsFile first(a / "model.safetensors"), second(b / "model.safetensors");
   bool same = first.tensors().size() == second.tensors().size();
@@ -73,7 +73,7 @@ bool same_tensors(const fs::path& a, const fs::path& b, const std::string& prefi
 
 }  // namespace
 
-TEST_CASE("a model saved by transformers gives transformers' logits, and is saved as transformers saved it") {
+TEST_CASE("a model saved by transformers gives the logits of transformers, and is saved as transformers saved it") {
   const Folder folder;
   check_against_transformers(kGolden, folder.path);
   const json theirs = read_json(kGolden / "config.json"), ours = read_json(folder.path / "config.json");
@@ -91,7 +91,7 @@ TEST_CASE("a model saved by transformers gives transformers' logits, and is save
   }
 }
 
-TEST_CASE("a tokenizer is saved beside the model and gives the config its end of text") {
+TEST_CASE("a tokenizer is saved next to the model and gives the config its end-of-text") {
   const Folder folder;
   const Tokenizer tokenizer = Tokenizer::bytes();
   ModelConfig config = kTiny;
@@ -122,7 +122,7 @@ TEST_CASE("every size survives saving and loading") {
   }
 }
 
-TEST_CASE("a config without a field has transformers' default; what changes the result is refused") {
+TEST_CASE("a missing field of the config has the default of transformers; unsupported values are refused") {
   const Folder folder;
   const fs::path path = folder.path / "config.json";
   write_text(path, R"({"model_type": "gpt2"})");
@@ -184,7 +184,7 @@ TEST_CASE("a config without a field has transformers' default; what changes the 
   CHECK_THROWS_WITH_AS(read_model_config(folder.path / "none"), Contains("expected a model's folder"), Error);
 }
 
-TEST_CASE("weights are read in the forms that files have") {
+TEST_CASE("weights are read in every form of file") {
   const Folder folder;
   const fs::path path = folder.path / "model.safetensors";
   fs::copy(kGolden / "config.json", folder.path);
@@ -208,7 +208,7 @@ TEST_CASE("weights are read in the forms that files have") {
     return tensor;
   };
 
-  SUBCASE("without the prefix, with masks and the tied head") {
+  SUBCASE("names without the prefix, with masks and the tied head") {
     rewrite(kGolden / "model.safetensors", path,
             [](FileTensor& tensor) { tensor.name.erase(0, std::strlen("transformer.")); },
             {extra("h.0.attn.bias", "U8", {1, 1, 2, 2}, "abcd"), extra("h.2.attn.masked_bias", "F32", {}, "abcd"),
@@ -278,7 +278,7 @@ TEST_CASE("weights are read in the forms that files have") {
     check_refused(shard_of, "tensor \"h.1.mlp.c_fc.bias\" is missing, expected (40) F32");
     write_text(index, R"({"weight_map": 3})");
     CHECK_THROWS_WITH_AS(load_weights(*model, folder.path), Contains("weight_map"), Error);
-    fs::copy(kGolden / "model.safetensors", path);  // a whole file beside it is the model
+    fs::copy(kGolden / "model.safetensors", path);  // a whole file next to the shards is the model
     check_loads();
   }
   SUBCASE("as BF16 and F16, tensor by tensor") {
@@ -305,7 +305,7 @@ TEST_CASE("weights are read in the forms that files have") {
       for (float& x : wanted) x = rounded(x, is_bf16(tensor.hf_name));
       CHECK_MESSAGE(read_tensor(*model, Arena::params, tensor) == wanted, tensor.name);
     }
-    const fs::path kept = folder.path / "kept";  // written in the type that each has
+    const fs::path kept = folder.path / "kept";  // each tensor written in its own type
     fs::create_directories(kept);
     save_huggingface(*weights, nullptr, kept, {std::nullopt, 0, nullptr});
     CHECK(same_tensors(kept, folder.path, ""));
@@ -336,14 +336,14 @@ TEST_CASE("weights are read in the forms that files have") {
                   {extra("transformer.h.3.ln_1.bias", "F32", {1}, "abcd")});
     check_refused("\"wte.weight\" is there twice", keep, {extra("wte.weight", "F32", {103, 10}, wte)});
   }
-  SUBCASE("another shape than the model's is named field by field") {
+  SUBCASE("a shape that differs from that of the model is named field by field") {
     rewrite(kGolden / "model.safetensors", path, keep);
     const auto other = make_cpu_model(ModelConfig{12, 103, 3, 2, 10}, true);
     CHECK_THROWS_WITH_AS(load_weights(*other, folder.path), Contains("n_head 5, expected 2"), Error);
   }
 }
 
-TEST_CASE("weights in every type, whole and in shards, come back to the same bytes") {
+TEST_CASE("weights in every type, whole and in shards, convert back to the same bytes") {
   const Folder folder;
   const fs::path once = folder.path / "once", again = folder.path / "again", sharded = folder.path / "sharded";
   const auto model = random_model(ModelConfig{5, 129, 2, 3, 51}, 7);
@@ -378,7 +378,7 @@ TEST_CASE("weights in every type, whole and in shards, come back to the same byt
     CHECK(files > 2);
     CHECK(fs::exists(sharded / strprintf("model-00001-of-%05d.safetensors", files)));
 
-    // A single file over the shards and shards over a single file: what was there before is nobody's model.
+    // A single file over the shards and shards over a single file: the previous files are not part of the new model.
     save_huggingface(*open_huggingface(sharded), nullptr, again, {std::nullopt, limit, nullptr});
     CHECK_FALSE(fs::exists(again / "model.safetensors"));
     save_huggingface(*open_huggingface(sharded), nullptr, sharded, {std::nullopt, 0, nullptr});
@@ -401,7 +401,7 @@ TEST_CASE("a value that F16 cannot hold is refused, and leaves no file") {
   save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f16, 0, nullptr});
 }
 
-TEST_CASE("heads of their own, classifiers, models without biases or that see everything come back") {
+TEST_CASE("untied heads, classifiers, models without biases and models that are not causal survive saving and loading") {
   const Folder folder;
   ModelConfig untied = kTiny, classifier = kTiny, without_bias = kTiny, looks_ahead = kTiny, all = kTiny;
   untied.tied_head = without_bias.qkv_bias = looks_ahead.causal = false;
@@ -442,7 +442,7 @@ TEST_CASE("heads of their own, classifiers, models without biases or that see ev
     write_text(folder.path / "config.json", config.dump());
   };
 
-  SUBCASE("an untied head must be there; a tied one may not be it") {
+  SUBCASE("an untied head must be present; a tied one may not differ") {
     save(untied);
     const json config = read_json(folder.path / "config.json");
     CHECK(config["tie_word_embeddings"] == false);
@@ -455,7 +455,7 @@ TEST_CASE("heads of their own, classifiers, models without biases or that see ev
     CHECK_THROWS_WITH_AS(open_huggingface(folder.path), Contains("\"lm_head.weight\" is missing, expected (7, 3)"),
                          Error);
   }
-  SUBCASE("a classifier without a bias, as transformers has them; classes by their names") {
+  SUBCASE("a classifier without a bias, as in transformers; classes by name") {
     const auto model = save(classifier);
     json config = read_json(folder.path / "config.json");
     CHECK(config["architectures"] == json::array({"GPT2ForSequenceClassification"}));
@@ -471,7 +471,7 @@ TEST_CASE("heads of their own, classifiers, models without biases or that see ev
       CHECK_MESSAGE(read_tensor(*loaded, Arena::params, tensor) == expected, tensor.name);
     }
     CHECK(open_huggingface(folder.path)->dtype(loaded->table.back()) == Dtype::f32);
-    change_config("id2label", nullptr);  // transformers leaves two classes unsaid
+    change_config("id2label", nullptr);  // transformers omits the names of two classes
     CHECK(read_model_config(folder.path).num_classes == 2);
     CHECK_THROWS_WITH_AS(open_huggingface(folder.path), Contains("\"score.weight\" is (3, 3) F32, expected (2, 3)"),
                          Error);
@@ -480,11 +480,11 @@ TEST_CASE("heads of their own, classifiers, models without biases or that see ev
     change_config("architectures", json::array({"GPT2LMHeadModel"}));
     CHECK_THROWS_WITH_AS(open_huggingface(folder.path), Contains("\"score.weight\" is not part of a GPT-2"), Error);
   }
-  SUBCASE("queries, keys and values without a bias: zeros in the file, and nothing else") {
+  SUBCASE("a missing bias of queries, keys and values is zeros in the file, and only zeros") {
     const auto model = save(without_bias);
     CHECK(read_json(folder.path / "config.json")["qkv_bias"] == false);
     change_config("qkv_bias", nullptr);
-    const auto with_bias = random_model(kTiny, 8);  // what transformers sees
+    const auto with_bias = random_model(kTiny, 8);  // as transformers reads it
     load_weights(*with_bias, folder.path);
     for (const ParamTensor& tensor : with_bias->table) {
       if (!tensor.name.ends_with(".qkvb")) continue;
@@ -499,7 +499,7 @@ TEST_CASE("heads of their own, classifiers, models without biases or that see ev
   }
 }
 
-TEST_CASE("names of a model that was saved as it trained: module. and _orig_mod., in any order") {
+TEST_CASE("names of a model saved while wrapped for training may begin with module. and _orig_mod., in any order") {
   const Folder folder;
   const fs::path path = folder.path / "model.safetensors";
   fs::copy(kGolden / "config.json", folder.path);
@@ -533,7 +533,7 @@ TEST_CASE("names of a model that was saved as it trained: module. and _orig_mod.
     CHECK(same(*model, *expected, {Arena::params}));
   }
   struct Case {
-    const char *prefix, *others, *head, *message;  // prefix: of one tensor
+    const char *prefix, *others, *head, *message;  // prefix: that of one tensor
   };
   for (const Case& c :
        {Case{"module.", "", "lm_head.weight",
@@ -552,7 +552,7 @@ TEST_CASE("names of a model that was saved as it trained: module. and _orig_mod.
   }
 }
 
-TEST_CASE("adapters are not part of the model that is saved, and stay when one is loaded") {
+TEST_CASE("adapters are not part of the saved model, and survive loading one") {
   const Folder folder;
   const auto model = make_cpu_model(kTiny, true, {.lora = {.rank = 2}}), plain = random_model(kTiny, 5);
   init_weights(*model, 4);
@@ -566,7 +566,7 @@ TEST_CASE("adapters are not part of the model that is saved, and stay when one i
   }
 }
 
-TEST_CASE("GPT-2's four sizes, scaled down, through files: the logits of transformers") {
+TEST_CASE("GPT-2's four sizes, scaled down, saved and loaded, give the logits of transformers") {
   const Golden golden("transformers_logits.bin");
   const auto shape = golden.get<int>("config");
   const auto scale = golden.get("scale")[0];
@@ -586,7 +586,7 @@ TEST_CASE("GPT-2's four sizes, scaled down, through files: the logits of transfo
       uint64_t stream = 0;
       for (const ParamTensor& tensor : made->table) {
         std::vector<float> values(static_cast<size_t>(tensor.size()), 0.0f);
-        if (tensor.name != "headb") {  // transformers' classifier has none
+        if (tensor.name != "headb") {  // the classifier of transformers has none
           const uint64_t from = tensor.name == "head" ? 1100 : stream++;
           const bool around_1 = tensor.init == Init::ones;
           for (size_t i = 0; i < static_cast<size_t>(tensor.file_size()); ++i) {
@@ -598,7 +598,7 @@ TEST_CASE("GPT-2's four sizes, scaled down, through files: the logits of transfo
       save_huggingface(ModelWeights(*made), nullptr, folder.path, {Dtype::f32, 1 << 19, nullptr});
       load_weights(*model, folder.path);
 
-      if (config.num_classes > 0) {  // transformers looks at the last position
+      if (config.num_classes > 0) {  // transformers reads the last position
         std::vector<float> last(inputs.size(), 0.0f);
         for (int b = 0; b < B; ++b) last[static_cast<size_t>(b * T + T - 1)] = 1;
         model->set_pooling(last.data(), B, T);

@@ -55,7 +55,7 @@ std::string with_field(std::string bytes, size_t field, int32_t value) {
 
 }  // namespace
 
-TEST_CASE("files are byte for byte what llm.c's own layout asks for") {
+TEST_CASE("files have llm.c's layout, byte for byte") {
   const auto model = golden_model();
   save_llmc(ModelWeights(*model), kFile, LlmcType::fp32);
   CHECK(contents(kFile) == contents(kGolden / "checkpoint_llmc_fp32.bin"));
@@ -83,7 +83,7 @@ TEST_CASE("a file is read into the same parameters, bf16 after rounding") {
   }
 }
 
-TEST_CASE("a vocabulary padded otherwise is read; its padding is not") {
+TEST_CASE("a vocabulary with another padding is read; its padding is not") {
   const std::string golden = contents(kGolden / "checkpoint_llmc_fp32.bin");
   const size_t header = 1024, row = 10 * sizeof(float), V = 103, Vp = 128;
   const std::string rest = golden.substr(header + Vp * row);
@@ -98,7 +98,7 @@ TEST_CASE("a vocabulary padded otherwise is read; its padding is not") {
   }
 }
 
-TEST_CASE("damaged files are refused, each for its reason") {
+TEST_CASE("damaged files are refused with the reason") {
   const std::string golden = contents(kGolden / "checkpoint_llmc_bf16.bin");
   check_refused("", "expected at least the header's 1024");
   check_refused(golden.substr(0, 1023), "1023 bytes, expected at least");
@@ -124,7 +124,7 @@ TEST_CASE("damaged files are refused, each for its reason") {
   fs::remove(kFile);
 }
 
-TEST_CASE("what the format has no place for is refused; a bias that a model lacks is zeros") {
+TEST_CASE("models that do not fit the format are refused; a missing bias is written as zeros") {
   ModelConfig config{4, 7, 2, 1, 3};
   const auto refused = [&](const ModelConfig& other, const char* reason) {
     CHECK_THROWS_WITH_AS(save_llmc(ModelWeights(*make_cpu_model(other, true)), kFile, LlmcType::fp32), Contains(reason),

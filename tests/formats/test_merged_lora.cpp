@@ -1,4 +1,4 @@
-// Merged adapters: the model without them computes what the model with them does.
+// Merged adapters: the merged model computes the same as the model with adapters.
 #include <fstream>
 
 #include "llm/formats/adapter.h"
@@ -39,7 +39,7 @@ void copy_weights(Model& to, const Model& from) {
 
 }  // namespace
 
-TEST_CASE("every kind of adapter is in the merged matrices") {
+TEST_CASE("the merged matrices contain every kind of adapter") {
   for (const char* targets : {"all", "q", "k", "v", "attproj", "fc", "fcproj", "head"}) {
     CAPTURE(targets);
     ModelConfig shape{.max_seq_len = 8, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 6};
@@ -50,7 +50,7 @@ TEST_CASE("every kind of adapter is in the merged matrices") {
     CpuModel<float> adapted(shape, true, options), merged(shape, true), bare(shape, true);
     init_weights(adapted, 1);
     uint64_t seed = 5;
-    for (const ParamTensor& tensor : adapted.table) {  // B begins as zeros: then there would be nothing to see
+    for (const ParamTensor& tensor : adapted.table) {  // B begins as zeros, which would hide the adapter
       if (!tensor.adapter()) continue;
       adapted.write(Arena::params, tensor,
                     random_tensor<float>(static_cast<size_t>(tensor.size()), seed++, 0.5).data());
@@ -99,7 +99,7 @@ Floats all_of(const Weights& weights) {
   return all;
 }
 
-// A base model's folder, and an adapter's beside it.
+// The folder of a base model, and next to it that of an adapter.
 struct Saved {
   TemporaryFolder tmp;
   fs::path base = tmp.path / "base", adapter = tmp.path / "adapter";
@@ -146,7 +146,7 @@ struct Saved {
 
 }  // namespace
 
-TEST_CASE("an adapter's folder on its base is the merged model") {
+TEST_CASE("opening an adapter's folder gives the merged model") {
   for (const int classes : {0, 3}) {
     for (const char* targets : {"all", "q,v", "k,fc", "attproj,fcproj"}) {
       CAPTURE(targets);
@@ -163,7 +163,7 @@ TEST_CASE("an adapter's folder on its base is the merged model") {
   }
 }
 
-TEST_CASE("an adapter that does not fit: the base changed or gone, other options, other tensors") {
+TEST_CASE("an adapter that does not fit its base is refused: the base changed or missing, other options, other tensors") {
   Saved saved(kBase, {.lora = {2, 6, 0, "q,v,fc"}});
   CHECK(saved.error() == "nothing");
   const nlohmann::json good = read_json_object(saved.adapter / "adapter_config.json");
@@ -179,7 +179,7 @@ TEST_CASE("an adapter that does not fit: the base changed or gone, other options
   says("bias", "some", "bias is \"some\", expected \"none\", \"all\" or \"lora_only\"");
   says("use_dora", true, "use_dora is true");
   says("r", 0, "r is 0, expected a whole number above 0");
-  says("r", 3, "lora_A");  // the MLP's
+  says("r", 3, "lora_A");  // that of the MLP
   says("rank_pattern", nlohmann::json::object(), "lora_A");
   says("lora_alpha", "x", "lora_alpha is \"x\"");
   says("lora_alpha", 1e39, "with it merged, a value of \"h.0.mlp.c_fc.weight\" is inf");
@@ -187,7 +187,7 @@ TEST_CASE("an adapter that does not fit: the base changed or gone, other options
   says("base_model_name_or_path", 7, "expected a folder");
   says("base_model_name_or_path", "nowhere", "the adapter's base model is \"nowhere\", and there is nothing");
 
-  CpuModel<float> other(kBase, true);  // the base is trained on
+  CpuModel<float> other(kBase, true);  // the base was trained further
   init_weights(other, 2);
   save_model(other, nullptr, saved.base);
   CHECK(saved.error().find("trained on another base model") != std::string::npos);
@@ -204,8 +204,8 @@ TEST_CASE("an adapter that does not fit: the base changed or gone, other options
 
 namespace {
 
-// A base model, and an adapter of rank 2 as PEFT writes it: made of the config's fields and of tensors by name, without
-// "base_model.model.".
+// A base model, and an adapter of rank 2 as PEFT writes it: built from the fields of the config and from tensors by
+// name, without "base_model.model.".
 struct PeftAdapter {
   TemporaryFolder tmp;
   fs::path base = tmp.path / "base", adapter = tmp.path / "adapter";
@@ -290,7 +290,7 @@ const std::string kFcOnly = R"("target_modules": ["h.1.mlp.c_fc"])";
 
 }  // namespace
 
-TEST_CASE("ranks and alphas of patterns, and the scale of rsLoRA, are in the merged matrices") {
+TEST_CASE("ranks and alphas of patterns, and the scale of rsLoRA, are applied in the merged matrices") {
   PeftAdapter peft;
   peft.add_lora(kFc, 24, 6);
   const Floats before = values_of(*open_weights(peft.base), "block.1.fcw"), product = peft.product(kFc, 24, 6);
@@ -311,7 +311,7 @@ TEST_CASE("ranks and alphas of patterns, and the scale of rsLoRA, are in the mer
   CHECK(peft.error(kFcOnly + R"(, "rank_pattern": {"h\\.[0-9]+\\.mlp.*": 4})") == "no error");
 }
 
-TEST_CASE("what PEFT saves next to adapters takes the base's place: biases and modules_to_save") {
+TEST_CASE("biases and modules_to_save that PEFT saves next to adapters replace those of the base") {
   PeftAdapter peft;
   peft.add_lora(kFc, 24, 6);
   const Floats lora_bias = peft.add(kFc + ".lora_B.bias", {24}), fc = peft.add(kFc + ".base_layer.bias", {24}),
@@ -331,7 +331,7 @@ TEST_CASE("what PEFT saves next to adapters takes the base's place: biases and m
             .find("ln_f.bias\" is missing: modules_to_save names its module") != std::string::npos);
 }
 
-TEST_CASE("adapters and copies of the embedding or the head part the two, as PEFT does") {
+TEST_CASE("adapters and copies of the embedding or the head untie the two, as in PEFT") {
   const Floats wte = [] { return values_of(*open_weights(PeftAdapter().base), "wte"); }();
   const std::string embedding = R"("target_modules": ["wte"])", head = R"("target_modules": ["lm_head"])";
   {
@@ -350,7 +350,7 @@ TEST_CASE("adapters and copies of the embedding or the head part the two, as PEF
           std::string::npos);
   }
   {
-    PeftAdapter peft;  // and the matrix that the two share, saved with the adapter
+    PeftAdapter peft;  // with the matrix that the two share
     peft.add_lora("lm_head", 11, 6);
     const Floats shared = peft.add("lm_head.base_layer.weight", {11, 6});
     const auto weights = peft.open(head);
@@ -366,7 +366,7 @@ TEST_CASE("adapters and copies of the embedding or the head part the two, as PEF
     const auto weights = peft.open(kFcOnly + R"(, "modules_to_save": ["wte"])");
     CHECK(values_of(*weights, "wte") == own);
     CHECK(values_of(*weights, "head") == wte);
-    const auto tied = peft.open(kFcOnly);  // save_embedding_layers: the shared matrix itself
+    const auto tied = peft.open(kFcOnly);  // save_embedding_layers saves the shared matrix itself
     CHECK(tied->config.tied_head);
     CHECK(values_of(*tied, "wte") == own);
     const Floats other = peft.add("lm_head.weight", {11, 6});
@@ -403,7 +403,7 @@ TEST_CASE("an adapter's tensors and what adapter_config.json targets must agree"
   write_json(peft.adapter / "config.json", config);
   const auto classifier = peft.open(kFcOnly + R"(, "modules_to_save": ["classifier", "score"])");
   CHECK(values_of(*classifier, "head") == peft.tensors["score.weight"].second);
-  CHECK(values_of(*classifier, "headb") == Floats(3, 0.0f));  // transformers' classifiers have no bias
+  CHECK(values_of(*classifier, "headb") == Floats(3, 0.0f));  // classifiers of transformers have no bias
   peft.tensors.erase("score.weight");
   CHECK(peft.error(kFcOnly).find("score.weight\" is missing: a classifier's head") != std::string::npos);
 }

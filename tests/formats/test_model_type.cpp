@@ -1,4 +1,4 @@
-// What transformers would open and compute otherwise has a model_type that it does not know.
+// A model that transformers would open but compute differently gets a model_type unknown to transformers.
 #include <doctest/doctest.h>
 
 #include "llm/formats/huggingface.h"
@@ -24,7 +24,7 @@ ModelConfig classifier(bool causal) {
 
 }  // namespace
 
-TEST_CASE("a classifier's model_type, by what its head reads and its attention sees") {
+TEST_CASE("a classifier's model_type depends on the position its head reads and on causal attention") {
   const struct {
     const char* position;
     bool causal, opens;
@@ -41,7 +41,7 @@ TEST_CASE("a classifier's model_type, by what its head reads and its attention s
     CHECK(read_json(folder.path / "config.json")["model_type"] == type);
     CHECK(read_json(folder.path / "config.json")["architectures"] == json::array({"GPT2ForSequenceClassification"}));
 
-    // It comes back, and from one folder to another stays so; also as the commit before wrote it, as a "gpt2".
+    // It survives loading, and copying to another folder; also when written as "gpt2", as an earlier version did.
     for (const char* written : {type, "gpt2"}) {
       json config = read_json(folder.path / "config.json");
       config["model_type"] = written;
@@ -61,7 +61,7 @@ TEST_CASE("a classifier's model_type, by what its head reads and its attention s
   }
 }
 
-TEST_CASE("language models, and classifiers that transformers saved, are GPT-2s") {
+TEST_CASE("language models, and classifiers that transformers saved, have the model_type gpt2") {
   const Folder folder;
   save_model(*random_model(kTiny, 1), nullptr, folder.path);
   CHECK(read_json(folder.path / "config.json")["model_type"] == "gpt2");

@@ -1,5 +1,5 @@
-// pytorch_model.bin: what torch wrote, other files made here, and what is refused: damaged zip files, and pickles that
-// are more than a dictionary of tensors.
+// pytorch_model.bin: files written by torch, other files made here, and those that are refused: damaged zip files, and
+// pickles that are more than a dictionary of tensors.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -73,7 +73,7 @@ std::string tensor(const std::string& storage, int64_t offset, const std::vector
 }
 std::string dictionary(const std::string& items) { return kStart + kDict + "(" + items + "u."; }
 
-// A file of one storage "0" with these bytes.
+// A file with one storage "0" of these bytes.
 std::string file_of(const std::string& pickle, const std::string& bytes = std::string(24, 'b')) {
   return zip({{"m/data.pkl", pickle}, {"m/byteorder", "little"}, {"m/data/0", bytes}, {"m/version", "3\n"}});
 }
@@ -103,7 +103,7 @@ std::string bytes_of(const TensorView& view) {
 
 }  // namespace
 
-TEST_CASE("a state_dict as torch saved it") {
+TEST_CASE("a state_dict saved by torch is read") {
   const PytorchFile file(kGolden / "pytorch_model.bin");
   const std::vector<TensorView>& tensors = file.tensors();
   REQUIRE(tensors.size() == 17);
@@ -124,7 +124,7 @@ TEST_CASE("a state_dict as torch saved it") {
   }
 }
 
-TEST_CASE("a model's directory with pytorch_model.bin, and with shards of it") {
+TEST_CASE("a model directory with pytorch_model.bin, or with shards of it, is read") {
   const auto weights = open_huggingface(kGolden);
   std::vector<float> values(static_cast<size_t>(weights->table[0].size()));
   weights->read(weights->table[0], values.data());
@@ -156,7 +156,7 @@ TEST_CASE("a model's directory with pytorch_model.bin, and with shards of it") {
   CHECK(error().find("names \"b.bin\" for \"x\", but there is no such file") != std::string::npos);
 }
 
-TEST_CASE("an adapter's adapter_model.bin") {
+TEST_CASE("the adapter_model.bin of an adapter is read") {
   const TemporaryFolder tmp;
   const std::string module = "base_model.model.transformer.h.0.mlp.c_fc.lora_";
   std::vector<float> numbers(20, 0.5f);  // of A (1, 4) and B (16, 1)
@@ -213,7 +213,7 @@ TEST_CASE("types, places in a storage, Zip64 and comments") {
   }
 }
 
-TEST_CASE("pickles that are read: what torch.save() writes around tensors") {
+TEST_CASE("pickles with what torch.save() writes around tensors are read") {
   const std::string w = text("w") + kGood;
   for (const std::string& pickle : {
            kStart + "}.",             // an empty dict
@@ -226,7 +226,7 @@ TEST_CASE("pickles that are read: what torch.save() writes around tensors") {
   }
 }
 
-TEST_CASE("pickles that are refused") {
+TEST_CASE("other pickles are refused") {
   struct Case {
     std::string pickle, message;
   };
@@ -302,7 +302,7 @@ TEST_CASE("pickles that are refused") {
   }
 }
 
-TEST_CASE("tensors that do not fit their storage") {
+TEST_CASE("tensors that do not fit their storage are refused") {
   struct Case {
     std::string tensor, message;
   };
@@ -331,11 +331,11 @@ TEST_CASE("tensors that do not fit their storage") {
   }
 }
 
-TEST_CASE("zip files that are damaged or not torch's") {
+TEST_CASE("zip files that are damaged or not written by torch are refused") {
   const std::string pickle = dictionary(text("w") + kGood), data(24, 'b'),
                     no_zip = "not a zip file as torch.save() writes it: ";
   const std::vector<Entry> good = {{"m/data.pkl", pickle}, {"m/data/0", data}};
-  // The bytes of `good` with others at the place of the n-th occurrence of `where`, `ahead` bytes further on.
+  // `file` with `bytes` written `ahead` bytes after the last occurrence of `where`.
   const auto patched = [&](std::string file, const std::string& where, size_t ahead, const std::string& bytes) {
     const size_t at = file.rfind(where);
     REQUIRE(at != std::string::npos);
@@ -389,7 +389,7 @@ TEST_CASE("zip files that are damaged or not torch's") {
     CHECK_MESSAGE(error.find(c.message) != std::string::npos, error);
   }
 
-  // Two entries of which the one lies in the other.
+  // Two entries, one inside the other.
   std::string inner = zip({{"m/data/1", "abcd"}});
   const size_t inner_local = inner.rfind("PK\1\2");
   inner.resize(inner_local);  // its local header and bytes

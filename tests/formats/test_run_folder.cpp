@@ -22,7 +22,7 @@ using doctest::Contains;
 
 namespace {
 
-int flock_error = 0;  // what flock() fails with
+int flock_error = 0;  // the error with which flock() fails
 
 const Say kSilent = [](const std::string&) {};
 
@@ -30,14 +30,14 @@ std::string path_of(const Folder& folder) { return (folder.path / "run").string(
 
 }  // namespace
 
-// Takes the place of the C library's.
+// Replaces flock() of the C library.
 extern "C" int flock(int fd, int operation) noexcept {
   if (flock_error == 0) return static_cast<int>(::syscall(SYS_flock, fd, operation));
   errno = flock_error;
   return -1;
 }
 
-TEST_CASE("a lock that is a symbolic link, or that goes while it is held") {
+TEST_CASE("a lock that is a symbolic link is refused; a lock removed while held is noticed") {
   const Folder folder;
   const fs::path run = path_of(folder);
   for (const char* to : {"nowhere", "/dev/null", "file"}) {
@@ -59,7 +59,7 @@ TEST_CASE("a lock that is a symbolic link, or that goes while it is held") {
   CHECK_NOTHROW(other.check());
 }
 
-TEST_CASE("the lock: made with its folder, refused to a second, removed at the end") {
+TEST_CASE("the lock is made with its folder, refused to a second process, removed at the end") {
   const Folder folder;
   const fs::path run = path_of(folder);
   {
@@ -73,7 +73,7 @@ TEST_CASE("the lock: made with its folder, refused to a second, removed at the e
     CHECK(contents(run / "lock") == text);
     CHECK_NOTHROW(lock.check());
   }
-  CHECK_FALSE(fs::exists(run));  // it made it, and nothing is in it
+  CHECK_FALSE(fs::exists(run));  // the lock made the folder, and it is empty
   fs::create_directory(run);
   { const RunLock lock(run, kSilent); }
   CHECK(fs::is_empty(run));
@@ -118,7 +118,7 @@ TEST_CASE("a process that is killed releases the lock, and a program that it sta
   ::close(ready[1]);
 }
 
-TEST_CASE("a lock that was left stays as long as it tells whose the data are") {
+TEST_CASE("a lock that was left stays as long as it tells who owns the data") {
   const Folder folder;
   const fs::path run = path_of(folder);
   fs::create_directories(run / "data");
@@ -136,20 +136,20 @@ TEST_CASE("a lock that was left stays as long as it tells whose the data are") {
   CHECK(fs::is_empty(run));
 }
 
-TEST_CASE("a file of that name which is not a lock, and a folder that is none") {
+TEST_CASE("a file named lock that is not a lock, and a run folder that is not a folder, are refused") {
   const Folder folder;
   fs::create_directory(path_of(folder));
   write_text(folder.path / "run" / "lock", "mine");
   CHECK_THROWS_WITH_AS(RunLock(path_of(folder), kSilent), Contains("found another file"), Error);
   CHECK(contents(folder.path / "run" / "lock") == "mine");
-  write_text(folder.path / "run" / "lock", "");  // a process was killed before it wrote it
+  write_text(folder.path / "run" / "lock", "");  // a process was killed before it wrote to it
   CHECK_NOTHROW(RunLock(path_of(folder), kSilent));
   write_text(folder.path / "file", "x");
   CHECK_THROWS_AS(RunLock(folder.path / "file", kSilent), Error);
   CHECK_THROWS_AS(RunLock("/dev/null/run", kSilent), Error);
 }
 
-TEST_CASE("file systems without locks: said, and no reason to stop; other failures are") {
+TEST_CASE("a file system without locks is reported and does not stop the run; other failures do") {
   const Folder folder;
   const std::string run = path_of(folder);
   for (const int error : {ENOLCK, EOPNOTSUPP, ENOSYS}) {
@@ -192,7 +192,7 @@ TEST_CASE("check: removed, moved, replaced; a link to the folder and a moved par
   CHECK(fs::is_empty(run));
 }
 
-TEST_CASE("what a run leaves that only began, and what is more than that") {
+TEST_CASE("the files of a run that only began are told from those of any other") {
   const std::string record = "{\"config\":{},\"step\":0}\n";
   const struct {
     const char* what;
@@ -204,7 +204,7 @@ TEST_CASE("what a run leaves that only began, and what is more than that") {
       {"empty", {}, "", false, 0},
       {"a lock that was left", {}, "", true, 0},
       {"files of others", {"notes", "text.txt"}, "", false, 0},
-      {"data, and no sign whose", {"data/train.bin"}, "", false, 2},
+      {"data, and no sign of the owner", {"data/train.bin"}, "", false, 2},
       {"data, and a lock that was left", {"data/train.bin", "data/val.bin.tmp"}, "", true, 1},
       {"a record", {}, record, false, 1},
       {"a record that was cut off", {}, "{\"config\":{", false, 1},

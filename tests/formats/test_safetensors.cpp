@@ -23,7 +23,7 @@ void write_file(const std::string& bytes) {
   std::ofstream(kFile, std::ios::binary) << bytes;
 }
 
-// A file of `length` (the header's, unless given) and the parts as they are.
+// A file of `length` (that of the header, unless given) and the unchanged parts.
 std::string assemble(const std::string& header, const std::string& data, int64_t length = -1) {
   const uint64_t n = length < 0 ? header.size() : static_cast<uint64_t>(length);
   std::string bytes(sizeof n, '\0');
@@ -44,7 +44,7 @@ std::string one_tensor(const std::string& dtype, const std::string& shape, const
 
 }  // namespace
 
-TEST_CASE("what the writer writes, the reader reads") {
+TEST_CASE("the reader reads what the writer writes") {
   const std::vector<float> a = {1.5f, -2, 3, 4, 5, 6};
   const std::vector<uint16_t> b = {1, 2, 3};
   {
@@ -53,10 +53,10 @@ TEST_CASE("what the writer writes, the reader reads") {
         {{"z \"quoted\" \u00e9", "F32", {2, 3}}, {"empty", "I64", {0, 7}}, {"b", "BF16", {3}}, {"scalar", "U8", {}}},
         {{"format", "pt"}});
     writer.write("z \"quoted\" \u00e9", std::as_bytes(std::span(a)).first(8));  // part by part
-    CHECK_THROWS_AS(writer.write("empty", {}), std::logic_error);               // the first is not whole
+    CHECK_THROWS_AS(writer.write("empty", {}), std::logic_error);               // the first is incomplete
     writer.write("z \"quoted\" \u00e9", std::as_bytes(std::span(a)).subspan(8));
     CHECK_THROWS_AS(writer.write("b", std::as_bytes(std::span(b))), std::logic_error);      // out of order
-    CHECK_THROWS_AS(writer.write("empty", std::as_bytes(std::span(b))), std::logic_error);  // another size
+    CHECK_THROWS_AS(writer.write("empty", std::as_bytes(std::span(b))), std::logic_error);  // wrong size
     writer.write("empty", {});
     writer.write("b", std::as_bytes(std::span(b)));
     CHECK_THROWS_AS(writer.commit(), std::logic_error);  // one is missing
@@ -80,7 +80,7 @@ TEST_CASE("what the writer writes, the reader reads") {
   CHECK(reinterpret_cast<uintptr_t>(z->bytes.data()) % 8 == 0);
 }
 
-TEST_CASE("a writer refuses headers that no file can have") {
+TEST_CASE("a writer refuses invalid headers") {
   using Headers = std::vector<TensorHeader>;
   for (const Headers& headers : {Headers{{"a", "F32", {1}}, {"a", "F32", {1}}}, Headers{{"a", "F99", {1}}},
                                  Headers{{"a", "F64", {INT64_MAX}}}, Headers{{"__metadata__", "F32", {1}}}}) {
@@ -88,7 +88,7 @@ TEST_CASE("a writer refuses headers that no file can have") {
   }
 }
 
-TEST_CASE("damaged files are refused, each for its reason") {
+TEST_CASE("damaged files are refused with the reason") {
   check_refused("", "", "does not begin with '{'");
   check_refused("[1]", "", "does not begin with '{'");
   check_refused(" {}", "", "does not begin with '{'");
@@ -201,7 +201,7 @@ TEST_CASE("bf16 rounds to the nearest, ties to even") {
   CHECK(rounded(0xbf817fff) == 0xbf81);
   CHECK(rounded(0x7f7fffff) == 0x7f80);  // beyond the largest: infinity
   CHECK(rounded(0xff800000) == 0xff80);
-  CHECK(rounded(0x7f800001) == 0x7fc0);  // a NaN whose upper half alone would be infinity
+  CHECK(rounded(0x7f800001) == 0x7fc0);  // a NaN whose upper half by itself would be infinity
   CHECK(rounded(0x00000001) == 0x0000);
   CHECK(rounded(0x80000000) == 0x8000);
   for (uint32_t bits = 0; bits < 65536; ++bits) {

@@ -35,7 +35,7 @@ std::string message(int field, const std::string& bytes) {
   return varint(static_cast<uint64_t>(field) << 3 | 2) + varint(bytes.size()) + bytes;
 }
 
-// Sorted entries, each key after what it shares with the one before it, except at every `restart`-th.
+// Sorted entries; each key holds what follows its common prefix with the previous key, except at every `restart`-th.
 std::string block(const std::vector<std::pair<std::string, std::string>>& entries, size_t restart) {
   std::string out, restarts, last;
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -106,7 +106,7 @@ struct Checkpoint {
   std::string hparams = R"({"n_vocab": 7, "n_ctx": 4, "n_embd": 3, "n_head": 1, "n_layer": 2})";
   std::string checkpoint = "model_checkpoint_path: \"model.ckpt\"\nall_model_checkpoint_paths: \"model.ckpt\"\n";
 
-  // A model's tensors dealt over the data files.
+  // The tensors of a model, spread over the data files.
   explicit Checkpoint(const Model& model, int num_shards = 1, uint64_t dtype = 1)
       : shards(static_cast<size_t>(num_shards)) {
     header = number(1, static_cast<uint64_t>(num_shards)) + message(3, number(1, 1));
@@ -151,7 +151,7 @@ void check_refused(const Checkpoint& checkpoint, const char* file, const char* r
 
 }  // namespace
 
-TEST_CASE("what TensorFlow wrote is the model that transformers wrote") {
+TEST_CASE("the checkpoint written by TensorFlow is the model written by transformers") {
   const auto expected = make_cpu_model(read_model_config(kGolden / "checkpoint_gpt2"), true);
   load_weights(*expected, kGolden / "checkpoint_gpt2");
   const fs::path dir = kGolden / "checkpoint_tensorflow";
@@ -161,7 +161,7 @@ TEST_CASE("what TensorFlow wrote is the model that transformers wrote") {
   CHECK(same(*model, *expected, {Arena::params}));
 }
 
-TEST_CASE("names as OpenAI gave them") {
+TEST_CASE("names as in OpenAI's checkpoints are read") {
   std::map<std::string, std::string> names;
   for (const ParamTensor& tensor : param_table(kTiny)) names[tensor.name] = tensorflow_name(tensor);
   CHECK(names["wte"] == "model/wte");
@@ -202,7 +202,7 @@ TEST_CASE("several data files, blocks of any size, every type of float") {
   }
 }
 
-TEST_CASE("bytes that do not fit their checksum are refused by name, the index's and the tensors'") {
+TEST_CASE("bytes that do not fit their checksum are refused by name, in the index and in tensors") {
   const auto model = random_model(kTiny, 1), target = random_model(kTiny, 2);
   const Folder folder;
   Checkpoint checkpoint(*model, 2);
@@ -224,7 +224,7 @@ TEST_CASE("bytes that do not fit their checksum are refused by name, the index's
   }
 }
 
-TEST_CASE("what is missing, cut off or of another kind is refused, each for its reason") {
+TEST_CASE("missing, cut off and wrong kinds of files are refused with the reason") {
   const Checkpoint good(*random_model(kTiny, 1), 2);
   const char *const index = "model.ckpt.index", *const name = "model/h1/attn/c_attn/w";
   const auto with = [&](auto change) {
@@ -291,7 +291,7 @@ TEST_CASE("what is missing, cut off or of another kind is refused, each for its 
                 "cannot be read");
 }
 
-TEST_CASE("an index that is cut off or mutated opens or throws Error") {
+TEST_CASE("an index that is cut off or mutated either opens or throws Error") {
   const Folder folder;
   Checkpoint(*random_model(kTiny, 1)).write(folder.path);
   const fs::path path = folder.path / "model.ckpt.index";
@@ -302,7 +302,7 @@ TEST_CASE("an index that is cut off or mutated opens or throws Error") {
     write_text(path, index.substr(n + 1));
     CHECK_THROWS_AS(open_tensorflow(folder.path), Error);
   }
-  // Damage whose checksum is right: what the entries say must be checked, too.
+  // Damage with a valid checksum: the contents of the entries must be checked, too.
   const Checkpoint good(*random_model(kTiny, 1));
   std::mt19937 random(42);
   int refused = 0;
@@ -323,7 +323,7 @@ TEST_CASE("an index that is cut off or mutated opens or throws Error") {
     }
   }
   CHECK(refused > 500);
-  CHECK(refused < 1000);  // some change no more than a checksum of bytes that are not read here
+  CHECK(refused < 1000);  // some change only the checksum of bytes that are not read here
 }
 
 TEST_CASE("a value that is not finite is named") {

@@ -32,7 +32,7 @@ TEST_CASE("one tensor to a file's bytes and back: every layout, every type, any 
       }
       CHECK_MESSAGE(read == values, tensor.name);
       if (!tensor.transposed || dtype != Dtype::f32) continue;
-      float second;  // of the file's first row: (in, out)
+      float second;  // second value of the file's first row: (in, out)
       std::memcpy(&second, view.bytes.data() + sizeof second, sizeof second);
       CHECK(second == values[static_cast<size_t>(tensor.cols)]);
     }
@@ -40,7 +40,7 @@ TEST_CASE("one tensor to a file's bytes and back: every layout, every type, any 
   CHECK(find_dtype("F64") == std::nullopt);
 }
 
-TEST_CASE("values are narrowed in pieces, and what F16 cannot hold is an error") {
+TEST_CASE("values are narrowed in pieces, and a value that F16 cannot hold is an error") {
   std::vector<float> values(1'000'003);
   for (size_t i = 0; i < values.size(); ++i) values[i] = 0.25f * static_cast<float>(i % 1000);
   std::vector<uint16_t> narrowed;
@@ -61,6 +61,6 @@ TEST_CASE("values are narrowed in pieces, and what F16 cannot hold is an error")
   values[999'999] = 3.4e38f;
   CHECK_THROWS_WITH_AS(narrow(values.data(), n, Dtype::bf16, "here", gather),
                        Contains("here: a value of 3.4e+38, beyond the 3.39e38 that bf16 reaches"), Error);
-  values[999'999] = std::numeric_limits<float>::infinity();  // is one in F16, too
+  values[999'999] = std::numeric_limits<float>::infinity();  // infinity exists in F16, too
   narrow(values.data(), n, Dtype::f16, "here", gather);
 }

@@ -1,4 +1,4 @@
-// What the tests of cudasim itself share: its reports, its schedules.
+// Shared by the tests of cudasim itself: its reports, its schedules.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 #include "tests/helpers/device.h"
 
-// Ends with a report that contains all of `parts`; then the device is as new.
+// Waits for a report that contains all of `parts`, then resets the device.
 inline void check_report(cudaError_t expected, const std::vector<std::string>& parts) {
   CHECK(cudaDeviceSynchronize() == expected);
   const std::string report = cudasim::last_report();
@@ -15,7 +15,7 @@ inline void check_report(cudaError_t expected, const std::vector<std::string>& p
     INFO(report, "\nlacks: ", part);
     CHECK(report.find(part) != std::string::npos);
   }
-  CHECK(cudaDeviceSynchronize() == expected);  // it stays
+  CHECK(cudaDeviceSynchronize() == expected);  // the error persists
   CHECK(cudaDeviceReset() == cudaSuccess);
   CHECK(cudaDeviceSynchronize() == cudaSuccess);
 }

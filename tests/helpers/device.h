@@ -1,4 +1,4 @@
-// What the tests of CUDA code share. A test is written once: g++ and cudasim run it on the CPU, nvcc on a GPU.
+// Shared by the tests of CUDA code. A test is written once: g++ and cudasim run it on the CPU, nvcc on a GPU.
 #pragma once
 
 #ifdef WROUGHT_CUDASIM
@@ -11,8 +11,9 @@
 
 // ---- tensors -------------------------------------------------------------------------------------------------------
 
-// n elements of device memory, from a 256-byte boundary on; `unaligned`: from no multiple of 16 bytes on, for a
-// kernel's other way, and to the end of the allocation (or one element before), behind which cudasim lets nobody read.
+// n elements of device memory, from a 256-byte boundary on. `unaligned`: not from a multiple of 16 bytes, for a
+// kernel's other path, and up to the end of the allocation (or one element before); cudasim reports any access past
+// that end.
 template <class T>
 class DeviceArray {
  public:
@@ -35,7 +36,7 @@ class DeviceArray {
     REQUIRE(from.size() == size_);
     CUDA_CHECK(cudaMemcpy(data_, from.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
   }
-  std::vector<T> host() const {  // after everything that was launched before
+  std::vector<T> host() const {  // after all earlier launches
     CUDA_CHECK(cudaDeviceSynchronize());
     std::vector<T> to(size_);
     CUDA_CHECK(cudaMemcpy(to.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));
@@ -47,7 +48,7 @@ class DeviceArray {
   size_t size_;
 };
 
-// An output with a few numbers behind it that must stay as they are.
+// An output followed by a few numbers that must not change.
 template <class T>
 class GuardedArray {
  public:
@@ -86,7 +87,7 @@ std::vector<floatX> to_storage(const Floats& values) {
   return stored;
 }
 
-// What is stored, as doubles for a twin or as floats: exact.
+// The stored values, as doubles for a twin or as floats: exact.
 template <class Number = double, class floatX>
 std::vector<Number> to_numbers(const std::vector<floatX>& stored) {
   std::vector<Number> values(stored.size());
@@ -106,8 +107,8 @@ std::vector<floatX> random_storage(size_t n, uint64_t seed, double scale = 1) {
   return to_storage<floatX>(random_tensor<float>(n, seed, scale));
 }
 
-// Which of a launcher's tensors are unaligned: none, one, or all. `for (const Shift shift : shifts(3, true))` tries
-// none, all, and each of three alone, so that a launcher which forgets to look at one of them is found out.
+// The unaligned tensors among those of a launcher: none, all, or one. `for (const Shift shift : shifts(3, true))` tries
+// none, all, and each of three by itself, which exposes a launcher that forgets to check one of them.
 struct Shift {
   int tensor;  // -1: none
   bool all;
@@ -121,14 +122,14 @@ inline std::vector<Shift> shifts(int tensors, bool each) {
 
 // ---- checks --------------------------------------------------------------------------------------------------------
 
-// Unit round-off of a storage type: half a unit in the last of 24 or 8 bits.
+// Unit round-off of a storage type: half a unit in the last place of 24 or 8 bits.
 template <class floatX>
 constexpr double unit_roundoff() {
   return std::is_same_v<floatX, float> ? 0x1p-24 : 0x1p-8;
 }
 
-// actual, sums over K terms in float that were then stored as floatX, against expected in double: element by element
-// within 4 u sqrt(K) rms for the sum (docs/testing.md) and the storage type's u for the rounding at the end.
+// actual: sums over K terms in float, then stored as floatX; expected: in double. Compared element by element, within 4
+// u sqrt(K) rms for the sum (docs/testing.md) and the storage type's u for the final rounding.
 template <class floatX>
 void check_close(const char* name, const std::vector<floatX>& actual, const Doubles& expected, double K) {
   REQUIRE(actual.size() == expected.size());
@@ -144,9 +145,9 @@ void check_close(const char* name, const std::vector<floatX>& actual, const Doub
   CHECK(worst.error <= 1);
 }
 
-// That a kernel ran whose name begins so, with the storage type for floatX: "gelu_forward_kernel<floatX, true" is the
-// one of 16-byte accesses, which gives the same results as the other and is all the launcher has to choose. On a GPU
-// nobody keeps the names.
+// Checks that a kernel ran whose name begins with `name`, with the storage type for floatX:
+// "gelu_forward_kernel<floatX, true" is the one with 16-byte accesses, which gives the same results as the other and is
+// the launcher's only choice. On a GPU the names are not recorded.
 template <class floatX>
 void check_ran([[maybe_unused]] std::string name) {
 #ifdef WROUGHT_CUDASIM
@@ -160,8 +161,8 @@ void check_ran([[maybe_unused]] std::string name) {
 #endif
 }
 
-// run() -> a std::vector (of several tensors: joined): the same bits under every schedule of blocks, warps and
-// lanes (cudasim), or run after run (a GPU). Returns the first result. Deep: more schedules by chance.
+// run() -> a std::vector (several tensors: joined) with the same bits under every schedule of blocks, warps and lanes
+// (cudasim), or run after run (a GPU). Returns the first result. Deep: more random schedules.
 template <class Run>
 auto same_under_all_schedules(Run&& run) {
 #ifdef WROUGHT_CUDASIM

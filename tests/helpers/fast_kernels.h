@@ -18,8 +18,8 @@ void for_each_fast(Run&& run) {
   }
 }
 
-// What rounding both factors of products to bf16 (unit round-off 2^-9) may move a sum of K of them, in the measure of
-// sum_tolerance: each factor is off by at most 2^-9 of itself, so a sum of rms r by 2 * 2^-9 r.
+// The error that rounding both factors of products to bf16 (unit round-off 2^-9) may cause in a sum of K of them, in
+// the measure of sum_tolerance: each factor is off by at most 2^-9 of itself, so a sum of rms r by 2 * 2^-9 r.
 inline double product_tolerance(double K, double rms, bool bf16) {
   return sum_tolerance<float>(K, rms) + (bf16 ? 4 * 2 * 0x1p-9 * rms : 0);
 }

@@ -1,4 +1,4 @@
-// What the tests of the kernels share: random tensors, comparisons, gradients by central differences, numbers of
+// Shared by the tests of the kernels: random tensors, comparisons, gradients by central differences, numbers of
 // threads.
 #pragma once
 
@@ -54,7 +54,7 @@ double rms(const A& a) {
   return norm(a) / std::sqrt(static_cast<double>(a.size()));
 }
 
-// The largest of many errors, and where it was. What is not a number is larger than all that are, and stays.
+// The largest of many errors, and where it was. A NaN counts as larger than all numbers, and stays.
 struct Worst {
   double error = 0;
   size_t i = 0;
@@ -89,21 +89,21 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
 }
 
-// How far two ways to sum K terms in T may differ (docs/testing.md): 4 u sqrt(K) rms, rms that of the sums. Terms that
-// are products of independent factors a and b make sums of rms sqrt(K) rms(a) rms(b).
+// The largest difference between two ways to sum K terms in T (docs/testing.md): 4 u sqrt(K) rms, rms that of the sums.
+// Terms that are products of independent factors a and b make sums of rms sqrt(K) rms(a) rms(b).
 template <class T>
 double sum_tolerance(double K, double rms) {
   return 4 * (std::numeric_limits<T>::epsilon() / 2) * std::sqrt(K) * rms;
 }
 
-// What comes to that where tensor cores add, which cut their sums off toward zero after each instruction of 16 terms (8
-// of tf32): a unit of 2^-23 of the sum so far at most, half of it on average, and always to the same side. `sum` is the
-// one that is made; on the way to a small one partial sums are about as large as all sums' rms.
+// Added where tensor cores add, which truncate their sums toward zero after each instruction of 16 terms (8 of tf32):
+// at most a unit of 2^-23 of the sum so far, half of it on average, and always to the same side. `sum` is the final
+// sum; on the way to a small one partial sums are about as large as the rms of all sums.
 inline double truncation_tolerance(double K, double sum, double rms, int terms = 16) {
   return K / terms * 0x1p-24 * std::max(std::abs(sum), rms);
 }
 
-// Runs what follows in its scope on n threads.
+// Runs the rest of its scope on n threads.
 class ThreadCount {
  public:
 #ifdef _OPENMP
@@ -120,14 +120,14 @@ class ThreadCount {
 };
 
 // Compares dx, the gradient of loss() in x, with central differences, element by element: relative error at most 1e-6,
-// where an element counts as at least the tensor's rms (a small one is the difference of large parts).
+// an element counts as at least the tensor's rms (a small one is the difference of large parts).
 //
 // The difference itself is wrong by about h^2/6 |loss'''| + u |loss| / h: 1e-10 for losses and derivatives around 1.
 // That is the absolute part; it matters only where a gradient is zero.
 template <class Loss>
 void check_gradient(const std::string& name, std::span<double> x, std::span<const double> dx, Loss&& loss) {
   REQUIRE(x.size() == dx.size());
-  const ThreadCount one(1);  // thousands of tiny calls: starting threads would take all the time
+  const ThreadCount one(1);  // thousands of tiny calls: starting threads would dominate the time
   constexpr double h = 1e-5;
   const double scale = rms(dx);
   Worst worst;
@@ -144,7 +144,7 @@ void check_gradient(const std::string& name, std::span<double> x, std::span<cons
   CHECK(worst.error <= 1);
 }
 
-// run() -> a vector: the same bits on 1, 2 and 3 threads.
+// run() -> a vector with the same bits on 1, 2 and 3 threads.
 template <class Run>
 void check_thread_independence(Run&& run) {
   const auto on = [&](int threads) {

@@ -1,4 +1,4 @@
-// A Comm of threads in one process, for tests of what several processes do: sums in the order of the ranks.
+// A Comm between threads of one process, for tests of several processes: sums in the order of the ranks.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 #include "llm/distributed/comm.h"
 
-// What the ranks share.
+// State shared by the ranks.
 struct LocalWorld {
   explicit LocalWorld(int size) : meeting(size), in(static_cast<size_t>(size)) {}
   std::barrier<> meeting;
@@ -35,7 +35,7 @@ class LocalComm final : public Comm {
   }
   Ticket queue_all_gather(void* out, const void* in, int64_t count, Number type) override {
     const size_t bytes = static_cast<size_t>(count * bytes_of(type));
-    std::vector<char> own(bytes);  // in may be part of out, which others' writes do not touch, but memcpy minds
+    std::vector<char> own(bytes);  // `in` may be part of `out`, and memcpy must not overlap
     std::memcpy(own.data(), in, bytes);
     world_.in[static_cast<size_t>(rank())] = own.data();
     world_.meeting.arrive_and_wait();
@@ -70,14 +70,14 @@ class LocalComm final : public Comm {
     for (const void* from : world_.in) {
       for (int64_t i = 0; i < count; ++i) sum[static_cast<size_t>(i)] += static_cast<const T*>(from)[first + i];
     }
-    world_.meeting.arrive_and_wait();  // everybody has read
+    world_.meeting.arrive_and_wait();  // all ranks have read
     std::copy(sum.begin(), sum.end(), static_cast<T*>(out));
   }
 
   LocalWorld& world_;
 };
 
-// Runs body(comm) as so many ranks at once; throws what the lowest of them throws.
+// Runs body(comm) as `size` ranks at once; throws the error of the lowest rank that fails.
 inline void in_ranks(int size, const std::function<void(Comm&)>& body) {
   LocalWorld world(size);
   std::vector<std::exception_ptr> errors(static_cast<size_t>(size));

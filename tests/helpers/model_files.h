@@ -1,4 +1,4 @@
-// What the tests of model files share: a folder, tensors as vectors, safetensors files rewritten.
+// Shared by the tests of model files: a folder, tensors as vectors, safetensors files rewritten.
 #pragma once
 
 #include <unistd.h>
@@ -15,7 +15,7 @@
 #include "llm/support/file.h"
 #include "llm/support/json.h"
 
-struct Folder {  // an empty one, removed at the end
+struct Folder {  // empty at first, removed at the end
   const std::filesystem::path path =
       std::filesystem::temp_directory_path() / strprintf("wrought_test_model_files_%d", getpid());
   Folder() {
@@ -29,7 +29,7 @@ inline std::string contents(const std::filesystem::path& path) { return std::str
 inline nlohmann::json read_json(const std::filesystem::path& path) {
   return parse_json(contents(path), path.string(), 64);
 }
-// What reading every tensor of a model says; "nothing" if it succeeds.
+// The error of reading every tensor of a model; "nothing" if it succeeds.
 inline std::string refusal(const std::filesystem::path& path) {
   try {
     const std::unique_ptr<Weights> weights = open_weights(path);
@@ -69,8 +69,8 @@ inline std::unique_ptr<Model> random_model(const ModelConfig& config, uint64_t s
   return model;
 }
 
-// Rewrites a safetensors file, each tensor through `change`, which may rename it, change it, or drop it by an empty
-// name.
+// Rewrites a safetensors file, each tensor through `change`, which may rename it, change it, or drop it by setting an
+// empty name.
 struct FileTensor : TensorHeader {
   std::string bytes;
 };

@@ -1,5 +1,5 @@
-// The shapes and parts of a model besides GPT-2's own, for the tests of both models: heads, classifiers, attention that
-// is not causal, parts that are not trained, adapters.
+// The shapes and parts of a model other than GPT-2's own, for the tests of both models: heads, classifiers, attention
+// that is not causal, parts that are not trained, adapters.
 #pragma once
 
 #include <string>
@@ -26,16 +26,16 @@ inline std::vector<Variant> model_variants(const ModelConfig& base) {
     c.num_classes = 3;
     c.tied_head = false;
   };
-  add("the book's: its own head, no bias of q, k and v, decay of everything", [](ModelConfig& c, ModelOptions& o) {
+  add("the book's model: untied head, no bias of q, k and v, decay of everything", [](ModelConfig& c, ModelOptions& o) {
     c.tied_head = c.qkv_bias = false;
     o.decay_all = true;
   });
-  add("not causal, slower further from the head", [](ModelConfig& c, ModelOptions& o) {
+  add("not causal, lower learning rates farther from the head", [](ModelConfig& c, ModelOptions& o) {
     c.causal = false;
     o.lr_decay_per_layer = 0.5f;
   });
   add("a classifier", [&](ModelConfig& c, ModelOptions&) { classifier(c); });
-  add("a classifier's head alone", [&](ModelConfig& c, ModelOptions& o) {
+  add("only a classifier's head", [&](ModelConfig& c, ModelOptions& o) {
     classifier(c);
     o.trainable = {.first_block = c.num_layers, .embeddings = false, .final_norm = false};
   });
@@ -44,7 +44,7 @@ inline std::vector<Variant> model_variants(const ModelConfig& base) {
     c.causal = false;
     o.trainable = {.first_block = c.num_layers - 1, .embeddings = false};
   });
-  add("the embeddings left alone", [](ModelConfig&, ModelOptions& o) { o.trainable.embeddings = false; });
+  add("all but the embeddings", [](ModelConfig&, ModelOptions& o) { o.trainable.embeddings = false; });
   add("adapters everywhere", [](ModelConfig& c, ModelOptions& o) {
     c.tied_head = false;
     o.lora = {.rank = 2, .alpha = 3};
@@ -59,7 +59,7 @@ inline std::vector<Variant> model_variants(const ModelConfig& base) {
   return all;
 }
 
-// Random tokens and targets for its head; what pooling a classifier is to have.
+// Random tokens and targets for the head, and the pooling weights of a classifier.
 struct VariantBatch : Batch {
   std::vector<float> pooling;
 
@@ -80,8 +80,8 @@ struct VariantBatch : Batch {
   }
 };
 
-// Random numbers everywhere, also where training begins with zeros: gradients then depend on everything. Of 8 bits, so
-// that bf16 holds them exactly, and what a model in bf16 does differently is its arithmetic.
+// Random numbers everywhere, also where training begins with zeros: then the gradients depend on every weight. They
+// have 8 bits, so that bf16 holds them exactly and a model in bf16 differs only in its arithmetic.
 inline void random_weights(Model& model, double scale) {
   for (size_t k = 0; k < model.table.size(); ++k) {
     const ParamTensor& tensor = model.table[k];
@@ -101,8 +101,8 @@ inline std::vector<float> tensor_of(const Model& model, Arena arena, const Param
   return values;
 }
 
-// Logits (T - T0 + 1, B, outputs) of each sequence's last token, when it has T0 tokens, and one more each time until T:
-// from the cache, and without one.
+// Logits (T - T0 + 1, B, outputs) of each sequence's last token, for T0 tokens and then one more each time until T:
+// with the cache, and without it.
 inline Floats decoded_logits(Model& model, const VariantBatch& batch, int T0) {
   const size_t columns = static_cast<size_t>(model.config.outputs()), rows = static_cast<size_t>(batch.B);
   Floats all(static_cast<size_t>(batch.T - T0 + 1) * rows * columns);

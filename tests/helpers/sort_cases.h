@@ -1,4 +1,4 @@
-// Keys to be sorted, of sizes and ranges at which a radix sort by 8 bits and tiles of 1,024 may go wrong.
+// Keys to be sorted, with sizes and ranges at which a radix sort by 8 bits and tiles of 1,024 may fail.
 #pragma once
 
 #include <cstdint>

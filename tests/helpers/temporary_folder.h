@@ -1,4 +1,4 @@
-// A folder for a test's files, which goes with everything in it.
+// A folder for a test's files, removed at the end with its contents.
 #pragma once
 
 #include <unistd.h>
@@ -24,7 +24,7 @@ struct TemporaryFolder {
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
-  // The path of a file below it with this text.
+  // Writes a file with this text below the folder and returns its path.
   std::filesystem::path write(const std::string& name, const std::string& text) const {
     const std::filesystem::path file = path / name;
     std::filesystem::create_directories(file.parent_path());

@@ -1,5 +1,5 @@
-// Which set of tests runs: `make test` is quick (each kernel, format and program once), `make test-all` full,
-// `make test-deep` deep (hours). By hand: full.
+// Selects the tests that run: `make test` the quick set (each kernel, format and program once), `make test-all` the
+// full, `make test-deep` the deep set (hours). By hand: full.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -19,17 +19,17 @@ inline TestSet test_set() {
     const std::string given = name ? name : "full";
     if (given != "quick" && given != "full" && given != "deep") {
       std::fprintf(stderr, "error: WROUGHT_TEST_SET=%s: expected quick, full or deep\n", given.c_str());
-      std::exit(2);  // full_set() asks before main() could catch anything
+      std::exit(2);  // full_set() runs before main(), where no handler could catch an exception
     }
     return given == "quick" ? TestSet::quick : given == "full" ? TestSet::full : TestSet::deep;
   }();
   return set;
 }
 inline bool quick_set() { return test_set() == TestSet::quick; }
-// TEST_CASE("..." * full_set()): not in the quick set.
+// TEST_CASE("..." * full_set()): runs in all sets but the quick one.
 inline doctest::skip full_set() { return doctest::skip(quick_set()); }
 
-// Of a list of cases the first few in the quick set, all in the others.
+// The first few of a list of cases in the quick set, all of them in the others.
 template <class T, size_t N>
 std::span<const T> in_set(const T (&cases)[N], size_t quick) {
   return {cases, quick_set() ? std::min(quick, N) : N};

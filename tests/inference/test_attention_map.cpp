@@ -1,7 +1,7 @@
 #include "llm/inference/attention_map.h"
 #include "tests/helpers/model_variants.h"
 
-TEST_CASE("attention's weights: rows of 1, with which the values add up to attention's output") {
+TEST_CASE("attention weights sum to 1 per row, and weight the values to give attention's output") {
   for (const bool causal : {true, false}) {
     const ModelConfig config = {
         .max_seq_len = 9, .vocab_size = 61, .num_layers = 2, .num_heads = 3, .channels = 33, .causal = causal};

@@ -1,5 +1,5 @@
-// Losses of text by window and stride, answers and last words: against sums of log-softmax taken from single forward
-// passes, one for each token.
+// Losses of text by window and stride, answers and last words, compared with sums of log-softmax over single forward
+// passes, one per token.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -88,7 +88,7 @@ TEST_CASE("with a stride each token is scored once, in the first window that rea
     double expected = 0;
     for (int64_t p = 1; p < static_cast<int64_t>(ids.size()); ++p) {
       int64_t begin = 0;
-      while (begin + kContext <= p) begin += stride;  // p is in the window [begin, begin + T)
+      while (begin + kContext <= p) begin += stride;  // the window with p is [begin, begin + T)
       expected += losses_after(*model, Ids(ids.begin() + begin, ids.begin() + p))[ids[static_cast<size_t>(p)]];
     }
     for (const int B : {1, 2, 50}) {
@@ -106,7 +106,7 @@ TEST_CASE("with a stride each token is scored once, in the first window that rea
   CHECK(score_text(*model, tokens_of(one_more), nullptr, kContext, kContext, 2, quiet).windows == 2);
 }
 
-TEST_CASE("bytes and words of what is scored") {
+TEST_CASE("counts of the bytes and words that are scored") {
   const auto model = some_model();
   const Tokenizer tokenizer = Tokenizer::bytes();
   const auto count = [&](const std::string& text, int64_t stride) {
@@ -114,14 +114,14 @@ TEST_CASE("bytes and words of what is scored") {
     const TextScore score = score_text(*model, tokens_of(ids), &tokenizer, 4, stride, 2, quiet);
     return std::vector<int64_t>{score.tokens, score.bytes, score.words};
   };
-  CHECK(count("one two\nthree", 0) == std::vector<int64_t>{12, 12, 2});  // "ne" goes on with a word
+  CHECK(count("one two\nthree", 0) == std::vector<int64_t>{12, 12, 2});  // "ne" continues a word
   CHECK(count(" one\ttwo  ", 0) == std::vector<int64_t>{9, 9, 2});
   CHECK(count("<|endoftext|>one<|endoftext|>two", 0) == std::vector<int64_t>{7, 6, 2});
   CHECK(count("one two three", 2) == std::vector<int64_t>{12, 12, 2});
   CHECK(count("abcd efg", 4) == std::vector<int64_t>{6, 6, 1});  // the second "word" begins with an unscored space
 }
 
-TEST_CASE("text that cannot be scored") {
+TEST_CASE("text that cannot be scored is refused") {
   const auto model = some_model();
   const Ids one = {1}, two = {1, 2};
   CHECK_THROWS_WITH_AS(score_text(*model, tokens_of(one), nullptr, 4, 0, 1, quiet),
@@ -134,7 +134,7 @@ TEST_CASE("text that cannot be scored") {
                        UsageError);
 }
 
-TEST_CASE("continuations of different lengths in one batch") {
+TEST_CASE("continuations of different lengths are scored in one batch") {
   const auto model = some_model();
   std::vector<Continuation> batch = {{ids_of("ab cd"), 2}, {ids_of("x"), 1}, {ids_of("abcdefghi"), 1}};
   batch[1].ids.push_back(7);
@@ -182,10 +182,10 @@ TEST_CASE("the choice with the largest probability, and with the largest per tok
   CHECK(right != right_mean);
 }
 
-TEST_CASE("a context that does not fit is cut at its left, an empty one begins with the end of text") {
+TEST_CASE("a context that does not fit is cut on the left; an empty one begins with end-of-text") {
   const auto model = some_model();
   const Tokenizer tokenizer = Tokenizer::bytes();
-  // Which of two choices wins depends on the 8 tokens before; the answer is what the cut context says.
+  // The winning choice depends on the 8 tokens before; the answer is the choice by the cut context.
   const std::string context = kText.substr(0, 30);
   std::vector<Question> questions = {{"f: line 1", context, {"abc", "xyz"}, 0}, {"f: line 2", "", {"abc", "xyz"}, 0}};
   Ids empty = ids_of("<|endoftext|>abc"), other = ids_of("<|endoftext|>xyz");
@@ -207,7 +207,7 @@ TEST_CASE("a context that does not fit is cut at its left, an empty one begins w
                        doctest::Contains("f: line 1: the vocabulary lacks the character"), Error);
 }
 
-TEST_CASE("the last word counts when greedy decoding would write all of it") {
+TEST_CASE("the last word counts as right when greedy decoding writes all of it") {
   const auto model = some_model();
   const Tokenizer tokenizer = Tokenizer::bytes();
   std::vector<Passage> passages;
@@ -219,7 +219,7 @@ TEST_CASE("the last word counts when greedy decoding would write all of it") {
       const auto losses = losses_after(*model, ids);
       ids.push_back(static_cast<int32_t>(std::min_element(losses.begin(), losses.end()) - losses.begin()));
     }
-    if (k == 2) ids.back() = (ids.back() + 1) % 256;  // one byte off: not what the model would write
+    if (k == 2) ids.back() = (ids.back() + 1) % 256;  // one byte off: the model would write another
     REQUIRE(*std::max_element(ids.begin(), ids.end()) < 256);
     passages.push_back({"f", context, tokenizer.decode(ids).substr(4)});
     nats += loss_of(*model, ids, 4);

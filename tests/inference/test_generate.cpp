@@ -1,4 +1,4 @@
-// Text from a model: the window, the stop, the seed. A stand-in model makes what is asked of it visible.
+// Text from a model: the window, the stop, the seed. A stand-in model records its calls.
 #include <doctest/doctest.h>
 
 #include <new>
@@ -8,7 +8,7 @@
 
 namespace {
 
-// Always says that the token after the last one, modulo V, is certain; or, `open`, that all are equally likely.
+// Predicts the token after the last one, modulo V, with certainty; `open`: all tokens equally likely.
 class CountingModel : public Model {
  public:
   CountingModel(int V, int context, bool open) : Model({context, V, 1, 1, 1}, {}), open_(open) {}
@@ -48,7 +48,7 @@ class CountingModel : public Model {
   void write(Arena, const ParamTensor&, const float*) override {}
   void set_dropout(float, uint64_t, uint64_t) override {}
 
-  std::vector<std::vector<int32_t>> windows;  // that each new token was computed from
+  std::vector<std::vector<int32_t>> windows;  // from which each new token was computed
   int room = 0, decodes = 0;
   bool full = false;  // no memory for a cache
 
@@ -72,7 +72,7 @@ TEST_CASE("each new token joins the window, which keeps the last max_seq_len") {
   CHECK(model.room == 0);
 }
 
-TEST_CASE("a full window moves on by more than a token, and is decoded from there") {
+TEST_CASE("a full window moves by more than a token, and decoding continues from there") {
   GenerateConfig config = ask(7);
   config.slide = 3;
   CountingModel model(20, 4, false), plain(20, 4, false);
@@ -94,13 +94,13 @@ TEST_CASE("a full window moves on by more than a token, and is decoded from ther
   CHECK_THROWS_AS(generate(model, {4}, config, all), Error);
 }
 
-TEST_CASE("of a prompt beyond the context its end is seen") {
+TEST_CASE("only the end of a prompt longer than the context is used") {
   CountingModel model(10, 3, false);
   CHECK(generate(model, {0, 1, 2, 3, 4, 5}, ask(1), all) == Ids{6});
   CHECK(model.windows == std::vector<Ids>{{3, 4, 5}});
 }
 
-TEST_CASE("a context of one's own, within the model's") {
+TEST_CASE("a requested context is limited by that of the model") {
   GenerateConfig config = ask(3);
   config.context = 2;
   CountingModel model(10, 3, false), wide(10, 3, false);
@@ -119,23 +119,23 @@ TEST_CASE("end_of_text stops and is not reported") {
           return true;
         }) == Ids{5, 6, 7});
   CHECK(seen == Ids{5, 6, 7});
-  CHECK(generate(model, {8}, ask(2, 8), all) == Ids{9, 0});  // in the prompt it does not stop
+  CHECK(generate(model, {8}, ask(2, 8), all) == Ids{9, 0});  // end_of_text in the prompt does not stop generation
   CHECK(generate(model, {4}, ask(5, -1), all).size() == 5);
 }
 
-TEST_CASE("the caller stops it") {
+TEST_CASE("the caller can stop generation") {
   CountingModel model(10, 8, false);
   CHECK(generate(model, {0}, ask(50), [](int32_t id) { return id < 3; }) == Ids{1, 2, 3});
 }
 
-TEST_CASE("no token asked for, and no token to start from") {
+TEST_CASE("zero tokens can be asked for; an empty prompt is an error") {
   CountingModel model(10, 8, false);
   CHECK(generate(model, {1}, ask(0), all).empty());
   CHECK(model.windows.empty());
   CHECK_THROWS_AS(generate(model, {}, {}, all), Error);
 }
 
-TEST_CASE("the seed decides") {
+TEST_CASE("the seed determines the text") {
   CountingModel model(1000, 8, true);
   const Ids first = generate(model, {1}, ask(30, -1, 5), all);
   CHECK(generate(model, {1}, ask(30, -1, 5), all) == first);

@@ -1,11 +1,11 @@
-// The judge: the number in its reply; what is asked, and what a server may answer.
+// The judge: the score in a reply, the request, and the replies of servers.
 #include <doctest/doctest.h>
 
 #include <thread>
 
 #include "llm/inference/judge.h"
 
-TEST_CASE("the score in a reply") {
+TEST_CASE("the score is found in a reply") {
   CHECK(score_in("85") == 85);
   CHECK(score_in(" 100\n") == 100);
   CHECK(score_in("0") == 0);
@@ -62,7 +62,7 @@ std::string error_of(int status, const std::string& body) {
 
 }  // namespace
 
-TEST_CASE("a question and its score") {
+TEST_CASE("a question is sent and its score returned") {
   StandIn server(200, R"({"choices": [{"message": {"role": "assistant", "content": "Score: 93"}}]})");
   CHECK(Judge(server.url(), "llama3").score("how good? \xff") == 93);
   const nlohmann::json asked = nlohmann::json::parse(server.asked);
@@ -74,7 +74,7 @@ TEST_CASE("a question and its score") {
   CHECK_FALSE(Judge(silent.url(), "m").score("q").has_value());
 }
 
-TEST_CASE("what a server may do wrong") {
+TEST_CASE("errors of a server are errors of the judge") {
   CHECK(error_of(500, "down").find("status 500, expected 200: \"down\"") != std::string::npos);
   CHECK(error_of(200, "<html>").find("the reply: not JSON") != std::string::npos);
   CHECK(error_of(200, "{}").find("no choices[0].message.content") != std::string::npos);
@@ -83,7 +83,7 @@ TEST_CASE("what a server may do wrong") {
   CHECK_THROWS_WITH_AS(Judge("http://127.0.0.1:1", "m").score("q"), doctest::Contains("no answer"), Error);
 }
 
-TEST_CASE("addresses that are none") {
+TEST_CASE("invalid addresses are refused") {
   for (const char* url : {"", "localhost:80", "ftp://a", "http://", "http://a/b"}) {
     CAPTURE(url);
     CHECK_THROWS_AS(Judge(url, "m"), UsageError);
@@ -92,7 +92,7 @@ TEST_CASE("addresses that are none") {
 
 #else
 
-TEST_CASE("without cpp-httplib there is no judge, which is said") {
+TEST_CASE("without cpp-httplib the judge is an error that says so") {
   CHECK_THROWS_WITH_AS(Judge("http://127.0.0.1:1", "m"), doctest::Contains("libcpp-httplib-dev"), UsageError);
 }
 

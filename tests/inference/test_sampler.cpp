@@ -1,4 +1,4 @@
-// From logits to a token: what may be drawn, how often, and what is refused.
+// From logits to a token: the possible tokens, their frequencies, and refused logits.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -36,7 +36,7 @@ const std::vector<float> kNine = {4.51f, 0.89f, -1.90f, 6.75f, 1.63f, -1.62f, -1
 
 }  // namespace
 
-TEST_CASE("tokens are drawn as often as softmax says") {
+TEST_CASE("tokens are drawn as often as softmax gives") {
   const int draws = 20000;
   for (const double temperature : {0.5, 1.0, 5.0}) {
     const std::vector<int> counts = draw(kNine, {.temperature = temperature}, draws);
@@ -51,7 +51,7 @@ TEST_CASE("tokens are drawn as often as softmax says") {
   }
 }
 
-TEST_CASE("the book's 1,000 draws, within four standard deviations") {
+TEST_CASE("the book's counts of 1,000 draws are met within four standard deviations") {
   const std::vector<int> counts = draw(kNine, {}, 1000);
   CHECK(std::abs(counts[3] - 582) <= 62);
   CHECK(std::abs(counts[7] - 343) <= 60);
@@ -59,7 +59,7 @@ TEST_CASE("the book's 1,000 draws, within four standard deviations") {
   CHECK(counts[3] + counts[7] + counts[0] >= 985);
 }
 
-TEST_CASE("greedy takes the largest logit, the first of equals, whatever the coin") {
+TEST_CASE("greedy takes the largest logit, the first among equals, whatever the coin") {
   for (const double coin : {0.0, 0.5, 0.999999}) {
     CHECK(sample(kNine, {.temperature = 0}, coin) == 3);
     CHECK(sample(std::vector<float>{1, 5, 5, 2}, {.temperature = 0}, coin) == 1);
@@ -88,7 +88,7 @@ TEST_CASE("top-p keeps the fewest tokens that reach p") {
   // Within top-k: of {0.5, 0.3} the first has 0.625.
   CHECK(drawn(logits, {.top_k = 2, .top_p = 0.6}) == std::set<int>{1});
   CHECK(drawn(logits, {.top_k = 2, .top_p = 0.7}) == std::set<int>{1, 3});
-  const std::vector<int> counts = draw(logits, {.top_p = 0.75}, 8000);  // what is left keeps its proportions
+  const std::vector<int> counts = draw(logits, {.top_p = 0.75}, 8000);  // the remaining tokens keep their proportions
   CHECK(std::abs(counts[1] - 5000) <= 180);
 }
 

@@ -1,4 +1,4 @@
-// Files of questions: every form that is read, and what is said of a line that is not of it.
+// Files of questions: every form that is read, and the errors for lines in another form.
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
@@ -27,7 +27,7 @@ using Strings = std::vector<std::string>;
 
 }  // namespace
 
-TEST_CASE("HellaSwag: the fields of its files") {
+TEST_CASE("HellaSwag: the fields of its files are read") {
   const File file;
   const auto questions = read_hellaswag(
       file("{\"ind\": 24, \"activity_label\": \"Roof\", \"ctx_a\": \"A man sits.\", \"ctx_b\": \"he\", "
@@ -43,7 +43,7 @@ TEST_CASE("HellaSwag: the fields of its files") {
   CHECK(questions[1].where.ends_with("q.jsonl: line 3"));
 }
 
-TEST_CASE("HellaSwag as lm-evaluation-harness asks it") {
+TEST_CASE("HellaSwag questions have the text of lm-evaluation-harness") {
   const File file;
   const auto questions = read_hellaswag(
       file("{\"activity_label\": \"Food\", \"ctx_a\": \"[header] How to cook [title] Boil. [step] Now\", "
@@ -53,7 +53,7 @@ TEST_CASE("HellaSwag as lm-evaluation-harness asks it") {
   CHECK(questions[0].choices[0] == " boils over.");
 }
 
-TEST_CASE("multiple choice in its forms") {
+TEST_CASE("multiple choice is read in all its forms") {
   const File file;
   const auto q =
       read_choices(file("{\"question\": \"Q?\", \"choices\": [\"a\", \" b\", \"c\"], \"answer\": 2}\n"
@@ -68,14 +68,14 @@ TEST_CASE("multiple choice in its forms") {
   CHECK(q[0].answer == 2);
   CHECK(q[1].context == "C.\nQ?");
   CHECK(q[1].answer == 1);
-  CHECK(q[2].choices == Strings{"a", "b"});  // white space is there already
+  CHECK(q[2].choices == Strings{"a", "b"});  // the choice begins with white space already
   CHECK(q[2].answer == 0);
   CHECK(q[3].answer == 0);  // the label, not the index
   CHECK(q[4].choices == Strings{"x", "y"});
   CHECK(q[4].answer == 1);
 }
 
-TEST_CASE("LAMBADA: objects and bare lines") {
+TEST_CASE("LAMBADA: objects and bare lines are read") {
   const File file;
   const auto passages = read_lambada(file("{\"text\": \"He came to the\\n door \"}\nshe saw  him\n"));
   REQUIRE(passages.size() == 2);
@@ -85,7 +85,7 @@ TEST_CASE("LAMBADA: objects and bare lines") {
   CHECK(passages[1].last_word == "  him");
 }
 
-TEST_CASE("lines that are not of the form are named") {
+TEST_CASE("lines in another form are named") {
   const File file;
   const auto refuse = [&](auto read, const std::string& text, const char* message) {
     CAPTURE(text);

@@ -2,7 +2,7 @@
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/golden.h"
 
-TEST_CASE("five steps of AdamW against PyTorch") {
+TEST_CASE("five steps of AdamW match PyTorch") {
   const Golden golden("adamw.bin");
   const auto sizes = golden.get<int>("sizes");
   const int N = sizes[0], steps = sizes[1];
@@ -19,7 +19,7 @@ TEST_CASE("five steps of AdamW against PyTorch") {
   CHECK(max_difference(v, golden.get("v")) < 1e-14);
 }
 
-TEST_CASE("AdamW's first step is lr times the gradient's sign, decay apart") {
+TEST_CASE("AdamW's first step is lr times the gradient's sign, apart from decay") {
   Doubles params = {1, 1, 1, -2}, m(4), v(4);
   const Doubles grads = {1e-3, -5, 0, 0};
   cpu::adamw_update<double>(params.data(), m.data(), v.data(), grads.data(), 1, 0.01, 0.9, 0.95, 1 - 0.9, 1 - 0.95,
@@ -28,7 +28,7 @@ TEST_CASE("AdamW's first step is lr times the gradient's sign, decay apart") {
   CHECK(max_difference(params, expected) < 1e-10);
 }
 
-TEST_CASE("AdamW's grad_scale is a scaled gradient, and zero stays zero") {
+TEST_CASE("AdamW's grad_scale scales the gradient, and zero stays zero") {
   const int N = 35;
   const Doubles start = random_tensor(N, 1), grads = random_tensor(N, 2);
   Doubles scaled = grads;

@@ -13,7 +13,7 @@ DeviceArray<AdamWStep> step_after(int64_t updates) {
   return DeviceArray<AdamWStep>(std::vector<AdamWStep>{step});
 }
 
-// Makes the step's numbers on the device and returns them.
+// Computes the step's numbers on the device and returns them.
 AdamWStep prepare(const DeviceArray<AdamWStep>& step, double norm_squared, double loss, float grad_clip) {
   const DeviceArray<double> inputs(Doubles{norm_squared, loss});
   adamw_prepare(step.data(), inputs.data(), inputs.data() + 1, grad_clip, kBeta1, kBeta2, nullptr);
@@ -26,7 +26,7 @@ std::vector<uint8_t> random_decay(int64_t N) {
   return decay;
 }
 
-// One update of the twin, with weight decay where the flags say.
+// One update of the twin, with weight decay as flagged.
 void twin_update(Doubles& params, Doubles& m, Doubles& v, const Floats& grads, const std::vector<uint8_t>& decay,
                  const AdamWStep& step) {
   const Doubles g = to_numbers(grads);
@@ -167,13 +167,13 @@ TEST_CASE_TEMPLATE("adamw changes nothing after a step that was not finite", flo
   }
 }
 
-TEST_CASE("adamw of bf16 parameters alone rounds to a neighbour, on average to the exact value") {
-  // Without gradients a step is p -= lr decay p, one number for all: N draws of its rounding.
+TEST_CASE("adamw of bf16 parameters without a master copy rounds to a neighbour, on average to the exact value") {
+  // Without gradients a step is p -= lr decay p, the same number for all: N draws of its rounding.
   const int64_t N = 64 * 1024;
   const std::vector<uint8_t> decay(N / 64, 1);
   for (const bool unaligned : {false, true}) {
     for (const float start : {1.0f, -1.5f, 3e-39f, 1e30f}) {
-      for (const float rate : {0.001f, 0.007f, 0.02f, 0.035f}) {  // of bf16's step below 1, 1/256: from 0.03 to 0.9
+      for (const float rate : {0.001f, 0.007f, 0.02f, 0.035f}) {  // relative to bf16's step below 1, 1/256: 0.03 to 0.9
         CAPTURE(unaligned);
         CAPTURE(start);
         CAPTURE(rate);
@@ -193,15 +193,15 @@ TEST_CASE("adamw of bf16 parameters alone rounds to a neighbour, on average to t
           REQUIRE((x == below || x == above));
           sum += (x - below) / (above - below);
         }
-        // The share that went up, within five standard deviations; the random numbers have 16 bits, and `exact` may be
-        // a unit of float off what the device computes (2^-16 of bf16's step).
+        // The share that was rounded up, within five standard deviations; the random numbers have 16 bits, and `exact`
+        // may differ by a unit of float from the device's value (2^-16 of bf16's step).
         CHECK(std::abs(sum / N - share) <= 5 * std::sqrt(share * (1 - share) / N) + 0x1p-15);
       }
     }
   }
 }
 
-TEST_CASE("adamw's stochastic rounding: the same for the same seed and step, another for others; inf and NaN stay") {
+TEST_CASE("adamw's stochastic rounding: the same for the same seed and step, different for others; inf and NaN stay") {
   const int64_t N = 1003;
   Floats start = random_tensor<float>(N, 1);
   start[5] = kInfinity, start[6] = -kInfinity, start[7] = kNaN, start[8] = 0, start[9] = -0.0f;
@@ -223,13 +223,13 @@ TEST_CASE("adamw's stochastic rounding: the same for the same seed and step, ano
   CHECK(same_bits(run(1, 50), first));
   CHECK_FALSE(same_bits(run(2, 50), first));
   const Doubles values = to_numbers(first);
-  // inf - lr decay inf is inf - inf only if the rate is not 0: it stays what float arithmetic makes of it.
+  // inf - lr decay inf is inf - inf only if the rate is not 0: the result is that of float arithmetic.
   CHECK(std::isnan(values[7]));
   CHECK_FALSE(std::isfinite(values[5]));
   CHECK_FALSE(std::isfinite(values[6]));
   CHECK(values[8] == 0);
   CHECK(values[9] == 0);
-  // Another step has other random numbers: of equal updates (no moments, no gradient) some are rounded otherwise.
+  // Another step has other random numbers: some of equal updates (no moments, no gradient) are rounded differently.
   std::fill(grads.begin(), grads.end(), 0.0f);
   CHECK_FALSE(same_bits(run(1, 50), run(1, 51)));
 }
@@ -258,7 +258,7 @@ TEST_CASE("stochastic rounding of single numbers") {
                                    {0, 65535, 0},
                                    {kInfinity, 65535, kInfinity},
                                    {-kInfinity, 65535, -kInfinity},
-                                   {3.4e38f, 65535, kInfinity},  // above bf16's largest: infinity is the neighbour
+                                   {3.4e38f, 65535, kInfinity},  // above the largest bf16: infinity is the neighbour
                                    {3.4e38f, 0, 0x1.fep127f},
                                    {1e-45f, 65535, 0x1p-133f},  // the smallest bf16
                                    {1e-45f, 65534, 0}};
@@ -266,7 +266,7 @@ TEST_CASE("stochastic rounding of single numbers") {
   std::vector<uint32_t> random16;
   for (const Draw& draw : draws) inp.push_back(draw.x), random16.push_back(draw.random16);
   inp.push_back(kNaN), random16.push_back(65535);
-  for (const uint32_t bits : {0x7fffffffu, 0xffffffffu}) {  // NaN whose bits would overflow to a number
+  for (const uint32_t bits : {0x7fffffffu, 0xffffffffu}) {  // NaNs whose bits would overflow to a number
     float x;
     std::memcpy(&x, &bits, sizeof x);
     inp.push_back(x), random16.push_back(1);

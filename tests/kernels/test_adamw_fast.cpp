@@ -24,7 +24,7 @@ TEST_CASE("fast AdamW equals the plain one in double over three steps") {
   }
 }
 
-TEST_CASE("fast AdamW: a gradient of zero leaves zero, whatever the moments' size") {
+TEST_CASE("fast AdamW: a gradient of zero leaves zero, whatever the size of the moments") {
   for_each_fast([&](const cpu::Kernels<float>& fast, bool) {
     Floats params(5), m(5), v(5), grads(5);
     fast.adamw_update(params.data(), m.data(), v.data(), grads.data(), 1, 1e-3f, 0.9f, 0.95f, 0.1f, 0.05f, 1e-8f, 0.1f,

@@ -33,7 +33,7 @@ template <class T>
 std::vector<T> backward(const std::vector<T>& dout, const std::vector<T>& inp, const Sizes& s, float dropout = 0,
                         uint64_t seed = 0, uint64_t sequence = 0) {
   const Outputs<T> o = forward(inp, s, dropout, seed, sequence);
-  std::vector<T> dinp = random_tensor<T>(s.inp(), 99);  // is set, not added to
+  std::vector<T> dinp = random_tensor<T>(s.inp(), 99);  // dinp is set, not added to
   cpu::attention_backward(dinp.data(), dout.data(), o.out.data(), o.lse.data(), inp.data(), s.documents(), dropout,
                           seed, sequence, s.B, s.T, s.C, s.NH, s.causal);
   return dinp;
@@ -41,7 +41,7 @@ std::vector<T> backward(const std::vector<T>& dout, const std::vector<T>& inp, c
 
 }  // namespace
 
-TEST_CASE("attention against PyTorch") {
+TEST_CASE("attention matches PyTorch") {
   const Golden golden("attention.bin");
   const auto sizes = golden.get<int>("sizes");
   const Sizes s{sizes[0], sizes[1], sizes[2], sizes[3]};
@@ -52,7 +52,7 @@ TEST_CASE("attention against PyTorch") {
   CHECK(max_difference(backward(golden.get("dout"), inp, s), golden.get("dinp")) < 1e-13);
 }
 
-TEST_CASE("attention's gradients by finite differences, causal and not, without and with dropout") {
+TEST_CASE("attention's gradients match finite differences, causal and not, without and with dropout") {
   for (const Sizes& s :
        {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 7, 33, 1}, Sizes{2, 5, 6, 6}, Sizes{1, 13, 10, 2},
         Sizes{1, 7, 33, 1, false}, Sizes{2, 5, 6, 2, false}, Sizes{2, 9, 6, 2, true, documents_of(2, 9, {3, 1, 4})}}) {
@@ -68,7 +68,7 @@ TEST_CASE("attention's gradients by finite differences, causal and not, without 
   }
 }
 
-TEST_CASE("attention of several documents in a row is each one's own, bit for bit") {
+TEST_CASE("attention over several documents in a row equals that of each document, bit for bit") {
   const Sizes s{3, 23, 12, 3, true, documents_of(3, 23, {5, 1, 9, 2})};
   const Doubles inp = random_tensor(s.inp(), 1, 2), dout = random_tensor(s.out(), 2), dinp = backward(dout, inp, s);
   const Outputs<double> all = forward(inp, s);
@@ -100,8 +100,8 @@ TEST_CASE("attention of several documents in a row is each one's own, bit for bi
   CHECK(same_bits(forward(inp, one).out, forward(inp, none).out));
 }
 
-TEST_CASE("attention's dropout: mean, another mask per sequence, repeated exactly") {
-  // All scores equal and all v one: out[t] = sum_u drop(1/(t+1)), of mean 1.
+TEST_CASE("attention's dropout has the right mean, another mask per sequence, and repeats exactly") {
+  // All scores equal and all v one: out[t] = sum_u drop(1/(t+1)), with mean 1.
   const Sizes s{8, 64, 16, 4};
   Doubles inp(s.inp(), 0);
   for (size_t n = 0; n < s.out() / s.C; ++n) std::fill_n(inp.begin() + n * 3 * s.C + 2 * s.C, s.C, 1.0);
@@ -126,9 +126,9 @@ TEST_CASE("attention's dropout: mean, another mask per sequence, repeated exactl
   CHECK_FALSE(same_bits(out, forward(inp, s, dropout, 2, 2).out));
 }
 
-TEST_CASE("attention with scores that would overflow exp") {
+TEST_CASE("attention survives scores that would overflow exp") {
   const Sizes s{1, 9, 8, 2};
-  const Floats inp = random_tensor<float>(s.inp(), 1, 300);  // scores to about 1e5: exp alone is infinite from 89 on
+  const Floats inp = random_tensor<float>(s.inp(), 1, 300);  // scores to about 1e5: exp by itself is infinite from 89 on
   const Outputs<float> o = forward(inp, s);
   const Doubles inp_exact(inp.begin(), inp.end());
   const Outputs<double> exact = forward(inp_exact, s);
@@ -149,7 +149,7 @@ TEST_CASE("attention looks only back: a later token changes nothing before it") 
   CHECK(std::isnan(after[t * s.C]));
 }
 
-TEST_CASE("attention that is not causal: every query sees what the last one of causal attention sees") {
+TEST_CASE("attention that is not causal: every query sees what the last query of causal attention sees") {
   const Sizes causal{2, 6, 12, 3}, all{2, 6, 12, 3, false};
   const Doubles inp = random_tensor(causal.inp(), 1);
   const Outputs<double> one = forward(inp, causal), other = forward(inp, all);
@@ -157,7 +157,7 @@ TEST_CASE("attention that is not causal: every query sees what the last one of c
     const auto row = (static_cast<std::ptrdiff_t>(b) * 6 + 5) * 12;
     CHECK(std::equal(one.out.begin() + row, one.out.begin() + row + 12, other.out.begin() + row));
   }
-  Doubles reversed(inp.size());  // a set of keys has no order: turned around, the queries find the same
+  Doubles reversed(inp.size());  // a set of keys has no order: in reverse order, the queries give the same
   for (int b = 0; b < 2; ++b) {
     for (int t = 0; t < 6; ++t) std::copy_n(&inp[(b * 6 + t) * 36], 36, &reversed[(b * 6 + 5 - t) * 36]);
   }

@@ -40,7 +40,7 @@ struct Outputs {
 
 template <class floatX>
 Outputs<floatX> forward(const std::vector<floatX>& inp, const Sizes& s, float dropout, AttentionTier tier) {
-  const bool plain = tier == AttentionTier::plain;  // takes any alignment: reads beyond the end show
+  const bool plain = tier == AttentionTier::plain;  // takes any alignment: reads beyond the end are detected
   const DeviceArray<floatX> out(s.out(), plain), device_inp(inp, plain);
   const DeviceArray<float> lse(s.lse(), true);
   const DeviceArray<int32_t> first(s.first, true);
@@ -57,7 +57,7 @@ Doubles twin_forward(const Doubles& inp, const Sizes& s, float dropout, Doubles*
   return out;
 }
 
-// What backward is given: tensors as they are stored, from the twin's forward.
+// Inputs of backward: tensors in the storage type, from the twin's forward.
 template <class floatX>
 struct BackwardInputs {
   std::vector<floatX> dout, out, inp;
@@ -102,8 +102,8 @@ AttentionTerms term_sizes(const BackwardInputs<floatX>& in, const Sizes& s, floa
                          dropout, kSeed, kSequence, s.B * s.NH, s.T, s.NH, s.HS, s.causal);
 }
 
-// Against the twin in double on the same stored values, element by element, within attention_tolerance() and u |x| for
-// the storage of the result.
+// Compared with the twin in double on the same stored values, element by element, within attention_tolerance() and u
+// |x| for the storage of the result.
 template <class floatX>
 void check_sums(const char* name, const std::vector<floatX>& actual, const Doubles& expected, const Doubles& parts,
                 const Doubles& terms, double K, bool rounded_factors) {
@@ -156,7 +156,7 @@ void check_case(const Sizes& s, float dropout, AttentionTier tier) {
 
 }  // namespace
 
-TEST_CASE("attention in float arithmetic: any head size, any length") {
+TEST_CASE("attention in float arithmetic takes any head size and any length") {
   for (const Sizes& s :
        {Sizes{1, 1, 1, 1}, Sizes{2, 33, 3, 7}, Sizes{2, 67, 2, 33}, Sizes{1, 131, 1, 48}, Sizes{2, 129, 2, 64},
         Sizes{1, 70, 2, 65}, Sizes{1, 67, 1, 80}, Sizes{1, 130, 1, 128}, Sizes{1, 65, 1, 200}, Sizes{3, 1, 2, 256},
@@ -168,7 +168,7 @@ TEST_CASE("attention in float arithmetic: any head size, any length") {
   }
 }
 
-TEST_CASE("attention on tensor cores: every head size, any length") {
+TEST_CASE("attention on tensor cores takes each of its head sizes and any length") {
   const std::vector<int> head_sizes = quick_set() ? std::vector{48, 64} : std::vector{32, 48, 64, 80, 96, 112, 128};
   for (const int HS : head_sizes) {
     for (const Sizes& s : {Sizes{1, 1, 2, HS}, Sizes{2, 33, 1, HS}, Sizes{1, 200, 1, HS}}) {
@@ -189,7 +189,7 @@ TEST_CASE("attention on tensor cores: every head size, any length") {
 }
 
 #ifdef WROUGHT_CUDASIM
-TEST_CASE("attention on tensor cores that cut sums off is within the tolerance" * full_set()) {
+TEST_CASE("attention on tensor cores that truncate sums is within the tolerance" * full_set()) {
   const bool before = cudasim::mma_truncates();
   cudasim::set_mma_truncates(false);
   const Sizes s{1, 1025, 1, 64};
@@ -203,7 +203,7 @@ TEST_CASE("attention on tensor cores that cut sums off is within the tolerance" 
 }
 #endif
 
-TEST_CASE("which attention runs, and why: the decision without cuDNN, whatever it answers") {
+TEST_CASE("the choice of attention and its reason, for every answer of cuDNN and without it") {
   const auto choose = [](AttentionCase c, const std::string& refusal, bool asked) {
     bool was = false;
     const AttentionChoice choice = choose_attention(c, [&] {
@@ -253,7 +253,7 @@ TEST_CASE("which attention runs, and why: the decision without cuDNN, whatever i
   CHECK(choose(wide, "", true) == "cuDNN: ");
 }
 
-TEST_CASE("attention of several documents in a row, in float arithmetic and on tensor cores") {
+TEST_CASE("attention over several documents in a row, in float arithmetic and on tensor cores") {
   const std::vector<std::vector<int>> lengths = {{1}, {3, 64, 1, 30}, {63, 64}, {150, 1, 2}, {1000}};
   for (const std::vector<int>& some : lengths) {
     if (quick_set() && some.size() != 3) continue;
@@ -278,13 +278,13 @@ TEST_CASE("attention of several documents in a row, in float arithmetic and on t
   }
 }
 
-TEST_CASE("attention leaves the tiles of other documents alone: not even a NaN comes from there") {
+TEST_CASE("attention skips the tiles of other documents: not even a NaN comes from there") {
   const auto check = [&]<class floatX>(floatX, const Sizes& s, AttentionTier tier) {
     CAPTURE(name_of(s));
     const BackwardInputs<floatX> in(s, 0);
     const Outputs<floatX> expected = forward(in.inp, s, 0, tier);
     const std::vector<floatX> expected_dinp = backward(in, s, 0, tier);
-    for (const int begin : {0, 64, 256}) {  // borders are borders of tiles, and of warps within a block's
+    for (const int begin : {0, 64, 256}) {  // these are borders of tiles, and of warps within a block's tile
       CAPTURE(begin);
       BackwardInputs<floatX> poisoned = in;
       for (int t = 0; t < s.T; ++t) {
@@ -315,23 +315,23 @@ TEST_CASE("attention leaves the tiles of other documents alone: not even a NaN c
   check(bf16(), of_documents({1, 330, 1, 128}, lengths), AttentionTier::tensor_core);
 }
 
-TEST_CASE("attention of several documents is refused where it is not causal") {
+TEST_CASE("attention over several documents is refused unless it is causal") {
   const Sizes s = of_documents({1, 9, 1, 16, false}, {4});
   const BackwardInputs<float> in({1, 9, 1, 16}, 0);
   CHECK_THROWS_WITH_AS(forward(in.inp, s, 0, AttentionTier::plain), doctest::Contains("want causal"), CudaError);
   CHECK_THROWS_WITH_AS(backward(in, s, 0, AttentionTier::plain), doctest::Contains("want causal"), CudaError);
 }
 
-TEST_CASE("attention on tensor cores: what is at least dropout stays") {
+TEST_CASE("attention on tensor cores: weights whose random number is at least dropout are kept") {
   const Sizes s{1, 32, 1, 32};
-  const float number = philox_uniform(kSeed, kSequence, 3 * 32 + 1);  // query 3's weight of key 1
+  const float number = philox_uniform(kSeed, kSequence, 3 * 32 + 1);  // for query 3's weight of key 1
   REQUIRE(number > 0.05f);
   REQUIRE(number < 0.95f);
   check_case<bf16>(s, number, AttentionTier::tensor_core);
 }
 
 #ifdef WROUGHT_CUDNN
-TEST_CASE("attention by cuDNN, and by our kernels where there is dropout, several documents or no plan") {
+TEST_CASE("attention runs by cuDNN, and by our kernels with dropout, several documents or no plan") {
   for (const Sizes& s : {Sizes{1, 1, 2, 64}, Sizes{2, 33, 3, 64}, Sizes{2, 257, 2, 64}, Sizes{1, 200, 2, 128},
                          Sizes{1, 129, 1, 80}, Sizes{1, 20, 1, 33}, of_documents({2, 200, 2, 64}, {70, 9})}) {
     for (const float dropout : {0.0f, 0.2f}) check_case<bf16>(s, dropout, AttentionTier::cudnn);
@@ -342,7 +342,7 @@ TEST_CASE("attention by cuDNN, and by our kernels where there is dropout, severa
   same_under_all_schedules([&] { return backward(in, s, 0, AttentionTier::cudnn); });
 }
 #else
-TEST_CASE("attention says that a build has no cuDNN") {
+TEST_CASE("attention reports that a build has no cuDNN") {
   const Sizes s{1, 2, 1, 64};
   const BackwardInputs<bf16> in(s, 0);
   CHECK_THROWS_WITH_AS(forward(in.inp, s, 0, AttentionTier::cudnn), doctest::Contains("no cuDNN"), CudaError);
@@ -350,7 +350,7 @@ TEST_CASE("attention says that a build has no cuDNN") {
 }
 #endif
 
-TEST_CASE("attention's tiers fall back to plain where tensor cores cannot: same bits") {
+TEST_CASE("attention's tiers fall back to plain where tensor cores cannot be used: same bits") {
   const auto same = [](const auto& actual, const auto& expected) {
     CHECK(same_bits(actual.out, expected.out));
     CHECK(same_bits(actual.lse, expected.lse));
@@ -367,12 +367,12 @@ TEST_CASE("attention's tiers fall back to plain where tensor cores cannot: same 
   CHECK(same_bits(backward(not_causal, all, 0, AttentionTier::tensor_core),
                   backward(not_causal, all, 0, AttentionTier::plain)));
   const Sizes s{1, 9, 2, 64};
-  const BackwardInputs<float> in(s, 0);  // the type
+  const BackwardInputs<float> in(s, 0);  // because of the type
   same(forward(in.inp, s, 0, AttentionTier::tensor_core), forward(in.inp, s, 0, AttentionTier::plain));
   CHECK(same_bits(backward(in, s, 0, AttentionTier::tensor_core), backward(in, s, 0, AttentionTier::plain)));
 }
 
-TEST_CASE("attention takes tensor cores where all their tensors start at multiples of 16 bytes, else plain") {
+TEST_CASE("attention takes tensor cores if all its tensors start at multiples of 16 bytes, else plain") {
   const Sizes s{2, 21, 2, 32};
   const float dropout = 0.1f;
   const BackwardInputs<bf16> in(s, dropout);
@@ -391,9 +391,9 @@ TEST_CASE("attention takes tensor cores where all their tensors start at multipl
     CHECK(same_bits(out.host(), forward(in.inp, s, dropout, tier(shift[0] || shift[1])).out));
     CHECK(same_bits(dinp.host(), backward(in, s, dropout, tier(shift[0] || shift[2] || shift[3]))));
   }
-  // They round p to bf16, so bits tell who was at work.
+  // Tensor cores round p to bf16, so the bits show which kernels ran.
   const auto plain = forward(in.inp, s, dropout, AttentionTier::plain).out;
-  {  // plain was asked for: aligned tensors change nothing of that
+  {  // plain was asked for: aligned tensors do not change that
     const DeviceArray<bf16> inp(in.inp), out(s.out()), dinp(s.inp()), dout(in.dout), o(in.out);
     const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
     const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
@@ -409,7 +409,7 @@ TEST_CASE("attention takes tensor cores where all their tensors start at multipl
       same_bits(backward(in, s, dropout, AttentionTier::tensor_core), backward(in, s, dropout, AttentionTier::plain)));
 }
 
-TEST_CASE("attention's delta: by 16 bytes where tensors and heads allow it, the same bits without") {
+TEST_CASE("attention's delta uses 16-byte accesses where possible, with the same bits as without") {
   const auto check = [&]<class floatX>(floatX, int HS) {
     const Sizes s{2, 67, 3, HS};
     CAPTURE(name_of(s));
@@ -443,10 +443,10 @@ TEST_CASE("attention's delta: by 16 bytes where tensors and heads allow it, the 
   CHECK(attention_shape(attention_problem<float>(nullptr, 0, 0, 0, 6, 5, 12, 3, true)) == "6 x 5, 3 heads of 4");
 }
 
-TEST_CASE("attention with scores that would overflow exp") {
+TEST_CASE("attention survives scores that would overflow exp") {
   const Sizes s{1, 140, 1, 32};
   const auto check = [&]<class floatX>(floatX, AttentionTier tier) {
-    const BackwardInputs<floatX> in(s, 0, 300);  // scores to about 1e5: exp alone is infinite from 89 on
+    const BackwardInputs<floatX> in(s, 0, 300);  // scores to about 1e5: exp by itself is infinite from 89 on
     Doubles lse;
     const Doubles expected = twin_forward(to_numbers(in.inp), s, 0, &lse);
     const Outputs<floatX> o = forward(in.inp, s, 0, tier);
@@ -460,7 +460,7 @@ TEST_CASE("attention with scores that would overflow exp") {
   check(bf16(), AttentionTier::tensor_core);
 }
 
-TEST_CASE("attention: the same bits under all schedules" * full_set()) {
+TEST_CASE("attention gives the same bits under all schedules" * full_set()) {
   const auto check = [&]<class floatX>(floatX, const Sizes& s, float dropout, AttentionTier tier) {
     CAPTURE(name_of(s));
     const BackwardInputs<floatX> in(s, dropout);
@@ -478,7 +478,7 @@ TEST_CASE("attention: the same bits under all schedules" * full_set()) {
   }
 }
 
-TEST_CASE("a section of heads has a quarter of the cache for two tensors") {
+TEST_CASE("a section of heads takes at most a quarter of the cache for two tensors") {
   CHECK(attention_section(192, 1024 * 64 * 2, 50 << 20) == 48);  // 50 would fit; sections are of equal size
   CHECK(attention_section(192, 1024 * 64 * 2, 64 << 20) == 64);
   CHECK(attention_section(192, 1024 * 64 * 2, 1 << 30) == 192);
@@ -495,7 +495,7 @@ TEST_CASE("a section of heads has a quarter of the cache for two tensors") {
         attention_section(192, 1024 * 64 * 4, cache));
 }
 
-TEST_CASE("attention's grid has as many blocks a head as a grid can have") {
+TEST_CASE("attention's grid has as many blocks per head as a grid allows") {
   AttentionProblem s = attention_problem<float>(nullptr, 0, 0, 0, 7, 1, 1, 1, true);
   s.section = 3;
   const dim3 grid = attention_grid(s, 65'535);
@@ -505,7 +505,7 @@ TEST_CASE("attention's grid has as many blocks a head as a grid can have") {
   CHECK_THROWS_WITH_AS(attention_grid(s, 65'536), doctest::Contains("blocks a head"), CudaError);
 }
 
-TEST_CASE("attention: sections of heads change the order of blocks and nothing else") {
+TEST_CASE("attention's sections of heads change only the order of blocks") {
   const auto check = [&]<class floatX>(floatX, const Sizes& sizes, AttentionTier tier) {
     CAPTURE(name_of(sizes));
     const BackwardInputs<floatX> in(sizes, 0);
@@ -517,7 +517,7 @@ TEST_CASE("attention: sections of heads change the order of blocks and nothing e
     const DeviceArray<floatX> inp(in.inp), dout(in.dout), out_in(in.out);
     const DeviceArray<float> lse_in(in.lse), delta(in.lse.size());
     attention_delta<floatX>(delta.data(), dout.data(), out_in.data(), s, true, nullptr);
-    for (s.section = 1; s.section < s.heads; ++s.section) {  // all divisions, with a smaller last section or without
+    for (s.section = 1; s.section < s.heads; ++s.section) {  // all divisions, with and without a smaller last section
       CAPTURE(s.section);
       const DeviceArray<floatX> out(sizes.out()), dinp(sizes.inp());
       const DeviceArray<float> lse(sizes.lse());
@@ -539,7 +539,7 @@ TEST_CASE("attention: sections of heads change the order of blocks and nothing e
   check(bf16(), {1, 150, 5, 32}, AttentionTier::tensor_core);
 }
 
-TEST_CASE("attention refuses sizes that fit no model") {
+TEST_CASE("attention refuses sizes that no model can have") {
   const auto check = [](int B, int T, int C, int NH) {
     CAPTURE(B);
     CAPTURE(T);

@@ -13,7 +13,7 @@ TEST_CASE("attention_decode is the last row of attention_forward") {
 
     const size_t row = static_cast<size_t>(max_T) * HS;
     Doubles q(static_cast<size_t>(B) * C), y(q.size());
-    Doubles k(B * NH * row, std::nan("")), v(k);  // beyond the lengths: not to be read
+    Doubles k(B * NH * row, std::nan("")), v(k);  // beyond the lengths: must not be read
     for (int b = 0; b < B; ++b) {
       for (int t = 0; t < T; ++t) {
         for (int c = 0; c < C; ++c) {

@@ -4,7 +4,7 @@
 
 namespace {
 
-// One query a head, caches with lengths[b] keys each; what lies beyond a length is NaN: whoever reads it shows.
+// One query per head, caches with lengths[b] keys each, followed by NaN: a read beyond a length shows in the result.
 template <class floatX>
 struct Case {
   int B, NH, HS, max_T;
@@ -65,15 +65,15 @@ void check_all() {
 
 }  // namespace
 
-TEST_CASE("attention_decode in float: any head size, any length") { check_all<float>(); }
-TEST_CASE("attention_decode in bf16: any head size, any length") { check_all<bf16>(); }
+TEST_CASE("attention_decode in float takes any head size and any length") { check_all<float>(); }
+TEST_CASE("attention_decode in bf16 takes any head size and any length") { check_all<bf16>(); }
 
-TEST_CASE("attention_decode with scores that would overflow exp") {
+TEST_CASE("attention_decode survives scores that would overflow exp") {
   const Case<float> c({300, 20}, 2, 32, 300, 300);       // scores to about 1e5
   CHECK(relative_difference(c.run(), c.twin()) < 1e-2);  // a score of 1e5 is known to 1e5 u = 0.006
 }
 
-TEST_CASE("attention_decode: the same bits under all schedules") {
+TEST_CASE("attention_decode gives the same bits under all schedules") {
   same_under_all_schedules([] { return Case<float>({300, 7, 128}, 2, 33, 300).run(); });
   same_under_all_schedules([] { return Case<bf16>({300, 7, 128}, 2, 64, 300).run(); });
   same_under_all_schedules([] { return Case<bf16>({17000}, 1, 8, 17000).run(); });

@@ -1,7 +1,7 @@
 #include "tests/helpers/documents.h"
 #include "tests/helpers/fast_kernels.h"
 
-TEST_CASE("fast attention equals the plain one in double, causal and not, of documents, without and with dropout") {
+TEST_CASE("fast attention equals the plain one in double, causal and not, with documents, with and without dropout") {
   struct Sizes {
     int B, T, C, NH;
     bool causal = true;
@@ -31,7 +31,7 @@ TEST_CASE("fast attention equals the plain one in double, causal and not, of doc
                               exact_inp.data(), documents, dropout, 7, 8, B, T, C, NH, causal);
 
       for_each_fast([&](const cpu::Kernels<float>& fast, bool bf16) {
-        const float poison = std::numeric_limits<float>::quiet_NaN();  // everything is set, nothing added to
+        const float poison = std::numeric_limits<float>::quiet_NaN();  // all outputs are set, none is added to
         Floats out(out_size, poison), lse(lse_size, poison), dinp(inp_size, poison);
         fast.attention_forward(out.data(), lse.data(), inp.data(), documents, dropout, 7, 8, B, T, C, NH, causal);
         fast.attention_backward(dinp.data(), dout.data(), out.data(), lse.data(), inp.data(), documents, dropout, 7, 8,

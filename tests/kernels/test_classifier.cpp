@@ -4,7 +4,7 @@
 
 namespace {
 
-// (N, V) -> (N, Vp), the padding poisoned: NaNs spoil every sum, infinities the maximum (which a NaN may not).
+// (N, V) -> (N, Vp), the padding poisoned: NaNs spoil every sum, infinities spoil the maximum (a NaN might not).
 template <class T>
 std::vector<T> padded(const std::vector<T>& logits, int V, int Vp) {
   const size_t N = logits.size() / V;
@@ -18,7 +18,7 @@ std::vector<T> padded(const std::vector<T>& logits, int V, int Vp) {
 
 }  // namespace
 
-TEST_CASE("classifier against PyTorch, with poisoned padding") {
+TEST_CASE("the classifier matches PyTorch, with poisoned padding") {
   const Golden golden("classifier.bin");
   const auto sizes = golden.get<int>("sizes");
   const int N = sizes[0], V = sizes[1], Vp = sizes[2];
@@ -40,7 +40,7 @@ TEST_CASE("classifier against PyTorch, with poisoned padding") {
   }
 }
 
-TEST_CASE("classifier's gradient by finite differences; losses and gradients of ignored targets are zero") {
+TEST_CASE("the classifier's gradient matches finite differences; losses and gradients of ignored targets are zero") {
   struct Sizes {
     int N, V, Vp;
   };
@@ -64,7 +64,7 @@ TEST_CASE("classifier's gradient by finite differences; losses and gradients of 
   }
 }
 
-TEST_CASE("classifier with logits that would overflow exp, and a token of no weight") {
+TEST_CASE("the classifier survives logits that would overflow exp, and a token of weight zero") {
   const int N = 4, V = 3;
   const Floats logits = {1e4f, -1e4f, 0, 1e4f, 1e4f, 1e4f, -1e4f, -1e4f, -2e4f, 1, 2, 3};
   const std::vector<int32_t> targets = {1, 2, 0, 2};
@@ -79,7 +79,7 @@ TEST_CASE("classifier with logits that would overflow exp, and a token of no wei
   CHECK(max_difference(dlogits, Floats{1, -1, 0, third, third, third - 1, -0.5f, 0.5f, 0, 0, 0, 0}) < 1e-6);
 }
 
-TEST_CASE("classifier: a NaN among the logits is a NaN of the loss, so that training sees it") {
+TEST_CASE("the classifier turns a NaN among the logits into a NaN loss, which training notices") {
   for (const int at : {0, 1, 4}) {
     Floats logits = {1, 2, 3, 2, 1};
     logits[at] = std::numeric_limits<float>::quiet_NaN();
@@ -90,7 +90,7 @@ TEST_CASE("classifier: a NaN among the logits is a NaN of the loss, so that trai
   }
 }
 
-TEST_CASE("classifier does not depend on the number of threads") {
+TEST_CASE("the classifier does not depend on the number of threads") {
   const int N = 37, V = 101, Vp = 128;
   const Floats logits = random_tensor<float>(N * Vp, 1, 5), weights = random_tensor<float>(N, 2);
   const auto targets = random_ints(N, 3, V);

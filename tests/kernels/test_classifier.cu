@@ -6,7 +6,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
 
-// Rows of V random logits; the padding up to Vp is NaN, so that who reads it is found out.
+// Rows of V random logits; the padding up to Vp is NaN, so that reading it shows.
 template <class floatX>
 std::vector<floatX> random_logits(int N, int V, int Vp, double scale) {
   Floats logits = random_tensor<float>(static_cast<size_t>(N) * Vp, 1, scale);
@@ -41,7 +41,7 @@ Result run_classifier(const std::vector<floatX>& logits, const std::vector<int32
 
 }  // namespace
 
-// The first test, as it asks what ran.
+// This test comes first, because it checks which kernels ran.
 TEST_CASE_TEMPLATE("the classifier takes 16-byte accesses where rows and tensors allow it", floatX, float, bf16) {
   run_classifier(random_logits<floatX>(2, 61, 64, 5), {3, 4}, {1, 1}, 61, 64, false);
   check_ran<floatX>("classifier_forward_kernel<floatX, true");
@@ -93,9 +93,9 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
   }
 }
 
-TEST_CASE_TEMPLATE("the classifier reads rows again that shared memory has no room for, with the same bits", floatX,
+TEST_CASE_TEMPLATE("the classifier reads rows again that do not fit shared memory, with the same bits", floatX,
                    float, bf16) {
-  const int most = classifier_kept_bytes() / static_cast<int>(sizeof(floatX)), V = most + 8, Vp = V;  // a pack too long
+  const int most = classifier_kept_bytes() / static_cast<int>(sizeof(floatX)), V = most + 8, Vp = V;  // one pack too long
   const auto kept_bytes = [&](int V) {
     DryRun dry;
     floatX* no_logits = nullptr;
@@ -104,7 +104,7 @@ TEST_CASE_TEMPLATE("the classifier reads rows again that shared memory has no ro
   };
   CHECK(kept_bytes(most) == static_cast<size_t>(classifier_kept_bytes()));
 #ifdef WROUGHT_CUDASIM
-  CHECK(classifier_kept_bytes() == 112 * 1024);  // of its 228 KiB, as an H100's
+  CHECK(classifier_kept_bytes() == 112 * 1024);  // of 228 KiB, as on an H100
 #endif
   CHECK(kept_bytes(V) == 0);
   const auto logits = random_logits<floatX>(1, V, Vp, 5);
@@ -137,7 +137,7 @@ TEST_CASE("the classifier takes a vocabulary of a million, in rows beyond elemen
   check_close("losses", losses.host(), all, V);
 }
 
-TEST_CASE_TEMPLATE("the classifier's extremes on the device are those of the CPU", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("the classifier on the device treats extreme logits as the CPU does", floatX, float, bf16) {
   const int V = 300, Vp = 384;
   const auto check = [&](const std::string& name, int target, auto&& change) {
     CAPTURE(name);
@@ -209,7 +209,7 @@ TEST_CASE("the classifier does not depend on the schedule") {
   });
 }
 
-TEST_CASE("the classifier's threads: one for 16 bytes of a row, in whole warps, at most 512") {
+TEST_CASE("the classifier's threads: one per 16 bytes of a row, in whole warps, at most 512") {
   CHECK(classifier_threads<float>(1) == 32);
   CHECK(classifier_threads<float>(128) == 32);
   CHECK(classifier_threads<float>(132) == 64);

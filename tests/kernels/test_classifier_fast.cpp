@@ -34,7 +34,7 @@ TEST_CASE("fast classifier equals the plain one in double") {
   }
 }
 
-TEST_CASE("fast classifier: a logit that is not a number makes the loss not a number") {
+TEST_CASE("fast classifier: a NaN logit makes the loss NaN") {
   Floats logits(128, 0.5f), losses(1);
   logits[40] = std::numeric_limits<float>::quiet_NaN();
   const int32_t target = 3;

@@ -1,7 +1,7 @@
 #include "kernels/common.cuh"
 #include "tests/helpers/device.h"
 
-// Each thread's results of reductions that follow each other at once; all threads must get the same.
+// Each thread's results of reductions that follow each other immediately; all threads must get the same.
 template <int kThreads>
 __global__ void reductions_test_kernel(double* out, const float* inp) {
   const float x = inp[threadIdx.x];
@@ -43,7 +43,7 @@ TEST_CASE("reductions over warps and blocks, one after another") {
   check_reductions<1024>();
 }
 
-// out[0 .. 8) as they were, but for those that the copy reached.
+// out[0 .. 8) is unchanged beyond the copied elements.
 template <class floatX, bool kVector, int n>
 __global__ void copy_test_kernel(floatX* out, float* seen, const floatX* inp, int64_t left) {
   with_pack<kVector, n>(left, [&](auto whole) {
@@ -54,7 +54,7 @@ __global__ void copy_test_kernel(floatX* out, float* seen, const floatX* inp, in
   });
 }
 
-// The same by a row's pack: with kVector of a whole pack or nothing.
+// The same for a pack of a row: with kVector, a whole pack or nothing.
 template <class floatX, bool kVector, int n>
 __global__ void row_copy_test_kernel(floatX* out, float* seen, const floatX* inp, int64_t left) {
   const Pack<floatX, n> pack = load_row_pack<kVector, n>(inp, left);
@@ -70,9 +70,9 @@ void check_copies() {
   for (const int64_t left : {int64_t{-3}, int64_t{0}, int64_t{1}, int64_t{n - 1}, int64_t{n}, int64_t{1} << 40}) {
     CAPTURE(n);
     CAPTURE(left);
-    // Exactly as much memory as may be read: more would be noticed.
+    // Exactly the memory that may be read: a read beyond it is detected.
     const std::vector<floatX> readable(inp.begin(), inp.begin() + std::clamp<int64_t>(left, 0, n));
-    const DeviceArray<floatX> from(readable, !kVector), to(before, !kVector);  // aligned only where they must be
+    const DeviceArray<floatX> from(readable, !kVector), to(before, !kVector);  // aligned only if required
     const DeviceArray<float> seen(n);
     const auto check = [&](bool nothing_seen) {
       const Doubles out = to_numbers(to.host()), loaded = to_numbers(seen.host());
@@ -93,14 +93,14 @@ void check_copies() {
   }
 }
 
-TEST_CASE_TEMPLATE("elements as floats, by wide accesses and one by one, whole and cut off", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("elements are loaded and stored as floats, by wide accesses and one by one, whole and cut off", floatX, float, bf16) {
   check_copies<floatX, true, 4>();
   check_copies<floatX, true, 8>();
   check_copies<floatX, false, 4>();
   check_copies<floatX, false, 8>();
 }
 
-// A pack that begins inside its row: of a whole one nobody asks how much is left.
+// A pack that begins inside its row: for whole packs, `left` is not read.
 template <bool kVector>
 __global__ void whole_pack_test_kernel(float* seen, const float* inp, int64_t left) {
   float x[4];
@@ -108,7 +108,7 @@ __global__ void whole_pack_test_kernel(float* seen, const float* inp, int64_t le
   for (int k = 0; k < 4; ++k) seen[k] = x[k];
 }
 
-TEST_CASE("packs that begin inside their row") {
+TEST_CASE("packs that begin inside their row are loaded") {
   const DeviceArray<float> inp(Floats{1, 2, 3, 4}), seen(4);
   launch(whole_pack_test_kernel<true>, 1, 1, 0, nullptr, seen.data(), inp.data(), int64_t{-1});
   CHECK(seen.host() == Floats{1, 2, 3, 4});
@@ -116,7 +116,7 @@ TEST_CASE("packs that begin inside their row") {
   CHECK(seen.host() == Floats{1, 2, 3, 0});
 }
 
-TEST_CASE("a dry run writes launches down and launches nothing") {
+TEST_CASE("a dry run records launches and launches nothing") {
   const DeviceArray<float> inp(Floats{1, 2, 3, 4}), seen(Floats(4, 9));
   {
     DryRun dry;
@@ -170,7 +170,7 @@ __global__ void shared_test_kernel(T* out, int last) {
 }
 
 TEST_CASE(
-    "launch() asks for more than 48 KiB of shared memory where a kernel needs it, and says where that is too much") {
+    "launch() requests more than 48 KiB of shared memory where a kernel needs it, and reports when it is too much") {
   const DeviceArray<int> out(1);
   for (const int bytes : {4, 48 * 1024, 48 * 1024 + 4, 99 * 1024}) {
     CAPTURE(bytes);

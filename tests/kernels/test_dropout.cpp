@@ -14,7 +14,7 @@ TEST_CASE("dropout zeroes its share and scales the rest") {
       zeros += x == 0;
       if (x != 0) REQUIRE(x == kept);
     }
-    // A share of N draws: five standard deviations. The mean of `out` is then one, within the same.
+    // The share of N draws: five standard deviations. The mean of `out` is then one, within the same bound.
     CHECK(std::abs(static_cast<double>(zeros) / N - dropout) < 5 * std::sqrt(dropout * (1 - dropout) / N));
   }
 }
@@ -26,7 +26,7 @@ TEST_CASE("dropout of zero changes nothing") {
   CHECK(same_bits(out, inp));
 }
 
-TEST_CASE("dropout's gradient by finite differences: backward draws forward's mask, also in place") {
+TEST_CASE("dropout's gradient matches finite differences: backward draws the mask of forward, also in place") {
   for (const size_t N : {1, 3, 4, 33, 257}) {
     const auto n = static_cast<int64_t>(N);
     Doubles inp = random_tensor(N, 1);
@@ -43,7 +43,7 @@ TEST_CASE("dropout's gradient by finite differences: backward draws forward's ma
   }
 }
 
-TEST_CASE("dropout's mask is that of philox_uniform, another one for another seed or sequence") {
+TEST_CASE("dropout's mask is that of philox_uniform, and differs for another seed or sequence") {
   const int64_t N = 67;
   const Floats ones(N, 1);
   Floats out(N), other(N);
@@ -55,7 +55,7 @@ TEST_CASE("dropout's mask is that of philox_uniform, another one for another see
   CHECK_FALSE(same_bits(out, other));
 }
 
-TEST_CASE("a tensor's parts, dropped out one by one, are the whole") {
+TEST_CASE("dropout of a tensor's parts, one by one, equals dropout of the whole") {
   const Floats inp = random_tensor<float>(67, 1);
   Floats whole(67), parts(67);
   cpu::dropout_forward(whole.data(), inp.data(), 0.5f, 1, 2, 67);

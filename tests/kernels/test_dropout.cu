@@ -28,7 +28,7 @@ TEST_CASE_TEMPLATE("dropout on the device against the CPU, forward and backward"
   check_ran<floatX>("dropout_forward_kernel<floatX, true");
 }
 
-TEST_CASE_TEMPLATE("dropout of zero changes nothing on the device; what is dropped is zero, whatever it was", floatX,
+TEST_CASE_TEMPLATE("dropout of zero changes nothing on the device; a dropped element is zero, whatever it was", floatX,
                    float, bf16) {
   const int64_t N = 77;
   auto inp = random_storage<floatX>(N, 1);
@@ -53,12 +53,12 @@ __global__ void dropout_factors_test_kernel(float* one_by_one, float* together, 
   }
 }
 
-TEST_CASE_TEMPLATE("dropout's factors are those of philox_uniform, wherever they start and however many", Count,
+TEST_CASE_TEMPLATE("dropout's factors are those of philox_uniform, from any start and for any count", Count,
                    std::integral_constant<int, 2>, std::integral_constant<int, 4>, std::integral_constant<int, 6>,
                    std::integral_constant<int, 8>) {
   constexpr int n = Count::value;
   const uint64_t far = uint64_t{1} << 33;
-  // Also a dropout that is one of the numbers: what is at least dropout stays.
+  // Also a dropout that is one of the numbers: a random number equal to dropout keeps the element.
   for (const float dropout : {0.0f, 0.3f, 0.5f, philox_uniform(5, 6, 1), philox_uniform(5, 6, 6)}) {
     for (const uint64_t first : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{3}, uint64_t{4}, far, far + 3}) {
       CAPTURE(dropout);

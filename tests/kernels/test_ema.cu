@@ -37,7 +37,7 @@ TEST_CASE("the average of the weights on the device against the CPU") {
   check_ran<float>("ema_update_kernel<true");
 }
 
-TEST_CASE_TEMPLATE("exchanging weights and average, and back", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("exchanging weights and average twice restores both", floatX, float, bf16) {
   for (const size_t N : {1, 4, 7, 1023}) {
     for (const Shift shift : shifts(3, N == 1023)) {
       CAPTURE(N);

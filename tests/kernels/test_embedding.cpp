@@ -3,7 +3,7 @@
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/golden.h"
 
-TEST_CASE("embedding against PyTorch") {
+TEST_CASE("embedding matches PyTorch") {
   const Golden golden("embedding.bin");
   const auto sizes = golden.get<int>("sizes");
   const int B = sizes[0], T = sizes[1], C = sizes[2];
@@ -17,7 +17,7 @@ TEST_CASE("embedding against PyTorch") {
   CHECK(max_difference(dwpe, golden.get("dwpe")) < 1e-14);
 }
 
-TEST_CASE("embedding's gradients by finite differences, added to what was there") {
+TEST_CASE("embedding's gradients match finite differences and are added to the old values") {
   struct Sizes {
     int B, T, C, V;
     bool documents = false;
@@ -45,7 +45,7 @@ TEST_CASE("embedding's gradients by finite differences, added to what was there"
   }
 }
 
-TEST_CASE("embedding's positions begin anew with each document of a row") {
+TEST_CASE("embedding's positions restart with each document of a row") {
   const int B = 2, T = 9, C = 3;
   const auto first = documents_of(B, T, {4, 2});
   const std::vector<int32_t> tokens(B * T, 0);

@@ -12,7 +12,7 @@ struct Case {
   std::vector<int32_t> tokens;
 };
 
-// Tokens by chance, all the same, in order, and as in text: token k about twice as often as token 2 k.
+// Tokens: random, all the same, in order, and as in text: token k about twice as often as token 2 k.
 std::vector<Case> cases() {
   const auto zipf = [](size_t n, int V) {
     std::vector<int32_t> tokens = random_ints(n, 9, 1 << 20);
@@ -47,7 +47,7 @@ class Rows {
   Rows(int B, int T) : B_(B), T_(T), first_(documents_of(B, T, {5, 1, 40, 100})), device_(first_, true) {}
   const int32_t* operator()(bool documents) const { return documents ? first_.data() : nullptr; }
   const int32_t* on_device(bool documents) const { return documents ? device_.data() : nullptr; }
-  std::vector<int> counts(bool documents) const {  // of each position
+  std::vector<int> counts(bool documents) const {  // count per position
     std::vector<int> counts(T_);
     for (int i = 0; i < B_ * T_; ++i) ++counts[i % T_ - (documents ? first_[i] : 0)];
     return counts;
@@ -59,14 +59,14 @@ class Rows {
   DeviceArray<int32_t> device_;
 };
 
-// Scratch that holds what could be taken for sorted items: the largest token's. Who reads beyond the items finds them.
+// Scratch full of values that look like sorted items of the largest token, which a read beyond the items would find.
 std::vector<uint64_t> used_scratch(const Case& test) {
   const auto token = static_cast<uint64_t>(*std::max_element(test.tokens.begin(), test.tokens.end()));
   return std::vector<uint64_t>(ceil_div<int64_t>(embedding_backward_scratch(test.B, test.T, test.C, test.V), 8),
                                token << 32 | 1);
 }
 
-// Row by row: a token's gradient is a sum of as many terms as the token occurs.
+// Row by row: a token's gradient has as many terms as the token has occurrences.
 void check_rows(const char* name, const Floats& actual, const Doubles& expected, const Floats& before, int C,
                 const std::vector<int>& counts) {
   for (size_t row = 0; row < counts.size(); ++row) {
@@ -75,8 +75,8 @@ void check_rows(const char* name, const Floats& actual, const Doubles& expected,
     if (counts[row] == 0) {
       REQUIRE(same_bits(mine, Floats(&before[begin], &before[0] + end)));
     } else {
-      // In a sum of terms of size up to 1, added to such a one, partial sums of n are about sqrt(n); a narrow row may
-      // end near 0 all the same.
+      // Terms have size up to 1, and so has the value they are added to; partial sums of n terms are about sqrt(n),
+      // even if a narrow row ends near 0.
       const double terms = counts[row] + 1;
       const double tolerance = 4 * 0x1p-24 * std::sqrt(terms) * std::sqrt(terms);
       CAPTURE(row);
@@ -88,7 +88,7 @@ void check_rows(const char* name, const Floats& actual, const Doubles& expected,
 
 }  // namespace
 
-// The first test, as it asks what ran.
+// This test comes first, because it checks which kernels ran.
 TEST_CASE_TEMPLATE("embedding takes 16-byte accesses where channels and tensors allow it", floatX, float, bf16) {
   const Case test = cases()[3];
   const auto [name, B, T, C, V, tokens] = test;
@@ -130,7 +130,7 @@ TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf1
         auto wte = random_storage<floatX>(static_cast<size_t>(V) * C, 1);
         const auto wpe = random_storage<floatX>(static_cast<size_t>(T) * C, 2);
         for (size_t i = 0; V == 1100 && i < NC;
-             i += 3) {  // tokens occur once; what is dropped is zero, whatever it was
+             i += 3) {  // tokens occur once; a dropped element is zero, whatever it was
           if (philox_uniform(7, 8, i) < dropout) wte[tokens[i / C] * C + i % C] = to_storage<floatX>({INFINITY})[0];
         }
         const Doubles exact_wte = to_numbers(wte), exact_wpe = to_numbers(wpe);
@@ -148,7 +148,7 @@ TEST_CASE_TEMPLATE("embedding on the device against the CPU", floatX, float, bf1
   }
 }
 
-TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to what was there", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to the old values", floatX, float, bf16) {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;
     const Rows rows(B, T);
@@ -186,7 +186,7 @@ TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to
   }
 }
 
-TEST_CASE("embedding's gradient of a token adds its rows in their order, chunks of 32 sorted rows apart") {
+TEST_CASE("embedding's gradient of a token adds its rows in order, each chunk of 32 sorted rows separately") {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;
     INFO(std::string(name));
@@ -200,7 +200,7 @@ TEST_CASE("embedding's gradient of a token adds its rows in their order, chunks 
     for (int begin = 0, end; begin < N; begin = end) {
       for (end = begin; end < N && tokens[order[end]] == tokens[order[begin]];) ++end;
       for (int c = 0; c < C; ++c) {
-        Floats parts;  // of the chunks that the token's run crosses
+        Floats parts;  // sums of the chunks that the token's run crosses
         for (int i = begin; i < end; ++i) {
           if (i == begin || i % kEmbeddingChunk == 0) parts.push_back(0);
           parts.back() += dout[static_cast<size_t>(order[i]) * C + c];

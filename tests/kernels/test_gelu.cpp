@@ -2,7 +2,7 @@
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/golden.h"
 
-TEST_CASE("gelu against PyTorch") {
+TEST_CASE("gelu matches PyTorch") {
   const Golden golden("gelu.bin");
   const Doubles inp = golden.get("inp"), dout = golden.get("dout");
   const auto N = static_cast<int64_t>(inp.size());
@@ -13,7 +13,7 @@ TEST_CASE("gelu against PyTorch") {
   CHECK(max_difference(dinp, golden.get("dinp")) < 1e-14);
 }
 
-TEST_CASE("gelu's gradient by finite differences; dinp may be dout itself") {
+TEST_CASE("gelu's gradient matches finite differences; dinp may be dout itself") {
   for (const size_t N : {1, 2, 33, 257}) {
     Doubles inp = random_tensor(N, 1, 4);
     const Doubles dout = random_tensor(N, 2);
@@ -29,7 +29,7 @@ TEST_CASE("gelu's gradient by finite differences; dinp may be dout itself") {
   }
 }
 
-TEST_CASE("gelu far from zero: x or nothing, slope one or nothing") {
+TEST_CASE("gelu far from zero is x or zero, with slope one or zero") {
   const Floats inp = {-1e6f, -100, -20, 0, 20, 100, 1e6f}, dout(inp.size(), 1);
   Floats out(inp.size()), dinp(inp.size());
   cpu::gelu_forward(out.data(), inp.data(), static_cast<int64_t>(inp.size()));

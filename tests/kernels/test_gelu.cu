@@ -2,8 +2,8 @@
 #include "kernels/gelu.h"
 #include "tests/helpers/device.h"
 
-// Rounding x, its cube and their sum changes the exponential's argument by a few units, and the result by as many times
-// dy/du < |x| + 1: a bound that is absolute, as gelu itself vanishes on the left. Then the rounding to floatX.
+// Rounding x, its cube and their sum changes the exponential's argument by a few units, and the result by that number
+// times dy/du < |x| + 1: an absolute bound, as gelu itself vanishes on the left. Then the rounding to floatX.
 template <class floatX>
 void check_gelu(const std::vector<floatX>& actual, const Doubles& expected, const Doubles& factor, const Doubles& x) {
   const Doubles a = to_numbers(actual);

@@ -1,6 +1,6 @@
 #include "tests/helpers/fast_kernels.h"
 
-TEST_CASE("fast global norm: sizes around its chunks, large numbers, and what is not finite") {
+TEST_CASE("fast global norm: sizes around its chunks, large numbers, and numbers that are not finite") {
   for_each_fast([&](const cpu::Kernels<float>& fast, bool) {
     for (const int64_t N : {0, 1, 33, 65'535, 65'536, 65'537, 200'003}) {
       CAPTURE(N);

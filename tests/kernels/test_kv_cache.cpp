@@ -3,7 +3,7 @@
 #include "kernels/kv_cache.h"
 #include "tests/helpers/finite_differences.h"
 
-TEST_CASE("keys and values go to their sequence, head and position; what is there already stays") {
+TEST_CASE("keys and values go to their sequence, head and position; earlier entries stay") {
   const int B = 2, NH = 3, HS = 5, max_T = 7, C = NH * HS;
   Doubles k(B * NH * max_T * HS, 0.5), v(k);
   int first = 0;

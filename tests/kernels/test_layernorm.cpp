@@ -2,7 +2,7 @@
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/golden.h"
 
-TEST_CASE("layernorm against PyTorch") {
+TEST_CASE("layernorm matches PyTorch") {
   const Golden golden("layernorm.bin");
   const auto sizes = golden.get<int>("sizes");
   const int N = sizes[0], C = sizes[1];
@@ -18,7 +18,7 @@ TEST_CASE("layernorm against PyTorch") {
   CHECK(max_difference(dbias, golden.get("dbias")) < 1e-13);
 }
 
-TEST_CASE("layernorm's gradients by finite differences, added to what was there") {
+TEST_CASE("layernorm's gradients match finite differences and are added to the old values") {
   struct Sizes {
     int N, C;
   };
@@ -52,7 +52,7 @@ TEST_CASE("layernorm's gradients by finite differences, added to what was there"
   }
 }
 
-TEST_CASE("layernorm in float: a mean far above the spread, and a row without spread") {
+TEST_CASE("layernorm in float survives a mean far above the spread, and a row without spread") {
   const int C = 257;
   Floats inp = random_tensor<float>(C, 1), out(C);
   for (float& x : inp) x += 1000;
@@ -64,7 +64,7 @@ TEST_CASE("layernorm in float: a mean far above the spread, and a row without sp
   double exact_mean, exact_rstd;
   cpu::layernorm_forward(exact.data(), &exact_mean, &exact_rstd, inp_exact.data(), ones_exact.data(),
                          zeros_exact.data(), 1, C);
-  // The mean's own rounding is all that may show: 0.007. E x^2 - mean^2 for the variance would be wrong by 1000^2 u =
+  // Only the rounding of the mean itself may show: 0.007. E x^2 - mean^2 for the variance would be wrong by 1000^2 u =
   // 0.06 of 1/3, and `out` by a tenth.
   CHECK(max_difference(out, exact) < sum_tolerance<float>(C, 1000) * exact_rstd);
 

@@ -1,6 +1,6 @@
 #include "tests/helpers/fast_kernels.h"
 
-TEST_CASE("fast layernorm equals the plain one in double; gradients are added to what was there") {
+TEST_CASE("fast layernorm equals the plain one in double; gradients are added to the old values") {
   struct Sizes {
     int N, C;
   };
@@ -38,7 +38,7 @@ TEST_CASE("fast layernorm equals the plain one in double; gradients are added to
   }
 }
 
-TEST_CASE("fast layernorm repeats its bits for a number of threads") {
+TEST_CASE("fast layernorm repeats its bits for each number of threads") {
   const int N = 301, C = 133;
   const Floats inp = random_tensor<float>(N * C, 1), weight = random_tensor<float>(C, 2),
                dout = random_tensor<float>(N * C, 4);

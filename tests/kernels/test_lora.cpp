@@ -1,7 +1,7 @@
 #include "kernels/lora.h"
 #include "tests/helpers/finite_differences.h"
 
-TEST_CASE("an adapter's columns are added and taken, scaled, and no other is touched") {
+TEST_CASE("an adapter's columns are added and taken, scaled, and other columns are not touched") {
   const int N = 3, OC = 5, stride = 12, column = 4;
   const Doubles before = random_tensor(static_cast<size_t>(N) * stride, 1), part = random_tensor(N * OC, 2);
   Doubles wide = before, taken(N * OC);

@@ -30,7 +30,7 @@ TEST_CASE_TEMPLATE("an adapter's columns on the device against the CPU", floatX,
   check_ran<floatX>("lora_take_kernel<floatX, true");
 }
 
-TEST_CASE("an adapter's last columns: nothing behind the end of memory is read") {
+TEST_CASE("an adapter's last columns: nothing past the end of memory is read") {
   const int N = 3, OC = 5, stride = 12, column = 7;
   const DeviceArray<float> wide(random_storage<float>(N * stride, 1), true),
       part(random_storage<float>(N * OC, 2), true), to(N * OC, true);

@@ -2,7 +2,7 @@
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/golden.h"
 
-TEST_CASE("matmul against PyTorch") {
+TEST_CASE("matmul matches PyTorch") {
   const Golden golden("matmul.bin");
   const auto sizes = golden.get<int>("sizes");
   const int N = sizes[0], C = sizes[1], OC = sizes[2];
@@ -17,7 +17,7 @@ TEST_CASE("matmul against PyTorch") {
   CHECK(max_difference(dbias, golden.get("dbias")) < 1e-14);
 }
 
-TEST_CASE("matmul's gradients by finite differences: dinp is set, the parameters' are added") {
+TEST_CASE("matmul's gradients match finite differences: dinp is set, those of the parameters are added") {
   struct Sizes {
     int N, C, OC;
   };
@@ -42,7 +42,7 @@ TEST_CASE("matmul's gradients by finite differences: dinp is set, the parameters
   }
 }
 
-TEST_CASE("matmul without a bias, and with only some of the gradients") {
+TEST_CASE("matmul works without a bias, and with only some of the gradients") {
   const int N = 3, C = 5, OC = 4;
   const Doubles inp = random_tensor(N * C, 1), weight = random_tensor(OC * C, 2), zero_bias(OC),
                 dout = random_tensor(N * OC, 4);
@@ -60,7 +60,7 @@ TEST_CASE("matmul without a bias, and with only some of the gradients") {
   CHECK(same_bits(dinp, dinp1));
   CHECK(same_bits(dweight, dweight1));
   double squares = 1;
-  cpu::matmul_dweight(dweight1.data(), &squares, dout.data(), inp.data(), N, C, OC);  // set, whatever was there
+  cpu::matmul_dweight(dweight1.data(), &squares, dout.data(), inp.data(), N, C, OC);  // set, whatever it held
   CHECK(squares == doctest::Approx(1 + dot_product(dweight, dweight)));
   CHECK(same_bits(dweight, dweight1));
   CHECK(same_bits(dbias, dbias1));

@@ -1,4 +1,4 @@
-// The matrix products of every tier against the twin in double, on the values as they are stored.
+// The matrix products of every tier compared with the twin in double, on the stored values.
 #include <memory>
 
 #include "kernels/gelu.h"
@@ -13,7 +13,7 @@ struct Tier {
   MatmulMode mode;
 };
 
-// All that make sense for a type and are compiled.
+// All tiers that fit a type and are compiled.
 template <class floatX>
 std::vector<Tier> tiers() {
   std::vector<Tier> all = {{"plain", {MatmulTier::plain, false}}};
@@ -39,7 +39,7 @@ bool truncates(MatmulMode mode) {  // tensor cores add
   return mode.tier != MatmulTier::plain && (std::is_same_v<floatX, bf16> || mode.tf32);
 }
 
-// Values of a factor as a tier multiplies them. tf32: the nearest with 10 bits of mantissa, ties away from zero.
+// Values of a factor as rounded by a tier before multiplying. tf32: the nearest with 10 bits of mantissa, ties away from zero.
 template <class floatX>
 Doubles factor(const std::vector<floatX>& stored, MatmulMode mode) {
   Floats values = to_numbers<float>(stored);
@@ -54,16 +54,16 @@ Doubles factor(const std::vector<floatX>& stored, MatmulMode mode) {
   return Doubles(values.begin(), values.end());
 }
 
-// Products of K terms, each then multiplied by factors (or by 1), that were computed in float and are wrong by at most
-// 4 u, and rounded to floatX; where tensor cores add, truncation comes to that. cuBLASLt rounds to tf32 in its own way:
-// each factor of the product is then wrong by up to 2^-10, and K such errors add up as the products do.
+// Products of K terms, each then multiplied by factors (or by 1), computed in float with an error of at most 4 u, and
+// rounded to floatX; where tensor cores add, plus truncation. cuBLASLt has its own rounding to tf32: each factor of the
+// product is then wrong by up to 2^-10, and K such errors add up as the products do.
 template <class floatX>
 double product_error(MatmulMode mode, const std::vector<floatX>& actual, const Doubles& products, double K,
-                     const Doubles& factors = {}) {  // in units of what is allowed
+                     const Doubles& factors = {}) {  // in units of the tolerance
   REQUIRE(actual.size() == products.size());
   const bool loose = mode.tier == MatmulTier::cublaslt && rounds_to_tf32<floatX>(mode);
   const double size = rms(products), sums = loose ? 4 * 0x1p-10 * size : sum_tolerance<float>(K, size);
-  // Where cuBLASLt has no algorithm with GELU in it, the sum is stored before its factor comes.
+  // Where cuBLASLt has no algorithm with GELU in it, the sum is stored before it is multiplied by its factor.
   const int roundings = mode.tier == MatmulTier::cublaslt && !factors.empty() ? 2 : 1;
   const Doubles a = to_numbers(actual);
   Worst worst;
@@ -78,8 +78,8 @@ double product_error(MatmulMode mode, const std::vector<floatX>& actual, const D
   return worst.error;
 }
 
-// Device memory for n elements, `shift` elements beyond a 16-byte boundary, between 64 elements that nothing may touch;
-// inputs end with the allocation, where reading on shows.
+// Device memory for n elements, `shift` elements beyond a 16-byte boundary, between 64 elements that must not change;
+// inputs end with the allocation, so that reads past the end are detected.
 template <class T>
 class Guarded {
  public:
@@ -115,7 +115,7 @@ template <class floatX>
 struct Layer {
   int N, C, OC;
   std::vector<floatX> inp, weight, bias, dout, pre_gelu;
-  Floats dweight, dbias;  // before
+  Floats dweight, dbias;  // old values
 
   explicit Layer(Sizes sizes)
       : N(sizes.N),
@@ -151,11 +151,11 @@ struct Outputs {
 struct Wanted {
   bool bias = true, out_gelu = true, pre_gelu = true;
   bool dinp = true, dweight = true, dbias = true;
-  size_t shift = 0;  // of all pointers
-  int only = -1;     // or of this one alone
+  size_t shift = 0;  // shift of all pointers
+  int only = -1;     // or only of this one
 };
 
-// Forward and backward; what is not wanted is null, and stays empty or as it was.
+// Forward and backward; unwanted outputs are null, and stay empty or unchanged.
 template <class floatX>
 Outputs<floatX> run(const Layer<floatX>& l, MatmulMode mode, Wanted wanted = {}) {
   const auto shift = [&](int pointer) { return wanted.only < 0 || wanted.only == pointer ? wanted.shift : 0; };
@@ -203,12 +203,12 @@ void check_against_twin(const Layer<floatX>& l, MatmulMode mode, const Outputs<f
   cpu::matmul_forward(out.data(), inp.data(), weight.data(), bias.data(), l.N, l.C, l.OC);
   cpu::matmul_backward(dinp.data(), dweight.data(), static_cast<double*>(nullptr), dout.data(), inp.data(),
                        weight.data(), l.N, l.C, l.OC);
-  cpu::bias_backward(dbias.data(), to_numbers(l.dout).data(), l.N, l.OC);  // no product: not rounded to tf32
+  cpu::bias_backward(dbias.data(), to_numbers(l.dout).data(), l.N, l.OC);  // not a product: not rounded to tf32
 
   CHECK(product_error(mode, actual.out, out, l.C) <= 1);
   const Doubles stored = to_numbers(actual.out);
   double gelu_error = product_error(mode, actual.out_gelu, stored, 0, gelu_factors(stored));
-  if (mode.tier == MatmulTier::cublaslt) {  // may take GELU of the sums before they are rounded
+  if (mode.tier == MatmulTier::cublaslt) {  // it may apply GELU to the sums before they are rounded
     gelu_error = std::min(gelu_error, product_error(mode, actual.out_gelu, out, l.C, gelu_factors(out)));
   }
   CHECK(gelu_error <= 1);
@@ -217,7 +217,7 @@ void check_against_twin(const Layer<floatX>& l, MatmulMode mode, const Outputs<f
   check_close("dbias", actual.dbias, dbias, l.N);
 }
 
-// Of one element, of less than a tile, ragged and whole tiles, several tiles; K of each product (C forward, OC for
+// Sizes of one element, less than a tile, ragged and whole tiles, several tiles; K of each product (C forward, OC for
 // dinp, N for dweight) of less than one slice, one, and many; lengths that are multiples of 16 bytes and not.
 constexpr Sizes kSizes[] = {{1, 1, 1},    {5, 1, 3},     {1, 33, 2},    {33, 33, 33},   {7, 13, 31},
                             {64, 64, 64}, {65, 72, 136}, {3, 400, 8},   {130, 8, 24},   {31, 67, 131},
@@ -225,8 +225,8 @@ constexpr Sizes kSizes[] = {{1, 1, 1},    {5, 1, 3},     {1, 33, 2},    {33, 33,
 
 }  // namespace
 
-// The first test, as it asks what ran.
-TEST_CASE_TEMPLATE("matmul: 16-byte accesses where sizes and tensors allow it", floatX, float, bf16) {
+// This test comes first, because it checks which kernels ran.
+TEST_CASE_TEMPLATE("matmul takes 16-byte accesses where sizes and tensors allow it", floatX, float, bf16) {
   const Layer<floatX> layer({72, 64, 80});
   for (const Tier& tier : tiers<floatX>()) check_against_twin(layer, tier.mode, run(layer, tier.mode));
   for (const std::string layout : {"(Major)0, (Major)0", "(Major)0, (Major)1", "(Major)1, (Major)1"}) {
@@ -236,7 +236,7 @@ TEST_CASE_TEMPLATE("matmul: 16-byte accesses where sizes and tensors allow it", 
   check_ran<floatX>("bias_partial_kernel<floatX, true");
 }
 
-TEST_CASE_TEMPLATE("matmul: every tier against the twin", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul: every tier matches the twin", floatX, float, bf16) {
   for (const Tier& tier : tiers<floatX>()) {
     for (const Sizes sizes : kSizes) {
       INFO(std::string(tier.name));
@@ -249,18 +249,18 @@ TEST_CASE_TEMPLATE("matmul: every tier against the twin", floatX, float, bf16) {
   }
 }
 
-TEST_CASE_TEMPLATE("matmul: the same bits whatever the pointers' alignment", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul gives the same bits for any alignment of the pointers", floatX, float, bf16) {
   for (const Tier& tier : tiers<floatX>()) {
-    if (tier.mode.tier == MatmulTier::cublaslt) continue;  // takes another algorithm: see below
+    if (tier.mode.tier == MatmulTier::cublaslt) continue;  // chooses another algorithm: see below
     INFO(std::string(tier.name));
     const Layer<floatX> layer({72, 64, 80});
-    // Without gelu'(x): which of its multiplications and additions are fused is up to the compiler, case by case.
+    // Without gelu'(x): the compiler decides case by case which of its multiplications and additions to fuse.
     const Floats aligned = run(layer, tier.mode, {.pre_gelu = false}).joined();
     for (const size_t shift : {1, 2, 3, 4}) {
       CAPTURE(shift);
       CHECK(same_bits(run(layer, tier.mode, {.pre_gelu = false, .shift = shift}).joined(), aligned));
     }
-    for (int only = 0; only < 10; ++only) {  // a launcher that forgets one of them
+    for (int only = 0; only < 10; ++only) {  // catches a launcher that forgets one of them
       CAPTURE(only);
       check_against_twin(layer, tier.mode, run(layer, tier.mode, {.shift = 1, .only = only}));
     }
@@ -268,7 +268,7 @@ TEST_CASE_TEMPLATE("matmul: the same bits whatever the pointers' alignment", flo
 }
 
 #ifdef WROUGHT_CUBLASLT
-TEST_CASE_TEMPLATE("matmul: cuBLASLt with pointers of any alignment" * full_set(), floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul: cuBLASLt takes pointers of any alignment" * full_set(), floatX, float, bf16) {
   for (const size_t shift : {1, 2, 4, 8}) {
     CAPTURE(shift);
     const Layer<floatX> layer({72, 64, 80});
@@ -278,7 +278,7 @@ TEST_CASE_TEMPLATE("matmul: cuBLASLt with pointers of any alignment" * full_set(
 }
 #endif
 
-TEST_CASE_TEMPLATE("matmul: the same bits under all schedules" * full_set(), floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul gives the same bits under all schedules" * full_set(), floatX, float, bf16) {
   for (const Tier& tier : tiers<floatX>()) {
     for (const Sizes sizes : {Sizes{70, 72, 136}, Sizes{33, 67, 35}}) {
       INFO(std::string(tier.name));
@@ -289,7 +289,7 @@ TEST_CASE_TEMPLATE("matmul: the same bits under all schedules" * full_set(), flo
   }
 }
 
-TEST_CASE_TEMPLATE("matmul: what is absent changes nothing else", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul: an absent output changes no other", floatX, float, bf16) {
   for (const Tier& tier : tiers<floatX>()) {
     for (const Sizes sizes : {Sizes{40, 48, 72}, Sizes{9, 5, 7}}) {
       INFO(std::string(tier.name));
@@ -336,7 +336,7 @@ TEST_CASE("matmul: float on tensor cores is rounded only where tf32 is allowed")
   CHECK_FALSE(same_bits(run(layer, {MatmulTier::tensor_core, true}).joined(), plain));
 }
 
-TEST_CASE_TEMPLATE("matmul: dweight over many rows is summed in parts", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul sums dweight over many rows in parts", floatX, float, bf16) {
   const Sizes sizes{4113, 16, 8};
   const int part = rows_per_part(sizes.N, sizes.C, sizes.OC);
   REQUIRE(ceil_div(sizes.N, part) == 4);
@@ -358,7 +358,7 @@ TEST_CASE_TEMPLATE("matmul: dweight over many rows is summed in parts", floatX, 
   check_against_twin(ragged, mode, run(ragged, mode));
 }
 
-TEST_CASE("matmul: parts of dweight keep to their limits") {
+TEST_CASE("matmul: the number of parts of dweight keeps to its limits") {
   CHECK(rows_per_part(2048, 16, 8) == 1024);
   CHECK(rows_per_part(2047, 16, 8) == 2047);
   CHECK(matmul_backward_scratch(2047, 768, 768) == bias_backward_scratch(2047, 768));  // one part needs no room
@@ -378,7 +378,7 @@ TEST_CASE("matmul: parts of dweight keep to their limits") {
 }
 
 #ifdef WROUGHT_CUDASIM
-TEST_CASE_TEMPLATE("matmul: tensor cores that cut sums off are within the tolerance, which says so" * full_set(),
+TEST_CASE_TEMPLATE("matmul: tensor cores that truncate sums are within the tolerance, which accounts for it" * full_set(),
                    floatX, float, bf16) {
   const MatmulMode mode{MatmulTier::tensor_core, true};
   const Layer<floatX> layer({24, 8200, 16});
@@ -389,10 +389,10 @@ TEST_CASE_TEMPLATE("matmul: tensor cores that cut sums off are within the tolera
   const Outputs<floatX> cut = run(layer, mode);
   check_against_twin(layer, mode, cut);
   CHECK_FALSE(same_bits(cut.joined(), nearest));
-  const Sizes sums{5000, 24, 16};  // of all rows, as dweight, in parts and not
+  const Sizes sums{5000, 24, 16};  // sums of all rows, as dweight, in parts and not
   check_against_twin(Layer<floatX>(sums), mode, run(Layer<floatX>(sums), mode));
 
-  // And of sums that all have one sign: each step toward zero is an error to the same side.
+  // And sums that all have one sign: each step toward zero is an error to the same side.
   Layer<floatX> positive({16, 16384, 8});
   for (auto* factor : {&positive.inp, &positive.weight}) {
     for (floatX& x : *factor) x = static_cast<floatX>(std::abs(static_cast<float>(x)));
@@ -400,7 +400,7 @@ TEST_CASE_TEMPLATE("matmul: tensor cores that cut sums off are within the tolera
   const Outputs<floatX> far = run(positive, mode, {.bias = false});
   check_against_twin(positive, mode, run(positive, mode));
   cudasim::set_mma_truncates(before);
-  if constexpr (std::is_same_v<floatX, float>) {  // the term is needed: without it they would be beyond
+  if constexpr (std::is_same_v<floatX, float>) {  // the truncation term is needed: without it the errors exceed the tolerance
     Doubles out(far.out.size());
     cpu::matmul_forward(out.data(), factor(positive.inp, mode).data(), factor(positive.weight, mode).data(),
                         static_cast<double*>(nullptr), positive.N, positive.C, positive.OC);
@@ -411,7 +411,7 @@ TEST_CASE_TEMPLATE("matmul: tensor cores that cut sums off are within the tolera
 
 namespace {
 
-// All three layouts by one tile, over ragged tiles of it.
+// All three layouts with one tile size, over ragged tiles.
 template <class Tile, bool kVector, class floatX>
 Floats by_tile(const Layer<floatX>& l) {
   const DeviceArray<floatX> inp(l.inp), weight(l.weight), bias(l.bias), dout(l.dout);
@@ -430,7 +430,7 @@ Floats by_tile(const Layer<floatX>& l) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("matmul: the same bits by every tile" * full_set(), floatX, float, bf16) {
+TEST_CASE_TEMPLATE("matmul gives the same bits with every tile size" * full_set(), floatX, float, bf16) {
   const Layer<floatX> layer({136, 144, 264});
   Floats small = run(layer, {MatmulTier::tensor_core, true}, {.pre_gelu = false}).joined();
   small.resize(small.size() - layer.dbias.size());
@@ -467,7 +467,7 @@ TEST_CASE("matmul: the launcher takes larger tiles for larger products") {
 
 namespace {
 
-// Whether accesses of `bytes` each, to these offsets in shared memory, touch every one of the 32 banks once.
+// Whether accesses of `bytes` each, at these offsets in shared memory, touch each of the 32 banks once.
 bool all_banks_once(const std::vector<int>& offsets, int bytes) {
   std::vector<int> touched(32);
   for (const int offset : offsets) {
@@ -535,7 +535,7 @@ TEST_CASE("matmul: blocks visit each tile once, in bands") {
 }
 
 #ifndef WROUGHT_CUBLASLT
-TEST_CASE("matmul: which of our kernels multiplies, and why not a faster one") {
+TEST_CASE("matmul reports which of our kernels multiplies, and why not a faster one") {
   const auto said = [](auto type, MatmulTier tier, bool tf32) {
     const MatmulChoice choice = explained<decltype(type)>({}, {tier, tf32});
     return choice.text() + ": " + choice.why;
@@ -554,7 +554,7 @@ TEST_CASE("matmul: which of our kernels multiplies, and why not a faster one") {
   CHECK(explained<bf16>({"", "cuBLASLt has no algorithm"}, mode).why == "cuBLASLt has no algorithm");
 }
 
-TEST_CASE("matmul: a tier that is not compiled says so") {
+TEST_CASE("matmul: a tier that is not compiled is an error that says so") {
   const MatmulMode mode{MatmulTier::cublaslt, false};
   const DeviceArray<float> x(Floats{1}), out(1), gradient(Floats{0});
   const DeviceArray<char> scratch(matmul_backward_scratch(1, 1, 1));
@@ -567,6 +567,6 @@ TEST_CASE("matmul: a tier that is not compiled says so") {
   };
   CHECK_THROWS_WITH_AS(backward(out.data(), nullptr), message, CudaError);
   CHECK_THROWS_WITH_AS(backward(nullptr, gradient.data()), message, CudaError);
-  CHECK_NOTHROW(backward(nullptr, nullptr));  // nothing is wanted
+  CHECK_NOTHROW(backward(nullptr, nullptr));  // nothing is asked for
 }
 #endif

@@ -1,6 +1,6 @@
 #include "tests/helpers/fast_kernels.h"
 
-// The exact values are the plain loops' in double.
+// The exact values are those of the plain loops in double.
 TEST_CASE("fast matmul equals the plain one within rounding") {
   struct Sizes {
     int N, C, OC;
@@ -41,7 +41,7 @@ TEST_CASE("fast matmul equals the plain one within rounding") {
       CHECK(max_difference(dweight, dweight_fast) <= tolerance(N));
       CHECK(max_difference(dbias, dbias_fast) <= sum_tolerance<float>(N + 1, std::sqrt(N + 1.0) * x));
 
-      // The weights' gradient set instead of added to.
+      // The gradient of the weights, set instead of added to.
       Floats set(OC * C, std::numeric_limits<float>::quiet_NaN());
       Doubles set_exact(OC * C);
       double squares = 2;

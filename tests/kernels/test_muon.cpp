@@ -1,5 +1,5 @@
-// Muon: the iteration on singular values, the update against the formula written out in double, and what must not
-// matter.
+// Muon: the iteration on singular values, the update compared with the formula written out in double, and factors that
+// must not matter.
 #include "kernels/muon.h"
 #include "tests/helpers/finite_differences.h"
 
@@ -83,7 +83,7 @@ Doubles eigenvalues(Doubles a, int n) {
   return values;
 }
 
-// What one update leaves, by the formula.
+// The result of one update, by the formula.
 struct Twin {
   Doubles params, m;
   void step(const Doubles& grads, double grad_scale, double lr, double momentum, double decay, int rows, int cols) {
@@ -110,11 +110,11 @@ void update(std::vector<floatX>& params, std::vector<floatX>& m, const std::vect
 
 }  // namespace
 
-TEST_CASE("Muon's iteration takes singular values to about 1, of awkward shapes") {
+TEST_CASE("Muon's iteration brings singular values to about 1, also for awkward shapes") {
   for (const auto [rows, cols] : kShapes) {
     CAPTURE(rows);
     CAPTURE(cols);
-    // Square matrices of random numbers have singular values near 0, which need more than five steps: of those none.
+    // Square matrices of random numbers have singular values near 0, which need more than five steps: none of those.
     if (rows == cols && rows > 1) continue;
     const size_t n = static_cast<size_t>(rows) * cols;
     const Floats random = random_tensor<float>(n, 1);
@@ -144,8 +144,8 @@ TEST_CASE("Muon's iteration is the published one, from either side") {
   }
 }
 
-TEST_CASE("Muon's iteration by hand: a diagonal matrix is the polynomial of each number") {
-  const Doubles start = {0.8, 0, 0, 0, -0.1, 0};  // (2, 3): singular values 0.8 and 0.1, one of them mirrored
+TEST_CASE("Muon's iteration of a diagonal matrix is the polynomial of each number") {
+  const Doubles start = {0.8, 0, 0, 0, -0.1, 0};  // (2, 3): singular values 0.8 and 0.1, one of them negated
   const auto five_steps = [](double s) {
     for (int step = 0; step < 5; ++step) {
       s = double{3.4445f} * s - double{4.7750f} * s * s * s + double{2.0315f} * s * s * s * s * s;
@@ -157,7 +157,7 @@ TEST_CASE("Muon's iteration by hand: a diagonal matrix is the polynomial of each
   CHECK(max_difference(orthogonalized(start, 2, 3), expected) < 1e-13);
 }
 
-TEST_CASE("Muon's iteration turns with its matrix") {
+TEST_CASE("Muon's iteration commutes with rotations of its matrix") {
   // X Q for a rotation Q in two of the columns, and P X for one in two of the rows.
   const int rows = 5, cols = 9;
   const Doubles x = normalized(random_tensor(rows * cols, 3)), y = orthogonalized(x, rows, cols);
@@ -178,7 +178,7 @@ TEST_CASE("Muon's iteration turns with its matrix") {
   CHECK(max_difference(orthogonalized(turn(x), rows, cols), turn(y)) < 1e-12);
 }
 
-TEST_CASE("Muon: three steps against the formula in double, with momentum, clipping and weight decay") {
+TEST_CASE("Muon's three steps match the formula in double, with momentum, clipping and weight decay") {
   for (const auto [rows, cols] : kShapes) {
     CAPTURE(rows);
     CAPTURE(cols);
@@ -206,7 +206,7 @@ TEST_CASE("Muon: three steps against the formula in double, with momentum, clipp
 }
 
 TEST_CASE("Muon's momentum is Nesterov's") {
-  // One row: X is u's direction, times what the polynomial makes of 1. With g = (1, 0), then (0, 1):
+  // One row: X is the direction of u, times the iterated polynomial of 1. With g = (1, 0), then (0, 1):
   //   m = (1, 0), u = (1.95, 0);   m = (0.95, 1), u = (0.95^2, 1.95)
   Doubles params = {0, 0}, m = {0, 0};
   update<double>(params, m, {1, 0}, 1, 1, 0.95, 0, 1, 2);
@@ -219,7 +219,7 @@ TEST_CASE("Muon's momentum is Nesterov's") {
   CHECK(params[0] / params[1] == doctest::Approx(0.95 * 0.95 / 1.95).epsilon(1e-12));
 }
 
-TEST_CASE("Muon without a gradient decays the weights, and nothing else") {
+TEST_CASE("Muon without a gradient only decays the weights") {
   Doubles params = {1, -2, 3, 4, 5, 6}, m(6);
   update<double>(params, m, Doubles(6), 1, 0.5, 0.95, 0.5, 2, 3);
   CHECK(same_bits(params, {0.75, -1.5, 2.25, 3, 3.75, 4.5}));
@@ -237,7 +237,7 @@ TEST_CASE("Muon's update has AdamW's rms, 0.2 lr, and does not depend on the gra
     for (double& g : grads) g *= 1e6;
     m.assign(n, 0);
     update<double>(large, m, grads, 1, 1, 0.95, 0, rows, cols);
-    // eps is 1e-7 beside a norm of 100; and the gradient's grows, so does what is clipped: grad_scale times the same.
+    // eps is 1e-7 compared with a norm of 100. A larger gradient with a smaller grad_scale is the same.
     CHECK(max_difference(small, large) < 1e-6);
     Doubles clipped(n);
     m.assign(n, 0);

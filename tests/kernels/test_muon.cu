@@ -42,7 +42,7 @@ Floats as_floats(const DeviceArray<floatX>& array) {
   return to_numbers<float>(array.host());
 }
 
-// Singular values of x (rows, cols) between which bounds: all of |x v| / |v| for some v, and the mean square.
+// Bounds on the singular values of x (rows, cols): |x v| / |v| for some v, and the mean square.
 void check_orthogonal(const Floats& x, int rows, int cols) {
   const int side = std::min(rows, cols);
   CHECK(norm(x) >= 0.6 * std::sqrt(side));
@@ -85,7 +85,7 @@ TEST_CASE("muon_momentum and muon_normalize on the device against the CPU") {
   check_ran<bf16>("muon_normalize_kernel<floatX, true");
 }
 
-TEST_CASE("muon_normalize: squares beyond float's range, and a matrix of zeros") {
+TEST_CASE("muon_normalize survives squares beyond float's range, and a matrix of zeros") {
   const int64_t N = 5000;
   const DeviceArray<double> sums(muon_chunks(N));
   const DeviceArray<AdamWStep> step = step_with(1);
@@ -96,16 +96,16 @@ TEST_CASE("muon_normalize: squares beyond float's range, and a matrix of zeros")
     muon_normalize(x.data(), m.data(), g.data(), sums.data(), step.data(), kMomentum, N, nullptr);
     CHECK(norm(x.host()) == doctest::Approx(size > 0 ? 1 : 0).epsilon(1e-5));
   }
-  // eps keeps what is next to nothing from becoming large.
+  // eps keeps tiny values from becoming large.
   const DeviceArray<float> m(Floats(1, 0)), g(Floats{1e-7f / 1.95f}), x(1);
   muon_momentum(sums.data(), m.data(), g.data(), step.data(), kMomentum, 1, nullptr);
   muon_normalize(x.data(), m.data(), g.data(), sums.data(), step.data(), kMomentum, 1, nullptr);
   CHECK(x.host()[0] == doctest::Approx(0.5).epsilon(1e-5));
 }
 
-TEST_CASE_TEMPLATE("symmetric products: tiles up to the diagonal, stored on both sides", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("symmetric products compute tiles up to the diagonal and store both sides", floatX, float, bf16) {
   for (const MatmulMode mode : modes<floatX>()) {
-    // One tile, ragged ones, whole ones; of tensor cores also wide enough for 128 x 128 and 128 x 256 tiles.
+    // One tile, ragged ones, whole ones; for tensor cores also wide enough for 128 x 128 and 128 x 256 tiles.
     for (const int n : {1, 7, 33, 64, 65, 128, 136, 200}) {
       for (const int K : {1, 40, 64}) {
         for (const bool by_columns : {false, true}) {
@@ -126,9 +126,9 @@ TEST_CASE_TEMPLATE("symmetric products: tiles up to the diagonal, stored on both
             const DeviceArray<floatX> device_x(x, shift[0]), a(expected.size(), shift[1]), b(expected.size(), shift[1]);
             const floatX* no_inp = nullptr;
             symmetric_product<floatX>({a.data(), no_inp, n}, device_x.data(), n, K, by_columns, mode);
-            check_close("A", a.host(), expected, K * K);  // on the diagonal squares: sums grow like k, not its root
+            check_close("A", a.host(), expected, K * K);  // squares on the diagonal: sums grow like k, not like its root
 
-            // The polynomial, of another symmetric matrix: elements are their own.
+            // The polynomial, with another symmetric matrix: each element is its own.
             Floats inp(expected.size());
             for (int i = 0; i < n; ++i) {
               for (int j = 0; j < n; ++j)
@@ -152,7 +152,7 @@ TEST_CASE_TEMPLATE("symmetric products: tiles up to the diagonal, stored on both
   }
 }
 
-TEST_CASE("symmetric products of every tile have the same bits, each element its mirror's") {
+TEST_CASE("symmetric products of every tile have the same bits, and each element those of its mirror image") {
   const int n = 328, K = 24;
   const auto x = random_storage<bf16>(static_cast<size_t>(n) * K, 1);
   const DeviceArray<bf16> device_x(x), device_inp(random_storage<bf16>(static_cast<size_t>(n) * n, 2));
@@ -181,7 +181,7 @@ TEST_CASE("symmetric products of every tile have the same bits, each element its
   }
 }
 
-TEST_CASE("muon_orthogonalize in float against the CPU, and in bf16 orthogonal") {
+TEST_CASE("muon_orthogonalize in float matches the CPU, and in bf16 is orthogonal") {
   struct Shape {
     int rows, cols;
   };
@@ -215,14 +215,14 @@ TEST_CASE("muon_orthogonalize in float against the CPU, and in bf16 orthogonal")
     }
     for (const MatmulMode mode : modes<bf16>()) {
       const Floats found = on_device(bf16(), mode);
-      if (rows == cols && rows > 1) continue;  // singular values near 0, which bf16 does not know
+      if (rows == cols && rows > 1) continue;  // has singular values near 0, which bf16 cannot resolve
       check_orthogonal(found, rows, cols);
       CHECK(dot_product(found, expected) / norm(found) / norm(expected) > 0.99);
     }
   }
 }
 
-TEST_CASE("muon_apply: float, bf16 with a master copy, and where a step is not finite nothing") {
+TEST_CASE("muon_apply updates float, and bf16 with a master copy, and does nothing if a step is not finite") {
   for (const int64_t N : {1, 3, 33, 64, 1000, 1027}) {
     for (const Shift shift : shifts(3, N == 64)) {
       CAPTURE(N);
@@ -259,7 +259,7 @@ TEST_CASE("muon_apply: float, bf16 with a master copy, and where a step is not f
   check_ran<bf16>("muon_apply_kernel<floatX, false, true");
 }
 
-TEST_CASE("muon_apply of bf16 alone rounds to a neighbour, on average to the exact value, by seed and step") {
+TEST_CASE("muon_apply of bf16 without a master copy rounds to a neighbour, on average to the exact value, by seed and step") {
   const int64_t N = 16 * 1024;
   for (const bool unaligned : {false, true}) {
     const auto run = [&](uint64_t seed, int64_t updates) {
@@ -270,7 +270,7 @@ TEST_CASE("muon_apply of bf16 alone rounds to a neighbour, on average to the exa
       muon_apply(params.data(), no_master, x.data(), step.data(), 0.01f, -1, 0.4f, seed, N, nullptr);
       return params.host();
     };
-    // 1 - 0.01 (0.4 - 0.5) = 1.001, of bf16's step there, 1/128, the part 0.128.
+    // 1 - 0.01 (0.4 - 0.5) = 1.001, which is 0.128 of bf16's step there, 1/128.
     const auto found = run(1, 1);
     double up = 0;
     for (const double p : to_numbers(found)) {
@@ -284,7 +284,7 @@ TEST_CASE("muon_apply of bf16 alone rounds to a neighbour, on average to the exa
   }
 }
 
-TEST_CASE("muon_update: two steps of a matrix against the CPU, under every schedule; a bad step changes nothing") {
+TEST_CASE("muon_update: two steps of a matrix match the CPU under every schedule; a bad step changes nothing") {
   struct Shape {
     int rows, cols;
   };

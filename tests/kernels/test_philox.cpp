@@ -31,7 +31,7 @@ TEST_CASE("uniform numbers: range, mean, variance, and element i is word i % 4 o
   CHECK(std::abs(squares / n - 1.0 / 12) < 5 * std::sqrt(1.0 / 180 / n));
 }
 
-TEST_CASE("normal numbers: moments, tails, neighbours not correlated") {
+TEST_CASE("normal numbers: moments, tails, uncorrelated neighbours") {
   const int n = 400'000;
   std::vector<float> x(n);
   for (int i = 0; i < n; i += 4) philox_normal4(&x[i], 5, 6, static_cast<uint64_t>(i / 4));
@@ -58,7 +58,7 @@ TEST_CASE("normal numbers: moments, tails, neighbours not correlated") {
   CHECK(std::abs(beyond4 - n * p4) < 5 * std::sqrt(n * p4));
 }
 
-TEST_CASE("no normal lies beyond the largest that 24 bits can give") {
+TEST_CASE("no normal exceeds the largest that 24 bits can give") {
   float out[4];
   for (uint64_t i = 0; i < 100'000; ++i) {
     philox_normal4(out, 7, 8, i);

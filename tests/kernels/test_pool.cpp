@@ -3,7 +3,7 @@
 #include "kernels/pool.h"
 #include "tests/helpers/finite_differences.h"
 
-TEST_CASE("pooling: one position, the mean, and what its gradient is") {
+TEST_CASE("pooling takes one position or the mean, and its gradient follows") {
   for (const auto& [B, T, C] : {std::tuple{1, 1, 1}, std::tuple{3, 5, 7}, std::tuple{2, 9, 33}}) {
     const size_t rows = static_cast<size_t>(B) * T, size = rows * C;
     Doubles inp = random_tensor(size, 1), out(static_cast<size_t>(B) * C);
@@ -22,7 +22,7 @@ TEST_CASE("pooling: one position, the mean, and what its gradient is") {
     weights = random_tensor<float>(rows, 3);
     weights[0] = 0;
     const Doubles dout = random_tensor(out.size(), 2);
-    Doubles dinp(size, std::numeric_limits<double>::quiet_NaN());  // is set, not added to
+    Doubles dinp(size, std::numeric_limits<double>::quiet_NaN());  // dinp is set, not added to
     cpu::pool_backward(dinp.data(), dout.data(), weights.data(), B, T, C);
     check_gradient("inp", inp, dinp, [&] {
       cpu::pool_forward(out.data(), inp.data(), weights.data(), B, T, C);

@@ -8,7 +8,7 @@ TEST_CASE_TEMPLATE("pooling on the device against the CPU, forward and backward"
   };
   for (const auto& [B, T, C] : {Sizes{1, 1, 1}, Sizes{3, 5, 7}, Sizes{2, 9, 40}, Sizes{2, 3, 1160}}) {
     for (const Shift shift : shifts(2, C == 40)) {
-      for (const bool one : {false, true}) {  // position, or all with any weights
+      for (const bool one : {false, true}) {  // one position, or all with any weights
         CAPTURE(C);
         CAPTURE(shift.tensor);
         CAPTURE(one);
@@ -36,7 +36,7 @@ TEST_CASE_TEMPLATE("pooling on the device against the CPU, forward and backward"
   check_ran<floatX>("pool_backward_kernel<floatX, true");
 }
 
-TEST_CASE("pooling does not depend on the schedule, and a weight of 0 does not look") {
+TEST_CASE("pooling does not depend on the schedule, and a position of weight 0 is not read") {
   const int B = 2, T = 33, C = 65;
   auto inp = random_storage<float>(static_cast<size_t>(B) * T * C, 1);
   Floats weights(static_cast<size_t>(B) * T, 0.25f);

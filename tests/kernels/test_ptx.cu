@@ -1,5 +1,5 @@
-// kernels/ptx.cuh against plain formulas. On a GPU the same tests hold the hardware against them, and so cudasim's CPU
-// bodies, which must have the hardware's layouts.
+// kernels/ptx.cuh compared with plain formulas. On a GPU the same tests check the hardware against them, and with it
+// cudasim's CPU bodies, which must have the hardware's layouts.
 #include "kernels/ptx.cuh"
 #include "tests/helpers/device.h"
 
@@ -7,8 +7,8 @@ namespace {
 
 // ---- mma -----------------------------------------------------------------------------------------------------------
 
-// One warp: d (16, 8) += a (16, depth) b (depth, 8), by rows. The registers are filled as PTX's manual says; T is the
-// factors' type, two bf16 or one float a register.
+// One warp: d (16, 8) += a (16, depth) b (depth, 8), by rows. The registers are filled as in PTX's manual; T is the
+// type of the factors, two bf16 or one float per register.
 template <class T>
 __global__ void mma_kernel(float* d, const T* a, const T* b) {
   constexpr int kPacked = 4 / sizeof(T), kDepth = 8 * kPacked;
@@ -46,7 +46,7 @@ std::vector<T> integers(size_t n, uint64_t seed) {
 
 // ---- ldmatrix ------------------------------------------------------------------------------------------------------
 
-// out[lane][r] of four 8 x 8 matrices, one after another in memory; lane l gives row l % 8 of matrix l / 8.
+// out[lane][r] of four 8 x 8 matrices, one after another in memory; lane l supplies row l % 8 of matrix l / 8.
 template <class T>
 __global__ void ldmatrix_kernel(uint32_t* out, const T* matrices, bool trans) {
   T* shared = dynamic_shared<T>();
@@ -63,7 +63,7 @@ __global__ void ldmatrix_kernel(uint32_t* out, const T* matrices, bool trans) {
 
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 
-// Each of 32 threads copies kBytes, of which `valid` count, and writes what then lies in shared memory.
+// Each of 32 threads copies kBytes, of which `valid` are valid, and writes the contents of shared memory after that.
 template <int kBytes>
 __global__ void cp_async_kernel(unsigned char* out, const unsigned char* from, int valid) {
   unsigned char* shared = dynamic_shared<unsigned char>() + threadIdx.x * kBytes;
@@ -89,7 +89,7 @@ __global__ void cp_async_groups_kernel(T* out, const T* from) {
   cp_async_wait<1>();
   out[1] = shared[1];
   out[2] = shared[2];
-  cp_async<4>(shared, from + 3, 4);  // the place is used again
+  cp_async<4>(shared, from + 3, 4);  // the place is reused
   cp_async_commit();
   cp_async_wait<0>();
   out[3] = shared[0];
@@ -109,7 +109,7 @@ __global__ void exp2_kernel(T* out, const T* x, int n) {
   if (i < n) out[i] = exp2_approximate(x[i]);
 }
 
-// Threads from `n` on load nothing: there is nothing at their places.
+// Threads from `n` on load nothing: their addresses are not valid memory.
 template <class V>
 __global__ void load_if_kernel(V* out, const V* from, int n) {
   const int i = threadIdx.x;
@@ -147,7 +147,7 @@ TEST_CASE_TEMPLATE("ptx: mma multiplies matrices, bf16 and tf32", T, bf16, float
 TEST_CASE_TEMPLATE("ptx: mma's sums are float", T, bf16, float) {
   constexpr int kDepth = 32 / sizeof(T);
   const auto a = random_storage<T>(16 * kDepth, 1), b = random_storage<T>(kDepth * 8, 2);
-  // Of a float that is not tf32 the hardware takes the upper 19 bits.
+  // The hardware takes the upper 19 bits of a float that is not tf32.
   const auto factor = [](const std::vector<T>& stored) {
     Floats values = to_numbers<float>(stored);
     for (float& x : values) {
@@ -251,12 +251,12 @@ TEST_CASE("ptx: to_tf32 takes the nearest, ties away from zero") {
     CAPTURE(x[i]);
     CHECK(actual[i] == expected);
   }
-  for (const uint32_t bits : {0x7fffffffu, 0xffffffffu}) {  // NaN that rounding up would make a zero
+  for (const uint32_t bits : {0x7fffffffu, 0xffffffffu}) {  // NaNs that rounding up would make zero
     float nan;
     std::memcpy(&nan, &bits, sizeof nan);
     const DeviceArray<float> from_nan(Floats{nan});
     launch(to_tf32_kernel<float>, 1, 1, 0, nullptr, out.data(), static_cast<const float*>(from_nan.data()), 1);
-    const uint32_t read = out.host()[0] & 0xffffe000u;  // what an mma reads of it
+    const uint32_t read = out.host()[0] & 0xffffe000u;  // the bits that an mma reads
     std::memcpy(&nan, &read, sizeof nan);
     CHECK(std::isnan(nan));
   }
@@ -288,7 +288,7 @@ TEST_CASE("ptx: exp2_approximate is 2^x, but 0 instead of a subnormal number") {
 }
 
 #ifdef WROUGHT_CUDASIM
-TEST_CASE("mma that truncates: toward zero, once an instruction") {
+TEST_CASE("mma that truncates rounds toward zero, once per instruction") {
   const bool before = cudasim::mma_truncates();
   const auto sum = [](float start, float product, int products, bool truncates) {
     Floats a(16 * 16, 0.0f), b(16 * 8, 0.0f);
@@ -303,19 +303,19 @@ TEST_CASE("mma that truncates: toward zero, once an instruction") {
            static_cast<const bf16*>(b_device.data()));
     return d.host()[0];
   };
-  const float unit = 0x1p-23f;  // of 1
+  const float unit = 0x1p-23f;  // unit of 1
   CHECK(sum(1, 0.75f * unit, 1, false) == 1 + unit);
   CHECK(sum(1, 0.75f * unit, 1, true) == 1);
   CHECK(sum(-1, -0.75f * unit, 1, true) == -1);
   CHECK(sum(-1, 0.125f * unit, 1, true) == -1 + unit / 2);  // the number below in magnitude
   CHECK(sum(1, unit / 4, 16, false) == 1);                  // each term is lost
-  CHECK(sum(1, unit / 4, 16, true) == 1 + 4 * unit);        // and here none
+  CHECK(sum(1, unit / 4, 16, true) == 1 + 4 * unit);        // here none is lost
   CHECK(sum(1, 1, 16, true) == 17);
   CHECK(std::isnan(sum(1, NAN, 1, true)));
   CHECK(sum(1, INFINITY, 1, true) == INFINITY);
-  CHECK(sum(0x1p127f, 0x1p127f, 1, true) == INFINITY);  // no largest number instead
+  CHECK(sum(0x1p127f, 0x1p127f, 1, true) == INFINITY);  // not the largest number
   const auto a = integers<bf16>(16 * 16, 1), b = integers<bf16>(16 * 8, 2);
-  const auto product = [&](bool truncates) {  // of integers: exact either way
+  const auto product = [&](bool truncates) {  // product of integers: exact either way
     const DeviceArray<bf16> a_device(a), b_device(b);
     const DeviceArray<float> d(Floats(16 * 8, 0.0f));
     cudasim::set_mma_truncates(truncates);

@@ -5,7 +5,7 @@
 #include "kernels/radix_sort.h"
 #include "tests/helpers/sort_cases.h"
 
-TEST_CASE("the radix sort gives what a stable sort by key gives") {
+TEST_CASE("the radix sort equals a stable sort by key") {
   for (const SortCase& test : sort_cases()) {
     CAPTURE(test.name);
     const int N = static_cast<int>(test.keys.size());

@@ -8,8 +8,8 @@ namespace {
 using Items = std::vector<unsigned long long>;
 constexpr unsigned long long kGuard = 0x1234567887654321;
 
-// The sorted items. The output has a guard after it, and the scratch holds what could be taken for items that come
-// last.
+// The sorted items. The output has a guard after it, and the scratch holds values that could be taken for the last
+// items.
 Items sort(const SortCase& test, const DeviceArray<int32_t>& keys) {
   const int N = static_cast<int>(test.keys.size());
   const DeviceArray<unsigned long long> out(Items(test.keys.size() + 1, kGuard));

@@ -1,7 +1,7 @@
 #include "kernels/residual.h"
 #include "tests/helpers/finite_differences.h"
 
-TEST_CASE("residual adds; the gradient of either input is the output's gradient") {
+TEST_CASE("residual adds; the gradient of either input is that of the output") {
   for (const size_t N : {1, 7, 33, 1025}) {
     Doubles inp1 = random_tensor(N, 1), inp2 = random_tensor(N, 2);
     const Doubles dout = random_tensor(N, 3);

@@ -5,7 +5,7 @@
 
 #include "kernels/cpu/dispatch.h"
 
-TEST_CASE("every machine can run the portable kernels, and the best are among those it can run") {
+TEST_CASE("every machine can run the portable kernels, and the best kernels are among those it can run") {
   CHECK(cpu::can_run(cpu::Isa::portable));
   CHECK(cpu::can_run(cpu::best_isa()));
   for (const cpu::Isa isa : cpu::kIsas) {
@@ -16,7 +16,7 @@ TEST_CASE("every machine can run the portable kernels, and the best are among th
   }
 }
 
-TEST_CASE("the environment limits the choice") {
+TEST_CASE("WROUGHT_ISA limits the choice") {
   const cpu::Isa best = cpu::best_isa();
   for (const cpu::Isa limit : cpu::kIsas) {
     ::setenv("WROUGHT_ISA", cpu::name_of(limit), 1);
@@ -27,7 +27,7 @@ TEST_CASE("the environment limits the choice") {
   ::unsetenv("WROUGHT_ISA");
 }
 
-TEST_CASE("each instruction set has kernels of its own") {
+TEST_CASE("each instruction set has its own kernels") {
   for (const cpu::Isa a : cpu::kIsas) {
     for (const cpu::Isa b : cpu::kIsas) {
       if (a == b || !cpu::can_run(a) || !cpu::can_run(b)) continue;

@@ -1,4 +1,4 @@
-// Packing and tiles, here with the vectors that every machine has; tests/kernels/test_matmul_fast.cpp has every
+// Packing and tiles, here with the vectors that every machine has; tests/kernels/test_matmul_fast.cpp covers every
 // instruction set.
 #include "kernels/cpu/gemm.h"
 #include "tests/helpers/finite_differences.h"
@@ -41,7 +41,7 @@ TEST_CASE("A packed by rows and by columns holds the same numbers") {
   }
 }
 
-TEST_CASE("a panel of B, from a matrix and from its transpose, with zeros behind the last column") {
+TEST_CASE("a panel of B, from a matrix and from its transpose, has zeros after the last column") {
   for (const int cols : {1, kLanes - 1, kLanes, kLanes + 1, kTileCols}) {
     for (const int depth : {1, kLanes, 2 * kLanes + 1}) {
       CAPTURE(cols);

@@ -1,4 +1,4 @@
-// --check: agreement passes, and one wrong number anywhere is found.
+// --check: agreement passes, and a single wrong number anywhere is detected.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -21,7 +21,7 @@ Batch make_batch() {
   return batch;
 }
 
-// Element 0 of a parameter becomes `value`.
+// Sets element 0 of a parameter to `value`.
 void set_first(Model& model, const std::string& name, float value) {
   const auto tensor =
       std::find_if(model.table.begin(), model.table.end(), [&](const ParamTensor& t) { return t.name == name; });
@@ -61,7 +61,7 @@ TEST_CASE("the fast path agrees with the reference, tensor by tensor") {
   }
 }
 
-TEST_CASE("a single changed weight is found") {
+TEST_CASE("a single changed weight is detected") {
   for (const char* name : {"wte", "wpe", "block.0.qkvw", "block.1.attprojb", "block.1.fcw", "lnfw", "lnfb"}) {
     CAPTURE(name);
     CHECK(!all_ok(compare_with_changed(name, 0.5f)));

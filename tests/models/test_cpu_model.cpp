@@ -1,4 +1,4 @@
-// The whole model: against PyTorch, against finite differences, against itself.
+// The whole model: compared with PyTorch, with finite differences, and with itself.
 #include <functional>
 
 #include "kernels/muon.h"
@@ -15,7 +15,7 @@ namespace {
 const ModelConfig kTiny = {.max_seq_len = 8, .vocab_size = 11, .num_layers = 2, .num_heads = 2, .channels = 6};
 const ModelConfig kSmall = {.max_seq_len = 16, .vocab_size = 61, .num_layers = 2, .num_heads = 3, .channels = 33};
 
-// Weights that both sides know: dev/reference/gpt2.py's make_params. Rows of wte from V on stay zero.
+// The same weights as make_params in dev/reference/gpt2.py. Rows of wte from V on stay zero.
 void formula_weights(Model& model, double scale) {
   for (size_t k = 0; k < model.table.size(); ++k) {
     const ParamTensor& tensor = model.table[k];
@@ -31,7 +31,7 @@ void formula_weights(Model& model, double scale) {
 template <class floatX>
 struct NamedTensor {
   ParamTensor tensor;
-  std::span<floatX> values;  // as files hold them: without wte's padding
+  std::span<floatX> values;  // as in files: without wte's padding
 };
 
 template <class floatX>
@@ -43,7 +43,7 @@ std::vector<NamedTensor<floatX>> tensors(const ModelConfig& config, Params<float
   return all;
 }
 
-// Everything in an arena, for comparisons bit by bit.
+// All values of an arena, for comparisons bit by bit.
 Floats read_all(const Model& model, Arena arena) {
   Floats all, values;
   for (const ParamTensor& tensor : model.table) {
@@ -98,7 +98,7 @@ std::string error_of(const std::function<void()>& run) {
 
 struct Tolerances {
   double logits, loss, gradient, curve;
-  double rounding;  // relative, of golden values that were rounded to float
+  double rounding;  // relative, because golden values were rounded to float
 };
 
 // A tensor against its golden summary (norm, products with three fixed vectors) and values (all, or every 97th).
@@ -138,7 +138,7 @@ void check_against_pytorch(const char* file, bool reference, const Tolerances& t
   std::vector<floatX> logits;
   Floats row(static_cast<size_t>(config.vocab_size));
   for (int n = 0; n < B * T; ++n) {
-    model.read_logits(n, row.data());  // which brings the row's chunk into memory
+    model.read_logits(n, row.data());  // this brings the row's chunk into memory
     const floatX* exact = model.acts.logits + n % logits_chunk_rows(config, B * T) * config.padded_vocab_size();
     logits.insert(logits.end(), exact, exact + config.vocab_size);
   }
@@ -175,7 +175,7 @@ void check_against_pytorch(const char* file, bool reference, const Tolerances& t
 
 }  // namespace
 
-TEST_CASE("logits, loss, all gradients and ten steps of AdamW against PyTorch") {
+TEST_CASE("logits, loss, all gradients and ten steps of AdamW match PyTorch") {
   const Tolerances single = {.logits = 1e-4, .loss = 1e-5, .gradient = 1e-4, .curve = 1e-5, .rounding = 0};
   const Tolerances exact = {.logits = 1e-12, .loss = 1e-13, .gradient = 1e-12, .curve = 1e-12, .rounding = 0x1p-24};
   for (const char* file : {"gpt2_c51.bin", "gpt2_hs64.bin"}) {
@@ -187,7 +187,7 @@ TEST_CASE("logits, loss, all gradients and ten steps of AdamW against PyTorch") 
 
 // ---- against finite differences ------------------------------------------------------------------------------------
 
-TEST_CASE("all gradients of the whole model by finite differences, without and with dropout and documents") {
+TEST_CASE("all gradients of the whole model match finite differences, with and without dropout and documents") {
   for (const auto& [dropout, documents] : {std::pair{0.0f, false}, {0.2f, false}, {0.2f, true}}) {
     CAPTURE(dropout);
     CAPTURE(documents);
@@ -197,7 +197,7 @@ TEST_CASE("all gradients of the whole model by finite differences, without and w
     formula_weights(model, 0.5);
     Batch batch(kTiny, 2, 5, 3);
     batch.targets[4] = -1;
-    batch.weights = random_tensor<float>(batch.weights.size(), 5);  // any weights, also negative: the seam to the task
+    batch.weights = random_tensor<float>(batch.weights.size(), 5);  // any weights, also negative: tasks may set them
     const auto loss = [&] {
       model.set_dropout(dropout, 7, 8);
       if (documents) model.set_documents(first.data(), 2, 5);
@@ -217,7 +217,7 @@ TEST_CASE("all gradients of the whole model by finite differences, without and w
 
 // ---- against itself ------------------------------------------------------------------------------------------------
 
-TEST_CASE("two micro-batches of half the weight are one batch of twice the size") {
+TEST_CASE("two micro-batches of half the weight equal one batch of twice the size") {
   for (const bool reference : {true, false}) {
     CpuModel<float> whole(kSmall, reference), halves(kSmall, reference);
     formula_weights(whole, 0.25);
@@ -230,7 +230,7 @@ TEST_CASE("two micro-batches of half the weight are one batch of twice the size"
     halves.zero_grad();
     for (const size_t from : {size_t{0}, half}) {
       halves.forward(&batch.inputs[from], 2, 13, Pass::train);
-      halves.backward(&batch.targets[from], &batch.weights[from]);  // 1/(2 B T) each
+      halves.backward(&batch.targets[from], &batch.weights[from]);  // weights of 1/(2 B T)
     }
     CHECK(halves.step_loss() == doctest::Approx(whole.step_loss()).epsilon(1e-6));
     const auto expected = tensors(kSmall, whole.grads), found = tensors(kSmall, halves.grads);
@@ -241,7 +241,7 @@ TEST_CASE("two micro-batches of half the weight are one batch of twice the size"
   }
 }
 
-TEST_CASE("one batch is learnt by heart") {
+TEST_CASE("one batch can be memorised") {
   CpuModel<float> model(kSmall, false);
   init_weights(model, 1);
   const Batch batch(kSmall, 2, 16, 1);
@@ -253,7 +253,7 @@ TEST_CASE("one batch is learnt by heart") {
   CHECK(model.loss(batch.targets.data(), nullptr) < 0.01);
 }
 
-TEST_CASE("a fresh model knows nothing: its loss is log V") {
+TEST_CASE("a fresh model has loss log V") {
   CpuModel<float> model(kSmall, false);
   init_weights(model, 1);
   const Batch batch(kSmall, 4, 16, 1);
@@ -264,7 +264,7 @@ TEST_CASE("a fresh model knows nothing: its loss is log V") {
   CHECK(sum == doctest::Approx(mean * 64));
 }
 
-TEST_CASE("training repeats its bits, and the reference does so on any number of threads") {
+TEST_CASE("training repeats its bits, for the reference on any number of threads") {
   const Batch batch(kSmall, 3, 11, 1);
   const auto train = [&](bool reference) {
     CpuModel<float> model(kSmall, reference);
@@ -307,7 +307,7 @@ TEST_CASE("a model that saw batches of other sizes computes what a fresh one doe
   }
 }
 
-TEST_CASE("Pass::generate makes the last rows of Pass::evaluate") {
+TEST_CASE("Pass::generate computes the last rows of Pass::evaluate") {
   for (const bool reference : {true, false}) {
     CpuModel<float> model(kSmall, reference);
     formula_weights(model, 0.25);
@@ -328,7 +328,7 @@ TEST_CASE("Pass::generate makes the last rows of Pass::evaluate") {
   }
 }
 
-TEST_CASE("dropout acts in Pass::train alone, and draws by seed and sequence") {
+TEST_CASE("dropout acts only in Pass::train, and draws by seed and sequence") {
   CpuModel<float> model(kSmall, true);
   formula_weights(model, 0.25);
   const Batch batch(kSmall, 2, 8, 1);
@@ -346,13 +346,13 @@ TEST_CASE("dropout acts in Pass::train alone, and draws by seed and sequence") {
   CHECK_FALSE(same_bits(logits(0.3f, 1, 2, Pass::train), train));
 }
 
-TEST_CASE("every layer and place of dropout draws its own mask") {
+TEST_CASE("every layer and dropout site draws its own mask") {
   CpuModel<float> model(kSmall, true);
   formula_weights(model, 0.25);
   const Batch batch(kSmall, 2, 16, 1);
   model.set_dropout(0.3f, 1, 0);
   model.forward(batch.inputs.data(), 2, 16, Pass::train);
-  // Where a sublayer's output was dropped, the stream goes on unchanged; where the embedding was, it is zero.
+  // Where a sublayer's output was dropped, the stream is unchanged; where the embedding was, it is zero.
   const Floats zeros(2 * 16 * 33);
   const auto& a = model.acts;
   const std::pair<const float*, const float*> before_after[] = {{zeros.data(), a.encoded},
@@ -372,7 +372,7 @@ TEST_CASE("every layer and place of dropout draws its own mask") {
   }
 }
 
-TEST_CASE("clipping counts as gradients scaled down, and only if they are larger") {
+TEST_CASE("clipping scales gradients down, and only if they are larger") {
   CpuModel<float> a(kTiny, true), b(kTiny, true);
   for (CpuModel<float>* model : {&a, &b}) {
     formula_weights(*model, 0.25);
@@ -385,7 +385,7 @@ TEST_CASE("clipping counts as gradients scaled down, and only if they are larger
   }
   const double norm = b.grad_norm();
   CHECK(a.grad_norm() == doctest::Approx(4 * norm).epsilon(1e-12));
-  // Clipped to four times less than they are. The scale is rounded to float: as is b's, which then is 1 but for that.
+  // Clipped to a quarter. The scale is rounded to float, and so is that of b, which is otherwise 1.
   a.update(OptimizerConfig{}, static_cast<float>(norm));
   b.update(OptimizerConfig{}, static_cast<float>(2 * norm));
   CHECK(a.result(0).grad_norm == doctest::Approx(4 * norm).epsilon(1e-12));
@@ -393,7 +393,7 @@ TEST_CASE("clipping counts as gradients scaled down, and only if they are larger
   CHECK(relative_difference(read_all(a, Arena::v), read_all(b, Arena::v)) < 1e-6);
 }
 
-TEST_CASE("results are those of the last two updates; a step that is not finite changes nothing but that") {
+TEST_CASE("results are those of the last two updates; a step that is not finite changes only the results") {
   CpuModel<float> model(kTiny, true);
   formula_weights(model, 0.25);
   Batch batch(kTiny, 2, 8, 1);
@@ -478,7 +478,7 @@ TEST_CASE("a vocabulary of odd size: wte's padding stays exactly zero") {
   }
 }
 
-TEST_CASE("what is written is read; moments are zero before the first update") {
+TEST_CASE("reading returns what was written; moments are zero before the first update") {
   CpuModel<float> model(kSmall, true);
   const ParamTensor& tensor = model.table[4];
   Floats values = random_tensor<float>(static_cast<size_t>(tensor.size()), 1), found(values.size(), 1);
@@ -567,7 +567,7 @@ TEST_CASE("Muon updates the blocks' matrices, three of them in qkvw, and AdamW t
   }
 }
 
-TEST_CASE("Muon learns, skips a step that is not finite, and goes on from its written state bit for bit") {
+TEST_CASE("Muon learns, skips a step that is not finite, and continues from its written state bit for bit") {
   const Batch batch(kSmall, 2, 8, 1);
   const OptimizerConfig o = {.lr = 3e-3f, .weight_decay = 0};
   for (const bool reference : {true, false}) {
@@ -620,7 +620,7 @@ TEST_CASE("an average of the weights follows them, takes their place, and gives 
       CpuModel<float> alone(kSmall, false, plain), model(kSmall, false, averaging);
       for (CpuModel<float>* m : {&alone, &model}) init_weights(*m, 1);
       const Floats initial = read_all(model, Arena::params);
-      model.exchange_average();  // there is none yet
+      model.exchange_average();  // there is no average yet
       CHECK(same_bits(read_all(model, Arena::params), initial));
       Floats expected;
       for (int t = 1; t <= 8; ++t) {
@@ -634,7 +634,7 @@ TEST_CASE("an average of the weights follows them, takes their place, and gives 
         }
         Batch bad = batch;
         bad.weights[3] = std::numeric_limits<float>::infinity();
-        if (t == 5) CHECK_FALSE(step(model, bad, o).updated);  // leaves the average alone, too
+        if (t == 5) CHECK_FALSE(step(model, bad, o).updated);  // does not change the average, either
       }
       const Floats weights = read_all(alone, Arena::params);
       CHECK(same_bits(read_all(model, Arena::params), weights));
@@ -685,7 +685,7 @@ TEST_CASE("bad batches are errors that name what was found; the model stays usab
         "target 11 at position 5 is outside the vocabulary of 11");
   bad.targets[5] = -2;
   CHECK_THROWS_AS(model.loss(bad.targets.data(), nullptr), Error);
-  CHECK_NOTHROW(model.backward(good.targets.data(), good.weights.data()));  // the forward before still holds
+  CHECK_NOTHROW(model.backward(good.targets.data(), good.weights.data()));  // the previous forward is still valid
 
   model.forward(good.inputs.data(), 2, 8, Pass::evaluate);
   CHECK(same_bits(read_logits(model, 16), expected));
@@ -720,7 +720,7 @@ TEST_CASE("calls out of order are errors, not wrong numbers") {
   CHECK_THROWS_AS(backward(), std::logic_error);
 }
 
-TEST_CASE("documents are of the next forward alone, of its shape, and begin where they say") {
+TEST_CASE("documents apply only to the next forward, must have its shape, and must be valid") {
   CpuModel<float> model(kSmall, false);
   formula_weights(model, 0.25);
   const Batch batch(kSmall, 2, 9, 1);
@@ -765,7 +765,7 @@ TEST_CASE("a batch that no memory can hold is an exception; the model stays usab
   CHECK(row[0] == 0);  // all weights are zero
 }
 
-TEST_CASE("zeroed gradients read as zeros before the first backward, and the next backward replaces the last step's") {
+TEST_CASE("zeroed gradients read as zeros before the first backward, and the next backward replaces those of the last step") {
   for (const bool reference : {true, false}) {
     CpuModel<float> model(kSmall, reference), fresh(kSmall, reference);
     const Batch first(kSmall, 2, 8, 1), second(kSmall, 3, 7, 2);
@@ -787,7 +787,7 @@ TEST_CASE("zeroed gradients read as zeros before the first backward, and the nex
       fresh.read(Arena::grads, tensor, b.data());
       CHECK(same_bits(a, b));
     }
-    // The norm is that of the tensors, whether its squares were summed up on the way or not.
+    // The norm is that of the tensors, whether or not backward summed up its squares.
     const auto norm_of_tensors = [&] {
       double squares = 0;
       for (const ParamTensor& tensor : model.table) {
@@ -812,7 +812,7 @@ TEST_CASE("zeroed gradients read as zeros before the first backward, and the nex
   }
 }
 
-TEST_CASE("view is what read copies, and null where there is nothing to see") {
+TEST_CASE("view points to what read copies, and is null where no memory holds it") {
   CpuModel<float> model(kSmall, false, {.optimizer = Optimizer::muon});
   CpuModel<double> exact(kSmall, true);
   formula_weights(model, 0.25);
@@ -832,7 +832,7 @@ TEST_CASE("view is what read copies, and null where there is nothing to see") {
   }
 }
 
-TEST_CASE("targets that are all ignored: loss zero, gradients zero") {
+TEST_CASE("targets that are all ignored give loss zero and gradients zero") {
   CpuModel<float> model(kTiny, true);
   formula_weights(model, 0.25);
   Batch batch(kTiny, 2, 8, 1);

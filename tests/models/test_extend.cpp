@@ -1,4 +1,4 @@
-// A larger vocabulary: old logits to the last bit, new rows, special tokens that encode, save and load.
+// A larger vocabulary: the same old logits, new rows, special tokens that are encoded, saved and loaded.
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
@@ -26,11 +26,11 @@ std::vector<float> logits_of(Model& model) {
 
 }  // namespace
 
-TEST_CASE("old logits keep their bits, new ones are the mean or zero") {
+TEST_CASE("old logits keep their bits, new rows are the mean or zero") {
   for (const bool tied : {true, false}) {
     ModelConfig config{8, 300, 2, 2, 16};
     config.tied_head = tied;
-    const int used = 257;  // the rest is padding
+    const int used = 257;  // the remaining rows are padding
     const auto model = make_cpu_model(config, true);
     init_weights(*model, 9);
     const std::vector<float> before = logits_of(*model);
@@ -56,7 +56,7 @@ TEST_CASE("old logits keep their bits, new ones are the mean or zero") {
   }
 }
 
-TEST_CASE("a classifier keeps its head") {
+TEST_CASE("a classifier with a larger vocabulary keeps its head") {
   ModelConfig config{8, 257, 1, 2, 16};
   config.num_classes = 3;
   config.tied_head = false;
@@ -74,14 +74,14 @@ TEST_CASE("a classifier keeps its head") {
   CHECK(before == after);
 }
 
-TEST_CASE("sizes that cannot be") {
+TEST_CASE("impossible sizes are refused") {
   const auto model = make_cpu_model({4, 20, 1, 1, 4}, true);
   CHECK_THROWS_AS(extend_vocabulary(*model, 20, 19, NewRows::mean), Error);
   CHECK_THROWS_AS(extend_vocabulary(*model, 21, 30, NewRows::mean), Error);
   CHECK_THROWS_AS(extend_vocabulary(*model, 0, 30, NewRows::mean), Error);
 }
 
-TEST_CASE("special tokens are added behind the others, and kept in a file") {
+TEST_CASE("special tokens are added after the others, and kept in a file") {
   char name[] = "/tmp/wrought-extend-XXXXXX";
   const fs::path folder = ::mkdtemp(name);
   const std::string text = "a ab abba <|user|>";
@@ -92,7 +92,7 @@ TEST_CASE("special tokens are added behind the others, and kept in a file") {
     CHECK(more.vocab_size() == V + 2);
     CHECK(more.end_of_text() == old.end_of_text());
     CHECK(more.is_special(V + 1));
-    CHECK(more.encode(text) == old.encode(text));  // what users type is text
+    CHECK(more.encode(text) == old.encode(text));  // in a user's text they are text
     std::vector<int32_t> expected = old.encode("a ab abba ");
     expected.push_back(V);
     CHECK(more.encode(text, Special::parsed) == expected);

@@ -1,5 +1,5 @@
-// The GPU's model: against the CPU's, against itself under what must not matter, and as a queue that the host runs
-// ahead of.
+// The GPU's model: compared with that of the CPU, with itself under variations that must not matter, and as a queue
+// that the host runs ahead of.
 #include <functional>
 #include <limits>
 #include <memory>
@@ -15,7 +15,7 @@
 
 namespace {
 
-// With each access looked at, a step takes a hundred times as long, and is like the one before it: then fewer of them.
+// With every access checked, a step takes a hundred times as long and adds little to the one before: run fewer.
 #ifdef CUDASIM_INSTRUMENTED
 constexpr bool kInstrumented = true;
 #else
@@ -86,7 +86,7 @@ Floats logits_of(Model& model, int64_t rows) {
   return all;
 }
 
-// Two steps of two micro-batches with dropout; everything that they leave.
+// Two steps of two micro-batches with dropout; returns all their results.
 Floats train(const ModelConfig& config, const ModelOptions& options, int B, int T, float dropout) {
   const auto model = gpu_model(config, options, B, T);
   Floats all;
@@ -123,7 +123,7 @@ const char* name_of(Precision precision) {
 
 // ---- against the CPU -----------------------------------------------------------------------------------------------
 
-TEST_CASE("loss, logits and all gradients are the CPU's, within what the precision allows") {
+TEST_CASE("loss, logits and all gradients equal those of the CPU, within what the precision allows") {
   struct Sizes {
     ModelConfig config;
     int B, T;
@@ -146,7 +146,7 @@ TEST_CASE("loss, logits and all gradients are the CPU's, within what the precisi
   }
 }
 
-TEST_CASE("rows of several documents: loss, logits and all gradients are the CPU's, whatever is recomputed" *
+TEST_CASE("rows of several documents: loss, logits and all gradients equal those of the CPU, whatever is recomputed" *
           full_set()) {
   for (const auto& [config, B, T] : {std::tuple{kSmall, 2, 16}, {kRagged, 3, 37}}) {
     const Batch batch = random_batch(config, B, T, 1);
@@ -174,7 +174,7 @@ TEST_CASE("rows of several documents: loss, logits and all gradients are the CPU
   }
 }
 
-TEST_CASE("documents are of the next forward alone; what was given may change behind it") {
+TEST_CASE("documents apply only to the next forward; the caller's array may change after the call") {
   const auto model = gpu_model(kSmall, with(Precision::fp32), 2, 9),
              fresh = gpu_model(kSmall, with(Precision::fp32), 2, 9);
   const Batch batch = random_batch(kSmall, 2, 9, 1);
@@ -192,8 +192,8 @@ TEST_CASE("documents are of the next forward alone; what was given may change be
   CHECK(loss(*model) == whole);
 }
 
-TEST_CASE("ten steps follow the CPU's") {
-  // fp32: docs/testing.md's bound on a curve. bf16: its bound on gradients' norms, 1 %, on each loss too.
+TEST_CASE("ten steps follow those of the CPU") {
+  // fp32: docs/testing.md's bound on a curve. bf16: its bound on norms of gradients, 1 %, also for each loss.
   const OptimizerConfig optimizer = {.lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f};
   const auto cpu = make_cpu_model(kRagged, true);
   init_weights(*cpu, 1);
@@ -218,7 +218,7 @@ TEST_CASE("ten steps follow the CPU's") {
   }
 }
 
-TEST_CASE("four steps of Muon follow the CPU's" * full_set()) {
+TEST_CASE("four steps of Muon follow those of the CPU" * full_set()) {
   const OptimizerConfig optimizer = {.lr = 1e-2f};
   const auto cpu = make_cpu_model(kRagged, true, {.optimizer = Optimizer::muon});
   init_weights(*cpu, 1);
@@ -243,8 +243,8 @@ TEST_CASE("four steps of Muon follow the CPU's" * full_set()) {
       CHECK(std::abs(result.loss - expected[t].loss) <= tolerance * (fp32 ? 1 : expected[t].loss));
       CHECK(result.updated);
       if (t > 0 || !fp32) continue;
-      // The update itself: gradients that differ by 1e-6 of their norm, of which the iteration makes up to 485 times
-      // as much where a matrix has a small singular value.
+      // The update itself: gradients that differ by 1e-6 of their norm, which the iteration amplifies up to 485 times
+      // where a matrix has a small singular value.
       size_t begin = 0;
       const Floats found = read(*model, Arena::params), m = read(*model, Arena::m);
       for (const ParamTensor& tensor : model->table) {
@@ -271,12 +271,12 @@ TEST_CASE("four steps of Muon follow the CPU's" * full_set()) {
   }
 }
 
-TEST_CASE("validation and generation are the CPU's") {
+TEST_CASE("validation and generation equal those of the CPU") {
   const Batch batch = random_batch(kRagged, 3, 19, 1);
   const auto cpu = make_cpu_model(kRagged, true), model = gpu_model(kRagged, with(Precision::fp32), 2, 8);
   init_weights(*cpu, 1);
   double sum = 0, cpu_sum = 0;
-  model->set_dropout(0.5f, 1, 1);                              // acts in Pass::train alone
+  model->set_dropout(0.5f, 1, 1);                              // acts only in Pass::train
   model->forward(batch.inputs.data(), 3, 19, Pass::evaluate);  // more than was planned for
   cpu->forward(batch.inputs.data(), 3, 19, Pass::evaluate);
   CHECK(std::abs(model->loss(batch.targets.data(), &sum) - cpu->loss(batch.targets.data(), &cpu_sum)) < 1e-5);
@@ -296,19 +296,19 @@ TEST_CASE("validation and generation are the CPU's") {
 
 // ---- what must not matter ------------------------------------------------------------------------------------------
 
-TEST_CASE("the same bits under every schedule, run after run" * full_set()) {
+TEST_CASE("steps give the same bits under every schedule, run after run" * full_set()) {
   for (const Precision precision : {Precision::fp32, Precision::bf16}) {
     INFO(name_of(precision));
     same_under_all_schedules([&] { return train(kRagged, with(precision), 2, 21, 0.1f); });
   }
 }
 
-TEST_CASE("the same bits under every schedule with Muon" * full_set()) {
+TEST_CASE("steps of Muon give the same bits under every schedule" * full_set()) {
   same_under_all_schedules(
       [&] { return train(kRagged, with(Precision::bf16, Recompute::none, true, Optimizer::muon), 1, 7, 0); });
 }
 
-TEST_CASE("the same bits, whatever is recomputed" * full_set()) {
+TEST_CASE("steps give the same bits, whatever is recomputed" * full_set()) {
   for (const Precision precision : {Precision::fp32, Precision::bf16}) {
     if (kInstrumented && precision == Precision::fp32) continue;
     for (const float dropout : {0.0f, 0.2f}) {
@@ -320,7 +320,7 @@ TEST_CASE("the same bits, whatever is recomputed" * full_set()) {
   }
 }
 
-TEST_CASE("a host that runs ahead, and changes what it gave, changes nothing") {
+TEST_CASE("a host that runs ahead, and overwrites its inputs, does not change the results") {
   const auto run = [](bool waits) {
     const auto model = gpu_model(kRagged, with(Precision::fp32), 1, 17);
     for (int t = 0; t < 2; ++t) {
@@ -342,7 +342,7 @@ TEST_CASE("a host that runs ahead, and changes what it gave, changes nothing") {
   CHECK(same_bits(run(false), run(true)));
 }
 
-TEST_CASE("results are read a step late, of the step that is asked for") {
+TEST_CASE("results are read a step late, for the requested step") {
   const auto model = gpu_model(kRagged, with(Precision::fp32), 1, 9),
              other = gpu_model(kRagged, with(Precision::fp32), 1, 9);
   CHECK_THROWS_AS(model->result(0), std::logic_error);
@@ -371,7 +371,7 @@ TEST_CASE("results are read a step late, of the step that is asked for") {
   CHECK(found[0].loss != found[1].loss);
 }
 
-TEST_CASE("batches of other sizes before leave no trace") {
+TEST_CASE("earlier batches of other sizes leave no trace") {
   const auto run = [](bool used) {
     const auto model = gpu_model(kRagged, with(Precision::bf16), 1, 5);
     for (const auto& [B, T] : {std::pair{3, 37}, std::pair{1, 1}, std::pair{2, 18}}) {
@@ -389,7 +389,7 @@ TEST_CASE("batches of other sizes before leave no trace") {
 
 // ---- state ---------------------------------------------------------------------------------------------------------
 
-TEST_CASE("what is written is read; moments and gradients are zero at first") {
+TEST_CASE("reading returns what was written; moments and gradients are zero at first") {
   for (const Precision precision : {Precision::fp32, Precision::bf16}) {
     for (const bool master : {true, false}) {
       const bool rounds = precision == Precision::bf16 && !master;
@@ -444,7 +444,7 @@ TEST_CASE("a run continued from its written state is the unbroken one, bit for b
   }
 }
 
-TEST_CASE("bf16: with master weights small updates count; without they do on average, and weights are bf16" *
+TEST_CASE("bf16: with master weights small updates count; without them they count on average, and weights are bf16" *
           full_set()) {
   // Updates of lr against weights of 1: below half of bf16's spacing there.
   const OptimizerConfig optimizer = {.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0};
@@ -462,7 +462,7 @@ TEST_CASE("bf16: with master weights small updates count; without they do on ave
     if (master) {
       CHECK(moved == 64);
     } else {
-      CHECK(moved > 0);  // a chance of 1e-4 / 2^-8 a step and weight, half of that upwards: about 5 of 256
+      CHECK(moved > 0);  // a chance of 1e-4 / 2^-8 per step and weight, half of that upwards: about 5 of 256
       CHECK(moved < 32);
     }
   }
@@ -487,11 +487,11 @@ TEST_CASE("a step that is not finite changes nothing" * full_set()) {
   const std::vector<Floats> after = weights_and_moments();
   for (size_t k = 0; k < before.size(); ++k) CHECK(same_bits(after[k], before[k]));
   batch.weights[3] = batch.weights[2];
-  CHECK(step(*model, batch).updated);  // and it goes on
+  CHECK(step(*model, batch).updated);  // and training continues
   CHECK(model->updates() == 2);
 }
 
-TEST_CASE("an average of the weights is the CPU's, and exchanging it twice changes no bit" * full_set()) {
+TEST_CASE("an average of the weights equals that of the CPU, and exchanging it twice changes no bit" * full_set()) {
   for (const Precision precision : {Precision::fp32, Precision::bf16}) {
     for (const bool all : {true, false}) {
       CAPTURE(all);
@@ -500,7 +500,7 @@ TEST_CASE("an average of the weights is the CPU's, and exchanging it twice chang
       options.trainable = {.first_block = all ? 0 : 1, .embeddings = all};
       const auto model = gpu_model(kSmall, options, 2, 8);
       const Floats initial = read(*model, Arena::params);
-      model->exchange_average();  // there is none yet
+      model->exchange_average();  // there is no average yet
       CHECK(same_bits(read(*model, Arena::params), initial));
       Floats expected;
       for (int t = 1; t <= 5; ++t) {
@@ -522,7 +522,7 @@ TEST_CASE("an average of the weights is the CPU's, and exchanging it twice chang
       model->exchange_average();
       CHECK(max_difference(read(*model, Arena::params), expected) < 1e-6);
       CHECK(max_difference(weights, expected) > 1e-3);
-      CHECK(loss() != before);  // products see the average
+      CHECK(loss() != before);  // products use the average
       model->exchange_average();
       CHECK(same_bits(read(*model, Arena::params), weights));
       CHECK(loss() == before);
@@ -561,7 +561,7 @@ TEST_CASE("weight decay acts where the table says, padding stays zero") {
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-TEST_CASE("the memory plan is what is allocated") {
+TEST_CASE("the memory plan equals what is allocated") {
   for (const Recompute recompute : {Recompute::none, Recompute::gelu, Recompute::block}) {
     for (const auto& [precision, master, optimizer] : {std::tuple{Precision::fp32, true, Optimizer::adamw},
                                                        {Precision::bf16, true, Optimizer::adamw},
@@ -584,7 +584,7 @@ TEST_CASE("the memory plan is what is allocated") {
   }
 }
 
-// One of four, that never says a word.
+// Rank 2 of four, which sends nothing.
 struct SilentComm final : Comm {
   SilentComm() : Comm(2, 4) {}
   void wait(Ticket) override {}
@@ -595,7 +595,7 @@ struct SilentComm final : Comm {
   void wait_for_all() override {}
 };
 
-TEST_CASE("the memory plan of one of several processes is what it allocates, and falls from stage to stage") {
+TEST_CASE("the memory plan of one of several processes equals what it allocates, and falls from stage to stage") {
   const ModelConfig config = {.max_seq_len = 40, .vocab_size = 131, .num_layers = 6, .num_heads = 3, .channels = 51};
   SilentComm comm;
   for (const auto& [precision, master] :
@@ -621,7 +621,7 @@ TEST_CASE("the memory plan of one of several processes is what it allocates, and
   }
 }
 
-TEST_CASE("Muon takes less memory than AdamW: v has only what is AdamW's") {
+TEST_CASE("Muon takes less memory than AdamW: v exists only for what AdamW updates") {
   const auto bytes = [](Optimizer optimizer) {
     int64_t sum = 0;
     const ModelConfig gpt2 = {
@@ -632,11 +632,11 @@ TEST_CASE("Muon takes less memory than AdamW: v has only what is AdamW's") {
     }
     return sum;
   };
-  // 12 x 12 C^2 floats less of v, and X and A twice, in bf16.
+  // v has 12 x 12 C^2 floats less; X and A are added, twice, in bf16.
   CHECK(bytes(Optimizer::adamw) - bytes(Optimizer::muon) == int64_t{768} * 768 * (12 * 12 * 4 - (2 * 4 + 2 * 1) * 2));
 }
 
-TEST_CASE("what does not fit is refused with what would help, and what fits is not") {
+TEST_CASE("a model that does not fit is refused with flags that would help, and one that fits is not") {
   const auto bytes = [](const ModelOptions& options, int B) {
     int64_t sum = 0;
     for (const MemoryRow& row : gpu_memory_plan(kSmall, options, B, 16)) sum += row.bytes;
@@ -689,7 +689,7 @@ TEST_CASE("bad batches and calls out of order are errors; the model stays usable
   bad.targets[5] = -2;
   model->forward(good.inputs.data(), 2, 8, Pass::train);
   CHECK_THROWS_AS(model->backward(bad.targets.data(), bad.weights.data()), Error);
-  CHECK_NOTHROW(backward());  // the forward before still holds
+  CHECK_NOTHROW(backward());  // the previous forward is still valid
   CHECK_THROWS_AS(backward(), std::logic_error);
   model->forward(good.inputs.data(), 2, 8, Pass::train);
   model->set_dropout(0.1f, 1, 2);  // backward would draw other masks than forward did

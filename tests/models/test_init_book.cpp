@@ -1,4 +1,4 @@
-// The book's initialisation, tensor by tensor against PyTorch's (dev/reference/init_book.py), and the loss from it.
+// The book's initialisation, tensor by tensor compared with PyTorch (dev/reference/init_book.py), and its loss.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ ModelConfig config_of(bool qkv_bias) {
 
 }  // namespace
 
-TEST_CASE("every tensor is PyTorch's, and so is the loss") {
+TEST_CASE("every tensor equals that of PyTorch, and so does the loss") {
   for (const bool qkv_bias : {false, true}) {
     const std::string kind = qkv_bias ? "bias." : "plain.";
     const auto model = make_cpu_model(config_of(qkv_bias), true);
@@ -47,7 +47,7 @@ TEST_CASE("every tensor is PyTorch's, and so is the loss") {
       REQUIRE(static_cast<int64_t>(expected.size()) == tensor.file_size());
       CHECK(all_of(expected.size(), 0));  // padding
       values.resize(expected.size());
-      if (tensor.name == "wte" || tensor.name == "wpe") {  // the same to some ulps: tests/models/test_torch_random.cpp
+      if (tensor.name == "wte" || tensor.name == "wpe") {  // equal within some ulps: tests/models/test_torch_random.cpp
         for (size_t i = 0; i < expected.size(); ++i) CHECK(std::abs(values[i] - expected[i]) <= 4 * 0x1p-21f);
       } else {
         CHECK(values == expected);
@@ -59,7 +59,7 @@ TEST_CASE("every tensor is PyTorch's, and so is the loss") {
   }
 }
 
-TEST_CASE("the generator stands behind the last weight") {
+TEST_CASE("the returned generator continues after the last weight") {
   const auto model = make_cpu_model(config_of(false), true);
   TorchRandom after = init_weights_book(*model, 5);
   const ModelConfig& c = model->config;
@@ -74,7 +74,7 @@ TEST_CASE("the generator stands behind the last weight") {
   CHECK(after.integer() == random.integer());
 }
 
-TEST_CASE("the book's model has a head of its own and is no classifier") {
+TEST_CASE("tied models and classifiers cannot have the book's initialisation") {
   ModelConfig tied = config_of(true), classifier = config_of(true);
   tied.tied_head = true;
   classifier.num_classes = 2;

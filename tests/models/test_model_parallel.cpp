@@ -1,5 +1,5 @@
-// Several processes, one model: threads stand for them (local_comm.h). Whatever the stage of ZeRO, the steps are those
-// of one process that sees the whole batch.
+// Several processes, one model: threads stand for them (local_comm.h). Whatever the ZeRO stage, the steps equal those
+// of one process with the whole batch.
 #include "llm/models/cpu_model.h"
 #include "llm/models/init.h"
 #include "llm/models/memory_plan.h"
@@ -35,7 +35,7 @@ struct Data {
   }
 };
 
-// A step of this process' share.
+// A step with this process's share of the batch.
 StepResult train_step(Model& model, const Data& data, int step, int rank, int ranks, bool early, float lr = 1e-2f) {
   const int T = data.T;
   const Floats weights(static_cast<size_t>(T), 1.0f / static_cast<float>(Data::kRows * T));
@@ -68,7 +68,7 @@ double relative(const std::vector<Floats>& a, const std::vector<Floats>& b) {
 
 }  // namespace
 
-TEST_CASE("several processes take one process' steps, whatever is sharded") {
+TEST_CASE("several processes take the same steps as one, whatever is sharded") {
   constexpr int steps = 5;
   for (const ModelConfig& config : {kOneBlock, kThree, kUntied}) {
     const Data data(config, steps);
@@ -109,7 +109,7 @@ TEST_CASE("several processes take one process' steps, whatever is sharded") {
             }
             size_t k = 0;
             for (const Arena arena : {Arena::params, Arena::grads, Arena::m, Arena::v, Arena::average}) {
-              CHECK(relative(read_all(model, arena), arenas[k++]) < 1e-6);  // it reads floats
+              CHECK(relative(read_all(model, arena), arenas[k++]) < 1e-6);  // read returns floats
             }
             model.exchange_average();
             CHECK(relative(read_all(model, Arena::params), averages) < 1e-6);
@@ -120,7 +120,7 @@ TEST_CASE("several processes take one process' steps, whatever is sharded") {
   }
 }
 
-TEST_CASE("what is written can be read, in every arena, also between steps") {
+TEST_CASE("reading returns what was written, in every arena, also between steps") {
   for (int zero = 0; zero <= 3; ++zero) {
     in_ranks(3, [&](Comm& comm) {
       ModelOptions options;
@@ -142,7 +142,7 @@ TEST_CASE("what is written can be read, in every arena, also between steps") {
           CHECK(back == values);
         }
       }
-      // The new weights are those that the next forward uses.
+      // The next forward uses the new weights.
       CpuModel<float> other(kThree, false);
       for (const ParamTensor& tensor : model.table) {
         Floats values(static_cast<size_t>(tensor.size()));
@@ -183,7 +183,7 @@ TEST_CASE("a loss that is not finite anywhere stops the update everywhere") {
   }
 }
 
-TEST_CASE("memory falls with the stage, and is what the plan says") {
+TEST_CASE("memory falls with the stage, and equals the plan") {
   const ModelConfig config = {.max_seq_len = 32, .vocab_size = 300, .num_layers = 6, .num_heads = 4, .channels = 64};
   int64_t last = std::numeric_limits<int64_t>::max();
   for (int zero = 0; zero <= 3; ++zero) {
@@ -209,7 +209,7 @@ TEST_CASE("memory falls with the stage, and is what the plan says") {
   }
 }
 
-TEST_CASE("what goes over the network is what theory says") {
+TEST_CASE("network traffic is what theory predicts") {
   for (const ModelConfig& config : {kThree, kUntied}) {
     for (const int micro_batches : {1, 3}) {
       for (int zero = 0; zero <= 3; ++zero) {
@@ -225,7 +225,7 @@ TEST_CASE("what goes over the network is what theory says") {
           train_step(model, data, 0, comm.rank(), ranks, true);
           comm.take_traffic();
           train_step(model, data, 1, comm.rank(), ranks, true);
-          // The loss, the signal, the norm where it is in parts.
+          // The words are the loss, the signal, and the norm if it is in parts.
           const Traffic traffic = comm.take_traffic();
           const int64_t words = zero > 0 ? 3 : 2, L = config.num_layers;
           int64_t n = 0;
@@ -233,8 +233,8 @@ TEST_CASE("what goes over the network is what theory says") {
           const int64_t block = model.units[1].size, whole = n - L * block;
           CHECK(traffic.all_reduced == (zero == 0 ? n : 0) + words);
           CHECK(traffic.reduce_scattered == (zero == 0 ? 0 : zero == 1 ? n : micro_batches * n));
-          // Of stage 3 the embeddings and the last unit come once a step and stay; the blocks come twice a micro-batch,
-          // but for the two that are still there where it turns back or begins again.
+          // In stage 3 the embeddings and the last unit are gathered once per step and stay; the blocks are gathered
+          // twice per micro-batch, except two that are still there where the direction reverses or a pass begins again.
           const int64_t blocks = micro_batches * (2 * L - 2) - (micro_batches - 1) * 2;
           CHECK(traffic.all_gathered == (zero == 0 ? 0 : zero < 3 ? n : whole + blocks * block));
           CHECK(traffic.broadcast == 0);
@@ -244,7 +244,7 @@ TEST_CASE("what goes over the network is what theory says") {
   }
 }
 
-TEST_CASE("calls that make no sense are refused") {
+TEST_CASE("invalid calls and options are refused") {
   in_ranks(2, [&](Comm& comm) {
     ModelOptions options;
     options.ranks = 2;

@@ -1,5 +1,5 @@
-// What a model can be besides GPT-2's own shape, and what of it is trained: by finite differences, and held against the
-// whole.
+// Models with shapes and parts other than GPT-2's own, and those of which only a part is trained: compared with finite
+// differences and with the whole model.
 #include <tuple>
 
 #include "llm/models/check.h"
@@ -50,7 +50,7 @@ const ParamTensor& tensor_named(const Model& model, const std::string& name) {
 
 }  // namespace
 
-TEST_CASE("every variant's gradients by finite differences, with dropout; what is not trained has none") {
+TEST_CASE("every variant's gradients match finite differences, with dropout; untrained parts have none") {
   for (const Variant& v : model_variants(kTiny)) {
     INFO(v.name);
     const ThreadCount one(1);
@@ -106,7 +106,7 @@ TEST_CASE("the fast path agrees with the reference in every variant and precisio
   }
 }
 
-TEST_CASE("two steps of two micro-batches: only what is trained moves, and the norm is that of its gradients") {
+TEST_CASE("two steps of two micro-batches: only trained parts move, and the norm is that of their gradients") {
   for (const Variant& v : model_variants(kSmall)) {
     INFO(v.name);
     CpuModel<float> model(v.config, false, v.options);
@@ -133,7 +133,7 @@ TEST_CASE("two steps of two micro-batches: only what is trained moves, and the n
   }
 }
 
-TEST_CASE("a part that is trained has the gradients that it has in the whole") {
+TEST_CASE("a trained part has the same gradients as in the whole model") {
   for (const Variant& v : model_variants(kSmall)) {
     if (v.options.lora.rank > 0) continue;
     INFO(v.name);
@@ -152,14 +152,14 @@ TEST_CASE("a part that is trained has the gradients that it has in the whole") {
   }
 }
 
-TEST_CASE("decay of everything, and learning rates by layers") {
+TEST_CASE("decay_all decays everything, and learning rates fall per layer") {
   const auto moved = [](const ModelOptions& options, const char* name) {
     CpuModel<float> model(kSmall, true, options);
     random_weights(model, 0.2);
     model.zero_grad();
     const ParamTensor& tensor = tensor_named(model, name);
     const Floats before = tensor_of(model, Arena::params, tensor);
-    model.update({.lr = 0.5f, .weight_decay = 0.5f}, 0);  // no gradients: decay alone
+    model.update({.lr = 0.5f, .weight_decay = 0.5f}, 0);  // no gradients: only decay
     const Floats after = tensor_of(model, Arena::params, tensor);
     return after[0] / before[0];
   };
@@ -171,7 +171,7 @@ TEST_CASE("decay of everything, and learning rates by layers") {
   CHECK(moved({.lr_decay_per_layer = 0.5f}, "wte") == doctest::Approx(1 - 0.25 / 8));
 }
 
-TEST_CASE("a new adapter changes nothing; one of full rank is a change of the weights") {
+TEST_CASE("a new adapter changes nothing; one of full rank equals a change of the weights") {
   ModelConfig config = kSmall;
   config.tied_head = false;
   const int C = config.channels;
@@ -222,7 +222,7 @@ TEST_CASE("a new adapter changes nothing; one of full rank is a change of the we
   CHECK(relative_difference(db, dw) < 1e-4);
 }
 
-TEST_CASE("what is not trained takes no memory for gradients and moments") {
+TEST_CASE("untrained parts take no memory for gradients and moments") {
   ModelConfig config = {
       .max_seq_len = 1024, .vocab_size = 50257, .num_layers = 12, .num_heads = 12, .channels = 768, .num_classes = 2};
   const ModelOptions lora = {.lora = {.rank = 16}};
@@ -238,14 +238,14 @@ TEST_CASE("what is not trained takes no memory for gradients and moments") {
   CHECK(num_trainable(adapters) == 2'666'528);
   for (const char* arena : {"gradients", "AdamW m", "AdamW v"}) {
     const double share = static_cast<double>(bytes(lora, arena)) / static_cast<double>(bytes({}, arena));
-    CHECK(share == doctest::Approx(2'666'528 / 124'441'346.0).epsilon(0.02));  // the padding of B's head
+    CHECK(share == doctest::Approx(2'666'528 / 124'441'346.0).epsilon(0.02));  // 2 %: the padding of the head's B
   }
   config.num_classes = 0;
   config.tied_head = config.qkv_bias = false;
   CHECK(num_parameters(param_table(config)) == 163'009'536);
 }
 
-TEST_CASE("tokens decoded one by one have the logits that they have in the whole sequence") {
+TEST_CASE("tokens decoded one by one have the same logits as in the whole sequence") {
   for (const Variant& v : model_variants(kSmall)) {
     if (v.config.num_classes > 0 || !v.config.causal) continue;
     INFO(v.name);
@@ -277,7 +277,7 @@ TEST_CASE("errors: a cache that does not fit, decoding without one, and beyond i
   model.decode(ids.data());
   CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("6 tokens does not fit the cache"), Error);
   model.forward(ids.data(), 2, 4, Pass::generate);
-  model.forward(ids.data(), 2, 8, Pass::evaluate);  // of any size, and what was kept is gone
+  model.forward(ids.data(), 2, 8, Pass::evaluate);  // of any size, and the cache is gone
   CHECK_THROWS_AS(model.decode(ids.data()), Error);
   model.set_cache(0, 0);
   model.forward(ids.data(), 1, 16, Pass::generate);

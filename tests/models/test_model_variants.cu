@@ -1,4 +1,4 @@
-// The GPU's model in all its variants, against the CPU's.
+// The GPU's model in all its variants, compared with that of the CPU.
 #include <map>
 #include <tuple>
 
@@ -30,7 +30,7 @@ Floats all_of(const Model& model, Arena arena) {
   return all;
 }
 
-// Loss, losses, logits and gradients.
+// Compares loss, losses, logits and gradients.
 void check_against_cpu(const Variant& v, Precision precision, int B, int T) {
   ModelOptions options = v.options;
   const auto cpu = make_cpu_model(v.config, true, options);
@@ -55,26 +55,26 @@ void check_against_cpu(const Variant& v, Precision precision, int B, int T) {
 
 }  // namespace
 
-TEST_CASE("every variant's loss, logits and gradients are the CPU's, within what the precision allows") {
+TEST_CASE("every variant's loss, logits and gradients equal those of the CPU, within what the precision allows") {
   for (const ModelConfig& base : {kSmall, kRagged}) {
     if (quick_set() && base == kRagged) continue;
     for (const Variant& v : model_variants(base)) {
       check_against_cpu(v, Precision::fp32, 8, 16);
-      if (base == kSmall) check_against_cpu(v, Precision::bf16, 8, 16);  // the other's plain kernels are fp32's
+      if (base == kSmall) check_against_cpu(v, Precision::bf16, 8, 16);  // the other base runs the plain kernels of fp32
     }
   }
 }
 
-TEST_CASE("an adapter's dropout at the head is one mask, however many rows of logits are made at once" * full_set()) {
+TEST_CASE("an adapter's dropout at the head is one mask, however many rows of logits are computed at once" * full_set()) {
   const ModelConfig config = {
       .max_seq_len = 11, .vocab_size = 8200, .num_layers = 1, .num_heads = 1, .channels = 5, .tied_head = false};
   const Variant head{"a head's adapter", config, {.lora = {.rank = 2, .alpha = 8, .dropout = 0.5f, .targets = "head"}}};
-  REQUIRE(logits_chunk_rows(config, 27 * 11) < 27 * 11);  // the CPU's
+  REQUIRE(logits_chunk_rows(config, 27 * 11) < 27 * 11);  // rows per chunk on the CPU
   check_against_cpu(head, Precision::fp32, 27, 11);
 }
 
 TEST_CASE(
-    "three steps: what is trained follows the CPU's, what is not keeps its bits, with and without master weights" *
+    "three steps: trained parts follow the CPU, the others keep their bits, with and without master weights" *
     full_set()) {
   for (const Variant& v : model_variants(kSmall)) {
     INFO(v.name);
@@ -106,7 +106,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("tokens decoded one by one have the logits of the whole sequence, which are the CPU's") {
+TEST_CASE("tokens decoded one by one have the logits of the whole sequence, equal to those of the CPU") {
   for (const ModelConfig& base : {kSmall, kRagged}) {
     if (quick_set() && base == kSmall) continue;
     for (const Variant& v : model_variants(base)) {
@@ -148,7 +148,7 @@ TEST_CASE("recomputing changes no bit of any variant" * full_set()) {
   }
 }
 
-TEST_CASE("the memory plan is what every variant allocates") {
+TEST_CASE("the memory plan equals what every variant allocates") {
   for (const Variant& v : model_variants(kRagged)) {
     INFO(v.name);
     const GpuModel<float> model(v.config, v.options, 2, 9, gpu_tiers(Precision::fp32, false));
@@ -163,7 +163,7 @@ TEST_CASE("the memory plan is what every variant allocates") {
 #ifdef WROUGHT_CUDASIM
 namespace {
 
-// A model's step: which kernels a dry run of it names, and which ran.
+// The kernels that a dry run of a model's step names, and those that ran.
 template <class floatX>
 void check_step(const std::string& name, const ModelConfig& config, ModelOptions options, Precision precision,
                 bool reference, float dropout, int B, int T) {
@@ -210,7 +210,7 @@ void check_step(const std::string& name, const ModelConfig& config, const ModelO
 
 }  // namespace
 
-TEST_CASE("a dry run names the kernels that a step launches, as often as it does; and no step allocates" * full_set()) {
+TEST_CASE("a dry run names the kernels that a step launches, with their counts; and no step allocates" * full_set()) {
   for (const ModelConfig& base : {kSmall, kRagged}) {
     for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16}) {
       for (const bool reference : {false, true}) {

@@ -22,7 +22,7 @@ TEST_CASE("GPT-2's four sizes have the published numbers of parameters") {
   CHECK(num_parameters(param_table(gpt2(48, 25, 1600))) == 1'557'611'200);
 }
 
-TEST_CASE("the tensors lie in the arena one after another: aligned, no overlap, no gap of a cache line") {
+TEST_CASE("the tensors follow one another in the arena: aligned, no overlap, no gap of a cache line") {
   for (const ModelConfig& config : {kOdd, gpt2(12, 12, 768), ModelConfig{1, 1, 1, 1, 1}}) {
     const std::vector<ParamTensor> table = param_table(config);
     REQUIRE(table.size() == 4 + 12 * static_cast<size_t>(config.num_layers));
@@ -39,7 +39,7 @@ TEST_CASE("the tensors lie in the arena one after another: aligned, no overlap, 
   }
 }
 
-TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor has its place of the arena") {
+TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor has its place in the arena") {
   const std::vector<ParamTensor> adamw = param_table(kOdd), muon = param_table(kOdd, {.optimizer = Optimizer::muon});
   REQUIRE(adamw.size() == muon.size());
   int64_t end = 0, left_out = 0;
@@ -60,7 +60,7 @@ TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor h
   CHECK(muon_scratch(adamw) == 0);
   CHECK(muon_scratch(muon) == 2 * (163 * 64) + 2 * (41 * 64));  // X of 4 x 51 x 51, A of 51 x 51, to 64 each
 
-  // The runs are what has a v, in the same order in both.
+  // The runs cover the tensors with a v, in the same order in both.
   REQUIRE(adamw_runs(adamw).size() == 1);
   CHECK(adamw_runs(adamw)[0].size == arena_size(adamw));
   const std::vector<ParamRun> runs = adamw_runs(muon);
@@ -100,7 +100,7 @@ TEST_CASE("bind_params points to the table's offsets") {
   }
 }
 
-TEST_CASE("names are unique, and the files' names and shapes are GPT2LMHeadModel's") {
+TEST_CASE("names are unique, and names and shapes in files are those of GPT2LMHeadModel") {
   std::set<std::string> names, hf_names;
   for (const ParamTensor& tensor : param_table(kOdd)) {
     CAPTURE(tensor.name);
@@ -120,7 +120,7 @@ TEST_CASE("names are unique, and the files' names and shapes are GPT2LMHeadModel
   }
 }
 
-TEST_CASE("a row says where its tensor is and what it is for") {
+TEST_CASE("a row gives its tensor's place and role") {
   ModelConfig config = kOdd;
   config.num_classes = 5;
   ModelOptions options;
@@ -177,7 +177,7 @@ TEST_CASE("matrices decay and start normal; vectors do neither") {
   }
 }
 
-TEST_CASE("GPT-2's sizes start as GPT-2 does; narrower models with larger numbers") {
+TEST_CASE("GPT-2's sizes start as GPT-2 does; narrower models start with larger numbers") {
   const auto std_of = [](const ModelConfig& config, const std::string& name) {
     for (const ParamTensor& tensor : param_table(config)) {
       if (tensor.name == name) return tensor.init_std;

@@ -1,4 +1,4 @@
-// PyTorch's random numbers, against PyTorch's own (dev/reference/torch_random.py).
+// Our version of PyTorch's random numbers, compared with PyTorch (dev/reference/torch_random.py).
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -28,7 +28,7 @@ std::vector<float> normals(uint64_t seed, const std::vector<size_t>& sizes) {
   return all;
 }
 
-// 24 bits of a word of the generator can be told apart in [0, 1), as in a block of normal().
+// A number in [0, 1) shows 24 bits of a word of the generator, as in a block of normal().
 std::vector<float> uniforms(uint64_t seed, size_t n) {
   std::vector<float> x(n);
   TorchRandom(seed).uniform(x, 0, 1);
@@ -37,7 +37,7 @@ std::vector<float> uniforms(uint64_t seed, size_t n) {
 
 }  // namespace
 
-TEST_CASE("uniform numbers are torch's, bit for bit") {
+TEST_CASE("uniform numbers equal those of torch, bit for bit") {
   const auto draw = [](uint64_t seed, double from, double to) {
     std::vector<float> x(50);
     TorchRandom(seed).uniform(x, from, to);
@@ -46,12 +46,12 @@ TEST_CASE("uniform numbers are torch's, bit for bit") {
   const double bound = 1 / std::sqrt(768.0);
   CHECK(draw(123, -bound, bound) == golden().get<float>("uniform"));
   CHECK(draw((uint64_t{1} << 40) + 5, -bound, bound) ==
-        golden().get<float>("uniform_wide"));  // 32 bits of a seed count
+        golden().get<float>("uniform_wide"));  // seeds of 32 bits
   CHECK(draw(5, -bound, bound) == golden().get<float>("uniform_wide"));
   CHECK(draw(7, 0.3, 5) == golden().get<float>("uniform_shifted"));
 }
 
-TEST_CASE("normal numbers are torch's") {
+TEST_CASE("normal numbers equal those of torch") {
   const std::vector<std::pair<const char*, std::vector<size_t>>> cases = {
       {"normal_5_4", {5, 4}}, {"normal_16", {16}}, {"normal_37_15", {37, 15}}, {"normal_4096", {4096}}};
   for (const auto& [name, sizes] : cases) {
@@ -60,8 +60,9 @@ TEST_CASE("normal numbers are torch's") {
                              vector = golden().get<float>(std::string(name) + "_vector");
     REQUIRE(x.size() == plain.size());
     REQUIRE(x.size() == vector.size());
-    // Three functions of the C library's, each right to an ulp or so, make a number of at most 6: where the library is
-    // another, some ulps of 4. Their vector versions are no worse in so few draws; millions were up to 2.5e-6 apart.
+    // Three functions of the C library, each right to about an ulp, make a number of at most 6: with another library,
+    // some ulps of 4. Their vector versions are no worse in so few draws; among millions the difference was up to
+    // 2.5e-6.
     const double some_ulps = 4 * 0x1p-21;
     double worst = 0, worst_vector = 0;
     for (size_t i = 0; i < x.size(); ++i) {
@@ -74,10 +75,10 @@ TEST_CASE("normal numbers are torch's") {
   }
 }
 
-TEST_CASE("a rest of a block draws the last 16 anew") {
+TEST_CASE("a partial block redraws the last 16") {
   const std::vector<float> whole = normals(9, {32}), rest = normals(9, {41});
   CHECK(std::equal(rest.begin(), rest.begin() + 25, whole.begin()));
-  const std::vector<float> u = uniforms(9, 41 + 16);  // 41 for the blocks, then 16 for the rest
+  const std::vector<float> u = uniforms(9, 41 + 16);  // 41 for the blocks, then 16 for the partial block
   for (size_t j = 0; j < 8; ++j) {
     const double radius = std::sqrt(-2 * std::log(1 - double{u[41 + j]})), angle = 2 * std::numbers::pi * u[49 + j];
     CHECK(rest[25 + j] == doctest::Approx(radius * std::cos(angle)).epsilon(1e-5));
@@ -85,7 +86,7 @@ TEST_CASE("a rest of a block draws the last 16 anew") {
   }
 }
 
-TEST_CASE("whole numbers and permutations are torch's") {
+TEST_CASE("whole numbers and permutations equal those of torch") {
   TorchRandom random(123);
   const std::vector<int32_t> halves = golden().get<int32_t>("integer");
   for (size_t i = 0; i + 1 < halves.size(); i += 2) {
@@ -103,7 +104,7 @@ TEST_CASE("whole numbers and permutations are torch's") {
   CHECK_THROWS_AS(random.permutation(-1), Error);
 }
 
-TEST_CASE("draws from probabilities are torch's") {
+TEST_CASE("draws from probabilities equal those of torch") {
   const std::vector<float> p = golden().get<float>("p");
   TorchRandom random(123);
   std::vector<int32_t> ids;
@@ -112,7 +113,7 @@ TEST_CASE("draws from probabilities are torch's") {
   for (int i = 0; i < 100; ++i) CHECK(random.multinomial(std::vector<float>{0, 0, 3, 0}) == 2);
 }
 
-TEST_CASE("what is no distribution is refused") {
+TEST_CASE("weights that are not a distribution are refused") {
   TorchRandom random(1);
   for (const std::vector<float>& p : {std::vector<float>{}, {0, 0}, {0.5f, -0.1f}, {1, NAN}, {1, INFINITY}}) {
     CHECK_THROWS_WITH_AS(random.multinomial(p), doctest::Contains("finite numbers from 0"), Error);

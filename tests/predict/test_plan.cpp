@@ -1,4 +1,4 @@
-// The formulas of plans for several GPUs: what is sent, what each keeps, what overlaps, and what was published.
+// The formulas of plans for several GPUs: traffic, memory per GPU, overlap, and published runs.
 #include <doctest/doctest.h>
 
 #include <map>
@@ -28,26 +28,26 @@ std::map<std::string, int64_t> memory(const Run& run) {
 
 }  // namespace
 
-TEST_CASE("units are the whole model") {
+TEST_CASE("the units cover the whole model") {
   for (const char* model : {"gpt2", "gpt2-medium", "gpt2-xl"}) {
     const ModelConfig& shape = find_preset(model)->shape;
     int64_t parameters = 0;
     for (const ParamTensor& tensor : param_table(shape)) parameters += tensor.size();
     CHECK(units_of(shape).all() == parameters);
   }
-  // The last to be summed up: 31 % of GPT-2's smallest.
+  // The embeddings are summed up last: 31 % of the smallest GPT-2.
   const Units units = units_of(find_preset("gpt2")->shape);
   CHECK(static_cast<double>(units.embeddings) / static_cast<double>(units.all()) ==
         doctest::Approx(0.317).epsilon(0.01));
 }
 
-TEST_CASE("what a step sends") {
+TEST_CASE("the traffic of a step") {
   const Units units = units_of(find_preset("gpt2")->shape);
   const int64_t N = units.all();
   CHECK(step_time(run_on(1, 3)).volume == 0);
   for (int gpus : {2, 8, 64}) {
     for (int zero : {0, 1, 2}) CHECK(step_time(run_on(gpus, zero)).volume == 2 * N);
-    // 3 N but for what is still whole when backward begins: the embeddings, the last unit and the two last blocks.
+    // 3 N except for what is still whole when backward begins: the embeddings, the last unit and the two last blocks.
     CHECK(step_time(run_on(gpus, 3)).volume == 3 * N - units.whole());
   }
   Run run = run_on(8, 0);
@@ -62,14 +62,14 @@ TEST_CASE("what a step sends") {
   CHECK(volume(3) == 4 * N + N + 7 * (N - units.whole()));
 }
 
-TEST_CASE("what each GPU keeps") {
+TEST_CASE("the memory that each GPU keeps") {
   const std::map<std::string, int64_t> one = memory(run_on(1, 3));
   const Units units = units_of(find_preset("gpt2")->shape);
   for (int gpus : {2, 8, 64}) {
     CAPTURE(gpus);
     const auto kept = [&](int zero, const char* name) { return memory(run_on(gpus, zero)).at(name); };
-    // As many elements as the model's arenas have, whose units are padded where parts are to be as large: all, and
-    // those that are whole for a while.
+    // As many elements as the model's arenas, whose units are padded so that all parts have the same size: all of them,
+    // and those that are whole for a while.
     const auto elements = [&](int zero) {
       const Run run = run_on(gpus, zero);
       const std::vector<ParamUnit> padded = param_units(param_table(run.shape, run.options()), gpus);
@@ -94,7 +94,7 @@ TEST_CASE("what each GPU keeps") {
     CHECK(kept(3, "gathered parameters") == 2 * whole);
     CHECK(kept(3, "activations") == one.at("activations"));
   }
-  // Everything but the activations is that of arena_plan().
+  // Everything but the activations equals arena_plan().
   int64_t planned = 0;
   const Run run = run_on(1, 0);
   for (const MemoryRow& row : arena_plan(run.shape, run.options(), run.B, run.T, int64_t{run.B} * run.T, true)) {
@@ -106,11 +106,11 @@ TEST_CASE("what each GPU keeps") {
   CHECK(memory_of(recomputing) < memory_of(run));
 }
 
-TEST_CASE("a collective by hand") {
+TEST_CASE("a collective takes the time worked out by hand") {
   Run run = run_on(8, 0);
   CHECK(collective_seconds(run, 360e9) == doctest::Approx(7.0 / 8 + 8.4e-6 + 7 * 3.4e-6));
   CHECK(all_reduce_seconds(run, 360e9) == doctest::Approx(2 * 7.0 / 8 + 8.4e-6 + 14 * 3.4e-6));
-  run.gpus = 64;  // 8 nodes: a fast network leaves NVLink's time, a slow one its own
+  run.gpus = 64;  // 8 nodes: with a fast network NVLink's time counts, with a slow one the network's time
   CHECK(collective_seconds(run, 360e9) == doctest::Approx(7.0 / 8 + 8.4e-6 + 7 * 3.4e-6 + 3 * 14e-6));
   run.network = 1e9;
   CHECK(collective_seconds(run, 8e9) == doctest::Approx(7.0 / 8 / 0.9 + 8.4e-6 + 7 * 3.4e-6 + 3 * 14e-6));
@@ -118,7 +118,7 @@ TEST_CASE("a collective by hand") {
   CHECK(collective_seconds(run, 8e9) == 0);
 }
 
-TEST_CASE("communication hides behind computing, and not where the network is slow") {
+TEST_CASE("communication overlaps with computing, except on a slow network") {
   for (int zero = 0; zero <= 3; ++zero) {
     CAPTURE(zero);
     Run run = run_on(64, zero, "gpt2-xl");
@@ -140,7 +140,7 @@ TEST_CASE("communication hides behind computing, and not where the network is sl
   CHECK(step_time(run).exposed >= all_reduce_seconds(run, 4 * embeddings));
 }
 
-TEST_CASE("a small batch waits for the host's launches") {
+TEST_CASE("a small batch waits for launches by the host") {
   Run run = run_on(1, 0);
   CHECK(step_time(run).launching == 0);
   run.B = run.T = 1;
@@ -148,7 +148,7 @@ TEST_CASE("a small batch waits for the host's launches") {
   CHECK(step_time(run).launching > 0);
 }
 
-TEST_CASE("published runs within 15 %") {
+TEST_CASE("published runs are predicted within 15 %") {
   for (const Published& published : kPublished) {
     CAPTURE(published.model);
     CAPTURE(published.gpu);
@@ -156,7 +156,7 @@ TEST_CASE("published runs within 15 %") {
     CHECK(fits(run));
     CHECK(1e3 * step_time(run).seconds() == doctest::Approx(published.ms).epsilon(0.15));
   }
-  // What llm.c's log of the last says that it allocates for m on each of 8 GPUs, and for activations.
+  // The sizes of m on each of 8 GPUs and of activations, from llm.c's log of the last run.
   const Published& largest = kPublished[std::size(kPublished) - 1];
   const std::map<std::string, int64_t> bytes = memory(run_of(largest, find_preset(largest.model)->shape));
   CHECK((bytes.at("AdamW m") >> 20) == 742);

@@ -76,7 +76,7 @@ TEST_CASE("invalid UTF-8 is found at its byte and replaced by maximal subparts")
   CHECK(find_invalid_utf8("x\xED\xA0\x80") == 1);     // surrogate
   CHECK(find_invalid_utf8("\xF4\x90\x80\x80") == 0);  // above U+10FFFF
   CHECK(find_invalid_utf8("\xE2\x82") == 0);          // cut off
-  // Expectations from Python's bytes.decode("utf-8", errors="replace").
+  // Expected values from Python's bytes.decode("utf-8", errors="replace").
   CHECK(replace_invalid_utf8("a\xFFz") == "a\uFFFDz");
   CHECK(replace_invalid_utf8("\xE2\x82z") == "\uFFFDz");
   CHECK(replace_invalid_utf8("\xF0\x9F\x98") == "\uFFFD");
@@ -93,12 +93,12 @@ void write_to(const fs::path& path, std::string_view text) {
   writer.commit();
 }
 
-// A character device: one of the folder's own; the system's where this process may neither make one nor replace it.
-// Else "".
+// A character device: one made in the folder, or the system's if this process can neither make one nor replace it, else
+// "".
 fs::path device(const TemporaryFolder& folder, const std::string& name, unsigned minor) {
   const fs::path own = folder.path / name, systems = "/dev/" + name;
   if (::mknod(own.c_str(), S_IFCHR | 0600, makedev(1, minor)) == 0 && ::access(own.c_str(), W_OK) == 0) {
-    const int fd = ::open(own.c_str(), O_WRONLY | O_CLOEXEC);  // not on a file system without devices
+    const int fd = ::open(own.c_str(), O_WRONLY | O_CLOEXEC);  // fails on a file system without devices
     if (fd >= 0) {
       ::close(fd);
       return own;
@@ -107,7 +107,7 @@ fs::path device(const TemporaryFolder& folder, const std::string& name, unsigned
   return fs::exists(systems) && ::access("/dev", W_OK) != 0 ? systems : "";
 }
 
-// What came out of a FIFO while `body` wrote to it.
+// The bytes read from a FIFO while `body` wrote to it.
 std::string read_from_fifo(const fs::path& fifo, const std::function<void()>& body) {
   const int fd = ::open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   std::atomic<bool> written{false};
@@ -135,7 +135,7 @@ std::string read_from_fifo(const fs::path& fifo, const std::function<void()>& bo
 
 }  // namespace
 
-TEST_CASE("links are followed: what they lead to is replaced, or made") {
+TEST_CASE("links are followed: their targets are replaced, or made") {
   const TemporaryFolder folder;
   const fs::path target = folder.write("elsewhere/target.txt", "old");
   fs::create_symlink("elsewhere/target.txt", folder.path / "link");
@@ -143,7 +143,7 @@ TEST_CASE("links are followed: what they lead to is replaced, or made") {
   fs::create_symlink("elsewhere/new.txt", folder.path / "dangling");
   fs::create_symlink("elsewhere", folder.path / "folder_link");
   fs::create_symlink(folder.path / "elsewhere/absolute.txt", folder.path / "absolute");
-  fs::create_hard_link(target, folder.path / "before");  // a new file takes the name, the old one stays as it was
+  fs::create_hard_link(target, folder.path / "before");  // a new file takes the name, the old one stays unchanged
   write_to(folder.path / "link_to_link", "new");
   CHECK(MappedFile(target).text() == "new");
   CHECK(MappedFile(folder.path / "before").text() == "old");
@@ -166,7 +166,7 @@ TEST_CASE("links are followed: what they lead to is replaced, or made") {
   }
 }
 
-TEST_CASE("devices, FIFOs and open descriptors are written to as they are") {
+TEST_CASE("devices, FIFOs and open descriptors are written to directly") {
   const TemporaryFolder folder;
   const TemporaryFolder other;
   const fs::path null = device(other, "null", 3);
@@ -212,7 +212,7 @@ TEST_CASE("devices, FIFOs and open descriptors are written to as they are") {
   CHECK(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()) == 4);  // no .tmp
 }
 
-TEST_CASE("a device that is full and a reader that has gone are errors") {
+TEST_CASE("a full device and a closed reader are errors") {
   const TemporaryFolder folder;
   const fs::path fifo = folder.path / "fifo";
   REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
@@ -230,7 +230,7 @@ TEST_CASE("a device that is full and a reader that has gone are errors") {
   CHECK(fs::is_character_file(full));
 }
 
-TEST_CASE("what is not to be replaced is refused by name and kind, and stays") {
+TEST_CASE("files that must not be replaced are refused by name and kind, and stay") {
   const TemporaryFolder folder;
   const fs::path& in = folder.path;
   fs::create_directory(in / "folder");
@@ -280,7 +280,7 @@ TEST_CASE("what is not to be replaced is refused by name and kind, and stays") {
   CHECK_FALSE(fs::exists(in / "new.tmp"));
 }
 
-TEST_CASE("a folder to write: what stands there must be one, and else nothing is made") {
+TEST_CASE("an output folder must be a folder or not exist, and the check makes nothing") {
   const TemporaryFolder folder;
   const fs::path& in = folder.path;
   fs::create_directory(in / "folder");

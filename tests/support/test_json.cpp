@@ -21,12 +21,12 @@ bool contains(const std::string& text, const char* part) { return text.find(part
 
 }  // namespace
 
-TEST_CASE("JSON that is fine") {
+TEST_CASE("valid JSON is accepted") {
   CHECK(parse_json(R"({"a": [1, {"b": null}], "c": "é"})", "a.json", 3)["a"][0] == 1);
   CHECK(parse_json(R"([{"a": 1}, {"a": 2}])", "a.json", 2).size() == 2);  // the same name in two objects
 }
 
-TEST_CASE("JSON that is not: the message begins with where") {
+TEST_CASE("invalid JSON: the message begins with the place") {
   for (const std::string_view text : {"", "{", "{} {}", "[1,]", "{\"a\": tru}", "nul", "{\"a\": \"\xff\"}"}) {
     CAPTURE(text);
     CHECK(contains(refused(text), "a.json: not JSON"));
@@ -34,7 +34,7 @@ TEST_CASE("JSON that is not: the message begins with where") {
   CHECK(contains(refused(std::string_view("{}\0", 3)), "zero byte at offset 2"));
   CHECK(contains(refused(R"({"a": 1, "b": 2, "a": 3})"), "\"a\" occurs twice"));
   CHECK(contains(refused("[[[[1]]]]"), "nested deeper than the 3 levels"));
-  CHECK(contains(refused(std::string(1'000'000, '[')), "nested deeper"));  // and no stack is eaten
+  CHECK(contains(refused(std::string(1'000'000, '[')), "nested deeper"));  // and the stack does not grow
 }
 
 TEST_CASE("quoted text in messages is short and printable") {
@@ -43,7 +43,7 @@ TEST_CASE("quoted text in messages is short and printable") {
   CHECK(contains(in_quotes("\xff"), "\uFFFD"));
 }
 
-TEST_CASE("a file is one object; what is written is read again") {
+TEST_CASE("a file is one object; written values are read again") {
   const std::filesystem::path path =
       std::filesystem::temp_directory_path() / strprintf("wrought_test_json_%d", getpid());
   const json value = {{"a", {1, 2}}, {"b", "\u00e9"}};

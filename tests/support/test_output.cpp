@@ -1,4 +1,4 @@
-// Where nobody reads what a program prints.
+// Output that no process reads.
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -32,7 +32,7 @@ Ends terminal_ends() {
   return {master, terminal};
 }
 
-// The exit code of `body` as a process of its own with this stdout, or 128 + the signal that ended it; SIGALRM if it
+// The exit code of `body`, run in its own process with this stdout, or 128 + the signal that ended it; SIGALRM if it
 // takes longer than 20 s.
 int in_process(const Ends& ends, const std::function<int()>& body) {
   const pid_t child = ::fork();
@@ -52,7 +52,7 @@ constexpr int kLines = 2000;  // more than a pipe or a terminal holds
 
 }  // namespace
 
-TEST_CASE("a reader that does not read, and one that has gone, hold nothing up") {
+TEST_CASE("readers that do not read or have closed do not block the writer") {
   const struct {
     const char* name;
     Ends (*make)();
@@ -78,7 +78,7 @@ TEST_CASE("a reader that does not read, and one that has gone, hold nothing up")
   }
 }
 
-TEST_CASE("without that the end of the reader ends the program") {
+TEST_CASE("by default a closed reader ends the program") {
   const Ends ends = pipe_ends();
   ::close(ends.read);
   CHECK(in_process(ends, [] {
@@ -88,7 +88,7 @@ TEST_CASE("without that the end of the reader ends the program") {
   ::close(ends.write);
 }
 
-TEST_CASE("a reader that reads again hears how many lines it has missed; the last words wait for it") {
+TEST_CASE("a reader that resumes is told how many lines it missed; the last lines wait for it") {
   const Ends ends = pipe_ends(), dropped = pipe_ends();
   const pid_t writer = ::fork();
   if (writer == 0) {
@@ -107,7 +107,7 @@ TEST_CASE("a reader that reads again hears how many lines it has missed; the las
   ::close(dropped.write);
   std::string heard;
   char bytes[4096];
-  CHECK(::read(dropped.read, bytes, 1) == 0);  // waits until it is through with what it may drop
+  CHECK(::read(dropped.read, bytes, 1) == 0);  // waits until the droppable lines are done
   ::close(dropped.read);
   for (ssize_t n; (n = ::read(ends.read, bytes, sizeof bytes)) > 0;) heard.append(bytes, static_cast<size_t>(n));
   int status = -1;

@@ -1,9 +1,9 @@
-// The line that says how far a run is.
+// The progress line of a run.
 #include <doctest/doctest.h>
 
 #include "llm/support/progress.h"
 
-TEST_CASE("time as a clock shows it") {
+TEST_CASE("times are shown as on a clock") {
   CHECK(clock_text(0) == "0:00");
   CHECK(clock_text(75.9) == "1:15");
   CHECK(clock_text(3599) == "59:59");
@@ -12,7 +12,7 @@ TEST_CASE("time as a clock shows it") {
   CHECK(clock_text(1e300) == "100000:00:00");
 }
 
-TEST_CASE("the bar fills from none to all") {
+TEST_CASE("the bar fills from empty to full") {
   CHECK(progress_text(0, 10, 0, "x", 0) == "[....................] 0:00 left | x");
   CHECK(progress_text(5, 10, 61, "x", 0) == "[##########..........] 1:01 left | x");
   CHECK(progress_text(10, 10, 0, "x", 0) == "[####################] 0:00 left | x");

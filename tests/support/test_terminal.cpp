@@ -1,9 +1,9 @@
-// What a terminal is shown of a model's text.
+// A model's text as shown on a terminal.
 #include <doctest/doctest.h>
 
 #include "llm/support/terminal.h"
 
-TEST_CASE("control characters are written out, all else stays") {
+TEST_CASE("control characters are escaped, all else stays") {
   using namespace std::string_literals;
   const std::pair<std::string, std::string> cases[] = {
       {"a\tb\nc", "a\tb\nc"},
@@ -13,7 +13,7 @@ TEST_CASE("control characters are written out, all else stays") {
       {"\xc2\x9b"
        "2J",
        "\\x9b2J"},                               // U+009B: a control sequence in one character
-      {"\xc2\xa0\xc3\xa9", "\xc2\xa0\xc3\xa9"},  // the first that is none, and a letter
+      {"\xc2\xa0\xc3\xa9", "\xc2\xa0\xc3\xa9"},  // the first that is not a control character, and a letter
       {"\xe2\x82\xac \xef\xbf\xbd", "\xe2\x82\xac \xef\xbf\xbd"},
       {"\xc2", "\xc2"},
       {"", ""}};

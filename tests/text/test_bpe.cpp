@@ -12,7 +12,7 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-// BPE as its definition says: the pair of lowest rank, the leftmost, until none is left.
+// BPE by its definition: merge the leftmost pair of lowest rank until none is left.
 Ids merge_plainly(Ids ids, std::span<const Merge> merges) {
   for (;;) {
     size_t best_rank = merges.size(), at = 0;
@@ -31,7 +31,7 @@ Ids merge_plainly(Ids ids, std::span<const Merge> merges) {
   }
 }
 
-// Training as its definition says: count all pairs anew for every step.
+// Training by its definition: count all pairs anew for every step.
 std::vector<Merge> learn_plainly(const std::map<std::string, int64_t>& pieces, int32_t first_id, size_t tokens) {
   std::vector<std::pair<Ids, int64_t>> words;
   for (const auto& [piece, count] : pieces) words.push_back({Ids(piece.begin(), piece.end()), count});
@@ -67,7 +67,7 @@ std::array<int32_t, 256> identity() {
 }  // namespace
 
 TEST_CASE("merging equals the definition, at every length up to the heap's") {
-  // A random vocabulary, whose merges follow no training order.
+  // A random vocabulary, whose merges are not in training order.
   std::mt19937 rng(1);
   MergeTable table;
   int32_t next = 4;
@@ -88,7 +88,7 @@ TEST_CASE("merging equals the definition, at every length up to the heap's") {
   }
 }
 
-TEST_CASE("the table finds what was added, refuses a pair twice and grows") {
+TEST_CASE("the table finds added pairs, refuses a pair twice and grows") {
   MergeTable table;
   for (int32_t k = 0; k < 5000; ++k) REQUIRE(table.add({k, MergeTable::kMaxId - 1 - k, k + 1}));
   CHECK_FALSE(table.add({7, MergeTable::kMaxId - 8, 1}));

@@ -1,4 +1,4 @@
-// Merging in pieces of text that no heap holds whole.
+// Merging in pieces of text too long for the heap.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-// Words of at most 500 ids, which are merged one by one for comparison, with an id between them that no merge has.
+// Words of at most 500 ids, which are merged one by one for comparison, separated by an id that no merge has.
 void check_against_words(const MergeTable& table, size_t n, const std::vector<int32_t>& letters, uint32_t seed) {
   constexpr int32_t kBorder = 9;
   std::mt19937 rng(seed);
@@ -31,7 +31,7 @@ void check_against_words(const MergeTable& table, size_t n, const std::vector<in
 
 }  // namespace
 
-TEST_CASE("a word of a million bytes merges as short ones do, in whatever order the merges stand") {
+TEST_CASE("a word of a million bytes merges as short ones do, in any order of the merges") {
   for (uint32_t seed = 0; seed < 6; ++seed) {
     CAPTURE(seed);
     std::mt19937 rng(seed);
@@ -49,19 +49,19 @@ TEST_CASE("a word of a million bytes merges as short ones do, in whatever order 
         ++next;
       }
     }
-    // As a training would have them, and shuffled: then a merge makes pairs that come before it.
+    // In training order, and shuffled: then a merge creates pairs that rank before it.
     if (seed % 2 == 1) std::shuffle(merges.begin(), merges.end(), rng);
     MergeTable table;
     for (const Merge& merge : merges) table.add(merge);
     check_against_words(table, 400'000, {0, 1, 2, 3}, seed);
-    // One letter nearly everywhere: its pairs are more than a band holds.
+    // One letter nearly everywhere: it has more pairs than a band holds.
     Ids letters(50, 0);
     letters.push_back(1);
     check_against_words(table, 1'000'000, letters, seed);
   }
 }
 
-TEST_CASE("one letter a million times, in pairs of pairs") {
+TEST_CASE("one letter a million times merges in pairs of pairs") {
   MergeTable table;
   table.add({0, 0, 10});
   table.add({10, 10, 11});

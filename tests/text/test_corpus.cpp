@@ -32,7 +32,7 @@ std::string repeat(std::string_view text, int times) {
   return all;
 }
 
-// The part that trains, when a fraction of `val` validates.
+// The training part when a fraction of `val` is for validation.
 std::string train_part(std::string_view text, double val) {
   return std::string(text.substr(0, validation_begin(text, val)));
 }
@@ -41,7 +41,7 @@ std::string train_part(std::string_view text, double val) {
 
 // ---- reading -------------------------------------------------------------------------------------------------------
 
-TEST_CASE("a file is read as it is, whatever its name") {
+TEST_CASE("a file is read unchanged, whatever its name") {
   const TempDir dir;
   const std::string text = "caf\xC3\xA9\r\n" + std::string(1, '\0') + "<|endoftext|>\n";
   spill(dir / "book", text);
@@ -98,7 +98,7 @@ TEST_CASE("missing, empty and unreadable texts are errors that name the file") {
   fs::permissions(dir / "closed", fs::perms::owner_all);
 }
 
-TEST_CASE("text that is not UTF-8 is named by file and byte, or mended by --lossy") {
+TEST_CASE("text that is not UTF-8 is reported by file and byte, or repaired by --lossy") {
   const TempDir dir;
   spill(dir / "a.txt", "good");
   spill(dir / "b.txt", repeat("x", 70'000) + "\xE9t\xE9");  // Latin-1
@@ -112,9 +112,9 @@ TEST_CASE("text that is not UTF-8 is named by file and byte, or mended by --loss
 
 // ---- train and validation ------------------------------------------------------------------------------------------
 
-TEST_CASE("--lossy mends a text in stretches as it does as a whole") {
+TEST_CASE("--lossy repairs a text in stretches as it does as a whole") {
   const TempDir dir;
-  std::string bytes;  // longer than a stretch, and none of its borders between two characters
+  std::string bytes;  // longer than a stretch, with no border of a stretch between two characters
   for (const char* piece :
        {"a\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xE2\x82", "\xFF", "\x80\x80\x80\x80\x80", "\xF0\x9F\x98"}) {
     for (int k = 0; k < 300'000; ++k) bytes += piece;
@@ -125,7 +125,7 @@ TEST_CASE("--lossy mends a text in stretches as it does as a whole") {
 
 TEST_CASE("text without documents is cut by characters, not bytes, and never inside one") {
   CHECK(train_part("0123456789", 0.1) == "012345678");
-  CHECK(train_part("0123456789", 0.25) == "0123456");  // 7.5 characters train: the half one validates
+  CHECK(train_part("0123456789", 0.25) == "0123456");  // 7.5 characters train: the half character is for validation
   CHECK(train_part("\xC3\xA9\xE2\x82\xAC"
                    "abcdefg\xF0\x9F\x98\x80",
                    0.1) ==
@@ -136,22 +136,22 @@ TEST_CASE("text without documents is cut by characters, not bytes, and never ins
   for (const int percent : {1, 33, 50, 77, 99}) {
     CHECK(validation_begin(snow, percent / 100.0) == 3 * static_cast<size_t>((1 - percent / 100.0) * 10'000));
   }
-  // The sizes of tinyshakespeare (nanoGPT's train part) and the-verdict (the book's).
+  // The sizes of tinyshakespeare (nanoGPT's train part) and the-verdict (the train part of the book).
   CHECK(validation_begin(std::string(1'115'394, 'x'), 0.1) == 1'003'854);
   CHECK(validation_begin(std::string(20'479, 'x'), 0.1) == 18'431);
 }
 
-TEST_CASE("documents stay whole: validation begins after the marker nearest to the wanted place") {
+TEST_CASE("documents stay whole: validation begins after the marker nearest to the requested place") {
   const std::string end(kEndOfText);
   const auto doc = [](char name, int n) { return std::string(static_cast<size_t>(n), name); };
   const std::string two = doc('a', 60) + end + doc('b', 40);
   for (const double val : {0.01, 0.1, 0.5, 0.9, 0.99}) CHECK(train_part(two, val) == doc('a', 60) + end);
-  const std::string many = repeat(doc('a', 87) + end, 10);  // 100 bytes each, one after the last
+  const std::string many = repeat(doc('a', 87) + end, 10);  // 100 bytes each, also after the last
   CHECK(validation_begin(many, 0.1) == 900);
   CHECK(validation_begin(many, 0.12) == 900);
-  CHECK(validation_begin(many, 0.15) == 800);  // as far to 800 as to 900
+  CHECK(validation_begin(many, 0.15) == 800);  // as far from 800 as from 900
   CHECK(validation_begin(many, 0.16) == 800);
-  CHECK(validation_begin(many, 0.001) == 900);  // never behind the last document,
+  CHECK(validation_begin(many, 0.001) == 900);  // never after the last document,
   CHECK(validation_begin(many, 0.999) == 100);  // nor before the first
   CHECK(validation_begin(many + "\n" + end + "\n", 0.001) == 900);
   CHECK(validation_begin(end + "\n" + many, 0.999) == end.size() + 1 + 100);
@@ -161,7 +161,7 @@ TEST_CASE("one document with markers around it is cut inside, never in a marker"
   const std::string end(kEndOfText);
   CHECK(train_part(repeat("x", 87) + end, 0.5) == repeat("x", 50));
   CHECK(train_part(end + repeat("x", 87), 0.5) == end + repeat("x", 37));
-  CHECK_THROWS_AS(validation_begin(repeat("x", 87) + end, 0.1), Error);   // the last tenth is the marker's
+  CHECK_THROWS_AS(validation_begin(repeat("x", 87) + end, 0.1), Error);   // the last tenth is within the marker
   CHECK_THROWS_AS(validation_begin(repeat("x", 87) + end, 0.13), Error);  // and so is the last 13 %
   CHECK_THROWS_AS(validation_begin(end + repeat("x", 87), 0.95), Error);
 }
@@ -198,7 +198,7 @@ TEST_CASE("prepare_shards writes both parts, and the marker as the special token
   CHECK_NOTHROW(train.check_vocabulary(tokenizer.vocab_size()));
 }
 
-TEST_CASE("prepare_shards that fails leaves the shards of before") {
+TEST_CASE("prepare_shards that fails leaves the previous shards") {
   const TempDir dir;
   const Tokenizer tokenizer = Tokenizer::chars("abc");
   const PreparedData before = prepare_shards("abcabcabca", tokenizer, 0.5, dir.path, 1);

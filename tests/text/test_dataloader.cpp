@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Shards whose token i is i itself, cut at the given places, so that a batch shows where it was read.
+// Shards whose token i is i itself, cut at the given places: the tokens of a batch show where it was read.
 struct Counting {
   fs::path dir = fs::temp_directory_path() / strprintf("wrought_test_dataloader_%d", ::getpid());
   explicit Counting(int32_t n, std::vector<int32_t> cuts = {}) {
@@ -33,7 +33,7 @@ struct Counting {
   TokenSequence open() const { return TokenSequence::open((dir / "*.bin").string()); }
 };
 
-// Where each window of a batch begins; checks on the way that inputs, targets and weights are those of these windows.
+// The beginning of each window of a batch; also checks that inputs, targets and weights are those of these windows.
 std::vector<int64_t> starts(const Batch& batch, const LoaderConfig& config) {
   REQUIRE(batch.B == config.B);
   REQUIRE(batch.T == config.T);
@@ -53,7 +53,7 @@ std::vector<int64_t> starts(const Batch& batch, const LoaderConfig& config) {
   return found;
 }
 
-// The windows of the next epoch, of one rank, in the order they come.
+// The windows of the next epoch, of one rank, in order.
 std::vector<int64_t> epoch_starts(DataLoader& loader, const LoaderConfig& config) {
   std::vector<int64_t> found;
   for (int64_t k = 0; k < loader.batches_per_epoch(); ++k) {
@@ -64,7 +64,7 @@ std::vector<int64_t> epoch_starts(DataLoader& loader, const LoaderConfig& config
 
 }  // namespace
 
-TEST_CASE("sequential batches lie as llm.c's do, and an epoch ends where llm.c's does") {
+TEST_CASE("sequential batches have the same places as in llm.c, and so does the end of an epoch") {
   const Counting data(1000);
   const LoaderConfig config = {.B = 3, .T = 7, .shuffled = false};
   DataLoader loader(data.open(), config);
@@ -88,7 +88,7 @@ TEST_CASE("an epoch visits every window once, and drops fewer than fill a batch"
         loader.seek({epoch, 0});
         std::vector<int64_t> seen = epoch_starts(loader, config);
         std::sort(seen.begin(), seen.end());
-        REQUIRE(std::adjacent_find(seen.begin(), seen.end()) == seen.end());  // none twice
+        REQUIRE(std::adjacent_find(seen.begin(), seen.end()) == seen.end());  // none occurs twice
         const int64_t phase = seen.front() % stride;
         if (!shuffled) CHECK(phase == 0);
         for (const int64_t start : seen) REQUIRE(start % stride == phase);
@@ -102,10 +102,10 @@ TEST_CASE("an epoch visits every window once, and drops fewer than fill a batch"
   }
 }
 
-TEST_CASE("ranks are dealt one process' batches in turn, across the ends of epochs, from any position") {
+TEST_CASE("ranks take the batches of a single process in turn, across the ends of epochs, from any position") {
   const Counting data(300);
   for (const bool shuffled : {false, true}) {
-    for (const int ranks : {2, 3, 5, 20}) {  // the last are more than an epoch has batches
+    for (const int ranks : {2, 3, 5, 20}) {  // the last is more than the batches of an epoch
       const LoaderConfig config = {.B = 3, .T = 7, .shuffled = shuffled, .seed = 5};
       for (const LoaderPosition from : {LoaderPosition{0, 0}, LoaderPosition{1, 5}}) {
         DataLoader alone(data.open(), config);
@@ -150,13 +150,13 @@ TEST_CASE("each epoch and each seed has its own order and phase; dropped windows
     orders.insert(windows);
   }
   CHECK(orders.size() == 60);
-  CHECK(phases.size() >= 16);   // of 20: 60 draws miss more than 4 of them with a probability below 1e-3
+  CHECK(phases.size() >= 16);   // out of 20: 60 draws miss more than 4 of them with a probability below 1e-3
   CHECK(visits.size() == 249);  // though an epoch has 240 of the 249
   CHECK(order(1, 0) == order(1, 0));
   CHECK(order(1, 0) != order(2, 0));
 }
 
-TEST_CASE("fixed windows are the sequential order's, shuffled anew each epoch") {
+TEST_CASE("fixed windows are those of the sequential order, shuffled anew each epoch") {
   const Counting data(1001 + 6);  // at a random phase the last window would not always fit
   LoaderConfig config = {.B = 2, .T = 10, .seed = 5, .fixed = true};
   DataLoader loader(data.open(), config);
@@ -171,9 +171,9 @@ TEST_CASE("fixed windows are the sequential order's, shuffled anew each epoch") 
   CHECK(orders.size() == 3);
 }
 
-TEST_CASE("the permutation favours no place") {
-  // 13 windows, 1,300 epochs: each window should come 100 times at a place. The statistic is chi-square with 12 degrees
-  // of freedom, above 45 with a probability of 1e-5; and the seed is fixed.
+TEST_CASE("the permutation prefers no place") {
+  // 13 windows, 1,300 epochs: each window should come 100 times at each place. The statistic is chi-square with 12
+  // degrees of freedom, above 45 with a probability of 1e-5; and the seed is fixed.
   const Counting data(13 * 4 + 4);
   const LoaderConfig config = {.B = 1, .T = 4, .seed = 3};
   DataLoader loader(data.open(), config);
@@ -199,7 +199,7 @@ TEST_CASE("the order never changes: saved positions mean the same batches for ev
   CHECK(starts(loader.next(), config) == std::vector<int64_t>{517, 1413, 485, 1205});
 }
 
-TEST_CASE("a loader that seeks continues as the one that ran on, across the end of an epoch") {
+TEST_CASE("a loader that seeks continues as one that was not interrupted, across the end of an epoch") {
   const Counting data(700, {90, 91, 350});
   for (const bool shuffled : {false, true}) {
     const LoaderConfig config = {.B = 2, .T = 9, .shuffled = shuffled, .seed = 11, .rank = 1, .ranks = 2};
@@ -224,7 +224,7 @@ TEST_CASE("a loader that seeks continues as the one that ran on, across the end 
   }
 }
 
-TEST_CASE("hundreds of shards are one sequence, and four ranks read it all, each window once") {
+TEST_CASE("hundreds of shards are one sequence, and four ranks read all of it, each window once") {
   std::vector<int32_t> cuts;
   for (int32_t cut = 31; cut < 12'000; cut += 37) cuts.push_back(cut);  // 324 shards
   const Counting cut(12'000, cuts);
@@ -281,7 +281,7 @@ TEST_CASE("windows beyond 2^32 tokens are found") {
     sequential.seek({0, far / 2});
     CHECK(sequential.next().inputs == std::vector<int32_t>{123, 456});
     DataLoader shuffled(TokenSequence::open(path.string()), {.B = 2, .T = 1});
-    shuffled.seek({0, (count - 1) / 2 - 1});  // the permutation of all 5e9 - 1 windows stays inside
+    shuffled.seek({0, (count - 1) / 2 - 1});  // the permutation of all 5e9 - 1 windows stays in range
     for (int k = 0; k < 100; ++k) CHECK_NOTHROW(shuffled.next());
   } else {
     MESSAGE("skipped: the file system of " << path << " does not make files with holes");
@@ -289,7 +289,7 @@ TEST_CASE("windows beyond 2^32 tokens are found") {
   fs::remove(path);
 }
 
-TEST_CASE("the least data that is enough is enough, one token less is an error that counts") {
+TEST_CASE("the minimum of data is enough, one token less is an error that names both counts") {
   for (const bool shuffled : {false, true}) {
     const LoaderConfig config = {.B = 3, .T = 8, .shuffled = shuffled};
     const int32_t least = shuffled ? 3 * 8 + 8 : 3 * 8 + 1;
@@ -297,7 +297,7 @@ TEST_CASE("the least data that is enough is enough, one token less is an error t
       const Counting data(least);
       DataLoader loader(data.open(), config);
       CHECK(loader.batches_per_epoch() == 1);
-      for (int k = 0; k < 50; ++k) starts(loader.next(), config);  // at any phase
+      for (int k = 0; k < 50; ++k) starts(loader.next(), config);  // at every phase
     }
     const Counting data(least - 1);
     const std::string message = strprintf("the data has %d tokens", least - 1);
@@ -330,7 +330,7 @@ TEST_CASE("configurations and positions outside their range are errors") {
   CHECK_NOTHROW(loader.seek({3, n - 1}));
 }
 
-TEST_CASE("what goes wrong on the prefetching thread surfaces in next(), and the position stays") {
+TEST_CASE("errors on the prefetching thread are thrown by next(), and the position stays") {
   const Counting data(100);
   std::string bytes(MappedFile(data.dir / "000.bin").text());
   bytes.replace(1024 + 4 * 50, 4, "\xFF\xFF\xFF\xFF");  // token 50
@@ -348,7 +348,7 @@ TEST_CASE("what goes wrong on the prefetching thread surfaces in next(), and the
   CHECK(loader.next().inputs[0] == 60);
 }
 
-TEST_CASE("a loader may be moved or destroyed at any time, with a batch under way or an error waiting") {
+TEST_CASE("a loader may be moved or destroyed at any time, with a batch in progress or an error pending") {
   const Counting data(100'000);
   const LoaderConfig config = {.B = 8, .T = 512, .shuffled = false};
   for (int k = 0; k < 20; ++k) {

@@ -26,7 +26,7 @@ void spill(const fs::path& path, std::string_view bytes) {
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
-// A shard's bytes, made here and not by write_shard.
+// A shard's bytes, made without write_shard.
 std::string shard_bytes(int32_t magic, int32_t version, int64_t count, const std::string& body) {
   std::string bytes(1024, '\0');
   const int32_t header[4] = {magic, version, static_cast<int32_t>(count), static_cast<int32_t>(count >> 32)};
@@ -48,7 +48,7 @@ std::vector<int32_t> iota(int32_t n, int32_t first = 0) {
 
 }  // namespace
 
-TEST_CASE("a file as llm.c writes it opens") {
+TEST_CASE("a file written by llm.c can be opened") {
   const TempDir dir;
   spill(dir / "a.bin", shard_bytes(20240520, 1, 3, std::string("\x00\x00\x50\xC3\xFF\xFF", 6)));
   CHECK(all(TokenSequence::open((dir / "a.bin").string())) == std::vector<int32_t>{0, 50000, 65535});
@@ -67,7 +67,7 @@ TEST_CASE("a vocabulary above 65,536 makes version 2") {
   CHECK(all(TokenSequence::open((dir / "a.bin").string())) == std::vector<int32_t>{65536, 1});
 }
 
-TEST_CASE("a shard longer than the writer's block comes back as it was") {
+TEST_CASE("a shard longer than the writer's block is read back unchanged") {
   const TempDir dir;
   for (const int vocab : {65536, 70001}) {
     std::vector<int32_t> tokens(200'003);
@@ -77,7 +77,7 @@ TEST_CASE("a shard longer than the writer's block comes back as it was") {
   }
 }
 
-TEST_CASE("a shard written part by part is that of all its tokens; without commit() the old one stays") {
+TEST_CASE("a shard written part by part equals one written at once; without commit() the old one stays") {
   const TempDir dir;
   for (const int vocab : {300, 70001}) {
     std::vector<int32_t> tokens(3000);
@@ -101,7 +101,7 @@ TEST_CASE("a shard written part by part is that of all its tokens; without commi
   CHECK_THROWS_WITH_AS(write_shard("/dev/null", iota(4), 10), doctest::Contains("expected a file"), Error);
 }
 
-TEST_CASE("tokens that do not fit are not written, and the old shard stays") {
+TEST_CASE("tokens that do not fit are refused, and the old shard stays") {
   const TempDir dir;
   write_shard(dir / "a.bin", iota(4), 10);
   const std::string before = slurp(dir / "a.bin");
@@ -156,7 +156,7 @@ TEST_CASE("a glob's shards are one sequence, sorted by name, read across their b
     for (int32_t count = 0; count <= 42 - from; ++count) {
       std::vector<int32_t> part(static_cast<size_t>(count) + 1, -7);
       sequence.copy(from, count, part.data());
-      REQUIRE(part.back() == -7);  // nothing beyond the end is touched
+      REQUIRE(part.back() == -7);  // nothing past the end is written
       part.pop_back();
       REQUIRE(part == iota(count, from));
     }
@@ -177,7 +177,7 @@ TEST_CASE("a name with glob characters is a file if there is one; no match and a
   CHECK_THROWS_WITH_AS(TokenSequence::open(dir.path.string()), doctest::Contains("a folder"), Error);
 }
 
-TEST_CASE("a list names shards and globs, in its own order, from its own folder") {
+TEST_CASE("a list names shards and globs, in its own order, relative to its own folder") {
   const TempDir dir;
   fs::create_directory(dir / "sub");
   write_shard(dir / "sub/x_2.bin", iota(7, 5), 100);
@@ -194,7 +194,7 @@ TEST_CASE("a list names shards and globs, in its own order, from its own folder"
   CHECK(all(sequence)[30] == 0);
   CHECK_THROWS_WITH_AS(open("a.bin\n\nb*.bin\n"), doctest::Contains("all.list, line 3: "), Error);
   CHECK_THROWS_WITH_AS(open("a.bin\nb.bin\n"), doctest::Contains("all.list, line 2: "), Error);
-  CHECK_THROWS_WITH_AS(open("all.list"), doctest::Contains("all.list, line 1: "), Error);  // a list is no shard
+  CHECK_THROWS_WITH_AS(open("all.list"), doctest::Contains("all.list, line 1: "), Error);  // a list is not a shard
   CHECK_THROWS_WITH_AS(open("# nothing\n"), doctest::Contains("names no shard"), Error);
   CHECK_THROWS_WITH_AS(TokenSequence::open((dir / "absent.list").string()), doctest::Contains("absent.list"), Error);
 }
@@ -232,7 +232,7 @@ TEST_CASE("an id that no int32 holds is an error, not a negative token") {
   CHECK_THROWS_WITH_AS(sequence.check_vocabulary(INT32_MAX), doctest::Contains("token 2 is 2147483648"), Error);
 }
 
-TEST_CASE("the checksum tells other data from the same") {
+TEST_CASE("the checksum tells different data from equal data") {
   const TempDir dir;
   const auto checksum = [&](const std::vector<int32_t>& tokens) {
     write_shard(dir / "a.bin", tokens, 50257);
@@ -251,7 +251,7 @@ TEST_CASE("the checksum tells other data from the same") {
   CHECK(checksum(large) != large_before);
 }
 
-TEST_CASE("positions beyond 2^32 tokens are read where they stand") {
+TEST_CASE("positions beyond 2^32 tokens are read at the right place") {
   const TempDir dir;
   const fs::path path = dir / "huge.bin";
   const int64_t count = 5'000'000'000;  // a file of 10 GB with holes: it takes a few pages on the disk

@@ -44,7 +44,7 @@ Pieces split_by_pattern(std::string_view text) {
     pieces.emplace_back(text.substr(from, end - from));
     from = end;
   }
-  CHECK(from == text.size());  // the pattern leaves no gaps
+  CHECK(from == text.size());  // the pattern has no gaps
   return pieces;
 }
 
@@ -58,7 +58,7 @@ std::string utf8(uint32_t code) {
 
 }  // namespace
 
-TEST_CASE("the pieces of small texts") {
+TEST_CASE("small texts have the expected pieces") {
   CHECK(split("") == Pieces{});
   CHECK(split("Hello world") == Pieces{"Hello", " world"});
   CHECK(split("I'll don't 's 'LL") == Pieces{"I", "'ll", " don", "'t", " '", "s", " '", "LL"});
@@ -107,11 +107,11 @@ TEST_CASE("random texts are cut as the pattern cuts them") {
   CHECK(split(golden.text()) == split_by_pattern(golden.text()));
 }
 
-TEST_CASE("bytes that are not UTF-8 are signs, and none is lost") {
+TEST_CASE("bytes that are not UTF-8 count as signs, and none is lost") {
   CHECK(split("a\xFF\xFE b") == Pieces{"a", "\xFF\xFE", " b"});
-  CHECK(split("\xE4\xB8") == Pieces{"\xE4\xB8"});  // a character cut off
+  CHECK(split("\xE4\xB8") == Pieces{"\xE4\xB8"});  // a truncated character
   CHECK(split("1\xC0\xA0"
-              "2") == Pieces{"1", "\xC0\xA0", "2"});  // an overlong space is no space
+              "2") == Pieces{"1", "\xC0\xA0", "2"});  // an overlong space is not a space
   std::mt19937 rng(2);
   for (int round = 0; round < 2000; ++round) {
     std::string text, joined;
@@ -128,7 +128,7 @@ TEST_CASE("letters and numbers that Unicode 15 and 16 added are known") {
   CHECK(classes[0x1E030] == CharClass::letter);  // 15.0
   CHECK(classes[0x2EBF0] == CharClass::letter);  // 15.1
   CHECK(classes[0x10D40] == CharClass::number);  // 16.0
-  CHECK(classes[0x180E] == CharClass::other);    // a space to PCRE2, not to Unicode
+  CHECK(classes[0x180E] == CharClass::other);    // a space for PCRE2, not for Unicode
   CHECK(classes[0x3000] == CharClass::space);
   CHECK(classes[0x10FFFF] == CharClass::other);
 }

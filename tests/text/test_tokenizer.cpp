@@ -28,7 +28,7 @@ std::string random_bytes(size_t n, uint32_t seed) {
 
 }  // namespace
 
-TEST_CASE("bytes and BPE bring every text back, valid or not") {
+TEST_CASE("bytes and BPE decode to the original text, valid or not") {
   const std::vector<std::string> texts = {"",
                                           "a",
                                           "Hello, world",
@@ -72,17 +72,17 @@ TEST_CASE("characters are numbered by code point") {
   CHECK_THROWS_AS(Tokenizer::chars(""), Error);
 }
 
-TEST_CASE("BPE training: what merges first, and when it ends") {
+TEST_CASE("BPE training merges the most frequent pair first, and ends when no pair occurs twice") {
   const Tokenizer tokenizer = Tokenizer::train_bpe("low low low lower lowest newer newest", 270);
   CHECK(tokenizer.kind() == "bpe");
   CHECK(tokenizer.bytes_of(0) == "!");  // GPT-2's order of the bytes
   CHECK(tokenizer.bytes_of(188) == std::string(1, '\0'));
-  CHECK(tokenizer.bytes_of(256) == "lo");  // 5 times as l+o and as o+w: the smaller pair
+  CHECK(tokenizer.bytes_of(256) == "lo");  // 5 times as l+o and as o+w: the smaller pair wins
   CHECK(tokenizer.bytes_of(257) == "low");
   CHECK(tokenizer.bytes_of(258) == " low");
   CHECK(tokenizer.end_of_text() == tokenizer.vocab_size() - 1);
   CHECK(tokenizer.vocab_size() <= 270);
-  // No pair twice: 256 bytes and the end of text remain. A document's end is no place to merge across.
+  // No pair twice: 256 bytes and end-of-text remain. No merge crosses the end of a document.
   CHECK(Tokenizer::train_bpe("abcd", 1000).vocab_size() == 257);
   CHECK(Tokenizer::train_bpe("ab<|endoftext|>ba<|endoftext|>", 1000).vocab_size() == 257);
   CHECK(Tokenizer::train_bpe("", 300).vocab_size() == 257);
@@ -91,14 +91,14 @@ TEST_CASE("BPE training: what merges first, and when it ends") {
   CHECK_THROWS_WITH_AS(Tokenizer::train_bpe("abc\xFF", 300), doctest::Contains("byte 3 (0xFF)"), Error);
 }
 
-TEST_CASE("special tokens are parsed only on request, and never split a stretch wrongly") {
+TEST_CASE("special tokens are parsed only on request, and never change the split of other text") {
   const Tokenizer tokenizer = golden_bpe();
   const int end = tokenizer.end_of_text();
   CHECK(tokenizer.is_special(end));
   CHECK_FALSE(tokenizer.is_special(0));
   CHECK(tokenizer.bytes_of(end) == "");
   CHECK(tokenizer.encode("<|endoftext|><|endoftext|>", Special::parsed) == Ids{end, end});
-  Ids expected = tokenizer.encode("one  ");  // the spaces are at the end of their stretch
+  Ids expected = tokenizer.encode("one  ");  // the spaces are at the end of their text
   expected.push_back(end);
   for (const int32_t id : tokenizer.encode(" two <|endoftext|")) expected.push_back(id);
   CHECK(tokenizer.encode("one  <|endoftext|> two <|endoftext|", Special::parsed) == expected);
@@ -113,7 +113,7 @@ TEST_CASE("ids outside the vocabulary are errors") {
   CHECK_THROWS_AS(StreamDecoder(tokenizer).next(-5), Error);
 }
 
-TEST_CASE("many threads make the ids of one") {
+TEST_CASE("many threads give the same ids as one") {
   std::string text, unbroken;
   for (int k = 0; k < 8; ++k) text += golden_text() + (k % 3 == 0 ? "<|endoftext|>" : " \n");
   for (int k = 0; k < 2000; ++k) unbroken += "no<|endoftext|>space" + std::to_string(k * k);
@@ -143,7 +143,7 @@ TEST_CASE("many threads make the ids of one") {
     CHECK(ids == expected);
     CHECK(largest < (size_t{1} << 20) + 4096);
   }
-  // Cuts fall only where no special token stands, also one with spaces in it.
+  // No cut falls within a special token, even one with spaces in it.
   const fs::path path = fs::temp_directory_path() / "wrought_test_tokenizer_space.json";
   std::string file(MappedFile(GOLDEN_DIR "/tokenizer_bpe.json").text());
   for (size_t at = 0; (at = file.find(kEndOfText, at)) != std::string::npos; at += 3)
@@ -157,7 +157,7 @@ TEST_CASE("many threads make the ids of one") {
   CHECK_THROWS_AS(spaced.encode_parallel("a", Special::text, -1), UsageError);
 }
 
-TEST_CASE("an error on a thread names its place in the whole text") {
+TEST_CASE("an error on one thread names its place in the whole text") {
   const Tokenizer tokenizer = Tokenizer::chars("ab ");
   std::string text;
   for (int k = 0; k < 20'000; ++k) text += "ab ";
@@ -186,7 +186,7 @@ TEST_CASE("one tokenizer serves many threads at once") {
   CHECK(equal == std::vector<int>(4, 20));
 }
 
-TEST_CASE("a stream of ids is valid UTF-8 at every step and in the end the whole text") {
+TEST_CASE("a stream of ids is valid UTF-8 at every step and at the end the whole text") {
   const Tokenizer bytes = Tokenizer::bytes(), bpe = golden_bpe();
   for (const std::string& text : {golden_text().substr(0, 3000), random_bytes(4000, 5), std::string("\xF0\x9F\x98"),
                                   std::string("\xED\xA0\x80\xE2\x82z\xF4\x90"), std::string("é\xE2")}) {
@@ -202,7 +202,7 @@ TEST_CASE("a stream of ids is valid UTF-8 at every step and in the end the whole
       CHECK(decoder.finish() == "");
     }
   }
-  // A character comes out with its last byte, not before and not after.
+  // A character is output with its last byte, not earlier and not later.
   StreamDecoder decoder(bytes);
   const std::string smile = "\U0001F600";
   for (size_t k = 0; k < 3; ++k) CHECK(decoder.next(static_cast<unsigned char>(smile[k])) == "");
@@ -212,7 +212,7 @@ TEST_CASE("a stream of ids is valid UTF-8 at every step and in the end the whole
 }
 
 TEST_CASE("a long text without a space is encoded in n log n") {
-  // Quadratic work on a megabyte would take the better part of an hour and this test past its limit.
+  // Quadratic work on a megabyte would take the better part of an hour and exceed this test's time limit.
   std::string text(1 << 20, 'a');
   const Tokenizer tokenizer = golden_bpe();
   CHECK(tokenizer.decode(tokenizer.encode(text)) == text);
@@ -224,7 +224,7 @@ TEST_CASE("a long text without a space is encoded in n log n") {
   CHECK(trained.decode(trained.encode(text)) == text);
 }
 
-TEST_CASE("the checksum tells vocabularies apart, and only those") {
+TEST_CASE("the checksum depends on the vocabulary, and only on it") {
   const Tokenizer a = Tokenizer::train_bpe(golden_text(), 400), b = Tokenizer::train_bpe(golden_text(), 400);
   CHECK(a.checksum().size() == 16);
   CHECK(a.checksum() == b.checksum());
@@ -233,7 +233,7 @@ TEST_CASE("the checksum tells vocabularies apart, and only those") {
   CHECK(Tokenizer::chars("ab").checksum() != Tokenizer::bytes().checksum());
 }
 
-TEST_CASE("names make tokenizers") {
+TEST_CASE("tokenizers are made from names") {
   CHECK(make_tokenizer("bytes", "").kind() == "bytes");
   CHECK(make_tokenizer("chars", "abc").vocab_size() == 4);
   CHECK(make_tokenizer("bpe:300", golden_text()).vocab_size() == 300);
@@ -245,7 +245,7 @@ TEST_CASE("names make tokenizers") {
     CAPTURE(bad);
     CHECK_THROWS_AS(make_tokenizer(bad, "text"), UsageError);
   }
-  // gpt2 is looked for in $WROUGHT_DATA (a small stand-in here) and below the current folder.
+  // gpt2 is searched in $WROUGHT_DATA (a small stand-in here) and below the current folder.
   const fs::path folder = fs::temp_directory_path() / "wrought_test_tokenizer_names";
   fs::create_directories(folder / "gpt2");
   const fs::path here = fs::current_path();

@@ -19,7 +19,7 @@ const fs::path kGolden = GOLDEN_DIR;
 
 std::string read(const fs::path& path) { return std::string(MappedFile(path).text()); }
 
-// A folder of its own, removed at the end.
+// A temporary folder, removed at the end.
 struct Folder {
   fs::path path = fs::temp_directory_path() / "wrought_test_tokenizer_files";
   Folder() {
@@ -59,10 +59,10 @@ TEST_CASE("each format gives the ids that tiktoken and tokenizers give") {
     CHECK(tokenizer.end_of_text() == 600);
     CHECK(tokenizer.checksum() == Tokenizer::load(kGolden / "tokenizer_bpe.json").checksum());
   }
-  CHECK(Tokenizer::train_bpe(text, 601).encode(text) == ids);  // and trains as tokenizers does
+  CHECK(Tokenizer::train_bpe(text, 601).encode(text) == ids);  // trained like `tokenizers`
 }
 
-TEST_CASE("what is saved is read back the same") {
+TEST_CASE("a saved tokenizer is read back the same") {
   const Folder folder;
   const std::string text = read(kGolden / "tokenizer_text.txt");
   for (const Tokenizer& tokenizer : {Tokenizer::bytes(), Tokenizer::chars(text), Tokenizer::train_bpe(text, 500),
@@ -96,13 +96,13 @@ TEST_CASE("tokenizer.json: merges as pairs, older files without a type, several 
   const Tokenizer tokenizer = Tokenizer::load(folder.write("tokenizer.json", root.dump()));
   CHECK(tokenizer.encode(text) == golden_ids());
   CHECK(tokenizer.vocab_size() == 603);
-  // The leftmost counts, of those that begin together the longest.
+  // The leftmost matches; among those at one place, the longest.
   CHECK(tokenizer.encode("<|pad|><|endoftext|><|end", Special::parsed) == std::vector<int32_t>{602, 600, 601});
   tokenizer.save(folder.path / "again.json");
   CHECK(Tokenizer::load(folder.path / "again.json").checksum() == tokenizer.checksum());
 }
 
-TEST_CASE("a tokenizer.json that is damaged or asks for more is an error that says where") {
+TEST_CASE("a tokenizer.json that is damaged or asks for more is an error that names the place") {
   const Folder folder;
   const std::string good = read(kGolden / "tokenizer_bpe.json");
   const auto broken = [&](const char* message, const std::function<void(json&)>& change) {
@@ -164,7 +164,7 @@ TEST_CASE("a tokenizer.json that is damaged or asks for more is an error that sa
   check_error(folder.write("t.json", chars.dump()), "not one character");
 }
 
-TEST_CASE("a damaged vocab.bpe or encoder.json is an error that says where") {
+TEST_CASE("a damaged vocab.bpe or encoder.json is an error that names the place") {
   const Folder folder;
   const std::string merges = read(kGolden / "tokenizer_pair/vocab.bpe"),
                     vocab = read(kGolden / "tokenizer_pair/encoder.json");
@@ -185,7 +185,7 @@ TEST_CASE("a damaged vocab.bpe or encoder.json is an error that says where") {
   broken("is not UTF-8", merges, "{\"\xFF\": 0}");
   fs::remove(folder.path / "encoder.json");
   check_error(folder.path, "encoder.json: cannot be read");
-  // With merges.txt and vocab.json, as transformers names them, and lines ended as Windows does.
+  // With merges.txt and vocab.json, as transformers names them, and with Windows line ends.
   const Folder other;
   std::string windows;
   for (const char c : merges) windows += c == '\n' ? std::string("\r\n") : std::string(1, c);
@@ -194,7 +194,7 @@ TEST_CASE("a damaged vocab.bpe or encoder.json is an error that says where") {
   CHECK(Tokenizer::load(other.path).checksum() == Tokenizer::load(kGolden / "tokenizer_pair").checksum());
 }
 
-TEST_CASE("a damaged .tiktoken is an error that says where") {
+TEST_CASE("a damaged .tiktoken is an error that names the place") {
   const Folder folder;
   const std::string good = read(kGolden / "tokenizer_ranks.tiktoken");
   const auto broken = [&](const char* message, const std::string& text) {
@@ -207,7 +207,7 @@ TEST_CASE("a damaged .tiktoken is an error that says where") {
   broken("line 1: expected a token in base64", first("IQ== x"));
   broken("line 1: expected a token in base64", first("IQ== 0 0"));
   broken("line 1: expected a token in base64", first("IQ== -1"));
-  broken("line 1: expected a token in base64", first("IR== 0"));  // bits behind the end
+  broken("line 1: expected a token in base64", first("IR== 0"));  // bits after the end
   broken("line 1: expected a token in base64", first(""));
   broken("line 2: rank 1 was given before", first("IQ== 1"));
   broken("cut off or has holes", first("IQ== 4000000000"));
@@ -226,7 +226,7 @@ TEST_CASE("a damaged .tiktoken is an error that says where") {
   broken("there twice", with_token(599, "IQ=="));
 }
 
-TEST_CASE("what is no tokenizer by its name") {
+TEST_CASE("a file whose name is not that of a tokenizer is refused") {
   const Folder folder;
   check_error(folder.path, "no tokenizer in this folder");
   check_error(folder.path / "absent.json", "cannot be read");

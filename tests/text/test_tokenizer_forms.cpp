@@ -1,4 +1,4 @@
-// The forms in which transformers 4 and 5 write one tokenizer: each gives its ids, or is refused by name.
+// The forms in which transformers 4 and 5 write a tokenizer: each gives the same ids, or is refused by name.
 #include <doctest/doctest.h>
 
 #include <fstream>
@@ -18,9 +18,9 @@ namespace {
 const std::string kSplit = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 const std::string kSplitOfTiktoken = R"('(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 const std::string kText = "the the's<|endoftext|> the";
-const std::vector<int32_t> kIds = {258, 259, 6, 82, 260, 259};  // as tokenizers 0.23 and transformers 5.24 have it
+const std::vector<int32_t> kIds = {258, 259, 6, 82, 260, 259};  // as in tokenizers 0.23 and transformers 5.24
 
-// 256 bytes, four merges (the first only where nothing splits), <|endoftext|>.
+// 256 bytes, four merges (the first occurs only without splitting), <|endoftext|>.
 json plain() {
   const json byte_level = {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
@@ -86,7 +86,7 @@ void write(const fs::path& path, const json& value) { std::ofstream(path) << val
 struct Form {
   const char* name;
   std::function<void(json&)> change;
-  const char* error = nullptr;  // null: read, with kIds
+  const char* error = nullptr;  // null: it is read and gives kIds
 };
 
 }  // namespace
@@ -94,7 +94,7 @@ struct Form {
 TEST_CASE("tokenizer.json: each form has the ids of transformers or is refused by name") {
   const std::vector<Form> forms = {
       {"plain", [](json&) {}},
-      // What follows on the pieces.
+      // What happens to the pieces afterwards.
       {"post_processor absent", [](json& j) { j.erase("post_processor"); }},
       {"ByteLevel", [](json& j) { j["post_processor"] = byte_level(true); }},
       {"transformers 5",
@@ -216,7 +216,7 @@ TEST_CASE("tokenizer.json: each form has the ids of transformers or is refused b
       {"ignore_merges", [](json& j) { j["model"]["ignore_merges"] = true; }, "model.ignore_merges is true"},
       {"byte_fallback", [](json& j) { j["model"]["byte_fallback"] = true; }, "model.byte_fallback is true"},
       {"WordLevel", [](json& j) { j["model"]["type"] = "WordLevel"; }, "model.type is \"WordLevel\""},
-      // What is before and after.
+      // The steps before and after.
       {"normalizer Sequence of nothing", [](json& j) { j["normalizer"] = sequence("normalizers", {}); }},
       {"normalizer",
        [](json& j) {
@@ -263,7 +263,7 @@ TEST_CASE("tokenizer.json: each form has the ids of transformers or is refused b
   }
 }
 
-TEST_CASE("tokenizer_config.json next to a tokenizer: only a space that is put first changes ids") {
+TEST_CASE("tokenizer_config.json next to a tokenizer: only a space put first changes ids") {
   const TemporaryFolder folder;
   write(folder.path / "tokenizer.json", plain());
   const json accepted[] = {
@@ -285,7 +285,7 @@ TEST_CASE("tokenizer_config.json next to a tokenizer: only a space that is put f
   }
 }
 
-TEST_CASE("vocab.json and merges.txt, with the tokens that transformers 4 adds in a file of their own") {
+TEST_CASE("vocab.json and merges.txt, with the tokens that transformers 4 adds in a separate file") {
   const TemporaryFolder folder;
   const json root = plain();
   write(folder.path / "vocab.json", root["model"]["vocab"]);

@@ -31,7 +31,7 @@ void train_step(Model& model, int64_t step) {
 
 }  // namespace
 
-TEST_CASE("a checkpoint brings back parameters, moments and state, and training goes on bit for bit") {
+TEST_CASE("a checkpoint restores parameters, moments and state, and training continues bit for bit") {
   const Folder folder;
   const auto model = random_model(kTiny, 1);
   for (int64_t step = 1; step <= 3; ++step) train_step(*model, step);
@@ -59,7 +59,7 @@ TEST_CASE("a checkpoint brings back parameters, moments and state, and training 
   fs::remove_all(folder.path.string() + "_moved");
 }
 
-TEST_CASE("a checkpoint with an average of the weights is a model of it, and training goes on from the weights") {
+TEST_CASE("a checkpoint with an average of the weights holds it as its model, and training continues from the weights") {
   const Folder folder;
   const ModelOptions options = {.ema = 0.9};
   const auto model = make_cpu_model(kTiny, true, options), resumed = make_cpu_model(kTiny, true, options);
@@ -96,7 +96,7 @@ TEST_CASE("the newest checkpoints are kept, the one just written always") {
   };
   for (int step : {1, 2, 3, 2'000'000}) save_checkpoint(folder.path, step, *model, nullptr, json::object(), 3);
   CHECK(there() == "2 3 2000000 ");
-  fs::create_directories(folder.path / "checkpoints" / "step_mine");  // not wrought's: stays
+  fs::create_directories(folder.path / "checkpoints" / "step_mine");  // not made by wrought: stays
   save_checkpoint(folder.path, 1, *model, nullptr, json::object(), 2);
   CHECK(there() == "1 2 3 2000000 ");  // later steps stay
   CHECK(latest_checkpoint(folder.path).filename() == "step_000001");
@@ -107,7 +107,7 @@ TEST_CASE("the newest checkpoints are kept, the one just written always") {
   CHECK(there() == "4 2000000 ");
 }
 
-TEST_CASE("the best checkpoint stays until another is the best") {
+TEST_CASE("the best checkpoint stays until another becomes the best") {
   const Folder folder;
   const auto model = random_model(kTiny, 1);
   const auto save = [&](int step) { return save_checkpoint(folder.path, step, *model, nullptr, json::object(), 2); };
@@ -123,7 +123,7 @@ TEST_CASE("the best checkpoint stays until another is the best") {
   CHECK(!fs::exists(first));
 }
 
-TEST_CASE("a checkpoint of the same step is replaced; what a killed run left is removed and never taken for one") {
+TEST_CASE("a checkpoint of the same step is replaced; the remains of a killed run are removed and never taken for one") {
   const Folder folder;
   const fs::path all = folder.path / "checkpoints";
   fs::create_directories(all / "step_000007.tmp");
@@ -146,7 +146,7 @@ TEST_CASE("a full disk leaves the last good checkpoint, and nothing half-written
   const Folder folder;
   const auto model = random_model(ModelConfig{16, 300, 2, 2, 32}, 1), later = random_model(model->config, 2);
   const fs::path good = save_checkpoint(folder.path, 1, *model, nullptr, json::object(), 1);
-  // Files cannot grow beyond a limit: a write fails then just as on a full disk, with EFBIG.
+  // With a limit on the size of files, a write fails as on a full disk, with EFBIG.
   rlimit before{};
   REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
   const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
@@ -175,7 +175,7 @@ TEST_CASE("a full disk leaves the last good checkpoint, and nothing half-written
   CHECK(latest_checkpoint(folder.path).filename() == "step_000002");
 }
 
-TEST_CASE("a folder that cannot be written is an error and leaves what was there") {
+TEST_CASE("a folder that cannot be written is an error, and its contents stay") {
   const Folder folder;
   const auto model = random_model(kTiny, 1);
   CHECK_THROWS_AS(save_checkpoint("/dev/null/run", 1, *model, nullptr, json::object(), 0), Error);
@@ -215,7 +215,7 @@ TEST_CASE("a damaged training state is refused by name") {
   }
   const fs::path path = good / "trainer_state.json";
   json state = read_json(path);
-  state.erase("version");  // as version 1: without a checksum of the whole, each part has to be right
+  state.erase("version");  // as version 1: without a checksum of the whole, each part must be right by itself
   state.erase("checksum");
   json other = state;
   other["checksums"]["../secret"] = "0";
@@ -239,7 +239,7 @@ TEST_CASE("a damaged training state is refused by name") {
   CHECK(same(*untouched, *target, {Arena::params, Arena::m, Arena::v}));
 }
 
-TEST_CASE("Muon's state: momentum for every tensor, v for what is AdamW's; the other optimizer's is refused") {
+TEST_CASE("Muon's state: momentum for every tensor, v for what AdamW updates; the state of the other optimizer is refused") {
   const Folder folder;
   const auto muon_model = [] { return make_cpu_model(kTiny, true, {.optimizer = Optimizer::muon}); };
   const auto model = muon_model();
@@ -273,7 +273,7 @@ TEST_CASE("Muon's state: momentum for every tensor, v for what is AdamW's; the o
   CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other),
                        Contains("the state of --optimizer adamw, expected that of muon"), Error);
   CHECK(same(*model, *loaded, {Arena::params, Arena::m, Arena::v}));
-  // Neither's: v of one matrix alone.
+  // The state of neither: v is missing for one matrix.
   rewrite(other / "optimizer.safetensors", other / "optimizer.safetensors", [](FileTensor& tensor) {
     if (tensor.name.starts_with("v.h.") && tensor.name.ends_with("c_fc.weight")) tensor.name.clear();
   });
@@ -291,20 +291,20 @@ TEST_CASE("a state says its version and has a checksum of its own; every change 
   const json state = read_training_state(good);
   CHECK(state["version"] == kStateVersion);
   CHECK(state["checksum"].get<std::string>().size() == 16);
-  for (size_t i = 0; i < written.size(); ++i) {  // of a digit, a letter: another one
+  for (size_t i = 0; i < written.size(); ++i) {  // change each digit and letter
     if (std::isalnum(static_cast<unsigned char>(written[i])) == 0) continue;
     std::string changed = written;
     changed[i] = static_cast<char>(changed[i] ^ 1);
     write_text(path, changed);
     bool same = false;
     try {
-      same = read_training_state(good) == state;  // such as a digit of a number that is beyond its precision
+      same = read_training_state(good) == state;  // equal, such as after a change beyond a number's precision
     } catch (const Error&) {
       same = true;
     }
-    if (!same) FAIL_CHECK("not seen: " << changed.substr(i - std::min<size_t>(i, 20), 40));
+    if (!same) FAIL_CHECK("not detected: " << changed.substr(i - std::min<size_t>(i, 20), 40));
   }
-  write_text(path, state.dump());  // how it is written does not matter
+  write_text(path, state.dump());  // the layout of the text does not matter
   CHECK(read_training_state(good) == state);
 
   const auto refused = [&](const char* why, auto change) {
@@ -336,7 +336,7 @@ TEST_CASE("only the run's own checkpoints of earlier steps are removed") {
   save(1, "other", 0);
   save(9, "own", 0);
   for (const int step : {2, 3}) save(step, "own", 0);
-  fs::copy(all / "step_000002", all / "step_000004");  // its state says another step
+  fs::copy(all / "step_000002", all / "step_000004");  // its state has another step
   fs::create_directory(all / "step_000005");
   write_text(all / "step_000005" / "trainer_state.json", "mine");
   fs::create_directory(all / "step_000006");
@@ -348,7 +348,7 @@ TEST_CASE("only the run's own checkpoints of earlier steps are removed") {
   for (const char* gone : {"2", "3", "7.tmp"}) CHECK_FALSE(fs::exists(all / (std::string("step_00000") + gone)));
 }
 
-TEST_CASE("a link that became a folder is a link again, and nothing is lost") {
+TEST_CASE("a link that became a folder becomes a link again, and nothing is lost") {
   const Folder folder;
   const fs::path run = folder.path / "run", all = run / "checkpoints";
   const auto model = random_model(kTiny, 1);
@@ -365,7 +365,7 @@ TEST_CASE("a link that became a folder is a link again, and nothing is lost") {
   mark_best(run, save(1));
   save(2);
   repair();
-  CHECK(said.empty());  // links
+  CHECK(said.empty());  // still links
   copied(all / "step_000002", "latest");
   copied(all / "step_000001", "best");
   repair();
@@ -410,7 +410,7 @@ TEST_CASE("a link that became a folder is a link again, and nothing is lost") {
   CHECK(read_training_state(latest_checkpoint(run))["seed"] == 7);
 }
 
-TEST_CASE("a run that ended before its first checkpoint: what to do") {
+TEST_CASE("a run that ended before its first checkpoint: the error says what to do") {
   const Folder folder;
   write_text(folder.path / "metrics.jsonl", "");
   CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path), Contains("start it again, without --resume"), Error);

@@ -1,15 +1,15 @@
-// Early stopping: what counts as better, and when patience ends.
+// Early stopping: which evaluations count as better, and when patience ends.
 #include <doctest/doctest.h>
 
 #include <cmath>
 
 #include "llm/training/early_stopping.h"
 
-TEST_CASE("the best evaluation, and those since") {
+TEST_CASE("the best evaluation is kept, and those since are counted") {
   EarlyStopping stopping;
   CHECK(stopping.add(0, 5.0));
   CHECK(stopping.add(10, 4.0));
-  CHECK(!stopping.add(20, 4.0));  // no better
+  CHECK(!stopping.add(20, 4.0));  // not better
   CHECK(!stopping.exhausted(2));
   CHECK(!stopping.add(30, std::nan("")));
   CHECK(stopping.exhausted(2));

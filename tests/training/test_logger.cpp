@@ -47,7 +47,7 @@ TEST_CASE("lines of steps that will run again are dropped, the others stay byte 
   CHECK(folder.metrics() == "{\"step\":0, \"config\":{}}\n{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"val_loss\":3}\n");
 }
 
-TEST_CASE("a line cut off by a crash, and lines that are no record, are dropped") {
+TEST_CASE("a line cut off by a crash, and lines that are not records, are dropped") {
   Folder folder;
   folder.put("{\"step\":1}\n\nnot json\n[1]\n{\"loss\":1}\n{\"step\":\"two\"}\n{\"step\":2}\n{\"step\":2,\"lo");
   {
@@ -57,7 +57,7 @@ TEST_CASE("a line cut off by a crash, and lines that are no record, are dropped"
   CHECK(folder.metrics() == "{\"step\":1}\n{\"step\":2}\n{\"step\":9}\n");
 }
 
-TEST_CASE("an empty file, values that JSON has no word for, and text that is not UTF-8") {
+TEST_CASE("an empty file, values that JSON cannot express, and text that is not UTF-8 are handled") {
   Folder folder;
   folder.put("");
   MetricsLog log(folder.path, 1);

@@ -1,4 +1,4 @@
-// The range test: rates, smoothing, where it ends, what it suggests.
+// The range test: rates, smoothing, its end, and the suggested rate.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -8,7 +8,7 @@
 
 namespace {
 
-// A loss that falls from 8 to 3 around lr = 1e-3 and breaks at 1e-1.
+// A loss that falls from 8 to 3 around lr = 1e-3 and diverges at 1e-1.
 double loss_at(double lr) { return 8 - 5 / (1 + 1e-3 / lr) + 40 * lr * lr * 100; }
 
 }  // namespace
@@ -19,7 +19,7 @@ TEST_CASE("rates rise in equal ratios") {
   CHECK(LrFinder{1e-5, 1, 1}.lr(0) == 1e-5);
 }
 
-TEST_CASE("the smoothed loss is the mean of one value, and follows others") {
+TEST_CASE("the smoothed loss of one value is the value, and it follows later values") {
   LrFinder finder;
   finder.add(4);
   CHECK(finder.points[0].smoothed == doctest::Approx(4));
@@ -29,7 +29,7 @@ TEST_CASE("the smoothed loss is the mean of one value, and follows others") {
   CHECK(finder.points[2].smoothed == doctest::Approx((0.81 * 4 + 0.9 * 2 + 2) / 2.71));
 }
 
-TEST_CASE("it ends where the loss breaks, and suggests a rate below the lowest loss") {
+TEST_CASE("the test ends where the loss diverges, and suggests a rate below that of the lowest loss") {
   LrFinder finder{1e-6, 1, 100};
   int64_t step = 0;
   while (step < finder.steps && finder.add(loss_at(finder.lr(step)))) ++step;

@@ -1,4 +1,4 @@
-// Setting a run up: what is settled, what is written, what is refused and then leaves nothing behind; validation.
+// Setting up a run: settled flags, files written, refusals that leave no files; validation.
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
@@ -48,7 +48,7 @@ TrainConfig tiny(const Folder& folder) {
   return c;
 }
 
-// Without the lock, as after its end: a test looks at several runs of one folder.
+// Without the lock, as after its end: a test sets up several runs in one folder.
 Run set_up(const TrainConfig& config) {
   Run run = set_up_run(config, {}, [](const std::string&) {});
   CHECK(run.lock);
@@ -56,7 +56,7 @@ Run set_up(const TrainConfig& config) {
   return run;
 }
 
-// As the trainer saves it.
+// Saves a checkpoint as the trainer does.
 void save_at(const Run& run, Model& model, int64_t step, nlohmann::json state = {}) {
   nlohmann::json all = {{"step", step},
                         {"updates", step},
@@ -77,7 +77,7 @@ TrainConfig resumed(const Folder& folder) {
 
 }  // namespace
 
-TEST_CASE("a new run: everything that a flag leaves open is settled, and shards lie in its folder") {
+TEST_CASE("a new run: everything that the flags leave open is settled, and its folder has the shards") {
   Folder folder;
   const Run run = set_up(tiny(folder));
   CHECK(run.shape == ModelConfig{16, 257, 1, 1, 8});
@@ -109,7 +109,7 @@ TEST_CASE("epochs become steps, and accumulation counts micro-batches") {
   CHECK(run.config.epochs == 0);
 }
 
-TEST_CASE("a head of its own and no bias of queries, keys and values: the run's shape, on resume as well") {
+TEST_CASE("an untied head and no bias of queries, keys and values are the run's shape, also on resume") {
   Folder folder;
   TrainConfig c = tiny(folder);
   c.untied_head = c.no_qkv_bias = true;
@@ -127,7 +127,7 @@ TEST_CASE("a head of its own and no bias of queries, keys and values: the run's 
   CHECK(model_options(again.config).decay_all);
 }
 
-TEST_CASE("val-fraction 0: everything trains") {
+TEST_CASE("val-fraction 0: all data is for training") {
   Folder folder;
   TrainConfig c = tiny(folder);
   c.val_fraction = 0;
@@ -137,7 +137,7 @@ TEST_CASE("val-fraction 0: everything trains") {
   CHECK(!fs::exists(run.folder / "data/val.bin"));
 }
 
-TEST_CASE("the source's entropy beside the text becomes the floor") {
+TEST_CASE("the entropy of the source, next to the text, becomes the floor") {
   Folder folder;
   const TrainConfig c = tiny(folder);
   folder.put("text.txt.entropy.json", "{\"nats_per_byte\": 0.5}");
@@ -148,7 +148,7 @@ TEST_CASE("the source's entropy beside the text becomes the floor") {
   CHECK_THROWS_WITH_AS(set_up(other), doctest::Contains("nats_per_byte"), Error);
 }
 
-TEST_CASE("what cannot be is refused, says why, and leaves nothing behind") {
+TEST_CASE("impossible runs are refused with the reason, and leave no files") {
   Folder folder;
   const TrainConfig base = tiny(folder);
   const auto refused = [&](const char* why, bool usage, auto change) {
@@ -172,7 +172,7 @@ TEST_CASE("what cannot be is refused, says why, and leaves nothing behind") {
   refused("too many", true, [](TrainConfig& c) { c.total_batch_tokens = 64ll << 40; });
   refused("--vocab-size is 100", true, [](TrainConfig& c) { c.vocab_size = 100; });
   refused("no preset", false, [](TrainConfig& c) { c.model = "gpt3", c.layers = c.heads = c.channels = 0; });
-  refused("--min-lr", true, [](TrainConfig& c) { c.min_lr = 5; });  // above the preset's --lr
+  refused("--min-lr", true, [](TrainConfig& c) { c.min_lr = 5; });  // above the --lr of the preset
   refused("--warmup-steps", true, [](TrainConfig& c) { c.steps = 0, c.epochs = 0.01, c.warmup_steps = 50; });
   refused("--val-data goes with", true, [](TrainConfig& c) { c.val_data = "x.bin"; });
   refused("this machine has", false, [](TrainConfig& c) { c.layers = 4096, c.channels = 1 << 20; });
@@ -189,7 +189,7 @@ TEST_CASE("what cannot be is refused, says why, and leaves nothing behind") {
   refused("--prompt cannot be encoded", true, [](TrainConfig& c) { c.tokenizer = "chars", c.prompt = "\xea\x99\xae"; });
 }
 
-TEST_CASE("a folder that holds a run, or anything like one, is not touched") {
+TEST_CASE("a folder that holds a run, or other files, is not touched") {
   Folder folder;
   const TrainConfig c = tiny(folder);
   { const Run first = set_up(c); }
@@ -197,7 +197,7 @@ TEST_CASE("a folder that holds a run, or anything like one, is not touched") {
   CHECK_THROWS_WITH_AS(set_up(c), doctest::Contains("already holds a run"), Error);
   CHECK(fs::last_write_time(fs::path(c.run) / "data/train.bin") == written);
 
-  TrainConfig mine = c;  // a folder of the user's, with files of their own
+  TrainConfig mine = c;  // a user's folder, with the user's files
   mine.run = folder / "mine";
   mine.batch_size = 1000;
   fs::create_directory(mine.run);
@@ -232,7 +232,7 @@ TEST_CASE("bare shards: no tokenizer, ids checked against the vocabulary") {
   CHECK(!fs::exists(narrow.run));
 }
 
-TEST_CASE("resume: place, configuration and data are those of the checkpoint") {
+TEST_CASE("resume: position, configuration and data are those of the checkpoint") {
   Folder folder;
   const Run run = set_up(tiny(folder));
   const auto model = make_cpu_model(run.shape, true);
@@ -247,7 +247,7 @@ TEST_CASE("resume: place, configuration and data are those of the checkpoint") {
     CHECK(to_json(again.config) == to_json(run.config));
     CHECK(again.tokenizer->checksum() == run.tokenizer->checksum());
   }
-  {  // the checkpoint's own folder means the same run
+  {  // the folder of the checkpoint means the same run
     TrainConfig c = resumed(folder);
     c.run = folder / "run/latest";
     CHECK(fs::equivalent(set_up(c).folder, run.folder));
@@ -290,7 +290,7 @@ TEST_CASE("resume: a shorter window than the context, and no model directory any
   CHECK(set_up(resumed(folder)).shape == run.shape);
 }
 
-TEST_CASE("resume: a trainer state that says nonsense is an error that names the field") {
+TEST_CASE("resume: an invalid trainer state is an error that names the field") {
   Folder folder;
   const Run run = set_up(tiny(folder));
   const auto model = make_cpu_model(run.shape, true);
@@ -327,7 +327,7 @@ TEST_CASE("a run is locked from its set-up to its end, and a run that is refused
     save_at(run, *model, 3);
     CHECK_THROWS_WITH_AS(set_up(c), doctest::Contains("is in use"), Error);
     CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains("is in use"), Error);
-    CHECK_NOTHROW(plan_run(resumed(folder), {}, say));  // it only looks
+    CHECK_NOTHROW(plan_run(resumed(folder), {}, say));  // it only reads
     CHECK(fs::exists(run.folder / "lock"));
   }
   CHECK(!fs::exists(folder / "run/lock"));
@@ -339,7 +339,7 @@ TEST_CASE("a run is locked from its set-up to its end, and a run that is refused
   set_up(resumed(folder));
 }
 
-TEST_CASE("a state remembers what its data was; version 1 does not, and resumes") {
+TEST_CASE("a state records its data; version 1 does not, and can be resumed") {
   Folder folder;
   const Run run = set_up(tiny(folder));
   const auto model = make_cpu_model(run.shape, true);
@@ -364,7 +364,7 @@ TEST_CASE("a state remembers what its data was; version 1 does not, and resumes"
   CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains("has \"stepp\", which this program"), Error);
 }
 
-TEST_CASE("threads on another machine: the run's, but for more than there are where there were as many") {
+TEST_CASE("threads on another machine are those of the run, but at most its cores if the old machine had as many") {
   Folder folder;
   const Run run = set_up(tiny(folder));
   const auto model = make_cpu_model(run.shape, true);
@@ -411,7 +411,7 @@ TEST_CASE("validation: every whole window once, whatever the batch size") {
   init_weights(*model, 1);
   const Evaluation whole = *evaluate(*model, run, never);
   CHECK(whole.tokens == windows * 16);
-  CHECK(whole.nats_per_byte == doctest::Approx(whole.nats_per_token));  // a byte a token
+  CHECK(whole.nats_per_byte == doctest::Approx(whole.nats_per_token));  // one byte per token
   for (const int B : {1, 3, 1000}) {
     run.config.batch_size = B;
     const Evaluation other = *evaluate(*model, run, never);

@@ -1,4 +1,4 @@
-// Learning rates: warm-up, the ends, every kind.
+// Learning rates: warm-up, end values, every kind.
 #include <doctest/doctest.h>
 
 #include <vector>
@@ -24,17 +24,17 @@ TEST_CASE("warm-up rises linearly to the peak, whatever follows") {
   }
 }
 
-TEST_CASE("a warm-up from a rate of its own") {
+TEST_CASE("a warm-up may start from a given rate") {
   const Schedule s{"cosine", 1e-3, 1e-5, 27, 135, 1e-5};  // appendix D of "Build a Large Language Model (From Scratch)"
   CHECK(learning_rate(s, 0) == 1e-5);
   CHECK(learning_rate(s, 9) == doctest::Approx(1e-5 + 9.9e-4 / 3));
   CHECK(learning_rate(s, 27) == doctest::Approx(1e-3));
   CHECK(learning_rate(s, 81) == doctest::Approx(5.05e-4));
   CHECK(learning_rate(s, 135) == doctest::Approx(1e-5));
-  CHECK(learning_rate({"constant", 0.5, 0, 0, 10, 0.1}, 0) == 0.5);  // no warm-up to begin with
+  CHECK(learning_rate({"constant", 0.5, 0, 0, 10, 0.1}, 0) == 0.5);  // no warm-up at all
 }
 
-TEST_CASE("each kind after the warm-up") {
+TEST_CASE("each kind has its rates after the warm-up") {
   const auto at = [](const char* kind, int64_t step) { return learning_rate({kind, 1.0, 0.2, 10, 110}, step); };
   CHECK(at("constant", 60) == 1.0);
   CHECK(at("constant", 109) == 1.0);
@@ -57,7 +57,7 @@ TEST_CASE("rates never rise after the warm-up and stay between end and peak") {
   }
 }
 
-TEST_CASE("short and odd runs") {
+TEST_CASE("short and odd runs have the right rates") {
   for (const char* kind : {"constant", "linear", "cosine", "wsd"}) {
     CAPTURE(kind);
     CHECK(learning_rate({kind, 1, 0, 0, 1}, 0) == 1);    // one step

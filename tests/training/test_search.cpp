@@ -1,4 +1,4 @@
-// Searches: files to trials, flags by name, the median.
+// Searches: from files to trials, flags by name, the median.
 #include <doctest/doctest.h>
 #include <stdlib.h>
 
@@ -34,7 +34,7 @@ Trial trial(std::vector<double> losses) {  // at steps 0, 10, 20 ...
 
 }  // namespace
 
-TEST_CASE("a grid is every combination, the last flag fastest") {
+TEST_CASE("a grid has every combination, with the last flag changing fastest") {
   const File file;
   const SearchPlan plan =
       read_search(file("{\"flags\": {\"lr\": [1e-3, 2e-3], \"heads\": [1, 2, 4], \"optimizer\": [\"muon\"]}}"));
@@ -45,7 +45,7 @@ TEST_CASE("a grid is every combination, the last flag fastest") {
   CHECK(plan.trials[5].dump() == "{\"lr\":0.002,\"heads\":4,\"optimizer\":\"muon\"}");
 }
 
-TEST_CASE("random trials stay in their ranges, spread over them, and follow from the seed") {
+TEST_CASE("random trials stay in their ranges, spread over them, and depend only on the seed") {
   const File file;
   const auto read = [&](int seed) {
     return read_search(
@@ -66,14 +66,14 @@ TEST_CASE("random trials stay in their ranges, spread over them, and follow from
     layers.insert(t["layers"].get<int>());
     heads.insert(t["heads"].get<int>());
   }
-  CHECK((low > 70 && low < 130));  // half of a range in logarithms
+  CHECK((low > 70 && low < 130));  // half of the range, in logarithms
   CHECK(layers == std::set<int>{1, 2, 3});
   CHECK(heads == std::set<int>{1, 2});
   CHECK(read(1).trials == plan.trials);
   CHECK(read(2).trials != plan.trials);
 }
 
-TEST_CASE("flags by name, as llm/flags/train_flags sets them") {
+TEST_CASE("flags are set by name, as llm/flags/train_flags does") {
   TrainConfig config;
   set_flag(config, "lr", 0.5);
   set_flag(config, "steps", 7);
@@ -92,19 +92,19 @@ TEST_CASE("flags by name, as llm/flags/train_flags sets them") {
   }
 }
 
-TEST_CASE("a trial ends when its best is worse than the median mean of those before it") {
+TEST_CASE("a trial is stopped when its best loss is worse than the median of the means of earlier trials") {
   const std::vector<Trial> before = {trial({9, 5, 3}), trial({9, 4, 2}), trial({9, 6, 5}), trial({9, 1})};
-  // Means up to step 20: 4, 3, 5.5 (the last did not get there): median 4.
+  // Means up to step 20: 4, 3, 5.5 (the last ended earlier): median 4.
   CHECK(below_median(before, trial({9, 6, 4})));
   CHECK(!below_median(before, trial({9, 6, 4.1})));
-  CHECK(below_median(before, trial({9, 3.9, 8})));                                  // its best counts
+  CHECK(below_median(before, trial({9, 3.9, 8})));                                  // its best loss counts
   CHECK(below_median(before, trial({9, 100})));                                     // too early
-  CHECK(below_median({before.begin(), before.begin() + 2}, trial({9, 100, 100})));  // too few to compare with
+  CHECK(below_median({before.begin(), before.begin() + 2}, trial({9, 100, 100})));  // too few trials to compare with
   CHECK(!below_median(before, trial({9, std::nan(""), std::nan("")})));
   CHECK(before[0].best() == 3);
 }
 
-TEST_CASE("files that are no search") {
+TEST_CASE("files that are not a search are refused") {
   const File file;
   const auto refuse = [&](const std::string& text, const char* message) {
     CAPTURE(text);

@@ -17,7 +17,7 @@ TEST_CASE("words are cut at white space and around punctuation") {
   CHECK(split_words("It's \"so\"_(no)!:;") ==
         Words{"It", "'", "s", "\"", "so", "\"", "_", "(", "no", ")", "!", ":", ";"});
   CHECK(split_words("a---b - c----d") == Words{"a", "--", "-b", "-", "c", "--", "--", "d"});
-  CHECK(split_words("caf\u00e9\u00a0au\nlait\u2009\t") == Words{"caf\u00e9", "au", "lait"});  // also at Unicode's spaces
+  CHECK(split_words("caf\u00e9\u00a0au\nlait\u2009\t") == Words{"caf\u00e9", "au", "lait"});  // Unicode's spaces, too
   CHECK(split_words("").empty());
   CHECK(split_words(" \n").empty());
 }

@@ -110,7 +110,7 @@ TEST_CASE("a row is dropped only as a duplicate of a row that is kept") {
 
 TEST_CASE("rows without duplicates") {
   CHECK(near_duplicates(Strings{}, 0.9).empty());
-  CHECK(near_duplicates(Strings{"alone"}, 0.9).empty());
+  CHECK(near_duplicates(Strings{"single"}, 0.9).empty());
   CHECK(near_duplicates(Strings{"", ""}, 0.9).empty());
   CHECK(near_duplicates(Strings{"a", "b", "c"}, 0.9).empty());
 }

@@ -39,7 +39,7 @@ std::vector<std::string> words_of(std::string_view text) {
 // ---- the floor -----------------------------------------------------------------------------------------------------
 
 TEST_CASE("a small grammar has the entropy and the probabilities worked out by hand") {
-  // Phrases have probabilities 1/21 and 1/22, words 1/81 and 1/100. The first phrase draws once more; the cat is certain.
+  // Phrases have probabilities 1/21 and 1/22, words 1/81 and 1/100. The first phrase draws again; the cat is certain.
   const StoryGrammar grammar("story:\n  It is $a $hue $thing.\n  Nothing.\nhue =\n  odd, red\nthing =\n  cat\n");
   const double p = 22.0 / 43, q = 21.0 / 43, odd = 100.0 / 181, red = 81.0 / 181;
   const double choice = -p * std::log(p) - q * std::log(q), colour = -odd * std::log(odd) - red * std::log(red);

@@ -39,7 +39,7 @@ __global__ void order_kernel(T* order, T* count) {
 }
 
 template <class T>
-__global__ void turns_kernel(T* order, T* count) {  // the warp that takes each turn; 4 turns per warp, with a shuffle in between
+__global__ void turns_kernel(T* order, T* count) {  // the warp of each turn; 4 turns each, shuffles between
   for (int turn = 0; turn < 4; ++turn) {
     if (threadIdx.x % 32 == 0) order[atomicAdd(count, 1)] = static_cast<T>(threadIdx.x / 32);
     __shfl_sync(kFullWarp, turn, 0);
@@ -246,7 +246,7 @@ TEST_CASE("A missing barrier shows in the result in every order") {
     for (int i = 0; i < 256; ++i) CHECK(right[static_cast<size_t>(i)] == static_cast<float>(255 - i));
     launch(mirror_kernel<float, false>, 1, 256, 0, nullptr, out.data());
     const std::vector<float> wrong = out.host();
-    CHECK(std::count_if(wrong.begin(), wrong.end(), is_nan) >= 100);  // one of each pair reads too early, except a lane that reads its own value
+    CHECK(std::count_if(wrong.begin(), wrong.end(), is_nan) >= 100);  // one lane of each pair reads too early
   });
 }
 

@@ -83,7 +83,7 @@ __global__ void unwritten_shared_kernel(float* out, bool faulty) {
 constexpr int kUnwrittenGlobal = __LINE__ + 1;
 __global__ void add_kernel(float* out, const float* inp) { out[threadIdx.x] = inp[threadIdx.x] + 1; }
 
-// ---- out of bounds --------------------------------------------------------------------------------------------------
+// ---- out of bounds -------------------------------------------------------------------------------------------------
 
 constexpr int kBeyond = __LINE__ + 3;
 __global__ void shift_kernel(float* out, const float* inp, int n, bool faulty) {

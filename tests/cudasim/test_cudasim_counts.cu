@@ -152,7 +152,7 @@ TEST_CASE("bank conflicts by stride and word size") {
   CHECK(conflicts(stride_kernel<float>, 4, 8) == 2 * 7);
   CHECK(conflicts(stride_kernel<float>, 4, 32) == 2 * 31);  // all in one bank
   CHECK(conflicts(stride_kernel<float>, 4, 33) == 0);
-  CHECK(conflicts(stride_kernel<float4>, 16, 1) == 3);  // none when written; when the first words are read, four lanes per bank
+  CHECK(conflicts(stride_kernel<float4>, 16, 1) == 3);  // none by the writes; the reads have four lanes per bank
   CHECK(conflicts(stride_kernel<float4>, 16, 8) == 4 * 7 + 31);
 }
 

@@ -495,7 +495,7 @@ TEST_CASE("NCCL: when ranks make different calls, each rank reports both calls")
       ncclResult_t error;
       NCCL_OK(ncclCommGetAsyncError(me.comm, &error));
       EXPECT(error == ncclInvalidUsage);
-      EXPECT(all_reduce(1, ncclFloat, ncclSum)(me, data.data()) == ncclInvalidUsage);  // the communicator is unusable from now on
+      EXPECT(all_reduce(1, ncclFloat, ncclSum)(me, data.data()) == ncclInvalidUsage);  // no longer usable
       EXPECT(ncclGetLastError(me.comm) == cudasim::last_report());
       CUDA_CHECK(cudaDeviceReset());
       NCCL_OK(ncclCommDestroy(me.comm));

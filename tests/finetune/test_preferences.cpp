@@ -1,4 +1,4 @@
-// Preferences and DPO: rows, masks, the loss worked out by hand, and its gradient against finite differences of a whole model.
+// Preferences and DPO: rows, masks, the loss worked out by hand, its gradient by finite differences of a whole model.
 #include "llm/finetune/preferences.h"
 #include "llm/models/cpu_model.h"
 #include "llm/models/init.h"

@@ -23,7 +23,7 @@ const fs::path kGolden = fs::path(GOLDEN_DIR) / "checkpoint_gpt2";  // saved by 
 const ModelConfig kShape{12, 103, 3, 5, 10};
 const ModelConfig kTiny{4, 7, 2, 1, 3};
 
-// Loads a model that transformers saved, compares its logits with those of transformers, saves it again and compares the files.
+// Loads a model that transformers saved, compares its logits with theirs, saves it again and compares the files.
 void check_against_transformers(const fs::path& dir, const fs::path& saved) {
   CAPTURE(dir.string());
   const auto model = make_cpu_model(read_model_config(dir), false);
@@ -401,7 +401,7 @@ TEST_CASE("a value that F16 cannot hold is refused, and leaves no file") {
   save_huggingface(ModelWeights(*model), nullptr, folder.path, {Dtype::f16, 0, nullptr});
 }
 
-TEST_CASE("untied heads, classifiers, models without biases and models that are not causal survive saving and loading") {
+TEST_CASE("untied heads, classifiers, models without biases or causality survive saving and loading") {
   const Folder folder;
   ModelConfig untied = kTiny, classifier = kTiny, without_bias = kTiny, looks_ahead = kTiny, all = kTiny;
   untied.tied_head = without_bias.qkv_bias = looks_ahead.causal = false;

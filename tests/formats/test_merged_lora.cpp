@@ -163,7 +163,7 @@ TEST_CASE("opening an adapter's folder gives the merged model") {
   }
 }
 
-TEST_CASE("an adapter that does not fit its base is refused: the base changed or missing, other options, other tensors") {
+TEST_CASE("an adapter that does not fit is refused: the base changed or missing, other options, other tensors") {
   Saved saved(kBase, {.lora = {2, 6, 0, "q,v,fc"}});
   CHECK(saved.error() == "nothing");
   const nlohmann::json good = read_json_object(saved.adapter / "adapter_config.json");

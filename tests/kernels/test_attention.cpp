@@ -128,7 +128,7 @@ TEST_CASE("attention's dropout has the right mean, another mask per sequence, an
 
 TEST_CASE("attention survives scores that would overflow exp") {
   const Sizes s{1, 9, 8, 2};
-  const Floats inp = random_tensor<float>(s.inp(), 1, 300);  // scores to about 1e5: exp by itself is infinite from 89 on
+  const Floats inp = random_tensor<float>(s.inp(), 1, 300);  // scores to about 1e5: exp of 89 is infinite
   const Outputs<float> o = forward(inp, s);
   const Doubles inp_exact(inp.begin(), inp.end());
   const Outputs<double> exact = forward(inp_exact, s);

@@ -446,7 +446,7 @@ TEST_CASE("attention's delta uses 16-byte accesses where possible, with the same
 TEST_CASE("attention survives scores that would overflow exp") {
   const Sizes s{1, 140, 1, 32};
   const auto check = [&]<class floatX>(floatX, AttentionTier tier) {
-    const BackwardInputs<floatX> in(s, 0, 300);  // scores to about 1e5: exp by itself is infinite from 89 on
+    const BackwardInputs<floatX> in(s, 0, 300);  // scores to about 1e5: exp of 89 is infinite
     Doubles lse;
     const Doubles expected = twin_forward(to_numbers(in.inp), s, 0, &lse);
     const Outputs<floatX> o = forward(in.inp, s, 0, tier);

@@ -93,9 +93,9 @@ TEST_CASE_TEMPLATE("the classifier on the device against the CPU", floatX, float
   }
 }
 
-TEST_CASE_TEMPLATE("the classifier reads rows again that do not fit shared memory, with the same bits", floatX,
-                   float, bf16) {
-  const int most = classifier_kept_bytes() / static_cast<int>(sizeof(floatX)), V = most + 8, Vp = V;  // one pack too long
+TEST_CASE_TEMPLATE("the classifier reads rows again that do not fit shared memory, with the same bits", floatX, float,
+                   bf16) {
+  const int most = classifier_kept_bytes() / static_cast<int>(sizeof(floatX)), V = most + 8, Vp = V;  // a pack too many
   const auto kept_bytes = [&](int V) {
     DryRun dry;
     floatX* no_logits = nullptr;

@@ -93,7 +93,7 @@ void check_copies() {
   }
 }
 
-TEST_CASE_TEMPLATE("elements are loaded and stored as floats, by wide accesses and one by one, whole and cut off", floatX, float, bf16) {
+TEST_CASE_TEMPLATE("elements as floats, by wide accesses and one by one, whole and truncated", floatX, float, bf16) {
   check_copies<floatX, true, 4>();
   check_copies<floatX, true, 8>();
   check_copies<floatX, false, 4>();

@@ -39,7 +39,7 @@ bool truncates(MatmulMode mode) {  // tensor cores add
   return mode.tier != MatmulTier::plain && (std::is_same_v<floatX, bf16> || mode.tf32);
 }
 
-// Values of a factor as rounded by a tier before multiplying. tf32: the nearest with 10 bits of mantissa, ties away from zero.
+// Values of a factor as rounded before multiplying. tf32: the nearest with 10 bits of mantissa, ties away from zero.
 template <class floatX>
 Doubles factor(const std::vector<floatX>& stored, MatmulMode mode) {
   Floats values = to_numbers<float>(stored);
@@ -378,7 +378,7 @@ TEST_CASE("matmul: the number of parts of dweight keeps to its limits") {
 }
 
 #ifdef WROUGHT_CUDASIM
-TEST_CASE_TEMPLATE("matmul: tensor cores that truncate sums are within the tolerance, which accounts for it" * full_set(),
+TEST_CASE_TEMPLATE("matmul: tensor cores that truncate sums are within the tolerance, which includes it" * full_set(),
                    floatX, float, bf16) {
   const MatmulMode mode{MatmulTier::tensor_core, true};
   const Layer<floatX> layer({24, 8200, 16});
@@ -400,7 +400,7 @@ TEST_CASE_TEMPLATE("matmul: tensor cores that truncate sums are within the toler
   const Outputs<floatX> far = run(positive, mode, {.bias = false});
   check_against_twin(positive, mode, run(positive, mode));
   cudasim::set_mma_truncates(before);
-  if constexpr (std::is_same_v<floatX, float>) {  // the truncation term is needed: without it the errors exceed the tolerance
+  if constexpr (std::is_same_v<floatX, float>) {  // the term is needed: without it they exceed the tolerance
     Doubles out(far.out.size());
     cpu::matmul_forward(out.data(), factor(positive.inp, mode).data(), factor(positive.weight, mode).data(),
                         static_cast<double*>(nullptr), positive.N, positive.C, positive.OC);

@@ -126,7 +126,7 @@ TEST_CASE_TEMPLATE("symmetric products compute tiles up to the diagonal and stor
             const DeviceArray<floatX> device_x(x, shift[0]), a(expected.size(), shift[1]), b(expected.size(), shift[1]);
             const floatX* no_inp = nullptr;
             symmetric_product<floatX>({a.data(), no_inp, n}, device_x.data(), n, K, by_columns, mode);
-            check_close("A", a.host(), expected, K * K);  // squares on the diagonal: sums grow like k, not like its root
+            check_close("A", a.host(), expected, K * K);  // squares on the diagonal: sums grow like k, not its root
 
             // The polynomial, with another symmetric matrix: each element is its own.
             Floats inp(expected.size());
@@ -259,7 +259,7 @@ TEST_CASE("muon_apply updates float, and bf16 with a master copy, and does nothi
   check_ran<bf16>("muon_apply_kernel<floatX, false, true");
 }
 
-TEST_CASE("muon_apply of bf16 without a master copy rounds to a neighbour, on average to the exact value, by seed and step") {
+TEST_CASE("muon_apply of bf16 without a master copy rounds randomly by seed and step, on average to the exact value") {
   const int64_t N = 16 * 1024;
   for (const bool unaligned : {false, true}) {
     const auto run = [&](uint64_t seed, int64_t updates) {

@@ -540,7 +540,7 @@ TEST_CASE("Muon updates the blocks' matrices, three of them in qkvw, and AdamW t
     if (tensor.muon) {
       const int rows = static_cast<int>(tensor.rows) / tensor.stacked, cols = static_cast<int>(tensor.cols);
       Doubles m(p.size()), scratch(static_cast<size_t>(muon_scratch(rows, cols)));
-      for (size_t i = 0; i < m.size(); ++i) m[i] = g[i];  // the first step's, unclipped
+      for (size_t i = 0; i < m.size(); ++i) m[i] = g[i];  // gradients of the first step, unclipped
       for (size_t i = 0; i < p.size(); i += static_cast<size_t>(rows) * cols) {
         cpu::muon_update<double>(&p[i], &m[i], scratch.data(), &g[i], 0.5, o.lr, o.momentum, o.weight_decay, rows, cols,
                                  cpu::matmul_forward<double>, cpu::matmul_backward<double>);
@@ -765,7 +765,7 @@ TEST_CASE("a batch that no memory can hold is an exception; the model stays usab
   CHECK(row[0] == 0);  // all weights are zero
 }
 
-TEST_CASE("zeroed gradients read as zeros before the first backward, and the next backward replaces those of the last step") {
+TEST_CASE("zeroed gradients read as zeros before the first backward, and the next backward replaces the old ones") {
   for (const bool reference : {true, false}) {
     CpuModel<float> model(kSmall, reference), fresh(kSmall, reference);
     const Batch first(kSmall, 2, 8, 1), second(kSmall, 3, 7, 2);

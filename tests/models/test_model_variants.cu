@@ -60,12 +60,12 @@ TEST_CASE("every variant's loss, logits and gradients equal those of the CPU, wi
     if (quick_set() && base == kRagged) continue;
     for (const Variant& v : model_variants(base)) {
       check_against_cpu(v, Precision::fp32, 8, 16);
-      if (base == kSmall) check_against_cpu(v, Precision::bf16, 8, 16);  // the other base runs the plain kernels of fp32
+      if (base == kSmall) check_against_cpu(v, Precision::bf16, 8, 16);  // the other base has fp32's plain kernels
     }
   }
 }
 
-TEST_CASE("an adapter's dropout at the head is one mask, however many rows of logits are computed at once" * full_set()) {
+TEST_CASE("an adapter's dropout at the head is one mask, however many rows of logits are made at once" * full_set()) {
   const ModelConfig config = {
       .max_seq_len = 11, .vocab_size = 8200, .num_layers = 1, .num_heads = 1, .channels = 5, .tied_head = false};
   const Variant head{"a head's adapter", config, {.lora = {.rank = 2, .alpha = 8, .dropout = 0.5f, .targets = "head"}}};
@@ -73,9 +73,8 @@ TEST_CASE("an adapter's dropout at the head is one mask, however many rows of lo
   check_against_cpu(head, Precision::fp32, 27, 11);
 }
 
-TEST_CASE(
-    "three steps: trained parts follow the CPU, the others keep their bits, with and without master weights" *
-    full_set()) {
+TEST_CASE("three steps: trained parts follow the CPU, the others keep their bits, with and without master weights" *
+          full_set()) {
   for (const Variant& v : model_variants(kSmall)) {
     INFO(v.name);
     const VariantBatch batch(v.config, 2, 9, 1);

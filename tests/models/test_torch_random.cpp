@@ -45,8 +45,7 @@ TEST_CASE("uniform numbers equal those of torch, bit for bit") {
   };
   const double bound = 1 / std::sqrt(768.0);
   CHECK(draw(123, -bound, bound) == golden().get<float>("uniform"));
-  CHECK(draw((uint64_t{1} << 40) + 5, -bound, bound) ==
-        golden().get<float>("uniform_wide"));  // seeds of 32 bits
+  CHECK(draw((uint64_t{1} << 40) + 5, -bound, bound) == golden().get<float>("uniform_wide"));  // seeds of 32 bits
   CHECK(draw(5, -bound, bound) == golden().get<float>("uniform_wide"));
   CHECK(draw(7, 0.3, 5) == golden().get<float>("uniform_shifted"));
 }
@@ -61,7 +60,7 @@ TEST_CASE("normal numbers equal those of torch") {
     REQUIRE(x.size() == plain.size());
     REQUIRE(x.size() == vector.size());
     // Three functions of the C library, each right to about an ulp, make a number of at most 6: with another library,
-    // some ulps of 4. Their vector versions are no worse in so few draws; among millions the difference was up to
+    // some ulps of 4. Their vector versions are not worse in so few draws; among millions the difference was up to
     // 2.5e-6.
     const double some_ulps = 4 * 0x1p-21;
     double worst = 0, worst_vector = 0;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Some of dev/mutation/mutate's faults, in two of the kernel files: all must be seen by a test, or be explained in
-# dev/mutation/survivors.txt. Which ones, the kernels' text decides: the same for the same kernels, others when one changes.
+# A sample of dev/mutation/mutate's faults, in two of the kernel files: each must be detected by a test, or be explained
+# in dev/mutation/survivors.txt. The text of the kernels selects the sample: the same for the same kernels, another when
+# one changes.
 #   tests/mutation/mutate_sample.sh BUILD_FOLDER
 set -euo pipefail
 build=${1:?usage: tests/mutation/mutate_sample.sh BUILD_FOLDER}

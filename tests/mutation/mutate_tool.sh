@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# dev/mutation/mutate itself: a kernel whose test is too weak must yield a named survivor and exit code 1; the survivor explained, 0.
+# dev/mutation/mutate itself: for a kernel whose test is too weak it must name a survivor and exit with 1; with the
+# survivor explained, with 0.
 #   tests/mutation/mutate_tool.sh BUILD_FOLDER
 set -euo pipefail
 build=$(cd "${1:?usage: tests/mutation/mutate_tool.sh BUILD_FOLDER}" && pwd)
@@ -39,7 +40,7 @@ __global__ void tiny_kernel(floatX* out, const floatX* inp, int N) {
   out[i] = (mine[0] + shared[(i + 1) % blockDim.x]) * mine[1];
 }
 CUDA
-# Weak: N is the block's size, so nobody is beyond N.
+# Weak: N is the block's size, so no thread is beyond N.
 cat > "$root/tests/kernels/test_tiny.cu" <<'CUDA'
 #include "kernels/tiny.cuh"
 #include "tests/helpers/device.h"
@@ -54,18 +55,18 @@ TEST_CASE("tiny") {
 CUDA
 
 run 1 kernels/tiny.cuh
-grep -q "SURVIVED kernels/tiny.cuh:15: tiny_kernel: if (i >= N) return;" "$root/log" || fail "the guard that no test needs is not named"
+grep -q "SURVIVED kernels/tiny.cuh:15: tiny_kernel: if (i >= N) return;" "$root/log" || fail "the guard that the tests do not need is not named"
 grep -q "guard: i >= N -> false" "$root/log" || fail "the survivor does not say what was changed"
 grep -q "1 faults do not compile" "$root/log" || fail "the fault that does not compile is not counted"
 if grep -q "SURVIVED.*__syncthreads" "$root/log"; then fail "the deleted barrier was not caught"; fi
 
-# Each survivor explained: nothing is left to say.
+# With each survivor explained, nothing is reported.
 sed -n '/^SURVIVED/{s/^SURVIVED \([^:]*\):[0-9]*: \([^:]*\): \(.*\)/\1 ## \2 ## \3/;N;s/\n  */ ## /;s/$/ ## as many threads as elements/;p}' \
   "$root/log" > "$root/dev/mutation/survivors.txt"
 run 0 --again kernels/tiny.cuh
-grep -q "100.0 % |  " "$root/log" || fail "explained survivors do not count as such"
+grep -q "100.0 % |  " "$root/log" || fail "explained survivors are not counted as such"
 
-# Errors: a test that fails as it is, a line that explains nothing, and wrong usage.
+# Errors: a test that fails without a fault, a malformed explanation, and wrong usage.
 sed -i 's/\* 3);/* 4);/' "$root/tests/kernels/test_tiny.cu"
 run 1 kernels/tiny.cuh
 grep -q "test_tiny_sim fails as it is" "$root/log" || fail "a test that fails without a fault is not reported"
@@ -75,4 +76,4 @@ grep -q "survivors.txt:1: expected" "$root/log" || fail "a malformed explanation
 run 2 kernels/none.cuh
 run 2 --sample 0
 run 2
-echo "dev/mutation/mutate names what a weak test does not see"
+echo "dev/mutation/mutate names what a weak test misses"

@@ -1,5 +1,5 @@
-# Sourced by tests/programs/test_*.sh, which run a program whole. $BUILD holds the binaries, $SOURCE the checkout;
-# $TMP is an empty folder, removed at the end.
+# Sourced by tests/programs/test_*.sh, which test whole programs. $BUILD holds the binaries, $SOURCE the checkout; $TMP
+# is an empty folder, removed at the end.
 set -euo pipefail
 : "${BUILD:?set BUILD to the folder with the binaries}" "${SOURCE:?set SOURCE to the checkout}"
 TMP=$(mktemp -d)
@@ -16,19 +16,19 @@ expect_ok() {
 
 # expect_error CODE REGEX COMMAND...: must exit CODE with output that matches REGEX (grep -E).
 expect_error() {
-  local want=$1 pattern=$2 code=0
+  local expected=$1 pattern=$2 code=0
   shift 2
   "$@" >"$TMP/out" 2>&1 </dev/null || code=$?
-  [ $code -eq "$want" ] || { cat "$TMP/out"; die "exit $code instead of $want from: $*"; }
+  [ $code -eq "$expected" ] || { cat "$TMP/out"; die "exit $code instead of $expected from: $*"; }
   grep -qE -- "$pattern" "$TMP/out" || { cat "$TMP/out"; die "no message like '$pattern' from: $*"; }
 }
 
-# expect_output REGEX: the last command's output must have a line like it.
+# expect_output REGEX: the last command's output must have a line that matches.
 expect_output() { grep -qE -- "$1" "$TMP/out" || { cat "$TMP/out"; die "no output like '$1'"; }; }
 
-# A script is a list of functions test_NAME, each of which could run by itself in an empty folder ($TMP, the current one).
-# `run_tests "$@"` at its end runs the one that is named, or all of them, each in a process of its own. test_smoke is the
-# one that `make test` runs: the program once, in seconds.
+# A script is a list of functions test_NAME, each of which can run by itself in an empty folder ($TMP, the current one).
+# `run_tests "$@"` at the end runs the named one, or all of them, each in its own process. test_smoke is run by `make
+# test`: the program once, in seconds.
 run_tests() {
   local name code failed=0
   if [ "${1:-all}" != all ]; then
@@ -40,7 +40,7 @@ run_tests() {
   for name in $(sed -n 's/^test_\([a-z0-9_]*\)().*/\1/p' "$0"); do
     code=0
     bash "$0" "$name" || code=$?
-    [ $code = 0 ] || [ $code = 77 ] || { echo "FAILED: $(basename "$0") $name" >&2; failed=1; }  # 77: it said why it is skipped
+    [ $code = 0 ] || [ $code = 77 ] || { echo "FAILED: $(basename "$0") $name" >&2; failed=1; }  # 77: skipped; it printed the reason
   done
   return $failed
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench_kernels_sim: its flags, its results, its page, and that the kernels of kernels/ keep to the budget.
+# bench_kernels_sim: its flags, its results, its page, and that the kernels of kernels/ keep within the budget.
 . "$(dirname "$0")/lib.sh"
 run="$BUILD/bench_kernels_sim"
 [ -x "$run" ] || { echo "skipped: this build has no cudasim"; exit 0; }
@@ -11,36 +11,36 @@ expect_output '--write-budget'
 expect_ok "$run" --list
 expect_output '^layernorm_backward$'
 expect_error 2 'colour' "$run" --colour red
-expect_error 2 '--seconds' "$run" --seconds 3 # times are a GPU's
+expect_error 2 '--seconds' "$run" --seconds 3 # only a GPU has times
 expect_error 2 'no regular expression' "$run" --only '('
 expect_error 2 "no operation matches 'nothing'" "$run" --only nothing
 expect_error 2 'excludes' "$run" --budget a.json --write-budget b.json
 
-# Results: one operation, all versions; JSON that a reader can rely on, a page that needs nothing else.
+# Results: one operation, all versions; valid JSON, and a page that needs no other file.
 expect_ok "$run" --only '^residual_forward$' --json r.json --html r.html
 expect_output 'coalesced'
-[ "$(grep -c '"kernel": true' r.json)" -eq 1 ] || die "not one version is the kernel of kernels/"
+[ "$(grep -c '"kernel": true' r.json)" -eq 1 ] || die "not exactly one version is the kernel of kernels/"
 [ "$(grep -c '"error"' r.json)" -eq 0 ] || die "a version is wrong"
 grep -q '"dram_bytes"' r.json || die "no counts"
-grep -qE '(src|href)="?(https?:|//)|@import|url\(|<script' r.html && die "the page wants another file"
-grep -q '<meta name="viewport"' r.html && grep -q '<svg' r.html && grep -q '</html>' r.html || die "the page is not whole"
+grep -qE '(src|href)="?(https?:|//)|@import|url\(|<script' r.html && die "the page needs another file"
+grep -q '<meta name="viewport"' r.html && grep -q '<svg' r.html && grep -q '</html>' r.html || die "the page is incomplete"
 if command -v python3 >/dev/null; then
-  python3 -m json.tool r.json >/dev/null || die "r.json is no JSON"
+  python3 -m json.tool r.json >/dev/null || die "r.json is not JSON"
 fi
 expect_ok "$run" --only '^residual_forward$' --quick --json quick.json --rows rows.jsonl
 [ "$(grep -c '^{"operation":"residual_forward","size":".*","name":".*}$' rows.jsonl)" -eq 2 ] || die "--rows has not a line per version"
 [ "$(grep -c '"idea"' quick.json)" -eq 2 ] || die "--quick is not the first and the last version"
 expect_error 1 'no/such/folder' "$run" --only '^residual_forward$' --json no/such/folder/x.json
 
-# The budget: kept by all kernels; a smaller figure, a kernel or ladder that it lacks, and one too many are found.
+# The budget: all kernels keep within it; a smaller figure, a missing kernel or ladder, and an unknown one are reported.
 budget="$SOURCE/dev/bench/budget.json"
 expect_ok "$run" --budget "$budget"
 expect_output 'within the budget'
 for kernel in $("$SOURCE/dev/gpu/list_kernels.sh" "$SOURCE/kernels"); do
   [ $kernel = adamw_prepare_kernel ] && continue # a single thread that writes a struct of 32 bytes
-  grep -q "\b$kernel\b" "$budget" || die "the budget does not hold $kernel: no ladder of dev/bench runs it"
+  grep -q "\b$kernel\b" "$budget" || die "the budget lacks $kernel: no ladder of dev/bench runs it"
 done
-small() { # small SED-EXPRESSION REGEX: the budget changed so must fail with a line like it
+small() { # small SED-EXPRESSION REGEX: the budget after this change must fail with a matching line
   sed "$1" "$budget" >changed.json
   cmp -s "$budget" changed.json && die "this changed nothing: $1"
   expect_error 1 "$2" "$run" --only '^layernorm_forward$' --budget changed.json
@@ -56,6 +56,6 @@ echo '{' >broken.json
 expect_error 1 'broken.json' "$run" --only '^residual_forward$' --budget broken.json
 expect_error 1 'missing.json' "$run" --only '^residual_forward$' --budget missing.json
 
-# What is counted now is within the budget written of it.
+# The current counts are within a budget written from them.
 expect_ok "$run" --only '^(residual|layernorm)_forward$' --write-budget new.json
 expect_ok "$run" --only '^(residual|layernorm)_forward$' --budget new.json

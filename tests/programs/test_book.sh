@@ -1,4 +1,4 @@
-# book: the figures that need neither the book's text nor GPT-2's vocabulary; the others say why they are left out.
+# book: the figures that need neither the book's text nor GPT-2's vocabulary; the others are left out with a reason.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 unset WROUGHT_DATA
@@ -8,7 +8,7 @@ make_text() {
   for i in $(seq 1 30); do echo "Fox number $((i * 7 % 101)) jumps over dog number $((i * 13 % 17)): no verdict."; done >text.txt
 }
 
-# passes WHAT: its row has the book's figure twice (perplexity: to 1e-5), and says so.
+# passes WHAT: its row has the book's figure twice (perplexity: to 1e-5), and passes.
 passes() {
   awk -F ' *[|] ' -v what="  $1" '
     $1 == what && ($2 == $3 || ($2 + 0 == 48725.82 && $3 / $2 - 1 < 1e-5 && 1 - $3 / $2 < 1e-5)) && $4 == "pass" { found = 1 }
@@ -16,15 +16,15 @@ passes() {
     { cat out; die "no row passes: $1"; }
 }
 left_out() { grep -qF "  $1" out && grep -F "  $1" out | grep -qE "\| $2" || { cat out; die "not left out: $1"; }; }
-# What the rows about two processes say, and their verdict.
+# Checks the results in the rows about two processes, and their verdict.
 two_processes() { # two_processes WHAT OURS VERDICT
-  grep -qE "^  two processes: $1 +\| .* \| $2 +\| $3" out || { cat out; die "not so: two processes: $1, $2, $3"; }
+  grep -qE "^  two processes: $1 +\| .* \| $2 +\| $3" out || { cat out; die "no such row: two processes: $1, $2, $3"; }
 }
 shared='the data shared out' averaged='gradients averaged'
 mpi=
 if command -v mpirun >/dev/null && [[ $(ldd "$BUILD/train_gpt2") == *libmpi* ]]; then mpi=1; fi
 
-# The chapters that take no time; a chapter that there is not.
+# The chapters that take no time; a chapter that does not exist.
 test_smoke() {
   make_text
   expect_ok "$book" --text text.txt --chapter 2 --chapter 3 --chapter D
@@ -35,7 +35,7 @@ test_smoke() {
   expect_error 2 'chapter' "$book" --chapter 9
 }
 
-# All chapters, but for the training of chapter 5.
+# All chapters, without the training of chapter 5.
 test_figures() {
   make_text
   expect_ok "$book" --text text.txt --quick
@@ -53,7 +53,7 @@ test_figures() {
   left_out 'its ids of "Hello, do' 'skipped: no GPT-2 vocabulary'
   left_out 'GPT-2 124M: training loss' 'skipped: no --gpt2 DIR'
   left_out 'after 10 epochs: training loss' 'skipped: --quick'
-  # Windows of 100 bytes in batches of two, which go to one and the other; of an odd number the first has one more.
+  # Windows of 100 bytes in batches of two, which go alternately to the two; with an odd number the first gets one more.
   bytes=$(wc -c <text.txt) batches=$((($(wc -c <text.txt) - 1) / 200))
   two_processes "$shared" "$(((batches + 1) / 2 * 2)) \+ $((batches / 2 * 2)) of $(((bytes - 1) / 100)), none twice" pass
   if [ $mpi ]; then
@@ -64,18 +64,18 @@ test_figures() {
   expect_output '^2[0-9] of the book.s figures pass, 0 fail, [0-9]+ are left out$'
 }
 
-# A trainer that is not there, or does not do it.
+# A trainer that is missing, or does not work.
 test_trainers() {
   make_text
-  appendix() { "$@" "$PWD/alone/book" --text text.txt --chapter A; }
-  mkdir alone scratch nothing
-  cp "$book" alone/book
+  appendix() { "$@" "$PWD/own/book" --text text.txt --chapter A; }
+  mkdir own scratch nothing
+  cp "$book" own/book
   export TMPDIR=$PWD/scratch
   expect_ok appendix
   two_processes "$averaged" '' 'skipped: no train_gpt2 next to'
   expect_output '^1 of the book.s figures pass, 0 fail, 1 are left out$'
-  cp "$BUILD/train_gpt2" alone/trainer
-  trainer_is() { printf '#!/bin/bash\n%s\n' "$1" >alone/train_gpt2 && chmod +x alone/train_gpt2; }
+  cp "$BUILD/train_gpt2" own/trainer
+  trainer_is() { printf '#!/bin/bash\n%s\n' "$1" >own/train_gpt2 && chmod +x own/train_gpt2; }
   trainer_is 'exec "$(dirname "$0")/trainer" "$@"'
   expect_ok appendix env PATH="$PWD/nothing"
   two_processes "$averaged" '' 'skipped: no mpirun'
@@ -94,11 +94,11 @@ test_trainers() {
     two_processes "$averaged" '' 'skipped: train_gpt2 was built without MPI'
   fi
   if [ $mpi ]; then
-    # Two that learn at another rate than one does.
+    # Two processes with another learning rate than one.
     trainer_is '[ ! "$OMPI_COMM_WORLD_SIZE" ] || set -- "${@/#3e-3/2.99e-3}"; exec "$(dirname "$0")/trainer" "$@"'
     expect_error 1 . appendix
     two_processes "$averaged" '20 losses, [0-9.]+e-0[1-4] apart' FAIL
-    # Two of which one dies.
+    # Two processes, one of which dies.
     trainer_is '[ "$OMPI_COMM_WORLD_RANK" != 1 ] || exit 4; exec "$(dirname "$0")/trainer" "$@"'
     expect_error 1 . appendix
     two_processes "$averaged" '.+' FAIL
@@ -106,7 +106,7 @@ test_trainers() {
   head -c 300 text.txt >short.txt
   expect_ok "$book" --text short.txt --chapter A
   two_processes "$shared" '' 'skipped: the text has less than 401 bytes'
-  [ -z "$(ls scratch)" ] || die "left behind: $(ls scratch)"
+  [ -z "$(ls scratch)" ] || die "left over: $(ls scratch)"
   unset TMPDIR
 }
 

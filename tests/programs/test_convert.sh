@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# convert: Hugging Face directories, llm.c's .bin and TensorFlow checkpoints, all ways, and every way to get it wrong.
+# convert: Hugging Face directories, llm.c's .bin and TensorFlow checkpoints, in all directions, and all errors.
 source "$(dirname "$0")/lib.sh"
 convert=$BUILD/convert
 golden=$SOURCE/tests/golden
 tensorflow=$golden/checkpoint_tensorflow
 export OMP_NUM_THREADS=1
 
-make_model() {  # the golden model, and in llm.c's forms
+make_model() {  # the golden model, and its copies in llm.c's formats
   cp -r "$golden/checkpoint_gpt2" "$TMP/model"
   cp "$golden/checkpoint_llmc_fp32.bin" "$TMP/m.bin"
   cp "$golden/checkpoint_llmc_bf16.bin" "$TMP/m16.bin"
   chmod -R u+w "$TMP/model" "$TMP/m.bin" "$TMP/m16.bin"
 }
 
-make_back() {  # the model by way of llm.c's form
+make_back() {  # the model after conversion to llm.c's format and back
   expect_ok "$convert" --from "$TMP/m.bin" --to "$TMP/back"
 }
 
@@ -23,7 +23,7 @@ abcabcabc
 TEXT
 }
 
-# A model to llm.c's form and back; an unknown format.
+# A model is converted to llm.c's format and back; an unknown format is refused.
 test_smoke() {
   make_model
   expect_ok "$convert" --from "$TMP/model" --to "$TMP/here.bin"
@@ -34,7 +34,7 @@ test_smoke() {
   expect_error 2 "--format" "$convert" --from a --to b --format onnx
 }
 
-# Golden to llm.c and back: the same bytes, the same tensors.
+# The golden model to llm.c and back: the same bytes, the same tensors.
 test_llmc() {
   expect_ok "$convert" --help
   expect_output "--from"
@@ -59,14 +59,14 @@ test_llmc() {
   cmp "$TMP/m16again.bin" "$TMP/m16.bin" || die "bf16 -> fp32 -> bf16 changed the model"
 }
 
-# What TensorFlow wrote is the same model.
+# TensorFlow's checkpoint is the same model.
 test_tensorflow() {
   expect_ok "$convert" --from "$tensorflow" --to "$TMP/tf.bin"
   expect_output "read .*OpenAI's TensorFlow checkpoint, F32"
   cmp "$TMP/tf.bin" "$golden/checkpoint_llmc_fp32.bin" || die "the TensorFlow checkpoint is another model"
 }
 
-# What torch.save() wrote.
+# Files written by torch.save().
 test_pytorch() {
   expect_ok "$convert" --from "$golden/checkpoint_pytorch" --to "$TMP/torch"
   expect_output "read .*a Hugging Face directory, F32"
@@ -78,7 +78,7 @@ test_pytorch() {
   [ ! -e "$TMP/none" ] || die "a refused model left a folder"
 }
 
-# Hugging Face to Hugging Face in every type: the same bytes again, whole or in shards; llm.c's types both ways.
+# Hugging Face to Hugging Face in every type: the same bytes, whole or in shards; llm.c's types in both directions.
 test_types() {
   make_model
   make_back
@@ -93,17 +93,17 @@ test_types() {
       cmp "$TMP/$dtype-$copy/config.json" "$TMP/$dtype/config.json" || die "$dtype: another config.json"
     done
   done
-  cmp "$TMP/fp32/model.safetensors" "$TMP/back/model.safetensors" || die "fp32 by another way is not the same"
+  cmp "$TMP/fp32/model.safetensors" "$TMP/back/model.safetensors" || die "fp32 by another path is not the same"
   expect_ok "$convert" --from "$TMP/bf16" --to "$TMP/from16.bin"
   expect_output "llm.c version 5, bf16"
-  cmp "$TMP/from16.bin" "$TMP/m16.bin" || die "bf16 by a directory is not bf16 at once"
+  cmp "$TMP/from16.bin" "$TMP/m16.bin" || die "bf16 via a directory differs from direct bf16"
   expect_ok "$convert" --from "$TMP/fp16" --to "$TMP/from-fp16.bin"
-  expect_output "llm.c version 3, fp32"  # which holds what fp16 did
+  expect_output "llm.c version 3, fp32"  # fp32 holds every value of fp16
   expect_ok "$convert" --from "$TMP/from-fp16.bin" --to "$TMP/fp16-back" --dtype fp16
   cmp "$TMP/fp16-back/model.safetensors" "$TMP/fp16/model.safetensors" || die "fp16 -> fp32 -> fp16 changed the model"
   expect_ok "$convert" --from "$TMP/bf16" --to "$TMP/from16-32.bin" --dtype fp32
   cmp "$TMP/from16-32.bin" <("$convert" --from "$TMP/m16.bin" --to "$TMP/x.bin" --dtype fp32 >/dev/null && cat "$TMP/x.bin") ||
-    die "bf16 in fp32 depends on the way"
+    die "bf16 in fp32 depends on the path of conversion"
   expect_error 2 "--dtype fp16: llm.c's .bin holds fp32 or bf16" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --dtype fp16
   expect_error 2 "contradict each other" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --dtype fp32 --format llmc-bf16
   expect_error 2 "--shard-bytes goes with a directory" "$convert" --from "$TMP/model" --to "$TMP/x2.bin" --shard-bytes 1000
@@ -124,15 +124,15 @@ test_kept() {
   cmp "$TMP/copy/tokenizer.json" "$TMP/model/tokenizer.json" || die "the tokenizer changed"
   cmp "$TMP/copy/model.safetensors" "$TMP/back/model.safetensors" || die "the weights changed"
 
-  # What else config.json says about tokens and classes is kept.
+  # Other fields of config.json about tokens and classes are kept.
   cp -r "$TMP/model" "$TMP/named"
   sed -i 's/"vocab_size"/"id2label": {"0": "ham", "1": "spam"}, "eos_token_id": 7, &/; s/"eos_token_id": null,//; s/"eos_token_id": 4,//' "$TMP/named/config.json"
   expect_ok "$convert" --from "$TMP/named" --to "$TMP/named-copy"
   grep -q '"1": "spam"' "$TMP/named-copy/config.json" || die "the names of the classes are lost"
-  grep -q '"eos_token_id": 7' "$TMP/named-copy/config.json" || die "the end of a text is another"
+  grep -q '"eos_token_id": 7' "$TMP/named-copy/config.json" || die "the end-of-text id has changed"
 }
 
-# Nothing is written over without --force.
+# Nothing is overwritten without --force.
 test_overwriting() {
   make_model
   expect_ok "$convert" --from "$TMP/model" --to "$TMP/copy"

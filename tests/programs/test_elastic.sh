@@ -1,5 +1,5 @@
-# apps/launch/elastic.sh: a run that loses a process goes on with fewer, or with as many, from its checkpoint or, where it has
-# none, from the beginning; what is an error is not tried again; signals save and end.
+# apps/launch/elastic.sh: a run that loses a process continues with fewer, or with as many, from its checkpoint or,
+# without one, from the beginning; errors are not retried; signals save and end the run.
 source "$(dirname "$0")/lib.sh"
 if ! command -v mpirun >/dev/null || ! ldd "$BUILD/train_gpt2" | grep libmpi >/dev/null; then
   echo "skipped: no mpirun, or train_gpt2 was built without MPI (libopenmpi-dev, openmpi-bin)"
@@ -30,11 +30,11 @@ in_background() {
   as_job=1 elastic "$@" >out 2>&1 &
   job=$!
 }
-killed_rank() { # killed_rank RUN RANK: kill -9 for that rank of a run that has begun
+killed_rank() { # killed_rank RUN RANK: kill -9 for that rank, once the run has begun
   local pid
   for _ in $(seq 1 100); do
     for pid in $(pgrep -f -- "^$trainer .*--run $1( |\$)"); do
-      [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] || continue  # another test's
+      [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] || continue  # of another test
       if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -x "OMPI_COMM_WORLD_RANK=$2" >/dev/null; then
         kill -KILL "$pid"
         return
@@ -44,24 +44,24 @@ killed_rank() { # killed_rank RUN RANK: kill -9 for that rank of a run that has 
   done
   die "no rank $2 of $1 to kill"
 }
-wait_for() { # wait_for COMMAND...: half a minute at most
+wait_for() { # wait_for COMMAND...: waits half a minute at most
   for _ in $(seq 1 300); do
     if "$@" 2>/dev/null; then return; fi
     kill -0 "$job" 2>/dev/null || { cat out; die "it ended before: $*"; }
     sleep 0.1
   done
   cat out
-  die "not in half a minute: $*"
+  die "not within half a minute: $*"
 }
-ended() { # ended CODES: the job in the background, with one of these
+ended() { # ended CODES: waits for the background job; its code must be one of these
   local code=0
   wait "$job" || code=$?
   job=''
   [[ " $* " = *" $code "* ]] || { tr '\r' '\n' <out | grep -v 'step .* loss' | tail -40; die "exit $code instead of $*"; }
 }
 
-# 8 micro-batches a step: 4 processes, then 2. The curve is that of a run that lost nobody. Each run goes on until it is told to
-# end, so that no machine is so fast that it has ended before its process is lost.
+# 8 micro-batches per step: 4 processes, then 2. The curve is that of a run that lost no process. Each run continues
+# until it is told to end, so that even a fast machine has not ended before its process is lost.
 # shellcheck disable=SC2086
 test_fewer() {
   make_text
@@ -80,7 +80,7 @@ test_fewer() {
   same_curve one lost 1e-3
 }
 
-# Before its first checkpoint: from the beginning, with the same step.
+# A process lost before the first checkpoint: restart from the beginning, with the same batch.
 # shellcheck disable=SC2086
 test_no_checkpoint() {
   make_text
@@ -89,13 +89,13 @@ test_no_checkpoint() {
   killed_rank early 1
   wait_for grep -q '1 processes instead of 2, from the beginning: it had no checkpoint yet' out
   wait_for grep -q '"loss"' early/metrics.jsonl
-  grep -q '"total-batch-tokens":64' early/metrics.jsonl || die "another batch after the restart"
+  grep -q '"total-batch-tokens":64' early/metrics.jsonl || die "a different batch after the restart"
   kill -TERM "$job"
   ended 0
   [ "$(grep -c '"loss"' early/metrics.jsonl)" = "$(steps_of early)" ] || die "not one loss for each step from the first on"
 }
 
-# As many as before, but not for ever.
+# Restarts with as many processes as before, but not for ever.
 # shellcheck disable=SC2086
 test_as_many() {
   make_text
@@ -106,16 +106,16 @@ test_as_many() {
   first=$(steps_of twice)
   wait_for steps_beyond twice "$first"
   killed_rank twice 1
-  ended 75 137  # whether mpirun heard of the killed one or of the others first
+  ended 75 137  # depends on whether mpirun notices the killed process or the others first
   expect_output 'after 1 restarts, as many as --max-restarts allows: given up'
 
-  # A program that is lost once.
+  # A program that fails once as if lost.
   printf '#!/bin/bash\nmkdir -p run && [ -e run/was_lost ] || { touch run/was_lost; exit 75; }\n' >lost_once && chmod +x lost_once
   expect_ok "$SOURCE/apps/launch/elastic.sh" -n 1 --keep-size --wait 0 -- ./lost_once --run run
   expect_output 'done, after 1 restarts'
 }
 
-# A signal ends it; errors are not tried again.
+# A signal ends it; errors are not retried.
 # shellcheck disable=SC2086
 test_ends() {
   make_text
@@ -126,7 +126,7 @@ test_ends() {
   expect_output 'a signal: the processes save and end'
   [ -s stopped/latest/trainer_state.json ] || die "nothing saved after SIGTERM"
   [ -z "$(pgrep -f -- "^$trainer .*--run stopped( |\$)")" ] || die "processes are left"
-  # Errors are not tried again.
+  # Errors are not retried.
   expect_error 1 'exit code 1 is an error, not a lost process' elastic -n 2 -- ${model/text.txt/nothere.txt} --run no --steps 10
   expect_error 2 'exit code 2 is an error, not a lost process' elastic -n 2 -- $model --run no --steps 10 --zero 4
   [ "$(grep -c 'elastic: 2 processes' "$TMP/out")" = 1 ] || die "it was started again"

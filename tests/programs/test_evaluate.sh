@@ -1,10 +1,10 @@
-# evaluate: loss of text and shards, with and without a stride; questions; everything that it must refuse.
+# evaluate: loss of text and shards, with and without a stride; questions; everything it must refuse.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 evaluate=$BUILD/evaluate
 model=run/latest
 
-# A model of letters that knows one line by heart, and twenty such lines.
+# A model of letters that has memorised one line, and twenty such lines.
 make_model() {
   for _ in $(seq 1 150); do echo "abcdefgh ijkl mnop"; done >text.txt
   "$BUILD/train_gpt2" --data text.txt --run run --tokenizer chars --layers 1 --heads 2 --channels 32 --seq-len 32 --batch-size 8 \
@@ -29,7 +29,7 @@ make_questions() {
   } >lambada.jsonl
 }
 
-make_classes() {  # a classifier, and four texts of which it gets one wrong
+make_classes() {  # a classifier, and four texts, one of which it gets wrong
   {
     printf 'kind\tbody\n'
     for _ in $(seq 1 40); do printf 'up\tabcdefgh ijkl\ndown\tponm lkji\n'; done
@@ -42,7 +42,7 @@ make_classes() {  # a classifier, and four texts of which it gets one wrong
 value() { grep -oE "\"$1\": [-+.e0-9]+" out | grep -oE '[-+.e0-9]+$' || die "no $1 in: $(cat out)"; }
 between() { awk -v x="$1" -v a="$2" -v b="$3" 'BEGIN { exit !(x >= a && x <= b) }' || die "$4: $1 is not in $2 .. $3"; }
 
-# The loss of a text that was learnt; a file that is not there.
+# The loss of a text that was learnt; a missing file.
 test_smoke() {
   make_model
   expect_ok "$evaluate" --model $model --data some.txt --json
@@ -68,7 +68,7 @@ test_text() {
   between "$(awk -v x="$(value perplexity_per_token)" 'BEGIN { print log(x) }')" "$(awk -v x="$plain" 'BEGIN { print x - 1e-5 }')" \
     "$(awk -v x="$plain" 'BEGIN { print x + 1e-5 }')" "log of the perplexity"
 
-  # The batch changes nothing; a stride gives every token more before it, and so less loss where windows are short.
+  # The batch size changes nothing; a stride gives every token more context, and so less loss with short windows.
   expect_ok "$evaluate" --model $model --data some.txt --json --batch-size 1 --reference
   between "$(value nats_per_token)" "$(awk -v x="$plain" 'BEGIN { print x - 1e-4 }')" "$(awk -v x="$plain" 'BEGIN { print x + 1e-4 }')" "--batch-size 1"
   expect_ok "$evaluate" --model $model --data some.txt --json --seq-len 6
@@ -144,7 +144,7 @@ test_classes() {
   expect_error 2 'go with --task classify' "$evaluate" --model $model --data some.txt --header no
 }
 
-# What it must refuse.
+# Everything it must refuse.
 test_refused() {
   make_model
   make_mute
@@ -177,12 +177,12 @@ test_refused() {
   expect_error 1 'empty.txt: the file is empty, expected text$' "$evaluate" --model $model --data empty.txt
 }
 
-# Results are numbers: weights that are NaN are refused, and so is a loss that is none.
+# Results are numbers: weights that are NaN are refused, and so is a loss that is not finite.
 test_numbers() {
   make_model
   make_questions
   make_classes
-  filled() {  # filled MODEL BYTE: bad/, the model with every byte of its weights BYTE (octal)
+  filled() {  # filled MODEL BYTE: makes bad/, the model with BYTE (octal) for every byte of its weights
     rm -rf bad && cp -rL "$1" bad
     header=$(od -An -t u8 -N 8 "$1/model.safetensors")
     size=$(stat -L -c %s "$1/model.safetensors")

@@ -1,4 +1,4 @@
-# extend_vocabulary: a model with more special tokens says what it said before; what must be refused.
+# extend_vocabulary: a model with more special tokens generates the same text as before; everything it must refuse.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 extend_vocabulary=$BUILD/extend_vocabulary
@@ -17,7 +17,7 @@ test_smoke() {
   [ "$("$BUILD/tokenize" encode --tokenizer chat --special --text '<|bot|>')" = $((ids + 1)) ] || die "the token is not in the tokenizer"
   "$BUILD/generate" --model $model --prompt abc --tokens 12 --greedy >before
   "$BUILD/generate" --model chat --prompt abc --tokens 12 --greedy >after
-  cmp before after || die "the extended model says something else"
+  cmp before after || die "the extended model generates another text"
 
   expect_ok "$extend_vocabulary" --model $model --add-tokens '[INST]' '[/INST]' --to brackets
   expect_output "^$ids  \[INST\]$"
@@ -32,7 +32,7 @@ test_smoke() {
   expect_error 1 'is there already, with the id' "$extend_vocabulary" --model $model --add-tokens '<|endoftext|>' --to y
   expect_error 1 'expected one or more' "$extend_vocabulary" --model $model --add-tokens 'a b' --to y
   expect_error 1 'nowhere' "$extend_vocabulary" --model nowhere --add-tokens '<x>' --to y
-  [ ! -e y ] || die "a refused extension left something behind"
+  [ ! -e y ] || die "a refused extension left a folder"
 }
 
 run_tests "$@"

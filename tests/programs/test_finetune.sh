@@ -1,10 +1,10 @@
-# finetune: classify, instruct and dpo from a tiny pretrained model, what they write, and everything they must refuse.
+# finetune: classify, instruct and dpo from a tiny pretrained model, their files, and everything they must refuse.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 finetune=$BUILD/finetune
 base=base/latest
 
-# A model of letters, pretrained for a moment; its vocabulary has all that is used below.
+# A model of letters, pretrained briefly; its vocabulary has all characters used below.
 make_base() {
   printf '%s\n' {a..z} {A..Z} {0..9} '#:.,!?"(){}<>|/_-' >letters.txt
   for i in $(seq 1 60); do echo "the cat sat on the mat. a dog ran to the man! say yes or no?"; cat letters.txt; done >text.txt
@@ -12,7 +12,7 @@ make_base() {
     --steps 30 --lr 3e-3 --eval-every 0 --sample-tokens 0 >out || { cat out; die "no model to finetune"; }
 }
 
-# Messages with pets and without: data for classify.
+# Messages with and without pets: data for classify.
 make_pets() {
   {
     printf 'kind\tbody\n'
@@ -32,7 +32,7 @@ make_classifier() {  # pets/latest
   expect_ok classify --run pets --balance --batch-size 8 --epochs 3 --lr 2e-3 --position last-real --eval-examples 20
 }
 
-# What to say and its answer: data for instruct, with a short template.
+# Instructions and answers: data for instruct, with a short template.
 make_rows() {
   {
     echo '['
@@ -52,7 +52,7 @@ make_answers() {  # answers/latest
   expect_ok instruct --run answers --epochs 4 --lr 3e-3 --batch-size 5 --responses 3 --response-tokens 12 --mask-prompt --batching by-length
 }
 
-# Two answers, of which the first is preferred: data for dpo.
+# Pairs of answers, the first one preferred: data for dpo.
 make_pairs() {
   {
     for i in $(seq 1 60); do
@@ -63,12 +63,12 @@ make_pairs() {
 }
 dpo() { "$finetune" dpo --model answers/latest --data pairs.jsonl "$@"; }
 
-# What the last line of metrics.jsonl that has KEY says of it.
+# The value of KEY in the last line of metrics.jsonl that has it.
 metric() { grep -o "\"$2\":[-0-9.e]*" "$1/metrics.jsonl" | tail -1 | cut -d: -f2; }
 holds() { awk "BEGIN { exit !($1) }" || die "$2: $1"; }
 weights() { sha256sum <"$1/latest/model.safetensors"; }
 
-# Steps of each kind; labels that are not there.
+# Steps of each kind; missing labels.
 test_smoke() {
   make_base
   make_pets
@@ -81,10 +81,10 @@ test_smoke() {
   expect_ok "$finetune" dpo --model answers/latest --data pairs.jsonl --run preferred --steps 2 --batch-size 2
   expect_output 'step 1/2 . loss 0.6931 . margin .0.0000'
   expect_error 1 'label-column: there is no column "sort"' "$finetune" classify --model $base --data pets.tsv --text-column body --label-column sort
-  [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"
+  [ ! -e runs ] || die "a refused run left a folder: $(ls runs)"
 }
 
-# A classifier is trained, kept and asked.
+# A classifier is trained, saved and used.
 test_classify() {
   make_classifier
   expect_output '180 texts in pets.tsv; its first line names the columns: "kind", "body"; 1 without text are left out'
@@ -97,10 +97,10 @@ test_classify() {
   grep -q '"id2label"' pets/latest/config.json || die "the classes are not in config.json"
   [ "$(grep -c test_accuracy pets/metrics.jsonl)" = 4 ] || die "expected an evaluation before the first epoch and after each"
   expect_ok "$BUILD/generate" --model pets/latest --classify "the cat 99 sat"
-  [ "$(head -1 out)" = pet ] || die "the class of a pet: $(cat out)"
+  [ "$(head -1 out)" = pet ] || die "wrong class for a pet: $(cat out)"
   expect_output '^0\.[0-9]{4}  no pet$'
   expect_ok "$BUILD/generate" --model pets/latest --classify "buy 99 now!" --reference
-  [ "$(head -1 out)" = "no pet" ] || die "the class of no pet: $(cat out)"
+  [ "$(head -1 out)" = "no pet" ] || die "wrong class for no pet: $(cat out)"
   expect_ok "$BUILD/generate" --model pets/latest --classify "the cat sat and sat and sat"
   expect_output 'has 27 tokens, of which only the first 14 were used'
   expect_error 1 'a classifier of 2 classes, expected a model that predicts the next token: ask it with --classify' "$BUILD/generate" --model pets/latest --prompt a
@@ -108,7 +108,7 @@ test_classify() {
   expect_error 1 'empty' "$BUILD/generate" --model pets/latest --classify ""
   expect_error 2 'excludes' "$BUILD/generate" --model pets/latest --classify a --prompt b
 
-  # The same run twice is the same; the seed matters. It goes on from a classifier's own head.
+  # A run repeats itself; the seed matters. Training continues from a classifier's own head.
   n=0
   for seed in 1 1 2; do
     expect_ok classify --run "seed$((n += 1))" --steps 4 --seed $seed --precision fp32
@@ -120,7 +120,7 @@ test_classify() {
   holds "$(metric more train_accuracy) > 0.9" "the classifier's head is lost"
 }
 
-# Every way to train and to read; micro-batches are the same step.
+# Every --train and --position; micro-batches give the same step.
 test_classify_ways() {
   make_classifier
   for flags in '--train head' '--train last-blocks:1' '--train lora --lora-rank 2' '--position first' '--position mean' \
@@ -130,7 +130,7 @@ test_classify_ways() {
     # shellcheck disable=SC2086
     expect_ok classify --run way --steps 2 --eval-examples 8 $flags
   done
-  # Flags that had other names: as before, and told so.
+  # Old names of flags: they work as before, with a note.
   expect_ok classify --run renamed --steps 2 --eval-examples 8 --lr-layer-decay 0.5 --decay-all
   expect_output '^note: --lr-layer-decay is now --lr-decay-per-layer$'
   expect_output '^note: --decay-all is now --decay all$'
@@ -138,14 +138,14 @@ test_classify_ways() {
   expect_error 2 'lr-decay-per-layer is 2' classify --run refused --lr-layer-decay=2
   expect_ok "$finetune" classify --help
   ! grep -E 'lr-layer-decay|decay-all' out || die "--help has old names"
-  # Adapters alone, on their base, are the merged model; of a base that has changed they are refused.
+  # Adapters by themselves, on their base, equal the merged model; on a changed base they are refused.
   expect_ok classify --run adapted --steps 2 --eval-examples 8 --train lora --lora-rank 2
   expect_ok "$BUILD/convert" --from adapted/latest/adapter --to merged
   cmp merged/model.safetensors adapted/latest/model.safetensors || die "the adapter on its base is not the merged model"
   expect_ok "$BUILD/generate" --model adapted/latest --classify "the cat sat"
   cp out merged_says
   expect_ok "$BUILD/generate" --model adapted/latest/adapter --classify "the cat sat"
-  cmp out merged_says || die "an adapter's answer differs from the merged model's"
+  cmp out merged_says || die "an adapter's answer differs from that of the merged model"
   sed -i 's#"base_model_name_or_path": "[^"]*"#"base_model_name_or_path": "pets/latest"#' adapted/latest/adapter/adapter_config.json
   expect_error 1 'trained on another base model than pets/latest' "$BUILD/convert" --from adapted/latest/adapter --to other
 
@@ -153,16 +153,16 @@ test_classify_ways() {
   expect_ok classify --run parts --steps 1 --reference --grad-clip 0 --micro-batch 2
   holds "($(metric whole grad_norm) - $(metric parts grad_norm)) ^ 2 < 1e-10" "micro-batches make another step"
 
-  # From nothing: a preset's shape and random weights.
+  # From scratch: a preset's shape and random weights.
   expect_ok "$finetune" classify --model gpt2-nano --tokenizer bytes --data pets.tsv --text-column 2 --label-column 1 --run random --steps 2 --eval-examples 8
   mkdir gpt2-nano  # a folder of a preset's name changes nothing; ./gpt2-nano is the folder
   expect_error 2 'name its tokenizer with --tokenizer' "$finetune" classify --model gpt2-nano --data pets.tsv
   expect_error 2 'goes with a --model that is a preset' classify --tokenizer bytes
   expect_error 2 'made from text' "$finetune" classify --model gpt2-nano --tokenizer chars --data pets.tsv
-  [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"
+  [ ! -e runs ] || die "a refused run left a folder: $(ls runs)"
 }
 
-# Other formats, sets of their own, and the book's recipes on data of their shape.
+# Other formats, separate validation and test sets, and the book's recipes on data of their shape.
 test_classify_data() {
   make_base
   make_pets
@@ -190,10 +190,10 @@ test_classify_data() {
   expect_output 'in aclImdb; train/ and test/ in it are taken together .to keep them apart: --data aclImdb/train --test-data aclImdb/test.'
   expect_ok "$finetune" classify --recipe imdb --model $base --data aclImdb/train --test-data aclImdb/test --run imdb_apart --steps 1 --max-length 32
   expect_output 'sets: 40 to train, 0 to validate, 40 to test; 32 tokens each'
-  [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"
+  [ ! -e runs ] || die "a refused run left a folder: $(ls runs)"
 }
 
-# What transformers would read otherwise has a type that it does not know, which is said. Files of before say gpt2.
+# Models that transformers would misread have a model_type unknown to it, with a note. Older files have gpt2.
 test_model_types() {
   make_base
   make_pets
@@ -210,13 +210,13 @@ test_model_types() {
     cp out typed.out
     sed -i 's/wrought_gpt2/gpt2/' typed/latest/config.json
     expect_ok "$BUILD/generate" --model typed/latest --classify "the cat sat"
-    cmp out typed.out || die "another model_type changes the class"
+    cmp out typed.out || die "a different model_type changes the class"
     rm -rf typed
     # shellcheck disable=SC2086
     expect_ok classify --run typed --steps 1 --eval-examples 8 --position $position $flags --train lora --lora-rank 2
     peft=LORA
     [ $type = gpt2 ] || peft=WROUGHT_LORA
-    grep -q "\"peft_type\": \"$peft\"" typed/latest/adapter/adapter_config.json || die "an adapter of $type has another peft_type than $peft"
+    grep -q "\"peft_type\": \"$peft\"" typed/latest/adapter/adapter_config.json || die "the peft_type of an adapter of $type is not $peft"
     expect_ok "$BUILD/generate" --model typed/latest/adapter --classify "the cat sat"
   done <<END
 gpt2 last-real
@@ -226,7 +226,7 @@ wrought_gpt2 last-real --no-causal
 END
 }
 
-# What classify must refuse.
+# Everything classify must refuse.
 test_classify_refused() {
   make_classifier
   expect_error 2 'subcommand' "$finetune"
@@ -262,22 +262,22 @@ test_classify_refused() {
     # shellcheck disable=SC2086
     expect_error 2 . classify $flags
   done
-  [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"
+  [ ! -e runs ] || die "a refused run left a folder: $(ls runs)"
 }
 
-# Answers are learnt, kept and given.
+# Answers are learnt, saved and generated.
 test_instruct() {
   make_answers
   expect_output 'sets: 85 to train, 5 to validate, 10 to test'
   expect_output 'training: 68 steps of 5, 17 per epoch'
   expect_output 'answers: 3 in answers/responses.json'
   holds "$(metric answers val_loss) < 1" "the answers were not learnt"
-  [ "$(grep -c '"model_response": "yes' answers/responses.json)" = 3 ] || die "the answers: $(cat answers/responses.json)"
+  [ "$(grep -c '"model_response": "yes' answers/responses.json)" = 3 ] || die "wrong answers: $(cat answers/responses.json)"
   grep -qF '{{Q}} {instruction}' answers/latest/chat_template.json || die "the template is not in the model directory"
   expect_ok "$BUILD/generate" --model answers/latest --prompt "{Q} say 3 : " --greedy --tokens 12
   expect_output 'yes'
 
-  # An evaluation is the same alone and in batches; the template is the model's from now on; micro-batches are the same step.
+  # An evaluation is the same singly and in batches; the model keeps its template; micro-batches give the same step.
   expect_ok "$finetune" instruct --model answers/latest --data rows.json --run again --steps 1 --responses 0 --lr 1e-9 --batch-size 1 --mask-prompt
   holds "($(metric again val_loss) - $(metric answers val_loss)) ^ 2 < 1e-6" "another loss in other batches"
   expect_ok instruct --run whole2 --steps 1 --reference --grad-clip 0 --batch-size 6 --responses 0
@@ -290,7 +290,7 @@ test_instruct() {
   expect_output 'the training set has 0 examples, fewer than one batch'
 }
 
-# Without --mask-prompt prompts are targets: a row whose prompt is longer than the context is cut, and learnt from.
+# Without --mask-prompt, prompts are targets: a row with a prompt longer than the context is cut, and trained on.
 test_prompts_as_targets() {
   make_base
   make_rows
@@ -303,7 +303,8 @@ test_prompts_as_targets() {
   done
 }
 
-# A template's markers are the vocabulary's special tokens; this vocabulary could not write them as text. A row's are text.
+# A template's markers are the vocabulary's special tokens, which this vocabulary could not write as text. Markers in a
+# row are text.
 test_markers() {
   make_base
   make_rows
@@ -326,7 +327,7 @@ END
   expect_error 1 'lacks the character U.0040' "$BUILD/generate" --model chat --prompt '@user@ say 3 @bot@' --tokens 1 --no-special
 }
 
-# Packed into shared rows the steps are those of shuffled examples, a row each; so are evaluations; and there is less padding.
+# Packed into shared rows, steps and evaluations equal those of examples in separate rows, with less padding.
 test_packed() {
   make_base
   make_rows
@@ -358,11 +359,11 @@ test_signal() {
   code=0
   wait $pid || code=$?
   [ $code -eq 0 ] || { tail -3 log; die "exit $code after SIGTERM"; }
-  grep -q 'stopped by signal 15 after step' log || die "no word of the signal: $(tail -3 log)"
+  grep -q 'stopped by signal 15 after step' log || die "the signal is not reported: $(tail -3 log)"
   expect_ok "$BUILD/generate" --model stopped/latest --prompt say --tokens 3
 }
 
-# The GPU's model, in cudasim, takes the same steps.
+# The GPU's model, on cudasim, takes the same steps.
 test_gpu() {
   [ -x "$BUILD/finetunesim" ] || { echo "skipped: this build has no cudasim"; exit 77; }
   make_base
@@ -380,7 +381,7 @@ test_gpu() {
   holds "($(metric packed_on loss) - $(metric packed_onsim loss)) ^ 2 < 1e-10" "another packed step on the GPU"
 }
 
-# What instruct must refuse.
+# Everything instruct must refuse.
 test_instruct_refused() {
   make_classifier
   make_rows
@@ -403,10 +404,10 @@ test_instruct_refused() {
   expect_error 2 'pack-length goes with --batching packed' instruct --pack-length 40 --batching by-length
   expect_error 2 'max-length 50 is above --pack-length 40' instruct --batching packed --pack-length 40 --max-length 50
   expect_error 2 "batching is 'stacked', expected one of shuffled by-length packed" instruct --batching stacked
-  [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"
+  [ ! -e runs ] || die "a refused run left a folder: $(ls runs)"
 }
 
-# A loss that is not finite is no result: of weights that an update broke, whose run keeps what was saved before, and of a
+# A loss that is not finite is an error: from weights broken by an update, where the run keeps its last save, and from a
 # model of the largest floats.
 test_not_finite() {
   make_base
@@ -425,11 +426,11 @@ test_not_finite() {
     # shellcheck disable=SC2086
     expect_error 1 '^error: step 0: the (training|validation) loss is not finite: the model to start from is damaged' \
       "$finetune" $flags --template short.json --model huge --run never --steps 1
-    [ ! -e never/latest ] || die "a model that computes nothing was saved"
+    [ ! -e never/latest ] || die "a model without finite results was saved"
   done
 }
 
-# A preference is learnt, and what dpo must refuse.
+# A preference is learnt; everything dpo must refuse.
 test_dpo() {
   make_answers
   make_pairs
@@ -439,7 +440,7 @@ test_dpo() {
   expect_output 'step 1/40 . loss 0.6931 . margin .0.0000 \(chosen .0.0000, rejected .0.0000\)'
   holds "$(metric preferred val_loss) < 0.69 && $(metric preferred val_margin) > 0.01" "no preference was learnt"
   holds "$(metric preferred test_accuracy) > 0.9" "no preference was learnt"
-  # The reference computed once is the reference; so is one that is named.
+  # A reference computed once gives the same result; so does one that is named.
   expect_ok dpo --run live --steps 4 --lr 3e-4 --batch-size 5 --reference
   expect_ok dpo --run cached --steps 4 --lr 3e-4 --batch-size 5 --reference --cache-reference
   expect_ok dpo --run named --steps 4 --lr 3e-4 --batch-size 5 --reference --cache-reference --reference-model answers/latest
@@ -459,7 +460,7 @@ test_dpo() {
   expect_error 2 "expected a model's folder" dpo --reference-model nowhere
   expect_error 2 'beta is 0' dpo --beta 0
   expect_error 2 "batching is 'packed'" dpo --batching packed
-  [ ! -e runs ] || die "what was refused left a run behind: $(ls runs)"
+  [ ! -e runs ] || die "a refused run left a folder: $(ls runs)"
 }
 
 run_tests "$@"

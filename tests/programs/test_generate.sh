@@ -1,10 +1,10 @@
-# generate: text from a tiny trained model, the flags' effect, everything that it must refuse.
+# generate: text from a tiny trained model, the flags' effect, everything it must refuse.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 generate=$BUILD/generate
 model=run/latest
 
-# A model of letters that learns one line by heart: a line break ends each.
+# A model of letters that memorises one line, which ends with a line break.
 make_model() {
   for _ in $(seq 1 150); do echo "abcdefgh ijkl mnop"; done >text.txt
   "$BUILD/train_gpt2" --data text.txt --run run --tokenizer chars --layers 1 --heads 2 --channels 32 --seq-len 32 --batch-size 8 \
@@ -15,22 +15,22 @@ make_mute() {  # the model without its tokenizer
   cp -rL $model mute && rm mute/tokenizer.json
 }
 
-make_bytes() {  # a model of bytes that knows nothing
+make_bytes() {  # an untrained model of bytes
   "$BUILD/train_gpt2" --data text.txt --run bytes --tokenizer bytes --layers 1 --heads 1 --channels 8 --seq-len 16 --batch-size 4 \
     --steps 1 --sample-tokens 0 >out || { cat out; die "no model to generate from"; }
 }
 
-# The line that was learnt; a token that the vocabulary lacks.
+# The line that was learnt; a character missing from the vocabulary.
 test_smoke() {
   make_model
   expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --greedy
   [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "the line was not learnt: $(cat out)"
   expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --greedy --no-cache
-  [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "--no-cache makes another text: $(cat out)"
+  [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "--no-cache changes the text: $(cat out)"
   expect_error 1 'token 9999 .*outside the vocabulary' "$generate" --model $model --ids --prompt 9999
 }
 
-# Greedy in every way that there is, on every device; and what the seed decides.
+# Every way to ask for greedy, on every device; and the effect of the seed.
 test_sampling() {
   make_model
   expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --greedy
@@ -42,11 +42,11 @@ test_sampling() {
   expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --temperature 50 --top-p 0
   [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "--top-p 0 is not greedy"
 
-  # On the GPU, here dev/cudasim's, in both precisions.
+  # On the GPU, here that of dev/cudasim, in both precisions.
   if [ -x "${generate}sim" ]; then
     for precision in fp32 bf16; do
       expect_ok "${generate}sim" --model $model --prompt "abc" --tokens 16 --greedy --precision $precision
-      [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "the GPU in $precision: $(cat out)"
+      [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "wrong text from the GPU in $precision: $(cat out)"
     done
     expect_ok "${generate}sim" --model $model --prompt "abc" --tokens 16 --greedy --device cpu
     [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "--device cpu: $(cat out)"
@@ -55,34 +55,34 @@ test_sampling() {
   expect_error 2 "device is 'tpu', expected one of cpu cuda" "$generate" --model $model --device tpu
   expect_error 2 "precision is 'fp8', expected one of fp32" "$generate" --model $model --precision fp8
 
-  # The seed decides; without one every text is new.
+  # The seed determines the text; without one every text is new.
   sample() { "$generate" --model $model --prompt a --tokens 40 --temperature 20 --keep-going "$@"; }
-  [ "$(sample --seed 1)" = "$(sample --seed 1 --threads 1)" ] || die "the same seed gives another text"
+  [ "$(sample --seed 1)" = "$(sample --seed 1 --threads 1)" ] || die "the same seed gives different texts"
   [ "$(sample --seed 1)" != "$(sample --seed 2)" ] || die "--seed changes nothing"
   [ "$(sample)" != "$(sample)" ] || die "without --seed every text is the same"
 }
 
-# Beyond the context of 32, and a prompt that is longer than it.
+# Text beyond the context of 32, and a prompt that is longer than it.
 test_context() {
   make_model
   expect_ok "$generate" --model $model --prompt "a" --tokens 100 --greedy
-  [ "$(wc -c <out)" = 102 ] || die "expected the prompt, 100 characters and a line's end: $(wc -c <out)"
+  [ "$(wc -c <out)" = 102 ] || die "expected the prompt, 100 characters and a line end: $(wc -c <out)"
   expect_ok "$generate" --model $model --prompt "$(head -3 text.txt)" --tokens 2 --greedy
 
   cp out "$TMP/beyond"
   expect_ok "$generate" --model $model --prompt "$(head -3 text.txt)" --tokens 2 --greedy --no-cache
-  cmp -s out "$TMP/beyond" || die "--no-cache makes another text: $(cat out)"
+  cmp -s out "$TMP/beyond" || die "--no-cache changes the text: $(cat out)"
   expect_ok "$generate" --model $model --prompt "a" --tokens 60 --greedy
   cp out "$TMP/cached"
   expect_ok "$generate" --model $model --prompt "a" --tokens 60 --greedy --no-cache
-  cmp -s out "$TMP/cached" || die "--no-cache makes another text: $(cat out)"
+  cmp -s out "$TMP/cached" || die "--no-cache changes the text: $(cat out)"
   expect_ok "$generate" --model $model --prompt "a" --tokens 60 --greedy --slide 16
   [ "$(wc -c <out)" = 62 ] && [ "$(head -c 33 out)" = "$(head -c 33 "$TMP/cached")" ] || die "--slide 16: $(cat out)"
   expect_error 2 '--slide 33 is beyond the model.s context of 32' "$generate" --model $model --prompt a --slide 33
   expect_error 2 '--slide' "$generate" --model $model --prompt a --slide 0
 }
 
-# Ids in and out, of a model without a tokenizer too; the end of a text stops, unless asked to go on.
+# Ids in and out, also with a model without a tokenizer; end-of-text stops, except with --keep-going.
 test_ids_and_ends() {
   make_model
   make_mute
@@ -91,22 +91,22 @@ test_ids_and_ends() {
   [ "$(cat out)" = "$("$BUILD/tokenize" encode --tokenizer $model --text def) " ] || die "ids: $(cat out)"
   expect_ok "$generate" --model mute --tokenizer $model --prompt abc --tokens 3 --greedy
   [ "$(cat out)" = abcdef ] || die "--tokenizer FILE: $(cat out)"
-  expect_ok "$BUILD/convert" --from $model --to mute.bin  # other kinds of files than directories
+  expect_ok "$BUILD/convert" --from $model --to mute.bin  # also files instead of directories
   expect_ok "$generate" --model mute.bin --tokenizer $model --prompt abc --tokens 3 --greedy
   [ "$(cat out)" = abcdef ] || die "from llm.c's .bin: $(cat out)"
   expect_ok "$generate" --model "$SOURCE/tests/golden/checkpoint_tensorflow" --ids --prompt "1 2 3" --tokens 5 --greedy
   cp out tensorflow
   expect_ok "$generate" --model "$SOURCE/tests/golden/checkpoint_gpt2" --ids --prompt "1 2 3" --tokens 5 --greedy
-  cmp out tensorflow || die "the TensorFlow checkpoint continues otherwise"
+  cmp out tensorflow || die "the TensorFlow checkpoint gives another text"
   { for _ in $(seq 1 150); do printf 'abcd<|endoftext|>'; done; } >ends.txt
   "$BUILD/train_gpt2" --data ends.txt --run ends --tokenizer chars --layers 1 --heads 2 --channels 32 --seq-len 16 --batch-size 4 \
     --steps 120 --lr 1e-2 --eval-every 0 --sample-tokens 0 >out || { cat out; die "no model to generate from"; }
-  expect_ok "$generate" --model ends/latest --tokens 50 --greedy  # no prompt: the start of a text
-  [ "$(cat out)" = abcd ] || die "the end of a text does not stop: $(cat out)"
+  expect_ok "$generate" --model ends/latest --tokens 50 --greedy  # no prompt: starts a new text
+  [ "$(cat out)" = abcd ] || die "end-of-text does not stop it: $(cat out)"
   expect_ok "$generate" --model ends/latest --tokens 9 --greedy --keep-going
   [ "$(cat out)" = abcdabcd ] || die "--keep-going: $(cat out)"
   expect_ok "$generate" --model ends/latest --prompt '<|endoftext|>ab' --tokens 50 --greedy
-  [ "$(cat out)" = '<|endoftext|>abcd' ] || die "a prompt with the end of a text: $(cat out)"
+  [ "$(cat out)" = '<|endoftext|>abcd' ] || die "a prompt with an end-of-text: $(cat out)"
 }
 
 # A text of bytes is cut only between characters.
@@ -116,7 +116,7 @@ test_bytes() {
   expect_ok "$generate" --model bytes/latest --prompt 'a' --tokens 200 --temperature 100 --seed 3
   iconv -f UTF-8 -t UTF-8 out >/dev/null || die "the output is not UTF-8"
 
-  # Every byte comes out, zeros too; on a terminal they and other control characters are written out.
+  # Every byte is output, also zeros; on a terminal zeros and other control characters are escaped.
   for _ in $(seq 1 300); do printf 'ab\0'; done >zeros.txt
   "$BUILD/train_gpt2" --data zeros.txt --run zeros --tokenizer bytes --layers 1 --heads 2 --channels 32 --seq-len 16 --batch-size 8 \
     --steps 60 --lr 1e-2 --eval-every 0 --prompt a --sample-tokens 6 >out || { cat out; die "no model to generate from"; }
@@ -131,7 +131,7 @@ test_bytes() {
   fi
 }
 
-# What it must refuse.
+# Everything it must refuse.
 test_refused() {
   make_model
   make_mute
@@ -168,13 +168,13 @@ test_refused() {
   size=$(stat -L -c %s $model/model.safetensors)
   bad && { head -c $((8 + header)) $model/model.safetensors; head -c $((size - 8 - header)) /dev/zero | tr '\0' '\377'; } >bad/model.safetensors
   expect_error 1 'bad/model.safetensors: tensor "transformer.wte.weight": value \[0, 0\] is NaN, expected finite numbers' \
-    "$generate" --model bad --prompt abc  # every weight is
+    "$generate" --model bad --prompt abc  # every weight is NaN
   bad && { head -c $((8 + header)) $model/model.safetensors; head -c $((size - 8 - header)) /dev/zero | tr '\0' '\177'; } >bad/model.safetensors
   expect_error 1 'logits are not finite' "$generate" --model bad --prompt abc  # every weight is the largest float
   if [ -e /dev/full ]; then
     code=0
     "$generate" --model $model --prompt abc --tokens 3 >/dev/full 2>err || code=$?
-    [ $code -eq 1 ] && grep -q 'cannot be written' err || die "a full disk went unnoticed: exit $code"
+    [ $code -eq 1 ] && grep -q 'cannot be written' err || die "a full disk was not reported: exit $code"
   fi
 }
 

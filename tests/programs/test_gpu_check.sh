@@ -1,14 +1,15 @@
-# dev/gpu/gpu_check.sh: its stages on cudasim, its way on a GPU's machine with stand-ins for the card, cuts, and what goes wrong.
+# dev/gpu/gpu_check.sh: its stages on cudasim, its run on a GPU machine with stand-ins for the card, kills, and
+# failures.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 export OMP_NUM_THREADS=2 PYTHON="$TMP/no-python"
 unset LLMC_DIR
 check="$SOURCE/dev/gpu/gpu_check.sh"
 awk_times() { sort -n times.tsv | awk -v last=adamw_update_kernel -v skip="$1" -f "$SOURCE/dev/gpu/kernel_times.awk"; }
-# The results are JSON: predict parses them, and misses only that they are not a benchmark's.
+# The results are JSON: predict parses them, and complains only that they are not from a benchmark.
 is_json() { expect_error 1 'there is no list "ladders"' "$BUILD/predict" --counts "$1"; }
 stages_of() { grep -o '"stage": "[a-z]*", "status": "[a-z]*"' "$1/results.json" | cut -d'"' -f4,8 | tr '"\n' '= '; }
-# What must come back is there and whole, and nothing else is.
+# The results are present and complete, and nothing else is.
 is_whole() {
   is_json "$1/results.json"
   grep -q '^| stage | status ' "$1/table.md" || die "no table of stages in $1/table.md"
@@ -40,14 +41,14 @@ mkdir empty bare
 for tool in bash sh dirname sed awk grep date mkdir rm realpath tar; do ln -s "$(command -v $tool)" bare/; done
 PATH=$TMP/bare expect_error 1 'no nvidia-smi here, so no GPU; --sim runs' "$check" --build empty
 
-# ---- a step's kernels, from recorded times ---------------------------------------------------------------------------
-# Two steps count, of 400 and 500 us; the first is left out, and what comes after the last.
+# ---- the kernels of a step, from recorded times ---------------------------------------------------------------------
+# Two steps count, of 400 and 500 us; the first one and everything after the last are left out.
 us() { printf '%d000\t%d000\t%s\n' "$1" "$2" "$3"; }
 {
   us 0 100 adamw_update_kernel; us 200 50 a; us 300 100 b; us 350 20 memcpy; us 400 100 adamw_update_kernel
   us 600 60 a; us 900 100 adamw_update_kernel; us 700 100 b; us 1100 999 a
 } >times.tsv
-diff <(awk_times 1) - <<'END' || die "kernel_times.awk is wrong (>: by hand)"
+diff <(awk_times 1) - <<'END' || die "kernel_times.awk is wrong (>: worked out by hand)"
 adamw_update_kernel	1.00	100.000	0.2222
 b	1.00	100.000	0.2222
 a	1.00	55.000	0.1222
@@ -74,7 +75,7 @@ cat >llmc/train_gpt2cu <<'END'
 #!/bin/bash
 for i in $(seq 1 ${STEPS:-6}); do echo "step    $i/6 | loss 5.0 (+nanz)| norm 1.0 (+nanz)| lr 1.00e-04 | $i.50 ms | 10% bf16 MFU | 9 tok/s"; done
 END
-# A card at 300 W and 1500 MHz; a sample from another time, at 999 W, is not to be used.
+# A card at 300 W and 1500 MHz; a sample from another time, at 999 W, must not be used.
 cat >tools/nvidia-smi <<'END'
 #!/bin/bash
 case "$*" in
@@ -87,7 +88,7 @@ case "$*" in
   *=memory.total*) echo 1000 ;;
 esac
 END
-# A PyTorch whose losses are those of our run, found by the weights that it is given; a step takes 3 ms.
+# A PyTorch with the losses of our run, found by the given weights; a step takes 3 ms.
 cat >tools/python <<'END'
 #!/bin/bash
 [ "$1" = -c ] && { echo "True True"; exit; }
@@ -112,12 +113,12 @@ sim() { expect_ok env PATH="$TMP/tools:$PATH" "$check" --sim --build sim_build -
 PYTHON=$TMP/tools/python LLMC_DIR=$TMP/llmc sim \
   --stages "ceilings,small,check,repeat,breakdown,${ladders:+memory,}products,attention,steps,pytorch,llmc,cpu,sanitizer,rounding,train${ladders:+,bench}"
 is_whole sim
-grep -q '"device": "cudasim", "simulated": true' sim/results.json || die "results.json does not say that it is cudasim's"
+grep -q '"device": "cudasim", "simulated": true' sim/results.json || die "results.json does not name cudasim"
 [ "$(stages_of sim)" = "ceilings=passed small=passed check=passed repeat=passed breakdown=passed ${ladders:+memory=passed }\
 products=passed attention=passed steps=passed pytorch=passed llmc=passed cpu=passed sanitizer=passed rounding=passed \
 train=passed ${ladders:+bench=passed }" ] || die "stages: $(stages_of sim)"
-grep -q '^# cudasim, ' sim/table.md || die "the table does not say that it is cudasim's"
-grep -qE '^\| (.*H100|.*NVIDIA)' sim/table.md && die "the table of cudasim speaks of a GPU"
+grep -q '^# cudasim, ' sim/table.md || die "the table does not name cudasim"
+grep -qE '^\| (.*H100|.*NVIDIA)' sim/table.md && die "the table of cudasim mentions a GPU"
 for line in 'small \| passed \| [0-9]+ \|' 'copy \| [0-9.]+ \| [0-9.]+ \|' 'launch \| [0-9.]+ \| [0-9.]+ \| [0-9.]+ \|' \
   'random \| own \| 128 \| [0-9.e-]+ \| 300 \| 1500 \| 2600 \| 50 \| [1-9][0-9]* \|' 'fp32 \| [0-9.]+e-0[67]' \
   'toy \| bf16 \| 2 \| 32 \| [0-9.]+ \| [0-9]+ \| [0-9.]+ \|' 'toy \| bf16 \| 1 \| 9 \| 10 \| true \| true \|' \
@@ -126,14 +127,14 @@ for line in 'small \| passed \| [0-9]+ \|' 'copy \| [0-9.]+ \| [0-9.]+ \|' 'laun
   'positive \| kernels/, in parts \| 256 \|' 'matmul_tensor_core_kernel \|' ${ladders:+'gelu_forward \| '}; do
   has_row sim "$line"
 done
-grep -q '"cpu": {' sim/results.json || die "bench_cpu's results are not there"
+grep -q '"cpu": {' sim/results.json || die "the results of bench_cpu are missing"
 [ -z "$ladders" ] || grep -q '"bench": {' sim/results.json || die "the ladders are not among the results"
 [ "$(tr '\n' ' ' <sanitizer_ran)" = "memcheck racecheck " ] || die "compute-sanitizer ran: $(cat sanitizer_ran)"
-# Sums in cudasim are rounded to nearest: of K terms at most K / 2 + 1 units away.
+# Sums in cudasim are rounded to nearest: K terms are off by at most K / 2 + 1 units.
 awk -F '|' '$3 ~ /mma, one sum/ { ++n; if ($5 < 0) $5 = -$5; if ($5 > $4 / 2 + 1) exit 1 } END { if (n != 4) exit 1 }' sim/table.md ||
-  die "errors of sums that rounding to nearest cannot have"
+  die "errors of sums that rounding to nearest cannot cause"
 
-# ---- what goes wrong is named, and the rest goes on ------------------------------------------------------------------
+# ---- failures are named, and the other stages run -------------------------------------------------------------------
 PATH=$TMP/tools:$PATH SANITIZER_CODE=9 expect_error 1 '^FAILED: sanitizer$' "$check" --sim --build sim_build --out sim \
   --stages sanitizer,small,pytorch
 [ "$(stages_of sim)" = "sanitizer=failed small=passed pytorch=skipped " ] || die "stages: $(stages_of sim)"
@@ -143,13 +144,13 @@ is_whole sim
 for file in train_gpt2 make_stories tokenize predict; do ln -s "$BUILD/$file" other/; done
 ln -s "$BUILD/train_gpt2sim" other/
 LLMC_DIR=$TMP/empty expect_error 1 'empty/train_gpt2cu is not there; build it' "$check" --sim --build sim_build --out sim --stages llmc
-# A build that fails: what needs it is skipped.
+# A build that fails: stages that need it are skipped.
 printf '#!/bin/bash\necho "no compiler today"; exit 1\n' >tools/cmake
 chmod +x tools/cmake
 PATH=$TMP/tools:$PATH expect_error 1 '^FAILED: build$' "$check" --sim --build other --out sim --stages build,check
 expect_output 'no compiler today'
 [ "$(stages_of sim)" = "build=failed check=skipped " ] || die "stages: $(stages_of sim)"
-# What was built, and what was found and what was not; a part that the background builds may fail by itself.
+# The report of the build and of libraries found and missing; a part built in the background may fail by itself.
 cat >tools/cmake <<'END'
 #!/bin/bash
 echo "-- left out: MPI (one process)"
@@ -158,19 +159,19 @@ if [[ " $* " == *" ${CMAKE_FAILS:-none} "* ]]; then echo "this does not compile"
 END
 PATH=$TMP/tools:$PATH CMAKE_FAILS=train_gpt2 expect_error 1 '^FAILED: train$' "$check" --sim --build other --out sim --stages build,train
 expect_output 'left out: MPI'
-grep -q '"line": "cuBLASLt: /somewhere/libcublasLt.so"' sim/results.json || die "results.json does not say where cuBLASLt is"
+grep -q '"line": "cuBLASLt: /somewhere/libcublasLt.so"' sim/results.json || die "results.json does not name the path of cuBLASLt"
 has_row sim 'train \| failed \| [0-9]+ \| [^|]* \| compile_train_gpt2: it does not build'
-# Where another program than the trainer does not build, the trainer's stages run.
+# If only other programs than the trainer fail to build, the trainer's stages run.
 PATH=$TMP/tools:$PATH CMAKE_FAILS=gpu_rates_sim expect_error 1 '^FAILED: build products$' "$check" --sim --build other --out sim \
   --stages build,products,repeat
 has_row sim 'repeat \| passed \|'
-# Time that is not there.
+# Not enough time.
 sim --stages kernels --minutes 0.1
 expect_output 'skipped: [0-6] s are left, and it takes 10 at least'
 
-# ---- the way on a GPU's machine, with stand-ins for what is there --------------------------------------------------
-# The trainer says what --memory and --check would, and makes up the time of a step: 2 ms, after slow ones; the card has
-# room for a batch of 4. A file hang/NAME makes the program NAME hang, deaf to SIGTERM, after its first results.
+# ---- the run on a GPU machine, with stand-ins -----------------------------------------------------------------------
+# The trainer prints what --memory and --check would, and invents the time of a step: 2 ms, after slow ones; the card
+# has room for a batch of 4. A file hang/NAME makes the program NAME hang, ignoring SIGTERM, after its first results.
 mkdir hang
 for file in make_stories tokenize predict train_gpt2; do ln -s "$BUILD/$file" gpu/; done
 for name in test_kernels_cu test_kernels_small_cu; do
@@ -258,8 +259,8 @@ chmod +x tools/* gpu/hang_if gpu/*_cu gpu/train_gpt2cu gpu/bench_cpu
 export STEPS=20
 real() { PATH=$TMP/tools:$PATH PYTHON=$TMP/tools/python LLMC_DIR=$TMP/llmc_source "$check" --build gpu --out real "$@" >out 2>&1; }
 
-# Killed again and again, each time while another program hangs; then it continues.
-# cut_at NAME REGEX FLAGS...: SIGKILL for the script, once NAME hangs and results.json has a line like REGEX
+# Killed several times, each time while another program hangs; then it continues.
+# cut_at NAME REGEX FLAGS...: SIGKILL for the script, once NAME hangs and results.json has a line that matches REGEX
 cut_at() {
   local name=$1 pattern=$2 pid
   shift 2
@@ -284,22 +285,22 @@ cut_at check '"stage": "small", "status": "passed"' --first
 [ "$(stages_of real)" = "build=passed ceilings=passed small=passed " ] || die "stages: $(stages_of real)"
 has_row real 'random \| cuBLASLt \| 8192 \| 790.0 \| 300 \| 1500 \| 2600 \| 50 \|'
 for B in 64 16; do
-  grep -q "/gpu/check/inductor .*--batch-size $B --seq-len 1024 --steps 2 " python_ran || die "PyTorch compiled nothing for B=$B at the start"
+  grep -q "/gpu/check/inductor .*--batch-size $B --seq-len 1024 --steps 2 " python_ran || die "PyTorch did not compile for B=$B at the start"
 done
 cut_at memory '"name":"naive"' --continue
-grep -qxE 'ceilings' ran && die "what had passed ran again"
+grep -qxE 'ceilings' ran && die "a stage that had passed ran again"
 [ "$(stages_of real)" = "ceilings=passed small=passed build=passed check=passed repeat=passed breakdown=passed " ] || die "stages: $(stages_of real)"
-grep -q 'cut off' real/results.json && die "results.json has half a line"
+grep -q 'cut off' real/results.json && die "results.json has an incomplete line"
 cut_at products '"layer":"qkv","pass":"dinp","tier":"cuBLASLt"' --second
-grep -q '"memory", "status": "passed"' real/results.json || die "the second call did not take up what the cut left: $(stages_of real)"
+grep -q '"memory", "status": "passed"' real/results.json || die "the second call did not continue after the kill: $(stages_of real)"
 touch loud
-real --second || { cat out; die "what the cuts left does not go on"; }
+real --second || { cat out; die "it does not continue after the kills"; }
 is_whole real
 nothing_runs
 grep -q '"device": "Stand-in \\"X\\" 1", "simulated": false, "driver": "1.2.3"' real/results.json || die "the device is not named"
 grep -q '"bench": {"device": "Stand-in"}' real/results.json || die "the ladders are not among the results"
-grep -q '"cpu": {"steps": 1}' real/results.json || die "bench_cpu's results are not there"
-# 900 MB of 1000 MiB: 4 sequences of 1,024 tokens in 2 ms.
+grep -q '"cpu": {"steps": 1}' real/results.json || die "the results of bench_cpu are missing"
+# 900 MB of 1000 MiB hold 4 sequences of 1,024 tokens in 2 ms.
 for line in 'gpt2-xl \| bf16 \| 4 \| 1024 \| 2.00 \| 2048000 \| 40 \| 500.5 \| [0-9.]* \|' \
   'gpt2 \| fp32 \| 4 \| 1024 \| 2.00 \| 2048000 \| 40 \| 500.5 \|  \|' 'idle \|  \| 100.000 \| 0.1000 \|' \
   'gpt2 \| qkv \| dinp \| cuBLASLt \| 1.0 \| 600.0 \| 0.001 \|' 'gelu_forward \| N=1 \| naive \| 12.346 \| 2000.5 \| 0.8 \|' \
@@ -311,17 +312,17 @@ for stage in $("$check" --list | cut -d' ' -f1); do
   grep -q "\"stage\": \"$stage\", \"status\": \"passed\"" real/results.json || { cat out; die "not passed: $stage of $(stages_of real)"; }
 done
 
-# Programs that hang, deaf to SIGTERM, and a PyTorch that compiles for ever: it ends in its time, and nothing survives.
+# Programs that hang, ignoring SIGTERM, and a PyTorch that compiles for ever: it ends in time, and no process survives.
 touch hang/ceilings hang/products
 started=$SECONDS code=0
 PYTHON_HANGS=1 real --seconds 12 --stages build,ceilings,products,pytorch || code=$?
-[ $code -eq 1 ] || { cat out; die "exit $code where programs hang"; }
+[ $code -eq 1 ] || { cat out; die "exit $code although programs hang"; }
 [ $((SECONDS - started)) -le 18 ] || die "--seconds 12 took $((SECONDS - started)) s"
 expect_output 'ceilings: stopped after'
 expect_output 'PyTorch had not finished compiling'
 is_whole real
 nothing_runs
-# SIGTERM: as soon as it arrives.
+# SIGTERM ends it immediately.
 touch hang/attention
 PATH=$TMP/tools:$PATH "$check" --build gpu --out real --stages attention >out 2>&1 &
 script=$!
@@ -331,11 +332,11 @@ code=0
 wait $script || code=$?
 [ $code -eq 143 ] || die "exit $code after SIGTERM"
 nothing_runs
-# Losses that are not the CPU's, that are not those of the run before, that are not PyTorch's.
+# Losses that differ from those of the CPU, of the previous run, and of PyTorch.
 rm hang/*
-OTHER_LOSS=9 real --stages repeat,pytorch,train && die "exit code 0 where all losses are wrong"
+OTHER_LOSS=9 real --stages repeat,pytorch,train && die "exit code 0 although all losses are wrong"
 expect_output '^FAILED: repeat pytorch train$'
 expect_output "two runs from the same seed differ"
 expect_output "PyTorch's losses are not ours: they differ by "
 expect_output "train_fp32: its losses are not the CPU's: beyond 1e-5"
-grep -q '"equal_losses": false, "equal_weights": false' real/results.json || die "results.json does not say that two runs differ"
+grep -q '"equal_losses": false, "equal_weights": false' real/results.json || die "results.json does not report that two runs differ"

@@ -1,5 +1,6 @@
-# dev/gpu/libraries.cmake: which libraries the GPU's programs are built with, from where, and what is said of the others.
-# A project without CUDA includes it, with stand-ins for toolkit and libraries; with nvcc the real one is configured too.
+# dev/gpu/libraries.cmake: the libraries of the GPU's programs, their places, and the report about the others.
+# A project without CUDA includes it, with stand-ins for toolkit and libraries; with nvcc the real project is
+# configured, too.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 unset CMAKE_PREFIX_PATH PYTHONPATH
@@ -25,7 +26,7 @@ if(languages STREQUAL CXX)
 endif()
 END
 
-# library FOLDER ROOT: a stand-in of every library in ROOT/FOLDER, and headers in ROOT/include. Only versioned names.
+# library FOLDER ROOT: a stand-in for every library in ROOT/FOLDER, and headers in ROOT/include. Only versioned names.
 libraries() {
   local name
   mkdir -p "$2/$1" "$2/include"
@@ -35,7 +36,7 @@ libraries() {
   echo '#define CUDNN_MAJOR 9' >"$2/include/cudnn_version.h"
   echo '#define NCCL_MAJOR 2' >"$2/include/nccl.h"
 }
-# configure ARGUMENTS...: must succeed. The toolkit is kit/, empty unless a test fills it; the output is left in out.
+# configure ARGUMENTS...: must succeed. The toolkit is kit/, empty unless a test fills it; the output is written to out.
 configure() {
   mkdir -p kit/include kit/lib64
   rm -rf build
@@ -48,7 +49,7 @@ no_cublas="left out: cuBLASLt (no libcublasLt.so.13; the hand-written products r
 no_nccl="left out: NCCL (no libnccl.so.2; training takes one GPU)"
 no_cupti="left out: CUPTI (no libcupti.so.13; no kernel_times: a step's time kernel by kernel)"
 
-# ---- all there, none, each one hidden in turn ---------------------------------------------------------------------------
+# ---- all present, none, each one hidden in turn ---------------------------------------------------------------------
 libraries lib64 kit
 configure
 for line in "cuBLASLt: $TMP/kit/lib64/libcublasLt.so.13 (toolkit)" "cuDNN: $TMP/kit/lib64/libcudnn.so.9 (toolkit)" \
@@ -57,7 +58,7 @@ for line in "cuBLASLt: $TMP/kit/lib64/libcublasLt.so.13 (toolkit)" "cuDNN: $TMP/
   expect_line "$line"
 done
 expect_none "left out|ignored"
-[ ! -e build/gpu_headers ] || die "links to headers that are the toolkit's"
+[ ! -e build/gpu_headers ] || die "there are links to headers of the toolkit"
 
 rm -rf kit
 cached=() # as an earlier version left them in a build folder
@@ -70,13 +71,13 @@ for line in "$no_cublas" "left out: cuDNN (no libcudnn.so.9, no libnvrtc.so.13, 
   expect_line "$line"
 done
 
-hidden() { # hidden FILE LINE: exactly this is left out
+hidden() { # hidden FILE LINE: only this is left out
   rm -rf kit
   libraries lib64 kit
   rm "kit/$1"
   configure
   expect_line "left out: $2"
-  [ "$(grep -c "left out" out)" = 1 ] || { cat out; die "more is left out than what is missing"; }
+  [ "$(grep -c "left out" out)" = 1 ] || { cat out; die "more is left out than is missing"; }
 }
 hidden lib64/libcublasLt.so.13 "${no_cublas#left out: }"
 hidden lib64/libcudnn.so.9 "cuDNN (no libcudnn.so.9; our attention runs instead)"
@@ -100,7 +101,7 @@ expect_line CUDNN_LIBRARY=
 expect_none "left out|NVRTC:"
 
 # ---- names, versions, headers that do not fit ---------------------------------------------------------------------------
-spoil() { # spoil FILE COMMAND LINE...: after COMMAND nothing of cuBLASLt is linked, with these lines
+spoil() { # spoil FILE COMMAND LINE...: after COMMAND cuBLASLt is not linked, with these lines
   rm -rf kit
   libraries lib64 kit
   (cd kit && eval "$1")
@@ -127,14 +128,14 @@ configure
 expect_line "cuDNN: ignored $TMP/kit/lib64/libcudnn.so.8 (the name must be libcudnn.so.9)"
 expect_line "left out: cuDNN (no libcudnn.so.9; our attention runs instead)"
 expect_line "$no_cublas"
-# An older CUDA's toolkit: its own major version, and no other.
+# An older CUDA's toolkit: only its own major version.
 for name in cublasLt nvrtc cupti; do printf '\177ELF' >kit/lib64/lib$name.so.12; done
 echo '#define CUBLAS_VER_MAJOR 12' >kit/include/cublas_api.h
 configure -DCUDAToolkit_VERSION_MAJOR=12
 expect_line "cuBLASLt: $L.12 (toolkit)"
 expect_line "CUPTI: $TMP/kit/lib64/libcupti.so.12 (toolkit)"
 
-# ---- places: prefixes before the toolkit before the system; headers from the library's own place ---------------------------
+# ---- places: prefixes, then the toolkit, then the system; headers from the library's own place ----------------------
 rm -rf kit
 libraries lib64 kit
 libraries lib prefix
@@ -146,17 +147,18 @@ headers() { ls build/gpu_headers/"$1" | tr '\n' ' '; }
 [ "$(headers CUBLASLT)" = "cublasLt.h cublas_api.h " ] || die "cuBLASLt's headers: $(headers CUBLASLT)"
 [ "$(headers CUDNN)" = "cudnn.h cudnn_ops.h cudnn_version.h " ] || die "cuDNN's headers: $(headers CUDNN)"
 [ "$(headers CUPTI)" = "cupti.h generated_cuda_meta.h " ] || die "CUPTI's headers: $(headers CUPTI)"
-[ build/gpu_headers/CUBLASLT/cublasLt.h -ef prefix/include/cublasLt.h ] || die "the header is not the library's"
+[ build/gpu_headers/CUBLASLT/cublasLt.h -ef prefix/include/cublasLt.h ] || die "the header does not belong to the library"
 rm prefix/lib/libcublasLt.so.13 kit/lib64/lib{cublasLt.so.13,nccl.so.2} # the headers stay
 rm prefix/lib/libnccl.so.2
 CMAKE_PREFIX_PATH="$TMP/prefix" configure -Dsystem="$TMP/system"
 expect_line "cuBLASLt: $TMP/system/lib/x86_64-linux-gnu/libcublasLt.so.13 (system)"
 expect_line "NCCL: $TMP/system/lib/x86_64-linux-gnu/libnccl.so.2 (system)"
 expect_line "CUPTI: $TMP/prefix/lib/libcupti.so.13 (CMAKE_PREFIX_PATH)"
-[ build/gpu_headers/CUBLASLT/cublasLt.h -ef system/include/cublasLt.h ] || die "the header is not the library's"
+[ build/gpu_headers/CUBLASLT/cublasLt.h -ef system/include/cublasLt.h ] || die "the header does not belong to the library"
 
 # ---- Python's wheels -----------------------------------------------------------------------------------------------------
-# A folder per library, another one for CUDA 13's, a site folder with a space in its name, the frontend in the site's include.
+# A folder per library, another for those of CUDA 13, a site folder with a space in its name, the frontend in its
+# include.
 rm -rf kit
 libraries lib all
 site="$TMP/a site"
@@ -171,7 +173,7 @@ wheel cuda_nvrtc libnvrtc.so.13 nvrtc.h
 wheel nccl libnccl.so.2 nccl.h
 wheel cuda_cupti libcupti.so.13 cupti.h
 wheel cublas libcublasLt.so.13 cublasLt.h
-mv "$site"/nvidia/cublas/lib/libcublasLt.so.1{3,2} # of CUDA 12, there as well
+mv "$site"/nvidia/cublas/lib/libcublasLt.so.1{3,2} # CUDA 12, installed as well
 mkdir "$site/include"
 touch "$site/include/cudnn_frontend.h"
 cat >python <<END
@@ -190,14 +192,14 @@ for line in "cuBLASLt: $site/nvidia/cu13/lib/libcublasLt.so.13 (Python wheel)" "
   expect_line "$line"
 done
 expect_none "left out"
-[ "$(headers CUBLASLT)" = "cublasLt.h cublas_api.h " ] || die "more than cuBLASLt's headers: $(headers CUBLASLT)"
+[ "$(headers CUBLASLT)" = "cublasLt.h cublas_api.h " ] || die "more than the headers of cuBLASLt: $(headers CUBLASLT)"
 [ "$(cat asked)" = -c ] || die "Python was asked $(wc -l <asked) times"
-# Configured again, as make does: by the same Python, though the environment no longer names it.
+# Configured again, as make does: with the same Python, though the environment no longer names it.
 unset PYTHON
 expect_ok cmake -S project -B build
 expect_line "NCCL: $site/nvidia/nccl/lib/libnccl.so.2 (Python wheel)"
 export PYTHON="$TMP/no-python"
-# cuDNN and NCCL have one name for all CUDAs: their wheels' records tell.
+# cuDNN and NCCL have one name for all versions of CUDA: the records of their wheels tell.
 mkdir "$site"/nvidia_cudnn_cu12-9.1.0.dist-info "$site"/nvidia_nccl_cu1{2,3}-2.30.dist-info
 PYTHON="$TMP/python" configure
 expect_line "cuDNN: ignored $site/nvidia/cudnn/lib/libcudnn.so.9 (its wheel is for another CUDA than 13)"
@@ -210,8 +212,8 @@ else
   echo "skipped: python3's own site folders (no python3 here)"
 fi
 
-# ---- a program runs with what it was linked with ------------------------------------------------------------------------
-# Like a cuDNN without an RPATH of its own: it loads its other part by name.
+# ---- a program runs with the library that it was linked with --------------------------------------------------------
+# Like a cuDNN without its own RPATH: it loads its other part by name.
 mkdir -p cudnn/lib cudnn/include
 cp all/include/{cudnn,cudnn_version,cudnn_frontend,nvrtc}.h cudnn/include/
 echo 'extern "C" int cudnn();' >cudnn/include/cudnn.h
@@ -233,7 +235,7 @@ expect_line "cuDNN: $TMP/cudnn/lib/libcudnn.so.9 (CMAKE_PREFIX_PATH)"
 expect_ok cmake --build build
 LD_LIBRARY_PATH='' expect_ok build/program
 
-# ---- the real project, where nvcc is -------------------------------------------------------------------------------------
+# ---- the real project, if there is nvcc -----------------------------------------------------------------------------
 nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
 if [ ! -x "$nvcc" ]; then
   echo "skipped: configuring the whole project for a GPU (no nvcc here)"
@@ -244,29 +246,29 @@ rm -rf prefix
 libraries lib prefix
 rm prefix/lib/*
 for name in libcublasLt.so."$major" libcudnn.so.9 libnvrtc.so."$major" libnccl.so.2 libcupti.so."$major"; do
-  $cxx -shared -fPIC -Wl,-soname,$name -o prefix/lib/$name part.cpp  # CMake reads the names in them
+  $cxx -shared -fPIC -Wl,-soname,$name -o prefix/lib/$name part.cpp  # CMake reads the names in the files
 done
 echo "#define CUBLAS_VER_MAJOR $major" >prefix/include/cublas_api.h
 expect_ok cmake -S "$SOURCE" -B whole -G "Unix Makefiles" -DCUDA_ARCH=90a -DWROUGHT_TESTS=OFF -DCMAKE_PREFIX_PATH="$TMP/prefix"
-if grep "left out: CUDA programs" out; then die "nvcc is there, and the CUDA programs are left out"; fi
+if grep "left out: CUDA programs" out; then die "the CUDA programs are left out although there is nvcc"; fi
 for line in "cuBLASLt: $TMP/prefix/lib/libcublasLt.so.$major" "cuDNN: $TMP/prefix/lib/libcudnn.so.9" "NCCL: $TMP/prefix/lib/libnccl.so.2" \
   "CUPTI: $TMP/prefix/lib/libcupti.so.$major"; do
   expect_line "$line (CMAKE_PREFIX_PATH)"
 done
-link=whole/CMakeFiles/train_gpt2cu.dir/link.txt flags=whole/CMakeFiles/gpt2_cuda.dir  # include folders may be in a file of their own
-for want in "prefix/lib/libcublasLt.so.$major" prefix/lib/libcudnn.so.9 "prefix/lib/libnvrtc.so.$major" prefix/lib/libnccl.so.2 \
+link=whole/CMakeFiles/train_gpt2cu.dir/link.txt flags=whole/CMakeFiles/gpt2_cuda.dir  # include folders may be in a separate file
+for expected in "prefix/lib/libcublasLt.so.$major" prefix/lib/libcudnn.so.9 "prefix/lib/libnvrtc.so.$major" prefix/lib/libnccl.so.2 \
   "-Wl,-rpath,$TMP/prefix/lib" -Wl,--disable-new-dtags; do
-  grep -qF -- "$want" $link || { cat $link; die "train_gpt2cu is linked without $want"; }
+  grep -qF -- "$expected" $link || { cat $link; die "train_gpt2cu is linked without $expected"; }
 done
-for want in -DWROUGHT_CUBLASLT=1 -DWROUGHT_CUDNN=1 -DWROUGHT_NCCL=1 "-I$TMP/whole/gpu_headers/CUBLASLT" "-I$TMP/whole/gpu_headers/CUDNN" \
+for expected in -DWROUGHT_CUBLASLT=1 -DWROUGHT_CUDNN=1 -DWROUGHT_NCCL=1 "-I$TMP/whole/gpu_headers/CUBLASLT" "-I$TMP/whole/gpu_headers/CUDNN" \
   "-I$TMP/whole/gpu_headers/NCCL"; do
-  grep -rqF -- "$want" $flags || { cat $flags/flags.make; die "gpt2_cuda is compiled without $want"; }
+  grep -rqF -- "$expected" $flags || { cat $flags/flags.make; die "gpt2_cuda is compiled without $expected"; }
 done
 grep -qF "prefix/lib/libcupti.so.$major" whole/CMakeFiles/kernel_times.dir/link.txt || die "kernel_times is linked without CUPTI"
 rm -r prefix
 expect_ok cmake whole -DWROUGHT_CUBLASLT=OFF -DWROUGHT_CUDNN=OFF
 expect_line "cuBLASLt: off (WROUGHT_CUBLASLT=OFF; the hand-written products run instead)"
 expect_line "cuDNN: off (WROUGHT_CUDNN=OFF; our attention runs instead)"
-for option in WROUGHT_CUBLASLT WROUGHT_CUDNN; do ! grep -rF -- -D$option $flags || die "$option is off, and defined"; done
-! grep -E 'libcublasLt|libcudnn|libnvrtc' $link || die "what is off is linked (above)"
+for option in WROUGHT_CUBLASLT WROUGHT_CUDNN; do ! grep -rF -- -D$option $flags || die "$option is off, but defined"; done
+! grep -E 'libcublasLt|libcudnn|libnvrtc' $link || die "disabled libraries are linked (above)"
 for library in NCCL CUPTI; do expect_output "^-- ($library: /|left out: $library \()"; done

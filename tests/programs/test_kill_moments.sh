@@ -1,6 +1,6 @@
-# kill -9 of one of four processes at random moments: at the start, in steps, in saves. All others end soon and say who it
-# was, what was saved is whole, and the run goes on from there to the very bits of a run that nothing befell.
-# KILLS=20 SEED=1 tests/programs/test_kill_moments.sh   for more of them
+# kill -9 of one of four processes at random moments: at the start, in steps, in saves. All others end soon and name it,
+# the saved files are complete, and the run continues from there to the same bits as a run without a kill.
+# KILLS=20 SEED=1 tests/programs/test_kill_moments.sh   for more kills
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 trainer=$BUILD/train_gpt2
@@ -20,7 +20,7 @@ for kill in $(seq 1 "${KILLS:-4}"); do
   # shellcheck disable=SC2086
   processes 4 --run run $flags >out 2>&1 &
   job=$!
-  # The first moment is the start; later ones lie anywhere in the run, every other step of which is a save.
+  # The first moment is the start; later ones are anywhere in the run, which saves every other step.
   after=$((RANDOM % 58)) rank=$((RANDOM % 4))
   [ "$kill" -gt 1 ] || after=0
   while kill -0 $job 2>/dev/null; do
@@ -38,7 +38,7 @@ for kill in $(seq 1 "${KILLS:-4}"); do
     same_state whole run
     continue
   fi
-  [ -z "$(pgrep -f "$trainer --run run")" ] || die "processes are left"
+  [ -z "$(pgrep -f "$trainer --run run")" ] || die "processes are still running"
   if [ -e run/latest ]; then
     # shellcheck disable=SC2086
     expect_ok processes 4 --run run --resume
@@ -50,6 +50,6 @@ for kill in $(seq 1 "${KILLS:-4}"); do
     begun_anew=$((begun_anew + 1))
   fi
   same_state whole run
-  echo "kill $kill: rank $rank after step $after, ended in $((SECONDS - begun)) s with what follows"
+  echo "kill $kill: rank $rank after step $after, done in $((SECONDS - begun)) s with the resumed run"
 done
 echo "$resumed resumed, $begun_anew begun anew"

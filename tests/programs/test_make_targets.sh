@@ -1,8 +1,8 @@
-# The targets of make that README.md names, from a fresh clone: the files that git knows, as they are now. What runs whole:
-# every recipe of the Makefile, dev/setup.sh, CMake's configuration, and the runs that `make train` starts. What only looks
-# as if: nothing is compiled and no test is run. In place of `cmake --build` a dry run says which programs a target links;
-# those are put there (train_gpt2 as built in $BUILD, the others as programs that do nothing). In place of `ctest` its list of
-# the tests that it would run is taken, and the programs of each must be among those.
+# The targets of make that README.md names, in a fresh clone of the files that git tracks, as they are now. Executed:
+# every recipe of the Makefile, dev/setup.sh, CMake's configuration, and the runs that `make train` starts. Simulated:
+# nothing is compiled and no test is run. Instead of `cmake --build`, a dry run lists the programs that a target links;
+# these are put in place (train_gpt2 as built in $BUILD, the others as programs that do nothing). Instead of `ctest`,
+# its list of tests to run is taken, and the programs of each must be among those.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 export OMP_NUM_THREADS=2
@@ -16,7 +16,8 @@ git -C "$SOURCE" ls-files -z --cached --others --exclude-standard |
 
 cat >shims/cmake <<'END'
 #!/bin/bash
-# --build FOLDER ARGS...: puts the programs there that would be linked. Else CMake itself, which need not be asked twice the same.
+# --build FOLDER ARGS...: puts in place the programs that would be linked. Otherwise CMake, with repeated answers
+# cached.
 set -euo pipefail
 if [ "$1" != --build ]; then
   known=$TMP/configured.$(cksum <<<"$*" | tr -d ' ')
@@ -29,7 +30,7 @@ if [ "$1" != --build ]; then
 fi
 folder=$2
 cd "$folder"
-# make, unlike ninja, does not look past an object, a library or a precompiled header that another target would make.
+# make, unlike ninja, stops at an object, a library or a precompiled header that another target would make.
 if [ ! -e "$TMP/touched.$folder" ]; then
   cat CMakeFiles/*/link.txt 2>/dev/null | tr ' ' '\n' | grep -E '^[^/].*\.[ao]$' | sort -u >"$TMP/touched.$folder" || true
   sed 's|[^/]*$||; s|^$|.|' "$TMP/touched.$folder" | sort -u | xargs -r mkdir -p
@@ -43,7 +44,7 @@ for name in $(sed -n 's/.*--target //p' <<<"$*"); do
 done
 keep_going=-k
 [ ! -e "$folder/build.ninja" ] || keep_going='-k 0'
-"$CMAKE" "$@" -- -n $keep_going >"$TMP/dry" 2>&1 || true  # what depends on a program that is not there is not looked at any more
+"$CMAKE" "$@" -- -n $keep_going >"$TMP/dry" 2>&1 || true  # targets that depend on a missing program are not visited
 sed -n 's/.*Linking CXX executable \([A-Za-z0-9_]*\).*/\1/p' "$TMP/dry" | sort -u >"$TMP/linked"
 while read -r name; do
   case $name in
@@ -54,8 +55,8 @@ done <"$TMP/linked"
 END
 cat >shims/ctest <<'END'
 #!/bin/bash
-# Fails if a test that these arguments pick has a program that is not there: a target named in its command, or as $BUILD/NAME
-# in its script.
+# Fails if a test selected by these arguments has a missing program: a target named in its command, or as $BUILD/NAME in
+# its script.
 set -euo pipefail
 "$CTEST" "$@" -N -V >"$TMP/tests" 2>&1 || { cat "$TMP/tests"; exit 1; }
 folder=$PWD/$(sed 's/.*--test-dir \([^ ]*\).*/\1/' <<<"$*")
@@ -64,7 +65,7 @@ wrong=0
 while read -r line; do
   names=$(grep -oE "$folder/[A-Za-z0-9_]+" <<<"$line" | sed 's|.*/||' || true)
   script=$(grep -oE '[^" ]*/tests/programs/test_[a-z0-9_]+\.sh' <<<"$line" || true)
-  if [ -n "$script" ]; then  # of its functions test_NAME only the one that is named
+  if [ -n "$script" ]; then  # only the named one of its functions test_NAME
     function=test_$(sed 's/.*\.sh"* *"*//; s/".*//' <<<"$line")
     names+=" $(awk -v mine="$function" '/^test_[a-z0-9_]+\(\)/ { other = mine != "test_all" && index($0, mine "()") != 1 } !other; /^}/ { other = 0 }' "$script" |
       grep -oE '\$\{?BUILD\}?/[A-Za-z0-9_]+' | sed 's|.*/||' | sort -u || true)"
@@ -80,7 +81,7 @@ exit $wrong
 END
 cat >shims/g++ <<'END'
 #!/bin/bash
-# dev/setup.sh asks it which headers are there, in each target anew: one answer each is enough.
+# dev/setup.sh asks it for each header, in every target again: one answer each is enough.
 set -euo pipefail
 [ "${*: -1}" = - ] || exec "$GXX" "$@"
 source=$(cat)
@@ -95,7 +96,7 @@ export TMP CMAKE CTEST GXX PROGRAMS=$BUILD PATH="$TMP/shims:$PATH"
 unset BUILD MAKEFLAGS MAKELEVEL MFLAGS DATA ARGS VERDICT CUDA_ARCH
 
 cd clone
-# What would else be downloaded: only its size is looked at.
+# Files that would otherwise be downloaded: only their size is checked.
 mkdir data && touch data/gpt2.tiktoken
 head -c 1115394 /dev/zero | tr '\0' a >data/tinyshakespeare.txt
 head -c 20479 /dev/zero | tr '\0' a >data/the-verdict.txt
@@ -139,7 +140,7 @@ for data in book.txt shakespeare; do
   target train DATA=$data ARGS="$small"
   linked "$(cat build/trainer.txt)"
 done
-[ "$(cat build/trainer.txt)" != train_gpt2 ] || [ -e runs/book/latest/model.safetensors ] || die "make train has no model"
+[ "$(cat build/trainer.txt)" != train_gpt2 ] || [ -e runs/book/latest/model.safetensors ] || die "make train saved no model"
 target book ARGS=--quick
 grep -q '^book --quick$' "$TMP/ran" || die "make book does not run book"
 target cuda CUDA_ARCH=90a
@@ -159,7 +160,7 @@ fi
 target clean
 [ ! -e build ] && [ ! -e build-sanitize ] || die "make clean leaves a build"
 
-# Is that all that README.md and the pages name?
+# Are these all targets that README.md and the pages name?
 named=$(sed -nE 's/^    make( +#.*| *)$/all/p; s/^    make ([a-z-]+).*/\1/p' README.md docs/*.md)
 named+=" $(grep -hoE '`make [a-z-]+' README.md docs/*.md | sed 's/.* //')"
 [ "$(wc -w <<<"$named")" -gt 10 ] || die "README.md names no targets: $named"

@@ -1,4 +1,4 @@
-# near_duplicates: pairs printed and left out, for each kind of file; what it must refuse.
+# near_duplicates: pairs printed and left out, for each kind of file; everything it must refuse.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 near_duplicates=$BUILD/near_duplicates

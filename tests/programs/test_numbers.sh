@@ -1,4 +1,4 @@
-# Every flag of a number, of every program: what is no number is a usage error that names the flag, before anything else.
+# Every flag with a number, of every program: a value that is not a number is a usage error that names the flag, first.
 source "$(dirname "$0")/lib.sh"
 
 checked=0 seen=
@@ -7,7 +7,7 @@ check_flags() {  # PROGRAM [SUBCOMMAND]
   local flag kind bad wrong
   while read -r flag kind; do
     wrong=('' nan)
-    if [[ $seen != *" $kind "* ]]; then  # once for each kind: all that is no number of it
+    if [[ $seen != *" $kind "* ]]; then  # once per kind: all values that are not its numbers
       seen+=" $kind "
       wrong+=(inf -inf 1e ' 5' '5 ' 0x10 1,5 five)
       [ "$kind" = FLOAT ] && wrong+=(1e999) || wrong+=(1.5 010 99999999999999999999)
@@ -28,4 +28,4 @@ for program in train_gpt2 generate finetune evaluate tokenize convert plot near_
   [ -n "$commands" ] || check_flags "$BUILD/$program"
   for command in $commands; do check_flags "$BUILD/$program" "$command"; done
 done
-[ $checked -gt 100 ] || die "only $checked values were tried: is --help written otherwise?"
+[ $checked -gt 100 ] || die "only $checked values were tried: has the format of --help changed?"

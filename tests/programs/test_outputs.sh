@@ -1,13 +1,13 @@
-# Every flag that names an output, given everything that may stand there: devices, pipes and open descriptors are written
-# to as they are, links are followed, the rest is refused by name before any work, and each stays what it was.
+# Every flag that names an output, with everything that may be at its path: devices, pipes and open descriptors are
+# written to directly, links are followed, the rest is refused by name before any work, and each keeps its kind.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 
 train=("$BUILD/train_gpt2" --data text.txt --tokenizer bytes --layers 1 --heads 1 --channels 16 --seq-len 16 --batch-size 2
   --steps 1 --sample-every 0 --eval-every 0)
 
-# Commands that write a file OUT. `changes`: not the same bytes each time. `long`: minutes, or seconds here; only once
-# as far as it writes.
+# Commands that write a file OUT. `changes`: different bytes each time. `long`: takes minutes, or seconds here; runs to
+# the point of writing only once.
 files=(
   "plot loss --run run --out OUT"
   "plot metrics --run run --out OUT"
@@ -21,7 +21,7 @@ files=(
   "plan --model gpt2 --json OUT"
   "long changes bench_cpu --quick --only lengths --precision fp32 --steps 1 --json OUT"
 )
-# Commands that write into a folder OUT. `refused`: only what is refused, for it would train.
+# Commands that write into a folder OUT. `refused`: only the refusals, because otherwise it would train.
 folders=(
   "convert --from run/latest --to OUT"
   "extend_vocabulary --model run/latest --add-tokens <|x|> --to OUT"
@@ -33,7 +33,7 @@ folders=(
   "refused finetune dpo --model run/latest --data rows.json --steps 1 --run OUT"
 )
 
-# command ROW OUT: `words`, and what the row says of it
+# command ROW OUT: sets `words`, and the attributes of the row
 command() {
   local -a row
   read -ra row <<<"$1"
@@ -53,7 +53,7 @@ command() {
   words[last]=$2
 }
 kind() { echo "$(stat -c '%F %t %T' "$1" 2>/dev/null || echo nothing) $(readlink "$1" || true)"; }
-# refuse MESSAGE ROW OUT [CODE]: it ends with this message, before it has printed anything else, and OUT stays
+# refuse MESSAGE ROW OUT [CODE]: it ends with this message before any other output, and OUT stays
 refuse() {
   local before
   command "$2" "$3"
@@ -73,7 +73,7 @@ make_data() {
   expect_ok "${train[@]}" --run run
 }
 
-# What may stand where an output goes.
+# Everything that may be at the path of an output.
 make_places() {
   mkdir places && cd places
   mkdir -p folder in
@@ -84,7 +84,7 @@ make_places() {
   ln -s folder folder_link
   devices=(null)
   mknod null c 1 3 2>/dev/null && echo x 2>/dev/null >null ||
-    { echo "skipped: devices of its own, which are not allowed here"; devices=(); }
+    { echo "skipped: own devices, which are not allowed here"; devices=(); }
   blocks=()
   mknod block b 7 200 2>/dev/null && blocks=(block)
   sockets=()
@@ -135,26 +135,26 @@ test_files() {
       command "$row" places/$place
       timeout 60 cat places/fifo >read &
       expect_ok timeout 60 "${words[@]}"
-      wait $! || die "nothing came through the FIFO from: ${words[*]}"
-      cmp read expected || die "another file through a FIFO from: ${words[*]}"
+      wait $! || die "the FIFO received nothing from: ${words[*]}"
+      cmp read expected || die "the FIFO received another file from: ${words[*]}"
     done
     for place in ${devices[@]+null null_link}; do
       command "$row" places/$place
       expect_ok "${words[@]}"
     done
-    [ -p places/fifo ] && [ "$(readlink places/fifo_link)" = fifo ] || die "the FIFO has gone after: ${words[*]}"
+    [ -p places/fifo ] && [ "$(readlink places/fifo_link)" = fifo ] || die "the FIFO is missing after: ${words[*]}"
     [ ${#devices[@]} = 0 ] || { [ -c places/null ] && [ "$(readlink places/null_link)" = null ]; } ||
-      die "the device has gone after: ${words[*]}"
-    # A descriptor that the program was given: what it writes stands between what others write to the same file.
+      die "the device is missing after: ${words[*]}"
+    # A descriptor that the program was given: its output is between what others write to the same file.
     command "$row" /proc/self/fd/7
     { echo before >&7 && expect_ok "${words[@]}" && echo after >&7; } 7>read
-    { echo before && cat expected && echo after; } | cmp - read || die "not to its descriptor: ${words[*]}"
+    { echo before && cat expected && echo after; } | cmp - read || die "wrong output at its descriptor: ${words[*]}"
   done
   [ -z "$(find places -name '*.tmp')" ] || die "left over: $(find places -name '*.tmp')"
   [ "$(cat places/file)" = old ] || die "places/file has changed"
 }
 
-# A reader that goes: the pipe holds less than this.
+# A reader that closes its end: the pipe holds less than the output.
 test_lost_reader() {
   make_places
   mkdir books
@@ -164,7 +164,7 @@ test_lost_reader() {
   wait $!
 }
 
-# make_stories writes a second file next to its own, and only files.
+# make_stories writes a second file next to its output, and only writes files.
 test_make_stories() {
   make_places
   for place in folder fifo ${devices[@]+null null_link}; do
@@ -200,7 +200,7 @@ test_folders() {
   done
 }
 
-# /dev/stdout and its like, in a /dev of this test's own.
+# /dev/stdout and the like, in a private /dev.
 test_standard_streams() {
   make_places
   cat >private.sh <<'END'
@@ -217,7 +217,7 @@ die() { echo "FAILED: $*" >&2; exit 1; }
 plot() { "$BUILD/plot" schedule --steps 5 --out "$@"; }
 plot file.svg >/dev/null
 size=$(stat -c %s file.svg)
-# What is printed besides is not a part of the file.
+# Other output is not part of the file.
 plot /dev/stdout 2>said | cmp - file.svg || die "/dev/stdout, a pipe"
 [ "$(cat said)" = "wrote /dev/stdout ($size bytes)" ] || die "said: $(cat said)"
 plot /dev/stdout >out.svg 2>said
@@ -244,8 +244,8 @@ done
 [ "$(find /dev -type f | wc -l)" = 0 ] || die "in /dev: $(find /dev -type f)"
 END
   if [ ${#devices[@]} = 0 ] || ! BUILD=$BUILD unshare --mount --propagation private bash private.sh 2>private.err; then
-    [ ! -e ready ] || { cat private.err; die "in a /dev of its own"; }
-    echo "skipped: /dev/stdout and its like, which takes a private mount namespace with devices"
+    [ ! -e ready ] || { cat private.err; die "in a private /dev"; }
+    echo "skipped: /dev/stdout and the like, which need a private mount namespace with devices"
     exit 77
   fi
 }

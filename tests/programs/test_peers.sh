@@ -1,4 +1,4 @@
-# The comparison with other programs: one tiny round, with what is missing left out; stand-ins for the others.
+# The comparison with other programs: one tiny round, without missing programs; stand-ins for the others.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 peers="$SOURCE/dev/bench/peers.sh"
@@ -7,7 +7,7 @@ unset LLMC_DIR
 
 make_stand_ins() {
   printf '#!/bin/sh\nexit 1\n' >no_torch
-  # Says that it has torch, and does its steps in 7, 100 and 200 ms; bf16 fails.
+  # Claims to have torch, with steps of 7, 100 and 200 ms; bf16 fails.
   cat >torch <<'END'
 #!/bin/sh
 case "$*" in
@@ -26,7 +26,7 @@ make_shard() {
 }
 row='[0-9.]+ \| [0-9., ]+ \| [0-9]+ \|'
 
-# Without a shard, without others.
+# Without a shard, without other programs.
 test_alone() {
   make_stand_ins
   expect_ok "$peers"
@@ -43,16 +43,16 @@ test_alone() {
   fi
 }
 
-# The same where the CPU has no products of bf16.
+# The same on a CPU without products in bf16.
 test_without_bf16() {
   make_stand_ins
   make_shard
   WROUGHT_ISA=avx2 expect_ok "$peers" shards/train.bin
-  grep -q 'no SHARD' out && die "the shard was not taken"
+  grep -q 'no SHARD' out && die "the shard was not used"
   expect_output '^left out: wrought bf16 \(error: --precision bf16 needs a CPU with AVX512-BF16'
 }
 
-# With stand-ins for the others.
+# With stand-ins for the other programs.
 test_stand_ins() {
   make_stand_ins
   make_shard
@@ -64,8 +64,8 @@ test_stand_ins() {
   expect_output '^left out: llm.c \(.*/llm.c/train_gpt2 is not there; make train_gpt2 builds it\)$'
   expect_output '^round 2: .*PyTorch fp32 150.0 ms$'
   expect_output '^\| PyTorch \| fp32 \| 150.0 \| 150.0, 150.0 \| 213 \| [0-9.]+ \|$' # 32 tokens in 0.15 s; the first step left out
-  [ "$(grep -c 'left out: PyTorch bf16' out)" = 1 ] || die "what failed is tried again"
-  grep -q '^| PyTorch | bf16' out && die "what failed is in the table"
+  [ "$(grep -c 'left out: PyTorch bf16' out)" = 1 ] || die "a failed measurement is retried"
+  grep -q '^| PyTorch | bf16' out && die "a failed measurement is in the table"
   cp torch llm.c/train_gpt2
   LLMC_DIR=llm.c expect_ok "$peers" shards/train.bin
   expect_output '^left out: llm.c \(it has GPT-2 124M, B=4 and T=64, and no others\)$'

@@ -1,12 +1,12 @@
-# Plans of runs: the sums, what is refused and what would be right instead, and that the docs hold what plan prints.
+# Plans of runs: the sums, refusals with better values, and that the docs show what plan prints.
 source "$(dirname "$0")/lib.sh"
 plan="$BUILD/plan"
 
-# number KEY: one that stands once in plan.json
+# number KEY: a number that occurs once in plan.json
 number() { sed -n "s/.*\"$1\": *\([-0-9.e+]*\).*/\1/p" plan.json; }
-# sum OBJECT: of the numbers in it
+# sum OBJECT: the sum of the numbers in OBJECT
 sum() { sed -n "/\"$1\": {/,/}/p" plan.json | awk -F': ' '/[0-9],?$/ { sum += $2 } END { printf "%.12g\n", sum }'; }
-# equals WHAT VALUE EXPECTED: to 1e-9 of it
+# equals WHAT VALUE EXPECTED: within 1e-9
 equals() {
   awk -v x="$2" -v y="$3" 'BEGIN { d = x - y; if (d < 0) d = -d; exit !(x != "" && y != "" && d <= 1e-9 * y) }' ||
     die "$1 is $2, expected $3"
@@ -27,18 +27,18 @@ test_run() {
   expect_output '^1e\+10 tokens: 9537 steps, .* dollars at 2 a GPU and hour$'
   equals "the memory" "$(sum memory_bytes)" "$(number memory_bytes_all)"
   equals "the step" "$(sum step_ms)" "$(number step_ms_all)"
-  equals "tokens a second" "$(number tokens_per_second)" "$(awk -v ms="$(number step_ms_all)" 'BEGIN { printf "%.12g", 1048576e3 / ms }')"
+  equals "tokens per second" "$(number tokens_per_second)" "$(awk -v ms="$(number step_ms_all)" 'BEGIN { printf "%.12g", 1048576e3 / ms }')"
   equals "the days" "$(number days)" "$(awk -v s="$(number tokens_per_second)" 'BEGIN { printf "%.12g", 10e9 / s / 86400 }')"
   equals "the dollars" "$(number dollars)" "$(awk -v d="$(number days)" 'BEGIN { printf "%.12g", d * 24 * 16 * 2 }')"
   expect_ok "$plan" --model gpt2 --gpus 1 --precision tf32 --recompute block --markdown
   expect_output '^\| exposed communication \| 0.00 \| 0.0 % \|$'
 }
 
-# What docs/distributed.md shows is what plan says.
+# docs/distributed.md shows what plan prints.
 test_docs() {
   { "$plan" --published --markdown; "$plan" --scaling --markdown; } >said
   grep -E '^\| gpt2[a-z-]* \|' "$SOURCE/docs/distributed.md" >shown || true
-  [ "$(wc -l <shown)" -eq 18 ] || die "docs/distributed.md shows $(wc -l <shown) rows of plan's, expected 6 and 12"
+  [ "$(wc -l <shown)" -eq 18 ] || die "docs/distributed.md shows $(wc -l <shown) rows of plan, expected 6 and 12"
   grep -vxFf said shown >stale && { cat stale; die "docs/distributed.md has rows that plan does not print (build/plan --published, --scaling)"; }
   [ "$("$plan" --published | grep -cE ' (calibrates|blind) ')" -eq 6 ] || die "not all published runs are shown"
 }
@@ -55,7 +55,7 @@ test_refused() {
   expect_output '^  --total-batch-tokens +393216 786432$'
   expect_error 2 'no multiple' "$plan" --gpus 16 --total-batch-tokens 524288
   expect_output '^  --batch-size +1 2 4 8 16 32$'
-  # Not even one GPU's batch: more would be needed.
+  # Less than the batch of one GPU: more is needed.
   expect_error 2 'no multiple' "$plan" --total-batch-tokens 1000
   expect_output '^  --total-batch-tokens +524288$'
   expect_error 1 'the run takes [0-9.]+ GB of each GPU, and h100 has 80 GB; what would take less:' \

@@ -1,4 +1,4 @@
-# plot: losses, accuracies and other metrics of runs, learning rates, maps of a model's attention; what it must refuse.
+# plot: losses, accuracies and other metrics of runs, learning rates, maps of a model's attention; all it must refuse.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 plot=$BUILD/plot
@@ -8,12 +8,12 @@ make_run() {
   expect_ok "$BUILD/train_gpt2" --data text.txt --tokenizer bytes --layers 2 --heads 2 --channels 16 --seq-len 32 --batch-size 2 --steps 6 --eval-every 3 --sample-every 0 --run run
 }
 
-are_xml() {  # every picture here
+are_xml() {  # checks every picture here
   command -v python3 >/dev/null || return 0
-  for file in *.svg; do python3 -c 'import sys, xml.dom.minidom as m; m.parse(sys.argv[1])' $file || die "$file is no XML"; done
+  for file in *.svg; do python3 -c 'import sys, xml.dom.minidom as m; m.parse(sys.argv[1])' $file || die "$file is not XML"; done
 }
 
-# Losses and accuracies of runs, a schedule, a map of attention; a run that is not there.
+# Losses and accuracies of runs, a schedule, a map of attention; a missing run.
 test_smoke() {
   make_run
   expect_ok "$plot" loss --run run --out losses.svg
@@ -42,7 +42,7 @@ test_numbers() {
   sed '/"config"/d' run/metrics.jsonl >other.jsonl
   expect_ok "$plot" loss --run run --run other.jsonl --title 'two runs' --out two.svg
   [ "$(grep -c '<path' two.svg)" = 4 ] && grep -q '>run: validation<' two.svg && grep -q '>other.jsonl: training<' two.svg || die "two.svg: $(cat two.svg)"
-  grep -q 'tokens seen' two.svg && die "two.svg counts tokens, which one of its runs does not say"
+  grep -q 'tokens seen' two.svg && die "two.svg counts tokens, which one of its runs does not record"
   cat >spam.jsonl <<'END'
 {"step": 0, "config": {"data": "x"}}
 {"step": 0, "epoch": 0.0, "train_accuracy": 0.5, "val_accuracy": 0.25}

@@ -1,17 +1,17 @@
-# What a step moves and takes: one kernel by hand, the totals, the kernels that a step really launches, bad input.
+# The bytes and time of a step: kernels worked out by hand, the totals, the kernels that a step launches, bad input.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 predict="$BUILD/predict"
 
-# field JSON KEY: a number that stands once in the text
+# field JSON KEY: a number that occurs once in the text
 field() { sed -n "s/.*\"$2\": *\([-0-9.e+]*\).*/\1/p" <<<"$1"; }
-# row OPERATION OF KERNEL: what --json wrote of it
+# row OPERATION OF KERNEL: its object in --json
 row() {
   awk -v RS='}' -v a="\"operation\": \"$1\"" -v b="\"of\": \"$2\"" -v c="\"kernel\": \"$3\"" \
     'index($0, a) && index($0, b) && index($0, c)' predicted.json
 }
 
-# equals WHAT VALUE EXPECTED: to 1e-9 of it
+# equals WHAT VALUE EXPECTED: within 1e-9
 equals() {
   awk -v x="$2" -v y="$3" 'BEGIN { d = x - y; if (d < 0) d = -d; exit !(x != "" && d <= 1e-9 * (y < 0 ? -y : y)) }' ||
     die "$1 is $2, expected $3"
@@ -19,9 +19,9 @@ equals() {
 
 rates="$SOURCE/dev/bench/rates.json"
 device=h100
-# rate NAME: its value in the file, of the device
+# rate NAME: its value for the device in the file
 rate() { sed -n "/\"$device\": {/,/^ }/s/.*\"$1\": {\"value\": \([0-9.]*\).*/\1/p" "$rates"; }
-# by_hand EXPRESSION: of awk, with the rates by their names; `us` is a cycle of the tensor clock
+# by_hand EXPRESSION: an awk expression with the rates as variables; `us` is a cycle of the tensor clock
 by_hand() {
   awk -v copy="$(rate copy)" -v copy_share="$(rate copy_share)" -v latency="$(rate latency)" -v p="$(rate saturation)" \
     -v sm="$(rate multiprocessors)" -v clock="$(rate clock)" -v us="$(awk -v c="$(rate tensor_clock)" 'BEGIN { printf "%.17g", 1e-3 / c }')" \
@@ -32,14 +32,14 @@ by_hand() {
      BEGIN { best = 1e6 * copy * copy_share; printf "%.14g", '"$1"' }'
 }
 
-# Of residual_layernorm_forward in a step of GPT-2's: see test_by_hand.
+# For residual_layernorm_forward in a step of GPT-2: see test_by_hand.
 bytes=$((16384 * 768 * 4 * 2 + 2 * 768 * 2 + 16384 * 8))
 norm_us="12 * (gap + $bytes / 4096 * (3 * 10 * sm / served(10 * sm * 128 * 48) + (4096 - 30 * sm) / served((4096 - 30 * sm) * 128 * 48)))"
 
-# Kernels by hand.
-# GPT-2, 16 x 1024 tokens, C = 768, bf16. The residual connection with the second layernorm: two inputs, two outputs, two
-# vectors of weights, two floats a row; 12 times. Its 4,096 blocks of 128 threads come 10 a multiprocessor (48 registers a
-# thread), in three full waves and a rest; a thread has 48 bytes in flight.
+# Kernels worked out by hand.
+# GPT-2, 16 x 1024 tokens, C = 768, bf16. The residual connection with the second layernorm: two inputs, two outputs,
+# two vectors of weights, two floats per row; 12 times. Its 4,096 blocks of 128 threads run 10 per multiprocessor (48
+# registers per thread), in three full waves and a partial one; a thread has 48 bytes in flight.
 test_by_hand() {
   expect_ok "$predict" --model gpt2 --json predicted.json
   expect_output '^Predicted, not measured: h100, bf16. Rates: dev/bench/rates.json$'
@@ -49,20 +49,20 @@ test_by_hand() {
   equals "residual_layernorm_forward's bytes" "$(field "$norm" least_bytes)" $bytes
   equals "residual_layernorm_forward's time" "$(field "$norm" us)" "$(by_hand "$norm_us")"
   [[ $norm == *'"limit": "bytes"'* ]] || die "residual_layernorm_forward is not bound by bytes: $norm"
-  # The bias gradient of 768 columns: 3 x 32 blocks of 256 threads are all that there is in flight.
+  # The bias gradient of 768 columns: 3 x 32 blocks of 256 threads are all that is in flight.
   bias=$(row matmul_backward "attproj: dbias" bias_partial_kernel)
   equals "the bias gradient's time" "$(field "$bias" us)" \
     "$(by_hand "12 * (gap + $((16384 * 768 * 2 + 32 * 768 * 4)) / served(96 * 256 * 128))")"
-  # AdamW, four loads in flight: 30 bytes and a bit a parameter, 6 blocks of 256 threads a multiprocessor, all waves full
-  # or nearly: by bytes.
+  # AdamW, four loads in flight: a little over 30 bytes per parameter, 6 blocks of 256 threads per multiprocessor, all
+  # waves full or nearly: bound by bytes.
   adamw=$(row adamw_update "" adamw_update_kernel)
   [[ $adamw == *'"limit": "bytes"'* ]] || die "AdamW is not bound by bytes: $adamw"
-  # That of 2,304: 9 x 32 blocks, two a multiprocessor at a time (113 registers a thread), the last 24 by themselves.
+  # The bias gradient of 2,304 columns: 9 x 32 blocks, two per multiprocessor (113 registers per thread), then 24 more.
   bias=$(row matmul_backward "qkv: dbias" bias_partial_kernel)
   equals "the time of qkv's bias gradient" "$(field "$bias" us)" \
     "$(by_hand "12 * (gap + $((16384 * 2304 * 2 + 32 * 2304 * 4)) / 288 * (264 / served(264 * 256 * 128) + 24 / served(24 * 256 * 128)))")"
   [[ $bias == *'"limit": "latency"'* ]] || die "qkv's bias gradient is not bound by latency: $bias"
-  # The classifier: 16,384 rows, two at a time a multiprocessor by their shared memory, 192 bytes a thread in flight.
+  # The classifier: 16,384 rows, two at a time per multiprocessor due to shared memory, 192 bytes per thread in flight.
   classifier=$(row classifier_backward "" classifier_backward_kernel)
   equals "the classifier's time" "$(field "$classifier" us)" \
     "$(by_hand "gap + $((16384 * (50257 + 50304) * 2 + 12 * 16384)) / 16384 * (62 * 264 / served(264 * 512 * 192) + 16 / served(16 * 512 * 192))")"
@@ -85,8 +85,8 @@ test_by_hand() {
   equals "cuDNN's backward pass" "$(field "$(row attention_backward "" "cuDNN's")" us)" \
     "$(by_hand "12 * (gap + 5 * 8192 * 1024 * 768 / (1e6 * $(rate cudnn_backward_64)))")"
 
-  # Our own kernels: 12,288 mma of a tile, which take longer than 2.4 instructions for each; then 11 for each sum, 32 lanes at
-  # a time. Attention: mma and 626 instructions for 32 x 64 pairs, one after the other.
+  # Our own kernels: 12,288 mma per tile, which take longer than 2.4 instructions for each; then 11 for each sum, 32
+  # lanes at a time. Attention: mma and 626 instructions for 32 x 64 pairs, one after the other.
   expect_ok "$predict" --model gpt2 --matmul own --attention own --json predicted.json
   product=$(row matmul_forward attproj matmul_tensor_core_kernel)
   equals "the own projection's time" "$(field "$product" us)" \
@@ -101,7 +101,7 @@ test_by_hand() {
 # The totals.
 test_totals() {
   expect_ok "$predict" --model gpt2 --json predicted.json
-  # The step's operations by the trainer's count: 6 a multiplied parameter and token, and 12 L C T for attention.
+  # The step's operations by the trainer's count: 6 per multiplied parameter and token, and 12 L C T for attention.
   step=$(awk -v RS='}' '/"ms":/' predicted.json)
   equals "the step's operations" "$(field "$step" trainer_flops)" \
     $((16384 * (6 * (12 * 12 * 768 * 768 + 50257 * 768) + 12 * 12 * 768 * 1024)))
@@ -110,12 +110,12 @@ test_totals() {
     grep -o "\"$key\": *[-0-9.e+]*" predicted.json | awk '{ sum += $2 } END { printf "%.12g\n", sum }' >sum
     equals "the sum of all $key" "$(cat sum)" "$([ $key = share ] && echo 1 || awk -v ms="$(field "$step" ms)" 'BEGIN { printf "%.12g", 1e3 * ms }')"
   done
-  equals "tokens a second" "$(field "$step" tokens_per_second)" "$(awk -v ms="$(field "$step" ms)" 'BEGIN { printf "%.12g", 16384e3 / ms }')"
+  equals "tokens per second" "$(field "$step" tokens_per_second)" "$(awk -v ms="$(field "$step" ms)" 'BEGIN { printf "%.12g", 16384e3 / ms }')"
   expect_ok "$predict"
   for model in gpt2 gpt2-medium gpt2-large gpt2-xl; do expect_output "^$model .*16 x 1024  cublaslt +cudnn "; done
   expect_ok "$predict" --model gpt2 --batch-size 16 64 --matmul own cublaslt --attention own cudnn
   [ "$(grep -c '^gpt2 (124M) ' out)" -eq 8 ] || die "not a row for each of 8 steps"
-  # A small step waits for the host: its launches' time is the step's.
+  # A small step waits for the host: the time of its launches is that of the step.
   expect_ok "$predict" --model gpt2-nano --batch-size 1 --seq-len 16 --json predicted.json
   expect_output '^waiting for the host .* launch '
   step=$(awk -v RS='}' '/"ms":/' predicted.json)
@@ -125,8 +125,8 @@ test_totals() {
   expect_output '^\| step \|'
 }
 
-# Muon, 64 x 1024 tokens: 12 of fc's matrices (3072, 768). A is of 12 x 12 tiles of 64, of which 78 reach the diagonal; AdamW
-# has what is left. All of Muon's kernels are at most 8 % of the step.
+# Muon, 64 x 1024 tokens: 12 of fc's matrices (3072, 768). A has 12 x 12 tiles of 64, of which 78 reach the diagonal;
+# AdamW updates the rest. All of Muon's kernels are at most 8 % of the step.
 test_muon() {
   expect_ok "$predict" --model gpt2 --batch-size 64 --optimizer muon --json predicted.json
   product=$(row muon_orthogonalize "fc: A" matmul_tensor_core_kernel)
@@ -144,16 +144,16 @@ test_muon() {
   expect_output ' adamw +muon +rest$'
 }
 
-# What docs/performance.md shows is what predict says.
+# docs/performance.md shows what predict prints.
 test_docs() {
   "$SOURCE/dev/predict/predict_docs.sh" "$predict" >anew.md || die "predict_docs.sh failed"
-  [ "$(grep -c 'not measured yet |$' anew.md)" -ge 60 ] || die "docs/performance.md shows too few rows of predict's"
+  [ "$(grep -c 'not measured yet |$' anew.md)" -ge 60 ] || die "docs/performance.md shows too few rows of predict"
   diff "$SOURCE/docs/performance.md" anew.md || die "docs/performance.md shows other tables (<) than predict (>): dev/predict/predict_docs.sh --write"
 }
 
-# Rates of a file.
+# Rates from a file.
 test_rates() {
-  # change SCRIPT: rates.json from the committed one by sed; it must differ
+  # change SCRIPT: makes rates.json from the committed one by sed; it must differ
   change() {
     sed "$1" "$SOURCE/dev/bench/rates.json" >rates.json
     ! cmp -s "$SOURCE/dev/bench/rates.json" rates.json || die "sed '$1' changes nothing"
@@ -197,7 +197,7 @@ test_rates() {
   expect_error 1 'there is no device "b200"; found: h100 h200' "$predict" --device b200
 }
 
-# How the launchers divide their work: as gpu_step.h has it.
+# The launchers divide their work as gpu_step.h assumes.
 test_launchers() {
   has() { grep -qE "$2" "$SOURCE/kernels/$1" || die "kernels/$1 has no '$2' any more: see the constants of dev/predict/gpu_step.h"; }
   has matmul.cuh 'kBiasChunk = 512;'
@@ -222,10 +222,10 @@ test_launchers() {
 }
 
 # The kernels that a step launches.
-# The real step, in cudasim, against the list: none that predict does not know, and none that does not run. (The trainer
-# also measures a product before its first step, which is one of the step's kernels.)
+# The real step, on cudasim, compared with the list: every kernel that runs is known to predict, and every listed one
+# runs. (The trainer also measures a product before its first step, with one of the step's kernels.)
 test_launched() {
-  [ -x "$BUILD/train_gpt2sim" ] || { echo "skipped, without cudasim: which kernels a step launches, and dweight's parts"; exit 77; }
+  [ -x "$BUILD/train_gpt2sim" ] || { echo "skipped, without cudasim: the kernels that a step launches, and the parts of dweight"; exit 77; }
   "$BUILD/train_gpt2sim" --memory --model gpt2 --tokenizer bytes --vocab-size 50257 --batch-size 16 --seq-len 1024 --run none >memory
   # The largest scratch of that step is that of dweight's parts.
   [ "$(sed -n 's/^scratch *\([0-9]*\)$/\1/p' memory)" = $((7 * 768 * 768 * 4)) ] ||
@@ -244,7 +244,7 @@ test_launched() {
   done
 }
 
-# Counted bytes in place of the least.
+# Counted bytes instead of the minimum.
 test_counted() {
   counts() { # counts OPERATION BYTES VERSIONS
     echo "{\"ladders\": [{\"operation\": \"$1\", \"bytes\": $2, \"versions\": [$3]}]}" >counts.json
@@ -262,7 +262,7 @@ test_counted() {
     equals "counted over least of fc's $of" "$(field "$(awk -v RS='}' "/\"of\": \"fc: $of\"/" predicted.json)" counted_over_least)" \
       "$([ $of = dbias ] && echo 1.5 || echo 1)"
   done
-  counts matmul_forward_bf16 100 "$last" # ours: it says nothing of a library's
+  counts matmul_forward_bf16 100 "$last" # our kernel: it says nothing about a library's kernel
   for tier in own cublaslt; do
     expect_ok "$predict" --model gpt2 --matmul $tier --json predicted.json --counts counts.json
     equals "counted over least of fc's product ($tier)" "$(field "$(awk -v RS='}' '/"of": "fc, gelu"/' predicted.json)" counted_over_least)" \

@@ -1,4 +1,4 @@
-# dev/gpu/ptxas_report.sh: it must fail on what it is there to find, planted in a small tree of its own.
+# dev/gpu/ptxas_report.sh: it must fail on what it is meant to find, planted in its own small tree.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] || { echo "skipped: no nvcc here"; exit 77; }
@@ -38,11 +38,11 @@ expect_output '^sm_90a +[1-9][0-9]* +0 +0 +0  planted_kernel<float>$'
 [ "$(wc -l <out)" = 2 ] || { cat out; die "expected a table of one kernel"; }
 
 # ---- what it must find ------------------------------------------------------------------------------------------------------
-# d is needed between the products: ptxas makes each wait for the one before, and prints that as "info".
+# d is needed between the products: ptxas makes each wait for the previous one, and prints that as "info".
 tree 'begin(); for (int k = 0; k < 4; ++k) { wgmma(d, a + k, b + k); d[0] *= 2; } done();'
 expect_error 1 'error: ptxas serialises wgmma or ignores setmaxnreg' report sm_90a
 expect_output 'info .*\(C75[0-9][0-9]\).* wgmma.mma_async instructions are serialized .*planted_kernel<float>'
-# An index that is known at run time only: the array is in local memory.
+# An index known only at run time: the array is in local memory.
 tree 'T m[64] = {}; for (int i = 0; i < n; ++i) m[i * i & 63] += i; d[0] = m[n & 63];'
 expect_error 1 'error: these kernels spill registers or use local memory' report sm_80
 expect_output '^sm_80 .* planted_kernel<float>$'
@@ -55,34 +55,34 @@ echo 'template <class T> __global__ void forgotten_kernel(T* out) { *out = 1; }'
 expect_error 1 'error: kernel forgotten_kernel is in kernels/ but nothing compiles it' report sm_80
 expect_error 2 'keep needs a folder' report --keep
 
-# ---- which tests are compiled: those with kernels of their own, those with one that the model does not have -------------------
+# ---- the tests that are compiled: those with their own kernels, and those with a kernel that the model lacks --------
 tree 'd[0] = n;'
 printf '#include "kernels/planted.cuh"\nvoid test() { planted_kernel<double><<<1, 1>>>(nullptr, 0, 0, 0); }\n' >tree/tests/kernels/test_planted.cu
 echo '__global__ void own_test_kernel(int* out) { *out = 1; }' >tree/tests/kernels/test_own.cu
 expect_ok report --keep kept sm_80 sm_90a
-want=$(echo {model,test_own}.sm_{80,90a}.{cubin,log})
-[ "$(echo $(ls kept))" = "$want" ] || die "kept: $(ls kept)"
+expected=$(echo {model,test_own}.sm_{80,90a}.{cubin,log})
+[ "$(echo $(ls kept))" = "$expected" ] || die "kept: $(ls kept)"
 expect_output '^sm_90a .* own_test_kernel$'
 echo 'template <class T> __global__ void other_kernel(T* out) { *out = 1; }' >tree/kernels/other.cuh
 printf '#include "kernels/other.cuh"\nvoid test() { other_kernel<float><<<1, 1>>>(nullptr); }\n' >tree/tests/kernels/test_other.cu
 expect_ok report sm_80
 expect_output '^sm_80 .* other_kernel<float>$'
-grep -q 'planted_kernel<double>' out && die "a test is compiled that has no kernel that the model lacks"
+grep -q 'planted_kernel<double>' out && die "a test is compiled although the model has all its kernels"
 
-# ---- kept: compiled again only after a change ---------------------------------------------------------------------------------
+# ---- --keep: compiled again only after a change ---------------------------------------------------------------------
 times() { (cd kept && stat -c '%n %y' ./*.cubin | grep "$1"); }
 expect_ok report --keep kept sm_80
 times . >before
 cp out first
 expect_ok report --keep kept sm_80
 diff <(times .) before || die "compiled again without a change"
-diff first out || die "another report of the same kernels"
+diff first out || die "a different report of the same kernels"
 sleep 0.1
 echo >>tree/tests/kernels/test_own.cu
 expect_ok report --keep kept sm_80
-diff <(times 'test_own.sm_80') <(grep 'test_own.sm_80' before) >/dev/null && die "a source changed, and its old cubin is kept"
+diff <(times 'test_own.sm_80') <(grep 'test_own.sm_80' before) >/dev/null && die "a source changed, but its old cubin was kept"
 diff <(times 'gpu_model.sm_80') <(grep 'model.sm_80' before) || die "compiled again without a change"
 touch tree/kernels/other.cuh
 expect_ok report --keep kept sm_80
-diff <(times 'gpu_model.sm_80') <(grep 'model.sm_80' before) >/dev/null && die "a header changed, and the old cubin is kept"
+diff <(times 'gpu_model.sm_80') <(grep 'model.sm_80' before) >/dev/null && die "a header changed, but the old cubin was kept"
 exit 0

@@ -1,5 +1,5 @@
-# Runs in odd states: two processes on one, a state or data that were changed, links that became folders, runs that ended
-# before their first checkpoint, folders that go in mid-run, other numbers of threads.
+# Runs in unusual states: two processes on one run, a changed state or data, links that became folders, runs that ended
+# before their first checkpoint, folders that disappear during a run, other numbers of threads.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 trainer=$BUILD/train_gpt2
@@ -15,7 +15,7 @@ make_text() {
 tiny="--data text.txt --layers 1 --heads 2 --channels 16 --seq-len 16 --batch-size 4 --tokenizer bytes --sample-tokens 0
   --precision fp32 --eval-every 0"
 for_ever="--steps 1000000 --save-every 0 --schedule constant --warmup-steps 0 --lr 1e-4"
-# train FLAGS...: a new run; resume RUN FLAGS...: one that is there.
+# train FLAGS...: a new run; resume RUN FLAGS...: an existing one.
 train() {
   # shellcheck disable=SC2086
   ${by:-} "$trainer" $tiny "$@"
@@ -31,18 +31,18 @@ same_state() {
     cmp "$1/latest/$file" "$2/latest/$file" || die "$file differs between $1 and $2"
   done
 }
-wait_for() { # wait_for COMMAND...: half a minute at most
+wait_for() { # wait_for COMMAND...: waits half a minute at most
   for _ in $(seq 1 300); do
     if "$@" 2>/dev/null; then return; fi
     sleep 0.1
   done
   tail -5 job.out
-  die "not in half a minute: $*"
+  die "not within half a minute: $*"
 }
 steps_are_done() { [ "$(grep -cs '"loss"' "$1/metrics.jsonl")" -ge "${2:-3}" ]; }
-# start COMMAND...: in the background, its output in ./job.out; ended CODE: it has, with that.
+# start COMMAND...: in the background, its output in ./job.out; ended CODE: waits for it to end with CODE.
 start() {
-  by="exec" "$@" >job.out 2>&1 & # in place of the shell, so that a signal comes to the program
+  by="exec" "$@" >job.out 2>&1 & # replaces the shell, so that a signal reaches the program
   job=$!
   children+=" $job"
 }
@@ -58,15 +58,15 @@ make_whole() {  # a run of 20 steps with two checkpoints
   expect_ok train --run whole --steps 20 --save-every 10 --warmup-steps 2 --schedule constant
 }
 
-make_longer() {  # the same, gone on from
+make_longer() {  # the same, continued
   cp -r whole longer && expect_ok resume longer --steps 24
 }
 state=damaged/latest/trainer_state.json
 damaged() { rm -rf damaged && cp -r whole damaged; }
-# as_version_1: the state as programs wrote it that knew no version.
+# as_version_1: the state as written by programs before versions.
 as_version_1() {
   sed -i -z -E 's/,\n  "(checksum|run_id|val_checksum|version)": ("[^"]*"|[0-9]+)//g; s/,\n  "cores": [0-9]+//; s/,\n  "data_files": \{[^}]*\}//; s/,\n    "threads": [0-9]+//' $state
-  grep -qE 'version|"checksum"|run_id|data_files|val_checksum|cores|threads' $state && die "not as before: $(cat $state)"
+  grep -qE 'version|"checksum"|run_id|data_files|val_checksum|cores|threads' $state && die "not of version 1: $(cat $state)"
   true
 }
 
@@ -75,7 +75,7 @@ make_rows() {  # for finetuning
 }
 classify() { ${by:-} "$BUILD/finetune" classify --model whole/latest --data rows.tsv --label-column 1 --text-column 2 --batch-size 2 --max-length 8 "$@"; }
 
-# A resume is as if nothing had happened, bit for bit; a state that was changed is refused.
+# A resumed run equals an unbroken one, bit for bit; a changed state is refused.
 test_smoke() {
   make_whole
   cp -r whole parts && rm -r parts/checkpoints/step_000020 && ln -sfn checkpoints/step_000010 parts/latest
@@ -85,10 +85,10 @@ test_smoke() {
   expect_error 1 'trainer_state.json: damaged, or changed by hand' resume damaged --steps 22
 }
 
-# Two processes on one run: the second is refused, and says who the first is.
+# Two processes on one run: the second is refused, and names the first.
 test_in_use() {
   make_whole
-  [ ! -e whole/lock ] || die "the lock of a run that has ended is left"
+  [ ! -e whole/lock ] || die "a run that has ended left its lock"
   cp -r whole shared
   start resume shared --steps 1000000 --save-every 1000000
   wait_for steps_are_done shared 25
@@ -109,27 +109,27 @@ test_in_use() {
   kill -TERM $job
   ended 0
   [ ! -e shared/lock ] || die "the lock is left after SIGTERM"
-  # Both new.
+  # Both runs new.
   # shellcheck disable=SC2086
   start train --run fresh $for_ever
   wait_for steps_are_done fresh
   expect_error 1 'fresh is in use' train --run fresh --steps 3
   expect_error 1 'fresh is in use' resume fresh --steps 3
-  # A crash releases it; what it left is no error, and another's file is.
+  # A crash releases the lock; its remains are not an error, but a file that is not a lock is.
   kill -KILL $job
   ended 137
-  [ -s fresh/lock ] || die "expected a lock that is left"
+  [ -s fresh/lock ] || die "the crash left no lock"
   expect_ok train --run fresh --steps 3
   expect_output '^fresh holds a run that ended before its first checkpoint: it begins anew$'
   cp -r whole left && echo 'pid 1 on elsewhere since 2020-01-01 00:00:00 UTC' >left/lock
   expect_ok resume left --steps 22
   cp -r whole mine && echo 'my own' >mine/lock
   expect_error 1 'mine/lock: expected the lock of a run, found another file' resume mine --steps 22
-  [ "$(cat mine/lock)" = 'my own' ] || die "a file of the user's was overwritten"
+  [ "$(cat mine/lock)" = 'my own' ] || die "a user's file was overwritten"
 }
 
-# Only what this run has written goes: later steps, other runs' checkpoints and other folders stay.
-test_what_goes() {
+# Only files of this run are removed: later steps, checkpoints of other runs and other folders stay.
+test_what_is_removed() {
   make_whole
   cp -r whole keeps
   expect_ok train --run other --steps 10 --seed 7
@@ -171,7 +171,7 @@ test_trials_and_finetuning() {
   expect_error 1 'tuned already holds a run \(it has metrics.jsonl\)' classify --run tuned --epochs 1
 }
 
-# What a resume reads, changed: each change is found, by its name, and the folder stays as it is.
+# Changes to the files that a resume reads: each is detected and named, and the folder stays unchanged.
 test_changed() {
   make_whole
   grep -q '^  "version": 2$' whole/latest/trainer_state.json || die "no version in the state"
@@ -198,7 +198,7 @@ the tokenizer|step_000020/tokenizer.json: damaged: its checksum|printf ' ' >>lat
 CASES
 }
 
-# A state of version 1 resumes, to the same bits; what is wrong with it is said by name.
+# A state of version 1 resumes, to the same bits; what is wrong with it is named.
 test_version_1() {
   make_whole
   damaged && as_version_1
@@ -219,7 +219,7 @@ trainer_state.json: has "stepp", which this program does not know|sed -i 's/^  "
 trainer_state.json: .*configuration has "dropuot", which this program does not know|sed -i 's/"dropout"/"dropuot"/' trainer_state.json
 trainer_state.json: .*no usable value for lr|sed -i 's/"lr": [^,]*/"lr": "x"/' trainer_state.json
 CASES
-  # Settings that the state lacks: named, but for those that are given.
+  # Settings missing from the state are named, except those that are given.
   damaged && as_version_1 && sed -i -E '/^    "(keep|lr-decay-per-layer)": /d' $state
   expect_ok resume damaged --steps 22 --threads 2
   expect_output '^settings newer than this state, at their defaults: --lr-decay-per-layer --keep$'
@@ -227,7 +227,7 @@ CASES
   expect_error 2 '--dropout: the run has 0.0, given is 0.5' resume damaged --steps 22 --dropout 0.5
 }
 
-# Shards of the user's: a sample of the training and the validation data.
+# A user's shards: a sample of the training and the validation data.
 test_shards() {
   make_whole
   cp whole/data/train.bin a.bin && cp whole/data/val.bin b.bin
@@ -248,17 +248,17 @@ test_links() {
   copied
   expect_ok resume copied --steps 30
   expect_output '^latest was a folder, a copy of checkpoints/step_000020: it is a link to that again$'
-  [ "$(latest copied)" = checkpoints/step_000030 ] || die "latest leads to $(latest copied)"
+  [ "$(latest copied)" = checkpoints/step_000030 ] || die "latest points to $(latest copied)"
   same_state copied longer
   copied && rm -r copied/checkpoints # only the copy is left
   expect_ok resume copied/latest --steps 30
   expect_output '^latest was a folder: that is checkpoints/step_000020 now, and latest a link to it$'
-  [ -s copied/checkpoints/step_000020/model.safetensors ] || die "the checkpoint is gone"
+  [ -s copied/checkpoints/step_000020/model.safetensors ] || die "the checkpoint is missing"
   same_state copied longer
   copied && cp -r copied/checkpoints/step_000010 copied/best
   expect_ok resume copied --steps 21
   expect_output '^best was a folder, a copy of checkpoints/step_000010'
-  [ "$(readlink copied/best)" = checkpoints/step_000010 ] || die "best is no link"
+  [ "$(readlink copied/best)" = checkpoints/step_000010 ] || die "best is not a link"
   while IFS='|' read -r message change; do
     copied
     (cd copied && eval "$change")
@@ -291,7 +291,7 @@ test_no_checkpoint() {
   [ "$(grep -c '"loss"' early/metrics.jsonl)" = 5 ] || die "not one line for each step"
   [ "$(grep -c '"config"' early/metrics.jsonl)" = 1 ] || die "two first lines"
   [ "$(ls early/checkpoints | head -1)" = step_000002 ] || die "left: $(ls early/checkpoints)"
-  # What may be of worth, or another's, stays.
+  # Files that may be valuable, or belong to others, stay.
   while IFS='|' read -r message change; do
     rm -rf kept && cp -r again kept
     (cd kept && eval "$change")
@@ -314,8 +314,8 @@ CASES
   expect_ok train --run again --steps 5
 }
 
-# A folder that goes in mid-run.
-test_folder_goes() {
+# A folder that disappears during a run.
+test_folder_disappears() {
   make_whole
   make_rows
   while IFS='|' read -r message change; do
@@ -328,9 +328,9 @@ test_folder_goes() {
     kill -CONT $job
     ended 1
     grep -qE "$message" job.out || { tail -3 job.out; die "no message like '$message'"; }
-    [ ! -e there/checkpoints ] || die "half a folder was made again: $(find there)"
+    [ ! -e there/checkpoints ] || die "part of the folder was made again: $(find there)"
     if [ -e away ]; then
-      [ ! -e away/lock ] || die "the lock is left in the folder that was moved"
+      [ ! -e away/lock ] || die "the moved folder still has the lock"
       expect_ok resume away --steps 22
     fi
   done <<'CASES'
@@ -346,7 +346,7 @@ CASES
   [ ! -e going ] || die "finetune made the folder again"
 }
 
-# The number of threads is the run's; of a machine with fewer cores, less.
+# The number of threads is that of the run; less on a machine with fewer cores.
 test_threads() {
   make_text
   expect_ok train --run threads --steps 4 --threads 1
@@ -357,10 +357,10 @@ test_threads() {
   expect_output ', 2 threads, peak'
   expect_ok resume threads --steps 12
   expect_output ', 2 threads, peak'
-  # A machine with fewer cores than the run's so far.
+  # A machine with fewer cores than that of the run so far.
   if [ "$(nproc)" -gt 1 ]; then
     many=$(($(nproc) + 3))
-    expect_ok train --run moved --steps 4 --threads $many # more than there are cores: the same again on this machine
+    expect_ok train --run moved --steps 4 --threads $many # more than the cores: unchanged on this machine
     expect_ok resume moved --steps 8
     expect_output ", $many threads, peak"
     expect_ok taskset -c 0 "$trainer" --run moved --resume --steps 10
@@ -372,7 +372,7 @@ test_threads() {
   fi
 }
 
-# Several processes: rank 0 holds the lock, and all hear that another does.
+# Several processes: rank 0 holds the lock, and all report that another run does.
 test_several_processes() {
   if ! command -v mpirun >/dev/null || [[ $(ldd "$trainer") != *libmpi* ]]; then
     echo "skipped: no mpirun, or train_gpt2 was built without MPI (libopenmpi-dev, openmpi-bin)"
@@ -383,11 +383,11 @@ test_several_processes() {
   two() { ${by:-} mpirun --oversubscribe --bind-to none -n 2 "$trainer" "$@"; }
   # shellcheck disable=SC2086
   expect_ok two $tiny --run both --steps 4 --warmup-steps 0 --schedule constant
-  [ ! -e both/lock ] || die "the lock of several processes is left"
+  [ ! -e both/lock ] || die "several processes left their lock"
   start two --run both --resume --steps 1000000 --save-every 1000000
   wait_for steps_are_done both 8
   holder=$(sed 's/^pid \([0-9]*\) .*/\1/' both/lock)
-  [ "$(tr '\0' '\n' <"/proc/$holder/environ" | grep '^OMPI_COMM_WORLD_RANK=')" = OMPI_COMM_WORLD_RANK=0 ] || die "not rank 0 holds the lock"
+  [ "$(tr '\0' '\n' <"/proc/$holder/environ" | grep '^OMPI_COMM_WORLD_RANK=')" = OMPI_COMM_WORLD_RANK=0 ] || die "rank 0 does not hold the lock"
   sum both/checkpoints >sums
   expect_error 1 "both is in use: another process writes to it: pid $holder on" two --run both --resume --steps 6
   expect_error 1 "both is in use: another process writes to it: pid $holder on" resume both --steps 6

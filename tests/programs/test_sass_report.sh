@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# dev/gpu/sass_report.sh and what it counts, on machine code written by hand: loads under way, a pass, moves, divisions, local
-# memory; a budget that is broken or no longer fits; what is missing is said.
+# dev/gpu/sass_report.sh and its counts, on machine code written by hand: loads in flight, a pass, moves, divisions,
+# local memory; a budget that is exceeded or does not fit; missing kernels and tools are reported.
 . "$(dirname "$0")/lib.sh"
 report="$SOURCE/dev/gpu/sass_report.sh"
 command -v python3 >/dev/null || { echo "skipped: dev/gpu/sass_report.py needs python3"; exit 77; }
@@ -10,8 +10,8 @@ expect_output '--cubin FILE'
 expect_error 2 "'--speed' is not a flag" "$report" --speed
 expect_error 2 'expected one pattern, got 2' "$report" a b
 
-# Two loads are under way, then one at a time; a main loop of eight instructions that runs six, with two HMMA and a move; a
-# 32-bit division inside it, and one outside; an 8-byte store to shared memory; a spill.
+# Two loads are in flight, then one at a time; a main loop of eight instructions that runs six, with two HMMA and a
+# move; a 32-bit division inside it, and one outside; an 8-byte store to shared memory; a spill.
 cat >sass <<'SASS'
 	.section	.text._Z10two_kernelIfLb1EEvPf,"ax",@progbits
 .text._Z10two_kernelIfLb1EEvPf:
@@ -42,7 +42,7 @@ printf '#!/bin/bash\necho "Cuda compilation tools, release ${CUDA:-13.0}, V1"\n'
 printf '#!/bin/bash\n[ "$1" = -c ] && cat "$2"\n' >tools/nvdisasm
 chmod +x tools/*
 export PATH=$TMP/tools:$PATH
-# The script's own budget is of the kernels that are there: the counting is asked directly.
+# The script's own budget is for the real kernels: the counting is called directly.
 count() { python3 "$SOURCE/dev/gpu/sass_report.py" "$@" <sass; }
 budget() { printf '{"cuda": "13.0", "divisions": [%s], "kernels": [%s]}\n' "$1" "$2" >budget.json; }
 budget '{"kernel": "two_kernel.*", "divisions": 1}' ''
@@ -56,7 +56,7 @@ for limit in '"loads_at_least": 3' '"pass_at_most": 5' '"hmma": 3' '"moves_per_h
   budget '{"kernel": "two_kernel.*", "divisions": 1}' "{\"kernel\": \"two_kernel<float, .*>\", $limit}"
   expect_error 1 "two_kernel<float, true>: .*the budget says" count budget.json 13.0
 done
-# Another compiler's schedule is not held to this one's, but loads are.
+# The schedule of another compiler need not match this one, but loads must.
 budget '{"kernel": "two_kernel.*", "divisions": 1}' '{"kernel": "two_kernel.*", "pass_at_most": 5}'
 expect_ok count budget.json 13.1
 expect_output 'not checked: .* CUDA 13.0, this is 13.1'
@@ -64,13 +64,13 @@ budget '{"kernel": "two_kernel.*", "divisions": 1}' '{"kernel": "two_kernel.*", 
 expect_error 1 '2 loads under way' count budget.json 13.1
 budget '{"kernel": "two_kernel.*", "divisions": 1}' '{"kernel": "gone_kernel", "loads_at_least": 1}'
 expect_error 1 '"gone_kernel" is not a kernel here' count budget.json 13.0
-# cuobjdump writes addresses where nvdisasm writes labels.
+# cuobjdump prints addresses where nvdisasm prints labels.
 sed -e 's/`(.L_x_1)/0x60/; s/`(.L_x_2)/0xa0/; s/`(.L_x_3)/0x110/; /^.L_x/d; /section/d' -e 's/^.text.\(.*\):/\t\tFunction : \1/' sass >addresses
 budget '{"kernel": "two_kernel.*", "divisions": 1}' '{"kernel": "two_kernel<float, true>", "pass_at_most": 6, "hmma": 2}'
 mv addresses sass
 expect_ok count budget.json 13.0
 
-# The script: its budget does not fit this code, and says so; what is missing is said.
+# The script: its budget does not fit this code, which is reported; missing tools are reported.
 expect_error 1 'is not a kernel here' "$report" --cubin sass
 expect_error 2 'no such file; dev/gpu/ptxas_report.sh --keep' "$report" --cubin none
 code=0

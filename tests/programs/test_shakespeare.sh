@@ -1,4 +1,4 @@
-# dev/data/shakespeare.sh with a curl of our own, so that no network is needed.
+# dev/data/shakespeare.sh with our own curl, so that no network is needed.
 . "$SOURCE/tests/programs/lib.sh"
 script=$SOURCE/dev/data/shakespeare.sh
 data=$TMP/data
@@ -6,7 +6,7 @@ text=$data/tinyshakespeare.txt
 mkdir "$TMP/bin"
 export PATH="$TMP/bin:$PATH"
 
-# fake_curl BYTES CODE: a curl that writes so many bytes to --output FILE and exits so.
+# fake_curl BYTES CODE: a curl that writes BYTES bytes to --output FILE and exits with CODE.
 fake_curl() {
   cat >"$TMP/bin/curl" <<END
 #!/bin/sh
@@ -16,7 +16,7 @@ exit $2
 END
   chmod +x "$TMP/bin/curl"
 }
-nothing_left() { [ -z "$(ls -A "$data")" ] || { ls -la "$data"; die "$1 left a file behind"; }; }
+nothing_left() { [ -z "$(ls -A "$data")" ] || { ls -la "$data"; die "$1 left a file"; }; }
 
 fake_curl 1000 6
 expect_error 1 "is there a network" "$script" "$data"
@@ -32,8 +32,8 @@ expect_output "saved .*tinyshakespeare.txt"
 [ "$(ls -A "$data")" = tinyshakespeare.txt ] || die "more than the text was saved"
 
 fake_curl 0 9
-expect_ok "$script" "$data"  # it is there: curl is not called
-[ ! -s "$TMP/out" ] || die "present, and yet it said something"
+expect_ok "$script" "$data"  # the file exists: curl is not called
+[ ! -s "$TMP/out" ] || die "it printed something although the file exists"
 
 echo changed >"$text"
 expect_error 1 "found 8 bytes, expected 1115394" "$script" "$data"

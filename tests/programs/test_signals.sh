@@ -1,6 +1,6 @@
-# Signals that ask to stop, and readers that go or do not read: the trainers and finetune finish the step, save and exit with
-# 0, and the run continues from there to the same bits; nobody to read costs no step. Files that become shorter, and limits of
-# the system, end a program with a message.
+# Signals that ask to stop, and readers that close or do not read: the trainers and finetune finish the step, save and
+# exit with 0, and the run continues from there to the same bits; a missing reader costs no step. Files that become
+# shorter, and limits of the system, end a program with a message.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 trainer=$BUILD/train_gpt2 finetune=$BUILD/finetune
@@ -18,20 +18,20 @@ flags="--data text.txt --layers 1 --heads 1 --channels 8 --seq-len 8 --tokenizer
 flags+=" --save-every 0 --batch-size 1 --precision fp32 --schedule constant --warmup-steps 0 --dropout 0.1"
 for_ever="--steps 1000000"
 
-# in_background COMMAND...: with the signals that a shell's background jobs ignore. $job is the command itself.
+# in_background COMMAND...: with the signals enabled that a shell's background jobs ignore. $job is the command itself.
 in_background() {
   env --default-signal "$@" >out 2>&1 &
   job=$!
 }
 losses() { grep -c '"loss"' "$1/metrics.jsonl" || true; }
-wait_for() { # wait_for COMMAND...: a minute at most
+wait_for() { # wait_for COMMAND...: waits a minute at most
   for _ in $(seq 1 1200); do
     if "$@" 2>/dev/null; then return; fi
     kill -0 "$job" 2>/dev/null || { tail -5 out; die "it ended before: $*"; }
     sleep 0.05
   done
   tail -5 out
-  die "not in a minute: $*"
+  die "not within a minute: $*"
 }
 reached() { [ -e "$1/metrics.jsonl" ] && [ "$(losses "$1")" -ge "$2" ]; } # reached RUN STEP
 ended() { # ended CODES
@@ -41,7 +41,7 @@ ended() { # ended CODES
   [[ " $* " = *" $code "* ]] || { tr '\r' '\n' <out | tail -5; die "exit $code instead of $*"; }
 }
 steps_of() { sed -n 's/^  "step": \([0-9]*\).*/\1/p' "$1/latest/trainer_state.json"; }
-saved_all() { # saved_all RUN: its checkpoint is of the last step that it made
+saved_all() { # saved_all RUN: its checkpoint is that of its last step
   [ "$(steps_of "$1")" = "$(losses "$1")" ] || die "$1 made $(losses "$1") steps and saved $(steps_of "$1")"
 }
 same_files() { # same_files A B FILES...
@@ -50,7 +50,7 @@ same_files() { # same_files A B FILES...
   for file in "$@"; do cmp "$a/latest/$file" "$b/latest/$file" || die "$file differs between $a and $b"; done
 }
 
-make_whole() {  # a run of $most steps and two more, without a signal
+make_whole() {  # a run of $most + 2 steps, without a signal
   make_text
   most=20
   # shellcheck disable=SC2086
@@ -72,7 +72,7 @@ make_base() {  # a model to finetune, and the data of each task
 }
 declare -A data=([classify]=pets.tsv [instruct]=rows.json [dpo]=preferences.json)
 
-make_pipes() {  # 5: a pipe whose reader has gone; 6 and `unread`: one whose reader is there and never reads
+make_pipes() {  # 5: a pipe whose reader has closed; 6 and `unread`: one whose reader never reads
   mkfifo lost unread
   exec 4<>lost 5>lost 4<&-
   exec 6<>unread
@@ -86,9 +86,9 @@ need_mpi() {
   export OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 }
 
-# Each signal saves, and the run goes on from there to the same bits.
+# Each signal saves, and the run continues from there to the same bits.
 # shellcheck disable=SC2086
-each_signal_saves() { # each_signal_saves TRAINER PREFIX SIGNALS...: $most, the steps of the longest run
+each_signal_saves() { # each_signal_saves TRAINER PREFIX SIGNALS...: sets $most, the steps of the longest run
   local program=$1 prefix=$2 signal
   shift 2
   most=0
@@ -97,7 +97,7 @@ each_signal_saves() { # each_signal_saves TRAINER PREFIX SIGNALS...: $most, the 
     wait_for reached $prefix$signal 3
     kill -s $signal $job
     ended 0
-    grep -q "^stopped by signal $(number_of $signal) after step $(losses $prefix$signal); " out || { tail -3 out; die "SIG$signal: no word of it"; }
+    grep -q "^stopped by signal $(number_of $signal) after step $(losses $prefix$signal); " out || { tail -3 out; die "SIG$signal is not reported"; }
     saved_all $prefix$signal
     [ "$(steps_of $prefix$signal)" -le $most ] || most=$(steps_of $prefix$signal)
   done
@@ -120,7 +120,7 @@ test_trainer() {
   each_signal_saves $trainer '' $signals
 }
 
-# finetune, which is not resumed: the model is that of a run of as many steps.
+# finetune, which is not resumed: the model is that of a run with this number of steps.
 # shellcheck disable=SC2086
 test_finetune() {
   make_base
@@ -134,14 +134,14 @@ test_finetune() {
       wait_for reached $run 3
       kill -s $signal $job
       ended 0
-      grep -q "^stopped by signal $(number_of $signal) after step $(losses $run): " out || { tail -3 out; die "$task, SIG$signal: no word of it"; }
+      grep -q "^stopped by signal $(number_of $signal) after step $(losses $run): " out || { tail -3 out; die "$task: SIG$signal is not reported"; }
       expect_ok $finetune $task --model base/latest --data ${data[$task]} $own --steps "$(losses $run)" --run whole$run
       same_files $run whole$run model.safetensors
     done
   done
 }
 
-# Several at once, as schedulers and closing terminals send them, ask once. What was ignored before stays ignored.
+# Several at once, as from schedulers and closing terminals, count as one request. Ignored signals stay ignored.
 # shellcheck disable=SC2086
 test_several_signals() {
   make_text
@@ -174,8 +174,7 @@ test_search() {
   [ ! -e search/trial_002 ] || die "a trial began after the signal"
 }
 
-# Nobody reads, or nobody is there to: it costs no step.
-# A pipe's reader that has gone, and one that is there and never reads.
+# A reader that is missing, closes its pipe, or never reads costs no step.
 # shellcheck disable=SC2086
 test_no_reader() {
   make_whole
@@ -195,7 +194,7 @@ test_no_reader() {
   done
 }
 
-# Hundreds of lines fill a pipe; the run is far beyond them, and ends at a signal.
+# Hundreds of lines fill a pipe; the run continues far beyond them, and ends at a signal.
 # shellcheck disable=SC2086
 test_slow_reader() {
   make_text
@@ -206,8 +205,8 @@ test_slow_reader() {
   kill -HUP $job
   ended 0
   saved_all unread.run
-  timeout 0.2 cat <&6 >/dev/null || true  # and is empty again
-  # A reader that comes back hears what it has missed, and the last words wait for it.
+  timeout 0.2 cat <&6 >/dev/null || true  # and the pipe is empty again
+  # A reader that resumes is told what it missed, and the last lines wait for it.
   env --default-signal $trainer $flags --steps 3000 --run slow >unread 2>out &
   job=$!
   wait_for [ -e slow/latest/trainer_state.json ]
@@ -219,7 +218,7 @@ test_slow_reader() {
   grep -q '^done in ' heard || die "the last words are missing: $(tail -3 heard)"
 }
 
-# Other programs end without a word.
+# Other programs end without a message.
 # shellcheck disable=SC2086
 test_other_programs() {
   make_base
@@ -250,7 +249,7 @@ test_files_and_limits() {
   : >cut/data/train.bin
   ended 1
   expect_output '^error: cut/data/train.bin was truncated while it was being read'
-  for signal in BUS SEGV; do  # what is sent is no file's fault
+  for signal in BUS SEGV; do  # a signal that was sent is not the fault of a file
     (
       ulimit -c 0
       in_background $trainer $flags $for_ever --run sent$signal
@@ -258,7 +257,7 @@ test_files_and_limits() {
       kill -s $signal $job
       ended $((128 + $(number_of $signal)))
     ) 2>/dev/null || die "SIG$signal"
-    ! grep -q truncated out || die "SIG$signal was taken for a file that was cut"
+    ! grep -q truncated out || die "SIG$signal was reported as a truncated file"
   done
   rm -rf limited && cp -r whole limited
   (
@@ -276,16 +275,16 @@ test_several_processes() {
   rank() { # rank RUN N: its process
     local pid
     for pid in $(pgrep -f -- "^$trainer .*--run $1( |\$)"); do
-      [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] || continue  # another test's
+      [ "$(readlink "/proc/$pid/cwd")" = "$PWD" ] || continue  # of another test
       if tr '\0' '\n' <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$2"; then echo "$pid"; fi
     done
   }
-  mpirun_in_background() { # mpirun_in_background N FLAGS...: in a process group of its own, as a terminal's
+  mpirun_in_background() { # mpirun_in_background N FLAGS...: in its own process group, as on a terminal
     in_background setsid mpirun --oversubscribe --bind-to none -n "$1" $trainer "${@:2}"
   }
-  # To one rank: all end. To mpirun, or as Ctrl-C on a terminal to its group: SIGUSR1 it passes on; at the others it stops
-  # reading what the ranks print, sends them SIGTERM and ends with a code of its own. A single process makes more lines in
-  # a second than a pipe holds.
+  # To one rank: all end. To mpirun, or as Ctrl-C on a terminal to its group: mpirun passes SIGUSR1 on; at the others it
+  # stops reading the ranks' output, sends them SIGTERM and ends with its own code. A single process prints more lines
+  # per second than a pipe holds.
   for signal in HUP USR1 XCPU; do
     mpirun_in_background 2 $flags $for_ever --run rank$signal
     wait_for reached rank$signal 3
@@ -303,7 +302,7 @@ test_several_processes() {
     saved_all $run
   done
   expect_ok mpirun --oversubscribe --bind-to none -n 2 $trainer --run mpirun2INT- --resume --steps $(($(steps_of mpirun2INT-) + 2))
-  # A second SIGTERM ends at once, and nothing else does: rank 0 cannot save, for rank 1 stands still.
+  # Only a second SIGTERM ends at once: rank 0 cannot save, because rank 1 is stopped.
   mpirun_in_background 2 $flags $for_ever --run second
   wait_for reached second 3
   first=$(rank second 0) other=$(rank second 1)
@@ -312,13 +311,13 @@ test_several_processes() {
   sleep 0.6
   for signal in HUP XCPU USR1; do kill -s $signal $first; done
   sleep 0.2
-  kill -0 $first || die "another signal than a second SIGTERM ended it"
+  kill -0 $first || die "a signal other than a second SIGTERM ended it"
   kill -TERM $first
   ended 143
   kill -KILL $other 2>/dev/null || true
 }
 
-# ssh.sh, with something that is not ssh and a program that is not a trainer: several kinds of signals are one SIGTERM.
+# ssh.sh, with stand-ins for ssh and the trainer: several kinds of signals are one SIGTERM.
 # shellcheck disable=SC2086
 test_ssh_launcher() {
   printf '#!/bin/bash\nshift\nexec "$@"\n' >not_ssh
@@ -342,11 +341,11 @@ END
     for signal in $more; do kill -s $signal $job; done
     [ $code = 143 ] || touch finish
     ended $code
-    told_times $((code == 0 ? 2 : 4)) || { cat told; die "SIG$signal $more: another number of SIGTERMs"; }
+    told_times $((code == 0 ? 2 : 4)) || { cat told; die "SIG$signal $more: the wrong number of SIGTERMs"; }
   done
 }
 
-# elastic.sh passes them on, too.
+# elastic.sh passes signals on, too.
 # shellcheck disable=SC2086
 test_elastic_launcher() {
   need_mpi

@@ -1,12 +1,12 @@
 # apps/launch/slurm.sbatch, and elastic.sh under srun, with stand-ins for Slurm's programs: the GPU trainer takes ranks from
-# Slurm's variables; a job that is told to stop saves, goes back to the queue and resumes.
+# Slurm's variables; a job that is told to stop saves, is requeued and resumes.
 source "$(dirname "$0")/lib.sh"
 [ -x "$BUILD/train_gpt2sim" ] || { echo "skipped: train_gpt2sim was not built"; exit 77; }
 trap '[ ! -s "$TMP/tasks" ] || xargs -r kill -KILL <"$TMP/tasks" 2>/dev/null || true; wait || true; rm -rf "$TMP"' EXIT
 
 make_slurm() {  # stand-ins for Slurm's programs, and a text
   mkdir bin
-  # As the real one: the highest exit code, all end with the first that fails, and a SIGTERM is a SIGKILL for the tasks.
+  # Like the real srun: the highest exit code, all end with the first that fails, and SIGTERM becomes SIGKILL for tasks.
   cat >bin/srun <<'END'
 #!/usr/bin/env bash
 n=$SLURM_NTASKS
@@ -52,16 +52,16 @@ flags="--data text.txt --layers 1 --heads 2 --channels 16 --seq-len 16 --tokeniz
 job=$SOURCE/apps/launch/slurm.sbatch
 begun() { grep -q '"loss"' "$1/metrics.jsonl"; }
 saved() { [ -s "$1/latest/trainer_state.json" ]; }
-wait_for() { # wait_for COMMAND...: 20 s at most
+wait_for() { # wait_for COMMAND...: waits 20 s at most
   for _ in $(seq 1 200); do
     if "$@" 2>/dev/null; then return; fi
     sleep 0.1
   done
   cat out
-  die "not in 20 s: $*"
+  die "not within 20 s: $*"
 }
 
-# The job: stops, goes back to the queue, resumes.
+# The job stops, is requeued, and resumes.
 # shellcheck disable=SC2086
 test_job() {
   make_slurm
@@ -71,16 +71,16 @@ test_job() {
   wait_for begun two
   kill -TERM $pid
   wait $pid || { cat out; die "exit $? after SIGTERM"; }
-  grep -qx 'requeue 4711' queue || { cat out; die "not back in the queue"; }
+  grep -qx 'requeue 4711' queue || { cat out; die "the job was not requeued"; }
   expect_output 'stopped and saved after step [0-9]+ of 12: back to the queue, restart 1 of at most 20'
   SLURM_RESTART_COUNT=1 RUN=two expect_ok bash "$job" $flags --steps 12
   expect_output 'continues from .*/two/checkpoints/step_'
   [ "$(wc -l <queue)" = 1 ] || die "a run that is done went back to the queue"
   grep -q '"ranks": 2' two/latest/trainer_state.json || die "not two processes"
   same_curve one two 1e-4
-  # Errors do not go back; lost processes do, but not for ever.
+  # Errors are not requeued; lost processes are, but not for ever.
   RUN=no expect_error 2 'expected 0 to 3' bash "$job" $flags --steps 12 --zero 4
-  [ "$(wc -l <queue)" = 1 ] || die "an error went back to the queue"
+  [ "$(wc -l <queue)" = 1 ] || die "an error was requeued"
   RUN=no TRAINER=nothere expect_error 1 'nothere is missing' bash "$job"
   SLURM_RESTART_COUNT=20 RUN=lost bash "$job" $flags --steps 10000 >out 2>&1 &
   pid=$!

@@ -1,11 +1,11 @@
-# dev/data/the_verdict.sh with a curl of our own, so that no network is needed.
+# dev/data/the_verdict.sh with our own curl, so that no network is needed.
 . "$SOURCE/tests/programs/lib.sh"
 script=$SOURCE/dev/data/the_verdict.sh
 data=$TMP/data
 mkdir "$TMP/bin"
 export PATH="$TMP/bin:$PATH"
 
-# fake_curl BYTES CODE: a curl that writes so many bytes to --output FILE and exits so.
+# fake_curl BYTES CODE: a curl that writes BYTES bytes to --output FILE and exits with CODE.
 fake_curl() {
   cat >"$TMP/bin/curl" <<END
 #!/bin/sh
@@ -15,7 +15,7 @@ exit $2
 END
   chmod +x "$TMP/bin/curl"
 }
-nothing_left() { [ -z "$(ls -A "$data")" ] || { ls -la "$data"; die "$1 left a file behind"; }; }
+nothing_left() { [ -z "$(ls -A "$data")" ] || { ls -la "$data"; die "$1 left a file"; }; }
 
 fake_curl 1000 6
 expect_error 1 "is there a network" "$script" "$data"
@@ -28,7 +28,7 @@ expect_ok "$script" "$data"
 expect_output "saved .*the-verdict.txt"
 [ "$(ls -A "$data")" = the-verdict.txt ] || die "more than the text was saved"
 fake_curl 0 9
-expect_ok "$script" "$data"  # it is there: curl is not called
+expect_ok "$script" "$data"  # the file exists: curl is not called
 echo changed >"$data/the-verdict.txt"
 expect_error 1 "found 8 bytes, expected 20479; remove it" "$script" "$data"
 [ "$(cat "$data/the-verdict.txt")" = changed ] || die "a file of the user was overwritten"

@@ -5,15 +5,15 @@ golden=$SOURCE/tests/golden
 text=$golden/tokenizer_text.txt
 export OMP_NUM_THREADS=1
 
-# there_and_back NAME: that vocabulary, trained, brings the text back; leaves $file and the ids.
+# there_and_back NAME: trains that vocabulary, which must decode to the original text; sets $file and writes the ids.
 there_and_back() {
   file=$TMP/${1%:*}.json
   expect_ok "$tokenize" train --tokenizer "$1" --data "$text" --out "$file"
   "$tokenize" encode --tokenizer "$file" --data "$text" >"$TMP/ids"
-  "$tokenize" decode --tokenizer "$file" <"$TMP/ids" | cmp - "$text" || die "$1 does not bring the text back"
+  "$tokenize" decode --tokenizer "$file" <"$TMP/ids" | cmp - "$text" || die "$1 does not decode to the original text"
 }
 
-# Each kind of vocabulary trained, and the text back; a text that is not there.
+# Each kind of vocabulary is trained and decodes to the original text; a missing text.
 test_smoke() {
   for name in bytes chars bpe:300; do there_and_back $name; done
   expect_ok "$tokenize" shard --tokenizer "$TMP/bpe.json" --data "$text" --out "$TMP/shards" --val-fraction 0.2
@@ -22,7 +22,7 @@ test_smoke() {
   [ ! -e "$TMP/x.json" ] || die "a failed training wrote a file"
 }
 
-# Every kind brings the text back.
+# Every kind decodes to the original text.
 test_kinds() {
   for name in bytes chars bpe:400; do
     there_and_back $name
@@ -43,7 +43,7 @@ test_kinds() {
   [ -s "$TMP/shards/train.bin" ] && [ -s "$TMP/shards/val.bin" ] && [ -s "$TMP/shards/tokenizer.json" ] || die "shards are missing"
 }
 
-# A folder of books.
+# A folder of books is cleaned.
 test_clean() {
   mkdir -p "$TMP/books"
   printf 'x\n*** START OF THE PROJECT GUTENBERG EBOOK A ***\n\n\nOne.\n\n\nTwo.\n*** END OF THE PROJECT GUTENBERG EBOOK A ***\nx\n' >"$TMP/books/a.txt"
@@ -76,7 +76,7 @@ test_usage() {
   [ ! -e "$TMP/x.json" ] || die "a refused training wrote a file"
 }
 
-# Bad input: nothing is written.
+# Bad input: no file is written.
 test_bad_input() {
   expect_ok "$tokenize" train --tokenizer chars --data "$text" --out "$TMP/chars.json"
   printf 'ab\xffcd' >"$TMP/invalid.txt"
@@ -98,7 +98,7 @@ test_bad_input() {
   if [ -e /dev/full ]; then
     code=0
     "$tokenize" encode --tokenizer bytes --text a >/dev/full 2>"$TMP/err" || code=$?
-    [ $code -eq 1 ] && grep -q 'No space left' "$TMP/err" || die "a full disk went unnoticed"
+    [ $code -eq 1 ] && grep -q 'No space left' "$TMP/err" || die "a full disk was not reported"
   fi
 }
 

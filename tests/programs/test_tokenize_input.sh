@@ -3,13 +3,13 @@ source "$(dirname "$0")/lib.sh"
 tokenize=$BUILD/tokenize
 
 printf 'abc\xff\xfede\xe2\x82f' >"$TMP/text.txt"
-want='97 98 99 239 191 189 239 191 189 100 101 239 191 189 102'  # as Python's bytes.decode(errors="replace")
+expected='97 98 99 239 191 189 239 191 189 100 101 239 191 189 102'  # as Python's bytes.decode(errors="replace")
 data() { "$tokenize" encode --tokenizer bytes --data "$TMP/text.txt" "$@"; }
 input() { "$tokenize" encode --tokenizer bytes "$@" <"$TMP/text.txt"; }
 text() { "$tokenize" encode --tokenizer bytes --text "$(cat "$TMP/text.txt")" "$@"; }
 for way in data input text; do
   expect_ok $way --lossy
-  expect_output "^$want\$"
+  expect_output "^$expected\$"
   expect_error 1 'not UTF-8: byte 0xFF at offset 3;.* --lossy' $way
 done
 input() { "$tokenize" encode --tokenizer "$TMP/chars.json" "$@" <"$TMP/text.txt"; }
@@ -19,12 +19,12 @@ expect_ok input --lossy
 expect_output '^0 1 2 6 6 3 4 6 5$'
 expect_error 1 'offset 3' input
 
-# What decodes to bytes that are not UTF-8 (ids cut inside a character) does not go back without --lossy.
+# Ids that decode to bytes that are not UTF-8 (cut inside a character) cannot be encoded again without --lossy.
 expect_ok "$tokenize" decode --tokenizer bytes --ids '97 226 130'
 expect_error 1 'standard input: not UTF-8: byte 0xE2 at offset 1' \
   sh -c '"$0" decode --tokenizer bytes --ids "97 226 130" | "$0" encode --tokenizer bytes' "$tokenize"
 
-# A training with fewer tokens than asked says why; one with as many says nothing.
+# A training that gives fewer tokens than requested says why; a complete one says nothing.
 printf 'aab aab' >"$TMP/short.txt"
 for command in "train --out $TMP/x.json" encode "shard --out $TMP/shards --val-fraction 0"; do
   # shellcheck disable=SC2086
@@ -32,4 +32,4 @@ for command in "train --out $TMP/x.json" encode "shard --out $TMP/shards --val-f
   expect_output 'bpe:1000: the training ended with 259 tokens: no pair of tokens occurs twice any more'
 done
 expect_ok "$tokenize" train --tokenizer bpe:258 --data "$TMP/short.txt" --out "$TMP/x.json"
-! grep -q 'ended' "$TMP/out" || die "a whole training says that it ended early"
+! grep -q 'ended' "$TMP/out" || die "a complete training says that it ended early"

@@ -1,4 +1,4 @@
-# train_gpt2: tiny runs from text to checkpoint, stopped and resumed, and everything that it must refuse.
+# train_gpt2: tiny runs from text to checkpoint, stopped and resumed, and everything it must refuse.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 trainer=$BUILD/train_gpt2
@@ -9,7 +9,7 @@ make_text() {
   done >text.txt
 }
 
-# train FLAGS...: the trainer with a tiny model on text.txt, as far as FLAGS do not say otherwise.
+# train FLAGS...: the trainer with a tiny model on text.txt, unless FLAGS say otherwise.
 train() {
   local given=" $* " flags=()
   for flag in '--data text.txt' '--layers 1' '--heads 2' '--channels 16' '--seq-len 16' '--batch-size 4' '--tokenizer bytes' '--sample-tokens 0' '--precision fp32'; do
@@ -20,7 +20,7 @@ train() {
 }
 losses() { grep -o '"loss":[^,}]*' "$1/metrics.jsonl"; }
 latest() { readlink "$1/latest"; }
-same_state() {  # two runs ended in the same state, bit for bit, and had the same losses on the way
+same_state() {  # two runs ended in the same state, bit for bit, with the same losses
   for file in model.safetensors optimizer.safetensors; do
     cmp "$1/latest/$file" "$2/latest/$file" || die "$file differs between $1 and $2"
   done
@@ -34,24 +34,24 @@ make_unbroken() {  # a run of $hard
   expect_ok train --run unbroken "${hard[@]}"
 }
 
-make_whole() {  # a run of 40 steps, of which two checkpoints are kept
+make_whole() {  # a run of 40 steps, with two checkpoints kept
   make_text
   expect_ok train --run whole --steps 40 --eval-every 20 --save-every 10 --keep 2 --sample-tokens 8 --sample-every 20 --prompt Fox
 }
 
-make_huge() {  # whole's model with the largest floats as weights
+make_huge() {  # the model of whole with the largest floats as weights
   cp -rL whole/latest huge
   header=$(od -An -t u8 -N 8 huge/model.safetensors)
   size=$(stat -c %s huge/model.safetensors)
   { head -c $((8 + header)) whole/latest/model.safetensors; head -c $((size - 8 - header)) /dev/zero | tr '\0' '\177'; } >huge/model.safetensors
 }
 
-expect_refused() {  # CODE REGEX COMMAND...: and no run's folder is left
+expect_refused() {  # CODE REGEX COMMAND...: and no run folder is left
   expect_error "$1" "$2" "${@:3}" --run refused
-  [ ! -e refused ] || die "refused, and yet left $(find refused)"
+  [ ! -e refused ] || die "a refused run left $(find refused)"
 }
 
-# A short training, its sample, a resume, and a flag that is none.
+# A short training, its sample, a resume, and an unknown flag.
 test_smoke() {
   make_text
   expect_ok train --run short --steps 10 --save-every 5 --eval-every 10 --sample-tokens 8 --sample-every 10 --prompt Fox
@@ -65,7 +65,7 @@ test_smoke() {
   expect_refused 2 'nonsense' train --nonsense
 }
 
-# From text to a model: what is printed, logged and kept.
+# From text to a model: output, log and checkpoints.
 test_text_to_model() {
   make_whole
   expect_output '^step 40/40 \| loss [0-9.]+ \| norm [0-9.]+ \| lr [0-9.e-]+ \| [0-9]+ ms \| [0-9]+ tok/s \| [0-9]+ % of peak$'
@@ -77,9 +77,9 @@ test_text_to_model() {
   head -1 whole/metrics.jsonl | grep -q '"config":{.*"steps":40' || die "metrics.jsonl does not begin with the configuration"
   losses whole | awk -F: 'NR == 1 { first = $2 } END { exit !($2 < first - 0.3) }' || die "the loss does not fall"
   [ "$(ls whole/checkpoints | tr '\n' ' ')" = "step_000030 step_000040 " ] || die "--keep 2 kept $(ls whole/checkpoints)"
-  [ "$(latest whole)" = checkpoints/step_000040 ] || die "latest leads to $(latest whole)"
+  [ "$(latest whole)" = checkpoints/step_000040 ] || die "latest points to $(latest whole)"
   for file in config.json model.safetensors tokenizer.json optimizer.safetensors trainer_state.json; do
-    [ -s whole/latest/$file ] || die "the checkpoint lacks $file"
+    [ -s whole/latest/$file ] || die "the checkpoint has no $file"
   done
 }
 
@@ -94,19 +94,19 @@ test_kinds_of_data() {
   expect_ok train --data texts/ --steps 1
   [ -e runs/texts/latest ] && [ -e runs/texts-2/latest ] || die "the default folders are $(ls runs)"
   expect_ok train --run noval --steps 2 --val-fraction 0
-  grep -q val_loss noval/metrics.jsonl && die "a validation without validation data"
+  grep -q val_loss noval/metrics.jsonl && die "it validated without validation data"
   expect_ok train --run epochs --epochs 0.05
   expect_ok train --data whole/data/train.bin --val-data whole/data/val.bin --tokenizer whole/latest --run shards --steps 2
   [ "$(grep -c val_loss shards/metrics.jsonl)" -ge 2 ] || die "--val-data was not used"
   echo 'whole/data/tr*.bin' >parts.list
   expect_ok train --data parts.list --tokenizer '' --vocab-size 300 --run listed --steps 1
   expect_ok train --data 'whole/data/tr*.bin' --tokenizer '' --vocab-size 300 --run bare --steps 1
-  cmp bare/latest/model.safetensors listed/latest/model.safetensors || die "a list's shards are not the glob's"
+  cmp bare/latest/model.safetensors listed/latest/model.safetensors || die "a list gives other shards than the glob"
   expect_output '^tokenizer: none'
-  [ ! -e bare/latest/tokenizer.json ] || die "a tokenizer from nowhere"
+  [ ! -e bare/latest/tokenizer.json ] || die "a tokenizer appeared without one given"
 }
 
-# A model directory to go on from: its shape, its tokenizer.
+# Training from a model directory: its shape, its tokenizer.
 test_from_model() {
   make_whole
   expect_ok "$trainer" --data text.txt --model whole/latest --seq-len 12 --batch-size 2 --steps 2 --run tuned
@@ -115,7 +115,7 @@ test_from_model() {
   awk "BEGIN { exit !($first < 5.2) }" || die "the first loss is $first: the weights of whole were not used"
 }
 
-# Resumed from the middle, as after a crash that left later lines in the log: as if nothing had happened.
+# Resumed from the middle, as after a crash that left later lines in the log: the run equals an unbroken one.
 test_same_again() {
   make_unbroken
   cp -r unbroken crashed
@@ -127,13 +127,13 @@ test_same_again() {
   expect_output 'after step 5'
   same_state unbroken crashed
   [ "$(grep -c '"config"' crashed/metrics.jsonl)" = 1 ] || die "the resumed run logged its configuration again"
-  [ ! -e crashed/checkpoints/step_000010.tmp ] || die "a half-written checkpoint stays"
+  [ ! -e crashed/checkpoints/step_000010.tmp ] || die "a half-written checkpoint was not removed"
   expect_ok train --run again "${hard[@]}"
   same_state unbroken again
   expect_ok train --run seed "${hard[@]}" --seed 2
   cmp -s unbroken/latest/model.safetensors seed/latest/model.safetensors && die "--seed changes nothing"
 
-  # A finished run, and one made longer.
+  # A finished run, and one that is extended.
   expect_ok "$trainer" --run again --resume
   expect_output 'nothing to do: again has done 12 of 12 steps'
   expect_ok "$trainer" --run again --resume --steps 14
@@ -146,7 +146,7 @@ test_same_again() {
   same_state one two
 }
 
-# Every instruction set trains to the same curve (those that the machine lacks are left out by the program itself).
+# Every instruction set trains to the same curve (the program itself omits those that the machine lacks).
 test_instruction_sets() {
   make_text
   for isa in portable avx2 avx512 avx512_bf16; do
@@ -156,7 +156,7 @@ test_instruction_sets() {
   done
 }
 
-# bf16, where the CPU has it: near fp32, the same bits again and after a resume.
+# bf16, if the CPU has it: close to fp32, the same bits when repeated and after a resume.
 test_bf16() {
   make_text
   if grep -q avx512_bf16 /proc/cpuinfo; then
@@ -177,7 +177,7 @@ test_bf16() {
   fi
 }
 
-# Accumulation is a bigger batch.
+# Accumulation equals a bigger batch.
 test_accumulation() {
   make_text
   expect_ok train --run big --steps 6 --batch-size 8
@@ -188,7 +188,7 @@ test_accumulation() {
   done
 }
 
-# What is recomputed changes memory, not results; and may change on resume.
+# Recomputation changes memory, not results, and may be changed on resume.
 test_recompute() {
   make_text
   for recompute in gelu block; do
@@ -204,7 +204,7 @@ test_recompute() {
   [ "$(cat block.bytes)" -lt "$(cat gelu.bytes)" ] || die "--recompute block saves nothing"
 }
 
-# Muon: learns, keeps no v of the blocks' matrices, and goes on as if nothing had happened; not as AdamW.
+# Muon: learns, has no v for the blocks' matrices, and resumes like an unbroken run; not as AdamW.
 test_muon() {
   make_unbroken
   expect_ok train --run muon "${hard[@]}" --optimizer muon
@@ -220,7 +220,7 @@ test_muon() {
   same_state muon muonresumed
   expect_error 2 '--optimizer: the run has "muon", given is "adamw"' "$trainer" --run muon --resume --steps 20 --optimizer adamw
   expect_error 2 '--optimizer: the run has "adamw", given is "muon"' "$trainer" --run unbroken --resume --steps 20 --optimizer muon
-  cp -r unbroken exchanged  # a state that says one optimizer and holds the other's; without its checksum, as version 1
+  cp -r unbroken exchanged  # a state that names one optimizer but holds that of the other; without its checksum, as version 1
   sed -i -z -E 's/"optimizer": "adamw"/"optimizer": "muon"/; s/,\n  "(checksum|version)": ("[^"]*"|[0-9]+)//g' exchanged/latest/trainer_state.json
   expect_error 1 'optimizer.safetensors: the state of --optimizer adamw, expected that of muon' "$trainer" --run exchanged --resume --steps 20
   expect_ok train --memory --optimizer muon
@@ -229,13 +229,13 @@ test_muon() {
   [ ! -e runs ] || die "a refused run, or --memory, left a folder: $(ls runs)"
 }
 
-# An average of the weights: the saved model is of it, training goes on from the weights.
+# An average of the weights: the saved model holds it, training continues from the weights.
 test_average() {
   make_unbroken
   expect_ok train --run averaged "${hard[@]}" --ema 0.9
   paste -d: <(losses averaged) <(losses unbroken) | awk -F: '$2 != $4 { exit 1 }' || die "--ema changes training"
   cmp -s averaged/latest/model.safetensors unbroken/latest/model.safetensors && die "--ema changes nothing"
-  grep -q '"weights.wte.weight"' averaged/latest/optimizer.safetensors || die "the weights to go on from were not saved"
+  grep -q '"weights.wte.weight"' averaged/latest/optimizer.safetensors || die "the weights to continue from were not saved"
   cp -r averaged averagedresumed
   rm -r averagedresumed/checkpoints/step_000010 averagedresumed/checkpoints/step_000012
   ln -sfn checkpoints/step_000005 averagedresumed/latest
@@ -248,14 +248,14 @@ test_average() {
   [ ! -e runs ] || die "a refused run, or --memory, left a folder: $(ls runs)"
 }
 
-# The book's model: a head of its own, no bias on queries, keys and values, PyTorch's weights, decay of everything.
+# The book's model: an untied head, no bias on queries, keys and values, PyTorch's weights, decay of everything.
 test_book_model() {
   make_text
   book=(--steps 12 --save-every 5 --keep 0 --untied-head --no-qkv-bias --init book --weight-decay 5 --warmup-steps 4 --start-lr 1e-5)
   expect_ok train --run book "${book[@]}" --decay all
   expect_output '^model: 11744 parameters'  # 257 x 16 twice, 16 x 16, a block without 48 biases, the last layernorm
   losses book | awk -F: 'NR == 1 { first = $2 } END { exit !($2 < first) }' || die "the loss of the book's model does not fall"
-  grep -m 1 -o '"lr":[^,}]*,"ms"' book/metrics.jsonl | grep -q '^"lr":1e-05,' || die "--start-lr is not the first step's"
+  grep -m 1 -o '"lr":[^,}]*,"ms"' book/metrics.jsonl | grep -q '^"lr":1e-05,' || die "--start-lr is not the rate of the first step"
   cp -r book bookresumed
   rm -r bookresumed/checkpoints/step_000010 bookresumed/checkpoints/step_000012
   ln -sfn checkpoints/step_000005 bookresumed/latest
@@ -269,12 +269,12 @@ test_book_model() {
   expect_error 2 '--init contradict --model book/latest' "$trainer" --data text.txt --model book/latest --untied-head --run refused
 }
 
-# A signal: the step is finished, saved, and gone on from.
+# A signal: the step is finished and saved, and the run can be resumed.
 test_signals() {
   make_text
   constant=(--schedule constant --warmup-steps 0 --eval-every 0 --save-every 0 --dropout 0.1)
   for signal in INT TERM; do
-    # In place of the shell, which would keep the signal; and a script's background jobs ignore SIGINT unless told.
+    # Replaces the shell, which would keep the signal; a script's background jobs ignore SIGINT by default.
     run_by="exec env --default-signal=INT" train --run stopped$signal "${constant[@]}" --steps 1000000 >out 2>&1 &
     pid=$!
     for _ in $(seq 600); do grep -qs '"step":3,' stopped$signal/metrics.jsonl && break; sleep 0.05; done
@@ -304,8 +304,8 @@ test_not_finite() {
   expect_output '^no sample: the model.s logits are not finite'
 }
 
-# Looking without training: --memory, --check, --kernels.
-test_looking() {
+# Inspection without training: --memory, --check, --kernels.
+test_inspection() {
   make_whole
   make_huge
   expect_ok train --memory --run looked
@@ -317,19 +317,19 @@ test_looking() {
   expect_output '^matmul_forward +fast, portable$'
   expect_output '^attention_backward +fast, portable$'
   expect_output '^embedding_forward +plain loops$'
-  grep -q 'dropout\|muon' out && die "--kernels names what the run does not do"
+  grep -q 'dropout\|muon' out && die "--kernels names operations that the run does not have"
   expect_ok train --kernels --reference --precision fp32 --dropout 0.1 --optimizer muon --run looked
   expect_output '^dropout_backward +plain loops$'
   expect_output '^muon_update +plain loops$'
-  grep -q fast out && die "--reference has fast kernels"
+  grep -q fast out && die "--reference names fast kernels"
   expect_error 1 'precision bf16 needs a CPU with AVX512-BF16' env WROUGHT_ISA=avx2 "$trainer" --kernels --precision bf16 --data text.txt --tokenizer bytes
   expect_error 2 "give one of them" train --check --reference --run looked
   expect_error 1 'beyond tolerance' "$trainer" --data text.txt --model huge --check
   [ ! -e looked ] || die "--memory, --kernels or --check made a run"
-  [ ! -e runs ] || die "a look left a run: $(ls runs)"
+  [ ! -e runs ] || die "an inspection left a run: $(ls runs)"
 }
 
-# A full disk: latest stays, and the run goes on when there is room again.
+# A full disk: latest stays, and the run continues when there is room again.
 test_full_disk() {
   make_whole
   cp -r whole full
@@ -342,13 +342,13 @@ test_full_disk() {
   [ "$(latest full)" = "$before" ] || die "a failed save moved latest"
   [ "$(ls full/checkpoints | tr '\n' ' ')" = "step_000030 step_000040 " ] || die "a failed save left $(ls full/checkpoints)"
   expect_ok "$trainer" --run full --resume --steps 44
-  [ "$(latest full)" = checkpoints/step_000044 ] || die "no way on after a full disk"
+  [ "$(latest full)" = checkpoints/step_000044 ] || die "the run did not continue after a full disk"
   if [ -e /dev/full ]; then
     code=0
     "$trainer" --help >/dev/full 2>err || code=$?
     code=0
     train --memory >/dev/full 2>err || code=$?
-    [ $code -eq 1 ] && grep -q 'cannot be written' err || die "a full disk behind standard output went unnoticed"
+    [ $code -eq 1 ] && grep -q 'cannot be written' err || die "a full disk at standard output was not reported"
   fi
 }
 
@@ -387,7 +387,7 @@ test_bad_data() {
   expect_refused 2 'goes with --data shards' train --data text.txt --val-data $shard
 }
 
-# Weights of other kinds than a directory; models and tokenizers that do not go together.
+# Weights in other formats than a directory; models and tokenizers that do not match.
 test_models_and_tokenizers() {
   make_whole
   expect_ok train --run bpe --steps 1 --tokenizer bpe:300
@@ -438,7 +438,7 @@ test_bad_flags() {
   [ ! -e runs/text ] || die "a refused run left its folder"
 }
 
-# A run's folder, and resuming: what is refused, and changes nothing.
+# A run's folder, and resuming: refused runs change nothing.
 test_bad_resume() {
   make_whole
   make_huge
@@ -481,7 +481,7 @@ test_bad_resume() {
   damaged && rm damaged/latest
   expect_error 1 'leads nowhere, but there is damaged/checkpoints/step_000040' "$trainer" --run damaged --resume
   expect_ok "$trainer" --run damaged/checkpoints/step_000030 --resume --steps 31
-  [ "$(latest damaged)" = checkpoints/step_000031 ] || die "going on from a named checkpoint ended at $(latest damaged)"
+  [ "$(latest damaged)" = checkpoints/step_000031 ] || die "continuing from a named checkpoint ended at $(latest damaged)"
   expect_error 1 'outside a run' "$trainer" --run huge --resume
 }
 

@@ -1,5 +1,5 @@
-# train_gpt2 as several processes, started by mpirun: one loss curve whatever their number and stage; resumed by another
-# number; one that dies, hangs, has other flags or a signal.
+# train_gpt2 as several processes, started by mpirun: one loss curve for every number and stage; resumed by another
+# number; a process that dies, hangs, has other flags or a signal.
 source "$(dirname "$0")/lib.sh"
 trainer=$BUILD/train_gpt2
 source "$SOURCE/tests/programs/processes.sh"
@@ -13,13 +13,13 @@ model="--layers 3 --heads 2 --channels 24 --seq-len 16 --tokenizer bytes --sampl
 bare=${model/--tokenizer bytes --sample-tokens 4 --prompt Fox/}
 flags="--data text.txt $model --batch-size 2 --total-batch-tokens 256 --dropout 0.1 --ema 0.9 --precision fp32 --timeout 60"
 
-make_one() {  # the run of one process
+make_one() {  # the run with one process
   make_text
   # shellcheck disable=SC2086
   expect_ok $trainer $flags --run one --steps 50 --eval-every 25 --save-every 25
 }
 
-# same_as_one N: with so many processes, in every stage, it is the same curve.
+# same_as_one N: with N processes, in every stage, the curve is the same.
 # shellcheck disable=SC2086
 same_as_one() {
   local n=$1 zero
@@ -37,7 +37,7 @@ test_smoke() {
   expect_ok processes 2 $flags --run two --steps 4 --eval-every 4 --zero 2
   same_curve one two 1e-5
   expect_error 2 'zero is 4, expected 0 to 3' processes 2 $flags --run no --steps 1 --zero 4
-  [ ! -e no ] || die "a run that could not begin left something: $(ls -R no)"
+  [ ! -e no ] || die "a run that could not begin left files: $(ls -R no)"
 }
 
 # One curve with two processes, whatever the stage; and a stage for one process.
@@ -49,21 +49,21 @@ test_two_processes() {
   expect_output '^--zero 2 shares nothing out: there is one process'
 }
 
-# One curve with four, and the files of one; the same again, bit for bit.
+# The same curve with four, and the files of one; repeated bit for bit.
 # shellcheck disable=SC2086
 test_four_processes() {
   make_one
   same_as_one 4
   expect_output '^training: .* 4 processes, ZeRO 3, each '
-  [ "$(ls 4-3/latest/)" = "$(ls one/latest/)" ] || die "other files than one process writes: $(ls 4-3/latest/)"
+  [ "$(ls 4-3/latest/)" = "$(ls one/latest/)" ] || die "not the files that one process writes: $(ls 4-3/latest/)"
   for file in model optimizer; do
-    [ "$(wc -c <one/latest/$file.safetensors)" = "$(wc -c <4-3/latest/$file.safetensors)" ] || die "$file is of another size"
+    [ "$(wc -c <one/latest/$file.safetensors)" = "$(wc -c <4-3/latest/$file.safetensors)" ] || die "$file has another size"
   done
   expect_ok processes 4 $flags --run again --steps 50 --eval-every 25 --save-every 25 --zero 3
   same_state 4-3 again
 }
 
-# The same by way of a checkpoint.
+# The same after resuming from a checkpoint.
 # shellcheck disable=SC2086
 test_resumed() {
   make_text
@@ -85,7 +85,7 @@ test_other_number() {
   done
 }
 
-# What processes disagree on, and what cannot be shared out.
+# Processes that disagree, and work that cannot be shared evenly.
 # shellcheck disable=SC2086
 test_disagreement() {
   make_text
@@ -104,8 +104,8 @@ test_disagreement() {
   printf 'one/data/val.bin\none/data/train.bin\n' >shards.list
   expect_error 1 'train.bin: token [0-9]+ is [0-9]+, but the vocabulary has 50 entries|val.bin: token .* 50 entries' \
     processes 2 --data shards.list $bare --vocab-size 50 --run no --steps 1
-  [ ! -e no ] || die "a run that could not begin left something: $(ls -R no)"
-  by_variables() {  # two processes that no launcher of MPI has started
+  [ ! -e no ] || die "a run that could not begin left files: $(ls -R no)"
+  by_variables() {  # two processes not started by an MPI launcher
     export WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + RANDOM % 20000))
     RANK=1 $trainer "$@" >/dev/null 2>&1 &
     RANK=0 $trainer "$@"
@@ -129,7 +129,7 @@ test_terminated() {
   expect_ok processes 4 --run term --resume --steps "$(($(steps_of term) + 3))"
 }
 
-# kill -9: the others end, and say who it was.
+# kill -9: the others end, and name the process.
 # shellcheck disable=SC2086
 test_killed() {
   make_text
@@ -147,7 +147,7 @@ test_killed() {
   expect_ok processes 4 --run kill --resume --steps "$(($(steps_of kill) + 3))"
 }
 
-# A process that is stopped: the others wait, and then say for which.
+# A stopped process: the others wait, and then name it.
 # shellcheck disable=SC2086
 test_hanging() {
   make_text
@@ -161,7 +161,7 @@ test_hanging() {
   [ "$seconds" -lt 30 ] || die "the others ended $seconds s later"
 }
 
-# A loss that is not finite on one of them: the row of 'Z' in the embeddings overflows, and every other window has one.
+# A loss that is not finite on one process: the row of 'Z' in the embeddings overflows, and every other window has one.
 # shellcheck disable=SC2086
 test_not_finite() {
   for _ in $(seq 1 40); do printf 'abcdefghijklmno\nabcdefgZijklmno\n'; done >lines.txt
@@ -176,7 +176,7 @@ test_not_finite() {
     processes 2 --model letters/latest $order --total-batch-tokens 32 --steps 20 --run broken --zero 1
 }
 
-# Memory is what it says.
+# --memory prints the memory that is used.
 # shellcheck disable=SC2086
 test_memory() {
   make_text

@@ -31,22 +31,22 @@ test_find_lr() {
 }
 
 # Early stopping: --patience.
-# A rate at which validation soon gets worse: the run ends, and its best checkpoint stays.
+# At a rate with which validation soon gets worse, the run ends, and its best checkpoint stays.
 test_patience() {
   make_text
   many=(--steps 400 --eval-every 5 --save-every 5 --keep 2 --lr 0.3 --warmup-steps 0 --schedule constant --patience 3)
   expect_ok train --run early "${many[@]}"
   expect_output '^stopped early: validation was best at step [0-9]+, with [0-9.]+: that model is in early/best$'
   best=$(grep -oE 'best at step [0-9]+' out | grep -oE '[0-9]+')
-  [ "$(readlink early/best)" = "$(printf 'checkpoints/step_%06d' "$best")" ] || die "best leads to $(readlink early/best), not to step $best"
+  [ "$(readlink early/best)" = "$(printf 'checkpoints/step_%06d' "$best")" ] || die "best points to $(readlink early/best), not to step $best"
   [ -s early/best/model.safetensors ] && [ -s early/latest/model.safetensors ] || die "a checkpoint is missing"
   [ "$(readlink early/latest)" = "$(printf 'checkpoints/step_%06d' $((best + 15)))" ] || die "$(readlink early/latest): not three validations after $best"
   val_losses early | awk -v n=$((best / 5)) 'NR > 1 { if (min == "" || $1 < min) { min = $1; at = NR - 1 } } END { exit !(at == n && NR - 1 == n + 3) }' ||
     die "step $best is not the best: $(val_losses early | tr '\n' ' ')"
   expect_ok train --run patient --steps 40 --eval-every 10 --patience 100
   grep -q 'stopped early' out && die "stopped without reason"
-  [ "$(readlink patient/best)" = checkpoints/step_000040 ] || die "best leads to $(readlink patient/best)"
-  # Resumed in the middle it ends where the unbroken run did.
+  [ "$(readlink patient/best)" = checkpoints/step_000040 ] || die "best points to $(readlink patient/best)"
+  # A run resumed in the middle ends where the unbroken run did.
   cp -r early resumed
   first=$(ls early/checkpoints | head -1)
   ln -sfn "checkpoints/$first" resumed/latest
@@ -73,7 +73,7 @@ test_layers() {
   expect_error 2 'lr-decay-per-layer' "$BUILD/train_gpt2" --run layers --resume --steps 20 --lr-decay-per-layer 0.9
 }
 
-# A search of a grid, with an end for what is worse than the median, and of random points.
+# A search of a grid, with trials below the median stopped, and one of random points.
 test_search() {
   make_text
   echo '{"flags": {"lr": [1e-5, 1e-2], "heads": [1, 2, 3]}}' >grid.json
@@ -83,7 +83,7 @@ test_search() {
   expect_output '^trial +best loss +step +flags$'
   expect_output '^trial_003 +- +0  lr 1e-05, heads 3  \(failed\)$'
   expect_output '^best: grid/trial_00[45], [0-9.]+: lr 0\.01, heads [12]$'
-  [ -s grid/trial_001/latest/model.safetensors ] && [ -s grid/trial_005/metrics.jsonl ] || die "trials are runs: $(ls grid)"
+  [ -s grid/trial_001/latest/model.safetensors ] && [ -s grid/trial_005/metrics.jsonl ] || die "trials must be runs: $(ls grid)"
   [ "$(grep -c '"run"' grid/search.json)" = 6 ] && [ "$(grep -c '"failed"' grid/search.json)" = 2 ] || die "search.json: $(cat grid/search.json)"
   expect_error 1 'grid already holds a search' train --search grid.json --run grid
   # The median: after three good trials a bad one ends early.
@@ -91,7 +91,7 @@ test_search() {
   expect_ok train --search median.json --steps 40 --eval-every 5
   expect_output '^its best loss is above the median'
   expect_output '^trial_006 .*lr 1e-05  \(stopped by the median\)$'
-  [ "$(val_losses runs/search/trial_006 | wc -l)" = 3 ] || die "trial 6 went on: $(val_losses runs/search/trial_006)"
+  [ "$(val_losses runs/search/trial_006 | wc -l)" = 3 ] || die "trial 6 continued: $(val_losses runs/search/trial_006)"
   [ "$(readlink runs/search/trial_006/latest)" = checkpoints/step_000010 ] || die "a stopped trial has no checkpoint"
   echo '{"method": "random", "trials": 2, "flags": {"lr": {"min": 1e-3, "max": 1e-2, "log": true}}}' >random.json
   expect_ok train --search random.json --steps 5

@@ -1,5 +1,5 @@
-# train_gpt2.cu built on cudasim: the same run as the CPU's; the same bits run after run, under every schedule and after
-# a resume, also from and to the CPU; and what only a GPU's trainer must refuse.
+# train_gpt2.cu built on cudasim: the same run as on the CPU; the same bits run after run, under every schedule and
+# after a resume, also from and to the CPU; and what only the GPU's trainer must refuse.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
 [ -x "$BUILD/train_gpt2sim" ] || { echo "skipped: this build has no cudasim"; exit 77; }
@@ -10,7 +10,7 @@ make_text() {
   done >text.txt
 }
 
-# trainer PROGRAM FLAGS...: a tiny model on text.txt, as far as FLAGS do not say otherwise.
+# trainer PROGRAM FLAGS...: a tiny model on text.txt, unless FLAGS say otherwise.
 trainer() {
   local program=$1 given=" $* " flags=()
   shift
@@ -24,14 +24,14 @@ trainer() {
 cpu() { trainer "$BUILD/train_gpt2" --precision fp32 "$@"; }
 sim() { trainer "$BUILD/train_gpt2sim" "$@"; }
 losses() { sed -n 's/.*"loss":\([^,}]*\).*"step":\([0-9]*\).*/\2 \1/p' "$1/metrics.jsonl"; }
-same_state() {  # two runs ended in the same state, bit for bit, and had the same losses on the way
+same_state() {  # two runs ended in the same state, bit for bit, with the same losses
   for file in model.safetensors optimizer.safetensors; do
     cmp "$1/latest/$file" "$2/latest/$file" || die "$file differs between $1 and $2"
   done
   diff <(losses "$1") <(losses "$2") >"$TMP/diff" || { cat "$TMP/diff"; die "losses differ between $1 and $2"; }
 }
 
-# near RUN RUN ABSOLUTE RELATIVE [STEPS]: the losses of all ten steps, or of so many, step by step
+# near RUN RUN ABSOLUTE RELATIVE [STEPS]: compares the losses of all ten steps, or of STEPS steps, step by step
 near() {
   paste -d' ' <(losses "$1") <(losses "$2") | awk -v a="$3" -v r="$4" -v names="$1, $2" -v steps="${5:-10}" '
     { d = $2 - $4; if (d < 0) d = -d; if (d > worst) worst = d; if ($1 != NR || $3 != NR || d > a + r * $4) bad = 1 }
@@ -39,23 +39,23 @@ near() {
     die "$1 and $2 differ beyond $3 absolute, $4 relative"
 }
 
-make_cpu() {  # the CPU's run
+make_cpu() {  # the run on the CPU
   make_text
   expect_ok cpu --run cpu --steps 10
 }
 
-make_bf16() {  # the GPU's in bf16
+make_bf16() {  # the run on the GPU in bf16
   make_text
   expect_ok sim --run bf16 --steps 10 --save-every 5
 }
 
-expect_refused() {  # CODE REGEX COMMAND...: and no run's folder is left
+expect_refused() {  # CODE REGEX COMMAND...: and no run folder is left
   expect_error "$1" "$2" "${@:3}" --run refused
-  [ ! -e refused ] || die "refused, and yet left $(find refused)"
+  [ ! -e refused ] || die "a refused run left $(find refused)"
 }
 total() { sed -n 's/^total *\([0-9]*\) bytes$/\1/p' out; }
 
-# A few steps are the CPU's; without a GPU there are none.
+# A few steps equal those of the CPU; without a GPU it is an error.
 test_smoke() {
   make_text
   tiny=(--layers 1 --channels 32 --seq-len 9 --steps 3)
@@ -65,8 +65,8 @@ test_smoke() {
   CUDASIM_DEVICES=0 expect_refused 1 'no CUDA device .*; train on the CPU with build/train_gpt2$' sim
 }
 
-# The same run as the CPU's.
-# fp32: docs/testing.md's bound on a model's curve. bf16 and tf32: 1 %, the bound on their gradients' norms.
+# The same run as on the CPU.
+# fp32: docs/testing.md's bound on a model's curve. bf16 and tf32: 1 %, the bound on norms of their gradients.
 test_same_run() {
   make_cpu
   for precision in fp32 tf32; do
@@ -76,7 +76,7 @@ test_same_run() {
   expect_output '^kernels: products own tensor cores \(built without cuBLASLt\); attention own plain kernels \(tensor cores would round float\)$'
   expect_output '^step 10/10 \| loss [0-9.]+ \| norm [0-9.]+ \| lr [0-9.e-]+ \| [0-9]+ ms \| [0-9]+ tok/s \| [0-9]+ % of peak$'
   expect_ok sim --run bf16 --steps 10 --save-every 5
-  head -1 bf16/metrics.jsonl | grep -q '"precision":"bf16"' || die "the record lacks the precision that was taken"
+  head -1 bf16/metrics.jsonl | grep -q '"precision":"bf16"' || die "the record lacks the precision that was used"
   expect_ok sim --run alone --steps 10 --no-master-weights
   near fp32 cpu 1e-5 0
   for run in tf32 bf16 alone; do near $run cpu 0 1e-2; done
@@ -85,7 +85,7 @@ test_same_run() {
   near reference cpu 1e-5 0
 }
 
-# The same bits again, under every schedule and with every recomputation.
+# The same bits under every schedule and with every recomputation.
 test_same_bits() {
   make_bf16
   expect_ok sim --run again --steps 10
@@ -100,7 +100,7 @@ test_same_bits() {
   done
 }
 
-# Resumed from the middle, as after a crash; micro-batches, dropout and stochastic rounding on.
+# Resumed from the middle, as after a crash; with micro-batches, dropout and stochastic rounding.
 test_resumed() {
   make_text
   hard=(--steps 6 --save-every 2 --keep 0 --dropout 0.1 --total-batch-tokens 132 --no-master-weights --sample-tokens 5
@@ -117,7 +117,7 @@ test_resumed() {
   same_state unbroken crashed
 }
 
-# From the CPU to here and back: as the CPU alone.
+# Continued from the CPU on the GPU and back: as on the CPU only.
 test_there_and_back() {
   make_cpu
   make_bf16
@@ -130,7 +130,7 @@ test_there_and_back() {
   expect_ok "$BUILD/train_gpt2" --run bf16 --resume --steps 11 --precision fp32
 }
 
-# Muon: as the CPU's; resumed bit for bit; on from the CPU to here and back.
+# Muon: as on the CPU; resumed bit for bit; continued from the CPU on the GPU and back.
 test_muon() {
   make_text
   expect_ok cpu --run cpumuon --steps 10 --optimizer muon
@@ -151,7 +151,7 @@ test_muon() {
   expect_error 2 '--optimizer: the run has "muon", given is "adamw"' "$BUILD/train_gpt2sim" --run bf16.muon --resume --optimizer adamw
 }
 
-# A signal ends the run after a step that is saved; so do five losses that are not finite.
+# A signal ends the run after a saved step; five losses that are not finite end it, too.
 test_ends() {
   make_text
   run_by=exec sim --run stopped --steps 1000000 --save-every 0 >stopped.out 2>&1 &
@@ -169,14 +169,14 @@ test_ends() {
   [ "$(grep -c '"skipped":true' broken/metrics.jsonl)" = 5 ] || die "expected 5 steps logged as skipped"
 }
 
-# Looking without training: --check and --memory.
-test_looking() {
+# Inspection without training: --check and --memory.
+test_inspection() {
   make_text
   for precision in fp32 tf32 bf16; do
     expect_ok sim --check --run looked --precision $precision --dropout 0.1
     expect_output 'the model agrees with the reference'
   done
-  CUDASIM_MMA=truncate expect_ok sim --check --run looked --precision bf16  # as tensor cores add
+  CUDASIM_MMA=truncate expect_ok sim --check --run looked --precision bf16  # rounded as by tensor cores
   CUDASIM_MMA=truncate expect_ok sim --check --run looked --precision tf32
   expect_error 1 'CUDASIM_MMA=up: expected nearest or truncate' env CUDASIM_MMA=up "$BUILD/train_gpt2sim" --check --model d4 --tokenizer bytes
   CUDASIM_DEVICES=0 expect_ok sim --memory --run looked
@@ -188,7 +188,7 @@ test_looking() {
   [ ! -e looked ] || die "--memory or --check made a run"
 }
 
-# --kernels names the kernels that then run, all of them and no other.
+# --kernels names exactly the kernels that then run.
 test_kernels() {
   make_text
   kernels=0
@@ -230,7 +230,7 @@ END
   [ ! -e looked ] || die "--kernels made a run"
 }
 
-# What cannot be: no GPU, an old one, too little memory and what to do then.
+# Impossible runs: no GPU, an old one, too little memory and what to do about it.
 test_refused() {
   make_text
   CUDASIM_DEVICES=0 expect_ok sim --memory --run refused
@@ -246,7 +246,7 @@ test_refused() {
   done
   CUDASIM_MEMORY=$((bytes - 1)) expect_ok sim --run fits2 --steps 2 --recompute gelu
   CUDASIM_MEMORY=100000 expect_refused 1 '^  --batch-size 1 ' sim --recompute block --no-master-weights
-  [ "$(grep -c -- '--batch-size 1 ' out)" = 1 ] || die "the same advice twice"
+  [ "$(grep -c -- '--batch-size 1 ' out)" = 1 ] || die "the same advice is given twice"
   CUDASIM_MEMORY=100000 expect_refused 1 '^  --recompute block --no-master-weights --batch-size 1 +[0-9]+ bytes$' sim
   expect_refused 2 'no-master-weights goes with --precision bf16' sim --precision fp32 --no-master-weights
   expect_ok sim --help

@@ -1,4 +1,4 @@
-# The GPU's trainer as several processes, each with a simulated GPU: whatever their number and the stage, one curve.
+# The GPU's trainer as several processes, each with a simulated GPU: one curve for every number and stage.
 source "$(dirname "$0")/lib.sh"
 trainer=$BUILD/train_gpt2sim
 source "$SOURCE/tests/programs/processes.sh"
@@ -9,7 +9,7 @@ make_text() {
 model="--data text.txt --layers 3 --heads 2 --channels 32 --seq-len 16 --tokenizer bytes --sample-tokens 3 --prompt F --timeout 120"
 flags="$model --batch-size 2 --total-batch-tokens 128 --dropout 0.1 --steps 6 --save-every 3 --eval-every 6 --eval-steps 3"
 
-# one_curve PRECISION BOUND: whatever the number of processes and the stage.
+# one_curve PRECISION BOUND: the curve is the same for every number of processes and stage.
 # shellcheck disable=SC2086
 one_curve() {
   local precision=$1 bound=$2 how parameters stage sent
@@ -19,15 +19,15 @@ one_curve() {
     expect_ok processes ${how% *} $flags --precision $precision --zero ${how#* } --run "$precision-${how/ /-}"
     same_curve $precision-1 "$precision-${how/ /-}" $bound
   done
-  # What each step sent: 2 N elements, with the padding of a tiny vocabulary; and the share of it beside computing.
+  # The traffic of each step: 2 N elements, with the padding of a tiny vocabulary; and its share sent during computing.
   parameters=$(grep -o '"parameters":[0-9]*' $precision-2-0/metrics.jsonl | cut -d: -f2)
   for stage in 0 1; do
     sent=$(grep -o '"sent_elements":[0-9]*' $precision-2-$stage/metrics.jsonl | cut -d: -f2 | uniq -c)
     awk -v N="$parameters" 'NR != 1 || $1 != 6 || $2 < 2 * N || $2 > 2.3 * N { bad = 1 } END { exit bad || NR != 1 }' <<<"$sent" ||
       die "stage $stage, $parameters parameters, sent (steps, elements): $sent"
-    [ "$(grep -cE '"sent_beside_computing":(0|1|[0-9.]+e-)' $precision-2-$stage/metrics.jsonl)" = 6 ] || die "no share beside computing"
+    [ "$(grep -cE '"sent_beside_computing":(0|1|[0-9.]+e-)' $precision-2-$stage/metrics.jsonl)" = 6 ] || die "the share sent during computing is missing"
   done
-  # The same bits again; and by way of a checkpoint that another number of processes goes on from.
+  # The same bits when repeated; and from a checkpoint from which another number of processes continues.
   expect_ok processes 2 $flags --precision $precision --zero 3 --run again
   same_state $precision-2-3 again
   rm -rf again/checkpoints/step_000006 && ln -sfn checkpoints/step_000003 again/latest

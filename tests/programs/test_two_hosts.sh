@@ -1,5 +1,5 @@
 # A run over two machines, which are network namespaces with an address, a host name and a cable each: by variables, by
-# ssh.sh and by mpirun; strangers at the door; the cable pulled.
+# ssh.sh and by mpirun; connections from other programs; the cable pulled.
 source "$(dirname "$0")/lib.sh"
 cd "$TMP"
 skip() { echo "skipped: $*"; exit 77; }
@@ -30,7 +30,7 @@ for end in "$a w$$a 10.77.0.1" "$b w$$b 10.77.0.2"; do
   ip -n "$ns" link set "$link" up
   ip -n "$ns" link set lo up
 done
-# on ADDRESS COMMAND...: there. It stands for ssh, and for what mpirun starts its daemons by.
+# on ADDRESS COMMAND...: runs it there. A stand-in for ssh, also for mpirun's daemons.
 cat >on <<END
 #!/usr/bin/env bash
 case \$1 in 10.77.0.1) ns=$a ;; 10.77.0.2) ns=$b ;; *) echo "no machine \$1" >&2; exit 255 ;; esac
@@ -39,8 +39,8 @@ shift
 exec ip netns exec \$ns unshare --uts sh -c "hostname \$name && \$*"
 END
 chmod +x on
-./on 10.77.0.2 true 2>out || skip "a machine cannot have a name of its own here: $(tail -n 1 out)"
-ip netns exec $b bash -c 'exec 2>/dev/null 3<>/dev/tcp/10.77.0.1/9' || [ $? = 1 ] || die "no way from one to the other"
+./on 10.77.0.2 true 2>out || skip "a machine cannot have its own name here: $(tail -n 1 out)"
+ip netns exec $b bash -c 'exec 2>/dev/null 3<>/dev/tcp/10.77.0.1/9' || [ $? = 1 ] || die "one cannot reach the other"
 
 export OMP_NUM_THREADS=1 CUDASIM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 trainer=$BUILD/train_gpt2sim
@@ -50,7 +50,7 @@ for i in $(seq 1 100); do
 done >text.txt
 flags="--data text.txt --layers 1 --heads 2 --channels 16 --seq-len 16 --tokenizer bytes --sample-tokens 0 --eval-every 0
   --eval-steps 2 --batch-size 1 --total-batch-tokens 32 --precision fp32 --warmup-steps 2 --schedule constant"
-wait_for() { # wait_for FILE COMMAND...: the file is shown if it takes more than 20 s
+wait_for() { # wait_for FILE COMMAND...: waits; shows the file after more than 20 s
   local file=$1
   shift
   for _ in $(seq 1 200); do
@@ -58,13 +58,13 @@ wait_for() { # wait_for FILE COMMAND...: the file is shown if it takes more than
     sleep 0.1
   done
   cat "$file"
-  die "not in 20 s: $*"
+  die "not within 20 s: $*"
 }
 listens() { ip netns exec $a ss -ltn | grep ":$1 "; }
 
 # shellcheck disable=SC2086
 {
-# ---- by variables, with strangers ----------------------------------------------------------------------------------
+# ---- by variables, with connections from other programs -------------------------------------------------------------
 expect_ok "$BUILD/train_gpt2sim" $flags --run one --steps 6
 export WORLD_SIZE=2 MASTER_ADDR=10.77.0.1 MASTER_PORT=29601 CUDASIM_NCCL_ADDR=10.77.0.1 WROUGHT_JOIN_TIMEOUT=20
 start="$BUILD/train_gpt2sim ${flags//$'\n'/ } --run two --steps 6 --zero 1"
@@ -106,17 +106,17 @@ begun=$SECONDS
 ip -n $b link set w$$b down
 code=0
 wait $job || code=$?
-[ $((SECONDS - begun)) -lt 30 ] || die "the ends came $((SECONDS - begun)) s after the cut"
+[ $((SECONDS - begun)) -lt 30 ] || die "the processes ended $((SECONDS - begun)) s after the cut"
 [ "$code" = 75 ] || { cat cut.out; die "exit $code instead of 75"; }
 grep -qE 'error: rank 1 \(host2, process [0-9]+\) gave no sign of life for 15 s' cut.out || { cat cut.out; die "rank 0 does not say who"; }
 grep -qE 'error: rank 1 ends: rank 0 gave no sign of life for 15 s' cut.out || { cat cut.out; die "rank 1 does not say who"; }
 ip -n $b link set w$$b up
 steps=$(sed -n 's/^  "step": \([0-9]*\).*/\1/p' cut/latest/trainer_state.json)
 expect_ok "$BUILD/train_gpt2sim" --run cut --resume --steps $((steps + 1))
-# An error ends all, with its code; so does a machine that is not there.
+# An error ends all, with its code; so does a missing machine.
 expect_error 2 'expected 0 to 3' over_ssh --port 29603 -- "$BUILD/train_gpt2sim" $flags --run no --steps 10 --zero 4
 echo '10.77.0.3 slots=1' >>hosts.txt
 expect_error 255 'no connection to 10.77.0.3' env WROUGHT_JOIN_TIMEOUT=3 "$SOURCE/apps/launch/ssh.sh" --hosts hosts.txt --ssh ./on --port 29604 -- "$BUILD/train_gpt2sim" $flags --run no --steps 10
-[ ! -e no ] || die "something was left: $(ls -R no)"
-[ -z "$(ip netns pids $a)$(ip netns pids $b)" ] || die "processes are left"
+[ ! -e no ] || die "files were left: $(ls -R no)"
+[ -z "$(ip netns pids $a)$(ip netns pids $b)" ] || die "processes are still running"
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# docs/writing-a-kernel.md: its files, taken from the page, are right, its tests see faults, its ladder counts what it says.
+# docs/writing-a-kernel.md: its files, taken from the page, are right, its tests detect faults, its counts are right.
 . "$(dirname "$0")/lib.sh"
 [ -x "$BUILD/test_sim" ] && [ -x "$BUILD/test_checked" ] || { echo "skipped: this build has no cudasim"; exit 0; }
 command -v python3 >/dev/null || { echo "skipped: dev/mutation/mutate needs python3"; exit 0; }
 page=$SOURCE/docs/writing-a-kernel.md root=$TMP/root
 mkdir -p "$root"/{kernels,tests/kernels,dev/bench,dev/mutation}
 
-# A file: its name in a line of its own, then a block of code. The survivors' explanations: the block that looks like one.
+# A file: its name on its own line, then a block of code. The explanations of survivors: the block that looks like them.
 awk -v root="$root" '
   /^`.*`:$/ { name = substr($0, 2, length($0) - 3) }
   /^```/ { inside = !inside; if (!inside) name = ""; next }
@@ -16,13 +16,13 @@ for file in kernels/rmsnorm.h kernels/rmsnorm.cuh tests/kernels/test_rmsnorm.cu 
   [ -s "$root/$file" ] || die "the page has no $file"
 done
 
-# Steps 4 and 5: the tests pass, and see every fault but the one that is explained.
+# Steps 4 and 5: the tests pass, and detect every fault but the explained one.
 expect_ok "$SOURCE/dev/mutation/mutate" --root "$root" --build "$BUILD" --jobs 1 kernels/rmsnorm.cuh
 faults=$(grep -oE 'plants [0-9]+ faults' "$page" | grep -oE '[0-9]+')
 expect_output "^\\| kernels/rmsnorm.cuh \\| $faults \\| .* 100.0 % \\|"
-grep -q SURVIVED "$TMP/out" && { cat "$TMP/out"; die "a fault survives that the page does not explain"; }
+grep -q SURVIVED "$TMP/out" && { cat "$TMP/out"; die "a fault survives without an explanation on the page"; }
 
-# Step 6: the ladder, compiled as another one is, and linked in its place.
+# Step 6: the ladder, compiled like another one, and linked in its place.
 cd "$BUILD"
 compile=$(python3 - "$BUILD" "$root" <<'END'
 import json, shlex, sys
@@ -46,5 +46,5 @@ fi
 expect_ok bash -c "$(sed "s|$object|$root/ladder.o|; s|-o bench_kernels_sim |-o $root/bench |" <<<"$link")"
 expect_ok "$root/bench" --only '^rmsnorm'
 grep -E '^ +(a|version) .* (row|ideal)' "$page" | while IFS= read -r line; do
-  grep -qF -- "$line" "$TMP/out" || { cat "$TMP/out"; die "the page's counts are not these: $line"; }
+  grep -qF -- "$line" "$TMP/out" || { cat "$TMP/out"; die "the counts differ from those on the page: $line"; }
 done

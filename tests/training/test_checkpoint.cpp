@@ -59,7 +59,7 @@ TEST_CASE("a checkpoint restores parameters, moments and state, and training con
   fs::remove_all(folder.path.string() + "_moved");
 }
 
-TEST_CASE("a checkpoint with an average of the weights holds it as its model, and training continues from the weights") {
+TEST_CASE("a checkpoint with an average of the weights has it as its model; training continues from the weights") {
   const Folder folder;
   const ModelOptions options = {.ema = 0.9};
   const auto model = make_cpu_model(kTiny, true, options), resumed = make_cpu_model(kTiny, true, options);
@@ -123,7 +123,7 @@ TEST_CASE("the best checkpoint stays until another becomes the best") {
   CHECK(!fs::exists(first));
 }
 
-TEST_CASE("a checkpoint of the same step is replaced; the remains of a killed run are removed and never taken for one") {
+TEST_CASE("a checkpoint of the same step is replaced; the remains of a killed run are removed, never taken for one") {
   const Folder folder;
   const fs::path all = folder.path / "checkpoints";
   fs::create_directories(all / "step_000007.tmp");
@@ -239,7 +239,7 @@ TEST_CASE("a damaged training state is refused by name") {
   CHECK(same(*untouched, *target, {Arena::params, Arena::m, Arena::v}));
 }
 
-TEST_CASE("Muon's state: momentum for every tensor, v for what AdamW updates; the state of the other optimizer is refused") {
+TEST_CASE("Muon's state: momentum for every tensor, v for what AdamW updates; that of the other optimizer is refused") {
   const Folder folder;
   const auto muon_model = [] { return make_cpu_model(kTiny, true, {.optimizer = Optimizer::muon}); };
   const auto model = muon_model();

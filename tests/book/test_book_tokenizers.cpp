@@ -22,7 +22,7 @@ TEST_CASE("words are cut at white space and around punctuation") {
   CHECK(split_words(" \n").empty());
 }
 
-TEST_CASE("a vocabulary of words") {
+TEST_CASE("words are numbered in sorted order, and unknown words become <|unk|>") {
   const WordTokenizer words("the tea, the lake.\n");
   CHECK(words.size() == 7);  // , . lake tea the <|endoftext|> <|unk|>
   CHECK(words.encode("lake, the <|endoftext|> sea.") == Ids{2, 0, 4, 5, 6, 1});

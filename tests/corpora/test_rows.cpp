@@ -34,7 +34,7 @@ using Numbers = std::vector<int64_t>;
 
 }  // namespace
 
-TEST_CASE("a JSON array") {
+TEST_CASE("rows are read from a JSON array") {
   const Folder folder;
   const fs::path path =
       folder.put("a.json", "[{\"z\": \"one\", \"n\": 3, \"a\": \"two\"}, {\"z\": \"\u00e9\", \"a\": \"\"}]");
@@ -48,7 +48,7 @@ TEST_CASE("a JSON array") {
         "[\n    {\n        \"z\": \"one\",\n        \"n\": 3,\n        \"a\": \"two\"\n    }\n]\n");
 }
 
-TEST_CASE("an object per line, columns, bare lines") {
+TEST_CASE("rows are read from objects per line, columns and bare lines") {
   const Folder folder;
   const Rows objects = read_rows(folder.put("a.jsonl", "{\"t\":  \"x\"}\n\n{\"t\": \"y\"}\r\n{\"t\": \"z\"}"), {"t"});
   CHECK(objects.text == Strings{"x", "y", "z"});

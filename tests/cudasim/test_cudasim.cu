@@ -167,7 +167,7 @@ TEST_CASE("Static shared memory, shuffles and barriers; many blocks on several w
   cudasim::set_threads(2);
 }
 
-TEST_CASE("Atomics across blocks") {
+TEST_CASE("Atomics work across blocks") {
   const DeviceArray<unsigned> count(std::vector<unsigned>{0});
   const DeviceArray<unsigned long long> wide(std::vector<unsigned long long>{1ull << 40});
   const DeviceArray<float> real(std::vector<float>{0});

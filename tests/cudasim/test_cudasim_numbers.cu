@@ -88,7 +88,7 @@ TEST_CASE("bfloat16 from double and int is rounded once") {
   }
 }
 
-TEST_CASE("bfloat16: pairs and arithmetic") {
+TEST_CASE("bfloat16 pairs have the first value in the low half, and arithmetic rounds") {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(1.5f, -2.0f);
   uint32_t bits;
   std::memcpy(&bits, &pair, 4);
@@ -173,7 +173,7 @@ __global__ void vote_kernel(Voted* out, const T* inp, unsigned mask) {
 
 }  // namespace
 
-TEST_CASE("Shuffles of 4- and 8-byte types, all widths") {
+TEST_CASE("Shuffles move 4- and 8-byte types, in all widths") {
   check_shuffles<int>();
   check_shuffles<unsigned>();
   check_shuffles<long long>();
@@ -182,7 +182,7 @@ TEST_CASE("Shuffles of 4- and 8-byte types, all widths") {
   check_shuffles<double>();
 }
 
-TEST_CASE("Votes, matches and reductions of the lanes in a mask") {
+TEST_CASE("Votes, matches and reductions cover the lanes in a mask") {
   uint64_t state = 1;
   const auto random = [&] {
     state = state * 6364136223846793005u + 1442695040888963407u;
@@ -268,7 +268,7 @@ TEST_CASE("Atomics return the old value and store the new one") {
   check([](unsigned long long* p) { return atomicMax(p, 1ull << 41); }, 1ull << 40, 1ull << 41);
 }
 
-TEST_CASE("Integer and conversion intrinsics") {
+TEST_CASE("Integer and conversion intrinsics have CUDA's results") {
   CHECK(__popc(0xf0f00001u) == 9);
   CHECK(__clz(1) == 31);
   CHECK(__clz(0) == 32);

@@ -163,7 +163,7 @@ TEST_CASE("together: an error in one rank throws in every rank, and only that ra
   });
 }
 
-TEST_CASE("a rank with another token or world size is refused, and told why") {
+TEST_CASE("a rank with another token or world size is refused, with the reason") {
   // A wrong token: rank 0 continues to wait for a rank that has the right one.
   std::vector<std::string> errors = in_group(
       2, [](const Group&) {},

@@ -47,7 +47,7 @@ TEST_CASE("a permutation has every number once, and follows from seed and sequen
   CHECK(std::abs(mean - 5) < 4 * 3.17 / std::sqrt(2000.0));
 }
 
-TEST_CASE("splits round as the book does") {
+TEST_CASE("splits are rounded as in the book") {
   const auto is = [](SplitSizes s, size_t train, size_t validation, size_t test) {
     return s.train == train && s.validation == validation && s.test == test;
   };
@@ -118,7 +118,7 @@ TEST_CASE("packing: each example goes into the first row with room, with the few
   CHECK_THROWS_AS(pack_rows({5, 9}, 8), std::logic_error);
 }
 
-TEST_CASE("batches in order") {
+TEST_CASE("batches are made in order") {
   CHECK(batches_in_order(5, 2) == Batches{{0, 1}, {2, 3}, {4}});
   CHECK(batches_in_order(4, 4) == Batches{{0, 1, 2, 3}});
   CHECK(batches_in_order(0, 4).empty());

@@ -88,7 +88,7 @@ TEST_CASE("the first key of a pattern that matches a module gives its rank and a
   }
 }
 
-TEST_CASE("which modules have an adapter") {
+TEST_CASE("target, layer and exclude fields select the modules with an adapter") {
   const Config config;
   struct Case {
     std::string fields, modules;  // digits: indices of kModules; a: lm_head

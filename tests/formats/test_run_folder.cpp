@@ -169,7 +169,7 @@ TEST_CASE("a file system without locks is reported and does not stop the run; ot
   flock_error = 0;
 }
 
-TEST_CASE("check: removed, moved, replaced; a link to the folder and a moved parent are the same folder") {
+TEST_CASE("check() notices a folder that was removed, moved or replaced; a link to it is the same folder") {
   const Folder folder;
   const fs::path run = folder.path / "run", away = folder.path / "away";
   {
@@ -235,7 +235,7 @@ TEST_CASE("the files of a run that only began are told from those of any other")
   }
 }
 
-TEST_CASE("names of unfinished checkpoints") {
+TEST_CASE("names of unfinished checkpoints are recognised") {
   for (const char* name : {"step_000010.tmp", "step_1.tmp", "step_000010.old.tmp"})
     CHECK(is_unfinished_checkpoint(name));
   for (const char* name :

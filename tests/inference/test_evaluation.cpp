@@ -232,7 +232,7 @@ TEST_CASE("the last word counts as right when greedy decoding writes all of it")
   }
 }
 
-TEST_CASE("standard errors") {
+TEST_CASE("standard errors follow the formula") {
   CHECK(standard_error(0, 0) == 0);
   CHECK(standard_error(1, 1) == 0);
   CHECK(standard_error(50, 101) == doctest::Approx(std::sqrt(50.0 / 101 * 51 / 101 / 100)));

@@ -183,7 +183,7 @@ TEST_CASE(
   cudaGetLastError();
 }
 
-TEST_CASE("ceil_div and aligned16") {
+TEST_CASE("ceil_div rounds up, and aligned16 checks every pointer") {
   for (const int b : {1, 2, 7, 16}) {
     for (int a = 0; a < 40; ++a) CHECK(ceil_div(a, b) == a / b + (a % b != 0));
   }

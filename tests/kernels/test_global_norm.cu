@@ -32,7 +32,7 @@ TEST_CASE("the global norm on the device against the CPU") {
   check_ran<float>("global_norm_chunk_kernel<256, true");
 }
 
-TEST_CASE("the global norm of more chunks than the last block has threads") {
+TEST_CASE("the global norm is right for more chunks than the last block has threads") {
   const int64_t N = 1030 * kGlobalNormChunk + 5;
   const Floats grads(N, 0.5f);
   CHECK(device_norm_squared(grads, 0) == 0.25 * static_cast<double>(N));

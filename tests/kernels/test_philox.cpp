@@ -15,7 +15,7 @@ TEST_CASE("philox gives Random123's known answers") {
         std::vector<uint32_t>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 }
 
-TEST_CASE("uniform numbers: range, mean, variance, and element i is word i % 4 of counter i / 4") {
+TEST_CASE("uniform numbers have the right range, mean and variance; element i is word i % 4 of counter i / 4") {
   CHECK(uniform_from_bits(0) == 0);
   CHECK(uniform_from_bits(0xFFFFFFFF) == 1 - 0x1p-24f);
   CHECK(philox_uniform(1, 2, 4 * 7 + 3) == uniform_from_bits(philox4(1, 2, 7).word[3]));
@@ -31,7 +31,7 @@ TEST_CASE("uniform numbers: range, mean, variance, and element i is word i % 4 o
   CHECK(std::abs(squares / n - 1.0 / 12) < 5 * std::sqrt(1.0 / 180 / n));
 }
 
-TEST_CASE("normal numbers: moments, tails, uncorrelated neighbours") {
+TEST_CASE("normal numbers have the right moments and tails, and uncorrelated neighbours") {
   const int n = 400'000;
   std::vector<float> x(n);
   for (int i = 0; i < n; i += 4) philox_normal4(&x[i], 5, 6, static_cast<uint64_t>(i / 4));

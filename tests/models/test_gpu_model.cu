@@ -533,7 +533,7 @@ TEST_CASE("an average of the weights equals that of the CPU, and exchanging it t
   CHECK_THROWS_WITH_AS(gpu_model(kSmall, options, 2, 8), doctest::Contains("keep the master copy"), Error);
 }
 
-TEST_CASE("weight decay acts where the table says, padding stays zero") {
+TEST_CASE("weight decay acts as the table says, padding stays zero") {
   const ModelConfig config = {.max_seq_len = 8, .vocab_size = 1003, .num_layers = 1, .num_heads = 1, .channels = 12};
   const OptimizerConfig decay_alone = {.lr = 0.5f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.5f};
   const auto model = make_gpu_model(config, with(Precision::fp32), 1, 8, false);

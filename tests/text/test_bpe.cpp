@@ -66,7 +66,7 @@ std::array<int32_t, 256> identity() {
 
 }  // namespace
 
-TEST_CASE("merging equals the definition, at every length up to the heap's") {
+TEST_CASE("merging equals the definition, at every length up to that of the heap") {
   // A random vocabulary, whose merges are not in training order.
   std::mt19937 rng(1);
   MergeTable table;

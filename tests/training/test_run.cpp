@@ -269,7 +269,7 @@ TEST_CASE("resume: position, configuration and data are those of the checkpoint"
   CHECK_THROWS_WITH_AS(set_up(resumed(folder)), doctest::Contains("not what the run began with"), Error);
 }
 
-TEST_CASE("resume: a shorter window than the context, and no model directory any more") {
+TEST_CASE("resume works with a shorter window than the context, and without the model directory") {
   Folder folder;
   TrainConfig c = tiny(folder);
   {

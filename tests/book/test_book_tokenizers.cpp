@@ -75,7 +75,7 @@ TEST_CASE("characters beyond 255 follow the first 256, <|endoftext|> follows all
   for (const int32_t id : {-1, 261}) CHECK_THROWS_WITH_AS(bpe.decode(Ids{id}), doctest::Contains("0 to 260"), Error);
 }
 
-TEST_CASE("what cannot be trained on") {
+TEST_CASE("a vocabulary that is too small and text that is not UTF-8 are refused") {
   CHECK_THROWS_WITH_AS(SimpleBpe("abc", 257), doctest::Contains("<|endoftext|> are 258"), UsageError);
   CHECK_THROWS_WITH_AS(SimpleBpe("ab\xff", 300), doctest::Contains("byte 2 (0xFF)"), Error);
 }

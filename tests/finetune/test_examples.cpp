@@ -29,7 +29,7 @@ std::vector<size_t> counted(size_t n) {
 
 }  // namespace
 
-TEST_CASE("a permutation has every number once, and follows from seed and sequence") {
+TEST_CASE("a permutation has every number once, and depends on seed and sequence") {
   for (const size_t n : {0, 1, 2, 17, 1000}) {
     auto order = permutation(n, 5, 1);
     CHECK(order == permutation(n, 5, 1));

@@ -45,7 +45,7 @@ TEST_CASE("rows, from JSON and from lines") {
   contains(refused(R"([{"instruction": "i", "output": "o", "input": null}])"), "row 1: \"input\" is null");
 }
 
-TEST_CASE("inputs, targets one later, end-of-text once, nothing of the padding") {
+TEST_CASE("targets are the inputs one position later, with one end-of-text and without the padding") {
   const Tokenizer tokenizer = Tokenizer::chars("abcdefgh");
   const int32_t end = tokenizer.end_of_text();
   const std::vector<PromptedExample> examples = {prompted_example("abc", "de", tokenizer, ""),

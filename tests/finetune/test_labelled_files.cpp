@@ -39,7 +39,7 @@ LabelledSource columns(const char* text, const char* label, const char* header =
 
 }  // namespace
 
-TEST_CASE("tsv: columns by name or number, quotes taken as they are, lines' ends of both kinds") {
+TEST_CASE("tsv: columns by name or number, quotes kept as they are, both kinds of line ends") {
   const std::string text = "label\ttext\tmore\nham\tsay \"hi\tx\r\n\nspam\tbuy\ty";
   const Rows rows = {{"ham", "say \"hi"}, {"spam", "buy"}};
   const LabelledTexts read_by_name = read("a.tsv", text);
@@ -50,7 +50,7 @@ TEST_CASE("tsv: columns by name or number, quotes taken as they are, lines' ends
   CHECK(pairs(read("a.tsv", text, columns("3", "label"))) == Rows{{"ham", "x"}, {"spam", "y"}});
 }
 
-TEST_CASE("a header line, or none") {
+TEST_CASE("a file with a header line, or without one") {
   const std::string text = "ham\tone\nspam\ttwo\nham\tthree\nspam\tfour\n";
   CHECK(pairs(read("a.tsv", text, columns("2", "1"))).size() == 4);
   CHECK(read("a.tsv", text, columns("2", "1")).header == "");
@@ -82,7 +82,7 @@ TEST_CASE("jsonl: labels of several types") {
   CHECK(pairs(read("a.jsonl", text)) == Rows{{"1", "a"}, {"true", "b"}, {"x", "c"}});
 }
 
-TEST_CASE("folders, in one level and in two") {
+TEST_CASE("folders, one level deep and two") {
   const TemporaryFolder tmp;
   tmp.write("one/pos/b.txt", "good");
   tmp.write("one/neg/a.txt", "bad\nline");
@@ -107,7 +107,7 @@ TEST_CASE("rows without text and with other labels are counted and left out") {
   CHECK(texts.others == 1);
 }
 
-TEST_CASE("what is wrong is said with file and line") {
+TEST_CASE("errors name the file and the line") {
   const auto has = [](const std::string& message, const std::string& part) {
     INFO(message);
     CHECK(message.find(part) != std::string::npos);
@@ -138,7 +138,7 @@ TEST_CASE("what is wrong is said with file and line") {
   CHECK(pairs(read("a.tsv", "label\ttext\na\tb\xFF\n", lossy)) == Rows{{"a", "b\xEF\xBF\xBD"}});
 }
 
-TEST_CASE("a folder's train/ and test/ are read together, which is said") {
+TEST_CASE("a folder's train/ and test/ are read together, and the result reports it") {
   const TemporaryFolder tmp;
   for (const char* name : {"both/train/x/1.txt", "both/test/x/2.txt", "train/train/x/1.txt", "plain/x/1.txt"}) {
     tmp.write(name, "text");

@@ -12,7 +12,7 @@ const fs::path kGolden = GOLDEN_DIR;
 
 }  // namespace
 
-TEST_CASE("every kind of file is recognised by what is there, and gives the same model") {
+TEST_CASE("every kind of file is recognised by its contents, and gives the same model") {
   const std::pair<const char*, WeightsKind> files[] = {{"checkpoint_gpt2", WeightsKind::huggingface},
                                                        {"checkpoint_tensorflow", WeightsKind::tensorflow},
                                                        {"checkpoint_llmc_fp32.bin", WeightsKind::llmc}};

@@ -270,7 +270,7 @@ TEST_CASE("a run's checkpoints: finished ones by their step, and the one that la
   CHECK(fs::read_symlink(folder.path / "best") == "checkpoints/step_000002");
 }
 
-TEST_CASE("without a checkpoint, the error says what there is instead") {
+TEST_CASE("without a checkpoint, the error names what was found instead") {
   const Folder folder;
   CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path / "none"), Contains("no such folder"), Error);
   CHECK_THROWS_WITH_AS(latest_checkpoint(fs::path(GOLDEN_DIR) / "checkpoint_gpt2"),

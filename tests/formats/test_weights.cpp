@@ -9,7 +9,7 @@
 namespace fs = std::filesystem;
 using doctest::Contains;
 
-TEST_CASE("one tensor to a file's bytes and back: every layout, every type, any alignment") {
+TEST_CASE("one tensor is written to bytes of a file and read back: every layout, every type, any alignment") {
   const Folder folder;
   const fs::path path = folder.path / "a.safetensors";
   const auto model = random_model(ModelConfig{5, 129, 1, 3, 51}, 3);

@@ -41,7 +41,7 @@ TEST_CASE("a text in a row: its tokens, padding, and what the head reads") {
   CHECK_THROWS_WITH_AS(position_of("middle"), doctest::Contains("\"last-real\""), Error);
 }
 
-TEST_CASE("a classifier's directory says how to ask it") {
+TEST_CASE("a classifier's directory records how to use it") {
   const TemporaryFolder tmp;
   CpuModel<float> model(classifier_of(kTiny, 2), true);
   init_weights(model, 1);

@@ -13,7 +13,7 @@ const ModelConfig kOdd = {.max_seq_len = 19, .vocab_size = 61, .num_layers = 3, 
 
 }  // namespace
 
-TEST_CASE("validate names what is out of range, where it was read, and what was found") {
+TEST_CASE("validate names the field out of range, its file, and its value") {
   CHECK_NOTHROW(validate(kOdd, "a test"));
   CHECK_NOTHROW(validate(gpt2(48, 25, 1600), "a test"));
   const auto message = [](auto change) {

@@ -7,7 +7,7 @@
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/model_files.h"
 
-TEST_CASE("initial weights: by the table, by the seed, padding zero") {
+TEST_CASE("initial weights follow the table and the seed, with zero padding") {
   const ModelConfig config = {.max_seq_len = 64, .vocab_size = 1003, .num_layers = 2, .num_heads = 4, .channels = 64};
   const auto a = make_cpu_model(config, true), b = make_cpu_model(config, true), c = make_cpu_model(config, true);
   init_weights(*a, 1);

@@ -5,7 +5,7 @@
 #include "llm/support/json_rows.h"
 #include "tests/helpers/temporary_folder.h"
 
-TEST_CASE("rows come from an array or from lines, and say where they were") {
+TEST_CASE("rows come from an array or from lines, and name their place") {
   TemporaryFolder tmp;
   const auto array = read_json_rows(tmp.write("a.json", R"([{"x": "1"}, {"x": "2", "y": 3}])"));
   REQUIRE(array.size() == 2);
@@ -18,7 +18,7 @@ TEST_CASE("rows come from an array or from lines, and say where they were") {
   CHECK(string_in(lines[1], "y", true) == "");
 }
 
-TEST_CASE("rows that are none are refused with their place") {
+TEST_CASE("invalid rows are refused and their place is named") {
   TemporaryFolder tmp;
   const auto refuse = [&](const char* name, const char* text, const char* message) {
     CAPTURE(text);

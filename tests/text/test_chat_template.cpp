@@ -24,7 +24,7 @@ void contains(const std::string& text, const std::string& part) {
 
 }  // namespace
 
-TEST_CASE("the two templates") {
+TEST_CASE("the Alpaca and Phi-3 templates format a question") {
   CHECK(alpaca_template().question("Do it.", "") ==
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nDo it.\n\n### Response:\n");
@@ -38,7 +38,7 @@ TEST_CASE("the two templates") {
   CHECK(phi3_template().question("{output} }", "{input}") == "<|user|>\n{output} }\n{input}\n<|assistant|>:\n");
 }
 
-TEST_CASE("a template of one's own, kept with the model") {
+TEST_CASE("a user's own template is saved with the model") {
   const TemporaryFolder tmp;
   const auto file = tmp.write(
       "t.json", R"~({"prompt": "{{Q}}: {instruction}", "input": " ({input})", "response": "\nA: {output}"})~");
@@ -64,7 +64,7 @@ TEST_CASE("a template of one's own, kept with the model") {
   contains(template_refused("[]"), "expected an object");
 }
 
-TEST_CASE("a template's special tokens are tokens, a row's are text") {
+TEST_CASE("special tokens of a template are tokens, those of a row are text") {
   const Tokenizer bytes = Tokenizer::bytes();
   const std::vector<std::string> added = {"<|user|>", "<|end|>", "<|e"};
   const Tokenizer chat = bytes.with_special_tokens(added);
@@ -95,7 +95,7 @@ TEST_CASE("a template's special tokens are tokens, a row's are text") {
   }
 }
 
-TEST_CASE("what stands between two special tokens is encoded in one") {
+TEST_CASE("text between two special tokens is encoded as one piece") {
   // As `tokenizers` does it: a template's space and a row's word make one token.
   const Tokenizer bpe = Tokenizer::train_bpe(" cat cat cat cat", 270);
   const int32_t cat = bpe.encode(" cat")[0];

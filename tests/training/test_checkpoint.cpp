@@ -281,7 +281,7 @@ TEST_CASE("Muon's state: momentum for every tensor, v for what AdamW updates; th
   CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other), Contains("54 tensors, expected 48"), Error);
 }
 
-TEST_CASE("a state says its version and has a checksum of its own; every change is seen, and version 1 has neither") {
+TEST_CASE("a state has a version and its own checksum; every change is detected; version 1 has neither") {
   const Folder folder;
   const auto model = random_model(kTiny, 1);
   const json values = {{"step", 1},     {"real", 0.1}, {"tiny", 1e-300},       {"large", uint64_t{1} << 63},

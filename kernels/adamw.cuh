@@ -1,11 +1,11 @@
-// AdamW as in kernels/adamw.h, in one launch over the arena of all parameters. The step's numbers (norm, clipping,
-// bias corrections, whether to update at all) are made and kept on the device: no host waits for them.
+// AdamW as in kernels/adamw.h, in one launch over the arena of all parameters. The step's numbers (norm, clipping, bias
+// corrections, whether to update at all) are computed and kept on the device: the host does not wait for them.
 //
 // Parameters stored as bf16 have 8 bits of mantissa; an update below 1/512 of a parameter would be rounded away. So
-// either a float master copy is updated and the bf16 ones are rounded from it, or they are rounded stochastically:
-// up with a chance equal to the part cut off, so that the expected value is the exact one.
+// either a float master copy is updated and the bf16 ones are rounded from it, or they are rounded stochastically: up
+// with a probability equal to the part cut off, so that the expected value is the exact one.
 //
-// Bound by memory, bytes read and written a parameter: float 28, bf16 with a master copy 30, without 24.
+// Bound by memory, bytes read and written per parameter: float 28, bf16 with a master copy 30, without 24.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct AdamWStep {
   float beta1_correction;  // 1 - beta1^t
   float beta2_correction;  // 1 - beta2^t
   int32_t updated;         // 1, or 0: loss or norm was not finite, and nothing changes
-  int64_t updates;         // t of the last update that was made
+  int64_t updates;         // t of the last update made
 };
 
 // One thread.
@@ -45,15 +45,15 @@ inline void adamw_prepare(AdamWStep* step,             // (1)  updates: in and o
   launch(adamw_prepare_kernel, 1, 1, 0, stream, step, norm_squared, loss, grad_clip, beta1, beta2);
 }
 
-// x as one of the two bf16 around it: the upper one (in magnitude) with a chance of what is cut off, in 65536ths.
-// Infinity, NaN and what bf16 holds exactly stay.
+// x as one of the two bf16 around it: the upper one (in magnitude) with a probability of the bits cut off, in 65536ths.
+// Infinity, NaN and values that bf16 holds exactly stay.
 __device__ inline bf16 round_stochastically(float x, uint32_t random16) {
   uint32_t bits = __float_as_uint(x);
   if ((bits & 0x7f800000u) != 0x7f800000u) bits = (bits + random16) & 0xffff0000u;
   return from_float<bf16>(__uint_as_float(bits));
 }
 
-// One thread: four elements, of each array one access.
+// One thread: four elements, one access to each array.
 template <class floatX, bool kMaster, bool kVector>
 __global__ void __launch_bounds__(256)
     adamw_update_kernel(floatX* params, float* master, float* m, float* v, const float* grads, const uint8_t* decay,
@@ -98,14 +98,14 @@ __global__ void __launch_bounds__(256)
 
 template <class floatX>
 void adamw_update(floatX* params,         // (N)  updated
-                  float* master,          // (N)  updated; null: params are all there is (float, or bf16 stochastically)
+                  float* master,          // (N)  updated; null: only params exist (float, or bf16 stochastically)
                   float* m,               // (N)  updated
                   float* v,               // (N)  updated
                   const float* grads,     // (N)
                   const uint8_t* decay,   // (ceil(N / 64))  1 where weight decay applies
                   const AdamWStep* step,  // (1)  by adamw_prepare
                   float lr, float beta1, float beta2, float eps, float weight_decay,
-                  uint64_t seed,  // of the stochastic rounding alone: sequence t, element i
+                  uint64_t seed,  // only for stochastic rounding: sequence t, element i
                   int64_t N, cudaStream_t stream) {
   const bool vector = aligned16(params, master, m, v, grads);
   auto kernel = vector ? adamw_update_kernel<floatX, false, true> : adamw_update_kernel<floatX, false, false>;

@@ -1,4 +1,4 @@
-// adamw.h on vectors, with one division and one square root for each parameter: bound by memory.
+// adamw.h on vectors, with one division and one square root per parameter: bound by memory.
 #pragma once
 
 #include <cmath>

@@ -1,12 +1,12 @@
 // Multi-head attention on the GPU, causal or not: the maths of attention.h, by flash attention (attention_plain.cuh
-// says how it goes about it, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
+// explains the order of the work, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
 //   plain        float arithmetic, any storage type, any head size
 //   tensor_core  causal only: bf16 products of mma.sync with float sums. It needs a head size of 32, 48, ... 128 and
-//                tensors that start at multiples of 16 bytes; otherwise plain is taken.
-//   cudnn        causal only: NVIDIA's library. It needs bf16, no dropout (its mask would be another), one document per
-//                row and a shape that cuDNN has a plan for; otherwise tensor_core is taken. A build without cuDNN (no
+//                tensors that start at multiples of 16 bytes; otherwise plain runs.
+//   cudnn        causal only: NVIDIA's library. It needs bf16, no dropout (its mask would differ), one document per row
+//                and a shape that cuDNN has a plan for; otherwise tensor_core runs. A build without cuDNN (no
 //                WROUGHT_CUDNN) refuses this tier.
-// attention_choice.h decides. What forward saves (out and lse) is the same in all, and so is dropout's mask.
+// attention_choice.h decides. What forward saves (out and lse) is the same in all tiers, and so is dropout's mask.
 #pragma once
 
 #include "kernels/attention_choice.h"
@@ -16,11 +16,11 @@
 #include "kernels/attention_cudnn.cuh"
 #endif
 
-inline constexpr int kDeltaThreads = 256, kDeltaLanes = 8;  // of a block; that share a token
-inline constexpr int kDeltaTokens = 2;                      // of the same lanes, side by side
+inline constexpr int kDeltaThreads = 256, kDeltaLanes = 8;  // per block; that share a token
+inline constexpr int kDeltaTokens = 2;                      // per group of lanes, loaded at once
 
-// delta[b,h,t] = dout[t] . out[t] over the head's channels. Block (bh, y) has tokens of one head, so that it writes
-// neighbours; 8 lanes share a token, of which each takes every 8th pack of channels. Blocks that start together are of
+// delta[b,h,t] = dout[t] . out[t] over the head's channels. Block (bh, y) has tokens of one head, so that its writes
+// are contiguous; 8 lanes share a token, each taking every 8th pack of channels. Blocks that start together belong to
 // different heads, whose channels are neighbours.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kDeltaThreads) attention_delta_kernel(float* delta,        // (B, NH, T)
@@ -76,7 +76,7 @@ AttentionProblem attention_problem(const int32_t* first, float dropout, uint64_t
     throw CudaError("attention: B " + std::to_string(B) + ", T " + std::to_string(T) + ", C " + std::to_string(C) +
                     ", NH " + std::to_string(NH) + ": sizes must be positive, B NH below 2^31, and NH must divide C");
   }
-  if (first && !causal) throw CudaError("attention: documents in a row want causal attention");
+  if (first && !causal) throw CudaError("attention: documents in a row need causal attention");
   const int HS = C / NH;
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
   const int cache_bytes = device_attribute(cudaDevAttrL2CacheSize, 50 << 20);
@@ -103,7 +103,7 @@ AttentionChoice choose_attention(AttentionTier wanted, const AttentionProblem& s
 #ifdef WROUGHT_CUDNN
   AttentionChoice choice = choose_attention(c, [&] { return attention_cudnn::refusal(s, backward); });
   if (choice.tier == AttentionTier::cudnn && !attention_cudnn::started()) {
-    choice.why = "if it has a plan for the shape, which needs a GPU to say; else our own";
+    choice.why = "if it has a plan for this shape (known only on a GPU); else our own";
   }
   return choice;
 #else

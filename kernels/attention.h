@@ -1,11 +1,11 @@
-// Multi-head attention (Vaswani et al. 2017, section 3.2), HS = C / NH channels a head; causal: u <= t, else every u:
+// Multi-head attention (Vaswani et al. 2017, section 3.2), HS = C / NH channels per head; causal: u <= t, else every u:
 //   s[t,u] = q[t] . k[u] / sqrt(HS)     p[t,:] = softmax(s[t,:])     out[t] = sum_u drop(p[t,u]) v[u]
 // `first` (B, T), unless null: a row holds several documents one after the other, and first[t] is where the document of
 // position t begins (first[t] = t, or first[t-1]); causal attention then sees first[t] <= u <= t, as if each document
-// had a row of its own.
+// had its own row.
 //
-// drop zeroes a probability with chance `dropout` and scales what stays by 1 / (1 - dropout). Whether (t, u) stays is
-// decided by number ((b*NH + h)*T + t)*T + u of Philox's (seed, sequence), so backward makes the mask again.
+// drop zeroes a probability with chance `dropout` and scales the others by 1 / (1 - dropout). Number
+// ((b*NH + h)*T + t)*T + u of Philox's (seed, sequence) decides whether (t, u) stays, so backward recomputes the mask.
 //
 // Nothing of size T x T is kept: only lse[t] = log(sum_u exp(s[t,u])), from which p[t,u] = exp(s[t,u] - lse[t]).
 //

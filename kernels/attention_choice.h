@@ -1,4 +1,4 @@
-// Which kernels attend (attention.cuh's tiers), and why: the decision without the kernels.
+// Which attention kernels run (attention.cuh's tiers), and why: the decision without the kernels.
 #pragma once
 
 #include <cstdint>
@@ -8,41 +8,41 @@ enum class AttentionTier { plain, tensor_core, cudnn };
 
 struct AttentionChoice {
   AttentionTier tier;
-  std::string why;  // why nothing faster; empty: there is nothing
+  std::string why;  // why nothing faster runs; empty: nothing faster exists
   std::string text() const {
     const char* names[] = {"own plain kernels", "own kernels on tensor cores", "cuDNN"};
     return names[static_cast<int>(tier)];
   }
 };
 
-// What decides.
+// What the decision depends on.
 struct AttentionCase {
   AttentionTier wanted;
   bool bf16, causal, dropout, documents;
-  bool aligned;         // what kernels on tensor cores read 16 bytes at a time begins at multiples of that
-  bool others_aligned;  // the other tensors, too, as cuDNN needs it
-  bool head_size;       // there are kernels on tensor cores for it
+  bool aligned;         // what the tensor-core kernels read 16 bytes at a time begins at multiples of 16 bytes
+  bool others_aligned;  // the other tensors too, as cuDNN requires
+  bool head_size;       // there are tensor-core kernels for it
   int HS;
 };
 
-// Empty if cuDNN may take so many bytes.
+// Empty if cuDNN may take this many bytes.
 inline std::string cudnn_workspace_refusal(int64_t bytes, int64_t limit) {
   if (bytes <= limit) return "";
   return "cuDNN would take " + std::to_string(bytes) + " bytes of workspace, limit " + std::to_string(limit);
 }
 
-// cudnn_refusal() -> std::string, empty if cuDNN has a plan; only called where nothing else is against it.
+// cudnn_refusal() -> std::string, empty if cuDNN has a plan; called only if nothing else rules cuDNN out.
 template <class CudnnRefusal>
 AttentionChoice choose_attention(const AttentionCase& c, CudnnRefusal&& cudnn_refusal) {
   std::string why;
   if (c.wanted == AttentionTier::plain)
     return {AttentionTier::plain, c.bf16 ? "the plain kernels were asked for" : "tensor cores would round float"};
   if (!c.bf16) return {AttentionTier::plain, "tensor cores would round float"};
-  if (!c.causal) return {AttentionTier::plain, "not causal: the other kernels are"};
+  if (!c.causal) return {AttentionTier::plain, "not causal: the other kernels need causal attention"};
   if (c.wanted == AttentionTier::cudnn) {
-    why = c.dropout                          ? "cuDNN's dropout would draw another mask"
-          : c.documents                      ? "cuDNN is not asked: rows hold several documents"
-          : !(c.aligned && c.others_aligned) ? "cuDNN is not asked: a tensor does not begin at a multiple of 16 bytes"
+    why = c.dropout                          ? "cuDNN's dropout would draw a different mask"
+          : c.documents                      ? "cuDNN is skipped: rows hold several documents"
+          : !(c.aligned && c.others_aligned) ? "cuDNN is skipped: a tensor does not begin at a multiple of 16 bytes"
                                              : cudnn_refusal();
     if (why.empty()) return {AttentionTier::cudnn, ""};
   } else {

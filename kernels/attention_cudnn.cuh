@@ -1,17 +1,17 @@
-// Attention by cuDNN 9, through its C++ frontend: bf16, causal, no dropout, a document a row. Included only where the
+// Attention by cuDNN 9, through its C++ frontend: bf16, causal, no dropout, one document per row. Included only if the
 // build found both (WROUGHT_CUDNN).
 //
-// cuDNN sees q, k and v where they are, as strided views of inp (B, T, 3, NH, HS), and its "stats" (B, NH, T, 1) are
-// lse (B, NH, T) as it is: max + log(sum), of scaled scores, natural logarithm. So forward and backward of different
-// tiers go together.
+// cuDNN reads q, k and v in place, as strided views of inp (B, T, 3, NH, HS), and its "stats" (B, NH, T, 1) are lse (B,
+// NH, T) unchanged: max + log(sum), of scaled scores, natural logarithm. So forward and backward of different tiers can
+// be combined.
 //
-// Backward runs in its deterministic mode. Where the frontend makes that by keeping ds whole (on sm_80 and sm_90: 2
-// bytes for every query and key of every head), it wants memory of size T x T; shapes that would need more than
-// kWorkspaceLimit are refused, and so is what cuDNN has no plan for. Both depend on the shape and the machine alone, so
-// a run's bits do not depend on how much memory happens to be free.
+// Backward runs in its deterministic mode. Where the frontend implements that by keeping ds whole (on sm_80 and sm_90:
+// 2 bytes for every query and key of every head), it needs memory of size T x T; shapes that would need more than
+// kWorkspaceLimit are refused, and so are shapes that cuDNN has no plan for. Both depend only on the shape and the
+// machine, so a run's bits do not depend on how much memory happens to be free.
 //
-// A shape's plan is made when refusal() is first asked for it; a model does that, in a dry run, and then calls
-// prepare() for the memory, when it is made, so that no step allocates.
+// A shape's plan is made by the first call of refusal() for it; a model does that in a dry run, and calls prepare() for
+// the memory when it is built, so that no step allocates.
 #pragma once
 
 #define CUDNN_FRONTEND_SKIP_JSON_LIB  // it brings its own nlohmann-json
@@ -45,7 +45,7 @@ inline void check(cudnnStatus_t status, const char* what) {
   throw CudaError(std::string(what) + ": " + cudnnGetErrorString(status));
 }
 
-// One graph with its plan, made once a shape; or why there is none.
+// One graph with its plan, made once per shape; or why there is none.
 struct Plan {
   std::unique_ptr<fe::graph::Graph> graph;
   int64_t workspace = 0;  // bytes
@@ -137,7 +137,7 @@ inline std::mutex& lock() {
   return *only;
 }
 
-// This process' GPU's.
+// The state of this process's GPU.
 inline Device& device() {
   static auto* devices = new std::map<int, Device>;
   int id = 0;
@@ -199,7 +199,7 @@ inline void run(const AttentionProblem& s, bool backward, std::unordered_map<int
   const std::lock_guard<std::mutex> guard(lock());
   const Plan& plan = *plan_of(s, backward);
   Device& d = device();
-  grow_workspace(d, plan.workspace);  // only of a shape that nobody prepared
+  grow_workspace(d, plan.workspace);  // only for a shape that was not prepared
   check(cudnnSetStream(d.handle, stream), "cuDNN");
   auto status = plan.graph->execute(d.handle, tensors, d.workspace);
   if (status.is_bad()) throw CudaError(shape_name(s) + ": " + status.get_message());

@@ -1,19 +1,19 @@
-// Attention of one new query a head to a cache of keys and values: the maths of attention_decode.h.
+// Attention of one new query per head to a cache of keys and values: the maths of attention_decode.h.
 //
-// Bound by memory: every key and value is read once, 2 n HS elements a head, for one multiply-add each. A head alone
-// would keep one multiprocessor busy, so keys are cut into chunks of 128, a block each; a chunk leaves its largest
-// score m, sum = sum_u exp(s[u] - m) and acc = sum_u exp(s[u] - m) v[u] in scratch, HS + 2 floats for 256 HS elements.
-// A second kernel adds the chunks up, in their order, with the largest m of all:
+// Bound by memory: every key and value is read once, 2 n HS elements per head, for one multiply-add each. A single head
+// would keep only one multiprocessor busy, so keys are cut into chunks of 128, one block each; a chunk leaves its
+// largest score m, sum = sum_u exp(s[u] - m) and acc = sum_u exp(s[u] - m) v[u] in scratch, HS + 2 floats for 256 HS
+// elements. A second kernel adds the chunks up, in their order, with the largest m of all:
 //   out = sum_c exp(m_c - M) acc_c / sum_c exp(m_c - M) sum_c
-// The grid covers max_T keys, since lengths are known on the device alone; blocks beyond a length end at once.
+// The grid covers max_T keys, since only the device knows the lengths; blocks beyond a length end at once.
 #pragma once
 
 #include "kernels/common.cuh"
 
-inline constexpr int kDecodeChunk = 128;  // keys of a chunk, and threads of a block
+inline constexpr int kDecodeChunk = 128;  // keys per chunk, and threads per block
 
 // A thread's place in a sum over rows of `packs` groups of n channels: group `pack` of every parts-th row, from row
-// `part` on. Threads side by side read a row from end to end. Rows of more groups than threads take several rounds.
+// `part` on. Neighbouring threads read a row from end to end. Rows of more groups than threads take several rounds.
 struct DecodeShare {
   int across, part, parts, pack;
   bool active;
@@ -42,7 +42,7 @@ __device__ void add_rows(float (&acc)[n], const T* rows, int64_t stride, const f
 }
 
 // What the threads' acc of a round add up to: channel e of its share.across groups, over all parts in their order. Each
-// thread adds up other channels than it has in acc, so that neighbours store neighbours.
+// thread adds up other channels than those in its acc, so that neighbouring threads store neighbouring channels.
 template <int n>
 struct DecodeSums {
   static constexpr int kStride = kDecodeChunk + 32 / n;  // 32 channels, n a pack, lie in 32 banks
@@ -59,8 +59,8 @@ struct DecodeSums {
   }
 };
 
-// The query lies in shared memory by packs of n channels: first all packs' first channels, so many floats on all their
-// second ones. 32 neighbouring channels lie in 32 banks, and so do the same ones of 32 packs.
+// The query in shared memory by packs of n channels: first all packs' first channels, then, this many floats later, all
+// their second ones. 32 neighbouring channels lie in 32 banks, and so do the same ones of 32 packs.
 inline __host__ __device__ int query_stride(int packs, int n) { return ceil_div(packs, 64 / n) * (64 / n) + 32 / n; }
 
 // A block: one chunk of one head's keys.
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kDecodeChunk)
   const int u = threadIdx.x;
   const float score = u < keys ? scores[u] : -INFINITY, max = block_max(score), p = expf(score - max);
   scores[u] = p;
-  const float sum = block_sum(p);  // and its barriers: all probabilities are there
+  const float sum = block_sum(p);  // its barriers also make all probabilities visible
   if (u == 0) {
     const int64_t at = static_cast<int64_t>(bh) * (gridDim.x / heads) + chunk;
     maxima[at] = max;
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kDecodeChunk)
     const DecodeShare share(packs, pack0);
     float acc[n] = {};
     add_rows<kVector>(acc, v_cache + start, HS, scores, keys, share);
-    if (pack0 > 0) __syncthreads();  // the round before has been read
+    if (pack0 > 0) __syncthreads();  // the previous round has been read
     values.put(acc);
     __syncthreads();
     for (int e = threadIdx.x; e < share.across * n && pack0 * n + e < HS; e += kDecodeChunk) {
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kDecodeChunk)
     float acc[n] = {};
     for (int c0 = 0; c0 < chunks; c0 += kDecodeChunk) {
       const int c = c0 + static_cast<int>(threadIdx.x);
-      __syncthreads();  // the weights before these have been read, and the values of the round before
+      __syncthreads();  // the previous weights and the previous round's values have been read
       if (c < chunks) {
         const float weight = expf(maxima[start + c] - max);
         weights[threadIdx.x] = weight;

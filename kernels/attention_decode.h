@@ -1,5 +1,5 @@
-// Attention of one new query a head to the keys and values of the tokens before it, kept in a cache: a step of
-// generation. With n = lengths[b] keys (the newest token's own among them) and HS channels a head:
+// Attention of one new query per head to the keys and values of the tokens before it, kept in a cache: a step of
+// generation. With n = lengths[b] keys (the newest token's own among them) and HS channels per head:
 //   s[u] = q . k[u] / sqrt(HS) for u < n     p = softmax(s)     out = sum_u p[u] v[u]
 // It is the last row of attention_forward (attention.h) over the same n tokens, without dropout.
 #pragma once

@@ -1,9 +1,9 @@
 // attention.h in tiles, online (Milakov and Gimelshein 2018; Dao et al. 2022): kQueries queries of a head meet kKeys
 // keys at a time, the softmax is corrected whenever a row's maximum grows, and nothing of size T x T exists. Products
-// are those of gemm_fast.h, on one thread; a head of a sequence is a task.
+// are those of gemm_fast.h, on one thread; one head of one sequence is a task.
 //
-// Where a row holds several documents, a tile of queries begins with the keys of its first query's document, whole
-// panels of kTileCols, and what a later query does not see is masked.
+// Where a row holds several documents, a tile of queries begins with the keys of its first query's document, in whole
+// panels of kTileCols, and keys that a later query must not see are masked.
 //
 // A head's keys and values are packed once. In the backward pass
 //   p = exp(scale q k^T - lse)    dp = dy v^T      ds = scale p (dp - dy . y)
@@ -19,10 +19,10 @@
 
 namespace cpu::WROUGHT_ISA {
 
-inline constexpr int kQueries = 64;  // of a tile
-inline constexpr int kKeys = 256;    // of a tile: a tile of scores, (kQueries, kKeys), stays in the second cache
+inline constexpr int kQueries = 64;  // per tile
+inline constexpr int kKeys = 256;    // per tile: a tile of scores, (kQueries, kKeys), stays in the second cache
 
-// drop(p): what p of query t and keys [u0, u0 + n) is multiplied by; leaves p alone where dropout is 0.
+// drop(p): the factors by which p of query t and keys [u0, u0 + n) is multiplied; p is unchanged where dropout is 0.
 inline void multiply_dropout(float* p, int t, int u0, int n, int T, int64_t bh, float dropout, uint64_t seed,
                              uint64_t sequence) {
   if (dropout == 0) return;
@@ -37,7 +37,7 @@ inline void multiply_dropout(float* p, int t, int u0, int n, int T, int64_t bh, 
 #pragma omp simd reduction(max : max)
   for (int u = 0; u < n; ++u) {
     const float score = p[u] * scale;
-    max = max < score ? score : max;  // std::max gets no vector instructions
+    max = max < score ? score : max;  // std::max does not vectorise
   }
   return max;
 }
@@ -59,7 +59,7 @@ inline void multiply_dropout(float* p, int t, int u0, int n, int T, int64_t bh, 
 
 inline int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
-// B packed whole: all panels over one depth <= kSteps steps, a panel after another.
+// B packed whole: all panels over one depth <= kSteps steps, one panel after another.
 template <bool kBf16>
 void pack_panels(float* to, const Matrix& b, int64_t n0, int cols, int64_t k0, int depth) {
   for (int j = 0; j < cols; j += kTileCols) {
@@ -68,8 +68,7 @@ void pack_panels(float* to, const Matrix& b, int64_t n0, int cols, int64_t k0, i
   }
 }
 
-// c (rows, cols rounded up to whole tiles) = or += a @ b, both packed, over the first `depth` of the packed_depth that
-// b has.
+// c (rows, cols rounded up to whole tiles) = or += a @ b, both packed, over the first `depth` of b's packed_depth.
 template <bool kBf16>
 void multiply_packed(float* c, int64_t ldc, bool add, const float* a, bool by_rows, int rows, const float* b, int cols,
                      int depth, int packed_depth) {
@@ -95,7 +94,7 @@ class Carver {
   float* next_;
 };
 
-inline constexpr int kMaxHeadSize = kSteps;  // what one packed block holds; larger heads take the plain version
+inline constexpr int kMaxHeadSize = kSteps;  // as deep as one packed block; larger heads take the plain version
 
 template <bool kBf16>
 void attention_forward(float* out, float* lse, const float* inp, const int32_t* first, float dropout, uint64_t seed,
@@ -132,21 +131,21 @@ void attention_forward(float* out, float* lse, const float* inp, const int32_t* 
         max[r] = -INFINITY;
         sum[r] = 0;
       }
-      const int begin = documents ? documents[t0] / kTileCols * kTileCols : 0;  // the first key that is looked at
+      const int begin = documents ? documents[t0] / kTileCols * kTileCols : 0;  // the first key to look at
       for (int u0 = begin / kKeys * kKeys; u0 < U; u0 += kKeys) {
         const int block = u0 / kKeys, n = std::min(kKeys, T - u0), wanted = std::min(n, U - u0);
-        const int skip = std::max(0, begin - u0), depth = wanted - skip;  // of the block: left out, and not
+        const int skip = std::max(0, begin - u0), depth = wanted - skip;  // the block's keys: skipped, left
         multiply_packed<kBf16>(scores + skip, kRowStride, false, packed_q, true, R,
                                keys + block * block_floats + skip * steps_of(HS, kBf16), depth, HS, HS);
         for (int r = 0; r < R; ++r) {
           float* p = scores + r * kRowStride + skip;
           const int t = t0 + r, seen = (causal ? std::min(wanted, t + 1 - u0) : wanted) - skip;
-          const int hidden = documents ? std::max(0, documents[t] - u0 - skip) : 0;  // of documents before t's
+          const int hidden = documents ? std::max(0, documents[t] - u0 - skip) : 0;  // keys of documents before t's
           if (hidden >= seen) {
             std::fill(p, p + depth, 0.0f);
             continue;
           }
-          const int whole = round_up(seen, kLanes);  // vectors: what is behind `seen` in the last becomes zero
+          const int whole = round_up(seen, kLanes);  // whole vectors: elements after `seen` in the last become zero
           std::fill(p, p + hidden, -INFINITY);
           std::fill(p + seen, p + whole, -INFINITY);
           const float top = max_of_scores(p, scale, max[r], whole), added = take_exp_of_scores(p, scale, top, whole);
@@ -250,7 +249,7 @@ void attention_backward(float* dinp, const float* dout, const float* out, const 
           take_gradients_of_scores(p, ds, scale, log_sum, d, whole);
           std::fill(p + std::min(whole, depth), p + depth, 0.0f);
           std::fill(ds + std::min(whole, depth), ds + depth, 0.0f);
-          multiply_dropout(p, t, u0 + skip, seen, T, bh, dropout, seed, sequence);  // now what multiplied v
+          multiply_dropout(p, t, u0 + skip, seen, T, bh, dropout, seed, sequence);  // now the factor that multiplied v
         }
         pack_a<kBf16>(packed_by_keys, {scores, kRowStride, true}, skip, depth, 0, R);
         multiply_packed<kBf16>(dv_sum + sums, cols, true, packed_by_keys, false, depth, dy_rows, HS, R, R);

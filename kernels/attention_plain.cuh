@@ -1,19 +1,20 @@
 // Flash attention (Dao et al. 2022; 2023) in float arithmetic, for any storage type and any head size. The maths is in
-// attention.h; what is added here is the order of the work.
+// attention.h; this file adds the order of the work.
 //
 // A block owns a tile of 64 rows of one head (queries, or keys where dk and dv are summed) and walks over the tiles of
-// the others, 64 rows at a time. A tile's 64 x 64 scores live in registers, 4 x 4 a thread, and are gone after use: no
-// memory of size T x T. The softmax is made on the way (Milakov and Gimelshein 2018): with the largest score m so far,
+// the others, 64 rows at a time. A tile's 64 x 64 scores live in registers, 4 x 4 per thread, and are gone after use:
+// no memory of size T x T. The softmax is computed online (Milakov and Gimelshein 2018): with the largest score m so
+// far,
 //   sum = sum_u exp(s[u] - m)    acc = sum_u exp(s[u] - m) v[u]
-// and where a tile brings a larger m', both are multiplied by exp(m - m'). At the end out = acc / sum and
-// lse = m + log(sum).
+// and where a tile brings a larger m', both are multiplied by exp(m - m'). At the end out = acc / sum and lse = m +
+// log(sum).
 //
-// Channels come in slices of 64. A head of at most 64 channels is one slice, loaded once. A larger one has a block for
-// each slice of the output, and each of them computes all scores, slice after slice.
+// Channels come in slices of 64. A head of at most 64 channels is one slice, loaded once. A larger one has one block
+// per slice of the output, and each of them computes all scores, slice after slice.
 //
-// Threads are 16 x 16: thread (y, x) has rows y + 16 r and columns x + 16 c of the scores, and of the outputs channels
-// 4 x to 4 x + 3. Rows of a tile lie 68 floats apart: eight threads that read 16 bytes each of eight rows one below the
-// other touch all 32 banks once. Rows of scores, which a warp writes 16 numbers of two rows at a time, lie 80 apart.
+// Threads are 16 x 16: thread (y, x) has rows y + 16 r and columns x + 16 c of the scores, and channels 4 x to 4 x + 3
+// of the outputs. Rows of a tile lie 68 floats apart: eight threads that read 16 bytes each of eight consecutive rows
+// touch all 32 banks once. Rows of scores, which a warp writes 16 numbers of two rows at a time, lie 80 apart.
 #pragma once
 
 #include <algorithm>
@@ -22,11 +23,11 @@
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
 
-// What an attention kernel is told besides its tensors: the shape, the mask, dropout, and where things lie.
+// What an attention kernel needs in addition to its tensors: the shape, the mask, dropout, and the memory layout.
 struct AttentionProblem {
   int T, C, NH, HS;
   int heads;    // B * NH
-  int section;  // heads whose blocks run side by side: attention_section()
+  int section;  // heads whose blocks run at the same time: attention_section()
   float scale;  // 1 / sqrt(HS)
   float dropout;
   uint64_t seed, sequence;
@@ -35,12 +36,12 @@ struct AttentionProblem {
 
   __device__ int keys_of(int t) const { return causal ? t + 1 : T; }
 
-  // Where query t's document begins: the first key that it sees. Queries beyond T are of the last document.
+  // Where query t's document begins: the first key that it sees. Queries beyond T belong to the last document.
   template <bool kDocuments>
   __device__ int first_key(int bh, int t) const {
     return kDocuments ? first[static_cast<int64_t>(bh / NH) * T + min(t, T - 1)] : 0;
   }
-  // From which query on none sees a key up to u: the first of the next document. `first` never falls, so by bisection.
+  // The first query that sees no key up to u: the first of the next document. `first` never falls, so by bisection.
   template <bool kDocuments>
   __device__ int queries_end(int bh, int u) const {
     int low = kDocuments ? min(u + 1, T) : T, high = T;
@@ -55,22 +56,22 @@ struct AttentionProblem {
     return low;
   }
 
-  // From one token to the next, and where head bh of token 0 starts: in inp (B, T, 3, NH, HS), whose k and v follow q
-  // after C and 2 C, and in out (B, T, C).
+  // The stride from one token to the next, and where head bh of token 0 starts: in inp (B, T, 3, NH, HS), whose k and v
+  // follow q after C and 2 C, and in out (B, T, C).
   __device__ int64_t inp_row() const { return 3 * static_cast<int64_t>(C); }
   __device__ int64_t inp_start(int bh) const { return bh / NH * (T * inp_row()) + bh % NH * HS; }
   __device__ int64_t out_start(int bh) const { return bh / NH * (static_cast<int64_t>(T) * C) + bh % NH * HS; }
-  // The number of probability (t, 0) in dropout's sequence: that of (t, u) is u more.
+  // The number of probability (t, 0) in dropout's sequence; that of (t, u) is u more.
   __device__ uint64_t element(int bh, int t) const {
     return (static_cast<uint64_t>(bh) * static_cast<uint64_t>(T) + static_cast<uint64_t>(t)) * static_cast<uint64_t>(T);
   }
 };
 
-// Heads are gone through in sections: all blocks of one, then those of the next. Each of a head's blocks reads the keys
-// and values (backward: or queries and dout) that others of this head read, so of all tensors these should stay in the
-// cache, and with all heads side by side they would not: 50 MB at B 16, T 1024, NH 12 in bf16. A section's two tensors
-// have a quarter of the cache: two sections at a time and what streams by fit in. Sections are of equal size, because
-// the smaller the last one the more of the GPU waits for its end; a grid has at most 65,535 of them.
+// Heads are processed in sections: all blocks of one, then those of the next. Each of a head's blocks reads the keys
+// and values (backward: or queries and dout) that other blocks of this head read, so of all tensors these should stay
+// in the cache, and with all heads at once they would not: 50 MB at B 16, T 1024, NH 12 in bf16. A section's two
+// tensors have a quarter of the cache: two sections at a time and the streamed tensors fit in. Sections are of equal
+// size, because the smaller the last one, the more of the GPU waits for its end; a grid has at most 65,535 of them.
 inline int attention_section(int heads, int64_t head_bytes /* of one tensor */, int64_t cache_bytes) {
   const int64_t most = std::max<int64_t>({cache_bytes / 4 / (2 * head_bytes), ceil_div(heads, 65'535), 1});
   return static_cast<int>(ceil_div<int64_t>(heads, ceil_div<int64_t>(heads, most)));
@@ -78,8 +79,8 @@ inline int attention_section(int heads, int64_t head_bytes /* of one tensor */, 
 
 // What a block works on: blockIdx is (head of the section, item, section), and blocks start in that order. Later
 // queries have more keys, and earlier keys more queries: items are counted from the one with the most work, so the
-// longest of a section go first and none is left to run alone at the end. The last section may have fewer heads: its
-// other blocks end at once.
+// longest of a section start first and none is left to run by itself at the end. The last section may have fewer heads:
+// its other blocks end at once.
 struct AttentionBlock {
   int bh, item;
 };
@@ -89,17 +90,18 @@ __device__ inline AttentionBlock attention_block(const AttentionProblem& s) {
 inline dim3 attention_grid(const AttentionProblem& s, int64_t blocks_a_head) {
   if (blocks_a_head > 65'535) {
     throw CudaError("attention: T " + std::to_string(s.T) + " makes " + std::to_string(blocks_a_head) +
-                    " blocks a head, a grid has at most 65535");
+                    " blocks per head, a grid has at most 65535");
   }
   return dim3(s.section, static_cast<unsigned>(blocks_a_head), ceil_div(s.heads, s.section));
 }
 
-// Of a row that has seen no key yet: below every score and finite, since a tile may hold other documents' keys alone.
+// The maximum of a row that has seen no key yet: below every score and finite, since a tile may hold only keys of other
+// documents.
 inline constexpr float kNoScore = -FLT_MAX;
 
 namespace attention_plain {
 
-inline constexpr int kTile = 64;           // rows of a tile and channels of a slice
+inline constexpr int kTile = 64;           // rows per tile and channels per slice
 inline constexpr int kStride = kTile + 4;  // floats from one row to the next
 inline constexpr int kTileFloats = kTile * kStride;
 inline constexpr int kScoreStride = kTile + 16;  // of a tile of scores
@@ -228,13 +230,13 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
 
   float acc[4][4] = {}, max[4], sum[4] = {};
   for (float& m : max) m = kNoScore;
-  const int end = s.causal ? t0 + 1 : s.T;  // tiles beyond the diagonal are never touched
-  const int begin = s.first_key<kDocuments>(work.bh, t0) / kTile * kTile;  // nor those of documents before the first
+  const int end = s.causal ? t0 + 1 : s.T;                                 // tiles beyond the diagonal are skipped
+  const int begin = s.first_key<kDocuments>(work.bh, t0) / kTile * kTile;  // and so are those of earlier documents
   for (int u0 = begin; u0 < end; u0 += kTile) {
     // 1. The scores of a tile, slice by slice of the channels.
     float score[4][4] = {};
     for (int i = 0; i < work.slices; ++i) {
-      __syncthreads();  // what the tiles held has been read
+      __syncthreads();  // the tiles' previous contents have been read
       if (u0 == begin || work.slices > 1) load_tile(q_tile, q + t0 * row + i * kTile, row, s.T - t0, s.HS - i * kTile);
       load_tile(kv_tile, k + u0 * row + i * kTile, row, s.T - u0, s.HS - i * kTile);
       __syncthreads();
@@ -270,7 +272,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
       for (int c = 0; c < 4; ++c) acc[r][c] *= correction;
     }
     // 3. The values, weighted.
-    __syncthreads();  // the probabilities are there, the keys have been read
+    __syncthreads();  // the probabilities are stored, the keys have been read
     load_tile(kv_tile, v + u0 * row, row, s.T - u0, s.HS - channel);
     __syncthreads();
     add_weighted(acc, p_tile, kv_tile);
@@ -351,7 +353,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       add_dots(score, k_tile, q_tile);
       add_dots(dp, v_tile, dout_tile);
     }
-    // 2. From them drop(p) and ds.
+    // 2. drop(p) and ds from them.
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       const int t = t0 + x + 16 * c, from = s.first_key<kDocuments>(work.bh, t);
@@ -423,7 +425,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       add_dots(score, q_tile, k_tile);
       add_dots(dp, dout_tile, v_tile);
     }
-    // 2. From them ds.
+    // 2. ds from them.
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const int t = t0 + y + 16 * r, from = s.first_key<kDocuments>(work.bh, t);

@@ -1,28 +1,28 @@
 // Flash attention (Dao et al. 2022; 2023) on tensor cores: bf16 products of mma.sync, sums and softmax in float. The
-// maths is in attention.h, the running softmax in attention_plain.cuh.
+// maths is in attention.h, the online softmax in attention_plain.cuh.
 //
-// Four warps own a tile of rows, 16 or 32 a warp, and walk over tiles of the others ("other" rows). All warps read the
-// same others, so these come into shared memory by cp.async, the next tile while this one is computed with (two
-// stages), behind one barrier a tile. A warp's own rows are nobody else's: nothing but the others is shared.
+// Four warps own a tile of rows, 16 or 32 per warp, and walk over tiles of the others ("other" rows). All warps read
+// the same others, so cp.async brings these into shared memory, the next tile while this one is used (two stages), with
+// one barrier per tile. No other warp reads a warp's own rows: only the others are shared.
 //
 //   kernel     own       other     scores of a tile (own x other)        sums
 //   forward    queries   keys      s = q k^T                             out += p v
 //   queries    queries   keys      s = q k^T,    dp = dout v^T           dq  += ds k
 //   keys       keys      queries   s^T = k q^T,  dp^T = v dout^T         dv  += p^T dout,  dk += ds^T q
 //
-// The layout of a product's sum, D of mma.m16n8k16, two tiles side by side, is that of its factor A: so p and ds go
-// from the first product into the second in registers, rounded to bf16. Keys are the rows of the third kernel for that
-// reason. Each sum has one owner and one order; s and dp are computed twice for it (7 products where atomic additions
+// The layout of a product's sum, D of mma.m16n8k16, for two adjacent tiles is that of its factor A: so p and ds pass
+// from the first product to the second in registers, rounded to bf16. That is why the rows of the third kernel are
+// keys. Each sum has one owner and one order, for which s and dp are computed twice (7 products where atomic additions
 // to dq would allow 5).
 //
-// exp(x - m) is computed as 2^(x log2(e) - m log2(e)), with log2(e) / sqrt(HS) one factor: one multiply-add and one
-// ex2 an element. Tiles beyond the diagonal, and those of other documents, are skipped, by the block or by the warp;
-// only tiles on it, or on a document's border, are masked. Rows of one document without dropout, and with it, have
-// kernels of their own, which spend no register and no instruction on the rest.
+// exp(x - m) is computed as 2^(x log2(e) - m log2(e)), with log2(e) / sqrt(HS) one factor: one multiply-add and one ex2
+// per element. Tiles beyond the diagonal, and those of other documents, are skipped, by the block or by the warp; only
+// tiles on it, or on a document's border, are masked. Rows of one document have their own kernels, without and with
+// dropout, which spend no register and no instruction on the rest.
 //
-// Template parameters of what follows:
-//   kHS      channels of a head
-//   kM       groups of 16 own rows that a warp has: products of 16 rows share what is read of the others
+// Template parameters used below:
+//   kHS      channels per head
+//   kM       groups of 16 own rows per warp: products of 16 rows share what is read of the others
 //   kN       groups of 8 columns of any sum: others, in a tile of scores, or channels
 //   kTiles   groups of 8 others in a warp's tile of scores, which is 16 kM x 8 kTiles
 //   kKeep    whether a warp keeps its own rows in registers, or reads them from shared memory for each product
@@ -41,18 +41,18 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 // ---- tiles in shared memory ----------------------------------------------------------------------------------------
 
 // Rows of kHS elements are kHS / 8 chunks of 16 bytes; 128 bytes, all 32 banks, hold 8 chunks. ldmatrix reads one chunk
-// of each of 8 rows at once, and they must lie in 8 different places of the 8. Let g be the largest power of two that
-// divides both kHS / 8 and 8: row r starts at place r kHS / 8 mod 8, so 8 / g rows one below the other start in
-// different multiples of g, and then places repeat. Hence chunk c of row r is stored as chunk c xor (r / (8 / g) mod
-// g): the g rows that would collide take the g places between two multiples of g. A row stays in its row, since g
-// divides its length.
+// of each of 8 rows at once, and these must lie in 8 different places of the 8. Let g be the largest power of two that
+// divides both kHS / 8 and 8: row r starts at place r kHS / 8 mod 8, so 8 / g consecutive rows start in different
+// multiples of g, and then places repeat. Hence chunk c of row r is stored as chunk c xor (r / (8 / g) mod g): the g
+// rows that would collide take the g places between two multiples of g. A row stays in its row, since g divides its
+// length.
 template <int kHS>
 __device__ bf16* chunk_at(bf16* tile, unsigned row, unsigned chunk) {
   constexpr unsigned bits = kHS / 8 | 8, g = bits & -bits;
   return tile + row * kHS + (chunk ^ (row / (8 / g) % g)) * 8;
 }
 
-// Starts copying rows [0, kRows) of `from` to a tile; those from `rows` on are filled with zeros.
+// Starts copying rows [0, kRows) of `from` to a tile; rows from `rows` on are filled with zeros.
 template <int kHS, int kRows>
 __device__ void load_rows(bf16* tile, const bf16* from, int row_stride, int rows) {
   constexpr int kChunks = kHS / 8;
@@ -69,7 +69,7 @@ __device__ void load_rows(bf16* tile, const bf16* from, int row_stride, int rows
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x % 32); }
 
 // 16 rows from `row` on (a multiple of 16) and 16 channels from `chunk` on (even), as factor A: r[0] rows 0-7 and
-// channels 0-7, r[1] rows 8-15, r[2], r[3] the same of channels 8-15. Places of chunks repeat after 16 rows and the
+// channels 0-7, r[1] rows 8-15, r[2], r[3] the same for channels 8-15. Places of chunks repeat after 16 rows and the
 // chunk is even, so an address is the tile's plus one of kHS / 16 numbers that depend on the lane.
 template <int kHS>
 __device__ void load_factor_a(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
@@ -77,8 +77,8 @@ __device__ void load_factor_a(uint32_t (&r)[4], bf16* tile, int row, int chunk) 
 }
 
 // The same as two factors B whose columns are the tile's rows: r[0], r[1] for rows 0-7 and r[2], r[3] for rows 8-15.
-// Each is a pair of neighbouring registers from an even one on, as mma takes them: in another order they would be moved
-// first.
+// Each is a pair of neighbouring registers that starts at an even one, as mma takes them: in another order they would
+// have to be moved first.
 template <int kHS>
 __device__ void load_factors_b(uint32_t (&r)[4], bf16* tile, int row, int chunk) {
   const int lane = lane_id();
@@ -101,7 +101,7 @@ __device__ inline uint32_t pack_bf16(float low, float high) {
 // The 16 kM rows that a warp owns, as factor A: kept in registers where there is room, else read each time.
 template <int kHS, int kM, bool kKeep>
 struct OwnRows {
-  bf16* rows;  // in shared memory, the warp's first
+  bf16* rows;  // the warp's first, in shared memory
   uint32_t kept[kKeep ? kM : 1][kKeep ? kHS / 16 : 1][4];
 
   __device__ void load() {
@@ -159,7 +159,7 @@ __device__ void dots(float (&s)[kM][kTiles][4], const OwnRows<kHS, kM, kKeep>& o
   }
 }
 
-// Scores, or what was made of them, as factor A: rounded to bf16.
+// Scores, or probabilities or gradients computed from them, as factor A: rounded to bf16.
 template <int kTiles>
 __device__ void to_factor(uint32_t (&a)[kTiles / 2][4], const float (&s)[kTiles][4]) {
 #pragma unroll
@@ -187,14 +187,14 @@ __device__ void add_weighted(float (&sum)[kM][kHS / 8][4], const uint32_t (&p)[k
   }
 }
 
-// to (16 kM rows of kHS) = sum * factor, rounded; by way of shared memory, the warp's own rows there, so that lanes
-// next to each other write 16 bytes next to each other. Rows from `rows` on are left out.
+// to (16 kM rows of kHS) = sum * factor, rounded; through shared memory, using the warp's own rows there, so that
+// neighbouring lanes write neighbouring 16 bytes. Rows from `rows` on are left out.
 template <int kHS, int kM>
 __device__ void store_rows(bf16* to, bf16* staging, const float (&sum)[kM][kHS / 8][4], float factor, int row_stride,
                            int rows) {
   constexpr int kChunks = kHS / 8;
   const int group = lane_id() / 4, pair = lane_id() % 4;
-  __syncwarp();  // all lanes have read what the rows held before
+  __syncwarp();  // all lanes have read the rows' previous contents
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -221,8 +221,8 @@ __device__ void store_rows(bf16* to, bf16* staging, const float (&sum)[kM][kHS /
 
 // Which elements of a lane's share of a tile of scores stay: bit 4 n + e of bits[m] is s[m][n][e]; (t, u) are query and
 // key of s[0][0][0]. A Philox call makes four numbers, those of four keys of one query; where rows of the mask start at
-// multiples of 4, lanes that hold the four make one call each and tell each other the answers. The loops stay loops:
-// unrolled, the calls would fill the instruction cache. To be called before the scores are there, which need registers.
+// multiples of 4, the lanes that hold the four make one call each and exchange the answers. The loops stay loops:
+// unrolled, the calls would fill the instruction cache. Call it before the scores are computed, which need registers.
 template <int kTiles, bool kKeysAreRows, int kM>
 __device__ void dropout_bits(uint32_t (&bits)[kM], int bh, int t, int u, const AttentionProblem& s) {
   static_assert(4 * kTiles <= 32);
@@ -249,14 +249,14 @@ __device__ void dropout_bits(uint32_t (&bits)[kM], int bh, int t, int u, const A
           const uint64_t element = s.element(bh, t_e) + static_cast<uint64_t>(u_e);
           if (dropout_factor(s.dropout, s.seed, s.sequence, element) != 0) tile |= 1u << e;
         }
-      } else if constexpr (kKeysAreRows) {  // four lanes, one below the other, hold four keys of the same two queries
+      } else if constexpr (kKeysAreRows) {  // four lanes in a column hold four keys of the same two queries
         const int j = lane_id() / 4 % 4;
         const uint32_t mine = four(query + 8 * n + j % 2, key - j + j / 2 * 8);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           tile |= (__shfl_sync(kFullWarp, mine, (lane_id() & ~12) | e << 2) >> j & 1) << e;
         }
-      } else {  // two lanes, side by side, hold four keys of the same two queries
+      } else {  // two neighbouring lanes hold four keys of the same two queries
         const int odd = lane_id() % 2;
         const uint32_t mine = four(query + 8 * odd, key + 8 * n - 2 * odd);
         const uint32_t other = __shfl_xor_sync(kFullWarp, mine, 1);
@@ -269,11 +269,11 @@ __device__ void dropout_bits(uint32_t (&bits)[kM], int bh, int t, int u, const A
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
-// __grid_constant__: the sizes are read where they lie, instead of being copied into registers, of which none is free.
+// __grid_constant__: the sizes are read in place, instead of being copied into registers, of which none is free.
 //
-// Sizes of tiles. 32 own rows a warp: a fragment of the others serves two products, which halves the reads of shared
+// Sizes of tiles. 32 own rows per warp: a fragment of the others serves two products, which halves the reads of shared
 // memory that would otherwise bound the kernel. As much as 255 registers allow: kHS / 2 of out for each 16 rows, and
-// half a register a score; for small heads q's fragments too (kHS / 4).
+// half a register per score; for small heads q's fragments too (kHS / 4).
 template <int kHS>
 struct ForwardTiles {
   static constexpr int kM = 2, kQueries = 16 * kM * kWarps, kKeys = kHS <= 64 ? 64 : 32;
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   OwnRows<kHS, kM, Tiles::kKeep> own;
   own.rows = q_tile + (warp_t - t0) * kHS;
-  float acc[kM][kHS / 8][4], max[kM][2], sum[kM][2];  // of rows group and group + 8; sum of this lane's columns alone
+  float acc[kM][kHS / 8][4], max[kM][2], sum[kM][2];  // of rows group and group + 8; sum: of this lane's columns only
   clear(acc);
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
@@ -325,11 +325,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int end = min(s.T, t0 + Tiles::kQueries);
   for (int u0 = begin, stage = 0; u0 < end; u0 += kKeys, stage ^= 1) {
     cp_async_wait<0>();
-    __syncthreads();  // this stage is there for all, and all have read the other one
+    __syncthreads();  // all warps' copies of this stage have arrived, and all have read the other
     if (u0 + kKeys < end) load_stage(stage ^ 1, u0 + kKeys);
     if (u0 == begin) own.load();
     if (u0 >= warp_t + 16 * kM) continue;  // the warp's queries come before these keys
-    if (kDocuments && u0 + kKeys <= s.first_key<kDocuments>(bh, warp_t)) continue;  // or are of later documents
+    if (kDocuments && u0 + kKeys <= s.first_key<kDocuments>(bh, warp_t)) continue;  // or belong to later documents
     // 2. The scores of a tile, masked where it lies on the diagonal or on a document's border.
     bf16* keys = stages + stage * 2 * kKeys * kHS;
     uint32_t bits[kM];
@@ -360,7 +360,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           }
         }
       }
-      // 3. The running softmax: a larger maximum corrects the sums so far; scores become probabilities.
+      // 3. The online softmax: a larger maximum corrects the sums so far; scores become probabilities.
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float new_max = max[m][half];
@@ -387,7 +387,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           acc[m][n][2 * half + 1] *= correction;
         }
       }
-      if (kDropout && s.dropout > 0) {  // what stays is scaled at the end
+      if (kDropout && s.dropout > 0) {  // the kept ones are scaled at the end
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
@@ -423,9 +423,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // ---- backward ------------------------------------------------------------------------------------------------------
 
-// Turns a tile of unscaled scores s and of dp into drop(p), but for dropout's scale, and ds, but for 1 / sqrt(HS):
-// both factors are applied to the sums. Element e of tile n is query and key (t, u)(n, e); stays(n, e) says whether
-// dropout lets it; lse and delta of its query are lse(n, e), times log2(e), and delta(n, e).
+// Turns a tile of unscaled scores s and of dp into drop(p), except for dropout's scale, and ds, except for 1 /
+// sqrt(HS): both factors are applied to the sums. Element e of tile n is query and key (t, u)(n, e); stays(n, e) tells
+// whether dropout keeps it; lse and delta of its query are lse(n, e), times log2(e), and delta(n, e).
 template <int kTiles, class Visible, class Stays, class Lse, class Delta>
 __device__ void probability_gradients(float (&s)[kTiles][4], float (&dp)[kTiles][4], float scale, float keep_scale,
                                       Visible&& visible, Stays&& stays, Lse&& lse, Delta&& delta) {
@@ -441,14 +441,14 @@ __device__ void probability_gradients(float (&s)[kTiles][4], float (&dp)[kTiles]
   }
 }
 
-// 32 own rows a warp up to heads of 64, where the sums' registers leave room, and then 16 others at a time; 16 own rows
-// above, and 32 others at a time.
+// 32 own rows per warp up to heads of 64, where the sums' registers leave room, and then 16 others at a time; 16 own
+// rows above, and 32 others at a time.
 template <int kHS>
 struct BackwardTiles {
   static constexpr int kM = kHS <= 64 ? 2 : 1, kOwn = 16 * kM * kWarps;
-  static constexpr int kOther = kHS <= 64 ? 64 : 32, kStep = kHS <= 64 ? 16 : 32;  // of a stage; of them at a time
+  static constexpr int kOther = kHS <= 64 ? 64 : 32, kStep = kHS <= 64 ? 16 : 32;  // per stage; of them at a time
   static constexpr size_t kBytes = (2 * kOwn + 2 * 2 * kOther) * kHS * sizeof(bf16);
-  static constexpr size_t kKeysBytes = kBytes + 2 * 2 * kOther * sizeof(float);  // and lse and delta of two stages
+  static constexpr size_t kKeysBytes = kBytes + 2 * 2 * kOther * sizeof(float);  // plus lse and delta of two stages
 };
 
 // dk and dv of a tile of keys, over the tiles of queries from the diagonal on, to the end of the last key's document.
@@ -502,7 +502,7 @@ __global__ void __launch_bounds__(kThreads, 2)
             warp_end = s.queries_end<kDocuments>(bh, warp_u + 16 * kM - 1);
   for (int t0 = u0, stage = 0; t0 < queries_end; t0 += kQueries, stage ^= 1) {
     cp_async_wait<0>();
-    __syncthreads();  // this stage is there for all, and all have read the other one
+    __syncthreads();  // all warps' copies of this stage have arrived, and all have read the other
     if (t0 + kQueries < queries_end) load_stage(stage ^ 1, t0 + kQueries);
     bf16* queries = stages + stage * 2 * kQueries * kHS;
     const float* statistics_of = statistics + stage * 2 * kQueries;
@@ -599,7 +599,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int end = min(s.T, t0 + Tiles::kOwn);
   for (int u0 = begin, stage = 0; u0 < end; u0 += kKeys, stage ^= 1) {
     cp_async_wait<0>();
-    __syncthreads();  // this stage is there for all, and all have read the other one
+    __syncthreads();  // all warps' copies of this stage have arrived, and all have read the other
     if (u0 + kKeys < end) load_stage(stage ^ 1, u0 + kKeys);
     if (u0 == begin) {
       own_q.load();
@@ -643,7 +643,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // ---- launchers -----------------------------------------------------------------------------------------------------
 
-// f(std::integral_constant<int, HS>()), where there is a kernel for the head size; returns whether there is.
+// f(std::integral_constant<int, HS>()), if there is a kernel for the head size; returns whether there is.
 template <class F>
 bool with_head_size(int HS, F&& f) {
   const auto take = [&]<int kHS>(std::integral_constant<int, kHS> size) {
@@ -656,7 +656,7 @@ bool with_head_size(int HS, F&& f) {
          take(std::integral_constant<int, 128>());
 }
 
-// Both return false, and have done nothing, where there is no kernel for the head size. Pointers are multiples of 16.
+// Both return false, without doing anything, if there is no kernel for the head size. Pointers are multiples of 16.
 inline bool forward(bf16* out, float* lse, const bf16* inp, const AttentionProblem& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = ForwardTiles<size>;

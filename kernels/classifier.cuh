@@ -1,15 +1,16 @@
-// Softmax and cross-entropy in one, as kernels/classifier.h defines them, one block a row. The first pass keeps in each
-// thread a running maximum m and a running sum s of exp(x - m) (Milakov and Gimelshein 2018): when m grows, s shrinks
-// by exp(old m - new m). The second pass writes the gradient over the logits. Between the two the row is kept in shared
-// memory where two blocks fit a multiprocessor with it (GPT-2's 100,512 bytes in bf16 do on an H100), so that memory is
-// read once whatever the L2 cache does; all of the row is on its way at once, by cp.async. Elsewhere it is read again.
+// Softmax and cross-entropy in one, as kernels/classifier.h defines them, one block per row. In the first pass each
+// thread keeps a running maximum m and a running sum s of exp(x - m) (Milakov and Gimelshein 2018): when m grows, s
+// shrinks by exp(old m - new m). The second pass writes the gradient over the logits. Between the two the row is kept
+// in shared memory if two blocks fit a multiprocessor with it (GPT-2's 100,512 bytes in bf16 do on an H100), so that
+// memory is read once whatever the L2 cache does; cp.async puts all of the row under way at once. Otherwise it is read
+// again.
 //
-// Bound by memory, bytes of device memory a logit: forward 2 (bf16) or 4 (float); backward reads as much and writes as
-// much. Of instructions there is room for some 345 a warp and pack of 8 in that time (16,384 rows of 50,257 at 2.8 TB/s
-// on 132 multiprocessors): so whole packs are gone through without a test, V's last, ragged one by itself, and the
-// target's column is put right at the end by the thread that wrote it.
+// Bound by memory, bytes of device memory per logit: forward 2 (bf16) or 4 (float); backward reads as much and writes
+// as much. That time leaves room for some 345 instructions per warp and pack of 8 (16,384 rows of 50,257 at 2.8 TB/s on
+// 132 multiprocessors): so whole packs are processed without a test, V's last, ragged one by itself, and the thread
+// that wrote the target's column corrects it at the end.
 //
-// Not a number, infinity and rows of -infinity alone make the loss and the row's gradient NaN, as exp(x - max) is.
+// NaN, infinity and rows of only -infinity make the loss and the row's gradient NaN, as exp(x - max) is.
 #pragma once
 
 #include <algorithm>
@@ -18,16 +19,16 @@
 #include "kernels/ptx.cuh"
 
 inline constexpr int kClassifierThreads = 512;  // at most
-inline constexpr int kClassifierAhead = 4;      // packs that a thread loads before it uses the first
+inline constexpr int kClassifierAhead = 4;      // packs that a thread loads before using the first
 
 // The most bytes of a row that is kept: two blocks share a multiprocessor, each with 1 KiB of static shared memory and
-// 1 KiB that CUDA takes. 112 KiB on an H100.
+// 1 KiB that CUDA reserves. 112 KiB on an H100.
 inline int classifier_kept_bytes() {
   return device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, 228 * 1024) / 2 - 2 * 1024;
 }
 
-// exp. For bf16 the quick one, wrong by some units in the last place of a float and 0 below 2^-126: far below what bf16
-// shows.
+// exp. For bf16 the quick one, off by a few units in the last place of a float and 0 below 2^-126: far below what bf16
+// resolves.
 template <class floatX>
 __device__ float classifier_exp(float x) {
   if constexpr (sizeof(floatX) == 2) {
@@ -57,8 +58,8 @@ struct RunningSum {
   }
 };
 
-// A row of V logits as packs, thread by thread: thread i has packs i, i + blockDim.x, ... of the `whole` ones, and what
-// is left of V after those is the next one's in this order.
+// A row of V logits as packs, thread by thread: thread i has packs i, i + blockDim.x, ... of the `whole` ones, and the
+// rest of V after those belongs to the next thread in this order.
 template <class floatX>
 struct ClassifierRow {
   static constexpr int n = Pack<floatX>::size;
@@ -69,7 +70,7 @@ struct ClassifierRow {
 };
 
 // The row's maximum and the sum of exp(x - max), to all threads of the block. Padding is not read. kKept: `kept`, in
-// shared memory, has the whole packs already, of which each thread reads what it copied; else all is read from `row`.
+// shared memory, has the whole packs already, and each thread reads those that it copied; else all is read from `row`.
 // The order of additions, and so each bit, is the same for both, and without kVector.
 template <class floatX, bool kVector, bool kKept>
 __device__ void classifier_statistics(float& max, float& sum, const floatX* row, const floatX* kept, int V) {
@@ -182,7 +183,7 @@ __global__ void __launch_bounds__(kClassifierThreads, 2)
   }
 }
 
-// sum of weights * losses in double, each thread every kThreads-th, then the threads'. One block.
+// sum of weights * losses in double: each thread sums every kThreads-th, then the threads' sums are added. One block.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     classifier_loss_kernel(double* loss, const float* losses, const float* weights, int N) {
@@ -194,14 +195,14 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *loss += sum;
 }
 
-// Threads for a row: one a pack, in whole warps.
+// Threads per row: one per pack, in whole warps.
 template <class floatX>
 unsigned classifier_threads(int Vp) {
   const int packs = ceil_div(Vp, Pack<floatX>::size);
   return std::min(ceil_div(packs, 32) * 32, kClassifierThreads);
 }
 
-// The loss alone; logits stay as they are.
+// Only the loss; logits stay as they are.
 template <class floatX>
 void classifier_forward(float* losses,           // (N)  not weighted
                         const floatX* logits,    // (N, Vp)
@@ -212,7 +213,7 @@ void classifier_forward(float* losses,           // (N)  not weighted
   launch(kernel, grid_for(N, 1), classifier_threads<floatX>(Vp), 0, stream, losses, logits, targets, V, Vp);
 }
 
-// Loss and gradient; the gradient takes the logits' place.
+// Loss and gradient; the gradient overwrites the logits.
 template <class floatX>
 void classifier_backward(floatX* dlogits,         // (N, Vp)  in: logits, out: dlogits
                          float* losses,           // (N)  not weighted

@@ -13,7 +13,7 @@
 
 namespace cpu {
 
-// The loss alone (evaluation); logits stay as they are.
+// Only the loss (evaluation); logits stay as they are.
 template <class floatX>
 void classifier_forward(accumulate_t<floatX>* losses,  // (N)  not weighted
                         const floatX* logits,          // (N, Vp)
@@ -34,7 +34,7 @@ void classifier_forward(accumulate_t<floatX>* losses,  // (N)  not weighted
   }
 }
 
-// Loss and gradient; the gradient takes the logits' place.
+// Loss and gradient; the gradient overwrites the logits.
 template <class floatX>
 void classifier_backward(floatX* dlogits,               // (N, Vp)  in: logits, out: dlogits
                          accumulate_t<floatX>* losses,  // (N)  not weighted

@@ -9,7 +9,7 @@ namespace cpu::WROUGHT_ISA {
 [[gnu::noinline]] inline float row_max(const float* row, int V) {
   float max = row[0];
 #pragma omp simd reduction(max : max)
-  for (int v = 0; v < V; ++v) max = max < row[v] ? row[v] : max;  // std::max gets no vector instructions
+  for (int v = 0; v < V; ++v) max = max < row[v] ? row[v] : max;  // std::max does not vectorise
   return max;
 }
 

@@ -1,8 +1,8 @@
 // What every CUDA kernel shares: checks, launches, storage types, 16-byte accesses, reductions.
 //
 // Accumulation, the same in every kernel: parameter gradients += (in float, whatever the storage type), activation
-// gradients =, the residual stream +=. Statistics and sums are float. No floating-point atomics: a result depends on
-// nothing but the input.
+// gradients =, the residual stream +=. Statistics and sums are float. No floating-point atomics: a result depends only
+// on the input.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -42,12 +42,12 @@ inline void cuda_check(cudaError_t status, const char* expression, const char* f
   throw CudaError(text);
 }
 
-// Throws CudaError with the expression, its place and CUDA's message. In a dry run the call is left out.
+// Throws CudaError with the expression, its place and CUDA's message. In a dry run the call is skipped.
 #define CUDA_CHECK(expression) (DryRun::current() ? void() : cuda_check((expression), #expression, __FILE__, __LINE__))
 
 // ---- launching -----------------------------------------------------------------------------------------------------
 
-// A kernel's name with its template arguments; empty without a driver, which alone knows it.
+// A kernel's name with its template arguments; empty without a driver, since only the driver knows it.
 inline std::string kernel_name(const void* kernel) {
   const char* name = nullptr;
   if (cudaFuncGetName(&name, kernel) != cudaSuccess) return "";
@@ -75,8 +75,8 @@ void launch(void (*kernel)(Parameters...), Grid where, dim3 block, size_t shared
                     where.where);
   }
   cudaError_t status = cudaSuccess;
-  // Beyond 48 KiB a kernel must ask; what it has of static shared memory counts, which ptxas rounds up to the alignment
-  // of the dynamic part, 1 KiB.
+  // Above 48 KiB a kernel must request it; its static shared memory counts, which ptxas rounds up to the alignment of
+  // the dynamic part, 1 KiB.
   if (shared_bytes + 1024 > 48 * 1024) {
     status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes));
@@ -99,9 +99,9 @@ void launch(void (*kernel)(Parameters...), Grid where, dim3 block, size_t shared
   throw CudaError(text);
 }
 
-// What the GPU has of something; in a dry run that finds no GPU what an H100 has.
+// An attribute of the GPU; in a dry run that finds no GPU, that of an H100.
 inline int device_attribute(cudaDeviceAttr attribute, int h100) {
-  int device = 0, value = h100;  // left as it is where there is no GPU
+  int device = 0, value = h100;  // unchanged where there is no GPU
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&value, attribute, device);
   const cudaError_t status = cudaGetLastError();
@@ -125,7 +125,7 @@ __host__ __device__ constexpr Int ceil_div(Int a, Int b) {
   return (a + b - 1) / b;
 }
 
-// Blocks for one thread an item, any number of items: a grid's x may reach 2^31 - 1.
+// Blocks for one thread per item, any number of items: a grid's x may reach 2^31 - 1.
 inline dim3 grid_for(int64_t items, int threads) {
   const int64_t blocks = ceil_div<int64_t>(items, threads);
   if (blocks > INT32_MAX) throw CudaError("a launch over " + std::to_string(items) + " items: too many for a grid");
@@ -153,7 +153,7 @@ __device__ inline bf16 from_float<bf16>(float x) {
 // n elements that move in one access: 16 bytes of them (4 floats, 8 bf16) or, with a smaller n, 8 or 4 bytes.
 //
 // A kernel that reads several packs should load all of them before it converts one: memory takes some 600 cycles to
-// answer, and a conversion waits for its pack, so only what was asked for before it is under way at the same time.
+// answer, and a conversion waits for its pack, so only loads issued before it are under way at the same time.
 template <class T, int n = 16 / static_cast<int>(sizeof(T))>
 struct alignas(n * sizeof(T)) Pack {
   static_assert(n * sizeof(T) == 16 || n * sizeof(T) == 8 || n * sizeof(T) == 4);
@@ -217,8 +217,8 @@ __device__ Pack<T, n> to_pack(const float (&x)[n]) {  // rounded to the nearest 
 }
 
 // A pack of a row of which `left` elements are left (0 or fewer: none). kVector: rows are aligned and consist of whole
-// packs, so it is one access or, beyond the row, none; otherwise one element at a time. Zeros beyond the row. What a
-// thread has stored itself it must not load so: the compiler may put the load first.
+// packs, so it is one access or, beyond the row, none; otherwise one element at a time. Zeros beyond the row. Not for
+// elements that the thread itself has stored: the compiler may move the load before the store.
 template <bool kVector, int n, class T>
 __device__ Pack<T, n> load_row_pack(const T* from, int64_t left) {
   Pack<T, n> pack;
@@ -232,8 +232,8 @@ __device__ Pack<T, n> load_row_pack(const T* from, int64_t left) {
   }
   return pack;
 }
-// The same of a pack that begins inside the row: with kVector all of it exists. Unlike load_pack(), whose loads a
-// compiler may put off until their values are used, these are asked for in the order of the source.
+// The same for a pack that begins inside the row: with kVector all of it exists. Unlike the loads of load_pack(), which
+// a compiler may put off until their values are used, these are issued in the order of the source.
 template <bool kVector, int n, class T>
 __device__ Pack<T, n> load_whole_pack(const T* from, int64_t left) {
   return load_row_pack<kVector, n>(from, kVector ? n : left);
@@ -286,9 +286,9 @@ __device__ void store_floats(T* to, const float (&x)[n], int64_t left) {
   }
 }
 
-// For kernels over any number of elements, of which `left` are left: work(std::true_type()) where the next n exist and
-// kVector says that they are aligned, else work(std::false_type()), or nothing where none are left. Asked once for all
-// that work() loads, and not before each load, this does not make one load wait for another.
+// For kernels over any number of elements, of which `left` are left: work(std::true_type()) if the next n exist and
+// kVector guarantees that they are aligned, else work(std::false_type()), or nothing if none are left. One test for all
+// loads of work(), instead of one before each load, does not make one load wait for another.
 template <bool kVector, int64_t n, class Work>
 __device__ void with_pack(int64_t left, Work&& work) {
   if constexpr (kVector) {
@@ -297,8 +297,8 @@ __device__ void with_pack(int64_t left, Work&& work) {
   if (left > 0) work(std::false_type());
 }
 
-// Whether all pointers are multiples of 16 bytes (null is one): then, and where row lengths are multiples too, a
-// launcher takes the vector version.
+// Whether all pointers are multiples of 16 bytes (null is one): then, and if row lengths are multiples too, a launcher
+// takes the vector version.
 template <class... Pointers>
 bool aligned16(const Pointers*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
@@ -323,13 +323,13 @@ __device__ inline float warp_max(float x) {
 }
 
 // Over a block of whole warps (at most 1024 threads): every thread gets the result. Warp sums, a transpose through
-// shared memory, warp sums again. Each call has its barriers: it may be called again at once.
+// shared memory, warp sums again. Each call has its own barriers: the next call may follow at once.
 template <class T>
 __device__ T block_sum(T x) {
   __shared__ T sums[32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   x = warp_sum(x);
-  __syncthreads();  // the sums of a call before have been read
+  __syncthreads();  // a previous call's sums have been read
   if (lane == 0) sums[warp] = x;
   __syncthreads();
   return warp_sum(lane < warps ? sums[lane] : T(0));

@@ -1,4 +1,5 @@
-// What the CPU twins share. Each op is a template on the number type: float trains, double serves finite differences.
+// What the CPU twins share. Each operation is a template on the number type: float trains, double serves finite
+// differences.
 //
 // Accumulation, the same in every kernel: parameter gradients +=, activation gradients =, the residual stream +=.
 // Work is divided so that no result depends on the number of threads: every sum has one owner and one order.

@@ -7,7 +7,7 @@
 #include "kernels/common.cuh"
 #include "kernels/philox.h"
 
-// What element i is multiplied by: 0 or 1 / (1 - dropout). Without dropout 1, and nothing is drawn.
+// The factor of element i: 0 or 1 / (1 - dropout). Without dropout 1, and nothing is drawn.
 __device__ inline float dropout_factor(float dropout, uint64_t seed, uint64_t sequence, uint64_t i) {
   if (dropout == 0) return 1;
   const Philox4 random = philox4(seed, sequence, i / 4);
@@ -15,7 +15,7 @@ __device__ inline float dropout_factor(float dropout, uint64_t seed, uint64_t se
   return uniform_from_bits(i % 4 < 2 ? low : high) < dropout ? 0 : 1 / (1 - dropout);  // no indexing: no local memory
 }
 
-// factors[k]: that of element i + k. Quick where i is a multiple of 4.
+// factors[k]: that of element i + k. Fast if i is a multiple of 4.
 template <int n>
 __device__ void dropout_factors(float (&factors)[n], float dropout, uint64_t seed, uint64_t sequence, uint64_t i) {
   if (n % 4 == 0 && i % 4 == 0 && dropout != 0) {
@@ -32,8 +32,8 @@ __device__ void dropout_factors(float (&factors)[n], float dropout, uint64_t see
   }
 }
 
-// x times its factors, where what is dropped is 0 whatever it was. The kernels that train without dropout are instances
-// without kDropout: the generator's 100 instructions are not in them.
+// x times its factors, where dropped elements become 0 whatever they were. The kernels that train without dropout are
+// instances without kDropout: they do not contain the generator's 100 instructions.
 template <bool kDropout, int n>
 __device__ void drop_out(float (&x)[n], float dropout, uint64_t seed, uint64_t sequence, uint64_t i) {
   if constexpr (kDropout) {

@@ -10,7 +10,7 @@
 
 namespace cpu {
 
-// Of a part of a tensor: its elements first to first + N - 1.
+// Dropout on part of a tensor: its elements first to first + N - 1.
 template <class floatX>
 void dropout_part(floatX* out,        // (N)  may be inp itself
                   const floatX* inp,  // (N)

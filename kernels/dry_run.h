@@ -1,5 +1,5 @@
-// A dry run: while a DryRun lives, its thread's launchers choose kernels as always, but launch() and CUDA_CHECK do
-// nothing. What would run, and why, is written down: for --kernels, and to make the plans of libraries before a step.
+// A dry run: while a DryRun lives, its thread's launchers choose kernels as usual, but launch() and CUDA_CHECK do
+// nothing. What would run, and why, is recorded: for --kernels, and to make the plans of libraries before a step.
 #pragma once
 
 #include <cxxabi.h>
@@ -31,18 +31,18 @@ inline std::string readable_name(const char* mangled) {
 class DryRun {
  public:
   struct Launch {
-    std::string kernel;  // with its template arguments; empty where the CUDA driver, which knows it, is absent
+    std::string kernel;  // with its template arguments; empty without a CUDA driver, which knows it
     int64_t blocks;
-    int threads;  // of a block
+    int threads;  // per block
     size_t shared_bytes;
     auto operator<=>(const Launch&) const = default;
   };
-  // One call of a launcher, of which there may be several in another's.
+  // One call of a launcher; calls may be nested.
   struct Operation {
-    std::string name, shape = "";     // the launcher; "16384 x 2304 x 768"; empty: it does not say
-    const void* weight = nullptr;     // of a matrix product: which it is
-    std::string of = "";              // which of a model's products, for those who know it
-    std::string tier = "", why = "";  // what it takes where there is a choice, and why nothing faster
+    std::string name, shape = "";     // the launcher; "16384 x 2304 x 768"; empty: not given
+    const void* weight = nullptr;     // identifies a matrix product
+    std::string of = "";              // which of a model's products, if known
+    std::string tier = "", why = "";  // what it chose, if there is a choice, and why nothing faster
     std::vector<Launch> launches = {};
   };
   std::vector<Operation> operations;
@@ -52,10 +52,10 @@ class DryRun {
   DryRun(const DryRun&) = delete;
   DryRun& operator=(const DryRun&) = delete;
 
-  static DryRun* current() { return current_; }  // this thread's; null: kernels are launched
+  static DryRun* current() { return current_; }  // this thread's dry run; null: kernels are launched
 
-  // A launch by the launcher at `where`, or of the operation that is open. Of a launcher that opens none, launches in a
-  // row are one operation until one of them comes again.
+  // A launch by the launcher at `where`, or by the open operation. Consecutive launches of a launcher that opens none
+  // are one operation until one of them is repeated.
   void add(Launch launch, const std::source_location& where) {
     const std::string name = open_ ? "" : launcher_name(where.function_name());
     const auto goes_on = [&](const Operation& last) {
@@ -69,7 +69,7 @@ class DryRun {
  private:
   friend class DryOperation;
 
-  // "void layernorm_backward(float*, ...) [with ...]", or of a lambda in it: "layernorm_backward".
+  // "void layernorm_backward(float*, ...) [with ...]", or that of a lambda in it: "layernorm_backward".
   static std::string launcher_name(std::string text) {
     text = text.substr(0, text.find('('));
     if (text.ends_with(">")) text = text.substr(0, text.find('<'));
@@ -81,7 +81,7 @@ class DryRun {
   bool open_ = false;
 };
 
-// For a launcher that has a choice to explain: what is launched while it lives belongs to it. Of nested ones the outer
+// For a launcher that has a choice to explain: launches during its lifetime belong to it. Of nested ones the outer
 // counts. describe() -> DryRun::Operation is only called in a dry run.
 class DryOperation {
  public:

@@ -1,13 +1,13 @@
-// The average of the weights on the GPU: kernels/ema.h has the maths. It is kept in float, of float weights: bf16's
-// own, or the master copy beside them.
+// The average of the weights on the GPU: kernels/ema.h has the maths. It is kept in float, of float weights: the
+// weights themselves, or bf16's master copy.
 //
-// Bound by memory, bytes read and written a parameter: update 12, exchange 16, with a master copy 18.
+// Bound by memory, bytes read and written per parameter: update 12, exchange 16, with a master copy 18.
 #pragma once
 
 #include "kernels/adamw.cuh"
 #include "kernels/common.cuh"
 
-// One thread: four elements, of each array one access.
+// One thread: four elements, one access to each array.
 template <bool kVector>
 __global__ void __launch_bounds__(256)
     ema_update_kernel(float* average, const float* weights, const AdamWStep* step, float least_rate, int64_t N) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(256) ema_exchange_kernel(floatX* params, float
 
 inline void ema_update(float* average,         // (N)  updated
                        const float* weights,   // (N)
-                       const AdamWStep* step,  // (1)  by adamw_prepare: of the update of the weights
+                       const AdamWStep* step,  // (1)  by adamw_prepare: for the update of the weights
                        double decay, int64_t N, cudaStream_t stream) {
   constexpr int kThreads = 256;
   launch(aligned16(average, weights) ? ema_update_kernel<true> : ema_update_kernel<false>,
@@ -53,11 +53,11 @@ inline void ema_update(float* average,         // (N)  updated
          static_cast<float>(1 - decay), N);
 }
 
-// The average takes the weights' place and the other way round. With a master copy params are rounded from what it
-// then holds, as adamw_update rounds them: exchanging twice changes no bit.
+// Swaps the average and the weights. With a master copy params are then rounded from it, as adamw_update rounds them:
+// exchanging twice changes no bit.
 template <class floatX>
 void ema_exchange(floatX* params,  // (N)
-                  float* master,   // (N)  null: params are float, and all there is
+                  float* master,   // (N)  null: only params exist, and are float
                   float* average,  // (N)
                   int64_t N, cudaStream_t stream) {
   const bool vector = aligned16(params, master, average);

@@ -3,10 +3,10 @@
 //
 // Backward without atomics on floats. dwpe[t] is a sum over b, in order; with documents, over those that have a
 // position t, whose rows a warp finds by comparing 32 places at a time. For dwte the positions are sorted by token,
-// stably (radix_sort.cuh), so that each token's rows are neighbours, in the order of (b, t). Chunks of 32
-// sorted positions are then summed, one warp each and 128 channels: a token's run that lies inside a chunk is
-// added to dwte at once; what a run has in the first, the middle and the last chunks it crosses goes to scratch, and
-// a second kernel adds it up in order. So no token is too frequent: the work of all warps is equal.
+// stably (radix_sort.cuh), so that each token's rows are neighbours, in the order of (b, t). One warp per 128 channels
+// then sums a chunk of 32 sorted positions: a token's run that lies inside a chunk is added to dwte at once; the parts
+// of a run in the first, the middle and the last chunks that it crosses go to scratch, and a second kernel adds them up
+// in order. So no token is too frequent: all warps do equal work.
 //
 // Bound by memory: forward reads 2 B T C elements (wpe's mostly from L2) and writes B T C. Backward reads dout twice
 // (dwte and dwpe), reads and writes dwpe and the rows of dwte that occur, and writes and reads at most B T C / 4 bytes
@@ -19,7 +19,7 @@
 
 // A block is 32 x kEmbeddingRows threads: x along the channels, y along the rows.
 inline constexpr int kEmbeddingRows = 8;
-inline constexpr int kEmbeddingChunk = 32;  // sorted positions a warp sums
+inline constexpr int kEmbeddingChunk = 32;  // sorted positions per warp
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ __global__ void embedding_forward_kernel(floatX* out, const int32_t* inp, const 
                                          const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int N,
                                          int T, int C) {
   constexpr int n = Pack<floatX>::size;
-  const unsigned bt = blockIdx.x * kEmbeddingRows + threadIdx.y;  // N and a few more: below 2^32
+  const unsigned bt = blockIdx.x * kEmbeddingRows + threadIdx.y;  // N plus a few: below 2^32
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n, i = static_cast<int64_t>(bt) * C + c;
   if (bt >= static_cast<unsigned>(N) || c >= C) return;
   float x[n], position[n];
@@ -63,7 +63,7 @@ void embedding_forward(floatX* out,           // (B, T, C)
 template <class floatX, bool kVector, bool kDropout>
 __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dropout, uint64_t seed, uint64_t sequence,
                                       int B, int T, int C) {
-  constexpr int n = Pack<float>::size;  // a lane's floats are one access, neighbours of the next lane's
+  constexpr int n = Pack<float>::size;  // a lane's floats are one access, next to the next lane's
   constexpr int kAhead = 4;             // rows loaded ahead of the sums
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kEmbeddingRows + threadIdx.y;
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
@@ -91,7 +91,7 @@ __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dro
   store_floats<kVector>(dwpe + t * C + c, x, C - c);
 }
 
-// The same of rows that hold several documents: position p is where t - first[t] = p.
+// The same for rows that hold several documents: position p is where t - first[t] = p.
 template <class floatX, bool kVector>
 __global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout, const int32_t* first, float dropout,
                                                 uint64_t seed, uint64_t sequence, int B, int T, int C) {
@@ -124,7 +124,7 @@ __global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout,
 // ---- backward: sums of each token's rows ---------------------------------------------------------------------------
 
 // dwte (V, C) += and partials (chunks, 2, C) of the runs that cross a chunk's border: [0] of a run that began in an
-// earlier chunk, [1] of one that begins here and goes on.
+// earlier chunk, [1] of one that begins here and continues.
 template <class floatX, bool kVector, bool kDropout>
 __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsigned long long* items, const floatX* dout,
                                       float dropout, uint64_t seed, uint64_t sequence, int N, int C) {
@@ -136,7 +136,7 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
   const int lane = threadIdx.x;
   const unsigned long long item = lane < count ? items[begin + lane] : ~0ull;
-  const int after = begin + count < N ? item_key(items[begin + count]) : -1;  // of the next chunk's first
+  const int after = begin + count < N ? item_key(items[begin + count]) : -1;  // token of the next chunk's first item
   const int token0 = item_key(__shfl_sync(kFullWarp, item, 0));
   bool began_before = begin > 0 && item_key(items[begin - 1]) == token0;
 
@@ -162,7 +162,7 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
       const bool last = i + 1 == count;
       const int token = item_key(here);
       if (!last && token == item_key(following)) continue;
-      if (began_before || token == after) {  // the items are sorted: only the last run can go on after the chunk
+      if (began_before || token == after) {  // the items are sorted: only the last run can continue after the chunk
         store_row_pack<kVector>(partials + (chunk * 2 + (began_before ? 0 : 1)) * C + c, to_pack<float>(sum), C - c);
       } else {
         float* to = dwte + static_cast<int64_t>(token) * C + c;
@@ -178,7 +178,7 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
   }
 }
 
-// Adds up the partials of the run that begins in this block's chunk and goes on. Each warp sums an equal share of its
+// Adds up the partials of the run that begins in this block's chunk and continues. Each warp sums an equal share of its
 // chunks in order, then the warps' sums are added in order.
 template <bool kVector>
 __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials, const unsigned long long* items,
@@ -190,7 +190,7 @@ __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials
   const int token = item_key(items[next]);
   if (item_key(items[next - 1]) != token) return;                // ends with the chunk
   if (begin > 0 && item_key(items[begin - 1]) == token) return;  // began before
-  // The first chunk from `low` on whose first token is a larger one: by bisection, as the items are sorted.
+  // The first chunk from `low` on whose first token is larger: by bisection, as the items are sorted.
   int64_t low = chunk + 2, high = ceil_div<int64_t>(N, kEmbeddingChunk);
   while (low < high) {
     const int64_t middle = (low + high) / 2;
@@ -253,7 +253,7 @@ template <class floatX>
 void embedding_backward(float* dwte,           // (V, C)  +=
                         float* dwpe,           // (>= T, C)  +=
                         void* scratch,         // embedding_backward_scratch(B, T, C, V) bytes
-                        const floatX* dout,    // (B, T, C)  of what dropout put out
+                        const floatX* dout,    // (B, T, C)  gradient of dropout's output
                         const int32_t* inp,    // (B, T)  in [0, V)
                         const int32_t* first,  // (B, T) or null
                         float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int V,

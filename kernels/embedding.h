@@ -1,8 +1,8 @@
 // Token and position embedding:  out[b,t] = wte[inp[b,t]] + wpe[t]. Where a row holds several documents (`first`,
 // attention.h), positions begin anew with each: wpe[t - first[b,t]].
 //
-// Backward adds each dout row to its token's and its position's row. Tokens repeat, so the work is divided by channels,
-// not by rows: every element of dwte has one owner, who adds in the order of (b, t).
+// Backward adds each dout row to the rows of its token and of its position. Tokens repeat, so the work is divided by
+// channels, not by rows: every element of dwte has one owner, which adds in the order of (b, t).
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ void embedding_backward(floatX* dwte,          // (V, C)  +=
                         const int32_t* inp,    // (B, T)
                         const int32_t* first,  // (B, T) or null
                         int B, int T, int C) {
-  constexpr int kSlice = 16;  // channels an owner has: one cache line of floats
+  constexpr int kSlice = 16;  // channels per owner: one cache line of floats
 #pragma omp parallel for
   for (int c0 = 0; c0 < C; c0 += kSlice) {
     const int c1 = std::min(C, c0 + kSlice);

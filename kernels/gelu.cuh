@@ -1,10 +1,10 @@
 // GELU in its tanh form, as kernels/gelu.h:  y = x/2 (1 + tanh(u)),  u = sqrt(2/pi) (x + 0.044715 x^3).
 //
 // Since (1 + tanh(u)) / 2 = s(2u) with s(z) = 1 / (1 + exp(-z)):  y = x s(2u). That is one exponential instead of a
-// tanh. Backward, with s' = s (1 - s):  dy/dx = s + 2 x s (1 - s) u'. Both s and 1 - s come from exp(-|2u|): that
+// tanh. Backward, with s' = s (1 - s):  dy/dx = s + 2 x s (1 - s) u'. Both s and 1 - s come from exp(-|2u|), which
 // neither overflows nor cancels where s is close to 0 or 1.
 //
-// The matrix products have GELU in their epilogues; the kernels here are for GELU on its own.
+// The matrix products have GELU in their epilogues; the kernels here are for a separate GELU.
 //
 // Bound by memory: forward reads N elements and writes N, backward reads 2 N and writes N.
 #pragma once

@@ -1,12 +1,12 @@
 // The squared norm of all gradients, for clipping: chunks of a fixed size are summed in double, then the chunks' sums,
-// each in a fixed order. Double holds the square of any float, and of a billion of them the sum to 1e-13 or better.
+// each in a fixed order. Double holds the square of any float, and the sum of a billion of them to 1e-13 or better.
 //
 // Bound by memory: 4 N bytes are read once; the chunks' sums are 1/8192 of that.
 #pragma once
 
 #include "kernels/common.cuh"
 
-inline constexpr int64_t kGlobalNormChunk = 16384;  // gradients a block sums
+inline constexpr int64_t kGlobalNormChunk = 16384;  // gradients per block
 
 // sums (gridDim.x)
 template <int kThreads, bool kVector>
@@ -41,7 +41,7 @@ inline int64_t global_norm_scratch(int64_t N) {
   return ceil_div<int64_t>(N, kGlobalNormChunk) * static_cast<int64_t>(sizeof(double));
 }
 
-// Of several stretches, one call for each: the sums of its chunks, ceil(N / kGlobalNormChunk) of them.
+// For several stretches, one call for each: the sums of its chunks, ceil(N / kGlobalNormChunk) of them.
 inline void global_norm_chunks(double* sums,        // (chunks)  =
                                const float* grads,  // (N)
                                int64_t N, cudaStream_t stream) {

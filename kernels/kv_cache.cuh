@@ -1,6 +1,6 @@
-// Where new tokens' keys and values go in the cache: kernels/kv_cache.h has the layout.
+// Storing new tokens' keys and values in the cache: kernels/kv_cache.h has the layout.
 //
-// Bound by memory: 2 C elements a token are read and written, 3 C with the queries.
+// Bound by memory: 2 C elements per token are read and written, 3 C with the queries.
 #pragma once
 
 #include "kernels/common.cuh"
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(256)
 
 // Tokens first to first + T - 1 of B sequences.
 template <class floatX>
-void kv_cache_append(floatX* q,          // (B, T, NH, HS)  the queries, side by side; null: not wanted
+void kv_cache_append(floatX* q,          // (B, T, NH, HS)  the queries, contiguous; null: not needed
                      floatX* k_cache,    // (B, NH, max_T, HS)
                      floatX* v_cache,    // (B, NH, max_T, HS)
                      const floatX* inp,  // (B, T, 3, NH, HS)  q, k, v

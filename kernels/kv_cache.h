@@ -1,4 +1,4 @@
-// The cache of keys and values that attention_decode.h reads: where new tokens' go.
+// The cache of keys and values that attention_decode.h reads: storing those of new tokens.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@ namespace cpu {
 
 // Tokens first to first + T - 1 of B sequences.
 template <class floatX>
-void kv_cache_append(floatX* q,          // (B, T, NH, HS)  the queries, side by side; null: not wanted
+void kv_cache_append(floatX* q,          // (B, T, NH, HS)  the queries, contiguous; null: not needed
                      floatX* k_cache,    // (B, NH, max_T, HS)
                      floatX* v_cache,    // (B, NH, max_T, HS)
                      const floatX* inp,  // (B, T, 3, NH, HS)  q, k, v

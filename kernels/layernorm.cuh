@@ -3,18 +3,19 @@
 // where the statistics are those of the residual as it is stored, so that backward finds the same.
 //
 // Forward: a team of threads has a row: one warp up to 2048 channels, a block of 256 beyond. The row is read once and
-// kept in shared memory, each thread's part for itself, so that nothing waits; the variance is a second pass over what
-// is kept (E x^2 - mean^2 would lose all its digits when the mean is far above the spread). Rows beyond 48 KiB are read
-// again.
+// kept in shared memory, each thread's part only for itself, so that no thread waits; the variance is a second pass
+// over the kept row (E x^2 - mean^2 would lose all its digits when the mean is far above the spread). Rows beyond 48
+// KiB are read again.
 //
 // Backward: a thread has one pack of channels and keeps the sums for dweight and dbias of its channels in registers,
-// while its team walks over rows, some at a time; each block writes its sums to scratch, and a second kernel adds them
-// up in order. dinp is added: x is the residual stream.
+// while its team walks over rows, several at a time; each block writes its sums to scratch, and a second kernel adds
+// them up in order. dinp is added to: x is the residual stream.
 //
-// Bound by memory, in elements: forward reads N C and writes N C; fused it reads 2 N C and writes 2 N C (apart: 3 and
-// 2, with dropout 4 and 3). Backward reads 3 N C (dout, inp, dinp) and writes N C; its partial sums are at most 256 * 2
-// C floats, written and read once. What limits such kernels in practice is how many loads are under way: about 15 KB a
-// multiprocessor on an H100 (3 TB/s, 0.65 us). So loads come in batches, before the first of them is used.
+// Bound by memory, in elements: forward reads N C and writes N C; fused it reads 2 N C and writes 2 N C (as separate
+// kernels: 3 and 2, with dropout 4 and 3). Backward reads 3 N C (dout, inp, dinp) and writes N C; its partial sums are
+// at most 256 * 2 C floats, written and read once. What limits such kernels in practice is how many loads are under
+// way: about 15 KB per multiprocessor on an H100 (3 TB/s, 0.65 us). So loads come in batches, before the first of them
+// is used.
 #pragma once
 
 #include <algorithm>
@@ -22,12 +23,12 @@
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
 
-inline constexpr int kLayernormWarpChannels = 2048;   // forward: more than these: a block a row
-inline constexpr int kLayernormBlock = 256;           // its threads
+inline constexpr int kLayernormWarpChannels = 2048;   // forward: beyond these, one block per row
+inline constexpr int kLayernormBlock = 256;           // threads of that block
 inline constexpr int kLayernormKept = 48 * 1024;      // bytes of a row that forward keeps
 inline constexpr int kLayernormAhead = 2;             // packs of each tensor that a forward thread loads at once;
                                                       // with dropout one: Philox takes longer than the load
-inline constexpr int kLayernormBackwardBlocks = 256;  // at most; not by the GPU's size, so that sums are the same
+inline constexpr int kLayernormBackwardBlocks = 256;  // at most; independent of the GPU, so that sums are the same
 
 template <int kTeam>
 __device__ float team_sum(float x) {
@@ -124,12 +125,12 @@ __global__ void __launch_bounds__(kLayernormBlock)
   }
 }
 
-// An instance of the kernel, and how it is started for rows of C channels.
+// An instance of the kernel, and its launch configuration for rows of C channels.
 template <class floatX>
 struct LayernormForward {
   decltype(&layernorm_forward_kernel<floatX, true, 32, true, true, true>) kernel;
   int rows, threads;    // of a block
-  size_t shared_bytes;  // for the rows that it keeps
+  size_t shared_bytes;  // for the rows kept
 };
 
 template <class floatX, bool kVector, bool kResidual, bool kDropout>
@@ -194,8 +195,8 @@ void residual_layernorm_forward(floatX* residual,      // (N, C)  inp1 + drop(in
 // ---- backward ------------------------------------------------------------------------------------------------------
 
 // A block's sums for dweight and dbias lie in groups of four channels: pack p's q-th group is group q * packs + p. So a
-// warp's 16-byte accesses to one q are neighbours, whatever the size of a pack, and shared memory serves them without
-// bank conflicts. Behind dweight's packs * kPack sums come dbias'.
+// warp's 16-byte accesses to one q are contiguous, whatever the size of a pack, and shared memory serves them without
+// bank conflicts. dbias' sums follow dweight's packs * kPack sums.
 template <int kPack>
 __device__ void store_sums(float* to, const float (&sum)[kPack], int pack, int packs) {
 #pragma unroll
@@ -207,12 +208,11 @@ __device__ void store_sums(float* to, const float (&sum)[kPack], int pack, int p
   }
 }
 
-// A team is so many whole warps that each thread has one pack of channels (blockDim.x threads); a block has blockDim.y
-// teams, which walk over rows side by side, kRows a turn. The three tensors' packs of all rows of a turn are loaded
-// before the first is used: 3 kRows loads are under way.
+// A team is as many whole warps as it takes for each thread to have one pack of channels (blockDim.x threads); a block
+// has blockDim.y teams, which walk over rows in parallel, kRows per turn. The three tensors' packs of all rows of a
+// turn are loaded before the first is used: 3 kRows loads are under way.
 //
-// partials (gridDim.x, 2, packs * kPack); dynamic shared memory holds each team's sums, where there is more than one
-// team.
+// partials (gridDim.x, 2, packs * kPack); dynamic shared memory holds each team's sums, if there is more than one team.
 template <class floatX, bool kVector, int kThreads, int kBlocks>
 __global__ void __launch_bounds__(kThreads, kBlocks)
     layernorm_backward_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   struct alignas(16) RowSums {  // of dnorm and dnorm * norm, over some of a row's channels
     float dnorm[kRows], dnorm_norm[kRows];
   };
-  __shared__ RowSums warp_sums[2][kThreads / 32];  // of two turns: so one barrier a turn is enough
+  __shared__ RowSums warp_sums[2][kThreads / 32];  // for two turns: so one barrier per turn is enough
   const int pack = threadIdx.x, packs = ceil_div(C, kPack), width = packs * kPack, c = pack * kPack;
   const int team = threadIdx.y, teams = blockDim.y, team_warps = blockDim.x / 32;
   const int warp = team * team_warps + pack / 32, left = C - c;  // left <= 0: no channels for this thread
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
        first += gridDim.x * block_rows, turn ^= 1) {
     // 1. Load. Rows beyond N are zeros, which add nothing to any sum.
     const int64_t row = first + team * kRows, at = row * C + c;
-    const int rows = static_cast<int>(N - row);  // 0 or fewer: none is left
+    const int rows = static_cast<int>(N - row);  // 0 or fewer: none left
     Pack<floatX> x_packs[kRows], dy_packs[kRows], dx_packs[kRows];
     float means[kRows], rstds[kRows];
     if (rows >= kRows && left > 0) {
@@ -248,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         means[r] = mean[row + r];
         rstds[r] = rstd[row + r];
       }
-    } else {  // one row is left, or none, or the thread has no channels
+    } else {  // one row left, or none, or the thread has no channels
       const int exists = rows > 0 ? left : 0;
       x_packs[0] = load_row_pack<kVector, kPack>(inp + at, exists);
       dy_packs[0] = load_row_pack<kVector, kPack>(dout + at, exists);
@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       if (rows > 0) means[0] = mean[row], rstds[0] = rstd[row];
     }
 
-    // 2. The two sums along each row: of the thread's channels, the warp's, the team's.
+    // 2. The two sums along each row: over the thread's channels, then the warp's threads, then the team's warps.
     RowSums sums;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -303,7 +303,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     }
   }
 
-  // 4. The block's sums: those of its teams in order.
+  // 4. The block's sums: those of its teams added in order.
   float* block_partials = partials + static_cast<int64_t>(blockIdx.x) * 2 * width;
   float* to = teams > 1 ? dynamic_shared<float>() + team * 2 * width : block_partials;
   if (left > 0) {
@@ -319,8 +319,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// Rows of more packs than a block has threads: a block a row, which it reads twice; its sums lie in partials from the
-// start, where the cache has them.
+// Rows of more packs than a block has threads: one block per row, which it reads twice; its sums lie in partials from
+// the start, where the cache has them.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kLayernormBlock, 2)
     layernorm_backward_wide_kernel(floatX* dinp, float* partials, const floatX* __restrict__ dout,
@@ -386,7 +386,7 @@ __global__ void __launch_bounds__(kLayernormBlock, 2)
   }
 }
 
-// dweight and dbias += the sums of all blocks. A thread's x is a channel of dweight, or behind them one of dbias; its y
+// dweight and dbias += the sums of all blocks. A thread's x is a channel of dweight, or after them one of dbias; its y
 // one of kRows runs through the blocks, each in order.
 template <int kRows>
 __global__ void __launch_bounds__(32 * kRows)
@@ -410,14 +410,14 @@ __global__ void __launch_bounds__(32 * kRows)
   (i < width ? dweight : dbias)[c] += sum;
 }
 
-inline int64_t layernorm_backward_scratch(int N, int C) {  // of either type: packs have 4 or 8 channels
+inline int64_t layernorm_backward_scratch(int N, int C) {  // for either type: packs have 4 or 8 channels
   const int64_t blocks = N < kLayernormBackwardBlocks ? N : kLayernormBackwardBlocks;
   return blocks * 2 * ceil_div<int64_t>(C, 8) * 8 * static_cast<int64_t>(sizeof(float));
 }
 
 template <class floatX>
 void layernorm_backward(floatX* dinp,          // (N, C)  +=
-                        float* dweight,        // (C)  +=, or null: not wanted, and dbias neither
+                        float* dweight,        // (C)  +=, or null: not needed, and dbias neither
                         float* dbias,          // (C)  +=
                         void* scratch,         // layernorm_backward_scratch(N, C) bytes
                         const floatX* dout,    // (N, C)
@@ -430,8 +430,8 @@ void layernorm_backward(floatX* dinp,          // (N, C)  +=
   float* partials = static_cast<float*>(scratch);
   const bool vector = vector_rows<floatX>(C, dinp, dout, inp, weight);
   const int packs = ceil_div(C, kPack), team_threads = ceil_div(packs, 32) * 32;
-  // Blocks of up to 256 threads fit a multiprocessor twice, larger ones once: by their number all start at once on the
-  // 132 multiprocessors of an H100, and on the 108 of an A100 up to C = 2048 in bf16.
+  // Blocks of up to 256 threads fit a multiprocessor twice, larger ones once: with this number of blocks all start at
+  // once on the 132 multiprocessors of an H100, and on the 108 of an A100 up to C = 2048 in bf16.
   auto kernel = layernorm_backward_wide_kernel<floatX, false>;
   dim3 block(kLayernormBlock);
   int rows = 2, most_blocks = kLayernormBackwardBlocks;

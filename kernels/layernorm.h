@@ -4,7 +4,7 @@
 //
 // Backward, with dnorm = dout * weight. norm depends on x directly, through mean and through rstd; the three add up to
 //   dx = rstd * (dnorm - avg(dnorm) - norm * avg(dnorm * norm))
-// where avg is over the C channels. dx is added: x is the residual stream, which has other readers.
+// where avg is over the C channels. dx is added to: x is the residual stream, which has other readers.
 #pragma once
 
 #include <algorithm>
@@ -46,7 +46,7 @@ void layernorm_forward(floatX* out,                 // (N, C)
 
 template <class floatX>
 void layernorm_backward(floatX* dinp,                      // (N, C)  +=
-                        floatX* dweight,                   // (C)  +=, or null: not wanted, and dbias neither
+                        floatX* dweight,                   // (C)  +=, or null: not needed, and dbias neither
                         floatX* dbias,                     // (C)  +=
                         const floatX* dout,                // (N, C)
                         const floatX* inp,                 // (N, C)

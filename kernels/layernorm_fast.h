@@ -1,5 +1,5 @@
 // layernorm.h on vectors, backward in one reading: each thread sums the parameters' gradients over its own rows, and
-// the threads' sums are added in their order. So those bits depend on the number of threads, and on nothing else.
+// the threads' sums are added in their order. So those bits depend only on the number of threads.
 #pragma once
 
 #include <cmath>

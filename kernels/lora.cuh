@@ -1,4 +1,4 @@
-// Where low-rank adapters touch the model, on the GPU: kernels/lora.h has the maths.
+// The operations of low-rank adapters on the GPU: kernels/lora.h has the maths.
 //
 // Bound by memory: add reads 2 N OC elements and writes N OC, take reads and writes N OC.
 #pragma once

@@ -1,5 +1,5 @@
-// Where low-rank adapters (Hu et al. 2021) touch the model. An adapter's own products are matmul.h's; what it adds goes
-// into columns of a wider tensor (queries, keys and values are columns of one), scaled:
+// Adding low-rank adapters (Hu et al. 2021) to the model. An adapter's own products are matmul.h's; its output is
+// added, scaled, to columns of a wider tensor (queries, keys and values are columns of one):
 //   add:   out[n,o] += scale * inp[n,o]        take:  out[n,o] = scale * inp[n,o]
 // with `stride` from one row to the next of the wide tensor, which is out in add and inp in take. With h = x A^T,
 //   forward    add(y, h B^T, alpha / rank)

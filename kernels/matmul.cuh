@@ -27,10 +27,10 @@ struct MatmulMode {
 // tile apart, and so are its columns: 8 threads that load 4 floats each then touch 32 different banks. Blocks that
 // share a multiprocessor hide each other's copies.
 inline constexpr int kPlainTile = 64;
-inline constexpr int kPlainDepth = 16;  // of a slice
+inline constexpr int kPlainDepth = 16;  // per slice
 inline constexpr int kPlainThreads = kPlainTile / 8 * (kPlainTile / 8);
 
-// A slice as float tile[k][row], 4 floats of padding a row: 16-byte aligned, and few conflicts when columns are stored.
+// A slice as float tile[k][row], 4 floats of padding per row: 16-byte aligned, and few conflicts when storing columns.
 using PlainSlice = float[kPlainDepth][kPlainTile + 4];
 
 // The block copies a factor's slice: rows from first_row on, of K from first_k on; beyond them zeros.
@@ -38,8 +38,8 @@ template <Major kMajor, bool kVector, class floatX>
 __device__ void copy_slice(PlainSlice& slice,
                            const floatX* data,  // (rows, K) or, Major::mn, (K, rows)
                            int64_t first_row, int64_t rows, int64_t first_k, int64_t K) {
-  constexpr int kWidth = kVector ? Pack<floatX>::size : 1;                         // elements of a load
-  constexpr int kLine = (kMajor == Major::k ? kPlainDepth : kPlainTile) / kWidth;  // loads of a row of memory
+  constexpr int kWidth = kVector ? Pack<floatX>::size : 1;                         // elements per load
+  constexpr int kLine = (kMajor == Major::k ? kPlainDepth : kPlainTile) / kWidth;  // loads per row of memory
 #pragma unroll(kVector ? 2 : 8)
   for (int i = 0; i < kPlainTile * kPlainDepth / kPlainThreads / kWidth; ++i) {
     const int item = i * kPlainThreads + threadIdx.x;
@@ -123,13 +123,13 @@ void matmul_plain(const Epilogue& epilogue,
 
 // ---- dbias ---------------------------------------------------------------------------------------------------------
 
-// A kernel of its own and not part of dweight's product, so that it is the same in all tiers, sums what was stored
-// (tf32 would round it) and costs the products no registers. It reads dout once more: N OC elements, against the
-// product's N OC C multiplications. In chunks of rows, whose sums are then added in order: the chunks depend on N
-// alone.
+// A separate kernel and not part of dweight's product, so that it is the same in all tiers, sums what was stored (tf32
+// would round it) and costs the products no registers. It reads dout once more: N OC elements, compared with the
+// product's N OC C multiplications. It works in chunks of rows, whose sums are then added in order: the chunks depend
+// only on N.
 inline constexpr int kBiasChunk = 512;  // rows
-inline constexpr int kBiasWarps = 8;    // as many threads as a block has columns of bf16
-inline constexpr int kBiasAhead = 8;    // rows that a thread loads before it adds the first
+inline constexpr int kBiasWarps = 8;    // as many threads as a block has columns in bf16
+inline constexpr int kBiasAhead = 8;    // rows that a thread loads before adding the first
 
 // partial (chunks, OC) = sums of the rows of each chunk. Block (x, y): 32 kWidth columns of chunk y; warp w takes every
 // 8th row.
@@ -137,15 +137,16 @@ template <class floatX, bool kVector>
 __global__ void __launch_bounds__(32 * kBiasWarps, 2)
     bias_partial_kernel(float* partial, const floatX* dout, int N, int OC) {
   constexpr int kWidth = kVector ? Pack<floatX>::size : 4 / static_cast<int>(sizeof(floatX)), kColumns = 32 * kWidth;
-  // A warp writes sums of 32 lanes, reads those of 32 columns, which are kWidth of 32 / kWidth lanes: both in 32 banks.
+  // A warp writes sums of 32 lanes, and reads those of 32 columns, which are kWidth of 32 / kWidth lanes: both in 32
+  // banks.
   __shared__ float sums[kBiasWarps][kWidth][32 + 32 / kWidth];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t o = (static_cast<int64_t>(blockIdx.x) * 32 + lane) * kWidth;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kBiasChunk + warp;
-  const int step = OC * kBiasWarps;  // elements from one of the warp's rows to its next
+  const int step = OC * kBiasWarps;  // elements from one of the warp's rows to the next
   const floatX* from = dout + first * OC + o;
   int rows = static_cast<int>(min(static_cast<int64_t>(kBiasChunk - warp), N - first));  // from `from` to the end
-  // While a batch of rows is added the next is on its way. Rows beyond the end are zeros.
+  // While one batch of rows is added, the next is on its way. Rows beyond the end are zeros.
   Pack<floatX, kWidth> batch[kBiasAhead], next[kBiasAhead];
   const auto load = [&](Pack<floatX, kWidth>(&packs)[kBiasAhead]) {
 #pragma unroll
@@ -170,7 +171,7 @@ __global__ void __launch_bounds__(32 * kBiasWarps, 2)
 #pragma unroll
   for (int j = 0; j < kWidth; ++j) sums[warp][j][lane] = sum[j];
   __syncthreads();
-  const int column = threadIdx.x;  // a thread adds up one, so that neighbours write neighbours
+  const int column = threadIdx.x;  // one per thread, so that neighbouring threads write neighbouring columns
   const int64_t to = static_cast<int64_t>(blockIdx.x) * kColumns + column;
   if (column >= kColumns || to >= OC) return;
   float total = 0;
@@ -210,14 +211,14 @@ void bias_backward(float* dbias,        // (OC)  +=
 
 // ---- launchers -----------------------------------------------------------------------------------------------------
 
-// Whether a product, if it runs on our kernels, does so on tensor cores: float only where it may be rounded.
-// (cuBLASLt's tier leaves to ours what is not aligned.)
+// Whether a product, if it runs on our kernels, uses tensor cores: float only if it may be rounded. (cuBLASLt's tier
+// leaves what is not aligned to ours.)
 template <class floatX>
 bool on_tensor_cores(MatmulMode mode) {
   return mode.tier != MatmulTier::plain && (std::is_same_v<floatX, bf16> || mode.tf32);
 }
 
-// Why our own kernels multiply, where the mode did not ask cuBLASLt.
+// Why our own kernels multiply, if the mode did not request cuBLASLt.
 template <class floatX>
 std::string why_own(MatmulMode mode) {
 #ifdef WROUGHT_CUBLASLT
@@ -230,7 +231,7 @@ std::string why_own(MatmulMode mode) {
 #endif
 }
 
-// What a product takes, for a dry run: `choice` of cuBLASLt, or our own.
+// What multiplies, for a dry run: `choice` of cuBLASLt, or our own kernels.
 template <class floatX>
 MatmulChoice explained(MatmulChoice choice, MatmulMode mode) {
   if (!choice.library.empty()) return choice;
@@ -255,7 +256,7 @@ void matmul_own(const Epilogue& epilogue, const floatX* a, const floatX* b, int 
 
 template <class floatX>
 void matmul_forward(floatX* out,           // (N, OC)
-                    floatX* out_gelu,      // (N, OC) or null: gelu(out) is not wanted
+                    floatX* out_gelu,      // (N, OC) or null: gelu(out) is not needed
                     const floatX* inp,     // (N, C)
                     const floatX* weight,  // (OC, C)
                     const floatX* bias,    // (OC) or null: none
@@ -270,10 +271,10 @@ void matmul_forward(floatX* out,           // (N, OC)
   operation.chose([&] { return explained<floatX>(choice, mode); });
 }
 
-// dweight sums over all rows N of a batch into a matrix that may be too small for a GPU: 768 x 768 has 36 tiles of 128
-// x 128. Then the sum is made in parts of this many rows, which are added in order. The parts depend on the sizes
-// alone, not on the GPU. About 256 blocks, two a multiprocessor; at least 1,024 rows a part, beside which writing and
-// reading its 64 KiB of sums is little.
+// dweight sums over all rows N of a batch into a matrix that may be too small for a GPU: 768 x 768 has 36 tiles of
+// 128 x 128. Then the sum is made in parts of this many rows, which are added in order. The parts depend only on the
+// sizes, not on the GPU. About 256 blocks, two per multiprocessor; at least 1,024 rows per part, compared with which
+// writing and reading its 64 KiB of sums is little.
 inline int rows_per_part(int N, int C, int OC) {
   const int64_t parts = std::min<int64_t>({256 / tile_count(OC, C, 128, 128), N / 1024, 64});
   return parts < 2 ? N : static_cast<int>(ceil_div<int64_t>(ceil_div<int64_t>(N, parts), 32) * 32);
@@ -303,8 +304,8 @@ inline int64_t matmul_backward_scratch(int N, int C, int OC) {
 }
 
 template <class floatX>
-void matmul_backward(floatX* dinp,            // (N, C)  =, or null: not wanted
-                     float* dweight,          // (OC, C)  +=, or null: not wanted
+void matmul_backward(floatX* dinp,            // (N, C)  =, or null: not needed
+                     float* dweight,          // (OC, C)  +=, or null: not needed
                      float* dbias,            // (OC)  +=, or null: none
                      void* scratch,           // matmul_backward_scratch(N, C, OC)
                      const floatX* dout,      // (N, OC)

@@ -1,4 +1,4 @@
-// A linear layer:  out = inp @ weight^T + bias. The plain loops; matmul_fast.h has the same in tiles.
+// A linear layer:  out = inp @ weight^T + bias. The plain loops; matmul_fast.h does the same in tiles.
 //
 // Backward:  dinp = dout @ weight    dweight += dout^T @ inp    dbias += column sums of dout.
 // The inner loops run along rows of memory; a row of the result has one owner.
@@ -51,8 +51,8 @@ void bias_backward(floatX* dbias,       // (OC)  +=
 }
 
 template <class floatX>
-void matmul_backward(floatX* dinp,          // (N, C)  =, or null: not wanted
-                     floatX* dweight,       // (OC, C)  +=, or null: not wanted
+void matmul_backward(floatX* dinp,          // (N, C)  =, or null: not needed
+                     floatX* dweight,       // (OC, C)  +=, or null: not needed
                      floatX* dbias,         // (OC)  +=, or null: none
                      const floatX* dout,    // (N, OC)
                      const floatX* inp,     // (N, C)
@@ -84,11 +84,11 @@ void matmul_backward(floatX* dinp,          // (N, C)  =, or null: not wanted
   if (dbias) bias_backward(dbias, dout, N, OC);
 }
 
-// The weights' gradient alone, set instead of added to: a step's first micro-batch need not read what it replaces. The
-// sum of its squares is for the global norm, while it is at hand.
+// Only the weights' gradient, set instead of added to: a step's first micro-batch need not read what it replaces. The
+// sum of its squares, cheap to take here, is for the global norm.
 template <class floatX>
 void matmul_dweight(floatX* dweight,     // (OC, C)  =
-                    double* squares,     // +=, or null: not wanted
+                    double* squares,     // +=, or null: not needed
                     const floatX* dout,  // (N, OC)
                     const floatX* inp,   // (N, C)
                     int N, int C, int OC) {

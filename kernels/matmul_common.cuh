@@ -1,5 +1,5 @@
-// What the matrix products have in common, whatever multiplies: the order of blocks, and what becomes of a sum once it
-// is complete (the epilogue).
+// What all matrix products share, whatever multiplies: the order of blocks, and what is done with a complete sum (the
+// epilogue).
 //
 // A product is  D (M, N) = A (M, K) B (K, N), with two layouts for a factor: its rows along k (Major::k, as both
 // factors of a linear layer's forward pass), or its rows along m or n (Major::mn).
@@ -12,7 +12,7 @@ enum class Major { k, mn };
 // ---- the order of blocks -------------------------------------------------------------------------------------------
 
 // Blocks that run at the same time should share rows of A and columns of B in L2. Counted along whole rows of tiles,
-// 200 of them would need one panel of A and up to 200 of B; in bands of 8 tiles' height they need 8 and 25.
+// 200 of them would need one panel of A and up to 200 of B; in bands 8 tiles high they need 8 and 25.
 __host__ __device__ inline void tile_of_block(int& row_tile, int& column_tile, unsigned block, int row_tiles,
                                               int column_tiles) {
   constexpr int kBand = 8;
@@ -30,23 +30,24 @@ bool vector_factor(const floatX* data, int rows, int K) {
   return (kMajor == Major::k ? K : rows) % Pack<floatX>::size == 0 && aligned16(data);
 }
 
-// Blocks that make M x N in tiles.
+// The number of blocks that cover M x N in tiles.
 inline int64_t tile_count(int M, int N, int tile_m, int tile_n) {
   return static_cast<int64_t>(ceil_div(M, tile_m)) * ceil_div(N, tile_n);
 }
 
 // ---- epilogues -----------------------------------------------------------------------------------------------------
 
-// An epilogue that has kSymmetric wants of D, symmetric, only the tiles that reach the diagonal or lie below it.
+// An epilogue with kSymmetric computes, of a symmetric D, only the tiles that reach the diagonal or lie below it.
 template <class Epilogue>
 inline constexpr bool kSymmetric = requires {
   Epilogue::kSymmetric;
 };
 
 // store() takes n sums of a row, from `column` on, and may change them; columns beyond the matrix are left out.
-// kVector: the rows and pointers are multiples of 16 bytes, and `column` is one of n. kWidth of them make 16 bytes.
+// kVector: the rows and pointers are multiples of 16 bytes, and `column` is a multiple of n. kWidth of them make 16
+// bytes.
 
-// out = sum + bias;  out_gelu = gelu(out), of out as it is stored: the same bits as gelu_forward(out) gives.
+// out = sum + bias;  out_gelu = gelu(out), of out as stored: the same bits as gelu_forward(out).
 template <class floatX>
 struct ForwardEpilogue {
   static constexpr int kWidth = Pack<floatX>::size;

@@ -1,8 +1,8 @@
-// Matrix products by NVIDIA's cuBLASLt, with the same epilogues as ours. Only where it was compiled in
-// (WROUGHT_CUBLASLT); else the functions at the end of this file say so.
+// Matrix products by NVIDIA's cuBLASLt, with the same epilogues as ours. Only if it was compiled in (WROUGHT_CUBLASLT);
+// else the functions at the end of this file report that it was not.
 //
-// cuBLASLt counts matrices by columns: what is (M, N) by rows is (N, M) to it, with leading dimension N. So it is asked
-// for the transposed product,  D^T (N, M) = B^T (N, K) A^T (K, M),  B's matrix first:
+// cuBLASLt counts matrices by columns: (M, N) by rows is (N, M) to it, with leading dimension N. So it is asked for the
+// transposed product,  D^T (N, M) = B^T (N, K) A^T (K, M),  B's matrix first:
 //   factor   by rows             to cuBLASLt     flag
 //   B        (N, K), Major::k    (K, N), ld K    transposed
 //   B        (K, N), Major::mn   (N, K), ld N    as it is
@@ -10,16 +10,16 @@
 //   A        (K, M), Major::mn   (M, K), ld M    transposed
 // Its bias has a number for each row of D^T, which is each column of D. GELU's aux matrix is laid out as D^T.
 //
-// The bias gradient is our own kernel's in this tier too: CUBLASLT_EPILOGUE_BGRADA has the type of the output, float
-// for dweight, but sets it where dbias is to be added to.
+// In this tier too our own kernel computes the bias gradient: CUBLASLT_EPILOGUE_BGRADA has the type of the output,
+// float for dweight, but sets dbias where it should be added to.
 #pragma once
 
 #include "kernels/matmul_common.cuh"
 
-// What multiplies; where that is not cuBLASLt, why.
+// What multiplies, and if that is not cuBLASLt, why.
 struct MatmulChoice {
   std::string library;  // cuBLASLt and its algorithm; empty: our own kernels
-  std::string why;      // why not (all of it) by cuBLASLt
+  std::string why;      // why cuBLASLt does not compute it, or not all of it
   std::string text() const { return library; }
 };
 
@@ -51,30 +51,30 @@ struct LtProduct {
   }
 };
 
-// cuBLASLt's handle, its plans, one a product, and a workspace a stream. One for the process, which has one GPU.
+// cuBLASLt's handle, its plans, one per product, and one workspace per stream. One for the process, which has one GPU.
 class CublasLt {
  public:
-  static constexpr size_t kWorkspace = size_t{32} << 20;  // bytes; what NVIDIA recommends for Hopper
+  static constexpr size_t kWorkspace = size_t{32} << 20;  // bytes; NVIDIA's recommendation for Hopper
 
   static CublasLt& instance() {
     static CublasLt* only = new CublasLt;  // never destroyed: CUDA may be gone before the program's statics are
     return *only;
   }
 
-  // The stream's workspace, which is made once: before a step, so that none of its products allocates.
+  // The stream's workspace, allocated once: before a step, so that none of its products allocates.
   void prepare(cudaStream_t stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     workspace_of(stream);
   }
 
-  // D = epilogue(A B), or D += A B, if there is an algorithm: says which in `choice`. False: there is none, which
+  // D = epilogue(A B), or D += A B, if there is an algorithm, which `choice` then names. False: there is none, which
   // choice.why explains, and nothing was done. In a dry run the plan is made and not run.
   bool multiply(MatmulChoice& choice, const LtProduct& product, void* d, const void* a, const void* b, const void* bias,
                 const void* aux, cudaStream_t stream) {
-    const std::lock_guard<std::mutex> lock(mutex_);  // the plan's descriptor is given its pointers anew each time
+    const std::lock_guard<std::mutex> lock(mutex_);  // each call sets the pointers of the plan's descriptor
     const bool dry = DryRun::current() != nullptr;
-    if (!start(dry)) {  // no GPU, and nothing to do but to say so
-      choice = {"cuBLASLt", "if it has an algorithm, which needs a GPU to say; else our own"};
+    if (!start(dry)) {  // no GPU: only report that
+      choice = {"cuBLASLt", "if it has an algorithm (known only on a GPU); else our own"};
       return true;
     }
     Plan& plan = plan_of(product);
@@ -118,7 +118,7 @@ class CublasLt {
     }
   };
 
-  // A call that failed, before it is known whether the product can do without.
+  // A call that failed, before it is known whether the product can do without it.
   struct Failure {
     cublasStatus_t status;
     const char* what;
@@ -150,8 +150,8 @@ class CublasLt {
     return workspace;
   }
 
-  // An epilogue is never needed: whatever fails where there is one means that this product has no such algorithm. Of
-  // a product without one only the answers that say so do, and all else is an error.
+  // An epilogue is never required: any failure with one means that this product has no such algorithm. For a product
+  // without one only the statuses that mean "no algorithm" do, and everything else is an error.
   Plan& plan_of(const LtProduct& p) {
     std::unique_ptr<Plan>& known = plans_[p];
     if (known) return *known;
@@ -169,15 +169,15 @@ class CublasLt {
   }
 
   void make_plan(Plan& plan, const LtProduct& p) {
-    // The heuristic takes the alignment that it may rely on from the addresses of bias and aux, and does not look at
-    // what is there: a multiple of 16 bytes and of no more.
+    // The heuristic reads the alignment that it may rely on from the addresses of bias and aux, and does not read the
+    // data: a multiple of exactly 16 bytes.
     const uintptr_t aligned16 = (uintptr_t{1} << 20) + 16;
     const cublasComputeType_t compute = p.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     Failure::check(cublasLtMatmulDescCreate(&plan.operation, compute, CUDA_R_32F), "describing");
     const auto set = [&](cublasLtMatmulDescAttributes_t attribute, auto value) {
       Failure::check(plan.set(attribute, value), "setting an attribute of");
     };
-    // A and B change places here: cuBLASLt's first matrix is our B.
+    // A and B swap here: cuBLASLt's first matrix is our B.
     set(CUBLASLT_MATMUL_DESC_TRANSA, int32_t{p.major_b == Major::k ? CUBLAS_OP_T : CUBLAS_OP_N});
     set(CUBLASLT_MATMUL_DESC_TRANSB, int32_t{p.major_a == Major::k ? CUBLAS_OP_N : CUBLAS_OP_T});
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<int32_t>(p.epilogue));
@@ -205,7 +205,7 @@ class CublasLt {
                      "setting preferences for");
     };
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kWorkspace));
-    // Parts along K are added in float, in a step of their own: never in the output's type, which may be bf16.
+    // Parts along K are added in float, in a separate step: never in the output's type, which may be bf16.
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -252,8 +252,8 @@ LtProduct lt_product(Major major_a, Major major_b, int M, int N, int K, bool tf3
   return {major_a, major_b, M, N, K, kBf16, kBf16, !kBf16 && tf32, false, CUBLASLT_EPILOGUE_DEFAULT};
 }
 
-// The library's GELU is an approximation that may differ from ours by more than float's rounding, not by more than
-// bf16's: only there is it taken.
+// The library's GELU is an approximation that may differ from ours by more than float's rounding, but not by more than
+// bf16's: it is used only for bf16.
 template <class floatX>
 inline constexpr bool kLibraryGelu = std::is_same_v<floatX, bf16>;
 
@@ -261,16 +261,16 @@ template <class floatX, class... Pointers>
 bool cublaslt_takes(MatmulChoice& choice, int C, int OC, const Pointers*... pointers) {
   constexpr int kWidth = Pack<floatX>::size;
   if (C % kWidth != 0 || OC % kWidth != 0) {
-    choice.why = "cuBLASLt is not asked: rows of " + std::to_string(C) + " or " + std::to_string(OC) +
-                 " elements are no multiples of 16 bytes";
+    choice.why = "cuBLASLt is skipped: rows of " + std::to_string(C) + " or " + std::to_string(OC) +
+                 " elements are not multiples of 16 bytes";
   } else if (!aligned16(pointers...)) {
-    choice.why = "cuBLASLt is not asked: a tensor does not begin at a multiple of 16 bytes";
+    choice.why = "cuBLASLt is skipped: a tensor does not begin at a multiple of 16 bytes";
   }
   return choice.why.empty();
 }
 
-// The three products of kernels/matmul.cuh. False: cuBLASLt does not multiply these, as `choice` says, and nothing was
-// done; our own kernels do.
+// The three products of kernels/matmul.cuh. False: cuBLASLt does not multiply these, for the reason in `choice`, and
+// nothing was done; our own kernels multiply.
 
 template <class floatX>
 bool cublaslt_forward(MatmulChoice& choice, floatX* out, floatX* out_gelu, const floatX* inp, const floatX* weight,

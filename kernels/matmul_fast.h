@@ -34,7 +34,7 @@ void matmul_forward(float* out, const float* inp, const float* weight, const flo
 }
 
 inline void bias_backward(float* dbias, const float* dout, int N, int OC) {
-  constexpr int kSlice = 64;  // columns of an owner
+  constexpr int kSlice = 64;  // columns per owner
   for_each_index((OC + kSlice - 1) / kSlice, static_cast<int64_t>(N) * OC > 50000, [&](int64_t slice) {
     const int o0 = static_cast<int>(slice) * kSlice, width = std::min(kSlice, OC - o0);
     float sum[kSlice] = {};

@@ -1,9 +1,9 @@
 // Matrix products on tensor cores by mma.sync: bf16, or float rounded to tf32. Any size, layout and alignment.
 //
-// A block makes a kM x kN tile of D, its warps kWarpM x kWarpN tiles of that, in registers. Slices of both factors, 64
-// bytes of K deep (32 bf16 or 16 floats), come into shared memory by cp.async, kStages - 1 slices ahead of the
-// products; one barrier a slice. Shared memory feeds the tensor cores fast enough only if a warp uses what it loads
-// often: a 64 x 64 warp tile loads 4 KiB for 32 mma of 4,096 operations each, a 64 x 32 tile 3 KiB for 16.
+// A block makes a kM x kN tile of D, each of its warps a kWarpM x kWarpN tile of that, in registers. cp.async brings
+// slices of both factors, 64 bytes of K deep (32 bf16 or 16 floats), into shared memory, kStages - 1 slices ahead of
+// the products; one barrier per slice. Shared memory feeds the tensor cores fast enough only if a warp reuses what it
+// loads often: a 64 x 64 warp tile loads 4 KiB for 32 mma of 4,096 operations each, a 64 x 32 tile 3 KiB for 16.
 #pragma once
 
 #include "kernels/matmul_common.cuh"
@@ -12,7 +12,7 @@
 template <int kM_, int kN_, int kWarpM_, int kWarpN_, int kStages_, int kBlocks_>
 struct TensorTile {
   static constexpr int kM = kM_, kN = kN_, kWarpM = kWarpM_, kWarpN = kWarpN_, kStages = kStages_;
-  static constexpr int kBlocks = kBlocks_;  // that should fit on a multiprocessor: limits the registers
+  static constexpr int kBlocks = kBlocks_;  // that should fit a multiprocessor: limits the registers
   static constexpr int kThreads = kM / kWarpM * (kN / kWarpN) * 32;
 };
 using WideTile = TensorTile<128, 256, 64, 64, 4, 1>;    // 96 KiB of shared memory
@@ -24,10 +24,10 @@ using SmallTile = TensorTile<64, 64, 32, 32, 4, 4>;     // 32 KiB
 inline constexpr int kSliceBytes = 64;  // of K
 inline constexpr int kChunk = 16;       // bytes that move together
 
-// A slice of a factor, kRows of m or n: lines as they are in memory (Major::k: one line a row, of the slice's K;
-// Major::mn: one line a k, of kRows), in chunks of 16 bytes. Chunks change places within their line, by exclusive or
-// with a number made from the line's, so that each access below finds its chunks in all 8 columns of 16 bytes, that is
-// its words in all 32 banks:
+// A slice of a factor, kRows of m or n: lines as they are in memory (Major::k: one line per row, of the slice's K;
+// Major::mn: one line per k, of kRows), in chunks of 16 bytes. Chunks are permuted within their line, by exclusive or
+// with a number computed from the line number, so that each access below finds its chunks in all 8 columns of 16 bytes,
+// and so its words in all 32 banks:
 //   cp.async: 8 neighbouring threads write 8 neighbouring chunks, of one line or (Major::k) of two: a permutation.
 //   ldmatrix, Major::k: the same chunk of 8 lines of 64 bytes. Two lines share 128 bytes; pairs of lines differ by the
 //     exclusive or with (line / 2) % 4.
@@ -37,7 +37,7 @@ template <class T, Major kMajor, int kRows>
 struct SharedSlice {
   static constexpr int kDepth = kSliceBytes / sizeof(T);
   static constexpr int kLines = kMajor == Major::k ? kRows : kDepth;
-  static constexpr int kChunks = (kMajor == Major::k ? kDepth : kRows) * sizeof(T) / kChunk;  // of a line
+  static constexpr int kChunks = (kMajor == Major::k ? kDepth : kRows) * sizeof(T) / kChunk;  // per line
   static constexpr int kBytes = kRows * kSliceBytes;
   static constexpr int kPeriod = kMajor == Major::mn && sizeof(T) == 4 ? 4 : 8;  // lines until the permutation repeats
 
@@ -50,9 +50,9 @@ struct SharedSlice {
 
   // mma's factors: 16 rows from `row` on, 32 bytes of K, the slice's first or second half: four matrices of 8 rows and
   // 16 bytes of K, of which a lane has 4 bytes: row lane / 4, the bytes of K at lane % 4 * 4. As one factor a (kAsB
-  // false) r[0] has rows 0-7, r[1] rows 8-15, r[2] and r[3] the same, 16 bytes of K further. As two factors b r[0] and
-  // r[1] are both halves of K of rows 0-7, r[2] and r[3] of rows 8-15: mma takes b from a pair of neighbouring
-  // registers, and in another order they would be moved first.
+  // false) r[0] has rows 0-7, r[1] rows 8-15, r[2] and r[3] the same rows, 16 bytes of K further. As two factors b r[0]
+  // and r[1] are both halves of K of rows 0-7, r[2] and r[3] of rows 8-15: mma takes b from a pair of neighbouring
+  // registers, and in another order they would have to be moved first.
   template <bool kAsB>
   static __device__ void load(uint32_t (&r)[4], const unsigned char* slice, int row, int half) {
     const int lane = threadIdx.x % 32;
@@ -79,7 +79,7 @@ struct SharedSlice {
 };
 
 // A thread's share of copying a factor's slices, one after another along K, from global to shared memory. Its chunks
-// lie kStep lines apart, in the same place of each line.
+// lie kStep lines apart, at the same place of each line.
 template <class T, Major kMajor, int kRows, int kThreads, bool kVector>
 struct SliceCopy {
   using Slice = SharedSlice<T, kMajor, kRows>;
@@ -89,7 +89,7 @@ struct SliceCopy {
 
   const T* data;               // (rows, K) or, Major::mn, (K, rows)
   const T* from;               // this thread's first chunk
-  int64_t line_elements;       // of a line in global memory
+  int64_t line_elements;       // per line of global memory
   int lines_left, chunk_left;  // lines from `from` on, and elements of its line, until the factor or the part of K ends
   int to;                      // bytes into the slice
 
@@ -119,7 +119,7 @@ struct SliceCopy {
       const T* chunk = from + i * kStep * line_elements;
       unsigned char* target = slice + to + i * kThreads * kChunk;
       const int left = i * kStep < lines_left ? chunk_left : 0;
-      if constexpr (kVector) {  // chunks are inside or outside as a whole
+      if constexpr (kVector) {  // each chunk is wholly inside or outside
         cp_async<kChunk>(target, left > 0 ? chunk : data, left > 0 ? kChunk : 0);
       } else {
         Pack<T> pack;
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 
   SliceCopy<T, kMajorA, Tile::kM, Tile::kThreads, kVector> a_copy(a, first_row, M, first_k, end_k, K);
   SliceCopy<T, kMajorB, Tile::kN, Tile::kThreads, kVector> b_copy(b, first_column, N, first_k, end_k, K);
-  const auto copy = [&](int slice) {  // a group is closed in any case: the wait below counts them
+  const auto copy = [&](int slice) {  // a group is closed even if nothing is copied: the wait below counts groups
     if (slice < slices) {
       unsigned char* stage = stages + slice % Tile::kStages * kStageBytes;
       a_copy.next(stage);
@@ -183,9 +183,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int warp_column = warp % (Tile::kN / Tile::kWarpN) * Tile::kWarpN;
   float d[Tile::kWarpM / 16][Tile::kWarpN / 8][4] = {};
   for (int slice = 0; slice < slices; ++slice) {
-    cp_async_wait<Tile::kStages - 2>();  // of this thread's copies, those of this slice have arrived
-    __syncthreads();                     // and everybody's; and everybody is done with the slice before
-    copy(slice + Tile::kStages - 1);     // into the place of the slice before
+    cp_async_wait<Tile::kStages - 2>();  // this thread's copies of this slice have arrived
+    __syncthreads();                     // and those of all threads, which are done with the previous slice
+    copy(slice + Tile::kStages - 1);     // into the place of the previous slice
     const unsigned char* stage = stages + slice % Tile::kStages * kStageBytes;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -207,16 +207,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
   }
 
-  // mma leaves 2 neighbouring sums in a lane. By way of shared memory, each warp in its own part of it, a lane gets as
+  // mma leaves 2 neighbouring sums in a lane. Through shared memory, where each warp has its own part, a lane gets as
   // many as 16 bytes of the output hold. Rows of 8 words more than a multiple of 32: the 4 rows of a half warp's 8-byte
   // stores touch different banks. Lanes that read 32 bytes do so in two steps, 16 bytes of every 32: so that 8 of them
-  // find theirs in all banks, the two change places in every other row and every other 128 bytes of a row.
+  // find theirs in all banks, the two are swapped in every other row and every other 128 bytes of a row.
   constexpr int kPitch = Tile::kWarpN + 8;
-  constexpr int kWidth = Epilogue::kWidth, kLanes = Tile::kWarpN / kWidth;  // lanes for a row
+  constexpr int kWidth = Epilogue::kWidth, kLanes = Tile::kWarpN / kWidth;  // lanes per row
   static_assert(Tile::kThreads / 32 * 16 * kPitch * sizeof(float) <= Tile::kStages * kStageBytes);
   float* sums = reinterpret_cast<float*>(stages) + warp * 16 * kPitch;
   const auto place = [](int row, int column) { return row * kPitch + (column ^ (column / 32 + row) % 2 * 4); };
-  __syncthreads();  // everybody is done with the last slices
+  __syncthreads();  // all threads are done with the last slices
 #pragma unroll
   for (int i = 0; i < Tile::kWarpM / 16; ++i) {
 #pragma unroll
@@ -240,7 +240,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
         epilogue.template store<kVector>(x, blockIdx.y * static_cast<int64_t>(M) + row, static_cast<int>(column));
       }
     }
-    __syncwarp();  // before the next 16 rows take their place
+    __syncwarp();  // before the next 16 rows overwrite these
   }
 }
 
@@ -262,7 +262,7 @@ void matmul_tensor_core(const Epilogue& epilogue,
                         int M, int N, int K, int part_k, cudaStream_t stream) {
   const bool vector = epilogue.vector() && vector_factor<kMajorA>(a, M, K) && vector_factor<kMajorB>(b, N, K);
   const int64_t parts = ceil_div<int64_t>(K, part_k);
-  // Tiles as large as leave work for each of the 100 to 150 multiprocessors of a large GPU.
+  // The largest tiles that leave work for each of the 100 to 150 multiprocessors of a large GPU.
   if (!vector) {
     matmul_tensor_core_tile<SmallTile, false, kMajorA, kMajorB>(epilogue, a, b, M, N, K, part_k, stream);
   } else if (tile_count(M, N, 128, 256) * parts >= 256) {

@@ -1,13 +1,13 @@
-// Muon as in kernels/muon.h, matrix by matrix. X and A are in the model's floatX (bf16, as Jordan's are), momentum and
-// norm in float and double. The step's numbers (clipping, whether to update at all) are adamw_prepare's, on the device;
-// how parameters are kept, and rounded where there is no master copy, is as in kernels/adamw.cuh.
+// Muon as in kernels/muon.h, matrix by matrix. X and A are in the model's floatX (bf16, as in Jordan's code), momentum
+// and norm in float and double. The step's numbers (clipping, whether to update at all) are adamw_prepare's, on the
+// device; parameters are kept, and rounded if there is no master copy, as in kernels/adamw.cuh.
 //
-// A and A A are symmetric: only tiles that reach the diagonal are multiplied, and what lies below it is stored on both
-// sides; B = a I + b A + c A A is made of the sums of A A before they are rounded, in the epilogue. So a step of the
-// iteration is three launches, and for a matrix of n x N, n <= N, a little more than 3/2 n^2 N + 1/2 n^3 multiply-adds
-// instead of 2 n^2 N + n^3.
+// A and A A are symmetric: only tiles that reach the diagonal are multiplied, and elements below it are stored on both
+// sides; B = a I + b A + c A A is computed from the sums of A A before they are rounded, in the epilogue. So a step of
+// the iteration is three launches, and for a matrix of n x N, n <= N, a little more than 3/2 n^2 N + 1/2 n^3
+// multiply-adds instead of 2 n^2 N + n^3.
 //
-// The three elementwise kernels are bound by memory, bytes read and written a parameter: momentum 12, normalize 8 and
+// The three elementwise kernels are bound by memory, bytes read and written per parameter: momentum 12, normalize 8 and
 // X, apply as adamw_update without moments and gradient: 8, or with a master copy 10, and X.
 #pragma once
 
@@ -15,7 +15,7 @@
 #include "kernels/matmul.cuh"
 #include "kernels/muon.h"
 
-inline constexpr int64_t kMuonChunk = 4096;  // elements a block sums: 768 x 768 keep 144 blocks busy
+inline constexpr int64_t kMuonChunk = 4096;  // elements per block: 768 x 768 keep 144 blocks busy
 inline constexpr int kMuonThreads = 256;
 
 inline int muon_chunks(int64_t N) { return static_cast<int>(ceil_div(N, kMuonChunk)); }
@@ -60,7 +60,7 @@ inline void muon_momentum(double* sums,           // (muon_chunks(N))
          kMuonThreads, 0, stream, sums, m, grads, step, momentum, N);
 }
 
-// x = u / (||u||_F + eps). Every block adds the chunks' sums up for itself, in one order.
+// x = u / (||u||_F + eps). Every block adds up the chunks' sums for itself, in one order.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kMuonThreads)
     muon_normalize_kernel(floatX* x, const float* m, const float* grads, const double* sums, const AdamWStep* step,
@@ -99,9 +99,9 @@ void muon_normalize(floatX* x,              // (N)
 
 // ---- the iteration -------------------------------------------------------------------------------------------------
 
-// Of a symmetric D (n, n), made of tiles that reach the diagonal: out = sum or, with inp, a I + b inp + c sum. An
-// element below the diagonal is stored in its mirror's place too; the sums above it are left out, so that every place
-// is written once.
+// The epilogue of a symmetric D (n, n), made of tiles that reach the diagonal: out = sum or, with inp, a I + b inp + c
+// sum. An element below the diagonal is also stored in its mirror's place; the sums above the diagonal are left out, so
+// that every place is written once.
 template <class floatX>
 struct MuonEpilogue {
   static constexpr bool kSymmetric = true;
@@ -130,7 +130,7 @@ struct MuonEpilogue {
   }
 };
 
-// The five steps on s.x; s.x then points to the result, whichever of the two places it is in.
+// The five steps on s.x; s.x then points to the result, in whichever of the two places it is.
 template <class floatX>
 void muon_orthogonalize(MuonScratch<floatX>& s, int rows, int cols, MatmulMode mode, cudaStream_t stream) {
   const int n = std::min(rows, cols);
@@ -155,7 +155,7 @@ void muon_orthogonalize(MuonScratch<floatX>& s, int rows, int cols, MatmulMode m
 
 // ---- the update ----------------------------------------------------------------------------------------------------
 
-// One thread: four elements, of each array one access.
+// One thread: four elements, one access to each array.
 template <class floatX, bool kMaster, bool kVector>
 __global__ void __launch_bounds__(kMuonThreads)
     muon_apply_kernel(floatX* params, float* master, const floatX* x, const AdamWStep* step, float lr, float scale,
@@ -185,13 +185,13 @@ __global__ void __launch_bounds__(kMuonThreads)
 
 template <class floatX>
 void muon_apply(floatX* params,         // (N)  updated
-                float* master,          // (N)  updated; null: params are all there is (float, or bf16 stochastically)
+                float* master,          // (N)  updated; null: only params exist (float, or bf16 stochastically)
                 const floatX* x,        // (N)
                 const AdamWStep* step,  // (1)  by adamw_prepare
                 float lr,
                 float scale,  // muon_scale()
                 float weight_decay,
-                uint64_t seed,  // of the stochastic rounding alone: sequence t, element i
+                uint64_t seed,  // only for stochastic rounding: sequence t, element i
                 int64_t N, cudaStream_t stream) {
   const bool vector = aligned16(params, master, x);
   auto kernel = vector ? muon_apply_kernel<floatX, false, true> : muon_apply_kernel<floatX, false, false>;
@@ -200,7 +200,7 @@ void muon_apply(floatX* params,         // (N)  updated
          scale, weight_decay, seed, N);
 }
 
-// All of a step, for one matrix.
+// A whole step for one matrix.
 template <class floatX>
 void muon_update(floatX* params,         // (rows, cols)  updated
                  float* master,          // (rows, cols)  updated, or null

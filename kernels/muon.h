@@ -1,15 +1,15 @@
 // Muon (Jordan et al. 2024) for a weight matrix W (rows, cols), with the step size and the weight decay of "Muon is
 // scalable for LLM training" (Liu et al. 2025). At each step, from the gradient g as clipping scaled it:
-//   m = momentum m + g      u = g + momentum m  (Nesterov's)      X = u / (||u||_F + eps)
+//   m = momentum m + g      u = g + momentum m  (Nesterov)      X = u / (||u||_F + eps)
 //   five times (Newton and Schulz):   X = (a I + b A + c A A) X   with A = X X^T
 //   W -= lr * ( 0.2 sqrt(max(rows, cols)) X + weight_decay W )
 //
-// A step of the iteration maps each singular value s of X to a s + b s^3 + c s^5 and leaves the singular vectors. With
-// Jordan's coefficients five of them take all s from 0.002 to 1 to between 0.68 and 1.21: X is about the
-// orthogonal matrix nearest to u. Its elements have an rms of about 1 / sqrt(max(rows, cols)), so W moves by an rms of
-// 0.2 lr, which is what AdamW's updates have: one learning rate and one weight decay serve both.
+// A step of the iteration maps each singular value s of X to a s + b s^3 + c s^5 and keeps the singular vectors. With
+// Jordan's coefficients five of them take all s from 0.002 to 1 to between 0.68 and 1.21: X is about the orthogonal
+// matrix nearest to u. Its elements have an rms of about 1 / sqrt(max(rows, cols)), so W moves by an rms of 0.2 lr, as
+// in AdamW's updates: one learning rate and one weight decay serve both.
 //
-// A matrix of more rows than columns is worked on from its other side, A = X^T X and X = X (a I + b A + c A A): the
+// A matrix of more rows than columns is processed from its other side, A = X^T X and X = X (a I + b A + c A A): the
 // same X, and A is always of the smaller side, n x n.
 #pragma once
 
@@ -24,10 +24,10 @@ inline constexpr float kMuonA = 3.4445f, kMuonB = -4.7750f, kMuonC = 2.0315f;
 inline constexpr int kMuonSteps = 5;
 inline constexpr float kMuonEps = 1e-7f;
 
-// What X is multiplied by for an update of AdamW's rms.
+// The factor that gives X an update of AdamW's rms.
 inline float muon_scale(int rows, int cols) { return 0.2f * std::sqrt(static_cast<float>(std::max(rows, cols))); }
 
-// What a step needs besides its tensors, in one piece of scratch: each part is a whole number of cache lines.
+// What a step needs in addition to its tensors, in one piece of scratch: each part is a whole number of cache lines.
 template <class floatX>
 struct MuonScratch {
   floatX *x, *next;  // (rows, cols)
@@ -41,7 +41,7 @@ struct MuonScratch {
   }
   static int64_t lines(int64_t n) { return (n + 63) / 64 * 64; }
 };
-// Elements of it.
+// Elements in total.
 inline int64_t muon_scratch(int rows, int cols) {
   const int64_t side = std::min(rows, cols);
   return 2 * MuonScratch<float>::lines(int64_t{rows} * cols) + 2 * MuonScratch<float>::lines(side * side);
@@ -76,7 +76,7 @@ double muon_momentum(floatX* m,            // (N)  updated
   return total;
 }
 
-// x = u / (||u||_F + eps), of m as muon_momentum left it.
+// x = u / (||u||_F + eps), from m as muon_momentum left it.
 template <class floatX>
 void muon_normalize(floatX* x,            // (N)
                     const floatX* m,      // (N)
@@ -88,9 +88,9 @@ void muon_normalize(floatX* x,            // (N)
   for (int64_t i = 0; i < N; ++i) x[i] = (grad_scale * grads[i] + momentum * m[i]) * scale;
 }
 
-// The five steps on s.x; s.x then points to the result, whichever of the two places it is in. Both products are a
-// linear layer's: X X^T is matmul_forward(A, X, X), and B X, with B symmetric, is matmul_backward's gradient in its
-// input; from the other side X^T X is the gradient in its weight, and X B matmul_forward.
+// The five steps on s.x; s.x then points to the result, in whichever of the two places it is. Both products are those
+// of a linear layer: X X^T is matmul_forward(A, X, X), and B X, with B symmetric, is matmul_backward's gradient of its
+// input; from the other side X^T X is the gradient of its weight, and X B matmul_forward.
 template <class floatX>
 void muon_orthogonalize(MuonScratch<floatX>& s, int rows, int cols, decltype(&matmul_forward<floatX>) forward,
                         decltype(&matmul_backward<floatX>) backward) {
@@ -129,7 +129,7 @@ void muon_apply(floatX* params,   // (N)  updated
   for (int64_t i = 0; i < N; ++i) params[i] -= lr * (scale * x[i] + weight_decay * params[i]);
 }
 
-// All of a step, for one matrix.
+// A whole step for one matrix.
 template <class floatX>
 void muon_update(floatX* params,       // (rows, cols)  updated
                  floatX* m,            // (rows, cols)  updated

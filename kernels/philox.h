@@ -1,4 +1,4 @@
-// Random numbers without a state: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
+// Stateless random numbers: Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
 // 1, 2, 3", 2011). Number i of a (seed, sequence) is a pure function, so a dropout mask need not be stored, any thread
 // may make any part of it, and a CPU and a GPU make the same one.
 #pragma once

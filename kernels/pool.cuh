@@ -1,6 +1,6 @@
 // Pooling over positions on the GPU: kernels/pool.h has the maths. Sums are float.
 //
-// Bound by memory: forward reads the rows whose weight is not 0, one of T where a single position is looked at.
+// Bound by memory: forward reads the rows whose weight is not 0, one of T if a single position is used.
 #pragma once
 
 #include "kernels/common.cuh"

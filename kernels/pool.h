@@ -1,4 +1,4 @@
-// Pooling over positions:  out[b] = sum_t weights[b,t] inp[b,t]. What a classifier of sequences looks at: one position
+// Pooling over positions:  out[b] = sum_t weights[b,t] inp[b,t]. The input of a classifier of sequences: one position
 // (a single weight of 1), or the mean of many.
 //
 // Backward:  dinp[b,t] = weights[b,t] dout[b].
@@ -20,7 +20,7 @@ void pool_forward(floatX* out,           // (B, C)
     floatX* sum = out + static_cast<int64_t>(b) * C;
     std::fill(sum, sum + C, floatX(0));
     for (int64_t bt = int64_t{b} * T; bt < (int64_t{b} + 1) * T; ++bt) {
-      if (weights[bt] == 0) continue;  // most, if one position is looked at
+      if (weights[bt] == 0) continue;  // most of them, if one position is used
       for (int c = 0; c < C; ++c) sum[c] += weights[bt] * inp[bt * C + c];
     }
   }

@@ -1,6 +1,6 @@
-// The only file with inline PTX: what tensor cores and asynchronous copies need (sm_80 and later), each instruction
-// with what it does on a CPU beside it, for cudasim. Layouts are those of the PTX ISA, section "Matrix multiply-
-// accumulate operation using mma instruction": with group = lane / 4 and pair = lane % 4,
+// The only file with inline PTX: the instructions for tensor cores and asynchronous copies (sm_80 and later), each next
+// to its CPU version, for cudasim. Layouts are those of the PTX ISA, section "Matrix multiply-accumulate operation
+// using mma instruction": with group = lane / 4 and pair = lane % 4,
 //   A (16 x k, row-major), B (k x 8, column-major), D (16 x 8).
 #pragma once
 
@@ -41,7 +41,7 @@ inline float toward_zero(double x) {
 }
 
 // d += a b, for the fragments of 32 lanes. Products of bf16 or tf32 are exact in float. Sums are rounded to the nearest
-// once a term; or, as tensor cores are said to do it, cut off toward zero once an instruction.
+// once per term; or, as tensor cores reportedly do, truncated toward zero once per instruction.
 template <int kDepth, class A, class B>
 void mma(Mma* const lanes[32], A&& a_at, B&& b_at) {
   const bool truncates = cudasim::mma_truncates();
@@ -99,8 +99,8 @@ __device__ inline uint32_t shared_address(const void* shared) {
 
 // ---- loads by a predicate ------------------------------------------------------------------------------------------
 
-// What lies at `from` (16, 8 or 4 bytes, aligned to their number) if `exists`, else zeros, and nothing is read. Written
-// as an `if`, compilers tend to make a branch of it, behind which a thread's next load waits for this one's value.
+// The bytes at `from` (16, 8 or 4, aligned to their number) if `exists`, else zeros, and nothing is read. From an `if`,
+// compilers tend to make a branch, after which a thread's next load waits for this one's value.
 __device__ inline int4 load_if(const int4* from, bool exists) {
   int4 x = {0, 0, 0, 0};
 #ifdef WROUGHT_CUDASIM
@@ -137,7 +137,7 @@ __device__ inline int load_if(const int* from, bool exists) {
 
 // ---- mma -----------------------------------------------------------------------------------------------------------
 
-// d (16 x 8, float) += a (16 x 16, bf16) b (16 x 8, bf16). Of a lane's registers, two packed elements each:
+// d (16 x 8, float) += a (16 x 16, bf16) b (16 x 8, bf16). A lane's registers, two packed elements each:
 //   a[0]: row group, columns 2 pair, +1;  a[1]: row group + 8;  a[2], a[3]: the same, columns + 8
 //   b[0]: rows 2 pair, +1, column group;  b[1]: rows + 8
 //   d[0], d[1]: row group, columns 2 pair, +1;  d[2], d[3]: row group + 8
@@ -198,8 +198,8 @@ __device__ inline uint32_t to_tf32(float x) {
 // ---- ldmatrix ------------------------------------------------------------------------------------------------------
 
 // Four 8 x 8 matrices of 16-bit elements from shared memory: lane l gives the address of row l % 8 of matrix l / 8 (16
-// bytes, aligned). Register m gets of matrix m: row lane / 4, columns 2 (lane % 4) and the next; with _trans row and
-// column change places.
+// bytes, aligned). Register m gets from matrix m: row lane / 4, columns 2 (lane % 4) and the next; with _trans row and
+// column are swapped.
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
 #ifdef WROUGHT_CUDASIM
   cudasim::note_read(row, 16);
@@ -228,15 +228,15 @@ __device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
 
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 
-// Copies kBytes (4, 8 or 16, both addresses aligned to it) from global to shared memory, past the registers, at some
-// time before the wait; of the source only valid_bytes (0 to kBytes) are read, the rest of the target becomes 0.
+// Copies kBytes (4, 8 or 16, both addresses aligned to it) from global to shared memory, bypassing the registers, at
+// some time before the wait; only valid_bytes (0 to kBytes) of the source are read, the rest of the target becomes 0.
 template <int kBytes>
 __device__ void cp_async(void* shared, const void* global, int valid_bytes) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
 #ifdef WROUGHT_CUDASIM
   cudasim::async_copy(shared, global, kBytes, valid_bytes);
 #else
-  if constexpr (kBytes == 16) {  // .cg: through L2 only, 16 bytes alone
+  if constexpr (kBytes == 16) {  // .cg: through L2 only, for 16 bytes only
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(valid_bytes)
                  : "memory");
@@ -257,7 +257,8 @@ __device__ inline void cp_async_commit() {
 #endif
 }
 
-// Waits until all but this thread's newest kPending groups have arrived. Other threads' copies: __syncthreads() after.
+// Waits until all but this thread's newest kPending groups have arrived. For other threads' copies: __syncthreads()
+// after it.
 template <int kPending>
 __device__ void cp_async_wait() {
 #ifdef WROUGHT_CUDASIM

@@ -1,9 +1,9 @@
-// Sorts positions by a key each: kernels/radix_sort.h says what comes out. The radix sort takes 8 bits of the keys a
-// pass, the lowest first, and each pass is stable: what earlier passes ordered stays in order.
+// Sorts positions by one key each: kernels/radix_sort.h defines the result. The radix sort takes 8 bits of the keys per
+// pass, the lowest first, and each pass is stable: the order of earlier passes is kept.
 //
-// A pass is three kernels. Blocks count how often each of 256 digits occurs in their tile of 1,024 items; a warp for
-// each digit turns its counts into how many the tiles before hold; blocks then move their items to their places. Places
-// depend on counts alone, not on which block or warp comes first, so the result is the same whatever the order.
+// A pass is three kernels. Blocks count how often each of 256 digits occurs in their tile of 1,024 items; one warp per
+// digit turns its counts into the totals of the tiles before; blocks then move their items to their places. Places
+// depend only on counts, not on which block or warp comes first, so the result is the same whatever the order.
 //
 // Bound by memory: a pass reads the items twice and writes them once, 24 bytes each (the first pass reads keys of 4
 // bytes instead), and moves 1 KiB of counts four times for each tile.
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The sum of x over the lanes before this one; total: over all.
+// The sum of x over the lanes before this one; total: over all lanes.
 __device__ inline int warp_exclusive_sum(int x, int& total) {
   const int lane = threadIdx.x % 32;
   int sum = x;
@@ -53,7 +53,7 @@ __device__ inline int warp_exclusive_sum(int x, int& total) {
   return sum - x;
 }
 
-// counts: of each digit (one warp each), those in the tiles before; totals (kRadixSortDigits): those in all tiles.
+// counts: for each digit (one warp each), those in the tiles before; totals (kRadixSortDigits): those in all tiles.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) radix_sort_scan_kernel(int* counts, int* totals, int tiles) {
   const int digit = (blockIdx.x * kThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(kThreads) radix_sort_scan_kernel(int* counts, 
   if (lane == 0) totals[digit] = sum;
 }
 
-// Moves this block's tile to its places: behind all smaller digits, the same digit in earlier tiles, earlier warps of
-// this tile (a warp has kRadixSortTile / warps items in a row) and earlier items of this warp.
+// Moves this block's tile to its places: after all smaller digits, then after the same digit in earlier tiles, in
+// earlier warps of this tile (a warp has kRadixSortTile / warps consecutive items) and in earlier items of this warp.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     radix_sort_scatter_kernel(unsigned long long* out, const int* counts, const int* totals,

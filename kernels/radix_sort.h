@@ -1,8 +1,8 @@
-// Sorts positions by a key each, stably:  out = (key of p, p) for all positions p, by increasing key, and positions of
-// the same key in increasing order. An item is 64 bits, the key in the upper half and the position in the lower.
+// Sorts positions by one key each, stably:  out = (key of p, p) for all positions p, by increasing key, and positions
+// of the same key in increasing order. An item is 64 bits, the key in the upper half and the position in the lower.
 //
-// A radix sort: the keys' lowest 8 bits first, then the next, as many as the largest key has. Each pass keeps the order
-// of items with the same digit, so at the end they are ordered by all digits.
+// A radix sort: the keys' lowest 8 bits first, then the next 8, as many as the largest key has. Each pass keeps the
+// order of items with the same digit, so at the end they are ordered by all digits.
 #pragma once
 
 #include <cstdint>

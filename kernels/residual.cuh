@@ -1,5 +1,5 @@
 // The residual connection:  out = inp1 + inp2. The network's residual connections are fused with the layernorm that
-// follows (layernorm.cuh); the kernel here is for sums of their own.
+// follows (layernorm.cuh); the kernel here is for separate sums.
 //
 // Backward has no kernel, as in kernels/residual.h: both inputs get dout.
 //

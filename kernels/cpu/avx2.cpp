@@ -1,5 +1,5 @@
 // The fast kernels for AVX2 and FMA: vectors of eight floats.
-// What is in the plain headers keeps the target of the whole build: it is shared with files that are not this one.
+// The plain headers are compiled for the target of the whole build: other files share their code.
 #include "kernels/cpu/dispatch.h"
 #include "kernels/philox.h"
 

@@ -1,8 +1,8 @@
 // Dispatch: the CPU's operations as a table of function pointers, one table per instruction set, chosen at run time.
 //
 // A table holds the plain operations of kernels/X.h, or the fast ones of kernels/X_fast.h. fast_<isa>.cpp compiles all
-// of the latter for one instruction set, in a namespace of its own (cpu::WROUGHT_ISA, a macro that this file sets), so
-// one program has them all. Which of them a machine can run is found out when the program starts.
+// of the latter for one instruction set, in its own namespace (cpu::WROUGHT_ISA, a macro that this file sets), so one
+// program has them all. The program finds out at start which of them the machine can run.
 #pragma once
 
 #include "kernels/adamw.h"
@@ -42,7 +42,7 @@ inline constexpr Kernels<floatX> kPlainKernels = {
 
 // From the slowest to the fastest.
 enum class Isa {
-  portable,     // what the compiler takes for granted: SSE2 or NEON
+  portable,     // what the compiler may assume: SSE2 or NEON
   avx2,         // with FMA
   avx512,       // F, BW, DQ, VL
   avx512_bf16,  // and products of bf16
@@ -50,11 +50,11 @@ enum class Isa {
 inline constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
 
 const char* name_of(Isa isa);
-bool can_run(Isa isa);  // both the machine and the build
-Isa best_isa();         // the fastest that can; WROUGHT_ISA=name in the environment: none faster than that
+bool can_run(Isa isa);  // whether both the machine and the build can
+Isa best_isa();         // the fastest possible; WROUGHT_ISA=name in the environment caps it
 
-// null where the machine cannot run it, or, with bf16_products, where the instruction set has none. bf16_products:
-// factors of matrix products, attention's included, are rounded to bf16; sums and everything else stay float.
+// null if the machine cannot run it, or, with bf16_products, if the instruction set has none. bf16_products: factors of
+// matrix products, attention's included, are rounded to bf16; sums and everything else stay float.
 const Kernels<float>* fast_kernels(Isa isa, bool bf16_products);
 
 }  // namespace cpu

@@ -26,7 +26,7 @@ inline float exp(float x) {
   q = q * r + 1.66665768e-1f;
   q = q * r + 0.5f;
   const float p = q * (r * r) + r + 1.0f;
-  // 2^n: n is added to the exponent. The shift leaves nothing else of `shifted`, whose low bits are n's.
+  // 2^n: n is added to the exponent. The shift keeps only the low bits of `shifted`, which are n's.
   const uint32_t scaled = std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23);
   return x < -87.33f ? 0.0f : std::bit_cast<float>(scaled);
 }

@@ -1,10 +1,10 @@
-// Matrix products on the CPU, the way of Goto and van de Geijn (2008) and BLIS: a block of each factor is packed in the
-// order in which a small kernel reads it, and that kernel keeps a tile of the result in registers.
+// Matrix products on the CPU, in the manner of Goto and van de Geijn (2008) and BLIS: a block of each factor is packed
+// in the order in which a small kernel reads it, and that kernel keeps a tile of the result in registers.
 //
 //   A tile is kTileRows x kTileCols: 14 x 2 vectors in AVX-512's 32 registers, 6 x 2 elsewhere. Each step reads two
-//   vectors of B and one number of A a row: 28 multiply-adds for 16 loads, so the multipliers are what it waits for.
-//   B is packed in panels of kTileCols columns, A in panels of at most kTileRows rows; how many rows a panel has is
-//   evened out (256 rows are 9 panels of 14 and 10 of 13), so that none is computed for nothing.
+//   vectors of B and one number of A per row: 28 multiply-adds for 16 loads, so the multipliers are the bottleneck.
+//   B is packed in panels of kTileCols columns, A in panels of at most kTileRows rows; the panels' heights are
+//   evened out (256 rows are 9 panels of 14 and 10 of 13), so that no row is computed in vain.
 //   A row-major A is packed row by row: no transposition, only a stride that cannot collide in the cache.
 //   While a tile is computed, the lines that the next panel of B, the next block of A and the next tile of C will need
 //   are prefetched, a few at a time: all at once they would fill the queue that the tile's own loads go through.
@@ -29,10 +29,10 @@ inline constexpr int kTileRows = 14;
 inline constexpr int kTileRows = 6;
 #endif
 inline constexpr int kTileCols = 2 * kLanes;
-inline constexpr int kSteps = 384;                 // steps of a block at most: A's block stays in the second cache
-inline constexpr int kBlockRows = 256;             // rows of A's block at most
+inline constexpr int kSteps = 384;                 // steps per block at most: A's block stays in the second cache
+inline constexpr int kBlockRows = 256;             // rows per block of A at most
 inline constexpr int kPackedB = 512 * kSteps;      // floats of packed B that several blocks of A share
-inline constexpr int kLine = 16;                   // floats of a cache line
+inline constexpr int kLine = 16;                   // floats per cache line
 inline constexpr int kRowStride = kSteps + kLine;  // of A packed by rows
 inline constexpr int kColStride = kLine;           // of A packed by columns: a step's rows
 inline constexpr int kPanelStride = kSteps * kColStride + kLine;
@@ -45,8 +45,8 @@ struct Matrix {
   bool transposed;
 };
 
-// c (rows of ldc) = a @ b + start, where start is a matrix of ldstart, a row for all (ldstart 0), or null: none.
-// squares, unless null: the squares of what c holds in the end are added to it.
+// c (rows of ldc) = a @ b + start, where start is a matrix of ldstart, one row for all (ldstart 0), or null: none.
+// squares, unless null: the squares of c's final elements are added to it.
 struct Result {
   float* c;
   int64_t ldc;
@@ -59,7 +59,7 @@ inline int steps_of(int depth, bool bf16) { return bf16 ? (depth + 1) / 2 : dept
 
 // ---- packing -------------------------------------------------------------------------------------------------------
 
-// `depth` numbers in a row as steps.
+// Packs `depth` consecutive numbers as steps.
 template <bool kBf16>
 inline void pack_run(float* to, const float* from, int depth) {
 #if WROUGHT_BF16
@@ -81,7 +81,7 @@ inline void pack_run(float* to, const float* from, int depth) {
   std::memcpy(to, from, sizeof(float) * static_cast<size_t>(depth));
 }
 
-// How a block's rows are shared out: `count` panels, the first `longer` of them a row longer than the others.
+// How a block's rows are divided: `count` panels, the first `longer` of them one row longer than the others.
 struct Panels {
   int count, size, longer;
   explicit Panels(int rows)
@@ -102,10 +102,10 @@ void pack_a(float* to, const Matrix& a, int64_t m0, int rows, int64_t k0, int de
   }
   const Panels panels(rows);
   const int steps = steps_of(depth, kBf16);
-  for (int s = 0; s < steps; ++s) {  // panels inside: each row of memory is read from left to right
+  for (int s = 0; s < steps; ++s) {  // panels in the inner loop: each row of memory is read from left to right
     const float* from = a.data + (k0 + (kBf16 ? 2 : 1) * s) * a.stride + m0;
     for (int p = 0; p < panels.count; ++p) {
-      const int r0 = panels.begin(p), n = std::min(kColStride, rows - r0);  // rows behind a panel's do no harm
+      const int r0 = panels.begin(p), n = std::min(kColStride, rows - r0);  // rows after a panel's do no harm
       float* out = to + p * kPanelStride + s * kColStride;
 #if WROUGHT_BF16
       if constexpr (kBf16) {
@@ -121,7 +121,7 @@ void pack_a(float* to, const Matrix& a, int64_t m0, int rows, int64_t k0, int de
   }
 }
 
-// One panel of B: columns [n0, n0 + cols), cols <= kTileCols, zeros behind; step s begins at s kTileCols.
+// One panel of B: columns [n0, n0 + cols), cols <= kTileCols, then zeros; step s begins at s kTileCols.
 template <bool kBf16>
 void pack_b(float* to, const Matrix& b, int64_t n0, int cols, int64_t k0, int depth) {
   const int steps = steps_of(depth, kBf16);
@@ -193,14 +193,14 @@ inline Lines lines_of(const Matrix& x, int64_t i, int m, int64_t k, int n) {
   return {x.data + i * x.stride + k, x.stride, (n + kLine - 1) / kLine, m, 0};
 }
 
-// The p-th of `parts` shares.
+// Share p of `parts`.
 inline Lines share_of(const Lines& lines, int p, int parts) {
   if (lines.rows == 0) return lines;
   const int row0 = lines.rows * p / parts, row1 = lines.rows * (p + 1) / parts;
   return {lines.at + row0 * lines.stride, lines.stride, lines.row_lines, row1 - row0, 0};
 }
 
-// Always inlined: the compiler holds a function that only prefetches for one that does nothing.
+// Always inlined: the compiler takes a function that only prefetches for one without effect.
 __attribute__((always_inline)) inline void prefetch_next(Lines& lines) {
   if (lines.rows <= 0) return;
   __builtin_prefetch(lines.at + lines.line * kLine, 0, 2);
@@ -312,7 +312,7 @@ inline void multiply_panel(const float* a, bool by_rows, int rows, const float* 
 
 // ---- blocks --------------------------------------------------------------------------------------------------------
 
-// Memory for packed blocks, one for each thread, kept for the next product.
+// Memory for packed blocks, one per thread, reused by the next product.
 class Scratch {
  public:
   Scratch() = default;
@@ -336,7 +336,7 @@ class Scratch {
   size_t size_ = 0;
 };
 
-// The last columns, which are no whole tile: computed beside c.
+// The last columns, fewer than a whole tile: computed in a buffer next to c.
 template <bool kBf16>
 void multiply_edge(const float* a, bool by_rows, int rows, int cols, const float* b, int steps, const Result& result) {
   static thread_local Scratch scratch;
@@ -361,7 +361,7 @@ void multiply_part(int64_t m0, int64_t m1, int64_t n0, int64_t n1, int64_t K, co
   const int64_t blocks = (M + kBlockRows - 1) / kBlockRows;
   const auto block_begin = [&](int64_t block) { return m0 + M * block / blocks; };
   const int panel_floats = steps_of(static_cast<int>(depth_step), kBf16) * kTileCols;
-  // With one block of A each panel of B is used up at once; else as many as fit are kept for the next blocks.
+  // With one block of A each panel of B is used up at once; else as many panels as fit are kept for the next blocks.
   const int64_t kept = blocks == 1 ? 1 : kPackedB / panel_floats;
   const int64_t col_step = blocks == 1 ? n1 - n0 : kept * kTileCols;
   float* packed_a = scratch_a.get(std::max(kPanels * kPanelStride, kBlockRows * kRowStride));
@@ -375,7 +375,7 @@ void multiply_part(int64_t m0, int64_t m1, int64_t n0, int64_t n1, int64_t K, co
         const int64_t i0 = block_begin(block);
         const int rows = static_cast<int>(block_begin(block + 1) - i0);
         pack_a<kBf16>(packed_a, a, i0, rows, k0, depth);
-        Lines next_a{};  // the block that comes next, if it is not what was just read
+        Lines next_a{};  // the next block, unless it was just read
         if (block + 1 < blocks) {
           next_a = lines_of(a, i0 + rows, static_cast<int>(block_begin(block + 2) - i0 - rows), k0, depth);
         } else if (k0 + depth < K) {
@@ -411,8 +411,8 @@ void multiply_part(int64_t m0, int64_t m1, int64_t n0, int64_t n1, int64_t K, co
   }
 }
 
-// The whole product, (M, N), on all threads: each has some rows and some columns, divided so that the least is packed.
-// squares: the sum of the result's squares is added to it; null: not wanted.
+// The whole product, (M, N), on all threads: each has some rows and some columns, divided so that packing is least.
+// squares: the sum of the result's squares is added to it; null: not needed.
 template <bool kBf16>
 void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b, const Result& result,
               double* squares = nullptr) {
@@ -424,8 +424,8 @@ void multiply(int64_t M, int64_t N, int64_t K, const Matrix& a, const Matrix& b,
     if (threads % t != 0) continue;
     const double rows = static_cast<double>((M + t - 1) / t);
     const double cols = static_cast<double>((panels + threads / t - 1) / (threads / t) * kTileCols);
-    // Cycles for each k: products, and what packing a number costs; of A more where it is transposed, or where threads
-    // share its rows, half of which come from another core's cache then.
+    // Cycles per k: products, and the cost of packing a number; of A more if it is transposed, or if threads share its
+    // rows, half of which then come from another core's cache.
     const double pack_a_cost = a.transposed || t < threads ? 0.5 : 0.2, pack_b_cost = 0.4;
     const double cost = rows * cols / (kBf16 ? 2 * kLanes : kLanes) + pack_a_cost * rows + pack_b_cost * cols;
     if (t == 1 || cost < least) {

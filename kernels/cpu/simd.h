@@ -1,8 +1,8 @@
-// Vectors of floats as wide as an instruction set has them, in the compiler's own vector types: the same source becomes
+// Vectors of floats as wide as the instruction set allows, in the compiler's own vector types: the same source becomes
 // AVX-512, AVX2, SSE2 or NEON. Only bf16 needs intrinsics (WROUGHT_BF16).
 //
-// fast_<isa>.cpp sets the three macros, then includes every *_fast.h: what is in them lives in cpu::<isa>, compiled for
-// that instruction set. Anyone else gets cpu::fast, with the vectors that every machine has.
+// fast_<isa>.cpp sets the three macros, then includes every *_fast.h: their contents live in cpu::<isa>, compiled for
+// that instruction set. Any other file gets cpu::fast, with the vectors that every machine has.
 #pragma once
 
 #ifdef _OPENMP
@@ -37,7 +37,7 @@ inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
 inline Vec broadcast(float x) { return x - Vec{}; }
 
-// The first n floats at p, 0 <= n <= kLanes, and zeros; nothing behind them is touched.
+// The first n floats at p, 0 <= n <= kLanes, then zeros; nothing after them is touched.
 inline Vec load_first(const float* p, int n) {
 #if WROUGHT_VECTOR_BYTES == 64
   return reinterpret_cast<Vec>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p));
@@ -48,8 +48,7 @@ inline Vec load_first(const float* p, int n) {
 #endif
 }
 
-// v[i][j] <-> v[j][i]: at each step blocks of kSize x kSize off the diagonal change places, from the largest to the
-// smallest.
+// v[i][j] <-> v[j][i]: each step swaps blocks of kSize x kSize off the diagonal, from the largest to the smallest.
 template <int kSize, size_t... j>
 __attribute__((always_inline)) inline void exchange_blocks(Vec (&v)[kLanes], std::index_sequence<j...>) {
   constexpr int kOf = kLanes;  // the second operand's elements are numbered from here
@@ -70,7 +69,7 @@ __attribute__((always_inline)) inline void transpose(Vec (&v)[kLanes]) {
 }
 
 #if WROUGHT_BF16
-// 32 floats in a row as 16 pairs of bf16, rounded to nearest even.
+// 32 consecutive floats as 16 pairs of bf16, rounded to nearest even.
 inline Vec bf16_pairs(const float* p) {
   return reinterpret_cast<Vec>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(p + 16), _mm512_loadu_ps(p)));
 }
@@ -93,11 +92,11 @@ inline int threads_of_loops() {
 #endif
 }
 
-// GCC 12 leaves `omp simd` loops with reductions scalar where they end up in a lambda or in the body of a parallel
-// region, also by inlining: such loops are in functions of their own that are [[gnu::noinline]].
+// GCC 12 leaves `omp simd` loops with reductions scalar if they end up in a lambda or in the body of a parallel region,
+// also by inlining: such loops are in separate functions that are [[gnu::noinline]].
 
-// f(i) for i in [0, n): on all threads, or, where that is not worth starting them, on this one without a parallel
-// region. Never on some of them: OpenMP's runtime takes a team apart and builds it anew when its size changes.
+// f(i) for i in [0, n): on all threads, or, if starting them is not worth it, on this one without a parallel region.
+// Never on some of them: OpenMP's runtime takes a team apart and rebuilds it when its size changes.
 template <class F>
 inline void for_each_index(int64_t n, bool worth_threads, F&& f) {
   if (!worth_threads || threads_of_loops() == 1) {
@@ -108,7 +107,7 @@ inline void for_each_index(int64_t n, bool worth_threads, F&& f) {
   for (int64_t i = 0; i < n; ++i) f(i);
 }
 
-// f(begin, end) for ranges that make up [0, n).
+// f(begin, end) for ranges that cover [0, n).
 template <class F>
 inline void for_each_range(int64_t n, bool worth_threads, F&& f) {
   const int64_t threads = worth_threads ? threads_of_loops() : 1;

@@ -140,7 +140,7 @@ TEST_CASE("cuBLASLt is not asked for products that are not aligned, and the reas
   CHECK(odd.products == 0);
   CHECK(odd.operation("matmul_forward").tier == "own tensor cores");
   CHECK(odd.operation("matmul_forward").why ==
-        "cuBLASLt is not asked: rows of 12 or 16 elements are no multiples of 16 bytes");
+        "cuBLASLt is skipped: rows of 12 or 16 elements are not multiples of 16 bytes");
 }
 
 namespace {

@@ -234,13 +234,14 @@ TEST_CASE("the choice of attention and its reason, for every answer of cuDNN and
   };
   const auto own = [&](auto change) { return choose(changed(change), "", false); };
   CHECK(own([](AttentionCase& o) { o.dropout = true; }) ==
-        "own kernels on tensor cores: cuDNN's dropout would draw another mask");
+        "own kernels on tensor cores: cuDNN's dropout would draw a different mask");
   CHECK(own([](AttentionCase& o) { o.documents = true; }) ==
-        "own kernels on tensor cores: cuDNN is not asked: rows hold several documents");
+        "own kernels on tensor cores: cuDNN is skipped: rows hold several documents");
   CHECK(own([](AttentionCase& o) { o.others_aligned = false; }) ==
-        "own kernels on tensor cores: cuDNN is not asked: a tensor does not begin at a multiple of 16 bytes");
+        "own kernels on tensor cores: cuDNN is skipped: a tensor does not begin at a multiple of 16 bytes");
   CHECK(own([](AttentionCase& o) { o.aligned = false; }).rfind("own plain kernels: ", 0) == 0);
-  CHECK(own([](AttentionCase& o) { o.causal = false; }) == "own plain kernels: not causal: the other kernels are");
+  CHECK(own([](AttentionCase& o) { o.causal = false; }) ==
+        "own plain kernels: not causal: the other kernels need causal attention");
   CHECK(own([](AttentionCase& o) { o.bf16 = false; }) == "own plain kernels: tensor cores would round float");
   CHECK(own([](AttentionCase& o) { o.wanted = AttentionTier::plain; }) ==
         "own plain kernels: the plain kernels were asked for");
@@ -318,8 +319,8 @@ TEST_CASE("attention skips the tiles of other documents: not even a NaN comes fr
 TEST_CASE("attention over several documents is refused unless it is causal") {
   const Sizes s = of_documents({1, 9, 1, 16, false}, {4});
   const BackwardInputs<float> in({1, 9, 1, 16}, 0);
-  CHECK_THROWS_WITH_AS(forward(in.inp, s, 0, AttentionTier::plain), doctest::Contains("want causal"), CudaError);
-  CHECK_THROWS_WITH_AS(backward(in, s, 0, AttentionTier::plain), doctest::Contains("want causal"), CudaError);
+  CHECK_THROWS_WITH_AS(forward(in.inp, s, 0, AttentionTier::plain), doctest::Contains("need causal"), CudaError);
+  CHECK_THROWS_WITH_AS(backward(in, s, 0, AttentionTier::plain), doctest::Contains("need causal"), CudaError);
 }
 
 TEST_CASE("attention on tensor cores: weights whose random number is at least dropout are kept") {
@@ -502,7 +503,7 @@ TEST_CASE("attention's grid has as many blocks per head as a grid allows") {
   CHECK(grid.x == 3);
   CHECK(grid.y == 65'535);
   CHECK(grid.z == 3);
-  CHECK_THROWS_WITH_AS(attention_grid(s, 65'536), doctest::Contains("blocks a head"), CudaError);
+  CHECK_THROWS_WITH_AS(attention_grid(s, 65'536), doctest::Contains("blocks per head"), CudaError);
 }
 
 TEST_CASE("attention's sections of heads change only the order of blocks") {

@@ -1,10 +1,10 @@
-// Races and reads of what nobody has written.
+// Data races and uninitialised reads.
 //
 // Two accesses to the same byte, at least one of them a write and not both atomic, are a race unless they are ordered:
-// by being the same thread's; in one block, by a barrier between them; in one warp, by a __syncwarp that names both
-// lanes. Of two blocks of a launch nothing is ordered. A later access can only race with what the last write or the
-// reads since have left, and of the reads four suffice: one, the last by another lane of its warp, by another warp of
-// its block, by another block. Whoever writes next races with one of these if he races with any.
+// both by the same thread; in one block, by a barrier between them; in one warp, by a __syncwarp that names both lanes.
+// Blocks of a launch are not ordered. A later access can only race with the last write or the reads since, and of those
+// reads four suffice: one, the last by another lane of its warp, by another warp of its block, by another block. If the
+// next write races with any read, it races with one of these.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace {
 
 constinit bool checks_on = true;
 
-// ---- what is remembered of memory ----------------------------------------------------------------------------------
+// ---- the record of memory -------------------------------------------------------------------------------------------
 
 // An access to the bytes of a granule. Bytes that are touched one at a time may be forgotten, never confused.
 struct Touch {
@@ -35,12 +35,12 @@ struct Granule {
   Touch read, read_by_lane, read_by_warp, read_by_block;
 };
 
-// Granules have 2 bytes. But as long as a line of 16 bytes is touched in larger pieces only, one granule, the first,
-// stands for a whole piece.
+// Granules have 2 bytes. But as long as a line of 16 bytes is touched only in larger pieces, one granule, the first,
+// represents a whole piece.
 constexpr size_t kGranuleBytes = 2, kLineBytes = 16;
 struct Granules {
   Granule* granules;
-  uint8_t* pieces;  // of each line: the bytes of its pieces, 0 before it is touched
+  uint8_t* pieces;  // per line: the bytes of its pieces, 0 before it is touched
 };
 
 template <class T>
@@ -59,11 +59,11 @@ T* map_zeros(size_t count) {
 constexpr size_t granule_count(size_t bytes) { return (bytes / kLineBytes + 1) * (kLineBytes / kGranuleBytes); }
 constexpr size_t line_count(size_t bytes) { return bytes / kLineBytes + 1; }
 
-// Of an allocation.
+// The shadow of an allocation.
 struct Shadow {
   size_t bytes;
   Granules granules;
-  uint8_t* written;  // a byte for each: whether anybody has written it
+  uint8_t* written;  // per byte: whether it was ever written
 
   explicit Shadow(size_t bytes)
       : bytes(bytes),
@@ -85,7 +85,7 @@ Shadow& shadow_of(const Allocation& allocation) {
   return *allocation.shadow;
 }
 
-// Of shared memory: what a block leaves is nothing to the next.
+// The shadow of shared memory: what a block leaves there does not count for the next.
 struct SharedShadow {
   std::vector<Granule> granules;
   std::vector<uint8_t> pieces, written;
@@ -104,7 +104,7 @@ struct SharedShadow {
 
 // ---- the block that runs -------------------------------------------------------------------------------------------
 
-// What each lane of a warp knows of the others' clocks; only of use after a __syncwarp since the last barrier.
+// What each lane of a warp knows of the others' clocks; used only after a __syncwarp since the last barrier.
 struct WarpClocks {
   uint32_t run = 0, barrier = 0;
   uint16_t own[32];
@@ -188,8 +188,8 @@ std::string count_text(size_t bytes) { return std::to_string(bytes) + (bytes == 
       worker,
       is_shared(access) ? "read of shared memory that was not written" : "read of global memory that was not written",
       access.pc,
-      worker.lane_text(worker.current()) + " reads " + count_text(access.bytes) + ", of which nobody wrote " +
-          memory_text(first),
+      worker.lane_text(worker.current()) + " reads " + count_text(access.bytes) + ", of which " + memory_text(first) +
+          " was never written",
       cudaErrorLaunchFailure);
 }
 
@@ -210,7 +210,7 @@ void check_granule(Worker& worker, const Access& access, Granule& granule, const
     if (!now.atomic) last.run = granule.read_by_lane.run = granule.read_by_warp.run = granule.read_by_block.run = 0;
     return;
   }
-  // Once more by the same thread: whoever had written since would have emptied it.
+  // A repetition by the same thread: any write in between would have emptied it.
   if (last.run == now.run && last.thread == now.thread && last.barrier == now.barrier && last.clock == now.clock &&
       last.halves == now.halves && !now.atomic)
     return;
@@ -229,7 +229,7 @@ void check_granule(Worker& worker, const Access& access, Granule& granule, const
 
 bool has_pieces(size_t offset, size_t bytes, size_t piece) { return offset % piece == 0 && bytes % piece == 0; }
 
-// A line's pieces become small enough for an access.
+// Splits a line's pieces until they are small enough for an access.
 void split(Granules& memory, size_t offset, size_t bytes) {
   const size_t line = offset / kLineBytes, old = memory.pieces[line];
   size_t piece = old ? old / 2 : kLineBytes;
@@ -282,7 +282,7 @@ void set_checks(bool on) {
 bool checking() { return checks_on; }
 
 void check_access(Worker& worker, const Access& access) {
-  if (access.region == Region::pinned) return;  // the host writes it when it likes
+  if (access.region == Region::pinned) return;  // the host may write it at any time
   uint8_t* written =
       (is_shared(access) ? shared_shadow(access).written.data() : shadow_of(*access.allocation).written) +
       access.offset;
@@ -294,7 +294,7 @@ void check_access(Worker& worker, const Access& access) {
   if (access.write) std::memset(written, 1, access.bytes);
 }
 
-// Until the copy is waited for, its target holds nothing.
+// Until the copy is waited for, its target is uninitialised.
 void check_async_issue(Worker& worker, const Access& target) {
   check_races(worker, target);
   std::memset(&shared_shadow(target).written[target.offset], 0, target.bytes);

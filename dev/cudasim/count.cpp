@@ -1,8 +1,8 @@
-// What kernels ask of memory, as a GPU would see it: by requests of warps.
+// The memory requests of kernels as a GPU would see them: per warp.
 //
-// Lanes run one after another, so a request is put together afterwards: the n-th coming of one lane by an instruction
-// belongs with the n-th of the others. Barriers, and collectives of all lanes, are places where the warp is together
-// again; there the counting of comings starts anew.
+// Lanes run one after another, so requests are assembled afterwards: a lane's n-th execution of an instruction belongs
+// with the other lanes' n-th. At barriers and collectives of all lanes the warp is together again, and the executions
+// are counted anew.
 #include <algorithm>
 #include <bit>
 #include <climits>
@@ -60,7 +60,7 @@ class Cache {
     oldest_ = newest_ = kNone;
   }
 
-  void move_bytes_to(uint64_t& read, uint64_t& written) {  // those since the last time
+  void move_bytes_to(uint64_t& read, uint64_t& written) {  // those since the last call
     read += std::exchange(read_, 0);
     written += std::exchange(written_, 0);
   }
@@ -97,14 +97,14 @@ struct Request {
   uintptr_t address[32];
 };
 
-// An instruction, as a warp comes by it.
+// An instruction, as a warp executes it.
 struct Instruction {
   uintptr_t pc = 0;
   uint32_t bytes = 0;
   bool write = false, atomic = false, shared = false;
-  uint32_t comings[32] = {};      // of each lane
-  std::vector<Request> requests;  // of those that are not complete, the oldest first
-  size_t first = 0;               // of requests: those before are complete
+  uint32_t comings[32] = {};      // per lane
+  std::vector<Request> requests;  // the incomplete ones, oldest first
+  size_t first = 0;               // index into requests: those before are complete
 };
 
 struct WarpRequests {
@@ -112,7 +112,7 @@ struct WarpRequests {
   std::vector<Instruction> instructions;
 };
 
-// Bytes of an allocation that a launch has touched: a bit for each.
+// Bytes of an allocation that a launch has touched: one bit each.
 struct Touched {
   std::vector<uint64_t> read, written;
 };
@@ -127,16 +127,16 @@ struct Kernel {
 struct Counting {
   explicit Counting(size_t bytes) : cache_bytes(bytes), cache(bytes), kept(bytes) {}
   size_t cache_bytes;
-  Cache cache, kept;  // empty when a launch begins; with what earlier launches left
+  Cache cache, kept;  // empty when a launch begins; keeps the contents from earlier launches
   std::map<const void*, Kernel> kernels;
-  Kernel* kernel = nullptr;  // that runs, or ran last
+  Kernel* kernel = nullptr;  // the one that runs, or ran last
   std::vector<WarpRequests> warps = std::vector<WarpRequests>(32);
   std::vector<unsigned> exists = std::vector<unsigned>(32);
   std::map<const char*, Touched> touched;
 };
 Counting* active = nullptr;
 
-uint64_t mark(std::vector<uint64_t>& bits, size_t begin, size_t end) {  // how many were not marked
+uint64_t mark(std::vector<uint64_t>& bits, size_t begin, size_t end) {  // returns how many were not marked
   uint64_t fresh = 0;
   for (size_t i = begin; i < end;) {
     const size_t in_word = std::min<size_t>(end - i, 64 - i % 64);
@@ -192,8 +192,8 @@ void count_global(const Instruction& instruction, const Request& request, LineCo
   line.least_sectors += least;
 }
 
-// Accesses of 16 bytes are served for 8 lanes at a time, those of 8 for 16. Among these, each bank gives one word of 4
-// bytes a wavefront, to whoever wants it.
+// Accesses of 16 bytes are served for 8 lanes at a time, those of 8 for 16. Among these, each bank serves one word of 4
+// bytes per wavefront, to every lane that reads it.
 void count_shared(const Instruction& instruction, const Request& request, LineCounts& line) {
   KernelCounts& counts = active->kernel->counts;
   const unsigned lanes_at_once = instruction.bytes > 8 ? 8 : instruction.bytes > 4 ? 16 : 32;
@@ -254,8 +254,8 @@ int counted_cache_bytes() { return static_cast<int>(std::min<size_t>(active->cac
 void count_access(Worker& worker, const Access& access) {
   const unsigned thread = worker.current().index, lane = thread % 32;
   WarpRequests& warp = active->warps[thread / 32];
-  // A range is several accesses by one instruction; they differ in size, or are told apart by their order. cp.async is
-  // two accesses of one size, to global and to shared memory.
+  // A range is several accesses by one instruction; they differ in size, or are distinguished by their order. cp.async
+  // is two accesses of one size, to global and to shared memory.
   const uint64_t key = uint64_t{access.pc} << 6 | uint64_t{access.bytes} << 1 | is_shared(access);
   const auto [found, is_new] = warp.index.try_emplace(key, warp.instructions.size());
   if (is_new) {
@@ -338,7 +338,7 @@ std::vector<KernelCounts> stop_counting() {
     active->kept.move_bytes_to(last.kept_dram_read_bytes, last.kept_dram_write_bytes);
   }
   for (auto& [address, kernel] : active->kernels) {
-    std::map<std::string, LineCounts> lines;  // several instructions may stand on one
+    std::map<std::string, LineCounts> lines;  // one line may have several instructions
     for (const auto& [pc, counts] : kernel.lines) {
       LineCounts& line = lines[code_place(pc)];
       line.requests += counts.requests;

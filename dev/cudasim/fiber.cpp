@@ -45,7 +45,7 @@ void switch_fiber(Fiber& from, Fiber& to) {
 }
 
 void FiberPool::make_context(Fiber& fiber, size_t index) {
-  // Stacks lie a multiple of the caches' size apart; without an offset of its own each would use the same cache lines.
+  // Stacks lie a multiple of the caches' size apart; without separate offsets they would all use the same cache lines.
   const size_t offset = index % 64 * 320;
   fiber.context = make_fcontext(fiber.low + fiber.size - offset, fiber.size - offset, entry_);
   fiber.fake_stack = nullptr;

@@ -1,4 +1,4 @@
-// A stack of its own and a context to switch to, on Boost.Context's two functions (some tens of nanoseconds a switch).
+// A separate stack and a context to switch to, on Boost.Context's two functions (some tens of nanoseconds per switch).
 #pragma once
 
 #include <boost/context/detail/fcontext.hpp>
@@ -10,18 +10,18 @@ namespace cudasim {
 
 struct Fiber {
   boost::context::detail::fcontext_t context = nullptr;
-  char* low = nullptr;  // lowest byte of the stack; below it lies a page without access
+  char* low = nullptr;  // lowest byte of the stack; below it is a page without access
   size_t size = 0;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
-// Leaves `from`, which goes on when somebody switches back to it.
+// Leaves `from`, which continues when another fiber switches back to it.
 void switch_fiber(Fiber& from, Fiber& to);
 
-// The first thing on a new fiber's stack.
+// The first function on a new fiber's stack.
 void arrived(boost::context::detail::transfer_t transfer);
 
-// Stacks of one worker, made as they are needed and used again.
+// Stacks of one worker, made as they are needed and reused.
 class FiberPool {
  public:
   static constexpr size_t kStackSize = 256 * 1024;

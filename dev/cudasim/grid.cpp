@@ -1,4 +1,4 @@
-// The worker threads, which take a grid's blocks one by one. They live as long as the process; blocks run nowhere else.
+// The worker threads, which take a grid's blocks one by one. They live as long as the process; blocks run only there.
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
@@ -65,10 +65,10 @@ class WorkerThreads {
     pthread_t thread;
     const Worker* worker;
     uint64_t heartbeat = 0;
-    double since = 0;  // the thread's processor time when the heartbeat was new
+    double since = 0;  // the thread's processor time when the heartbeat last changed
   };
 
-  // Processor time, not the clock's: a busy machine or a debugger's break must not make a thread look hung.
+  // Processor time, not wall-clock time: a busy machine or a debugger's break must not make a thread look hung.
   void end_hung_lanes() {
     for (Watched& watched : watched_) {
       clockid_t clock;
@@ -93,7 +93,7 @@ class WorkerThreads {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    // The C library takes thread-local storage, all __shared__ arrays of the program, out of the stack.
+    // The C library takes thread-local storage, and so all __shared__ arrays of the program, out of the stack.
     pthread_attr_setstacksize(&attributes, size_t{64} << 20);
     pthread_t thread;
     const int status = pthread_create(

@@ -32,7 +32,7 @@ HOOK void __tsan_vptr_update(void*, void*) {}
 HOOK void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 HOOK void __tsan_atomic_signal_fence(int) {}
 
-// Atomic operations are done here, in place of the instruction: memory orders only become stronger.
+// Atomic operations are done here, in place of the instruction: memory orders can only become stronger.
 #define ATOMIC_UPDATE(bits, T, name)                               \
   HOOK T __tsan_atomic##bits##_fetch_##name(T* at, T value, int) { \
     observe(CALLER, at, sizeof(T), true, true, true);              \
@@ -72,7 +72,7 @@ ATOMIC(64, uint64_t)
 #undef ATOMIC
 #undef ATOMIC_UPDATE
 
-struct SourceLocation {  // as the compiler lays it out
+struct SourceLocation {  // the compiler's layout
   const char* file;
   uint32_t line, column;
 };

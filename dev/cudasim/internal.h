@@ -23,26 +23,26 @@ namespace cudasim {
 
 constexpr size_t kMaxShared = 227 * 1024;        // dynamic shared memory of a block, after cudaFuncSetAttribute
 constexpr size_t kDefaultMaxShared = 48 * 1024;  // without; static memory included,
-constexpr size_t kStaticShared = 1024;           // of which a kernel is taken to have as much as ptxas pads a little to
+constexpr size_t kStaticShared = 1024;           // a kernel's assumed static part, which ptxas pads a little to
 constexpr unsigned kMaxThreads = 1024;
 constexpr int kMultiprocessors = 4;
 
 struct Settings {
-  std::string error;  // what is wrong with the environment; empty: nothing
+  std::string error;  // what is wrong with the environment variables; empty: nothing
   int devices = 1;
   size_t memory = size_t{64} << 30;
-  int capability = 80;  // 10 times the compute capability that the device claims
+  int capability = 80;  // 10 times the compute capability that the device reports
   Schedule schedule = Schedule::forward;
   uint64_t seed = 0;
   int threads = 1;
   bool mma_truncates = false;
-  double time_limit = 60;                  // seconds of processor time of a lane between two switches
+  double time_limit = 60;                  // seconds of processor time per lane between two switches
   double nccl_timeout = 60;                // seconds that one rank waits for another
   std::string nccl_address = "127.0.0.1";  // where ncclGetUniqueId listens
 };
 Settings& settings();  // from the environment, then as tests set them
 
-// A small generator: the next of a sequence that the state determines (SplitMix64).
+// A small generator: the next number of the sequence that the state determines (SplitMix64).
 inline uint64_t next_random(uint64_t& state) {
   uint64_t z = state += 0x9e3779b97f4a7c15u;
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
@@ -54,9 +54,9 @@ inline uint64_t next_random(uint64_t& state) {
 
 std::recursive_mutex& api_lock();
 cudaError_t sticky_error();
-void set_sticky_error(cudaError_t error);  // what asynchronous work ran into; until cudaDeviceReset
+void set_sticky_error(cudaError_t error);  // an error of asynchronous work; kept until cudaDeviceReset
 cudaError_t api_status();                  // what every call checks first: environment, device, sticky error
-cudaError_t returned(cudaError_t status);  // status, remembered for cudaGetLastError
+cudaError_t returned(cudaError_t status);  // status, also kept for cudaGetLastError
 void note_allocation();                    // for allocations()
 
 // ---- reports -------------------------------------------------------------------------------------------------------
@@ -66,12 +66,12 @@ std::string place_text(const Place& place);
 std::string kernel_name(const void* kernel);  // demangled, with template arguments, without parameters
 void note_kernel(const void* kernel);         // for launched_kernels() and CUDASIM_KERNELS
 
-// The program's thread-local variables, __shared__ ones among them: offsets from the start of its storage.
+// The program's thread-local variables, including __shared__ ones: offsets from the start of its storage.
 void for_thread_local_symbols(const std::function<void(const char* mangled, size_t offset, size_t bytes)>& f);
 
 // ---- grids ---------------------------------------------------------------------------------------------------------
 
-// A launch while it runs.
+// A launch in progress.
 struct Grid {
   const detail::Kernel* kernel = nullptr;
   dim3 grid, block;
@@ -83,11 +83,11 @@ struct Grid {
   std::atomic<int> error{cudaSuccess};
 };
 
-// Runs all blocks on the workers; returns the error that a report ended it with, or cudaSuccess.
+// Runs all blocks on the workers; returns the error of the report that ended it, or cudaSuccess.
 cudaError_t run_grid(Grid& grid);
 
 class Worker;
-Worker* new_worker();  // on the thread that it is to serve
+Worker* new_worker();  // on the thread that will run it
 void run_block(Worker& worker, Grid& grid, uint64_t block);
 uint64_t heartbeat(const Worker& worker);
 void end_hung_lane();  // in a signal handler on the worker's thread
@@ -99,22 +99,22 @@ struct Shadow;
 struct Allocation {
   char* begin = nullptr;
   size_t bytes = 0;
-  char *low = nullptr, *high = nullptr;  // the pages it lies in: red zones before begin and behind begin + bytes
+  char *low = nullptr, *high = nullptr;  // its pages: red zones before begin and after begin + bytes
   Place where, freed_where;
   bool pinned = false;
   bool reset = false;                // freed by cudaDeviceReset
-  mutable Shadow* shadow = nullptr;  // check.cpp's
+  mutable Shadow* shadow = nullptr;  // of check.cpp
 };
 
 enum class Space { host, pinned, device };
 Space space_of(const void* pointer);
-// The live allocation that holds all of [pointer, pointer + bytes); null if none does.
+// The live allocation that contains all of [pointer, pointer + bytes); null if none does.
 const Allocation* allocation_of(const void* pointer, size_t bytes);
 std::string describe_address(const void* pointer);
 
 void unlock_device_memory();                     // before kernels and copies run
 void lock_device_memory();                       // after: host code that touches it faults
-bool check_red_zones(const std::string& after);  // whether all are whole; reports those that are not
+bool check_red_zones(const std::string& after);  // whether all are intact; reports those that are not
 void free_all_memory();                          // cudaDeviceReset
 void install_fault_handler();
 
@@ -122,10 +122,11 @@ void install_fault_handler();
 
 cudaError_t drain_all();  // cudaDeviceSynchronize
 void drop_all_streams();  // cudaDeviceReset
-void restart_random();    // a schedule's seed alone decides what follows
+void restart_random();    // afterwards only the schedule's seed matters
 
 // For operations that are neither kernels nor copies. A record is the end of an operation in its stream; run (null:
-// nothing) waits for `after` (null: nothing) besides what is in the stream already, and has device memory open.
+// nothing) waits for `after` (null: nothing) and for everything queued in the stream before it, and has device memory
+// open.
 struct Record;
 bool is_stream(cudaStream_t stream);
 std::shared_ptr<Record> enqueue_operation(cudaStream_t stream, std::function<cudaError_t()> run,

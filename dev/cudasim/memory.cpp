@@ -1,7 +1,7 @@
 // Device memory: one reserved range of addresses, closed (PROT_NONE) unless kernels or copies run, so that host code
-// that reaches into it faults. Each allocation has pages of its own and ends as near to a closed page as 256-byte
-// alignment allows; the bytes left over before and behind it are red zones with a pattern that is checked. Addresses
-// are not used again, so whatever has been freed stays closed. Pinned memory: the same in a second range, always open.
+// that reaches into it faults. Each allocation has its own pages and ends as near to a closed page as 256-byte
+// alignment allows; the bytes left over before and after it are red zones with a pattern that is checked. Addresses are
+// not reused, so freed memory stays closed. Pinned memory: the same in a second range, always open.
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -20,12 +20,12 @@ namespace {
 
 constexpr size_t kPage = 4096, kAlignment = 256, kRedZone = 256;
 constexpr size_t kReserved = size_t{4} << 40;         // addresses, not memory
-constexpr size_t kFillByMapping = size_t{256} << 20;  // from this size on, pages come to life when they are touched
-constexpr unsigned char kPattern[2] = {0xe5, 0x7f};   // as bf16 and as float: a NaN
+constexpr size_t kFillByMapping = size_t{256} << 20;  // from this size on, pages are created when touched
+constexpr unsigned char kPattern[2] = {0xe5, 0x7f};   // a NaN both as bf16 and as float
 
 struct Range {
   char *begin = nullptr, *end = nullptr;
-  char* unused = nullptr;  // from here on nothing was ever allocated
+  char* unused = nullptr;  // nothing from here on was ever allocated
 
   bool contains(const void* pointer) const {
     return pointer >= static_cast<const void*>(begin) && pointer < static_cast<const void*>(end);
@@ -60,7 +60,7 @@ Memory& memory() {
 const Allocation* nearest(const std::map<const char*, Allocation>& allocations, const void* pointer) {
   auto next = allocations.upper_bound(static_cast<const char*>(pointer));
   const Allocation* best = nullptr;
-  size_t distance = size_t{1} << 20;  // farther away is unrelated
+  size_t distance = size_t{1} << 20;  // anything farther away is unrelated
   const char* byte = static_cast<const char*>(pointer);
   if (next != allocations.end() && static_cast<size_t>(next->second.begin - byte) < distance) {
     best = &next->second;
@@ -74,7 +74,7 @@ const Allocation* nearest(const std::map<const char*, Allocation>& allocations, 
   return best;
 }
 
-// A file of 0xFF that mappings share until they write.
+// A file of 0xFF bytes that mappings share until they write.
 int filled_file(size_t size) {
   static const int file = [size] {
     const int file = memfd_create("cudasim", MFD_CLOEXEC);
@@ -105,7 +105,7 @@ bool open_filled(char* low, size_t size) {
   return true;
 }
 
-// The red zones of an allocation: the 256 bytes before it and what its last page has left.
+// The red zones of an allocation: the 256 bytes before it and the rest of its last page.
 template <class F>
 void for_red_zones(const Allocation& allocation, F&& f) {
   f(std::max(allocation.low, allocation.begin - kRedZone), allocation.begin);
@@ -151,7 +151,7 @@ void release(const Allocation& allocation) {
   Memory& all = memory();
   observe_free(all.live.at(allocation.begin));
   mmap(allocation.low, static_cast<size_t>(allocation.high - allocation.low), PROT_NONE,
-       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);  // the memory goes, the addresses stay
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);  // frees the memory, keeps the addresses
   if (!allocation.pinned) all.used -= allocation.bytes;
   all.freed.emplace(allocation.begin, allocation).first->second.shadow = nullptr;
   all.live.erase(allocation.begin);
@@ -162,13 +162,13 @@ cudaError_t free_pointer(void* pointer, bool pinned, const Place& where) {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!pointer) return cudaSuccess;
-  const cudaError_t drained = drain_all();  // as CUDA does: nothing that still runs may use it
+  const cudaError_t drained = drain_all();  // as in CUDA: nothing that still runs may use it
   if (drained != cudaSuccess) return returned(drained);
   const auto found = memory().live.find(static_cast<char*>(pointer));
   if (found == memory().live.end() || found->second.pinned != pinned) {
     const auto freed = memory().freed.find(static_cast<char*>(pointer));
-    if (freed == memory().freed.end() || !freed->second.reset)  // else an owner that outlived the device
-      report("freed what is no allocation\n  " + describe_address(pointer));
+    if (freed == memory().freed.end() || !freed->second.reset)  // otherwise its owner outlived the device
+      report("freed a pointer that is not an allocation\n  " + describe_address(pointer));
     return returned(cudaErrorInvalidValue);
   }
   found->second.freed_where = where;
@@ -215,7 +215,7 @@ std::string describe_address(const void* pointer) {
   if (byte < found->begin)
     return description + ", " + std::to_string(found->begin - byte) + " bytes before the start" + of;
   return description + ", " + std::to_string(byte - found->begin - static_cast<ptrdiff_t>(found->bytes)) +
-         " bytes behind the end" + of;
+         " bytes past the end" + of;
 }
 
 void unlock_device_memory() {
@@ -269,8 +269,8 @@ namespace {
 
 struct sigaction previous_handler;
 
-// A lane's bad access becomes a report, and its block ends. Anyone else's is explained and then goes the way it would
-// have gone without us.
+// A lane's bad access becomes a report, and its block ends. Any other bad access is explained and then handled as it
+// would have been without cudasim.
 void handle_fault(int signal, siginfo_t* info, void* context) {
   const char* access = "accessed";
 #if defined(__x86_64__)
@@ -282,7 +282,7 @@ void handle_fault(int signal, siginfo_t* info, void* context) {
   Worker* worker = this_worker();
   if (worker && worker->running()) {
     cudaError_t error = cudaErrorIllegalAddress;
-    if (info->si_code == SI_KERNEL) {  // the processor gives no address
+    if (info->si_code == SI_KERNEL) {  // the processor reports no address
       worker->reporting().describe("access to a misaligned address");
       error = cudaErrorMisalignedAddress;
     } else if (worker->fibers().in_guard_page(address)) {
@@ -302,7 +302,7 @@ void handle_fault(int signal, siginfo_t* info, void* context) {
         access + " " + describe_address(address) + "\n";
     [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
   }
-  sigaction(signal, &previous_handler, nullptr);  // the access is tried again, and faults again
+  sigaction(signal, &previous_handler, nullptr);  // the access is retried and faults again
 }
 
 }  // namespace
@@ -313,7 +313,7 @@ void install_fault_handler() {
   previous_handler = now;
   struct sigaction ours = {};
   ours.sa_sigaction = handle_fault;
-  ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // it may be left by a switch of fibers
+  ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // a switch of fibers may leave it
   sigaction(SIGSEGV, &ours, nullptr);
 }
 

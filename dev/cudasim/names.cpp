@@ -1,4 +1,4 @@
-// Names of kernels, from the program's own symbol table: unlike dladdr() that knows functions of anonymous namespaces.
+// Names of kernels, from the program's own symbol table, which unlike dladdr() has functions of anonymous namespaces.
 #include <cxxabi.h>
 #include <elf.h>
 #include <fcntl.h>
@@ -18,7 +18,7 @@ namespace cudasim {
 
 namespace {
 
-// f(name, symbol) for every symbol in the program's file; none if that was stripped.
+// f(name, symbol) for every symbol in the program's file; none if it was stripped.
 template <class F>
 void for_symbols(F&& f) {
   const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
@@ -44,7 +44,7 @@ void for_symbols(F&& f) {
 // Address -> mangled name of every function.
 std::map<uintptr_t, std::string> read_functions() {
   std::map<uintptr_t, std::string> functions;
-  uintptr_t base = 0;  // where the program is loaded; it is listed first
+  uintptr_t base = 0;  // where the program, listed first, is loaded
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* to) {
         *static_cast<uintptr_t*>(to) = info->dlpi_addr;
@@ -73,7 +73,7 @@ std::string without_signature(const std::string& demangled) {
     if (c == '>') --angle;
     if (angle == 0) {
       if (c == '(') break;                       // the parameters
-      if (c == ' ' && round == 0) name.clear();  // what stood before was the type of the result
+      if (c == ' ' && round == 0) name.clear();  // the text so far was the result's type
       if (c == ' ') continue;
     }
     name += c;
@@ -106,7 +106,7 @@ std::map<const void*, Launched>& launched() {
   return *kernels;
 }
 
-// One line a kernel, appended: several programs may share the file.
+// One line per kernel, appended: several programs may share the file.
 void write_launched() {
   const char* path = std::getenv("CUDASIM_KERNELS");
   if (!path || !*path) return;

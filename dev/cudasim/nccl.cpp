@@ -1,4 +1,4 @@
-// NCCL's API: communicators, what is checked when a collective is called, groups, and how calls get into streams.
+// NCCL's API: communicators, the checks when a collective is called, groups, and how calls get into streams.
 #include <stdexcept>
 #include <thread>
 
@@ -57,7 +57,7 @@ struct Queued {
   }
 };
 
-// Nothing queued in any of the streams from now on runs before what is queued in all of them.
+// Nothing queued in any of the streams from now on runs before everything already queued in all of them.
 void join_streams(const std::set<cudaStream_t>& streams) {
   if (streams.size() < 2) return;
   std::vector<std::shared_ptr<Record>> ends;
@@ -67,7 +67,7 @@ void join_streams(const std::set<cudaStream_t>& streams) {
   }
 }
 
-// With the API's lock. The calls on one communicator run in their order, whatever their streams.
+// With the API's lock. Calls on one communicator run in their order, whatever their streams.
 void queue(std::vector<Call> calls) {
   std::set<cudaStream_t> streams;
   for (const Call& call : calls) streams.insert(call.stream);
@@ -145,8 +145,8 @@ ncclResult_t check(const Call& call) {
     return refuse(std::string(name) + " with root " + std::to_string(header.root) + " of " +
                   std::to_string(comm.ranks) + " ranks");
   if (header.count > SIZE_MAX / call.element_bytes() / static_cast<size_t>(comm.ranks))
-    return refuse(header.text() + ": so many bytes there are not");
-  if (!is_stream(call.stream)) return refuse("the stream of " + header.text() + " is none (destroyed?)");
+    return refuse(header.text() + ": the byte count overflows");
+  if (!is_stream(call.stream)) return refuse("the stream of " + header.text() + " is not a stream (destroyed?)");
   ncclResult_t result = check_buffer(call, "send", call.send, call.send_count());
   if (result == ncclSuccess) result = check_buffer(call, "receive", call.receive, call.receive_count());
   return result == ncclSuccess ? check_overlap(call) : result;
@@ -183,12 +183,12 @@ ncclResult_t collective(Kind kind, const void* send, void* receive, size_t count
 
 // ---- communicators -------------------------------------------------------------------------------------------------
 
-// A GPU works on what is queued while nobody waits for it. Here somebody must wait; another rank that waits for this
-// one is somebody. Runs on a thread of the communicator's own.
+// A GPU works on its queues even if no thread waits for it. Here a thread must wait; another rank that waits for this
+// one needs it to. So this runs on the communicator's own thread.
 void serve_ranks(const std::shared_ptr<ncclComm>& comm) {
   std::unique_lock lock(api_lock());
   while (!comm->ended && comm->error == ncclSuccess) {
-    // ncclCommAbort does not take the lock, so that its word may be missed.
+    // ncclCommAbort does not take the lock, so its notification may be missed.
     if (!comm->changed.wait_for(lock, std::chrono::seconds(1), [&] { return comm->ended || !comm->pending.empty(); }))
       continue;
     lock.unlock();
@@ -200,7 +200,7 @@ void serve_ranks(const std::shared_ptr<ncclComm>& comm) {
   }
 }
 
-// Runs what is queued. With the API's lock.
+// Runs everything queued. With the API's lock.
 ncclResult_t finish(ncclComm& comm) {
   comm.finalized = true;
   if (comm.error == ncclSuccess && !comm.pending.empty()) returned(drain_until(comm.last));
@@ -239,7 +239,7 @@ std::map<std::string, NcclTraffic> cudasim::nccl_traffic() {
 // ---- the API -------------------------------------------------------------------------------------------------------
 
 ncclResult_t ncclGetVersion(int* version) {
-  if (!version) return refuse("ncclGetVersion is given no place for the version");
+  if (!version) return refuse("ncclGetVersion is given a null pointer for the version");
   *version = NCCL_VERSION_CODE;
   return ncclSuccess;
 }
@@ -259,7 +259,7 @@ const char* ncclGetErrorString(ncclResult_t result) {
     case ncclInvalidUsage:
       return "invalid usage";
     case ncclRemoteError:
-      return "another rank has failed, gone or fallen silent";
+      return "another rank has failed, exited or stopped responding";
     case ncclInProgress:
       return "in progress";
     case ncclNumResults:
@@ -277,7 +277,7 @@ const char* ncclGetLastError(ncclComm_t) {
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   static_assert(sizeof(Meeting) <= sizeof(ncclUniqueId));
-  if (!id) return refuse("ncclGetUniqueId is given no place for the id");
+  if (!id) return refuse("ncclGetUniqueId is given a null pointer for the id");
   if (const ncclResult_t status = device_status(); status != ncclSuccess) return status;
   try {
     const Meeting meeting = open_meeting(settings().nccl_address, settings().nccl_timeout);
@@ -290,14 +290,14 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
 }
 
 ncclResult_t ncclCommInitRank(ncclComm_t* comm, int nranks, ncclUniqueId id, int rank) {
-  if (!comm) return refuse("ncclCommInitRank is given no place for the communicator");
+  if (!comm) return refuse("ncclCommInitRank is given a null pointer for the communicator");
   *comm = nullptr;
   const std::string what = "ncclCommInitRank of rank " + std::to_string(rank) + " of " + std::to_string(nranks);
   if (nranks < 1 || rank < 0 || rank >= nranks) return refuse(what + ": no such rank");
   if (const ncclResult_t status = device_status(); status != ncclSuccess) return status;
   Meeting meeting;
   std::memcpy(&meeting, id.internal, sizeof meeting);
-  if (!is_meeting(meeting)) return refuse(what + ": the id is none of ncclGetUniqueId");
+  if (!is_meeting(meeting)) return refuse(what + ": the id is not from ncclGetUniqueId");
   std::unique_ptr<Mesh> mesh;
   try {
     if (nranks > 1) mesh = join_meeting(meeting, nranks, rank, settings().nccl_timeout);
@@ -387,7 +387,7 @@ ncclResult_t ncclGroupEnd() {
   if (--group.depth > 0) return ncclSuccess;
   Group ended = std::exchange(group, {});
   const std::lock_guard guard(api_lock());
-  for (const Call& call : ended.calls) {  // once more: the stream or the buffer may be gone
+  for (const Call& call : ended.calls) {  // again: the stream or the buffer may no longer exist
     if (ended.error == ncclSuccess) ended.error = check(call);
   }
   if (ended.error == ncclSuccess) queue(std::move(ended.calls));

@@ -1,4 +1,4 @@
-// A call of a collective, as nccl.cpp checks and queues it and nccl_collective.cpp carries it out.
+// A call of a collective, which nccl.cpp checks and queues and nccl_collective.cpp runs.
 #pragma once
 
 #include <nccl.h>
@@ -19,8 +19,8 @@ struct ncclComm {
   // With the API's lock:
   bool finalized = false;
   uint64_t calls = 0;                                    // so far
-  std::shared_ptr<cudasim::Record> last;                 // the end of the last of them
-  std::deque<std::shared_ptr<cudasim::Record>> pending;  // the ends of those that have not begun
+  std::shared_ptr<cudasim::Record> last;                 // the end of the last call
+  std::deque<std::shared_ptr<cudasim::Record>> pending;  // the ends of the calls that have not begun
   std::condition_variable_any changed;                   // pending or ended
 
   ncclComm(int ranks, int rank, std::unique_ptr<cudasim::Mesh> mesh)
@@ -46,11 +46,11 @@ inline constexpr Type kTypes[ncclNumTypes] = {
 constexpr uint32_t kMarker = 0x4e43434c;
 constexpr int kNone = -1;
 
-// What a rank is about to do, as it tells the others.
+// What a rank is about to do, sent to the other ranks.
 struct Header {
   uint32_t marker = kMarker;
   Kind kind = Kind::all_reduce;
-  uint64_t number = 0;  // of the call on its communicator, from 1 on
+  uint64_t number = 0;  // the call's number on its communicator, from 1 on
   uint64_t count = 0;
   int32_t type = 0, op = kNone, root = kNone;
   char place[100] = {};
@@ -92,10 +92,10 @@ struct Call {
 // Reports; returns result. ncclGetLastError() has the text.
 ncclResult_t refuse(const std::string& text, ncclResult_t result = ncclInvalidArgument);
 
-// The communicator can be used no more; the other ranks find out.
+// The communicator can no longer be used; the other ranks find out.
 void break_off(ncclComm& comm, ncclResult_t error);
 
-// Carries out the call, the next of its communicator, when its stream has come to it.
+// Runs the call, the next of its communicator, when its stream has reached it.
 cudaError_t run(const Call& call);
 
 }  // namespace cudasim::nccl

@@ -1,6 +1,6 @@
-// What a collective does when its stream comes to it: all ranks first tell each other what they are about to do (a
+// What a collective does when its stream reaches it: all ranks first tell each other what they are about to do (a
 // header), and only if that is the same do they exchange numbers. Each element is reduced by one rank, in the order of
-// the ranks, so that a result depends neither on time nor on how a buffer is cut.
+// the ranks, so that a result depends neither on time nor on how a buffer is divided.
 #include <algorithm>
 #include <cmath>
 
@@ -12,7 +12,7 @@ namespace cudasim::nccl {
 
 namespace {
 
-constexpr size_t kPieceBytes = 1 << 20;  // what a rank reduces at a time, so that little memory is needed
+constexpr size_t kPieceBytes = 1 << 20;  // reduced at a time, so that a rank needs little memory
 
 // ---- numbers -------------------------------------------------------------------------------------------------------
 
@@ -110,9 +110,9 @@ void exchange(const Call& call, std::vector<Transfer> transfers, bool header = f
     case Outcome::done:
       return;
     case Outcome::interrupted:
-      throw Stopped{cudaSuccess};  // as a GPU's stream goes on after ncclCommAbort
+      throw Stopped{cudaSuccess};  // as a GPU's stream continues after ncclCommAbort
     case Outcome::gone:
-      stop(call, ncclRemoteError, who + " has gone: it has ended, or given up (then it says why)" + where);
+      stop(call, ncclRemoteError, who + " has gone: it has ended, or given up (then it reports why)" + where);
     case Outcome::silent:
       stop(call, ncclRemoteError,
            who +
@@ -134,7 +134,7 @@ void exchange_headers(const Call& call) {
   for (size_t r = 1; r < ranks; ++r) {
     if (headers[r].same(headers[0])) continue;
     if (headers[0].marker != kMarker || headers[r].marker != kMarker)
-      stop(call, ncclInternalError, "a rank sends what is no call; do all ranks run the same program?");
+      stop(call, ncclInternalError, "a rank sent something that is not a call; do all ranks run the same program?");
     stop(call, ncclInvalidUsage,
          "the ranks of a communicator do not make the same calls\n  rank " + std::to_string(r) + " calls " +
              headers[r].text() + ", rank 0 " + headers[0].text() + ", as call " + std::to_string(call.header.number) +
@@ -142,7 +142,7 @@ void exchange_headers(const Call& call) {
   }
 }
 
-// Rank r gets and reduces count(r) elements of everybody's from(r); this rank's go to `out`.
+// Rank r gets and reduces count(r) elements of every rank's from(r); this rank's result goes to `out`.
 template <class From, class Count>
 void reduce_parts(const Call& call, From&& from, Count&& count, char* out) {
   const size_t ranks = static_cast<size_t>(call.comm->ranks), rank = static_cast<size_t>(call.comm->rank);
@@ -160,7 +160,7 @@ void reduce_parts(const Call& call, From&& from, Count&& count, char* out) {
             [&](auto zero) { reduce_rows(reinterpret_cast<decltype(zero)*>(out), rows, mine, call.header.op); });
 }
 
-// receive (of all ranks, rank r's count(r) elements at to(r)) = everybody's `own`.
+// receive (from all ranks, rank r's count(r) elements at to(r)) = every rank's `own`.
 template <class To, class Count>
 void gather_parts(const Call& call, const char* own, To&& to, Count&& count) {
   const size_t ranks = static_cast<size_t>(call.comm->ranks), rank = static_cast<size_t>(call.comm->rank);
@@ -208,7 +208,7 @@ void communicate(const Call& call) {
       }
       return;
     case Kind::broadcast:
-      // The other ranks' own part is nothing, which they send from anywhere.
+      // The other ranks' own part is empty, so any address will do.
       return gather_parts(
           call, call.is_root() ? call.send : call.receive, [&](size_t) { return call.receive; },
           [&](size_t r) { return r == root ? n : 0; });

@@ -1,5 +1,5 @@
-// Everybody first connects to the meeting and says who it is and at which port it listens. When all ranks have come,
-// each is told the addresses of all, connects to those below it, and waits for those above it.
+// Each rank first connects to the meeting and sends its rank and the port it listens at. When all have arrived, each is
+// sent the addresses of all, connects to the ranks below it, and waits for those above it.
 #include "dev/cudasim/nccl_mesh.h"
 
 #include <arpa/inet.h>
@@ -66,7 +66,7 @@ void send_at_once(const Socket& socket) {  // small messages do not wait for mor
   setsockopt(socket.fd(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-// Tries until the deadline: the one who listens may be late.
+// Retries until the deadline: the listener may be late.
 Socket connect_to(uint32_t address, uint32_t port, Time deadline) {
   const sockaddr_in to = socket_address(address, port);
   for (;;) {
@@ -95,7 +95,7 @@ Socket connect_to(uint32_t address, uint32_t port, Time deadline) {
 
 // ---- bytes ---------------------------------------------------------------------------------------------------------
 
-// Moves what can be moved without waiting; false: the other end has gone. What it sent before it went is received
+// Moves as much as possible without waiting; false: the other end has gone. Bytes that it sent before that are received
 // first.
 bool move_bytes(const Socket& socket, Transfer& transfer, bool& moved) {
   bool can_send = true;
@@ -122,7 +122,7 @@ bool move_bytes(const Socket& socket, Transfer& transfer, bool& moved) {
   return can_send;
 }
 
-// wake: ends it when it can be read; -1: nothing does.
+// wake: exchange ends when this can be read; -1: never.
 Outcome exchange_with(const std::vector<Socket>& sockets, std::vector<Transfer>& transfers, int wake, double timeout) {
   Time deadline = after(timeout);
   for (;;) {
@@ -134,7 +134,7 @@ Outcome exchange_with(const std::vector<Socket>& sockets, std::vector<Transfer>&
       Transfer& transfer = transfers[r];
       if (sockets[r].fd() < 0) continue;
       if (!move_bytes(sockets[r], transfer, moved) && outcome.kind == Outcome::done)
-        outcome = {Outcome::gone, static_cast<int>(r)};  // but the others are still sent what they can be
+        outcome = {Outcome::gone, static_cast<int>(r)};  // but the others still get what they can
       const int events = (transfer.send_bytes > 0 ? POLLOUT : 0) | (transfer.receive_bytes > 0 ? POLLIN : 0);
       if (events == 0) continue;
       waits.push_back({sockets[r].fd(), static_cast<short>(events), 0});
@@ -159,7 +159,7 @@ Outcome::Kind receive_all(const std::vector<Socket>& socket, void* data, size_t 
   return exchange_with(socket, transfers, -1, timeout).kind;
 }
 
-// ---- coming in -----------------------------------------------------------------------------------------------------
+// ---- arrivals -------------------------------------------------------------------------------------------------------
 
 struct Hello {
   uint64_t magic;
@@ -170,10 +170,10 @@ struct Hello {
 struct Guest {
   Socket socket;
   Hello hello = {};
-  size_t read = 0;  // bytes of the hello so far
+  size_t read = 0;  // bytes of the hello received so far
 };
 
-// Who knows the magic comes in. Others are sent away, and one that says nothing keeps nobody waiting.
+// A guest that knows the magic may enter. Others are sent away, and one that sends nothing keeps no other waiting.
 class Door {
  public:
   Door(uint32_t address, uint64_t magic)
@@ -205,7 +205,7 @@ class Door {
       if (waits[0].revents == 0) continue;
       Socket socket(accept4(listener_.fd(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (socket.fd() < 0) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));  // no descriptor is free: that may pass
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));  // no descriptor is free, perhaps only for now
         continue;
       }
       send_at_once(socket);
@@ -216,7 +216,7 @@ class Door {
  private:
   uint64_t magic_;
   Socket listener_;
-  std::vector<Guest> guests_;  // have not said all of their hello
+  std::vector<Guest> guests_;  // have not sent all of their hello
 };
 
 // ---- the meeting ---------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ struct Listener {
   uint32_t address, port;
 };
 
-// Each guest is told 0 and the table of all, or the length of a text that says why not, and the text.
+// Each guest is sent 0 and the table of all, or the length of a text that explains the refusal, and the text.
 void answer(std::vector<Guest>& guests, const std::string& refusal, const std::vector<Listener>& table) {
   for (Guest& guest : guests) {
     const uint64_t length = refusal.size();
@@ -240,7 +240,7 @@ void answer(std::vector<Guest>& guests, const std::string& refusal, const std::v
 
 void serve_meeting(Door door, double timeout) {
   std::vector<Guest> guests;
-  int ranks = 0;  // the first to come says how many
+  int ranks = 0;  // the first to arrive tells how many
   Time deadline;
   const auto present = [&](int rank) {
     return std::any_of(guests.begin(), guests.end(), [&](const Guest& guest) { return guest.hello.rank == rank; });
@@ -253,7 +253,7 @@ void serve_meeting(Door door, double timeout) {
       for (int rank = 0; rank < ranks; ++rank) {
         if (!present(rank)) refusal += (refusal.empty() ? "rank " : ", ") + std::to_string(rank);
       }
-      refusal += " of " + std::to_string(ranks) + " did not come for " + seconds_text(timeout);
+      refusal += " of " + std::to_string(ranks) + " did not arrive within " + seconds_text(timeout);
       break;
     }
     const Hello hello = guest->hello;
@@ -264,11 +264,11 @@ void serve_meeting(Door door, double timeout) {
       refusal = "rank " + std::to_string(hello.rank) + " says nranks " + std::to_string(hello.ranks) + ", rank " +
                 std::to_string(guests[0].hello.rank) + " " + std::to_string(ranks);
     } else if (present(hello.rank)) {
-      refusal = "two processes say that they are rank " + std::to_string(hello.rank);
+      refusal = "two processes claim to be rank " + std::to_string(hello.rank);
     }
     guests.push_back(std::move(*guest));
   }
-  // Rank 0 last: this is mostly its process, which may end once it knows.
+  // Rank 0 last: it is usually in this process, which may end once it knows.
   std::sort(guests.begin(), guests.end(), [](const Guest& a, const Guest& b) { return a.hello.rank > b.hello.rank; });
   std::vector<Listener> table;
   if (refusal.empty()) {
@@ -318,10 +318,10 @@ std::unique_ptr<Mesh> join_meeting(const Meeting& meeting, int ranks, int rank, 
   const std::string host = "the process of ncclGetUniqueId at " + address_text(meeting.address, meeting.port);
   std::vector<Socket> at_meeting;
   at_meeting.push_back(connect_to(meeting.address, meeting.port, deadline));
-  Door door(end_of(at_meeting[0], getsockname).sin_addr.s_addr, meeting.magic);  // where the meeting can see us
+  Door door(end_of(at_meeting[0], getsockname).sin_addr.s_addr, meeting.magic);  // where the meeting can reach us
   Hello hello = {meeting.magic, ranks, rank, door.port()};
   send_all(at_meeting, &hello, sizeof hello, timeout);
-  // The meeting gives up after the same time, and it knows who is missing: it is given the chance to say so.
+  // The meeting gives up after the same time and knows who is missing: leave it time to report that.
   const double patience = timeout + 5;
   uint64_t length = 0;
   Outcome::Kind heard = receive_all(at_meeting, &length, sizeof length, patience);
@@ -330,11 +330,11 @@ std::unique_ptr<Mesh> join_meeting(const Meeting& meeting, int ranks, int rank, 
   if (heard == Outcome::done && length > 0) throw std::runtime_error(refusal);
   std::vector<Listener> table(static_cast<size_t>(ranks));
   if (heard == Outcome::done) heard = receive_all(at_meeting, table.data(), table.size() * sizeof(Listener), patience);
-  if (heard == Outcome::gone) throw std::runtime_error(host + " has gone, or takes no more ranks");
+  if (heard == Outcome::gone) throw std::runtime_error(host + " has gone, or accepts no more ranks");
   if (heard != Outcome::done) throw std::runtime_error(host + " is silent for " + seconds_text(patience));
 
   auto mesh = std::make_unique<Mesh>(ranks);
-  const Time met = after(timeout);  // all are there, so this is quick
+  const Time met = after(timeout);  // all have arrived, so this is quick
   for (int other = 0; other < rank; ++other) {
     const Listener& at = table[static_cast<size_t>(other)];
     std::vector<Socket> socket;
@@ -346,7 +346,8 @@ std::unique_ptr<Mesh> join_meeting(const Meeting& meeting, int ranks, int rank, 
   for (int missing = ranks - 1 - rank; missing > 0;) {
     std::optional<Guest> guest = door.next(met);
     if (!guest)
-      throw std::runtime_error("ranks above " + std::to_string(rank) + " did not connect for " + seconds_text(timeout));
+      throw std::runtime_error("ranks above " + std::to_string(rank) + " did not connect within " +
+                               seconds_text(timeout));
     if (guest->hello.rank <= rank || guest->hello.rank >= ranks) continue;
     Socket& socket = mesh->sockets_[static_cast<size_t>(guest->hello.rank)];
     if (socket.fd() >= 0) continue;
@@ -372,7 +373,7 @@ bool Mesh::has_news(int milliseconds) const {
   return poll(waits.data(), waits.size(), milliseconds) > 0;
 }
 
-// Not close(): with unread bytes that would take back what the others have not received yet.
+// Not close(): with unread bytes it would discard what the others have not received yet.
 void Mesh::hang_up() const {
   for (const Socket& socket : sockets_) {
     if (socket.fd() >= 0) shutdown(socket.fd(), SHUT_WR);

@@ -1,5 +1,5 @@
-// The connections between the ranks of a communicator: how the processes find each other, and how they exchange bytes.
-// nccl.cpp says what is exchanged. Byte order and layout are those of the machine: all ranks run the same program.
+// The connections between the ranks of a communicator: how the processes find each other and exchange bytes. nccl.cpp
+// decides what is exchanged. Byte order and layout are those of the machine: all ranks run the same program.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +39,7 @@ struct Transfer {
 
 struct Outcome {
   enum Kind { done, gone, silent, interrupted } kind = done;
-  int rank = 0;  // who has gone or is silent
+  int rank = 0;  // the rank that has gone or is silent
 };
 
 class Mesh {
@@ -50,11 +50,11 @@ class Mesh {
   // receiving can block. silent: nothing moved for `timeout` seconds.
   Outcome exchange(std::vector<Transfer> transfers, double timeout) const;
 
-  // Whether any rank has sent something that was not received yet, or has gone; waits up to `milliseconds` for it.
+  // Whether any rank has sent something that was not received yet, or has gone; waits for it up to `milliseconds`.
   bool has_news(int milliseconds) const;
 
-  void hang_up() const;    // the other ranks see this one as gone once they have received what was sent
-  void interrupt() const;  // from any thread: exchange() returns, the one that waits and all later ones
+  void hang_up() const;    // the other ranks see this one as gone after receiving all it sent
+  void interrupt() const;  // from any thread: the waiting exchange() returns, and so do all later ones
 
  private:
   friend std::unique_ptr<Mesh> join_meeting(const struct Meeting&, int, int, double);
@@ -62,19 +62,19 @@ class Mesh {
   Socket wake_;                  // an eventfd
 };
 
-// Where the ranks of a communicator meet first; it travels as the unique id.
+// Where the ranks of a communicator first meet; passed on as the unique id.
 struct Meeting {
   char tag[8] = {};
-  uint64_t magic = 0;              // random: who does not know it is sent away
+  uint64_t magic = 0;              // random: a guest that does not know it is sent away
   uint32_t address = 0, port = 0;  // IPv4, in the network's order; in the machine's
 };
 
-// Listens at `address` (of this machine: a name or numbers) and serves the meeting on a thread of its own. Throws
+// Listens at `address` (of this machine: a name or numbers) and serves the meeting on its own thread. Throws
 // std::runtime_error.
 Meeting open_meeting(const std::string& address, double timeout);
 bool is_meeting(const Meeting& meeting);
 
-// Comes to the meeting as one of `ranks`, and returns when it is connected with all others. Throws std::runtime_error,
+// Joins the meeting as one of `ranks`, and returns when it is connected with all others. Throws std::runtime_error,
 // also when that takes more than `timeout` seconds.
 std::unique_ptr<Mesh> join_meeting(const Meeting& meeting, int ranks, int rank, double timeout);
 

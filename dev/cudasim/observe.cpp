@@ -1,4 +1,4 @@
-// What an access touches: device memory, shared memory, or something that a kernel has no business with.
+// What an access touches: device memory, shared memory, or something that a kernel must not touch.
 #include "dev/cudasim/observe.h"
 
 #include <elf.h>
@@ -12,7 +12,7 @@ namespace {
 
 constinit bool has_instrumented_code = false;
 
-// The program's parts that nothing writes to after it has started: constants, tables.
+// The parts of the program that are never written after it has started: constants, tables.
 bool is_constant(const char* address) {
   struct Segment {
     const char *begin, *end;
@@ -37,7 +37,7 @@ bool is_constant(const char* address) {
                      [&](const Segment& segment) { return address >= segment.begin && address < segment.end; });
 }
 
-// allocation_of() for a byte, with the answers of each page kept.
+// allocation_of() for a byte, with a cache of the answers per page.
 struct Found {
   const char* page = nullptr;
   const Allocation* allocation = nullptr;
@@ -60,7 +60,7 @@ std::string access_text(Worker& worker, bool write, size_t bytes) {
          (bytes == 1 ? " byte" : " bytes");
 }
 
-// Fills in where the access lies; false: nowhere of interest. Ends the launch if a kernel must not touch it.
+// Fills in where the access lies; false: nowhere relevant. Ends the launch if a kernel must not touch it.
 bool locate(Worker& worker, Access& access) {
   const Space space = space_of(access.address);
   if (space != Space::host) {
@@ -115,7 +115,7 @@ void observe_one(Worker& worker, Access& access, bool must_be_aligned) {
                     " modulo 256, expected a multiple of " + std::to_string(access.bytes),
                 cudaErrorMisalignedAddress);
   }
-  // An atomic operation here begins with a load, on a GPU it does not.
+  // An atomic operation here begins with a load; on a GPU it does not.
   if (counting() && !(access.atomic && !access.write)) count_access(worker, access);
   if (checking()) check_access(worker, access);
 }
@@ -175,7 +175,7 @@ void observe_async_done(uintptr_t pc, void* to, size_t bytes) {
   if (locate(*worker, target)) check_access(*worker, target);
 }
 
-// Strings of the callers are not destroyed: their stack is given up.
+// Strings of the callers are not destroyed: their stack is abandoned.
 void fail_access(Worker& worker, const std::string& what, uintptr_t pc, const std::string& text, cudaError_t error) {
   worker.describe(what, "\n  " + text + ", " + code_place(pc));
   worker.fail(error);
@@ -184,7 +184,7 @@ void fail_access(Worker& worker, const std::string& what, uintptr_t pc, const st
 extern "C" const char __executable_start;  // the linker's
 uintptr_t program_start() { return reinterpret_cast<uintptr_t>(&__executable_start); }
 
-// ---- the course of a launch ----------------------------------------------------------------------------------------
+// ---- events of a launch ---------------------------------------------------------------------------------------------
 
 void observe_launch(const Worker& worker, const Grid& grid) {
   start_checking_launch(worker.thread_storage_bytes(), grid.shared_bytes);

@@ -1,6 +1,6 @@
-// What is done with the accesses of instrumented code: hooks.cpp receives them, observe.cpp finds out what each one
-// touches, check.cpp looks for what is wrong, count.cpp counts. Instrumented launches run on one worker thread, so
-// nothing here is locked.
+// How accesses of instrumented code are processed: hooks.cpp receives them, observe.cpp finds out what each one
+// touches, check.cpp looks for errors, count.cpp counts. Instrumented launches run on one worker thread, so nothing
+// here is locked.
 #pragma once
 
 #include "dev/cudasim/worker.h"
@@ -29,11 +29,11 @@ bool is_shared(const Access& access);
 
 void set_instrumented();
 
-// An access by the code that runs now, if that is a lane of a kernel; accesses to its own stack, its arguments and
-// constants are of no interest. Ends the launch with a report if it is wrong.
+// An access by the running code, if that is a lane of a kernel; accesses to its own stack, its arguments and constants
+// are ignored. Ends the launch with a report if the access is wrong.
 void observe(uintptr_t pc, void* address, size_t bytes, bool write, bool atomic, bool must_be_aligned);
 
-// An index beyond an array whose size is in its type.
+// An index beyond an array whose size is part of its type.
 void observe_bad_index(const char* file, unsigned line, uint64_t index);
 
 // A copy of cp.async was issued, and has been done.
@@ -42,10 +42,10 @@ void observe_async_done(uintptr_t pc, void* to, size_t bytes);
 
 // ---- the worker and the host -> observe.cpp -------------------------------------------------------------------------
 
-// The course of a launch; called for instrumented programs only.
+// Events of a launch; called only for instrumented programs.
 void observe_launch(const Worker& worker, const Grid& grid);
 void observe_block(const Worker& worker, uint64_t index);
-void observe_barrier(const Worker& worker);  // all threads of the block go on
+void observe_barrier(const Worker& worker);  // all threads of the block continue
 void observe_collective(unsigned warp, unsigned mask, unsigned ended, const char* what, bool is_syncwarp);
 void observe_block_end(const Worker& worker);
 void observe_launch_end();
@@ -68,7 +68,7 @@ void forget_shadow(const Allocation& allocation);
 // ---- observe.cpp -> count.cpp --------------------------------------------------------------------------------------
 
 bool counting();
-int counted_cache_bytes();  // while counting: what start_counting() was given
+int counted_cache_bytes();  // while counting: the argument of start_counting()
 void count_access(Worker& worker, const Access& access);
 void start_counting_launch(const Grid& grid);
 void start_counting_block(unsigned threads);
@@ -87,7 +87,7 @@ uintptr_t program_start();
 // ---- places.cpp ----------------------------------------------------------------------------------------------------
 
 // "tests/test_x.cu:31 < tests/test_x.cu:60": the line of an instruction, then those of the calls around it that the
-// compiler inlined. pc: a return address, so that of the call before it is looked up.
+// compiler inlined. pc: a return address, so the call before it is looked up.
 std::string code_place(uintptr_t pc);
 
 // The variable of the program's thread-local storage at an offset ("sums", with the function it is in) and the offset

@@ -1,5 +1,5 @@
-// From addresses to what a person calls them: lines of code (libbacktrace, a part of GCC) and __shared__ variables (the
-// program's symbol table).
+// From addresses to names that a person knows: lines of code (libbacktrace, a part of GCC) and __shared__ variables
+// (the program's symbol table).
 #include <backtrace.h>
 #include <cxxabi.h>
 
@@ -22,7 +22,7 @@ std::string code_place(uintptr_t pc) {
         [](void* to, uintptr_t, const char* file, int line, const char*) {
           std::string& text = *static_cast<std::string*>(to);
           if (!file) return 0;
-          // The simulator's own headers say nothing about the kernel.
+          // The simulator's own headers tell nothing about the kernel.
           const bool own = std::strstr(file, "dev/cudasim/include/") || std::strstr(file, "/include/c++/");
           if (!own) text += (text.empty() ? "" : " < ") + std::string(file) + ":" + std::to_string(line);
           return 0;

@@ -78,7 +78,7 @@ std::string& last_report_text() {
   return *text;
 }
 
-std::map<const void*, size_t>& shared_limits() {  // what cudaFuncSetAttribute allowed
+std::map<const void*, size_t>& shared_limits() {  // limits set by cudaFuncSetAttribute
   static auto* limits = new std::map<const void*, size_t>;
   return *limits;
 }

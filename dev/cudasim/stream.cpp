@@ -1,4 +1,4 @@
-// Streams are queues, and nothing in them runs before somebody waits for it: what a program may not rely on having
+// Streams are queues, and nothing in them runs before a thread waits for it: what a program may not rely on having
 // happened has not happened. Every operation has a number, in the order of the calls; from it follow the rules of the
 // legacy default stream: its operations come after all earlier ones of blocking streams, and theirs after its earlier
 // ones.
@@ -25,13 +25,13 @@ namespace {
 struct Operation {
   uint64_t number;
   std::function<cudaError_t()> run;
-  std::shared_ptr<Record> after;  // an event that must have been recorded before
+  std::shared_ptr<Record> after;  // an event that must be recorded first
 };
 
 }  // namespace
 
 struct CUstream_st {
-  bool blocking = true;  // waits for the default stream, which waits for it
+  bool blocking = true;  // waits for the default stream, and vice versa
   std::deque<Operation> queue;
 };
 
@@ -74,7 +74,7 @@ void enqueue(CUstream_st& stream, std::function<cudaError_t()> run, std::shared_
   stream.queue.push_back({streams().next_number++, std::move(run), std::move(after)});
 }
 
-// Opens device memory for as long as work runs.
+// Keeps device memory open as long as work runs.
 class Running {
  public:
   Running() {
@@ -110,8 +110,8 @@ void advance(CUstream_st& stream) {
   for (const auto& other : streams().all) other->queue.clear();
 }
 
-// Whom to advance while someone waits for `wanted` (null: for all): forward: nobody else than needed; reverse: the
-// others first, the youngest stream first; random: anybody.
+// Which stream to advance while a thread waits for `wanted` (null: for all): forward: only those needed; reverse: the
+// others first, the youngest stream first; random: any.
 CUstream_st* pick(CUstream_st* wanted) {
   std::vector<CUstream_st*> busy;
   for (const auto& stream : streams().all) {
@@ -151,7 +151,7 @@ cudaError_t drain_record(const std::shared_ptr<Record>& record) {
   return sticky_error();
 }
 
-// An operation after which the record is done. run may be null.
+// An operation whose end completes the record. run may be null.
 std::shared_ptr<Record> enqueue_recorded(CUstream_st& stream, std::function<cudaError_t()> run,
                                          std::shared_ptr<Record> after) {
   auto record = std::make_shared<Record>(Record{&stream});
@@ -182,11 +182,11 @@ struct Rows {  // of a copy: `height` pieces of `width` bytes
   }
 };
 
-// Device and pinned pointers must lie in live allocations, and where `kind` says.
+// Device and pinned pointers must lie in live allocations, and in the kind of memory that `kind` names.
 cudaError_t check_side(const void* pointer, size_t bytes, bool device, bool any, const char* what) {
   const Space space = space_of(pointer);
   if (!any && device != (space == Space::device)) {
-    report(std::string(what) + (device ? " is not device memory\n  " : " is device memory, said to be the host's\n  ") +
+    report(std::string(what) + (device ? " is not device memory\n  " : " is device memory, passed as host memory\n  ") +
            describe_address(pointer));
     return cudaErrorInvalidValue;
   }
@@ -215,7 +215,7 @@ cudaError_t copy(Rows rows, cudaMemcpyKind kind, cudaStream_t handle, bool wait)
     status = check_side(rows.from, from_bytes, kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice, any,
                         "the source of a copy");
   if (status != cudaSuccess) return returned(status);
-  if (space_of(rows.from) == Space::host && !wait) {  // pageable: what it holds now
+  if (space_of(rows.from) == Space::host && !wait) {  // pageable: copies its current contents
     auto snapshot = std::make_shared<std::vector<char>>(rows.width * rows.height);
     Rows{snapshot->data(), rows.width, rows.from, rows.from_pitch, rows.width, rows.height}.copy();
     enqueue(*stream, [rows, snapshot] {
@@ -228,7 +228,7 @@ cudaError_t copy(Rows rows, cudaMemcpyKind kind, cudaStream_t handle, bool wait)
       return cudaSuccess;
     });
   }
-  // A copy within the device is asynchronous in any case.
+  // A copy within the device is always asynchronous.
   const bool within = space_of(rows.to) == Space::device && space_of(rows.from) == Space::device;
   return returned(wait && !within ? drain(stream) : cudaSuccess);
 }
@@ -358,7 +358,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   return returned(stream ? drain(stream) : cudaErrorInvalidResourceHandle);
 }
 
-// A program that polls gets one operation further each time.
+// A program that polls advances by one operation each time.
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);

@@ -1,6 +1,6 @@
-// One block at a time. A lane that waits keeps its fiber and switches to the next lane that can go on; a lane that ends
-// hands its fiber to the next that has not started. So a kernel that never waits makes no switches, and who runs next
-// is decided in one place, next_lane().
+// One block at a time. A lane that waits keeps its fiber and switches to the next lane that can continue; a lane that
+// ends hands its fiber to the next that has not started. So a kernel that never waits makes no switches, and one
+// function, next_lane(), decides which lane runs next.
 #include "dev/cudasim/worker.h"
 
 #include <link.h>
@@ -26,11 +26,11 @@ namespace {
 
 constinit thread_local Worker* worker = nullptr;
 
-constexpr size_t kSharedPages = 256 * 1024;  // room for the largest block and the red zone behind it
+constexpr size_t kSharedPages = 256 * 1024;  // room for the largest block and the red zone after it
 constexpr size_t kSharedGuard = 1024;
 constexpr uint16_t kGuardPattern = 0x7fe5;  // a NaN in bf16 and in float
 
-// A thread that only spins on an atomic gets this many tries before others go on, and this many turns in all.
+// A thread that only spins on an atomic gets this many tries before others run, and this many turns in all.
 constexpr unsigned kStepsPerTurn = 1000, kMaxTurns = 100000;
 
 constexpr auto kForward = [] {
@@ -111,7 +111,7 @@ void end_hung_lane() {
 Worker::Worker() : fibers_(fiber_entry) {
   worker = this;
   lanes_.resize(kMaxThreads);
-  // The program's own thread-local storage: where its `static thread_local` arrays are. The program is listed first.
+  // The program's own thread-local storage, with its `static thread_local` arrays. The program is listed first.
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void* self) {
         for (int i = 0; i < info->dlpi_phnum; ++i) {
@@ -131,7 +131,7 @@ Worker::Worker() : fibers_(fiber_entry) {
     builtins_end_ = std::max(builtins_end_, first + bytes);
   }
   if (builtins_end_ - builtins_begin_ > 128) {
-    std::fprintf(stderr, "cudasim: threadIdx and its like do not lie side by side\n");
+    std::fprintf(stderr, "cudasim: threadIdx, blockIdx and so on are not adjacent\n");
     std::abort();
   }
   dynamic_shared_ = static_cast<char*>(
@@ -145,7 +145,7 @@ Worker::Worker() : fibers_(fiber_entry) {
   }
   pthread_attr_destroy(&attributes);
   main_.low = static_cast<char*>(stack);
-  // Faults are handled on a stack of their own: a lane's may be used up.
+  // Faults are handled on a separate stack: a lane's may be used up.
   stack_t signals = {};
   signals.ss_size = 64 * 1024;
   signals.ss_sp = mmap(nullptr, signals.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -224,8 +224,8 @@ void Worker::end_block() {
   }
 }
 
-// A value that a block did not write itself must not look like one: every byte of the program's thread-local storage
-// becomes 0xFF, a NaN, but for what the runtime keeps there.
+// A value that a block did not write must not look valid: every byte of the program's thread-local storage becomes
+// 0xFF, a NaN, except for what the runtime keeps there.
 __attribute__((noinline)) void Worker::fill_static_shared() {
   Worker* const self = this;
   if (tls_begin_) std::memset(tls_begin_, 0xff, static_cast<size_t>(tls_end_ - tls_begin_));
@@ -328,8 +328,8 @@ void Worker::start_block_pass() {
   for (unsigned w = 0; w < warp_count_; ++w) start_warp_pass(warps_[w]);
 }
 
-// Lanes of a warp one after another until all wait or have ended, as often as collectives let some go on (at random:
-// any warp that can may go on first); then the next warp; when all are stuck, the barrier.
+// Lanes of a warp one after another until all wait or have ended, as often as collectives release some (at random: any
+// warp that can may continue first); then the next warp; when all are stuck, the barrier.
 Lane* Worker::next_lane() {
   for (;;) {
     while (warp_position_ < warp_count_) {
@@ -354,7 +354,7 @@ Lane* Worker::next_lane() {
       }
     }
     if (alive_ == 0) return nullptr;
-    bool runnable = false;  // lanes that let others go first
+    bool runnable = false;  // lanes that have yielded to others
     for (unsigned w = 0; w < warp_count_; ++w) runnable |= warps_[w].runnable != 0;
     if (!runnable) {
       if (at_barrier_ != alive_ || barrier_differs_) report_stuck();
@@ -408,7 +408,7 @@ void Worker::collective(unsigned mask, void* mine, detail::Complete complete, vo
   leave(lane);
 }
 
-// Whether all that `like` waits for have arrived at the same: then they can go on.
+// Whether all lanes that `like` waits for have arrived at the same call: then they can continue.
 bool Worker::try_complete(Warp& warp, unsigned warp_index, const Lane& like, void* context) {
   const unsigned needed = like.any_place ? like.mask & ~warp.ended : like.mask;
   if ((warp.waiting & needed) != needed) return false;
@@ -434,11 +434,11 @@ void Worker::yield_if_spinning() {
   if (++steps_ < kStepsPerTurn) return;
   Lane& lane = *current_;
   if (++yields_ > kMaxTurns) {
-    reporting().describe("a thread spins on an atomic, and no other lets it go on");
+    reporting().describe("a thread spins on an atomic, and no other thread releases it");
     fail();
   }
   warps_[lane.index / 32].runnable |= 1u << lane.index % 32;
-  ++warp_position_;  // other warps first: this one may wait for them
+  ++warp_position_;  // other warps first: this one may be waiting for them
   leave(lane);
 }
 
@@ -466,10 +466,10 @@ void Worker::fail(cudaError_t error) {
   fibers_.reset();
   Fiber abandoned;
   switch_fiber(abandoned, main_);
-  std::abort();  // nobody switches back
+  std::abort();  // no fiber switches back
 }
 
-// What each lane of each warp waits for; warps that wait alike in one line.
+// What each lane of each warp waits for; warps that wait for the same share a line.
 std::string Worker::waiting_text() const {
   std::string text;
   std::vector<std::string> groups(warp_count_);

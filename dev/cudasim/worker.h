@@ -11,7 +11,7 @@ namespace cudasim {
 
 enum class LaneState : uint8_t { not_started, running, at_collective, at_barrier, ended };
 
-// A copy of cp.async on its way.
+// A copy of cp.async under way.
 struct AsyncCopy {
   void* to;
   const void* from;
@@ -34,13 +34,13 @@ struct Lane {
   void* mine;
   detail::Complete complete;
 
-  std::vector<AsyncCopy> copies;    // issued, not yet done
+  std::vector<AsyncCopy> copies;    // issued, not done yet
   std::vector<size_t> copy_groups;  // ends in `copies` of the committed groups, oldest first
 };
 
 struct Warp {
-  unsigned exists;    // lanes that the block has here
-  unsigned runnable;  // lanes that can go on
+  unsigned exists;    // lanes of the block in this warp
+  unsigned runnable;  // lanes that can continue
   unsigned waiting;   // lanes at a collective
   unsigned ended;
   const uint8_t* order;  // of lanes, in this pass
@@ -65,10 +65,10 @@ class Worker {
   uint64_t heartbeat() const { return heartbeat_.load(std::memory_order_relaxed); }
   const FiberPool& fibers() const { return fibers_; }
 
-  // Ends the block, and with it the launch, with the report that describe() has put down. The stacks of all lanes are
-  // given up, the caller's too: destructors do not run, so nothing that owns memory may be alive there. Hence two
-  // calls.
-  Worker& reporting() {  // call it first: what follows is the runtime's work, until the block ends
+  // Ends the block, and with it the launch, with the report that describe() has stored. The stacks of all lanes are
+  // abandoned, including that of the caller: destructors do not run, so nothing that owns memory may be alive there.
+  // Hence two calls.
+  Worker& reporting() {  // call it first: the rest is the runtime's work, until the block ends
     own_work_ = true;
     return *this;
   }
@@ -78,9 +78,9 @@ class Worker {
   std::string lane_text(const Lane& lane) const;
   bool is_shared(const void* pointer, size_t bytes) const;  // of this block, static or dynamic
 
-  // For those who observe what lanes do (observe.h):
+  // For the observers of lanes (observe.h):
   bool observed() const { return running_ && !own_work_; }  // a lane's own code runs
-  // Until the end of its scope the runtime works on a lane's behalf. Also its templates: the linker may have taken the
+  // Until the end of its scope the runtime works on a lane's behalf. Its templates too: the linker may have taken the
   // instrumented ones.
   class OwnWork {
    public:
@@ -115,7 +115,7 @@ class Worker {
   void end_block();
   void fill_static_shared();
   void set_current(Lane& lane);
-  void leave(Lane& lane);  // runs others until the lane can go on
+  void leave(Lane& lane);  // runs others until the lane can continue
   Lane* next_lane();       // null: all have ended
   void start_warp_pass(Warp& warp);
   void start_block_pass();
@@ -129,7 +129,7 @@ class Worker {
   Lane* current_ = nullptr;
   bool running_ = false;
   bool own_work_ = false;               // the runtime works on a lane's behalf
-  std::atomic<uint64_t> heartbeat_{0};  // changes whenever another lane goes on
+  std::atomic<uint64_t> heartbeat_{0};  // changes whenever another lane continues
   std::string failure_;
 
   Grid* grid_ = nullptr;
@@ -146,8 +146,8 @@ class Worker {
   unsigned at_barrier_ = 0;
   int nonzero_ = 0;
   Place barrier_where_;
-  bool barrier_differs_ = false;  // not all came to the same one
-  detail::Votes votes_ = {0, 0};  // of the last that opened
+  bool barrier_differs_ = false;  // not all reached the same one
+  detail::Votes votes_ = {0, 0};  // of the last barrier that opened
 
   unsigned steps_ = 0;  // atomic operations since the last switch
   unsigned yields_ = 0;
@@ -155,7 +155,7 @@ class Worker {
   char* dynamic_shared_ = nullptr;
   char *tls_begin_ = nullptr, *tls_end_ = nullptr;
   char *builtins_begin_ = nullptr,
-       *builtins_end_ = nullptr;  // threadIdx and so on: variables of one file, side by side
+       *builtins_end_ = nullptr;  // threadIdx and so on: adjacent variables of one file
 };
 
 Worker* this_worker();  // null on host threads

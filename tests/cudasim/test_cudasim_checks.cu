@@ -298,12 +298,12 @@ TEST_CASE("accesses outside of allocations, by one byte and into another tensor'
     check_clean();
     launch(shift_kernel, 1, 128, 0, nullptr, out.data(), inp.data(), 70, true);
     check_report(cudaErrorIllegalAddress, {"access outside of allocations", "thread (69, 0, 0)", "reads 4 bytes",
-                                           "0 bytes behind the end of an allocation of 280 bytes", at(kBeyond)});
+                                           "0 bytes past the end of an allocation of 280 bytes", at(kBeyond)});
   }
   DeviceArray<float> out(70), inp(Floats(70, 1));
   launch(copy_vectors_kernel, 1, 32, 0, nullptr, out.data(), inp.data(), 70, true);
   check_report(cudaErrorIllegalAddress, {"access outside of allocations", "thread (17, 0, 0)", "16 bytes",
-                                         "0 bytes behind the end of an allocation", at(kBeyondVector)});
+                                         "0 bytes past the end of an allocation", at(kBeyondVector)});
 }
 
 TEST_CASE("accesses outside of shared memory") {

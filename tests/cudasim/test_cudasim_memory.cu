@@ -153,7 +153,7 @@ TEST_CASE("Accesses of kernels outside allocations are reported: red zones, clos
   // Near the allocation: detected after the kernel, by the pattern.
   check(100, cudaErrorIllegalAddress,
         {"write outside of allocations in ", "write_one_kernel<float>",
-         "0 bytes behind the end of an allocation of 400 bytes"},
+         "0 bytes past the end of an allocation of 400 bytes"},
         write);
   check(-1, cudaErrorIllegalAddress,
         {"write outside of allocations", "4 bytes before the start of an allocation of 400 bytes"}, write);
@@ -161,7 +161,7 @@ TEST_CASE("Accesses of kernels outside allocations are reported: red zones, clos
   check(128, cudaErrorIllegalAddress,
         {"access outside of allocations in ", "write_one_kernel<float>, block (0, 0, 0)",
          "thread (5, 0, 0) (warp 0, lane 5)", "wrote to address ",
-         "112 bytes behind the end of an allocation of 400 bytes made at ", "tests/helpers/device.h:"},
+         "112 bytes past the end of an allocation of 400 bytes made at ", "tests/helpers/device.h:"},
         write);
   check(1000, cudaErrorIllegalAddress, {"access outside of allocations in ", "read_one_kernel<float>", "read address "},
         read);

@@ -551,7 +551,7 @@ TEST_CASE("NCCL: an invalid call is refused, and the communicator stays usable")
     refused(reduce(b, b + 1, 10), "the buffers of ncclAllReduce of 10 float by ncclSum at ");
     refused(gather(b + 5 * (1 - me.rank), b, 5), "in place is send == receive + rank * count");
     refused(scatter(b, b + 5 * (1 - me.rank), 5), "in place is receive == send + rank * count");
-    refused(reduce(a, b, SIZE_MAX / 4), "so many bytes there are not");
+    refused(reduce(a, b, SIZE_MAX / 4), "the byte count overflows");
     refused(reduce(a, b, 1, ncclHalf), "with half elements");
     refused(reduce(a, b, 1, ncclFloat8e4m3), "with float8 e4m3 elements");
     refused(reduce(a, b, 1, static_cast<ncclDataType_t>(99)), "with no type elements");
@@ -562,7 +562,7 @@ TEST_CASE("NCCL: an invalid call is refused, and the communicator stays usable")
     cudaStream_t stream;
     CUDA_CHECK(cudaStreamCreate(&stream));
     CUDA_CHECK(cudaStreamDestroy(stream));
-    refused(ncclAllReduce(a, b, 1, ncclFloat, ncclSum, me.comm, stream), "is none (destroyed?)");
+    refused(ncclAllReduce(a, b, 1, ncclFloat, ncclSum, me.comm, stream), "is not a stream (destroyed?)");
     refused(ncclGroupEnd(), "ncclGroupEnd without ncclGroupStart", ncclInvalidUsage);
     NCCL_OK(ncclGroupStart());  // a refused call makes its group fail
     NCCL_OK(reduce(a, b, 10));
@@ -574,10 +574,10 @@ TEST_CASE("NCCL: an invalid call is refused, and the communicator stays usable")
     CUDA_CHECK(cudaFree(freed));
     EXPECT(ncclGroupEnd() == ncclInvalidArgument);
     EXPECT(cudasim::nccl_traffic().empty());
-    refused(ncclGetUniqueId(nullptr), "ncclGetUniqueId is given no place");
-    refused(ncclGetVersion(nullptr), "ncclGetVersion is given no place");
+    refused(ncclGetUniqueId(nullptr), "ncclGetUniqueId is given a null pointer");
+    refused(ncclGetVersion(nullptr), "ncclGetVersion is given a null pointer");
     ncclComm_t none;
-    refused(ncclCommInitRank(&none, 2, ncclUniqueId{}, 0), "the id is none of ncclGetUniqueId");
+    refused(ncclCommInitRank(&none, 2, ncclUniqueId{}, 0), "the id is not from ncclGetUniqueId");
     refused(ncclCommInitRank(&none, 2, me.shared.id, 2), "ncclCommInitRank of rank 2 of 2: no such rank");
     EXPECT(none == nullptr);
     EXPECT(cudaDeviceSynchronize() == cudaSuccess);
@@ -643,7 +643,7 @@ TEST_CASE("NCCL: a rank that does not call is named after the timeout") {
 }
 
 TEST_CASE("NCCL: waiting ranks report ranks that do not join or join with other numbers") {
-  const std::string missing = "rank 1, 3 of 4 did not come for 0.3 s";
+  const std::string missing = "rank 1, 3 of 4 did not arrive within 0.3 s";
   all_report(4, "0.3", {missing, "", missing, ""}, [](Rank& me) {
     const ncclUniqueId id = me.id();
     if (me.rank % 2 == 0) EXPECT(ncclCommInitRank(&me.comm, 4, id, me.rank) == ncclRemoteError);
@@ -653,7 +653,7 @@ TEST_CASE("NCCL: waiting ranks report ranks that do not join or join with other 
     EXPECT(ncclCommInitRank(&me.comm, 3 + me.rank, me.id(), me.rank) == ncclRemoteError);
     me.meet();
   });
-  const std::string twice = "two processes say that they are rank 1";
+  const std::string twice = "two processes claim to be rank 1";
   all_report(2, "20", {twice, twice}, [](Rank& me) {
     EXPECT(ncclCommInitRank(&me.comm, 3, me.id(), 1) == ncclRemoteError);
     me.meet();

@@ -1,6 +1,6 @@
 // A stand-in for the part of cuBLASLt that kernels/matmul_cublaslt.cuh calls, for tests of that code without a GPU: one
 // naive kernel, which multiplies as the descriptors say, and refuses what the library's documentation forbids. Nothing
-// here is fast; results are rounded as the library's are, its bits are not.
+// here is fast; results are rounded as in the library, but do not have its bits.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -61,7 +61,7 @@ struct LtOperation {
   int64_t aux_ld = 0;
 };
 
-// For tests: what the heuristic answers for an epilogue, and how many products ran.
+// For tests: the heuristic's answer for an epilogue, and how many products ran.
 struct LtControl {
   std::function<cublasStatus_t(int32_t epilogue)> answer = [](int32_t) { return CUBLAS_STATUS_SUCCESS; };
   int64_t products = 0;
@@ -91,7 +91,7 @@ __device__ inline void lt_store(void* data, cudaDataType_t type, int64_t i, floa
   }
 }
 
-// D = epilogue(op(A) op(B) + beta D); a thread a row of a column.
+// D = epilogue(op(A) op(B) + beta D); one thread per row of a column.
 __global__ inline void cublaslt_stand_in_kernel(LtArguments p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, j = blockIdx.y;
   if (i >= static_cast<int64_t>(p.d.rows)) return;
@@ -127,7 +127,7 @@ __global__ inline void cublaslt_stand_in_kernel(LtArguments p) {
 
 inline bool lt_aligned(const void* pointer) { return pointer && reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-// What the library refuses of a product, whatever its pointers.
+// The products that the library refuses, whatever their pointers.
 inline cublasStatus_t lt_check(const LtOperation& o, const LtLayout& a, const LtLayout& b, const LtLayout& d) {
   const bool ta = o.trans_a == CUBLAS_OP_T, tb = o.trans_b == CUBLAS_OP_T;
   if ((ta ? a.columns : a.rows) != d.rows || (tb ? b.rows : b.columns) != d.columns ||

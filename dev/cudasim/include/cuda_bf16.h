@@ -1,5 +1,5 @@
-// bfloat16 as CUDA's header of this name has it: the upper half of a float; conversion rounds to the nearest, ties to
-// even, and every NaN becomes 0x7FFF; arithmetic is done in float and rounded once.
+// bfloat16 as in CUDA's header of this name: the upper half of a float; conversion rounds to the nearest, ties to even,
+// and every NaN becomes 0x7FFF; arithmetic is done in float and rounded once.
 #pragma once
 
 #include <bit>
@@ -13,7 +13,7 @@ struct __nv_bfloat16_raw {
 struct alignas(2) __nv_bfloat16 {
   unsigned short __x;
 
-  __nv_bfloat16() = default;  // trivial: it stands in shared arrays
+  __nv_bfloat16() = default;  // trivial: used in shared arrays
   constexpr __nv_bfloat16(__nv_bfloat16_raw raw) : __x(raw.x) {}
   constexpr __nv_bfloat16(float value) : __x(rounded(value)) {}
   constexpr __nv_bfloat16(double value) : __x(rounded_once(value)) {}
@@ -27,7 +27,7 @@ struct alignas(2) __nv_bfloat16 {
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
     return static_cast<unsigned short>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
   }
-  // From a double by way of a float rounded to odd, which keeps whether anything was cut off: so rounding twice is
+  // From a double through a float rounded to odd, which keeps whether anything was cut off: so rounding twice is
   // rounding once.
   static constexpr unsigned short rounded_once(double value) {
     const float nearest = static_cast<float>(value);

@@ -1,5 +1,5 @@
-// The part of CUDA's runtime API that wrought uses, and what a kernel of one's own is likely to, for g++ and cudasim:
-// same names, same numbers, same meaning. Device code's intrinsics are in cudasim_device.h, what goes beyond CUDA in
+// The part of CUDA's runtime API that wrought uses, and that a user's own kernel is likely to use, for g++ and cudasim:
+// same names, same numbers, same meaning. Device code's intrinsics are in cudasim_device.h, extensions of CUDA in
 // cudasim.h.
 #pragma once
 
@@ -177,13 +177,13 @@ enum cudaFuncAttribute {
   cudaFuncAttributePreferredSharedMemoryCarveout = 9
 };
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
-cudaError_t cudaFuncGetName(const char** name, const void* kernel);  // CUDA: mangled; here: as in the source
+cudaError_t cudaFuncGetName(const char** name, const void* kernel);  // in CUDA mangled; here as in the source
 template <class R, class... Parameters>
 cudaError_t cudaFuncSetAttribute(R (*kernel)(Parameters...), cudaFuncAttribute attribute, int value) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
 
-struct cudaLaunchAttribute;  // clusters and the like: none is supported, numAttrs must be 0
+struct cudaLaunchAttribute;  // clusters etc. are not supported: numAttrs must be 0
 
 struct cudaLaunchConfig_t {
   dim3 gridDim;
@@ -199,7 +199,7 @@ namespace cudasim::detail {
 // What a launch carries: the kernel and its own copy of the arguments.
 struct Kernel {
   const void* address;
-  size_t bytes;  // of all of it, the arguments included
+  size_t bytes;  // of all of it, including the arguments
   Kernel(const void* address, size_t bytes) : address(address), bytes(bytes) {}
   virtual ~Kernel() = default;
   virtual void run_thread() const = 0;
@@ -223,7 +223,7 @@ cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Ker
 
 }  // namespace cudasim::detail
 
-// The arguments are converted to the parameters' types and copied now; the kernel runs when someone waits for it.
+// The arguments are converted to the parameters' types and copied now; the kernel runs when the program waits for it.
 template <class... Parameters, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Args&&... args) {
   static_assert(sizeof...(Parameters) == sizeof...(Args), "as many arguments as the kernel has parameters");

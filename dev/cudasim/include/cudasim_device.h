@@ -1,5 +1,5 @@
 // The intrinsics of device code: barriers, shuffles, votes, atomics, cached loads, mathematics. Each waits, where
-// CUDA's does, for the other lanes or threads it names; `where` lets a report say which call they wait at.
+// CUDA's version does, for the other lanes or threads it names; `where` lets a report name the call they wait at.
 #pragma once
 
 #include <math.h>
@@ -42,7 +42,8 @@ inline void __threadfence_system() { std::atomic_thread_fence(std::memory_order_
 
 namespace cudasim::detail {
 
-// A collective whose every lane gives `in` and gets `out`; compute(lane, lanes, mask) makes lane's out from all in.
+// A collective to which every lane gives `in` and from which it gets `out`; compute(lane, lanes, mask) makes lane's out
+// from all in.
 template <class In, class Out>
 struct Exchange {
   In in;
@@ -73,7 +74,7 @@ struct Shuffle {
   int argument, width;
 };
 
-// Reads the lane that source(lane, argument, width) names; one that is not in the mask is reported.
+// Reads the lane that source(lane, argument, width) names; one outside the mask is reported.
 template <class T, class Source>
 T shuffle(unsigned mask, T value, int argument, int width, Source source, const char* what, Place where) {
   static_assert(std::is_trivially_copyable_v<T> && (sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 2),
@@ -119,7 +120,7 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, cudasim::Place where = cudasim::Place::current()) {
   return cudasim::detail::shuffle(
       mask, value, bits, width,
-      [](int lane, int bits, int width) {  // parts before its own can be read, later ones not
+      [](int lane, int bits, int width) {  // parts before its own can be read, later ones cannot
         const int from = lane ^ bits;
         return from < 0 || from >= (lane & ~(width - 1)) + width ? lane : from;
       },
@@ -279,7 +280,7 @@ requires(cudasim::detail::is_atomic<T> || std::is_same_v<T, unsigned short>) T
   return cudasim::detail::atomic_update(address, [=](T old) { return old == expected ? desired : old; });
 }
 
-// ---- loads and stores with a cache hint: the hint changes nothing here ---------------------------------------------
+// ---- loads and stores with a cache hint: here the hint changes nothing ----------------------------------------------
 
 #define CUDASIM_LOAD(name) \
   template <class T>       \
@@ -331,7 +332,7 @@ inline double max(double a, double b) { return fmax(a, b); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 
-// Hardware's fast versions are less exact than these; a test's tolerance must allow for that, not for this.
+// The hardware's fast versions are less exact than these; a test's tolerance must allow for those, not for these.
 inline float __expf(float x) { return expf(x); }
 inline float __exp10f(float x) { return powf(10.0f, x); }
 inline float __logf(float x) { return logf(x); }
@@ -346,7 +347,7 @@ inline float __saturatef(float x) { return x >= 0 ? (x <= 1 ? x : 1.0f) : 0.0f; 
 
 // One operation, one rounding to the nearest: never contracted into a fused multiply-add.
 namespace cudasim::detail {
-inline float opaque(float x) {  // the compiler does not look through it
+inline float opaque(float x) {  // the compiler cannot see through it
   asm("" : "+m"(x));
   return x;
 }
@@ -362,7 +363,7 @@ inline float __frsqrt_rn(float x) { return static_cast<float>(1.0 / sqrt(static_
 
 namespace cudasim::detail {
 template <class Int>
-Int saturated(float x) {  // CUDA's conversion: the nearest there is, 0 for a NaN
+Int saturated(float x) {  // CUDA's conversion: the nearest representable value, 0 for a NaN
   if (!(x == x)) return 0;
   if (x < static_cast<float>(std::numeric_limits<Int>::min())) return std::numeric_limits<Int>::min();
   if (x >= static_cast<float>(std::numeric_limits<Int>::max())) return std::numeric_limits<Int>::max();

@@ -1,4 +1,4 @@
-// CUDA's keywords and vector types as g++ reads them. Vector types have CUDA's alignment, which 16-byte loads rely on.
+// CUDA's keywords and vector types for g++. Vector types have CUDA's alignment, which 16-byte loads rely on.
 #pragma once
 
 #include <cstddef>
@@ -18,10 +18,10 @@
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
-// A block runs on one OS thread from its first instruction to its last, so that thread's storage is the block's.
+// A block runs on one OS thread from its first instruction to its last, so that thread's storage belongs to the block.
 #define __shared__ static thread_local
 
-// An assignment is one access, as a GPU makes it, also where the compiler would rather write member by member.
+// An assignment is one access, as on a GPU, even where the compiler would rather write member by member.
 #define CUDASIM_ONE_ACCESS(type, bytes)                                       \
   type& operator=(const type& from) {                                         \
     typedef bytes Whole __attribute__((may_alias));                           \
@@ -78,7 +78,7 @@ struct dim3 {
   constexpr operator uint3() const { return {x, y, z}; }
 };
 
-// Of the running thread; set by the runtime whenever another thread goes on. No kernel writes to them.
+// The running thread's indices and sizes; set whenever another thread continues. Kernels only read them.
 extern constinit thread_local uint3 threadIdx;
 extern constinit thread_local uint3 blockIdx;
 extern constinit thread_local dim3 blockDim;

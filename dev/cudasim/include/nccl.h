@@ -1,6 +1,6 @@
 // The part of NCCL's API that a trainer on many GPUs uses, for g++ and cudasim: same names, same numbers, same meaning.
-// One process is one rank with one device; ranks talk over TCP (docs/cudasim.md). Every function may be called from any
-// thread. What goes wrong is returned, and reported as all of cudasim's reports are.
+// One process is one rank with one device; ranks communicate over TCP (docs/cudasim.md). Every function may be called
+// from any thread. Errors are returned, and reported like all of cudasim's reports.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <source_location>
 
-#define NCCL_MAJOR 2  // the version whose names and numbers these are
+#define NCCL_MAJOR 2  // the version of these names and numbers
 #define NCCL_MINOR 28
 #define NCCL_PATCH 9
 #define NCCL_SUFFIX ""
@@ -59,25 +59,25 @@ enum ncclDataType_t : int {  // half and the 8-bit floats are refused
 
 ncclResult_t ncclGetVersion(int* version);
 const char* ncclGetErrorString(ncclResult_t result);
-// The last report about NCCL in this process, empty if there was none; valid until this thread's next call. comm is not
-// looked at.
+// The last report about NCCL in this process, empty if there was none; valid until this thread's next call. comm is
+// ignored.
 const char* ncclGetLastError(ncclComm_t comm);
 
 // ---- communicators -------------------------------------------------------------------------------------------------
 
-// Opens a port of this process where the ranks of one communicator meet; it is open until all have come. The program
+// Opens a port of this process where the ranks of one communicator meet; it is open until all have arrived. The program
 // brings the id to them.
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id);
 
 // Returns when all ranks have called it, or after CUDASIM_NCCL_TIMEOUT seconds with an error.
 ncclResult_t ncclCommInitRank(ncclComm_t* comm, int nranks, ncclUniqueId id, int rank);
 
-ncclResult_t ncclCommFinalize(ncclComm_t comm);  // runs what is queued; no collective may follow
-ncclResult_t ncclCommDestroy(ncclComm_t comm);   // the same, and the handle is no more
-// The handle is no more; collectives that are queued or wait for other ranks end, leaving any values in their buffers.
+ncclResult_t ncclCommFinalize(ncclComm_t comm);  // runs everything queued; no collective may follow
+ncclResult_t ncclCommDestroy(ncclComm_t comm);   // the same, and the handle becomes invalid
+// The handle becomes invalid; collectives that are queued or wait for other ranks end, with any value in their buffers.
 ncclResult_t ncclCommAbort(ncclComm_t comm);
 
-// What a collective ran into: ncclInvalidUsage (the ranks do not make the same calls), ncclRemoteError (a rank has gone
+// The error of a collective: ncclInvalidUsage (the ranks do not make the same calls), ncclRemoteError (a rank has gone
 // or is silent), ncclUnhandledCudaError (the device failed). The communicator can then only be destroyed.
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error);
 ncclResult_t ncclCommCount(ncclComm_t comm, int* count);
@@ -85,9 +85,9 @@ ncclResult_t ncclCommUserRank(ncclComm_t comm, int* rank);
 
 // ---- collectives: operations of their stream ------------------------------------------------------------------------
 
-// Counts are elements. Buffers lie in device (or pinned) memory; they are equal as said below, or do not overlap.
-// Elements are added rank by rank from rank 0 on, each sum rounded to the type; ncclAvg divides the sum.
-// `where` is the place that reports name.
+// Counts are elements. Buffers lie in device (or pinned) memory; they are equal where noted below, or do not overlap.
+// Elements are added rank by rank from rank 0 on, each sum rounded to the type; ncclAvg divides the sum. `where` is the
+// place that reports name.
 
 // recv (count) = the reduction of all ranks' send (count). In place: recv == send.
 ncclResult_t ncclAllReduce(const void* send, void* recv, size_t count, ncclDataType_t type, ncclRedOp_t op,
@@ -109,8 +109,8 @@ ncclResult_t ncclReduce(const void* send, void* recv, size_t count, ncclDataType
                         ncclComm_t comm, cudaStream_t stream,
                         std::source_location where = std::source_location::current());
 
-// The collectives between the two, of the calling thread, are queued by the outermost ncclGroupEnd, in their order;
-// none of them if one is refused, and then it returns that error. On several streams: none begins before all streams
-// have come to it, and all streams wait for the last.
+// The outermost ncclGroupEnd queues the collectives that the calling thread called since ncclGroupStart, in their
+// order; none of them if one is refused, and then it returns that error. On several streams: none begins before all
+// streams have reached it, and all streams wait for the last.
 ncclResult_t ncclGroupStart();
 ncclResult_t ncclGroupEnd();

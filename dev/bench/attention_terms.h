@@ -1,4 +1,4 @@
-// How large the terms of attention's sums are: what tests and benchmarks of its kernels hold their differences against.
+// The size of the terms of attention's sums: tests and benchmarks of its kernels compare their differences with it.
 #pragma once
 
 #include <cmath>
@@ -7,9 +7,9 @@
 
 #include "kernels/attention.h"
 
-// Root of the sum of squares of the terms of each sum: what such a sum's rms would be over random signs. Elements
-// differ (row 0 of out is one term, row 100 a mean of 101), so each has its own. dinp's terms hold ds = p (dp - delta),
-// where the two nearly cancel at times: `parts` counts them apart, as the sizes at which float rounded them.
+// Root of the sum of squares of the terms of each sum: the rms of such a sum if the signs were random. Elements differ
+// (row 0 of out is one term, row 100 a mean of 101), so each has its own. dinp's terms contain ds = p (dp - delta),
+// where the two sometimes nearly cancel: `parts` counts them separately, with the sizes at which float rounded them.
 struct AttentionTerms {
   std::vector<double> out, dinp, parts;
 };
@@ -61,12 +61,12 @@ inline AttentionTerms attention_terms(const std::vector<double>& x,    // inp (B
   return terms;
 }
 
-// What an element may be wrong by, but for the storage of the result:
+// The allowed error of an element, except for the storage of the result:
 //   4 u sqrt(K) parts   for sums in float (docs/testing.md), K = T + HS: over keys, of products of HS channels
 //   4 u terms           with u = 2^-8 where p and ds are rounded to bf16 before the second product: n roundings of at
 //                       most u of a term each, independent of each other, add up to less than u times the terms' root
 //                       of the sum of squares (half of it on average); four times that for the largest of many
-// and K / 16 2^-24 terms, since there tensor cores add, which cut their sums off (docs/testing.md).
+// and K / 16 2^-24 terms, because the tensor cores that add there truncate their sums (docs/testing.md).
 inline double attention_tolerance(double parts, double terms, double K, bool rounded_factors) {
   return 4 * 0x1p-24 * std::sqrt(K) * parts + (rounded_factors ? (4 * 0x1p-8 + K / 16 * 0x1p-24) * terms : 0);
 }

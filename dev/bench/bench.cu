@@ -1,4 +1,4 @@
-// What the files with the ladders use: buffers, checks, the list of ladders.
+// Shared by the files with the ladders: buffers, checks, the list of ladders.
 #include <algorithm>
 #include <stdexcept>
 
@@ -10,7 +10,7 @@ namespace bench {
 
 namespace {
 
-// Standard normals times scale, two a Box-Muller pair and four a thread: element i depends on seed, set and i alone.
+// Standard normals times scale, two per Box-Muller pair and four per thread: element i depends only on seed, set and i.
 template <class T>
 __global__ void fill_kernel(T* out, float scale, uint64_t seed, uint64_t sequence, int64_t n) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -68,7 +68,7 @@ Buffers<T>::~Buffers() {
 
 template <class T>
 std::vector<T> Buffers<T>::host(int set, int64_t begin, int64_t n) const {
-  if (begin < 0 || n < 0 || begin + n > n_) throw std::logic_error("Buffers::host: a part that is not there");
+  if (begin < 0 || n < 0 || begin + n > n_) throw std::logic_error("Buffers::host: a part out of range");
   CUDA_CHECK(cudaDeviceSynchronize());
   std::vector<T> values(n);
   CUDA_CHECK(cudaMemcpy(values.data(), data_.at(set) + begin, n * sizeof(T), cudaMemcpyDeviceToHost));
@@ -77,13 +77,13 @@ std::vector<T> Buffers<T>::host(int set, int64_t begin, int64_t n) const {
 
 template <class T>
 void Buffers<T>::write(int set, const std::vector<T>& values) const {
-  if (static_cast<int64_t>(values.size()) != n_) throw std::logic_error("Buffers::write: another size");
+  if (static_cast<int64_t>(values.size()) != n_) throw std::logic_error("Buffers::write: a different size");
   CUDA_CHECK(cudaMemcpy(data_.at(set), values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
 }
 
 template <class T>
 void Buffers<T>::copy(int set, const Buffers& from) const {
-  if (from.n_ != n_) throw std::logic_error("Buffers::copy: another size");
+  if (from.n_ != n_) throw std::logic_error("Buffers::copy: a different size");
   CUDA_CHECK(cudaMemcpy(data_.at(set), from[0], n_ * sizeof(T), cudaMemcpyDeviceToDevice));
   CUDA_CHECK(cudaDeviceSynchronize());
 }
@@ -140,14 +140,14 @@ void check_close(const char* name, const std::vector<T>& actual, const std::vect
   size_t worst_i = 0;
   for (size_t i = 0; i < values.size(); ++i) {
     const double error = std::abs(values[i] - expected[i]) / (sums + roundoff * std::abs(expected[i]) + 1e-30);
-    if (!(error <= worst)) {  // not a number: the worst, and stays so
+    if (!(error <= worst)) {  // NaN: the worst, and stays so
       worst = error;
       worst_i = i;
       if (std::isnan(error)) break;
     }
   }
   if (!(worst <= 1)) {
-    fail("%s differs from the CPU twin's: element %zu of %zu is %.9g, expected %.9g (%.3g times the tolerance)", name,
+    fail("%s differs from the CPU twin: element %zu of %zu is %.9g, expected %.9g (%.3g times the tolerance)", name,
          worst_i, values.size(), values[worst_i], expected[worst_i], worst);
   }
 }
@@ -163,7 +163,7 @@ template void check_close(const char*, const std::vector<double>&, const std::ve
 
 namespace {
 std::vector<Registered>& list() {
-  static std::vector<Registered> ladders;  // made by the first to register, whichever file that is in
+  static std::vector<Registered> ladders;  // made by the first registration, in whichever file
   return ladders;
 }
 }  // namespace
@@ -180,7 +180,7 @@ std::vector<Registered> registered() {
            std::begin(kOrder);
   };
   std::vector<Registered> ladders = list();
-  // Within a file the order of registration; between files of the same operations the linker's, which is CMake's.
+  // Order: within a file that of registration; between files of the same operations the linker's order, given by CMake.
   std::stable_sort(ladders.begin(), ladders.end(),
                    [&](const Registered& a, const Registered& b) { return place(a) < place(b); });
   return ladders;

@@ -1,4 +1,4 @@
-// AdamW with bf16 parameters and a float master copy: seven numbers of a parameter are read and written, 30 bytes in
+// AdamW with bf16 parameters and a float master copy: seven numbers per parameter are read and written, 30 bytes in
 // all.
 #include <bit>
 
@@ -8,9 +8,9 @@
 
 namespace {
 
-// The same numbers for all versions; what a training step would take from its flags.
+// The same numbers for all versions; a training step would take them from its flags.
 constexpr float kLr = 6e-4f, kBeta1 = 0.9f, kBeta2 = 0.95f, kEps = 1e-8f, kWeightDecay = 0.1f;
-constexpr unsigned kFirstV = 0x3A;  // each byte of v at the start: 7.1e-4, about what such gradients' squares average
+constexpr unsigned kFirstV = 0x3A;  // each byte of v at the start: 7.1e-4, about the mean square of such gradients
 
 // ---- a pass a formula ----------------------------------------------------------------------------------------------
 
@@ -53,7 +53,7 @@ __device__ void update(int64_t i, bf16* params, float* master, float* m, float* 
   params[i] = from_float<bf16>(after);
 }
 
-// kStretch neighbours a thread, one after another.
+// kStretch neighbours per thread, one after another.
 template <int kStretch>
 __global__ void adamw_fused_kernel(bf16* params, float* master, float* m, float* v, const float* grads,
                                    const uint8_t* decay, const AdamWStep* step, int64_t N) {
@@ -135,8 +135,8 @@ bench::Ladder make(const bench::Problem& problem) {
   };
   ladder.versions = {
       {"a pass a formula",
-       "m, v, the master copy and its rounding, a kernel each: 46 bytes a parameter, because what one "
-       "kernel wrote the next reads again.",
+       "m, v, the master copy and its rounding, one kernel each: 46 bytes per parameter, because each "
+       "kernel reads again what the one before wrote.",
        [=](int set, cudaStream_t stream) {
          const dim3 grid = grid_for(N, 256);
          const AdamWStep* step = t->device_step();
@@ -150,11 +150,11 @@ bench::Ladder make(const bench::Problem& problem) {
        "another, so lanes lie 64 bytes apart and a request touches 32 sectors.",
        [=](int set, cudaStream_t stream) { fused(adamw_fused_kernel<16>, 16, set, stream); }},
       {"one pass, coalesced",
-       "A thread a parameter, neighbouring lanes neighbouring parameters: each request is 128 bytes "
+       "One thread per parameter, neighbouring lanes neighbouring parameters: each request is 128 bytes "
        "in a row.",
        [=](int set, cudaStream_t stream) { fused(adamw_fused_kernel<1>, 1, set, stream); }},
       {"16 bytes",
-       "Four parameters a thread: one access to each tensor, a quarter of the requests, four loads in flight.",
+       "Four parameters per thread: one access to each tensor, a quarter of the requests, four loads in flight.",
        [=](int set, cudaStream_t stream) {
          adamw_update(t->params[set], t->master[set], t->m[set], t->v[set], t->grads[set], t->decay[0],
                       t->device_step(), kLr, kBeta1, kBeta2, kEps, kWeightDecay, 1, N, stream);

@@ -14,11 +14,11 @@ namespace {
 
 using Doubles = std::vector<double>;
 
-constexpr int kHS = 64;  // channels a head
+constexpr int kHS = 64;  // channels per head
 constexpr float kScale = 0.125f;
 
-// Where head bh's queries start in inp (B, T, 3, NH, kHS), from which its keys are C further and its values 2 C; a row
-// is 3 C. Where it starts in out (B, T, C).
+// Where head bh's queries start in inp (B, T, 3, NH, kHS); its keys are C and its values 2 C further, and a row is 3 C.
+// Where it starts in out (B, T, C).
 struct Head {
   int64_t inp, out;
   int row, C;
@@ -32,7 +32,7 @@ struct Head {
 
 // ---- forward: scores in memory -------------------------------------------------------------------------------------
 
-// scores (B NH, T, T): a thread makes one, query blockIdx.y and a key up to it.
+// scores (B NH, T, T): a thread computes one, of query blockIdx.y and a key up to it.
 __global__ void attention_scores_kernel(float* scores, const bf16* inp, int T, int NH) {
   const Head head(blockIdx.z, T, NH);
   const int t = blockIdx.y, u = blockIdx.x * blockDim.x + threadIdx.x;
@@ -43,7 +43,7 @@ __global__ void attention_scores_kernel(float* scores, const bf16* inp, int T, i
   scores[(static_cast<int64_t>(blockIdx.z) * T + t) * T + u] = sum * kScale;
 }
 
-// scores = softmax(scores) row by row, a warp each, in three passes: maximum, sum, quotients.
+// scores = softmax(scores) row by row, one warp each, in three passes: maximum, sum, quotients.
 __global__ void attention_softmax_kernel(float* scores, float* lse, int T) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   const int t = static_cast<int>(i % T), lane = threadIdx.x % 32;
@@ -57,7 +57,7 @@ __global__ void attention_softmax_kernel(float* scores, float* lse, int T) {
   if (lane == 0) lse[i] = max + logf(sum);
 }
 
-// out (B, T, C): a thread makes one channel of query blockIdx.x.
+// out (B, T, C): a thread computes one channel of query blockIdx.x.
 __global__ void attention_weighted_kernel(bf16* out, const float* p, const bf16* inp, int T, int NH) {
   const Head head(blockIdx.y, T, NH);
   const int t = blockIdx.x, c = threadIdx.x;
@@ -68,10 +68,10 @@ __global__ void attention_weighted_kernel(bf16* out, const float* p, const bf16*
   out[head.out + t * head.C + c] = from_float<bf16>(sum);
 }
 
-// ---- forward: the softmax on the way -------------------------------------------------------------------------------
+// ---- forward: the online softmax ------------------------------------------------------------------------------------
 
-// A warp makes one query's output, two channels a lane, in one pass over the keys: where a score exceeds the largest so
-// far, what was summed until then is scaled down.
+// A warp computes one query's output, two channels per lane, in one pass over the keys: if a score exceeds the largest
+// so far, the sums until then are scaled down.
 __global__ void attention_online_kernel(bf16* out, float* lse, const bf16* inp, int T, int NH) {
   const Head head(blockIdx.y, T, NH);
   const int t = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, c = threadIdx.x % 32 * 2;
@@ -93,9 +93,9 @@ __global__ void attention_online_kernel(bf16* out, float* lse, const bf16* inp, 
   if (c == 0) lse[static_cast<int64_t>(blockIdx.y) * T + t] = max + logf(sum);
 }
 
-// A thread makes one query's output, its 64 channels of q and of the sum in registers. Keys and values come by tiles
-// into shared memory, where a block's 128 queries share them; all lanes read the same number at a time, so one read
-// serves 32 products, and no shuffle is needed.
+// A thread computes one query's output, with its 64 channels of q and of the sum in registers. Keys and values come in
+// tiles into shared memory, where a block's 128 queries share them; all lanes read the same number at a time, so one
+// read serves 32 products, and no shuffle is needed.
 constexpr int kTiledQueries = 128, kTiledKeys = 32;
 __global__ void __launch_bounds__(kTiledQueries)
     attention_tiled_kernel(bf16* out, float* lse, const bf16* inp, int T, int NH) {
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kTiledQueries)
 #pragma unroll
   for (int c = 0; c < kHS; ++c) query[c] = to_float(q[c]) * kScale;
   for (int u0 = 0; u0 < t0 + kTiledQueries; u0 += kTiledKeys) {
-    __syncthreads();  // the tile before has been read
+    __syncthreads();  // the previous tile has been read
     for (int i = threadIdx.x; i < kTiledKeys * kHS; i += kTiledQueries) {
       const bf16* from = k + (u0 + i / kHS) * head.row + i % kHS;
       keys[i / kHS][i % kHS] = to_float(from[0]);
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kTiledQueries)
 
 // ---- forward: tensor cores -----------------------------------------------------------------------------------------
 
-// tile (64, kHS) = rows of `from`, in chunks of 16 bytes that change places with the row (kernels/ says how).
+// tile (64, kHS) = rows of `from`, in chunks of 16 bytes permuted according to the row (kernels/ explains how).
 constexpr int kMmaTile = 64, kMmaThreads = 128;
 __device__ void copy_tile(bf16* tile, const bf16* from, int row) {
   for (int i = threadIdx.x; i < kMmaTile * kHS / 8; i += kMmaThreads) {
@@ -141,9 +141,9 @@ __device__ void copy_tile(bf16* tile, const bf16* from, int row) {
   }
 }
 
-// A block makes 64 queries' outputs, a warp 16 of them: scores = q k^T by mma, the softmax on the way, and acc += p v
-// by mma again. A lane has of 16 x 8 sums those of rows group and group + 8, columns 2 pair and the next; in the same
-// places mma wants p as its factor, so probabilities never leave the registers. Four lanes share a row.
+// A block computes 64 queries' outputs, a warp 16 of them: scores = q k^T by mma, the online softmax, and acc += p v by
+// mma again. Of 16 x 8 sums a lane has those of rows group and group + 8, columns 2 pair and the next; mma needs p as
+// its factor in the same places, so probabilities never leave the registers. Four lanes share a row.
 __global__ void __launch_bounds__(kMmaThreads)
     attention_mma_kernel(bf16* out, float* lse, const bf16* inp, int T, int NH) {
   using namespace attention_tensor_core;
@@ -152,13 +152,13 @@ __global__ void __launch_bounds__(kMmaThreads)
   const int t0 = blockIdx.x * kMmaTile, warp_row = threadIdx.x / 32 * 16, group = lane_id() / 4, pair = lane_id() % 4;
   const bf16 *q = inp + head.inp + t0 * head.row, *k = inp + head.inp + head.C;
   uint32_t queries[kHS / 16][4];
-  copy_tile(keys, q, head.row);  // on their way to the registers
+  copy_tile(keys, q, head.row);  // on the way to the registers
   __syncthreads();
 #pragma unroll
   for (int c = 0; c < kHS / 16; ++c) load_factor_a<kHS>(queries[c], keys, warp_row, 2 * c);
   float acc[kHS / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   for (int u0 = 0; u0 <= t0; u0 += kMmaTile) {
-    __syncthreads();  // what was there has been read
+    __syncthreads();  // the previous contents have been read
     copy_tile(keys, k + u0 * head.row, head.row);
     copy_tile(values, k + head.C + u0 * head.row, head.row);
     __syncthreads();
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kMmaThreads)
       larger = fmaxf(larger, __shfl_xor_sync(kFullWarp, larger, 2));
       const float keep = expf(max[half] - larger);
       max[half] = larger;
-      sum[half] *= keep;  // of this lane's columns
+      sum[half] *= keep;  // sum of this lane's columns
 #pragma unroll
       for (int n = 0; n < kMmaTile / 8; ++n) {
         p[n][e] = expf(p[n][e] - larger);
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kMmaThreads)
 
 // ---- backward: p and ds in memory ----------------------------------------------------------------------------------
 
-// p and ds (B NH, T, T): a thread makes one of each, and 0 above the diagonal.
+// p and ds (B NH, T, T): a thread computes one of each, and 0 above the diagonal.
 __global__ void attention_ds_kernel(float* p, float* ds, const bf16* dout, const float* lse, const float* delta,
                                     const bf16* inp, int T, int NH) {
   const Head head(blockIdx.z, T, NH);
@@ -246,7 +246,7 @@ __global__ void attention_ds_kernel(float* p, float* ds, const bf16* dout, const
   ds[row * T + u] = probability * (dp - delta[row]) * kScale;
 }
 
-// dq, dk and dv: a thread makes one channel of each, of query and key blockIdx.x.
+// dq, dk and dv: a thread computes one channel of each, of query and key blockIdx.x.
 __global__ void attention_gradients_kernel(bf16* dinp, const bf16* dout, const float* p, const float* ds,
                                            const bf16* inp, int T, int NH) {
   const Head head(blockIdx.y, T, NH);
@@ -265,7 +265,7 @@ __global__ void attention_gradients_kernel(bf16* dinp, const bf16* dout, const f
   to[2 * head.C] = from_float<bf16>(dv);
 }
 
-// ---- what the ladders share ----------------------------------------------------------------------------------------
+// ---- shared by the ladders ------------------------------------------------------------------------------------------
 
 struct Sizes {
   int B, T, NH;
@@ -280,10 +280,10 @@ struct Attention : Sizes {
   int C, heads, sets;
   Buffers<bf16> inp, out, dout, dinp;  // the last two: backward
   Buffers<float> lse, scratch;
-  Buffers<float> p, ds;  // (B NH, T, T): the naive versions'
+  Buffers<float> p, ds;  // (B NH, T, T): of the naive versions
   bool rounds = false;   // whether the version that ran last rounds p and ds to bf16
 
-  Doubles expected, expected_lse;  // of checked(): out and lse, or dinp
+  Doubles expected, expected_lse;  // from checked(): out and lse, or dinp
   AttentionTerms terms;
 
   Attention(const Problem& problem, bool backward)
@@ -313,7 +313,7 @@ struct Attention : Sizes {
                              C, NH, true, tier, stream);
   }
 
-  // Heads that the check takes: all, or on a GPU, where the twin would take minutes, three.
+  // Heads that the check covers: all, or on a GPU, where the twin would take minutes, three.
   std::vector<int> checked() const {
     if (tokens() > 4096) return {0, heads / 2 + 1, heads - 1};
     std::vector<int> all(heads);
@@ -343,7 +343,7 @@ struct Attention : Sizes {
     return some;
   }
 
-  // As check_close, with a tolerance for each element; K, the terms of a sum, is T + kHS.
+  // Like check_close, with a tolerance for each element; K, the number of terms, is T + kHS.
   void check_within(const char* name, const std::vector<bf16>& stored, const Doubles& parts,
                     const Doubles& rounded) const {
     const Doubles actual = to_doubles(stored);
@@ -353,7 +353,7 @@ struct Attention : Sizes {
       if (std::abs(actual[i] - expected[i]) <= tolerance + 1e-30) continue;
       char text[256];
       std::snprintf(text, sizeof text,
-                    "%s differs from the CPU twin's: element %zu of %zu is %.9g, expected %.9g within %.3g", name, i,
+                    "%s differs from the CPU twin: element %zu of %zu is %.9g, expected %.9g within %.3g", name, i,
                     expected.size(), actual[i], expected[i], tolerance);
       throw std::runtime_error(text);
     }
@@ -388,7 +388,7 @@ struct Attention : Sizes {
 
 using Shared = std::shared_ptr<Attention>;
 
-// A version that is one of the kernels above: `queries` have a block of `threads`, which may round p to bf16.
+// A version that is one of the kernels above: a block of `threads` has `queries`, and may round p to bf16.
 Version version(const Shared& p, const char* name, const char* idea,
                 void (*kernel)(bf16*, float*, const bf16*, int, int), int queries, int threads, bool rounds) {
   return {name, idea, [=](int set, cudaStream_t stream) {
@@ -419,7 +419,7 @@ const Register forward("attention_forward", [](const Problem& problem) {
   };
   ladder.versions = {
       {"naive",
-       "Three kernels, with all scores, then all probabilities, in memory: T numbers a query and head, written twice "
+       "Three kernels, with all scores, then all probabilities, in memory: T numbers per query and head, written twice "
        "and read four times.",
        [p](int set, cudaStream_t stream) {
          p->rounds = false;
@@ -432,25 +432,25 @@ const Register forward("attention_forward", [](const Problem& problem) {
        }},
       version(
           p, "online softmax",
-          "A warp makes one query's output in one pass: scores are used and forgotten, but every query reads all keys "
+          "A warp computes one query's output in one pass: scores are used and dropped, but every query reads all keys "
           "and values, and every score costs five shuffles.",
           attention_online_kernel, 4, 128, false),
       version(
           p, "shared memory",
-          "Keys and values come by tiles into shared memory for 128 queries, a thread each: no shuffles, a 128th of "
+          "Keys and values come in tiles into shared memory for 128 queries, one thread each: no shuffles, a 128th of "
           "the reads.",
           attention_tiled_kernel, kTiledQueries, kTiledQueries, false),
-      tier(
-          "register tiles",
-          "kernels/' plain tier: 4 x 4 scores a thread, so that a number read from shared memory serves four products.",
-          AttentionTier::plain),
+      tier("register tiles",
+           "kernels/' plain tier: 4 x 4 scores per thread, so that a number read from shared memory serves four "
+           "products.",
+           AttentionTier::plain),
       version(p, "mma",
-              "Both products on tensor cores, 16 queries a warp; probabilities go from the first to the second in "
+              "Both products on tensor cores, 16 queries per warp; probabilities go from the first to the second in "
               "registers.",
               attention_mma_kernel, kMmaTile, kMmaThreads, true),
       tier("32 rows a warp",
-           "32 queries a warp, so that a fragment of keys serves two products; the next tile arrives by cp.async "
-           "meanwhile; one multiply-add and one instruction an exponential; rows stored 16 bytes at a time.",
+           "32 queries per warp, so that a fragment of keys serves two products; the next tile arrives by cp.async "
+           "meanwhile; one multiply-add and one instruction per exponential; rows stored 16 bytes at a time.",
            AttentionTier::tensor_core),
   };
 #ifdef WROUGHT_CUDNN
@@ -468,7 +468,7 @@ const Register backward("attention_backward", [](const Problem& problem) {
   ladder.limit = Limit::tensor_cores;
   ladder.bytes = p->bytes(true);
   ladder.gpu_bytes = sizes(true).bytes(true);
-  ladder.flops = 5.0 * p->tokens() * p->C * p->T;  // five products over the causal half, however often they are made
+  ladder.flops = 5.0 * p->tokens() * p->C * p->T;  // five products over the causal half, however often computed
   ladder.sets = p->sets;
   ladder.check = [p] { p->check_backward(); };
   ladder.reset = [p] { p->dinp.poison(0); };
@@ -490,7 +490,7 @@ const Register backward("attention_backward", [](const Problem& problem) {
                 static_cast<const float*>(probabilities), static_cast<const float*>(ds), inp, p->T, p->NH);
        }},
       tier("tiles",
-           "kernels/' plain tier: probabilities are made again from lse, tile by tile in shared memory; dk and dv by "
+           "kernels/' plain tier: probabilities are recomputed from lse, tile by tile in shared memory; dk and dv by "
            "blocks of keys, dq by blocks of queries.",
            AttentionTier::plain),
       tier("tensor cores",
@@ -498,7 +498,8 @@ const Register backward("attention_backward", [](const Problem& problem) {
            AttentionTier::tensor_core),
   };
 #ifdef WROUGHT_CUDNN
-  ladder.versions.push_back(tier("cuDNN", "NVIDIA's, in its deterministic mode.", AttentionTier::cudnn));
+  ladder.versions.push_back(
+      tier("cuDNN", "NVIDIA's flash attention, in its deterministic mode.", AttentionTier::cudnn));
 #endif
   return ladder;
 });

@@ -1,5 +1,5 @@
-// Attention of one new query a head against a cache of keys and values, step by step. It is bound by memory: each key
-// and value is read once. The kernels here have heads of 64 channels; kernels/attention_decode.cuh takes any.
+// Attention of one new query per head to a cache of keys and values, step by step. It is bound by memory: each key and
+// value is read once. The kernels here have heads of 64 channels; kernels/attention_decode.cuh takes any.
 #include <memory>
 
 #include "dev/bench/bench.h"
@@ -12,11 +12,11 @@ namespace {
 
 using Doubles = std::vector<double>;
 
-constexpr int kHS = 64;  // channels a head
+constexpr int kHS = 64;  // channels per head
 constexpr float kScale = 0.125f;
 constexpr int kThreads = 128;
 
-// A block has one head. A thread makes the scores of every 128th key, then (the first 64) one channel of the output.
+// A block has one head. A thread computes the scores of every 128th key, then (the first 64) one channel of the output.
 __global__ void __launch_bounds__(kThreads)
     decode_naive_kernel(bf16* out, const bf16* q, const bf16* k_cache, const bf16* v_cache, const int32_t* lengths,
                         int NH, int max_T) {
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   max = block_max(max);
   for (int u = threadIdx.x; u < n; u += kThreads) sum += p[u] = expf(p[u] - max);
-  sum = block_sum(sum);  // and its barriers: all of p is there
+  sum = block_sum(sum);  // its barriers also make all of p visible
   const int c = threadIdx.x;
   if (c >= kHS) return;
   float acc = 0;
@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(kThreads)
   out[bh * kHS + c] = from_float<bf16>(acc / sum);
 }
 
-// What some keys left: the largest score, and relative to it the sum of exponentials and of values, two channels a
-// lane.
+// The result of some keys: the largest score, and relative to it the sum of exponentials and of values, two channels
+// per lane.
 struct Partial {
   float max = -INFINITY, sum = 0;
   float2 acc = {0, 0};
@@ -56,7 +56,7 @@ struct Partial {
 };
 
 // A warp takes every 4th key from `first` to `end`: its lanes read a key from end to end, 128 bytes, then its value.
-// The first warp then adds up what the four have left; only its result counts.
+// The first warp then adds up the four results; only its sum counts.
 __device__ Partial over_keys(const bf16* q, const bf16* k, const bf16* v, int first, int end) {
   __shared__ float maxima[4], sums[4];
   __shared__ float2 accs[4][32];
@@ -72,7 +72,7 @@ __device__ Partial over_keys(const bf16* q, const bf16* k, const bf16* v, int fi
   accs[warp][lane] = mine.acc;
   __syncthreads();
   for (int w = 1; w < 4 && warp == 0; ++w) {
-    if (maxima[w] > -INFINITY) mine.add(maxima[w], sums[w], accs[w][lane]);  // a warp may have had no key
+    if (maxima[w] > -INFINITY) mine.add(maxima[w], sums[w], accs[w][lane]);  // a warp may not have had a key
   }
   return mine;
 }
@@ -81,7 +81,7 @@ __device__ void store_pair(bf16* to, float2 x) {
   *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(x.x, x.y);
 }
 
-// A block has one head, and goes over its keys and values once.
+// A block has one head, and reads its keys and values once.
 __global__ void __launch_bounds__(kThreads)
     decode_online_kernel(bf16* out, const bf16* q, const bf16* k_cache, const bf16* v_cache, const int32_t* lengths,
                          int NH, int max_T) {
@@ -141,7 +141,7 @@ struct Decode : Sizes {
         out(sets, heads * kHS, 0, 0),
         scratch(sets, attention_decode_scratch(B, NH, kHS, max_T) / 4, 0, 0),
         lengths(1, B, 0, 0) {
-    lengths.write(0, std::vector<int32_t>(B, max_T));  // full caches: the bytes are known
+    lengths.write(0, std::vector<int32_t>(B, max_T));  // full caches, so the bytes are known
   }
 
   static Sizes sizes(bool on_gpu) { return on_gpu ? Sizes{8, 12, 1024} : Sizes{2, 4, 512}; }
@@ -184,16 +184,16 @@ const Register decode("attention_decode", [](const Problem& problem) {
   ladder.versions = {
       one_block_a_head(
           p, "naive",
-          "A block a head: a thread a key for the scores, a thread a channel for the output. Lanes read 32 different "
-          "keys, a number of each.",
+          "One block per head: one thread per key for the scores, one per channel for the output. Lanes read 32 "
+          "different keys, one number of each.",
           decode_naive_kernel, p->max_T * sizeof(float)),
-      one_block_a_head(
-          p, "coalesced",
-          "A warp a key, its lanes side by side, and the softmax on the way: keys and values are read once, in whole "
-          "sectors.",
-          decode_online_kernel, 0),
+      one_block_a_head(p, "coalesced",
+                       "One warp per key, its lanes reading contiguously, and an online softmax: keys and values are "
+                       "read once, in whole "
+                       "sectors.",
+                       decode_online_kernel, 0),
       {"chunks",
-       "A block for each 128 keys of a head: a few long sequences fill the GPU too. A second kernel adds the chunks "
+       "One block per 128 keys of a head: a few long sequences fill the GPU too. A second kernel adds the chunks "
        "up.",
        [p](int set, cudaStream_t stream) {
          const int32_t* lengths = p->lengths[0];
@@ -204,8 +204,8 @@ const Register decode("attention_decode", [](const Problem& problem) {
                 lengths, p->NH);
        }},
       {"16 bytes",
-       "16 bytes a load, so eight lanes a key and three shuffles a score for four keys at once; one maximum and one "
-       "sum a chunk instead of one a key; any head size.",
+       "16 bytes per load, so eight lanes per key and three shuffles per score for four keys at once; one maximum and "
+       "one sum per chunk instead of per key; any head size.",
        [p](int set, cudaStream_t stream) {
          attention_decode<bf16>(p->out[set], p->scratch[set], p->q[set], p->k[set], p->v[set], p->lengths[0], p->B,
                                 p->NH, kHS, p->max_T, stream);

@@ -1,4 +1,4 @@
-// The budget: what the kernels of kernels/ may be counted to do at most, so that a change that makes one do more fails.
+// The budget: upper bounds on the counts of the kernels in kernels/; a change that makes one do more fails.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -27,7 +27,7 @@ const Figure kFigures[] = {
     {"partial_share", "share of requests in which a lane is missing"},
 };
 
-// Four digits, upwards: what was counted is then within the budget that was written of it.
+// Four digits, rounded up: what was counted is then within the budget written from it.
 double rounded_up(double x) { return std::max(0.0, std::ceil(x * 1e4 - 1e-6) / 1e4); }
 
 double ratio(const json& counts, const char* part, const char* whole) {
@@ -35,7 +35,7 @@ double ratio(const json& counts, const char* part, const char* whole) {
   return of > 0 ? counts[part].get<double>() / of : 0;
 }
 
-// What one kernel did, by the keys above.
+// The work of one kernel, by the keys above.
 json figures(const json& counts) {
   return {{"dram_ratio", rounded_up(ratio(counts, "dram_bytes", "distinct_bytes"))},
           {"requests", counts["requests"]},
@@ -49,7 +49,7 @@ json figures(const json& counts) {
           {"partial_share", rounded_up(counts["partial_share"].get<double>())}};
 }
 
-// What a budget holds: a version that is in kernels/, and its name there.
+// An entry of a budget: a version that is in kernels/, and its name there.
 struct Held {
   std::string name;
   const json& counts;
@@ -67,23 +67,23 @@ std::vector<Held> held(const json& results) {
   return all;
 }
 
-// The kernel's line that wastes most, as advice.
+// The kernel's most wasteful line, as advice.
 std::string worst_line(const json& kernel) {
   if (kernel["lines"].empty()) return "";
   return "; look at " + kernel["lines"][0]["place"].get<std::string>();
 }
 
-// A number of the budget. Throws Error if it is none.
+// A number of the budget. Throws Error if it is not one.
 double allowed(const json& object, const char* key, const std::string& where) {
   if (!object.contains(key) || !object[key].is_number()) {
-    fail("%s: \"%s\" is missing or no number; write the file anew with --write-budget", where.c_str(), key);
+    fail("%s: \"%s\" is missing or not a number; rewrite the file with --write-budget", where.c_str(), key);
   }
   return object[key].get<double>();
 }
 
 const json& member(const json& object, const std::string& key, const std::string& where) {
   if (!object.is_object() || !object.contains(key) || !object[key].is_object()) {
-    fail("%s: expected an object with an object \"%s\"; write the file anew with --write-budget", where.c_str(),
+    fail("%s: expected an object with an object \"%s\"; rewrite the file with --write-budget", where.c_str(),
          key.c_str());
   }
   return object[key];
@@ -92,7 +92,7 @@ const json& member(const json& object, const std::string& key, const std::string
 void compare(double counted, double most, const std::string& what, const std::string& meaning, const std::string& file,
              const std::string& hint, std::vector<std::string>& lines) {
   if (counted <= most) return;
-  lines.push_back(strprintf("%s: %s: counted %.10g, allowed %.10g%s. Mend it, or raise the figure in %s with a reason",
+  lines.push_back(strprintf("%s: %s: counted %.10g, allowed %.10g%s. Fix it, or raise the figure in %s with a reason",
                             what.c_str(), meaning.c_str(), counted, most, hint.c_str(), file.c_str()));
 }
 
@@ -125,7 +125,7 @@ std::vector<std::string> budget_excesses(const json& budget, const json& results
     }
     const json &entry = versions[name], &kernels = member(entry, "kernels", path + ": " + name);
     compare(rounded_up(counts["ratio"].get<double>()), allowed(entry, "dram_bytes_to_least", path + ": " + name), name,
-            "bytes to and from memory, for each of the least", path, "", lines);
+            "bytes to and from memory, for each of the minimum", path, "", lines);
     std::map<std::string, bool> ran;
     for (const json& kernel : counts["kernels"]) {
       const std::string kernel_name = kernel["name"].get<std::string>(), where = name + ", " + kernel_name;
@@ -142,13 +142,13 @@ std::vector<std::string> budget_excesses(const json& budget, const json& results
     }
     for (const auto& [kernel_name, unused] : kernels.items()) {
       if (!ran[kernel_name]) {
-        lines.push_back(name + ", " + kernel_name + ": in " + path + ", but it no longer runs; take it out");
+        lines.push_back(name + ", " + kernel_name + ": in " + path + ", but it no longer runs; remove it");
       }
     }
   }
   if (all_ladders) {
     for (const auto& [name, unused] : versions.items()) {
-      if (!seen[name]) lines.push_back(name + ": in " + path + ", but no version is called so; take it out");
+      if (!seen[name]) lines.push_back(name + ": in " + path + ", but no version has that name; remove it");
     }
   }
   return lines;

@@ -1,4 +1,4 @@
-// Softmax and cross-entropy over rows of 50,304 logits: in training of GPT-2 124M the largest tensor there is.
+// Softmax and cross-entropy over rows of 50,304 logits: the largest tensor in training GPT-2 124M.
 #include "dev/bench/bench.h"
 #include "kernels/classifier.cuh"
 #include "kernels/classifier.h"
@@ -81,7 +81,7 @@ __global__ void classifier_fused_kernel(bf16* dlogits, float* losses, const int3
                                         int V, int Vp) {
   const int n = blockIdx.x, target = targets[n];
   bf16* row = dlogits + static_cast<int64_t>(n) * Vp;
-  const float target_logit = to_float(row[target]), weight = weights[n];  // read before the barriers, written after
+  const float target_logit = to_float(row[target]), weight = weights[n];  // read before the barriers, overwritten after
   float max, sum;
   kOnePass ? one_pass(max, sum, row, V) : two_passes(max, sum, row, V);
   if (threadIdx.x == 0) losses[n] = max + logf(sum) - target_logit;
@@ -91,7 +91,7 @@ __global__ void classifier_fused_kernel(bf16* dlogits, float* losses, const int3
   }
 }
 
-// 16 bytes an access: a running maximum and sum of each thread, then the gradient over the row that is read again.
+// 16 bytes per access: a running maximum and sum in each thread, then the gradient while the row is read again.
 __global__ void __launch_bounds__(1024, 2)
     classifier_vector_kernel(bf16* dlogits, float* losses, const int32_t* targets, const float* weights, int V,
                              int Vp) {
@@ -136,15 +136,15 @@ __global__ void loss_atomics_kernel(double* loss, const float* losses, const flo
 struct Sizes {
   int N, V, Vp;
 };
-// In cudasim fewer and shorter rows. A row is then to the smaller cache what the rows in flight are to a GPU's: about
-// half of it.
+// In cudasim fewer and shorter rows. The ratio of a row to the smaller cache is then that of the rows in flight to a
+// GPU's cache: about half.
 constexpr Sizes kGpu = {16384, 50257, 50304}, kSim = {64, 4059, 4096};
 constexpr int kThreads = 1024;
 
 struct Tensors {
   Sizes s;
   int sets;
-  bool in_place;  // then the first logits are kept
+  bool in_place;  // then the original logits are kept
   bench::Buffers<bf16> logits{sets, static_cast<int64_t>(s.N) * s.Vp, 1, 2},
       first_logits{in_place, static_cast<int64_t>(s.N) * s.Vp, 1, 2};
   bench::Buffers<float> losses{1, s.N, 0, 0}, weights{1, s.N, 2, 1.0 / s.N};
@@ -166,8 +166,8 @@ std::string size_text(const Sizes& s) {
 double forward_bytes(const Sizes& s) { return 2.0 * s.N * s.V + 8.0 * s.N; }
 double backward_bytes(const Sizes& s) { return 2.0 * s.N * (s.V + s.Vp) + 12.0 * s.N; }
 
-// The loss is a difference of numbers up to `largest`, the maximum logit and the sum's logarithm, and its exponentials
-// are quick ones, wrong by 2 + 1.2 |x| units.
+// The loss is a difference of numbers up to `largest`, the maximum logit and the logarithm of the sum, and its fast
+// exponentials are off by 2 + 1.2 |x| units.
 double lost(double largest) { return 0x1p-24 * (8 + 4 * largest); }
 
 bench::Ladder make_forward(const bench::Problem& problem) {
@@ -184,8 +184,8 @@ bench::Ladder make_forward(const bench::Problem& problem) {
   ladder.gpu_bytes = forward_bytes(kGpu);
   ladder.versions = {
       {"a thread a row",
-       "Two loops over a row of its own: lanes lie 100 KB apart, each request touches 32 sectors, and what "
-       "is left of a sector for the next element is pushed out of the cache before it is used.",
+       "One thread per row, two loops: lanes lie 100 KB apart, each request touches 32 sectors, and the rest "
+       "of a sector, meant for the next element, is evicted from the cache before it is used.",
        [=](int set, cudaStream_t stream) {
          launch(classifier_thread_kernel, grid_for(s.N, 64), 64, 0, stream, t->losses[0], t->logits[set], t->targets[0],
                 s.N, s.V, s.Vp);
@@ -201,7 +201,7 @@ bench::Ladder make_forward(const bench::Problem& problem) {
                 t->targets[0], s.V, s.Vp);
        }},
       {"16 bytes",
-       "Eight logits an access, one maximum for the eight, and a quick exponential, whose error bf16 hides.",
+       "Eight logits per access, one maximum for the eight, and a fast exponential, whose error bf16 hides.",
        [=](int set, cudaStream_t stream) {
          classifier_forward(t->losses[0], t->logits[set], t->targets[0], s.N, s.V, s.Vp, stream);
        }}};
@@ -226,8 +226,9 @@ void check_backward(const Tensors& t) {
     const std::vector<float> weights = t.weights.host(0, first, count);
     cpu::classifier_backward(expected.data(), losses.data(), t.targets.host(0, first, count).data(), weights.data(),
                              static_cast<int>(count), s.V, s.Vp);
-    // Probabilities that were stored before they became gradients are wrong by half a unit of bf16, and of the loss
-    // -log p as much: what keeping them costs. The others are held to it too; the tests of kernels/ are stricter.
+    // Probabilities that were stored before they became gradients are off by half a unit of bf16, and the loss -log p
+    // by as much: the cost of keeping them. The other versions get the same tolerance; the tests of kernels/ are
+    // stricter.
     double largest = 0;
     for (const float weight : weights) largest = std::max<double>(largest, std::abs(weight));
     bench::check_close("dlogits", t.logits.host(0, first * s.Vp, count * s.Vp), expected, s.V, largest * 0x1p-8);
@@ -249,7 +250,7 @@ bench::Ladder make_backward(const bench::Problem& problem) {
   ladder.gpu_bytes = backward_bytes(kGpu);
   ladder.versions = {
       {"operation by operation",
-       "Softmax, loss and gradient, a kernel each: the probabilities go to memory and come back, "
+       "Softmax, loss and gradient, one kernel each: the probabilities go to memory and come back, "
        "rounded to bf16 on the way, four tensors of traffic where two would do.",
        [=](int set, cudaStream_t stream) {
          launch(softmax_kernel, grid_for(s.N, 1), kThreads, 0, stream, t->logits[set], s.V, s.Vp);
@@ -268,14 +269,14 @@ bench::Ladder make_backward(const bench::Problem& problem) {
          launch(classifier_fused_kernel<true>, grid_for(s.N, 1), kThreads, 0, stream, t->logits[set], t->losses[0],
                 t->targets[0], t->weights[0], s.V, s.Vp);
        }},
-      {"16 bytes", "Eight logits an access and a quick exponential: an eighth of the requests.",
+      {"16 bytes", "Eight logits per access and a fast exponential: an eighth of the requests.",
        [=](int set, cudaStream_t stream) {
          launch(classifier_vector_kernel, grid_for(s.N, 1), kThreads, 0, stream, t->logits[set], t->losses[0],
                 t->targets[0], t->weights[0], s.V, s.Vp);
        }},
       {"row in shared memory",
        "The row is copied to shared memory, all of it under way at once, and memory is read once whatever the cache "
-       "keeps; whole packs are gone through without a test, the target's column is put right at the end.",
+       "keeps; whole packs are processed without a test, the target's column is corrected at the end.",
        [=](int set, cudaStream_t stream) {
          classifier_backward(t->logits[set], t->losses[0], t->targets[0], t->weights[0], s.N, s.V, s.Vp, stream);
        }}};
@@ -306,17 +307,17 @@ bench::Ladder make_loss(const bench::Problem& problem) {
   ladder.sets = sets;
   ladder.gpu_bytes = 8.0 * kGpu.N + 16;
   ladder.versions = {
-      {"a thread", "One thread adds all losses in order: a request for each number, and one of 2,048 threads at work.",
+      {"a thread", "One thread adds all losses in order: one request per number, and one of 2,048 threads at work.",
        [=](int set, cudaStream_t stream) {
          launch(loss_thread_kernel, 1, 1, 0, stream, t->loss[0], t->losses[set], t->weights[set], N);
        }},
-      {"atomics", "A thread a loss, all adding to one place: they queue there, in an order that changes.",
+      {"atomics", "One thread per loss, all adding to one place: they queue there, in an order that changes.",
        [=](int set, cudaStream_t stream) {
          launch(loss_atomics_kernel, grid_for(N, 256), 256, 0, stream, t->loss[0], t->losses[set], t->weights[set], N);
        }},
       {"a block",
-       "1,024 threads add every 1,024th loss each, then their sums meet in shared memory: the same order every time. "
-       "More blocks would only wait for one another: it is 128 KB.",
+       "1,024 threads add every 1,024th loss each, then their sums are combined in shared memory: the same order every "
+       "time. More blocks would only wait for each other: it is 128 KB.",
        [=](int set, cudaStream_t stream) { classifier_loss(t->loss[0], t->losses[set], t->weights[set], N, stream); }}};
   ladder.reset = [=] { t->loss.write(0, {1.0}); };
   ladder.check = [=] {

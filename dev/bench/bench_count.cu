@@ -1,4 +1,4 @@
-// Counts in cudasim, in place of times: what each version asks of memory, caches, banks, barriers and tensor cores.
+// Counts in cudasim, in place of times: each version's demands on memory, caches, banks, barriers and tensor cores.
 #include <cudasim.h>
 
 #include <algorithm>
@@ -13,11 +13,11 @@ const bool kCounts = true;
 
 namespace {
 
-// A prediction's GPU, an H100 SXM: 50 MB of cache; ceilings as far as kernels get: 90 % of 3.0 TB/s, 88 % of the 795
-// TFLOP/s that its tensor cores give bf16 products; float units by the data sheet.
+// The GPU of the predictions, an H100 SXM: 50 MB of cache; ceilings as high as kernels get: 90 % of 3.0 TB/s, 88 % of
+// the 795 TFLOP/s that its tensor cores reach with bf16 products; float units by the data sheet.
 constexpr double kCacheBytes = 50e6, kCopyGbps = 0.9 * 3000, kMatmulTflops = 0.88 * 795, kFloatTflops = 66.9;
 
-// Multiplies and adds of one "mma.m16n8k16..." by a warp; 0 for what is no mma.
+// Multiplies and adds of one "mma.m16n8k16..." by a warp; 0 if it is not an mma.
 double mma_flops(const std::string& name) {
   int m = 0, n = 0, k = 0;
   if (std::sscanf(name.c_str(), "mma.m%dn%dk%d", &m, &n, &k) != 3) return 0;
@@ -28,7 +28,7 @@ double share(uint64_t part, uint64_t whole) {
   return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
-// The same names for one kernel and for all of a version's.
+// The same names for one kernel and for all kernels of a version.
 json counts_of(const cudasim::KernelCounts& c) {
   uint64_t shuffles = 0, mmas = 0;
   double flops = 0;
@@ -89,7 +89,7 @@ void add(cudasim::KernelCounts& to, const cudasim::KernelCounts& c) {
   for (const auto& [name, count] : c.collectives) to.collectives[name] += count;
 }
 
-// The lines that fall short: more sectors or wavefronts than least, worst first.
+// The wasteful lines: more sectors or wavefronts than needed, worst first.
 json wasteful_lines(const cudasim::KernelCounts& c) {
   std::vector<const cudasim::LineCounts*> lines;
   const auto waste = [](const cudasim::LineCounts& l) {
@@ -116,11 +116,11 @@ json wasteful_lines(const cudasim::KernelCounts& c) {
 
 json open_device(const MeasureOptions&) {
   if (!cudasim::instrumented()) {
-    fail("this program's kernels were compiled without counting: build it by CMake's target bench_kernels_sim");
+    fail("this program's kernels were compiled without counting: build it with CMake's target bench_kernels_sim");
   }
-  cudasim::set_checks(false);  // counts are wanted; the tests check
+  cudasim::set_checks(false);  // only counts; the tests check
   cudasim::set_schedule(
-      cudasim::Schedule::forward);  // whatever CUDASIM_SCHEDULE says: what the cache holds depends on it
+      cudasim::Schedule::forward);  // regardless of CUDASIM_SCHEDULE: the cache's contents depend on it
   json results;
   results["device"] = "cudasim, counting; ceilings predicted for an H100 SXM";
   results["kind"] = "cudasim";

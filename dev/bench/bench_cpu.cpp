@@ -1,5 +1,6 @@
-// What the CPU's kernels make of this machine: its ceilings, each operation of a step beside them, whole steps, and how
-// these grow with threads, with the sequence and with the model. docs/benchmarks.md says how to read it.
+// The speed of the CPU's kernels on this machine: its ceilings, each operation of a step compared with them, whole
+// steps, and how these grow with threads, with the sequence and with the model. docs/benchmarks.md explains how to read
+// it.
 //
 //   build/bench_cpu                                     everything: some minutes
 //   build/bench_cpu --only operations --model gpt2      one model's operations
@@ -37,7 +38,7 @@ struct Flags {
 
 const char* name_of(Precision p) { return p == Precision::bf16 ? "bf16" : "fp32"; }
 
-// A line on the terminal that says what is being measured; results go to the standard output.
+// A progress line on the terminal that names what is being measured; results go to the standard output.
 void progress(const std::string& what) {
   const bool terminal = ::isatty(STDERR_FILENO) != 0;
   if (what.empty()) {
@@ -53,7 +54,7 @@ const ModelConfig& shape_of(const std::string& model) {
   return preset->shape;
 }
 
-// What the system says that it could give without taking it from others; 0: it does not say.
+// The memory that the system reports as available; 0: unknown.
 double available_memory() {
   std::ifstream in("/proc/meminfo");
   std::string key, unit;
@@ -80,7 +81,7 @@ struct Ceilings {
     double flops_per_second;
   };
   std::map<Precision, std::vector<Product>> products;
-  double array_bytes = 0, read = 0, copy = 0, in_place = 0;  // bytes a second
+  double array_bytes = 0, read = 0, copy = 0, in_place = 0;  // bytes per second
   double adamw_parameters = 0, adamw_ms = 0;
 
   double flops(Precision precision) const {
@@ -131,7 +132,7 @@ std::vector<Ceilings::Product> measure_products(const cpu::Kernels<float>& kerne
   return products;
 }
 
-// Not in a lambda: of a captured pointer the compiler makes gathers.
+// Not in a lambda: the compiler turns accesses through a captured pointer into gathers.
 uint64_t sum_of(const uint64_t* a, int64_t n) {
   uint64_t sum = 0;
 #pragma omp parallel for reduction(+ : sum)
@@ -144,9 +145,9 @@ void increment(uint64_t* a, int64_t n) {
   for (int64_t i = 0; i < n; ++i) ++a[i];
 }
 
-// Bandwidth, by arrays of which no cache holds much: the best pass. Read: whole numbers are added up, because their
-// sum has no order that the compiler would have to keep. Copy: by the C library's memcpy. In place: what is read is
-// written back changed, as AdamW does; both then count, as for the copy.
+// Bandwidth, with arrays far larger than any cache: the best pass. Read: integers are added up, because their sum has
+// no order that the compiler would have to keep. Copy: the C library's memcpy. In place: values are changed and written
+// back, as AdamW does; read and written bytes both count, as for the copy.
 void measure_memory(Ceilings& c, bool quick) {
   const long cache = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
   int64_t bytes = std::clamp<int64_t>(8 * static_cast<int64_t>(cache), 256 << 20, 1 << 30);
@@ -163,8 +164,8 @@ void measure_memory(Ceilings& c, bool quick) {
   uint64_t total = 0;
   const std::vector<double> reads = times_of(seconds, [&] { total += sum_of(a, n); });
   const uint64_t once = static_cast<uint64_t>(n) * static_cast<uint64_t>(n - 1) / 2;
-  if (total != (reads.size() + 1) * once) throw std::logic_error("the sum of what was read is wrong");
-  constexpr int64_t kSlice = 1 << 17;  // numbers that a thread copies at a time
+  if (total != (reads.size() + 1) * once) throw std::logic_error("the sum of the numbers read is wrong");
+  constexpr int64_t kSlice = 1 << 17;  // numbers per thread and copy
   const std::vector<double> copies = times_of(seconds, [&] {
 #pragma omp parallel for
     for (int64_t i = 0; i < n; i += kSlice) {
@@ -256,9 +257,8 @@ class Bench {
                      strprintf("%.4gM parameters, %.2f ms", ceilings_.adamw_parameters / 1e6, ceilings_.adamw_ms),
                      strprintf("%.1f GB/s  ", adamw_rate / 1e9)});
     std::printf("%s, %d threads%s\n", cpu::name_of(isa_), all_threads_,
-                flags_.quick ? "; --quick: too small and too short to say how fast this machine is" : "");
-    show("Ceilings (*: of its precision the largest; of the copy and in place, bytes read and written count)", table,
-         2);
+                flags_.quick ? "; --quick: too small and too short to tell how fast this machine is" : "");
+    show("Ceilings (*: the largest of its precision; copy and in place count bytes read and written)", table, 2);
     json_["isa"] = cpu::name_of(isa_);
     json_["threads"] = all_threads_;
     json_["quick"] = flags_.quick;
@@ -277,7 +277,7 @@ class Bench {
     }
   }
 
-  // false, said and noted: the system has not that much memory.
+  // false, with a message and a note in the results: the system has less memory than that.
   bool fits(const std::string& what, const ModelConfig& shape, Precision precision, int B, int T) {
     const double needed = planned_bytes(shape, precision, B, T), available = available_memory();
     if (available == 0 || needed < 0.95 * available) return true;
@@ -340,13 +340,13 @@ class Bench {
                                      {memory ? "gb_per_s" : "gflop_per_s", rate},
                                      {"share", share}});
     }
-    show(strprintf("Operations of a step: %s, B %d, T %d (calls of a step; ms of a call, the median)", what.c_str(),
+    show(strprintf("Operations of a step: %s, B %d, T %d (calls per step; ms per call, the median)", what.c_str(),
                    flags_.B, flags_.T)
              .c_str(),
          table, 2);
   }
 
-  // Median milliseconds of a whole step. The first two touch new memory, and are not counted.
+  // Median milliseconds of a whole step. The first two touch new memory and are not counted.
   double time_steps(CpuModel<float>& model, const Batch& batch) {
     OptimizerConfig optimizer;
     optimizer.lr = 1e-5f;
@@ -364,7 +364,7 @@ class Bench {
     return median(times);
   }
 
-  // The same of a new model, unless this run has measured it already.
+  // The same for a new model, unless this run has measured it already.
   double step_ms(const std::string& name, Precision precision, int B, int T, int threads) {
     const auto key = std::tuple{name, precision, B, T, threads};
     if (const auto found = step_ms_.find(key); found != step_ms_.end()) return found->second;
@@ -382,7 +382,7 @@ class Bench {
   static double parameters(const std::string& name) {
     return static_cast<double>(num_parameters(param_table(shape_of(name))));
   }
-  // 6 operations a parameter and token, of what the largest product reaches.
+  // 6 operations per parameter and token, as a share of the rate of the largest product.
   double share(const std::string& name, Precision precision, double tokens, double ms) const {
     return 6 * parameters(name) * tokens / ms * 1e3 / ceilings_.flops(precision);
   }
@@ -397,7 +397,7 @@ class Bench {
   void print_steps() {
     if (breakdowns_.empty()) return;
     const double tokens = static_cast<double>(flags_.B) * flags_.T;
-    Table table{{"step", "parameters", "ms", "tokens/s", "of the ceiling"}}, parts{{"ms of a step"}};
+    Table table{{"step", "parameters", "ms", "tokens/s", "of the ceiling"}}, parts{{"ms per step"}};
     std::vector<std::string> groups;  // in the order of a step
     std::vector<std::map<std::string, double>> of_groups;
     for (const Breakdown& b : breakdowns_) {
@@ -444,7 +444,7 @@ class Bench {
       }
       parts.back().push_back(strprintf("%.2f  100.0 %%", b.ms));
     }
-    show("Their parts (calls x median of each operation; rest: the measured step less their sum)", parts, 1);
+    show("Their parts (calls x median of each operation; rest: the measured step minus their sum)", parts, 1);
   }
 
   // ---- how a step grows --------------------------------------------------------------------------------------------
@@ -454,7 +454,7 @@ class Bench {
     std::vector<int> counts;
     for (int n = 1; n < all_threads_; n *= 2) counts.push_back(n);
     counts.push_back(all_threads_);
-    Table table{{"threads", "precision", "ms a step", "tokens/s", "times as fast as 1", "of linear"}};
+    Table table{{"threads", "precision", "ms per step", "tokens/s", "times as fast as 1", "of linear"}};
     for (const Precision precision : precisions_) {
       if (!fits(name + "'s threads", shape_of(name), precision, flags_.B, flags_.T)) continue;
       for (const int n : counts) {
@@ -478,7 +478,7 @@ class Bench {
   void lengths() {
     const std::string& name = flags_.models[0];
     const ModelConfig& shape = shape_of(name);
-    Table table{{"T", "B", "precision", "ms a step", "us a token", "of the first", "FLOP of the first", "peak GB"}};
+    Table table{{"T", "B", "precision", "ms per step", "us per token", "of the first", "FLOP of the first", "peak GB"}};
     for (const Precision precision : precisions_) {
       double first_us = 0, first_flops = 0;
       for (int T = flags_.quick ? 16 : 64; T <= std::min({flags_.tokens, shape.max_seq_len, 1024}); T *= 2) {
@@ -505,7 +505,7 @@ class Bench {
       }
     }
     if (table.size() > 1) {
-      show(strprintf("Sequences: %s, %d tokens a step (FLOP: 6 a parameter and 12 L C T; peak memory: computed by "
+      show(strprintf("Sequences: %s, %d tokens per step (FLOP: 6 per parameter and 12 L C T; peak memory: computed by "
                      "memory_plan(), not measured)",
                      name.c_str(), flags_.tokens)
                .c_str(),
@@ -518,7 +518,7 @@ class Bench {
     if (flags_.quick) names = {"gpt2-nano", "d4"};
     if (flags_.large) names.insert(names.end(), {"gpt2-large", "gpt2-xl"});
     const double tokens = static_cast<double>(flags_.B) * flags_.T;
-    Table table{{"model", "precision", "parameters", "ms a step", "tokens/s", "of the ceiling", "peak GB"}};
+    Table table{{"model", "precision", "parameters", "ms per step", "tokens/s", "of the ceiling", "peak GB"}};
     for (const Precision precision : precisions_) {
       for (const std::string& name : names) {
         const ModelConfig& shape = shape_of(name);
@@ -574,11 +574,11 @@ void run(Flags flags, const CLI::App& app) {
     }
   }
   if (flags.threads > 0) set_cpu_threads(flags.threads);
-  // The model takes the best set that the environment allows.
+  // The model takes the best instruction set that the environment allows.
   if (!flags.isa.empty()) ::setenv("WROUGHT_ISA", flags.isa.c_str(), 1);
   const cpu::Isa isa = cpu::best_isa();
   if (!flags.isa.empty() && flags.isa != cpu::name_of(isa)) {
-    fail("--isa %s: this CPU cannot run it; the best that it can is %s", flags.isa.c_str(), cpu::name_of(isa));
+    fail("--isa %s: this CPU cannot run it; the best that it can run is %s", flags.isa.c_str(), cpu::name_of(isa));
   }
   std::vector<Precision> precisions;
   if (flags.precision != "bf16") precisions.push_back(Precision::fp32);
@@ -586,7 +586,7 @@ void run(Flags flags, const CLI::App& app) {
   if (flags.precision != "fp32" && cpu::fast_kernels(isa, true)) precisions.push_back(Precision::bf16);
 
   std::optional<FileWriter> out;
-  if (!flags.json.empty()) out.emplace(flags.json);  // now, not after minutes
+  if (!flags.json.empty()) out.emplace(flags.json);  // fail now, not after minutes
   const json results = Bench(flags, isa, precisions).run();
   if (!out) return;
   out->write(results.dump(1) + "\n");
@@ -597,36 +597,35 @@ void run(Flags flags, const CLI::App& app) {
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Measures the CPU's kernels: ceilings of this machine, each operation of a training step beside them, whole "
+      "Measures the CPU's kernels: ceilings of this machine, each operation of a training step compared with them, "
+      "whole "
       "steps,\nand how they grow with threads, sequence and model.");
   Flags flags;
-  app.add_option("--only", flags.only, "operations steps threads lengths models: some of these; the ceilings always")
+  app.add_option("--only", flags.only, "some of: operations steps threads lengths models; the ceilings always run")
       ->check(CLI::IsMember({"operations", "steps", "threads", "lengths", "models"}));
   app.add_option("--model", flags.models,
-                 "presets, as train_gpt2's --model, for operations and steps; threads and lengths take the first")
+                 "presets as for train_gpt2's --model, for operations and steps; threads and lengths use the first")
       ->capture_default_str();
-  app.add_option("--precision", flags.precision, "fp32 | bf16; default: both, where the CPU multiplies bf16")
+  app.add_option("--precision", flags.precision, "fp32 | bf16; default: both, if the CPU multiplies bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}));
   std::vector<std::string> isas;
   for (const cpu::Isa isa : cpu::kIsas) isas.push_back(cpu::name_of(isa));
-  app.add_option("--isa", flags.isa, "portable | avx2 | avx512 | avx512_bf16: instruction set; default: the best here")
+  app.add_option("--isa", flags.isa, "instruction set: portable | avx2 | avx512 | avx512_bf16; default: the best here")
       ->check(CLI::IsMember(isas));
-  app.add_option("--threads", flags.threads, "threads, and how far their number grows; 0: all cores")
+  app.add_option("--threads", flags.threads, "threads, and the largest number of the threads part; 0: all cores")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
-  app.add_option("--batch-size", flags.B, "B: sequences in a step")
+  app.add_option("--batch-size", flags.B, "B: sequences per step")
       ->check(CLI::Range(1, 1 << 12))
       ->capture_default_str();
-  app.add_option("--seq-len", flags.T, "T: tokens in a sequence")->check(CLI::Range(1, 1 << 16))->capture_default_str();
-  app.add_option("--tokens", flags.tokens, "tokens in a step, B x T, while T grows")
+  app.add_option("--seq-len", flags.T, "T: tokens per sequence")->check(CLI::Range(1, 1 << 16))->capture_default_str();
+  app.add_option("--tokens", flags.tokens, "tokens per step, B x T, while T grows")
       ->check(CLI::Range(16, 1 << 20))
       ->capture_default_str();
-  app.add_option("--steps", flags.steps, "steps that a median is of")
-      ->check(CLI::Range(1, 10000))
-      ->capture_default_str();
-  app.add_flag("--large", flags.large, "models: gpt2-large and gpt2-xl too, where memory has room for them");
-  app.add_flag("--quick", flags.quick, "a tiny model and few repeats: whether it runs, not how fast");
-  app.add_option("--json", flags.json, "writes everything to this file too");
-  app.add_flag("--markdown", flags.markdown, "the tables as Markdown");
+  app.add_option("--steps", flags.steps, "steps per median")->check(CLI::Range(1, 10000))->capture_default_str();
+  app.add_flag("--large", flags.large, "models: gpt2-large and gpt2-xl too, if memory has room for them");
+  app.add_flag("--quick", flags.quick, "a tiny model and few repeats: shows whether it runs, not how fast");
+  app.add_option("--json", flags.json, "file that gets all results too");
+  app.add_flag("--markdown", flags.markdown, "print the tables as Markdown");
   return run_program(app, argc, argv, [&] { run(flags, app); });
 }

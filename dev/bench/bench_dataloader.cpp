@@ -1,6 +1,6 @@
-// How fast the data comes: batches from next() with nothing else to do, so that each call waits for the thread that
-// makes the batch, and the scan of check_vocabulary. A shard of 100 million tokens in the temporary folder, read from
-// memory (the file cache); each figure is the median of 7 runs.
+// The speed of the data loader: batches from next() with nothing else to do, so that each call waits for the thread
+// that makes the batch, and the scan of check_vocabulary. A shard of 100 million tokens in the temporary folder, read
+// from memory (the file cache); each figure is the median of 7 runs.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -37,7 +37,7 @@ int main() {
                               for (int k = 0; k < batches; ++k) loader.next();
                             }) /
                             batches;
-        std::printf("B=%-3d T=%-5d %-10s %8.1f us a batch   %8.1f M tokens/s\n", B, T,
+        std::printf("B=%-3d T=%-5d %-10s %8.1f us per batch   %8.1f M tokens/s\n", B, T,
                     shuffled ? "shuffled" : "sequential", each * 1e6, 1e-6 * B * T / each);
       }
     }

@@ -1,4 +1,4 @@
-// Dropout: where do the random numbers come from, and must the mask be kept?
+// Dropout: where do the random numbers come from, and must the mask be stored?
 #include "dev/bench/bench.h"
 #include "kernels/dropout.cuh"
 #include "kernels/dropout.h"
@@ -66,7 +66,7 @@ bench::Ladder make(const bench::Problem& problem) {
                       }},
                      {"drawn where it is used",
                       "Philox has no state: number i is a function of (seed, i), so forward and backward each "
-                      "draw it anew and no mask exists. But a call yields four numbers, and this takes one.",
+                      "draw it anew and no mask exists. But a call yields four numbers, and this uses one.",
                       [=](int set, cudaStream_t stream) {
                         launch(dropout_redrawn_kernel, grid_for(N, 256), 256, 0, stream, t->out[set], t->inp[set],
                                dropout, seed, sequence, N);
@@ -85,7 +85,7 @@ bench::Ladder make(const bench::Problem& problem) {
     t->out.poison(0);
     t->mask.poison(0);
   };
-  ladder.check = [=] {  // all of it: the twin counts elements from 0
+  ladder.check = [=] {  // everything: the twin counts elements from 0
     const auto x = bench::to_doubles(t->inp.host(0));
     std::vector<double> expected(N);
     cpu::dropout_forward(expected.data(), x.data(), dropout, seed, sequence, N);

@@ -1,5 +1,5 @@
-// The average of the weights: 12 bytes a parameter each step, beside AdamW's 30; and 18 where weights and average
-// change places, before a validation and after it.
+// The average of the weights: 12 bytes per parameter and step, compared with AdamW's 30; and 18 when weights and
+// average are swapped, before a validation and after it.
 #include "dev/bench/bench.h"
 #include "kernels/ema.cuh"
 #include "kernels/ema.h"
@@ -52,12 +52,12 @@ bench::Ladder make_update(const bench::Problem& problem) {
   ladder.flops = 3.0 * static_cast<double>(N);
   ladder.sets = sets;
   ladder.gpu_bytes = bytes / static_cast<double>(N) * kGpuN;
-  ladder.versions = {{"elements", "A thread an element: 128 bytes a request.",
+  ladder.versions = {{"elements", "One thread per element: 128 bytes per request.",
                       [=](int set, cudaStream_t stream) {
                         launch(ema_elements_kernel, grid_for(N, 256), 256, 0, stream, t->average[set], t->weights[set],
                                t->step(), N);
                       }},
-                     {"16 bytes", "A thread four elements: 512 bytes a request, a quarter of them.",
+                     {"16 bytes", "Four elements per thread: 512 bytes per request, a quarter of them.",
                       [=](int set, cudaStream_t stream) {
                         ema_update(t->average[set], t->weights[set], t->step(), kDecay, N, stream);
                       }}};
@@ -92,15 +92,15 @@ bench::Ladder make_exchange(const bench::Problem& problem) {
   ladder.flops = 3.0 * static_cast<double>(N);  // moves
   ladder.sets = sets;
   ladder.gpu_bytes = bytes / static_cast<double>(N) * kGpuN;
-  ladder.versions = {
-      {"elements", "A thread an element: 128 bytes a request, 64 of the bf16.",
-       [=](int set, cudaStream_t stream) {
-         launch(ema_exchange_elements_kernel, grid_for(N, 256), 256, 0, stream, t->params[set], t->master[set],
-                t->average[set], N);
-       }},
-      {"16 bytes", "A thread four elements: 512 bytes a request, 256 of the bf16.", [=](int set, cudaStream_t stream) {
-         ema_exchange(t->params[set], t->master[set], t->average[set], N, stream);
-       }}};
+  ladder.versions = {{"elements", "One thread per element: 128 bytes per request, 64 for the bf16.",
+                      [=](int set, cudaStream_t stream) {
+                        launch(ema_exchange_elements_kernel, grid_for(N, 256), 256, 0, stream, t->params[set],
+                               t->master[set], t->average[set], N);
+                      }},
+                     {"16 bytes", "Four elements per thread: 512 bytes per request, 256 for the bf16.",
+                      [=](int set, cudaStream_t stream) {
+                        ema_exchange(t->params[set], t->master[set], t->average[set], N, stream);
+                      }}};
   ladder.reset = [=] {
     t->params.poison(0);
     t->master.copy(0, t->first_master);

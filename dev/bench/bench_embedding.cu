@@ -1,4 +1,5 @@
-// Token and position embedding: rows gathered by token, and backward rows added where tokens say, several to one place.
+// Token and position embedding: rows gathered by token, and in backward rows added to where the tokens point, several
+// to one place.
 #include <numeric>
 #include <random>
 
@@ -39,7 +40,7 @@ __global__ void embedding_atomics_kernel(float* dwte, float* dwpe, const bf16* d
   atomicAdd(dwpe + (bt % T - (first ? first[bt] : 0)) * C + c, to_float(dout[i]));
 }
 
-// A warp a token of the vocabulary: it looks through all positions, 32 at a time, for those that have its token.
+// One warp per token of the vocabulary: it searches all positions, 32 at a time, for those that have its token.
 __global__ void embedding_owner_kernel(float* dwte, const bf16* dout, const int32_t* inp, int N, int V, int C) {
   const int token = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (token >= V) return;
@@ -85,7 +86,7 @@ double distinct(const std::vector<int32_t>& tokens, int V) {
 struct Sizes {
   int B, T, C, V;
 };
-constexpr int kDocument = 100;  // tokens, where a row holds several
+constexpr int kDocument = 100;  // tokens per document, if a row holds several
 constexpr Sizes kGpu = {16, 1024, 768, 50257}, kSim = {2, 128, 768, 512};
 
 std::shared_ptr<Tensors> make_tensors(const Sizes& s, int sets) {
@@ -176,7 +177,7 @@ bench::Ladder make_backward(const bench::Problem& problem, bool documents) {
   ladder.gpu_bytes = backward_bytes(kGpu);
   ladder.versions = {
       {"atomics",
-       "Every element is added to its token's row at once. Frequent tokens make a queue, and the order of "
+       "Every element is added to its token's row at once. Frequent tokens cause a queue, and the order of "
        "additions, so the last digits, changes from run to run.",
        [=](int set, cudaStream_t stream) {
          launch(embedding_atomics_kernel, grid_for(NC, 256), 256, 0, stream, t->dwte[0], t->dwpe[0], t->dout[set],
@@ -184,8 +185,8 @@ bench::Ladder make_backward(const bench::Problem& problem, bool documents) {
        }},
       {"an owner a token",
        "A warp for each token of the vocabulary looks for its positions and adds them in order: the same "
-       "bits every time. But all V warps read all positions, and a frequent token's one warp works "
-       "alone while the others are done.",
+       "bits every time. But all V warps read all positions, and a frequent token's only warp keeps "
+       "working after the others are done.",
        [=](int set, cudaStream_t stream) {
          launch(embedding_owner_kernel, grid_for(V, 4), 128, 0, stream, t->dwte[0], t->dout[set], t->inp[set], N, V, C);
          launch(embedding_dwpe_kernel<bf16, true, false>, dim3(ceil_div(T, kEmbeddingRows), ceil_div(C, 128)),
@@ -193,12 +194,12 @@ bench::Ladder make_backward(const bench::Problem& problem, bool documents) {
        }},
       {"sorted",
        "Positions are sorted by token first; then each warp sums 32 of them, whether they share a token or not, so "
-       "all have the same work. Sums that cross from one warp's part to the next are added in order after.",
+       "all have the same work. Sums that cross from one warp's part to the next are added afterwards, in order.",
        [=](int set, cudaStream_t stream) {
          embedding_backward(t->dwte[0], t->dwpe[0], t->scratch[0], t->dout[set], t->inp[set], first, 0.0f, 0, 0, s.B, T,
                             C, V, stream);
        }}};
-  if (documents) ladder.versions.erase(ladder.versions.begin() + 1);  // whose dwpe is of single documents
+  if (documents) ladder.versions.erase(ladder.versions.begin() + 1);  // its dwpe is for single documents
   ladder.reset = [=] {
     t->dwte.copy(0, t->first_dwte);
     t->dwpe.copy(0, t->first_dwpe);
@@ -211,7 +212,7 @@ bench::Ladder make_backward(const bench::Problem& problem, bool documents) {
     const std::vector<int32_t> of = t->documents.host(0);
     cpu::embedding_backward(dwte.data(), dwpe.data(), dout.data(), tokens.data(), documents ? of.data() : nullptr, s.B,
                             T, C);
-    // The most frequent token has the longest sum; its partial sums grow as the root of the terms.
+    // The most frequent token has the longest sum; its partial sums grow as the square root of the number of terms.
     std::vector<int> counts(V);
     for (const int32_t token : tokens) ++counts[token];
     const double most = *std::max_element(counts.begin(), counts.end()) + 1;

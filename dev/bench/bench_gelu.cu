@@ -1,5 +1,5 @@
-// GELU on its own: a few operations an element, one tensor in, one out. (In training the matrix products do it in
-// passing.)
+// A separate GELU: a few operations per element, one tensor in, one out. (In training the matrix products compute it in
+// their epilogues.)
 #include "dev/bench/bench.h"
 #include "kernels/gelu.cuh"
 #include "kernels/gelu.h"
@@ -8,7 +8,7 @@ namespace {
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
-// A constant without an f, and C++ computes in double: a GPU for training has few double units or none to speak of.
+// A constant without an f makes C++ compute in double: a GPU for training has few double units or hardly any.
 __global__ void gelu_in_double_kernel(bf16* out, const bf16* inp, int64_t N) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= N) return;
@@ -70,7 +70,7 @@ bench::Ladder make_forward(const bench::Problem& problem) {
   ladder.gpu_bytes = bytes / rows * kGpuRows;
   ladder.versions = {
       {"in double, by oversight",
-       "The formula as it is written down. Its constants are doubles, so the arithmetic is: "
+       "The formula as written. Its constants are doubles, so the arithmetic is too: "
        "the same bytes, but units that are slow or few.",
        [=](int set, cudaStream_t stream) {
          launch(gelu_in_double_kernel, grid, 256, 0, stream, t->out[set], t->inp[set], N);
@@ -85,7 +85,7 @@ bench::Ladder make_forward(const bench::Problem& problem) {
        [=](int set, cudaStream_t stream) {
          launch(gelu_exp_kernel, grid, 256, 0, stream, t->out[set], t->inp[set], N);
        }},
-      {"16 bytes", "8 elements a thread in one access each way: an eighth of the requests for the same bytes.",
+      {"16 bytes", "8 elements per thread in one access each way: an eighth of the requests for the same bytes.",
        [=](int set, cudaStream_t stream) { gelu_forward(t->out[set], t->inp[set], N, stream); }}};
   ladder.reset = [=] { t->out.poison(0); };
   ladder.check = [=] {
@@ -127,7 +127,7 @@ bench::Ladder make_backward(const bench::Problem& problem) {
        [=](int set, cudaStream_t stream) {
          launch(gelu_backward_fused_kernel, grid, 256, 0, stream, t->out[set], t->dout[set], t->inp[set], N);
        }},
-      {"16 bytes", "8 elements a thread in one access of each tensor.",
+      {"16 bytes", "8 elements per thread in one access to each tensor.",
        [=](int set, cudaStream_t stream) { gelu_backward(t->out[set], t->dout[set], t->inp[set], N, stream); }}};
   ladder.reset = [=] { t->out.poison(0); };
   ladder.check = [=] {
@@ -136,7 +136,7 @@ bench::Ladder make_backward(const bench::Problem& problem) {
       const auto x = bench::to_doubles(t->inp.host(0, at, n)), dy = bench::to_doubles(t->dout.host(0, at, n));
       std::vector<double> expected(n), twice_rounded(n);
       cpu::gelu_backward(expected.data(), dy.data(), x.data(), n);
-      // A slope that was stored is wrong by up to 1.13 * 2^-8, the largest slope's half unit, times |dy| of at most 6.
+      // A stored slope is off by up to 1.13 * 2^-8, the largest slope's half unit, times |dy| of at most 6.
       bench::check_close("dinp", t->out.host(0, at, n), expected, 1, 6 * 1.13 * 0x1p-8);
     }
   };

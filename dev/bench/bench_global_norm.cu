@@ -1,5 +1,5 @@
-// The squared norm of all gradients: one number out of hundreds of megabytes, so each byte is read once, and all that
-// can go wrong is how the sums meet.
+// The squared norm of all gradients: one number out of hundreds of megabytes, so each byte is read once, and the only
+// question is how the partial sums are combined.
 #include "dev/bench/bench.h"
 #include "kernels/global_norm.cuh"
 #include "kernels/global_norm.h"
@@ -59,8 +59,8 @@ bench::Ladder make(const bench::Problem& problem) {
   ladder.gpu_bytes = 1.0 * kGpuN * sizeof(float);
   ladder.versions = {
       {"an atomic an element",
-       "Every thread adds its square to the one result. The additions queue up at one address, in "
-       "an order of their own, so the last digits differ from run to run.",
+       "Every thread adds its square to the one result. The additions queue up at one address, in an "
+       "arbitrary order, so the last digits differ from run to run.",
        [=](int set, cudaStream_t stream) {
          clear(stream);
          launch(norm_atomics_kernel, grid_for(N, 256), 256, 0, stream, t->out[0], t->grads[set], N);
@@ -77,7 +77,7 @@ bench::Ladder make(const bench::Problem& problem) {
          launch(norm_block_kernel, grid_for(blocks, 1), 256, 0, stream, t->scratch[0], t->grads[set], N);
          launch(norm_sums_kernel, 1, 1024, 0, stream, t->out[0], t->scratch[0], blocks);
        }},
-      {"16 bytes", "Four gradients an access and 16,384 a block, four accesses of a thread in flight at once.",
+      {"16 bytes", "Four gradients per access and 16,384 per block, four accesses of a thread in flight at once.",
        [=](int set, cudaStream_t stream) { global_norm_squared(t->out[0], t->scratch[0], t->grads[set], N, stream); }}};
   ladder.reset = [=] {
     t->out.poison(0);

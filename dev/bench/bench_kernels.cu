@@ -26,7 +26,7 @@ struct Options {
 // The ladders whose operation `only` names; all without it.
 std::vector<bench::Registered> chosen(const std::string& only) {
   std::vector<bench::Registered> all = bench::registered(), ladders;
-  constexpr size_t kMaxPattern = 200;  // std::regex calls itself for each part of one
+  constexpr size_t kMaxPattern = 200;  // std::regex recurses for each part of one
   if (only.size() > kMaxPattern) {
     fail_usage("--only: a regular expression of %zu characters, expected at most %zu", only.size(), kMaxPattern);
   }
@@ -34,12 +34,12 @@ std::vector<bench::Registered> chosen(const std::string& only) {
   try {
     pattern = std::regex(only);
   } catch (const std::regex_error& error) {
-    fail_usage("--only: '%s' is no regular expression: %s", only.c_str(), error.what());
+    fail_usage("--only: '%s' is not a regular expression: %s", only.c_str(), error.what());
   }
   for (const bench::Registered& ladder : all) {
     if (std::regex_search(ladder.operation, pattern)) ladders.push_back(ladder);
   }
-  if (ladders.empty()) fail_usage("--only: no operation matches '%s'; --list names them", only.c_str());
+  if (ladders.empty()) fail_usage("--only: no operation matches '%s'; --list prints the operations", only.c_str());
   return ladders;
 }
 
@@ -58,10 +58,10 @@ size_t kernel_version(const bench::Ladder& ladder) {
   for (size_t i = ladder.versions.size(); i-- > 0;) {
     if (!ladder.versions[i].library) return i;
   }
-  fail("%s has no version but a library's", ladder.operation.c_str());
+  fail("%s has only a library's version", ladder.operation.c_str());
 }
 
-// --rows: a line of JSON for each version as soon as it was measured, for those who may be cut short.
+// --rows: a line of JSON for each version as soon as it is measured, in case the run is cut short.
 class Rows {
  public:
   explicit Rows(const std::string& path) : path_(path) {
@@ -101,7 +101,7 @@ json run_ladder(const bench::Ladder& ladder, const Options& options, const json&
                   {"in_kernels", in_kernels}};
     try {
       bench::measure(ladder, version, options.measure, ceilings, entry);
-    } catch (const CudaError& error) {  // the device can do nothing more
+    } catch (const CudaError& error) {  // the device is no longer usable
       fail("%s, version '%s': %s", ladder.operation.c_str(), version.name.c_str(), error.what());
     } catch (const std::exception& error) {
       ++wrong;
@@ -120,7 +120,7 @@ std::string today() {
   return text;
 }
 
-// A file to write at the end, made at the start: a path that cannot be written is found before minutes of work.
+// A file to write at the end, opened at the start: a bad path is found before minutes of work.
 class Output {
  public:
   explicit Output(const std::string& path) {
@@ -188,7 +188,7 @@ void run(const Options& options) {
                      version["name"].get<std::string>().c_str(), version["error"].get<std::string>().c_str());
       }
     }
-    fail("%d versions do not compute what the CPU twin does (above)", wrong);
+    fail("%d versions do not compute what the CPU twin computes (above)", wrong);
   }
   if (write_budget_file) {
     write_budget_file.write(bench::make_budget(results).dump(1) + "\n");
@@ -201,26 +201,25 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   CLI::App app(bench::kCounts
-                   ? "Counts what each version of each kernel asks of a GPU, in cudasim: bytes, sectors, bank "
+                   ? "Counts the demands of each version of each kernel on a GPU, in cudasim: bytes, sectors, bank "
                      "conflicts, barriers. Each is checked against the CPU twin."
-                   : "Times each version of each kernel on this GPU, beside ceilings measured in the same "
+                   : "Times each version of each kernel on this GPU, next to ceilings measured in the same "
                      "run. Each is checked against the CPU twin.");
   Options options;
-  app.add_flag("--list", options.list, "print the operations and end");
+  app.add_flag("--list", options.list, "print the operations and exit");
   app.add_option("--only", options.only, "operations to run: a regular expression, e.g. '^layernorm'");
-  app.add_option("--json", options.json_file, "file to write the results to");
-  app.add_option("--html", options.html_file, "file to write them to as a page for a browser");
-  app.add_option("--rows", options.rows_file,
-                 "file to write a line of JSON to for each version, as soon as it was measured");
+  app.add_option("--json", options.json_file, "file for the results");
+  app.add_option("--html", options.html_file, "file for the results as a page for a browser");
+  app.add_option("--rows", options.rows_file, "file for a line of JSON per version, written as soon as it is measured");
   if (bench::kCounts) {
-    app.add_flag("--quick", options.measure.quick, "the first and the last version of each operation alone");
+    app.add_flag("--quick", options.measure.quick, "only the first and the last version of each operation");
     const auto budget = app.add_option("--budget", options.budget_file,
-                                       "run the kernels of kernels/ alone and fail if they do more than FILE allows");
-    app.add_option("--write-budget", options.write_budget_file, "write what they do now as such a FILE")
+                                       "run only the kernels of kernels/ and fail if they do more than FILE allows");
+    app.add_option("--write-budget", options.write_budget_file, "write their current counts as such a FILE")
         ->excludes(budget);
   } else {
     app.add_flag("--quick", options.measure.quick, "fewer repetitions: medians of 7 instead of 31");
-    app.add_option("--seconds", options.measure.seconds, "most seconds of timing an operation")
+    app.add_option("--seconds", options.measure.seconds, "maximum seconds of timing per operation")
         ->capture_default_str()
         ->check(CLI::Range(0.01, 600.0));
   }

@@ -1,4 +1,4 @@
-// New keys and values into the cache, of a whole prompt: no sums, so it is all about how memory is read and written.
+// Storing a whole prompt's new keys and values in the cache: no sums, only reading and writing memory well.
 #include "dev/bench/bench.h"
 #include "kernels/kv_cache.cuh"
 #include "kernels/kv_cache.h"
@@ -33,15 +33,16 @@ bench::Ladder make(const bench::Problem& problem) {
   ladder.flops = 2.0 * static_cast<double>(N) * C;  // moves
   ladder.sets = sets;
   ladder.gpu_bytes = bytes / B * kGpuB;
-  ladder.versions = {
-      {"elements", "A thread an element: 64 bytes a request, whole sectors.",
-       [=](int set, cudaStream_t stream) {
-         launch(kv_cache_elements_kernel, grid_for(N * 2 * C, 256), 256, 0, stream, t->k[set], t->v[set], t->inp[set],
-                static_cast<int>(N), T, max_T);
-       }},
-      {"16 bytes", "A thread 8 channels: 512 bytes a request, an eighth of them.", [=](int set, cudaStream_t stream) {
-         kv_cache_append<bf16>(nullptr, t->k[set], t->v[set], t->inp[set], 0, B, T, NH, HS, max_T, stream);
-       }}};
+  ladder.versions = {{"elements", "One thread per element: 64 bytes per request, whole sectors.",
+                      [=](int set, cudaStream_t stream) {
+                        launch(kv_cache_elements_kernel, grid_for(N * 2 * C, 256), 256, 0, stream, t->k[set], t->v[set],
+                               t->inp[set], static_cast<int>(N), T, max_T);
+                      }},
+                     {"16 bytes", "8 channels per thread: 512 bytes per request, an eighth of them.",
+                      [=](int set, cudaStream_t stream) {
+                        kv_cache_append<bf16>(nullptr, t->k[set], t->v[set], t->inp[set], 0, B, T, NH, HS, max_T,
+                                              stream);
+                      }}};
   ladder.reset = [=] {
     t->k.poison(0);
     t->v.poison(0);

@@ -1,4 +1,4 @@
-// Layer normalisation: rows of a few hundred numbers that are read for their mean, for their spread, and to be written.
+// Layer normalisation: rows of a few hundred numbers, read for their mean, for their spread, and to be normalised.
 #include "dev/bench/bench.h"
 #include "kernels/layernorm.cuh"
 #include "kernels/layernorm.h"
@@ -9,7 +9,7 @@ namespace {
 
 // ---- forward -------------------------------------------------------------------------------------------------------
 
-// out, mean, rstd of one row by one thread: as the CPU's twin reads.
+// out, mean, rstd of one row by one thread: reads as the CPU twin does.
 __global__ void layernorm_thread_kernel(bf16* out, float* mean, float* rstd, const bf16* inp, const bf16* weight,
                                         const bf16* bias, int N, int C) {
   const int row = blockIdx.x * blockDim.x + threadIdx.x;
@@ -61,7 +61,7 @@ __global__ void layernorm_block_kernel(bf16* out, float* mean, float* rstd, cons
   }
 }
 
-// A warp a row, four in a block.
+// One warp per row, four per block.
 __global__ void layernorm_warp_kernel(bf16* out, float* mean, float* rstd, const bf16* inp, const bf16* weight,
                                       const bf16* bias, int N, int C) {
   const int row = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -82,7 +82,7 @@ __global__ void layernorm_warp_kernel(bf16* out, float* mean, float* rstd, const
   }
 }
 
-// The same with the row in registers, C / 32 numbers a lane; kFused: it is inp + inp2, and is written too.
+// The same with the row in registers, C / 32 numbers per lane; kFused: the row is inp + inp2, and is written too.
 template <int C, bool kFused>
 __global__ void __launch_bounds__(128)
     layernorm_registers_kernel(bf16* residual, bf16* out, float* mean, float* rstd, const bf16* inp, const bf16* inp2,
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(128)
     const int64_t i = start + k * 32 + lane;
     x[k] = to_float(inp[i]);
     if constexpr (kFused) {
-      const bf16 stored = from_float<bf16>(x[k] + to_float(inp2[i]));  // what backward will read
+      const bf16 stored = from_float<bf16>(x[k] + to_float(inp2[i]));  // the values that backward will read
       residual[i] = stored;
       x[k] = to_float(stored);
     }
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(128)
 
 // ---- backward ------------------------------------------------------------------------------------------------------
 
-// A thread a row; what all rows add to, dweight and dbias, by atomics.
+// One thread per row; dweight and dbias, to which all rows add, by atomics.
 __global__ void layernorm_backward_thread_kernel(bf16* dinp, float* dweight, float* dbias, const bf16* dout,
                                                  const bf16* inp, const bf16* weight, const float* mean,
                                                  const float* rstd, int N, int C) {
@@ -142,7 +142,7 @@ __global__ void layernorm_backward_thread_kernel(bf16* dinp, float* dweight, flo
   }
 }
 
-// A warp a row. kAtomics: dweight and dbias too.
+// One warp per row. kAtomics: dweight and dbias too.
 template <bool kAtomics>
 __global__ void layernorm_backward_warp_kernel(bf16* dinp, float* dweight, float* dbias, const bf16* dout,
                                                const bf16* inp, const bf16* weight, const float* mean,
@@ -171,7 +171,8 @@ __global__ void layernorm_backward_warp_kernel(bf16* dinp, float* dweight, float
 }
 
 // A warp walks over rows and keeps its sums for dweight and dbias in shared memory (8 warps, 2, C); each block writes
-// the sum of its warps' to partials (blocks, 2, C). Each load waits for the one before: what is loaded is used at once.
+// the sum over its warps to partials (blocks, 2, C). Each load waits for the one before: loaded values are used at
+// once.
 __global__ void __launch_bounds__(256, 2)
     layernorm_backward_shared_kernel(bf16* dinp, float* partials, const bf16* dout, const bf16* inp, const bf16* weight,
                                      const float* mean, const float* rstd, int N, int C) {
@@ -228,8 +229,8 @@ __global__ void layernorm_backward_partials_kernel(float* dweight, float* dbias,
   (c < C ? dweight[c] : dbias[c - C]) += sum;
 }
 
-// dweight and dbias without atomics: a lane a column, 32 warps that each sum every 32nd row, then one that adds them
-// up.
+// dweight and dbias without atomics: one lane per column, 32 warps that each sum every 32nd row, then one that adds
+// them up.
 __global__ void layernorm_backward_columns_kernel(float* dweight, float* dbias, const bf16* dout, const bf16* inp,
                                                   const float* mean, const float* rstd, int N, int C) {
   __shared__ float weight_sums[32][32], bias_sums[32][32];
@@ -257,7 +258,8 @@ __global__ void layernorm_backward_columns_kernel(float* dweight, float* dbias, 
 
 constexpr int C = 768;
 constexpr int64_t kGpuRows = 16384;
-// (x - mean) rstd is a difference of numbers up to 6, of which floats keep 24 bits; so is what backward makes of it.
+// (x - mean) rstd is a difference of numbers up to 6, of which floats keep 24 bits; the same holds for backward's
+// results.
 constexpr double kLost = 4 * 0x1p-24 * 16;
 
 struct Tensors {
@@ -277,7 +279,7 @@ void check_forward(const Tensors& t, bool fused) {
       cpu::residual_forward(x.data(), x.data(), y.data(), n);
       const std::vector<bf16> stored = t.residual.host(0, at, n);
       bench::check_close("residual", stored, x, 1, 0);
-      x = bench::to_doubles(stored);  // the statistics are of what is stored
+      x = bench::to_doubles(stored);  // the statistics are those of the stored values
     }
     const auto w = bench::to_doubles(t.weight.host(0)), b = bench::to_doubles(t.bias.host(0));
     cpu::layernorm_forward(out.data(), mean.data(), rstd.data(), x.data(), w.data(), b.data(), static_cast<int>(count),
@@ -288,7 +290,7 @@ void check_forward(const Tensors& t, bool fused) {
   }
 }
 
-// What the two forward ladders have in common.
+// Shared by the two forward ladders.
 bench::Ladder forward_ladder(const char* operation, const std::shared_ptr<Tensors>& t, int tensors, bool fused) {
   const auto bytes = [=](int64_t rows) {
     return static_cast<double>(tensors * rows * C * sizeof(bf16) + 2 * rows * sizeof(float) + 2 * C * sizeof(bf16));
@@ -318,15 +320,15 @@ bench::Ladder make_forward(const bench::Problem& problem) {
   bench::Ladder ladder = forward_ladder("layernorm_forward", t, 2, false);
   ladder.versions = {
       {"a thread a row",
-       "As on a CPU: three loops over a row of its own. Lanes lie a row apart, so each request touches 32 "
+       "As on a CPU: one thread per row, three loops. Lanes lie a row apart, so each request touches 32 "
        "sectors for 32 numbers, 16 times as many as needed.",
        [=](int set, cudaStream_t stream) {
          launch(layernorm_thread_kernel, grid_for(N, 64), 64, 0, stream, t->out[set], t->mean[0], t->rstd[0],
                 t->inp[set], t->weight[0], t->bias[0], rows, C);
        }},
       {"a block a row",
-       "256 threads share a row, so neighbouring lanes read neighbouring numbers. Their sums meet in "
-       "shared memory by halves: 20 barriers a row, at which everyone waits for the slowest.",
+       "256 threads share a row, so neighbouring lanes read neighbouring numbers. Their sums are combined in "
+       "shared memory by halves: 20 barriers per row, at which all threads wait for the slowest.",
        [=](int set, cudaStream_t stream) {
          launch(layernorm_block_kernel, grid_for(N, 1), 256, 0, stream, t->out[set], t->mean[0], t->rstd[0],
                 t->inp[set], t->weight[0], t->bias[0], C);
@@ -339,7 +341,7 @@ bench::Ladder make_forward(const bench::Problem& problem) {
                 t->weight[0], t->bias[0], rows, C);
        }},
       {"row in registers",
-       "The row is read once, 24 numbers a lane, instead of three times; that wants a length known to "
+       "The row is read once, 24 numbers per lane, instead of three times; that needs a length known to "
        "the compiler.",
        [=](int set, cudaStream_t stream) {
          launch(layernorm_registers_kernel<C, false>, grid_for(N, 4), 128, 0, stream, t->residual[set], t->out[set],
@@ -368,7 +370,7 @@ bench::Ladder make_fused(const bench::Problem& problem) {
          layernorm_forward(t->out[set], t->mean[0], t->rstd[0], t->residual[set], t->weight[0], t->bias[0], rows, C,
                            stream);
        }},
-      {"fused", "One kernel writes the sum and goes on with what it has in its registers: four tensors.",
+      {"fused", "One kernel writes the sum and continues with the values in its registers: four tensors.",
        [=](int set, cudaStream_t stream) {
          launch(layernorm_registers_kernel<C, true>, grid_for(N, 4), 128, 0, stream, t->residual[set], t->out[set],
                 t->mean[0], t->rstd[0], t->inp[set], t->inp2[set], t->weight[0], t->bias[0], rows);
@@ -416,7 +418,7 @@ bench::Ladder backward_ladder(const char* operation, const bench::Problem& probl
   };
   t = std::shared_ptr<Gradients>(new Gradients{N, C, problem.sets(bytes(N, C))});
   const int rows = static_cast<int>(N);
-  {  // statistics that belong to set 0; for the others, which are only timed, any will do
+  {  // statistics of set 0; any will do for the others, which are only timed
     std::vector<float> mean(N), rstd(N), out(N * C);
     std::vector<float> x(N * C);
     const std::vector<double> stored = bench::to_doubles(t->inp.host(0));
@@ -454,7 +456,7 @@ bench::Version backward_version(const std::shared_ptr<Gradients>& t, const char*
 }
 
 bench::Ladder make_backward(const bench::Problem& problem) {
-  // As many rows as on a GPU, so that the blocks' sums are as small beside them; narrower ones where counting takes
+  // As many rows as on a GPU, so that the blocks' sums are relatively as small; narrower rows where counting takes
   // time.
   const int64_t N = kGpuRows;
   const int C = static_cast<int>(problem.size(768, 256)), rows = static_cast<int>(N);
@@ -462,13 +464,13 @@ bench::Ladder make_backward(const bench::Problem& problem) {
   bench::Ladder ladder = backward_ladder("layernorm_backward", problem, N, C, kGpuRows, 768, t);
   ladder.versions = {
       {"a thread a row",
-       "Two loops over a row of its own, and atomics for dweight and dbias, which all rows add to: their "
+       "One thread per row, two loops, and atomics for dweight and dbias, which all rows add to: their "
        "order, and so the last digits, change from run to run.",
        [=](int set, cudaStream_t stream) {
          launch(layernorm_backward_thread_kernel, grid_for(N, 64), 64, 0, stream, t->dinp[set], t->dweight[0],
                 t->dbias[0], t->dout[set], t->inp[set], t->weight[0], t->mean[0], t->rstd[0], rows, C);
        }},
-      {"a warp a row", "Coalesced, with shuffles for the two sums of a row. Two atomics an element are left.",
+      {"a warp a row", "Coalesced, with shuffles for the two sums of a row. Two atomics per element are left.",
        [=](int set, cudaStream_t stream) {
          launch(layernorm_backward_warp_kernel<true>, grid_for(N, 4), 128, 0, stream, t->dinp[set], t->dweight[0],
                 t->dbias[0], t->dout[set], t->inp[set], t->weight[0], t->mean[0], t->rstd[0], rows, C);
@@ -496,20 +498,21 @@ bench::Ladder make_backward(const bench::Problem& problem) {
       backward_version(
           t, "a thread a pack",
           "A thread keeps to eight columns and holds their sums in registers; the three tensors of two rows are all "
-          "asked "
-          "for before the first is used, so six loads are under way instead of one, and each tensor is read once.")};
+          "asked for before the first is used, so six loads are under way instead of one, and each tensor is "
+          "read once.")};
   return ladder;
 }
 
-// Rows of more packs than a block has threads for.
+// Rows of more packs than a block has threads.
 bench::Ladder make_wide_backward(const bench::Problem& problem) {
   const int64_t N = problem.size(2048, 64);
   const int C = 8200;
   std::shared_ptr<Gradients> t;
   bench::Ladder ladder = backward_ladder("layernorm_backward_wide", problem, N, C, 2048, C, t);
-  ladder.versions = {backward_version(t, "a block a row",
-                                      "A block walks over rows and reads each twice, which the cache has by then; its "
-                                      "sums of all columns lie in scratch.")};
+  ladder.versions = {
+      backward_version(t, "a block a row",
+                       "A block walks over rows and reads each twice, the second time from the cache; its "
+                       "sums of all columns lie in scratch.")};
   return ladder;
 }
 

@@ -1,4 +1,4 @@
-// Low-rank adapters at the edge of the wide tensors that they add to: all queries of (N, 3C), every third stretch.
+// Low-rank adapters: copies to and from the wide tensors; here all queries of (N, 3C), every third stretch.
 #include "dev/bench/bench.h"
 #include "kernels/lora.cuh"
 #include "kernels/lora.h"
@@ -22,9 +22,9 @@ __global__ void lora_take_elements_kernel(bf16* out, const bf16* inp, float scal
 constexpr float kScale = 0.5f;
 constexpr int64_t kGpuRows = 16384;
 const char* const kElements =
-    "An element a thread: a warp's request is 64 bytes in a row, two whole sectors, though rows of the wide tensor lie "
-    "apart.";
-const char* const kPacks = "8 elements a thread, in accesses of 16 bytes: an eighth of the requests and divisions.";
+    "One element per thread: a warp's request is 64 bytes in a row, two whole sectors, though rows of the wide tensor "
+    "lie apart.";
+const char* const kPacks = "8 elements per thread, in accesses of 16 bytes: an eighth of the requests and divisions.";
 
 bench::Ladder make_add(const bench::Problem& problem) {
   const int64_t rows = problem.size(kGpuRows, 256), N = rows * C;

@@ -15,7 +15,7 @@ using Doubles = std::vector<double>;
 
 // ---- float, plain units --------------------------------------------------------------------------------------------
 
-// A thread makes one output. The 32 lanes of a warp have 32 rows of inp: each of their loads touches 32 places.
+// A thread computes one output. The 32 lanes of a warp have 32 rows of inp: each of their loads touches 32 places.
 __global__ void matmul_naive_kernel(float* out, const float* inp, const float* weight, int C, int OC) {
   const int n = blockIdx.y * 32 + threadIdx.x % 32, o = blockIdx.x * 8 + threadIdx.x / 32;
   float sum = 0;
@@ -23,7 +23,8 @@ __global__ void matmul_naive_kernel(float* out, const float* inp, const float* w
   out[n * OC + o] = sum;
 }
 
-// A warp makes one output: its lanes read both rows side by side, 128 bytes a load, and add up their shares at the end.
+// A warp computes one output: its lanes read both rows contiguously, 128 bytes per load, and add up their shares at the
+// end.
 __global__ void matmul_coalesced_kernel(float* out, const float* inp, const float* weight, int C, int OC) {
   const int n = blockIdx.y, o = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
   float sum = 0;
@@ -32,8 +33,8 @@ __global__ void matmul_coalesced_kernel(float* out, const float* inp, const floa
   if (lane == 0) out[n * OC + o] = sum;
 }
 
-// A block makes 32 x 32 outputs, from slices of 32 rows and 32 channels in shared memory: what is loaded once serves 32
-// outputs. Rows of 33 floats: the lanes, which read a column, find it in 32 different banks.
+// A block computes 32 x 32 outputs, from slices of 32 rows and 32 channels in shared memory: each loaded number serves
+// 32 outputs. Rows of 33 floats: the lanes, which read a column, find it in 32 different banks.
 __global__ void __launch_bounds__(1024)
     matmul_shared_kernel(float* out, const float* inp, const float* weight, int C, int OC) {
   __shared__ float a[32][33], b[32][33];
@@ -49,8 +50,8 @@ __global__ void __launch_bounds__(1024)
   out[(n0 + y) * OC + o0 + x] = sum;
 }
 
-// A block of 256 threads makes 64 x 64 outputs, a thread 4 x 4 of them in registers: of 8 numbers that it reads from
-// shared memory it makes 16 products, where it made one of two.
+// A block of 256 threads computes 64 x 64 outputs, a thread 4 x 4 of them in registers: from 8 numbers that it reads
+// from shared memory it makes 16 products, where it made one from two.
 __global__ void __launch_bounds__(256)
     matmul_registers_kernel(float* out, const float* inp, const float* weight, int C, int OC) {
   __shared__ float a[64][33], b[64][33];
@@ -78,13 +79,13 @@ __global__ void __launch_bounds__(256)
 
 __device__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
-// The same, but 16 bytes move at a time: from global memory, and from shared memory too, where slices lie with channels
+// The same, but 16 bytes move at a time: from global memory, and from shared memory too, where slices have channels
 // outermost, so that a thread's 4 rows and its 4 columns are neighbours.
 __global__ void __launch_bounds__(256)
     matmul_vectorised_kernel(float* out, const float* inp, const float* weight, int C, int OC) {
   alignas(16) __shared__ float a[16][68], b[16][68];  // 68: rows start at multiples of 16 bytes
   const int x = threadIdx.x % 16 * 4, y = threadIdx.x / 16 * 4, n0 = blockIdx.y * 64, o0 = blockIdx.x * 64;
-  const int row = threadIdx.x / 4, c = threadIdx.x % 4 * 4;  // what the thread copies of a slice
+  const int row = threadIdx.x / 4, c = threadIdx.x % 4 * 4;  // the thread's part of copying a slice
   float sums[4][4] = {};
   for (int c0 = 0; c0 < C; c0 += 16) {
     const float4 a4 = load4(inp + (n0 + row) * C + c0 + c), b4 = load4(weight + (o0 + row) * C + c0 + c);
@@ -108,14 +109,14 @@ __global__ void __launch_bounds__(256)
 
 // ---- bf16, tensor cores --------------------------------------------------------------------------------------------
 
-// A block makes 64 x 64 outputs, each of its four warps 32 x 32 of them: 2 x 4 sums of mma (16 x 8).
+// A block computes 64 x 64 outputs, each of its four warps 32 x 32 of them: 2 x 4 sums of mma (16 x 8).
 constexpr int kMmaThreads = 128;
 struct WarpTile {
-  int row, column;  // of the block's outputs
+  int row, column;  // in the block's outputs
 
   __device__ WarpTile() : row(threadIdx.x / 64 * 32), column(threadIdx.x / 32 % 2 * 32) {}
 
-  // Two neighbouring sums in a lane: a row of 8 is 16 bytes in four lanes.
+  // Two neighbouring sums per lane: a row of 8 is 16 bytes in four lanes.
   __device__ void store(bf16* out, const float (&d)[2][4][4], int OC) const {
     const int group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4;
     for (int i = 0; i < 2; ++i) {
@@ -132,7 +133,7 @@ struct WarpTile {
 // Two neighbouring elements, as a register of mma.
 __device__ uint32_t load_pair(const bf16* from) { return *reinterpret_cast<const uint32_t*>(from); }
 
-// Fragments come straight from global memory: each register of each lane is a load of its own (layouts: ptx.cuh).
+// Fragments come straight from global memory: each register of each lane is a separate load (layouts: ptx.cuh).
 __global__ void __launch_bounds__(kMmaThreads)
     matmul_mma_kernel(bf16* out, const bf16* inp, const bf16* weight, int C, int OC) {
   const WarpTile tile;
@@ -159,9 +160,9 @@ __global__ void __launch_bounds__(kMmaThreads)
   tile.store(out + n0 * OC + o0, d, OC);
 }
 
-// A slice of a factor in shared memory: 64 rows of 32 channels, four chunks of 16 bytes a row. ldmatrix reads the same
-// chunk of 8 rows at once. Two rows share the 128 bytes of the 32 banks, so rows 0, 2, 4, 6 meet in the same banks,
-// unless chunks change places with the row.
+// A slice of a factor in shared memory: 64 rows of 32 channels, four chunks of 16 bytes per row. ldmatrix reads the
+// same chunk of 8 rows at once. Two rows share the 128 bytes of the 32 banks, so rows 0, 2, 4, 6 would collide in the
+// same banks unless chunks are permuted according to the row.
 constexpr int kSlice = 64 * 32;  // elements
 template <bool kSwizzled>
 __device__ int place(int row, int chunk) {
@@ -207,8 +208,8 @@ __global__ void __launch_bounds__(kMmaThreads)
   tile.store(out + n0 * OC + o0, d, OC);
 }
 
-// cp.async copies past the registers, and does not wait: the next three slices are on their way while one is
-// multiplied. One barrier a slice, since the slice that is overwritten was multiplied before it.
+// cp.async copies past the registers, and does not wait: the next three slices are under way while one is multiplied.
+// One barrier per slice, since the overwritten slice was multiplied before it.
 __global__ void __launch_bounds__(kMmaThreads)
     matmul_async_kernel(bf16* out, const bf16* inp, const bf16* weight, int C, int OC) {
   constexpr int kStages = 4;
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(kMmaThreads)
         cp_async<16>(b[slice % kStages] + to, weight + (o0 + row) * C + from, 16);
       }
     }
-    cp_async_commit();  // in any case: the wait counts groups
+    cp_async_commit();  // always: the wait counts groups
   };
   for (int slice = 0; slice < kStages - 1; ++slice) copy(slice);
   float d[2][4][4] = {};
@@ -253,8 +254,8 @@ struct Sizes {
   int N, C, OC;
 };
 
-// On a GPU a twin in double of all outputs would take a minute: there a check takes every 127th row of them. 127 and
-// the tiles' heights have no common divisor, so each tile has a row in it, and the rows of a tile have their turns.
+// On a GPU a twin in double of all outputs would take a minute: there a check takes every 127th row. 127 and the tiles'
+// heights have no common divisor, so each tile has a row in it, and every row of a tile is covered by some tile.
 int check_step(const Sizes& s) { return 2.0 * s.N * s.C * s.OC > 1e9 ? 127 : 1; }
 
 template <class T>
@@ -286,7 +287,7 @@ struct Forward : Sizes {
 template <class T>
 using ForwardKernel = void (*)(T*, const T*, const T*, int, int);
 
-// A version that is one of the kernels above, `threads` of which make height x width outputs.
+// A version that is one of the kernels above, of which `threads` compute height x width outputs.
 template <class T>
 Version version(const std::shared_ptr<Forward<T>>& p, const char* name, const char* idea, ForwardKernel<T> kernel,
                 int height, int width, int threads) {
@@ -296,7 +297,7 @@ Version version(const std::shared_ptr<Forward<T>>& p, const char* name, const ch
           }};
 }
 
-// A version that is kernels/matmul.cuh's, or cuBLASLt.
+// A version that is the launcher of kernels/matmul.cuh, or cuBLASLt.
 template <class T>
 Version tier(const std::shared_ptr<Forward<T>>& p, const char* name, const char* idea, MatmulMode mode) {
   return {name, idea,
@@ -328,26 +329,27 @@ const Register forward_float("matmul_forward_float", [](const Problem& problem) 
   Ladder ladder = forward_ladder(p, "matmul_forward_float", "float", Limit::float_units);
   ladder.versions = {
       version(p, "naive",
-              "A thread makes one output; the lanes of a warp read 32 different rows, a sector for each number.",
+              "A thread computes one output; the lanes of a warp read 32 different rows, a sector for each number.",
               matmul_naive_kernel, 32, 8, 256),
       version(
           p, "coalesced",
-          "A warp makes one output and its lanes read side by side: every byte of a sector is used, but each output "
+          "A warp computes one output and its lanes read contiguously: every byte of a sector is used, but each output "
           "still reads two whole rows.",
           matmul_coalesced_kernel, 1, 8, 256),
       version(p, "shared memory",
-              "A block makes 32 x 32 outputs from slices in shared memory: global memory is read once for 32.",
+              "A block computes 32 x 32 outputs from slices in shared memory: global memory is read once for 32.",
               matmul_shared_kernel, 32, 32, 1024),
       version(p, "register tiles",
-              "A thread makes 4 x 4 outputs in registers: half a read of shared memory a product instead of two.",
+              "A thread computes 4 x 4 outputs in registers: half a read of shared memory per product instead of two.",
               matmul_registers_kernel, 64, 64, 256),
-      version(p, "vectorised",
-              "16 bytes a load, and slices transposed in shared memory so that this holds there too: a quarter of the "
-              "loads.",
-              matmul_vectorised_kernel, 64, 64, 256),
+      version(
+          p, "vectorised",
+          "16 bytes per load, and slices transposed in shared memory so that this holds there too: a quarter of the "
+          "loads.",
+          matmul_vectorised_kernel, 64, 64, 256),
       tier(p, "8 x 8 a thread",
-           "8 x 8 outputs a thread by blocks of 64: a quarter of a read a product; blocks run in bands that share L2; "
-           "any size, bias and GELU in the epilogue.",
+           "8 x 8 outputs per thread in blocks of 64: a quarter of a read per product; blocks run in bands that share "
+           "L2; any size, bias and GELU in the epilogue.",
            {MatmulTier::plain, false}),
   };
 #ifdef WROUGHT_CUBLASLT
@@ -360,21 +362,21 @@ const Register forward_bf16("matmul_forward_bf16", [](const Problem& problem) {
   const auto p = std::make_shared<Forward<bf16>>(problem);
   Ladder ladder = forward_ladder(p, "matmul_forward_bf16", "bf16", Limit::tensor_cores);
   ladder.versions = {
-      version(p, "mma", "Tensor cores, their registers loaded straight from global memory: 4 bytes a lane and load.",
+      version(p, "mma", "Tensor cores, their registers loaded straight from global memory: 4 bytes per lane and load.",
               matmul_mma_kernel, 64, 64, kMmaThreads),
       version(p, "ldmatrix",
               "Slices in shared memory, copied 16 bytes at a time and read by ldmatrix, four registers at once; but 8 "
-              "rows 64 bytes apart meet in the same banks.",
+              "rows 64 bytes apart collide in the same banks.",
               matmul_ldmatrix_kernel<false>, 64, 64, kMmaThreads),
       version(p, "swizzled",
-              "Chunks of 16 bytes change places by exclusive or with their row: no bank conflict is left.",
+              "Chunks of 16 bytes are permuted by exclusive or with their row: no bank conflicts are left.",
               matmul_ldmatrix_kernel<true>, 64, 64, kMmaThreads),
       version(p, "cp.async",
               "Copies that do not wait, three slices ahead: the tensor cores work while memory delivers.",
               matmul_async_kernel, 64, 64, kMmaThreads),
       {"64 x 64 a warp",
-       "A block makes 128 x 128 outputs, a warp 64 x 64: half the shared memory reads a product; rows are stored 16 "
-       "bytes at a time.",
+       "A block computes 128 x 128 outputs, a warp 64 x 64: half the shared memory reads per product; rows are stored "
+       "16 bytes at a time.",
        [p](int set, cudaStream_t stream) {
          const ForwardEpilogue<bf16> epilogue{p->out[set], nullptr, nullptr, p->OC};
          matmul_tensor_core_tile<SquareTile, true, Major::k, Major::k>(epilogue, static_cast<const bf16*>(p->inp[set]),
@@ -466,7 +468,7 @@ const Register backward_weight("matmul_backward_weight", [](const Problem& probl
        }},
       weight_version(
           p, "parts",
-          "The batch is cut into parts of at least 1,024 rows, a block each, and a second kernel adds their sums in "
+          "The batch is cut into parts of at least 1,024 rows, one block each, and a second kernel adds their sums in "
           "order.",
           MatmulTier::tensor_core),
   };

@@ -1,4 +1,4 @@
-// The bias gradient, step by step: dbias (OC) += the column sums of dout (N, OC), bf16 into float. One addition for two
+// The bias gradient, step by step: dbias (OC) += the column sums of dout (N, OC), bf16 into float. One addition per two
 // bytes: bound by memory. docs/writing-a-kernel.md follows it from the first version to the last.
 #include <memory>
 
@@ -30,7 +30,7 @@ __global__ void bias_chunk_kernel(float* partial, const bf16* dout, int N, int O
 }
 
 // A block sums 32 columns of a chunk of 512 rows: each of its eight warps takes every 8th row, and the first adds up
-// what the eight have summed.
+// the eight sums.
 constexpr int kBlockChunk = 512;
 __global__ void __launch_bounds__(256) bias_block_kernel(float* partial, const bf16* dout, int N, int OC) {
   __shared__ float sums[8][32];
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(256) bias_block_kernel(float* partial, const b
   partial[blockIdx.y * OC + o] = sum;
 }
 
-// The same with 16 bytes a load, eight columns a lane. A warp adds a row before it loads its next.
+// The same with 16 bytes per load, eight columns per lane. A warp adds a row before it loads its next.
 __global__ void __launch_bounds__(256) bias_vector_kernel(float* partial, const bf16* dout, int N, int OC) {
   __shared__ float sums[8][8][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -128,7 +128,7 @@ const Register bias("matmul_backward_bias", [](const Problem& problem) {
   ladder.reset = [p] { p->dbias.write(0, p->before); };
   ladder.versions = {
       {"naive",
-       "A thread sums one column: some thousand threads, where a large GPU has room for 200,000 and needs them to "
+       "A thread sums one column: a few thousand threads, where a large GPU has room for 200,000 and needs them to "
        "keep its memory busy.",
        [p](int set, cudaStream_t stream) {
          launch(bias_naive_kernel, grid_for(p->OC, 64), 64, 0, stream, p->dbias[set],
@@ -136,7 +136,7 @@ const Register bias("matmul_backward_bias", [](const Problem& problem) {
        }},
       in_chunks(
           p, "chunks",
-          "The rows are cut into chunks of 64, a thread a column and chunk, and a second kernel adds the chunks in "
+          "The rows are cut into chunks of 64, one thread per column and chunk, and a second kernel adds the chunks in "
           "order: enough threads, but 6 % more bytes.",
           bias_chunk_kernel, kChunk, 256, 256),
       in_chunks(
@@ -144,11 +144,10 @@ const Register bias("matmul_backward_bias", [](const Problem& problem) {
           "Eight warps of a block share a chunk of 512 rows and add up through shared memory: as many threads, an "
           "eighth of the partial sums.",
           bias_block_kernel, kBlockChunk, 32, 256),
-      in_chunks(p, "16 bytes", "16 bytes a load, eight columns a lane: an eighth of the requests.", bias_vector_kernel,
-                kBlockChunk, 256, 256),
+      in_chunks(p, "16 bytes", "16 bytes per load, eight columns per lane: an eighth of the requests.",
+                bias_vector_kernel, kBlockChunk, 256, 256),
       {"rows ahead",
-       "Eight rows are on their way while eight are added: a load takes as long as some hundred instructions, and a "
-       "warp "
+       "Eight rows are under way while eight are added: a load takes as long as some hundred instructions, and a warp "
        "that waits for each moves a fraction of what memory could.",
        [p](int set, cudaStream_t stream) {
          bias_backward<bf16>(p->dbias[set], p->partial[set], p->dout[set], p->N, p->OC, stream);

@@ -1,4 +1,4 @@
-// Muon, of a weight matrix of 768 x 3072: what it reads and writes before and after the iteration (bound by memory),
+// Muon for a weight matrix of 768 x 3072: what it reads and writes before and after the iteration (bound by memory),
 // and the iteration's fifteen products in bf16.
 #include <bit>
 
@@ -68,7 +68,7 @@ bench::Ladder momentum(const bench::Problem& problem) {
          launch(muon_norm_kernel, grid, 256, 0, stream, t->sums[0], t->m[set], t->grads[set], step_of(*step), N);
        }},
       {"one pass, 16 bytes",
-       "The square is taken of what is in registers; four elements an access, sixteen a thread before the block meets.",
+       "The squares come from registers; four elements per access, sixteen per thread before the block's sum.",
        [=](int set, cudaStream_t stream) {
          muon_momentum(t->sums[0], t->m[set], t->grads[set], step_of(*step), kMomentum, N, stream);
        }}};
@@ -174,7 +174,7 @@ bench::Ladder orthogonalize(const bench::Problem& problem) {
   const int sets = problem.sets(bytes);
   struct Tensors {
     bench::Buffers<bf16> scratch, x;
-    std::vector<float> expected;  // made once
+    std::vector<float> expected;  // computed once
   };
   const auto t = std::shared_ptr<Tensors>(new Tensors{{sets, muon_scratch(n, cols), 0, 0}, {1, N, 1, 0.01}, {}});
   std::vector<bf16> x = t->x.host(0);
@@ -194,7 +194,7 @@ bench::Ladder orthogonalize(const bench::Problem& problem) {
   ladder.gpu_bytes = 4.0 * kGpuElements;
   ladder.versions = {
       {"as it is written",
-       "A = X X^T, A A, b A + c A A, its product with X, and a X added: all of three products, five launches a step.",
+       "A = X X^T, A A, b A + c A A, its product with X, and a X added: three whole products, five launches per step.",
        [=](int set, cudaStream_t stream) {
          MuonScratch<bf16> s(t->scratch[set], n, cols);
          bf16* none = nullptr;
@@ -209,8 +209,8 @@ bench::Ladder orthogonalize(const bench::Problem& problem) {
          }
        }},
       {"symmetric",
-       "Of A and A A only the tiles up to the diagonal; a I + b A + c A A is made in the epilogue, so X is multiplied "
-       "once and three launches make a step.",
+       "Of A and A A only the tiles up to the diagonal; a I + b A + c A A is computed in the epilogue, so X is "
+       "multiplied once and three launches make a step.",
        [=](int set, cudaStream_t stream) {
          MuonScratch<bf16> s(t->scratch[set], n, cols);
          muon_orthogonalize(s, n, cols, mode, stream);
@@ -219,8 +219,8 @@ bench::Ladder orthogonalize(const bench::Problem& problem) {
     t->scratch.poison(0);
     CUDA_CHECK(cudaMemcpy(t->scratch[0], t->x[0], N * sizeof(bf16), cudaMemcpyDeviceToDevice));
   };
-  // bf16 against the twin in float, as vectors: every product is rounded to 2^-9 of its elements, and what is small
-  // grows.
+  // bf16 compared with the twin in float, as vectors: every product is rounded to 2^-9 of its elements, and small
+  // differences grow.
   ladder.check = [=] {
     if (t->expected.empty()) {
       std::vector<float> scratch(static_cast<size_t>(muon_scratch(n, cols)));
@@ -239,7 +239,7 @@ bench::Ladder orthogonalize(const bench::Problem& problem) {
       size += double{t->expected[i]} * t->expected[i];
     }
     if (!(std::sqrt(difference / size) < 0.05)) {
-      throw std::runtime_error("x differs from the twin's by " + std::to_string(std::sqrt(difference / size)) +
+      throw std::runtime_error("x differs from the twin by " + std::to_string(std::sqrt(difference / size)) +
                                " of its norm, allowed 0.05");
     }
   };
@@ -276,16 +276,17 @@ bench::Ladder apply(const bench::Problem& problem) {
   ladder.flops = 5.0 * static_cast<double>(N);
   ladder.sets = sets;
   ladder.gpu_bytes = 12.0 * kGpuElements;
-  ladder.versions = {
-      {"a thread a parameter", "Neighbouring lanes have neighbours: whole sectors, but 2 or 4 bytes an access.",
-       [=](int set, cudaStream_t stream) {
-         launch(muon_apply_scalar_kernel, grid_for(N, 256), 256, 0, stream, t->params[set], t->master[set], t->x[set],
-                scale, N);
-       }},
-      {"four a thread", "16 bytes of floats an access and 8 of bf16: a quarter of the requests.",
-       [=](int set, cudaStream_t stream) {
-         muon_apply(t->params[set], t->master[set], t->x[set], step_of(*step), kLr, scale, kWeightDecay, 1, N, stream);
-       }}};
+  ladder.versions = {{"a thread a parameter",
+                      "Neighbouring lanes have neighbouring parameters: whole sectors, but 2 or 4 bytes per access.",
+                      [=](int set, cudaStream_t stream) {
+                        launch(muon_apply_scalar_kernel, grid_for(N, 256), 256, 0, stream, t->params[set],
+                               t->master[set], t->x[set], scale, N);
+                      }},
+                     {"four a thread", "16 bytes of floats per access and 8 of bf16: a quarter of the requests.",
+                      [=](int set, cudaStream_t stream) {
+                        muon_apply(t->params[set], t->master[set], t->x[set], step_of(*step), kLr, scale, kWeightDecay,
+                                   1, N, stream);
+                      }}};
   ladder.reset = [=] {
     t->params.poison(0);
     t->master.copy(0, t->first_master);

@@ -1,4 +1,4 @@
-// The results as one page: no script, no other file. A roofline, then each ladder with its versions' ideas.
+// The results as one page without scripts or other files: a roofline, then each ladder with its versions' ideas.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -27,13 +27,13 @@ bool counts(const json& results) { return results["kind"] == "cudasim"; }
 // ---- roofline ------------------------------------------------------------------------------------------------------
 
 struct Point {
-  double intensity, tflops;  // FLOP a byte; rate
+  double intensity, tflops;  // FLOP per byte; rate
   bool kernel, library;
   std::string title;
 };
 
-// Of the ladder's versions, in order. A time gives the rate over the least bytes; counts give the bytes, and the rate
-// is the most that the roofs then allow.
+// The points of the ladder's versions, in order. A time gives the rate over the minimum bytes; counts give the bytes,
+// and the rate is the highest that the roofs then allow.
 std::vector<Point> points_of(const json& ladder, const json& results) {
   const json& ceilings = results["ceilings"];
   const double flops = ladder["flops"];
@@ -48,7 +48,7 @@ std::vector<Point> points_of(const json& ladder, const json& results) {
       p.intensity = flops / bytes;
       const double roof = ceilings[ladder["limit"] == "float_units" ? "float_tflops" : "matmul_tflops"];
       p.tflops = std::min(roof, 1e-3 * ceilings["copy_gbps"].get<double>() * p.intensity);
-      p.title += strprintf(": %.3g FLOP a byte of memory, at most %.3g TFLOP/s", p.intensity, p.tflops);
+      p.title += strprintf(": %.3g FLOP per byte of memory, at most %.3g TFLOP/s", p.intensity, p.tflops);
     } else {
       p.tflops = version["tflops"];
       p.title += strprintf(": %.3g TFLOP/s, %.1f us", p.tflops, version["us"].get<double>());
@@ -58,7 +58,7 @@ std::vector<Point> points_of(const json& ladder, const json& results) {
   return points;
 }
 
-// Places on the paper: powers of ten at even distances.
+// Positions on the paper: powers of ten at even distances.
 struct Axes {
   static constexpr double kWidth = 720, kHeight = 400, kLeft = 52, kRight = 28, kTop = 14, kBottom = 46;
   double x0, x1, y0, y1;  // exponents of ten
@@ -84,7 +84,7 @@ std::string grid(const Axes& a) {
     svg += strprintf("<text class=\"tick\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%g</text>", Axes::kLeft - 6, y + 4,
                      std::pow(10, e));
   }
-  svg += strprintf("<text class=\"axis\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">FLOP a byte</text>",
+  svg += strprintf("<text class=\"axis\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">FLOP per byte</text>",
                    (Axes::kLeft + Axes::kWidth - Axes::kRight) / 2, Axes::kHeight - 8);
   svg += strprintf(
       "<text class=\"axis\" transform=\"translate(13 %.1f) rotate(-90)\" text-anchor=\"middle\">"
@@ -105,7 +105,7 @@ std::string roofs(const Axes& a, const json& ceilings) {
                    a.x(right) - 4, a.y(peak) - 6, peak);
   svg += strprintf("<text class=\"note\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">float units, %.0f TFLOP/s</text>",
                    a.x(right) - 4, a.y(float_peak) - 6, float_peak);
-  const double place = ridge / 6;  // of the words: above the roof, right of most points
+  const double place = ridge / 6;  // of the label: above the roof, right of most points
   const double angle = std::atan2(a.y(1e-3 * gbps * ridge) - a.y(1e-3 * gbps * left), a.x(ridge) - a.x(left));
   svg += strprintf(
       "<text class=\"note\" transform=\"translate(%.1f %.1f) rotate(%.1f)\" text-anchor=\"middle\">"
@@ -148,7 +148,7 @@ std::string roofline(const json& results) {
                                      : "rung",
                          x, y, p.kernel ? "4.5" : "3", p.title.c_str());
       if (!p.kernel) continue;
-      Label label{x, y - 9};  // above its point, and above labels that are there already
+      Label label{x, y - 9};  // above its point, and above labels already placed
       for (bool moved = true; moved;) {
         moved = false;
         for (const Label& other : labels) {
@@ -176,7 +176,7 @@ const char* limit_text(const json& ladder) {
   return ladder["limit"] == "memory" ? "memory" : ladder["limit"] == "tensor_cores" ? "tensor cores" : "float units";
 }
 
-// A version's figure that the bars compare, as a number and as text.
+// A version's figure for the bars, as a number and as text.
 double figure(const json& version, bool counted) {
   return counted ? version["counts"]["ratio"].get<double>() : version["us"].get<double>();
 }
@@ -218,9 +218,9 @@ std::string version_item(const json& version, bool counted, double longest, doub
 
 std::string counts_table(const json& ladder) {
   std::string html =
-      "<div class=\"scroll\"><table><tr><th>version<th>DRAM MB<th>requests<th>MB asked for<th>sectors a "
+      "<div class=\"scroll\"><table><tr><th>version<th>DRAM MB<th>requests<th>MB asked for<th>sectors per "
       "request<th>ideal"
-      "<th>bank conflicts<th>barriers a block<th>shuffles<th>mma<th>atomics<th>partial</tr>\n";
+      "<th>bank conflicts<th>barriers per block<th>shuffles<th>mma<th>atomics<th>partial</tr>\n";
   for (const json& version : ladder["versions"]) {
     if (version.contains("error")) continue;
     const json& c = version["counts"];
@@ -270,7 +270,7 @@ std::string ladder_section(const json& ladder, size_t number, bool counted) {
   return html + "</details></section>\n";
 }
 
-// One line a ladder: what the last version comes to.
+// One line per ladder: the last version's result.
 std::string summary(const json& results) {
   const bool counted = counts(results);
   std::string html = "<div class=\"scroll\"><table class=\"summary\"><tr><th><th>operation<th>";
@@ -361,25 +361,26 @@ std::string html_page(const json& results) {
       "which trains. Each step is one idea, and each version was checked against the plain one on the CPU.</p>\n";
   if (counted) {
     html +=
-        "<p>No GPU was used. The kernels ran in cudasim, which counts what a GPU would be asked for. The upper bar is "
-        "the bytes to and from memory, behind a cache as a GPU has it, as a multiple of the least possible: every "
+        "<p>No GPU was used. The kernels ran in cudasim, which counts the requests that a GPU would get. The upper bar "
+        "is "
+        "the bytes to and from memory, past a cache like a GPU's L2, as a multiple of the least possible: every "
         "input read once, every output written once. The thin bar below is the number of requests, each an access of "
-        "32 lanes at once, beside the ladder's largest.</p>\n";
+        "32 lanes at once, relative to the ladder's largest.</p>\n";
   } else {
     html +=
-        "<p>Bars are times, medians on random data that no cache holds; the fine line spans the 10th to the 90th "
+        "<p>Bars are times, medians on random data outside any cache; the fine line spans the 10th to the 90th "
         "percentile. Shares are of ceilings measured in the same run.</p>\n";
   }
   html += "<figure>\n" + roofline(results) + "<figcaption>";
   html += counted
               ? strprintf(
                     "A roofline, predicted for an H100 SXM: copies at %.0f GB/s, matrix products at %.0f TFLOP/s. A "
-                    "version stands where its counted bytes put it, and no higher than the roof; what else slows "
-                    "it is not in this picture. ",
+                    "version stands where its counted bytes put it, and no higher than the roof; whatever else slows "
+                    "it down is not in this picture. ",
                     ceilings["copy_gbps"].get<double>(), ceilings["matmul_tflops"].get<double>())
               : strprintf(
                     "A roofline, measured: a copy at %.0f GB/s (read and written), a matrix product at %.0f TFLOP/s "
-                    "(%s). Float units as the clock has it. Bytes are the least possible ones. ",
+                    "(%s). Float units by the clock rate. Bytes are the minimum. ",
                     ceilings["copy_gbps"].get<double>(), ceilings["matmul_tflops"].get<double>(),
                     xml_escaped(ceilings.value("matmul_by", "")).c_str());
   html += "Filled and numbered: the version in kernels/; rings: those before it.</figcaption></figure>\n";

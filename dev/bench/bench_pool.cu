@@ -1,4 +1,4 @@
-// Pooling over positions, as a mean: every row is read. (One position alone is a copy of B rows.)
+// Pooling over positions, as a mean: every row is read. (A single position is a copy of B rows.)
 #include "dev/bench/bench.h"
 #include "kernels/pool.cuh"
 #include "kernels/pool.h"
@@ -46,12 +46,12 @@ bench::Ladder make_forward(const bench::Problem& problem) {
   const auto t = std::shared_ptr<Tensors>(new Tensors{{sets, B * C, 0, 0}, {sets, N * C, 1, 1}, {1, N, 2, 1}});
   bench::Ladder ladder = describe("pool_forward", B, bytes, sets);
   ladder.versions = {
-      {"elements", "A thread a channel, position after position: 64 bytes a request.",
+      {"elements", "One thread per channel, position after position: 64 bytes per request.",
        [=](int set, cudaStream_t stream) {
          launch(pool_forward_elements_kernel, dim3(B, C / 128), 128, 0, stream, t->out[set], t->inp[set], t->weights[0],
                 T);
        }},
-      {"16 bytes", "A thread 8 channels: 512 bytes a request, an eighth of them.",
+      {"16 bytes", "8 channels per thread: 512 bytes per request, an eighth of them.",
        [=](int set, cudaStream_t stream) { pool_forward(t->out[set], t->inp[set], t->weights[0], B, T, C, stream); }}};
   ladder.reset = [=] { t->out.poison(0); };
   ladder.check = [=] {
@@ -74,12 +74,12 @@ bench::Ladder make_backward(const bench::Problem& problem) {
   };
   const auto t = std::shared_ptr<Tensors>(new Tensors{{sets, N * C, 0, 0}, {sets, B * C, 1, 1}, {1, N, 2, 1}});
   bench::Ladder ladder = describe("pool_backward", B, bytes, sets);
-  ladder.versions = {{"elements", "A thread an element: 64 bytes a request.",
+  ladder.versions = {{"elements", "One thread per element: 64 bytes per request.",
                       [=](int set, cudaStream_t stream) {
                         launch(pool_backward_elements_kernel, grid_for(N * C, 256), 256, 0, stream, t->dinp[set],
                                t->dout[set], t->weights[0], N, T);
                       }},
-                     {"16 bytes", "A thread 8 channels of a row: 512 bytes a request, an eighth of them.",
+                     {"16 bytes", "8 channels of a row per thread: 512 bytes per request, an eighth of them.",
                       [=](int set, cudaStream_t stream) {
                         pool_backward(t->dinp[set], t->dout[set], t->weights[0], B, T, C, stream);
                       }}};

@@ -1,6 +1,6 @@
-// What each reader costs at 10, 20 and 40 MB: seconds of CPU time, and the most memory that its process held.
+// The cost of each reader at 10, 20 and 40 MB: seconds of CPU time, and the peak memory of its process.
 //   bench_readers [READER]
-// Each file is made, and read, by a process of its own. The table is in docs/formats.md.
+// Each file is made and read by a separate process. The table is in docs/formats.md.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,7 +40,7 @@ struct Reader {
   std::function<void(const fs::path& file)> read;
 };
 
-// A file of so many bytes: `head`, then pieces, the k-th from `piece`, set apart by `between`, then `tail`.
+// A file of this many bytes: `head`, then pieces, the k-th from `piece`, separated by `between`, then `tail`.
 void fill(const fs::path& path, size_t bytes, const std::string& head, const char* between, const std::string& tail,
           const std::function<std::string(size_t k)>& piece) {
   FileWriter file(path);
@@ -64,7 +64,7 @@ std::string instruction(size_t k) {
   return json{{"instruction", sentence(k)}, {"input", ""}, {"output", sentence(k + 1) + " " + sentence(k + 2)}}.dump();
 }
 
-// The k-th token after the 256 bytes: letters, of which the last is new and the others are a token before it.
+// The k-th token after the 256 bytes: letters, of which the last is new and the others are an earlier token.
 std::vector<std::string> some_tokens(size_t n) {
   std::vector<std::string> tokens = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m",
                                      "n", "o", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z"};
@@ -75,7 +75,7 @@ std::vector<std::string> some_tokens(size_t n) {
   return tokens;
 }
 
-// Bytes of a token in the file of each format, so that the file has about as many as are asked for.
+// Bytes per token in the file of each format, so that the file has about the size asked for.
 void make_vocabulary(const fs::path& dir, size_t bytes, const char* format) {
   const bool is_json = std::strcmp(format, "json") == 0, tiktoken = std::strcmp(format, "tiktoken") == 0;
   const std::vector<std::string> tokens = some_tokens(bytes / (tiktoken ? 20 : 34));

@@ -1,11 +1,11 @@
-// out = inp1 + inp2: nothing to compute, so it is all about how memory is read and written.
+// out = inp1 + inp2: nothing to compute, only reading and writing memory well.
 #include "dev/bench/bench.h"
 #include "kernels/residual.cuh"
 #include "kernels/residual.h"
 
 namespace {
 
-// A CPU's habit: each thread takes a stretch of its own. Lanes are then 64 elements apart, and a warp's request for 32
+// A CPU's habit: each thread takes its own stretch. Lanes are then 64 elements apart, and a warp's request for 32
 // numbers touches 32 sectors of 32 bytes each, of which it uses 2 bytes.
 __global__ void residual_stretches_kernel(bf16* out, const bf16* inp1, const bf16* inp2, int64_t N) {
   constexpr int kStretch = 64;
@@ -15,13 +15,13 @@ __global__ void residual_stretches_kernel(bf16* out, const bf16* inp1, const bf1
   }
 }
 
-// Neighbouring lanes, neighbouring elements: a request is 64 bytes in a row, two whole sectors.
+// Neighbouring lanes, neighbouring elements: a request is 64 contiguous bytes, two whole sectors.
 __global__ void residual_coalesced_kernel(bf16* out, const bf16* inp1, const bf16* inp2, int64_t N) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < N) out[i] = from_float<bf16>(to_float(inp1[i]) + to_float(inp2[i]));
 }
 
-// Two elements a thread in one 4-byte access. N even.
+// Two elements per thread in one 4-byte access. N even.
 __global__ void residual_pairs_kernel(bf16* out, const bf16* inp1, const bf16* inp2, int64_t N) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 2;
   if (i >= N) return;
@@ -73,7 +73,7 @@ bench::Ladder make(const bench::Problem& problem) {
                 N);
        }},
       {"16 bytes",
-       "The widest access there is, 8 elements a thread: 512 bytes a request, a quarter of the pairs' "
+       "The widest access there is, 8 elements per thread: 512 bytes per request, a quarter of the pairs' "
        "requests.",
        [=](int set, cudaStream_t stream) { residual_forward(t->out[set], t->inp1[set], t->inp2[set], N, stream); }}};
   ladder.reset = [=] { t->out.poison(0); };

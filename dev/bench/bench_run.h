@@ -10,18 +10,18 @@ namespace bench {
 
 struct MeasureOptions {
   bool quick = false;
-  double seconds = 3;  // on a GPU, a ladder
+  double seconds = 3;  // on a GPU, per ladder
 };
 
 extern const bool kCounts;  // counts, or times
 
 // The results so far: "device", "kind" ("gpu" or "cudasim"), "date", "ceilings", which on a GPU are measured here.
-// Throws where there is no device.
+// Throws if there is no device.
 json open_device(const MeasureOptions& options);
 Problem make_problem();
 
-// Runs a version after the ladder's reset(), once on set 0, and has it checked; then measures. Adds to `version` what
-// it found. Throws what check() throws; the version's run() may throw as well.
+// Runs a version after the ladder's reset(), once on set 0, and checks it; then measures and adds the findings to
+// `version`. Throws what check() and the version's run() throw.
 void measure(const Ladder& ladder, const Version& version, const MeasureOptions& options, const json& ceilings,
              json& result);
 

@@ -1,5 +1,5 @@
-// Times on a GPU (time_launches.cuh), on sets of buffers that take turns: neither the host's time nor the cache
-// flatters or hides a kernel.
+// Times on a GPU (time_launches.cuh), on sets of buffers used in turn, so that neither the host's time nor the cache
+// distorts a kernel's time.
 #include "dev/bench/bench_run.h"
 #include "dev/bench/time_launches.cuh"
 #include "kernels/matmul.cuh"
@@ -11,7 +11,7 @@ const bool kCounts = false;
 
 namespace {
 
-// The one of this program, with a copy of 1 GiB.
+// This program's timer, with a copy of 1 GiB.
 const Timer& timer() {
   static const Timer only(int64_t{1} << 30);
   return only;
@@ -22,7 +22,7 @@ double copy_ceiling() {
   return 2e-3 * static_cast<double>(timer().copy_bytes()) / timing.median;  // read and written; GB/s
 }
 
-// The largest product's rate: bf16, random factors, 8192^3, or smaller on a GPU whose memory asks for it.
+// The largest product's rate: bf16, random factors, 8192^3, or smaller on a GPU with little memory.
 double matmul_ceiling(const std::string& tier_name, MatmulTier tier, int n, json& ceilings) {
   const int64_t elements = static_cast<int64_t>(n) * n;
   const Buffers<bf16> a(1, elements, 1, 1), b(1, elements, 2, 1), d(1, elements, 0, 0);
@@ -65,7 +65,7 @@ json open_device(const MeasureOptions&) {
 #else
   ceilings["matmul_tflops"] = matmul_ceiling("kernels/ (built without cuBLASLt)", MatmulTier::tensor_core, n, ceilings);
 #endif
-  // Not measured: 128 units a multiprocessor (64 on sm_80), a multiply and an add a cycle, at the highest clock.
+  // Not measured: 128 units per multiprocessor (64 on sm_80), a multiply and an add per cycle, at the highest clock.
   const int units = properties.major == 8 && properties.minor == 0 ? 64 : 128;
   ceilings["float_tflops"] = 2e-9 * units * properties.multiProcessorCount * clock_khz;
   results["ceilings"] = ceilings;

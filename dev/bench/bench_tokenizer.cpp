@@ -27,7 +27,7 @@ int main(int argc, char** argv) try {
   const bool train = std::strcmp(argv[1], "train") == 0;
   const Tokenizer tokenizer = train ? Tokenizer::bytes() : make_tokenizer(argv[2], "");
   const MappedFile file(argv[3]);
-  tokenizer.encode(file.text().substr(0, 1));  // the character classes are made on first use
+  tokenizer.encode(file.text().substr(0, 1));  // the character classes are built on first use
   const int repetitions = argc > 4 ? number_from_1(argv[4]) : 5;
   for (int r = 0; r < repetitions; ++r) {
     const std::clock_t start = std::clock();

@@ -1,4 +1,4 @@
-// The program gpu_rates, and what it measures of the device itself: memory, launches, events.
+// The program gpu_rates, and its measurements of the device itself: memory, launches, events.
 #include <chrono>
 #include <map>
 
@@ -19,7 +19,8 @@ __global__ void empty_kernel() {}
 
 constexpr int kUnroll = 4;  // accesses of 16 bytes per thread, all of them under way at once
 
-// Reads n packs of 16 bytes, a multiple of blockDim.x * kUnroll. It writes only if a sum is one that no sum here is.
+// Reads n packs of 16 bytes, a multiple of blockDim.x * kUnroll. It writes only if a sum has a value that none here
+// has.
 __global__ void read_kernel(int4* out, const int4* inp) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x * kUnroll + threadIdx.x;
   int4 packs[kUnroll];
@@ -106,12 +107,12 @@ void measure_launches(const bench::Timer& timer, bool small) {
     CUDA_CHECK(cudaStreamSynchronize(timer.stream()));
   }
   print({{"what", "launch"},
-         {"host_us", host},                                 // of the host's time per launch
-         {"dependent_us", dependent.median},                // of the GPU's from one empty kernel to the next
+         {"host_us", host},                                 // host time per launch
+         {"dependent_us", dependent.median},                // GPU time from one empty kernel to the next
          {"round_trip_us", microseconds(start) / count}});  // a launch and the wait for its end
 }
 
-// The smallest difference between two times that events give, and what two events cost with nothing between them.
+// The smallest difference between two times reported by events, and the time of two events with nothing between them.
 void measure_events(const bench::Timer& timer, bool small) {
   std::map<double, int> times;
   bench::Event begin, end;
@@ -123,7 +124,7 @@ void measure_events(const bench::Timer& timer, bool small) {
   double step = 0;
   for (auto a = times.begin(), b = std::next(a); b != times.end(); ++a, ++b) {
     const double difference = b->first - a->first;
-    if (difference > 1e-4 && (step == 0 || difference < step)) step = difference;  // less: of the float that they are
+    if (difference > 1e-4 && (step == 0 || difference < step)) step = difference;  // less: rounding of their float
   }
   print({{"what", "events"},
          {"resolution_us", step > 0 ? json(step) : json(nullptr)},
@@ -157,7 +158,7 @@ int main(int argc, char** argv) {
                  "rounding: errors of sums on tensor cores")
       ->required()
       ->check(CLI::IsMember({"ceilings", "products", "attention", "rounding"}));
-  app.add_flag("--small", options.small, "sizes for cudasim: whether it runs, not how fast");
+  app.add_flag("--small", options.small, "sizes for cudasim: shows whether it runs, not how fast");
   app.add_option("--seconds", options.seconds, "ceilings: seconds of each product under full load")
       ->capture_default_str()
       ->check(CLI::Range(0.01, 60.0));

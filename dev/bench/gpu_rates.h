@@ -1,5 +1,5 @@
-// gpu_rates: what this GPU can do, and how near products and attention of GPT-2's sizes come to it, measured in seconds
-// (dev/gpu/gpu_check.sh). Each result is a line of JSON on standard output as soon as it is known.
+// gpu_rates: what this GPU can do, and how close products and attention of GPT-2's sizes come to it, measured in
+// seconds (dev/gpu/gpu_check.sh). Each result is a line of JSON on standard output as soon as it is known.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -13,7 +13,7 @@ using json = nlohmann::ordered_json;
 
 struct Options {
   bool small = false;    // sizes that cudasim computes in a second
-  double seconds = 1.2;  // ceilings: of each product that loads the GPU; half of them to warm up
+  double seconds = 1.2;  // ceilings: seconds per product under full load; half of them to warm up
 };
 
 void print(const json& row);

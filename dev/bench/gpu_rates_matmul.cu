@@ -20,7 +20,7 @@ constexpr Tier kTiers[] = {{"cuBLASLt", MatmulTier::cublaslt}, {"own", MatmulTie
 constexpr Tier kTiers[] = {{"own", MatmulTier::tensor_core}};
 #endif
 
-// Now, as nvidia-smi prints it, so that its samples of clocks and watts can be found again.
+// The current time in nvidia-smi's format, so that its samples of clocks and watts can be matched.
 std::string wall_clock() {
   const auto now = std::chrono::system_clock::now();
   const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
@@ -106,14 +106,14 @@ void measure_layer(const bench::Timer& timer, const Options& options, const char
   const bf16* with_bias = layer.bias ? bias[0] : nullptr;
   const bf16* before = layer.gelu_before ? pre_gelu[0] : nullptr;
 
-  // run(tier, output) by each tier; the tiers' outputs are held against each other.
+  // run(tier, output) for each tier; the tiers' outputs are compared with each other.
   const auto measure = [&]<class Out>(const char* pass, Out, int64_t elements, auto&& run) {
     std::vector<std::unique_ptr<bench::Buffers<Out>>> outputs;
     for (const Tier& tier : kTiers) {
       outputs.push_back(std::make_unique<bench::Buffers<Out>>(1, elements, 0, 0));
       const MatmulMode mode{tier.tier, false};
       const bench::Buffers<Out>& result = *outputs.back();
-      run(mode, result[0]);  // the first one: outputs that are added to are still 0 before it
+      run(mode, result[0]);  // the first run: outputs that it adds to are still 0 before it
       CUDA_CHECK(cudaStreamSynchronize(timer.stream()));
       const json difference = outputs.size() < 2 ? json(nullptr) : json(relative_difference(result, *outputs.front()));
       const bench::Timing timing = timer.time([&](int) { run(mode, result[0]); }, options.small ? 3 : 9, 0.15);
@@ -169,9 +169,9 @@ void measure_products(const bench::Timer& timer, const Options& options) {
 
 // ---- the errors of sums --------------------------------------------------------------------------------------------
 
-// out (64, 64) = a^T b with sums over K in float, as the weight gradient has them, against sums in double. An error is
+// out (64, 64) = a^T b with sums over K in float, as in the weight gradient, compared with sums in double. An error is
 // given in units of 2^-24 times the sum of the products' magnitudes; positive: the result is too large in magnitude.
-// Rounding to nearest leaves a mean near 0; hardware that cuts off leaves a negative one, which grows with K where all
+// Rounding to nearest leaves a mean near 0; hardware that truncates leaves a negative one, which grows with K where all
 // products have one sign.
 void measure_rounding(const bench::Timer& timer, const Options& options) {
   constexpr int n = 64;

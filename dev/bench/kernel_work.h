@@ -1,9 +1,9 @@
-// What each kernel of a step asks of a GPU besides bytes and operations: the instructions that its warps issue, and how
-// many bytes its threads have in flight. A change of a kernel goes with a change of its row here, and of its bytes and
-// blocks in gpu_step.h; the GPU's rates are in rates.json.
+// The demands of each kernel of a step on a GPU in addition to bytes and operations: the instructions that its warps
+// issue, and how many bytes its threads have in flight. A change of a kernel needs a change of its row here, and of its
+// bytes and blocks in gpu_step.h; the GPU's rates are in rates.json.
 //
-// "SASS": read off the disassembly for sm_90a (nvcc 13.0, nvdisasm -c), bf16, whole packs, without dropout. What only
-// tails, dropout or masks run is left out, as far as branches show it.
+// "SASS": read off the disassembly for sm_90a (nvcc 13.0, nvdisasm -c), bf16, whole packs, without dropout. Code that
+// runs only for tails, dropout or masks is left out, as far as branches show it.
 #pragma once
 
 #include <algorithm>
@@ -14,11 +14,11 @@
 
 struct KernelWork {
   const char* kernel;
-  const char* operation;  // of the launcher; null: of any
-  int threads;            // of a block
-  int registers;          // of a thread (ptxas -v)
-  double in_flight;       // bytes of loads that a thread has in flight at a time
-  double instructions;    // of a warp in which each lane takes a turn (LaunchRow::turns)
+  const char* operation;  // of the launcher; null: any
+  int threads;            // per block
+  int registers;          // per thread (ptxas -v)
+  double in_flight;       // bytes of loads in flight per thread
+  double instructions;    // per warp in which each lane takes a turn (LaunchRow::turns)
   const char* from;
 };
 
@@ -55,7 +55,7 @@ inline constexpr KernelWork kKernelWork[] = {
     {"muon_apply_kernel", nullptr, 256, 40, 32, 60, "estimate"},
 };
 
-// Null: a kernel of tensor cores (below), or one that is not ours.
+// Null: a tensor-core kernel (below), or not one of ours.
 inline const KernelWork* find_kernel_work(const LaunchRow& row) {
   for (const KernelWork& work : kKernelWork) {
     if (row.kernel == work.kernel && (!work.operation || row.operation == work.operation)) return &work;
@@ -64,7 +64,7 @@ inline const KernelWork* find_kernel_work(const LaunchRow& row) {
 }
 
 // Blocks of a launch that a multiprocessor holds at a time: by threads, registers and dynamic shared memory (compute
-// capability 9.0: 2,048, 65,536 and 228 KiB, of which each block takes 1 KiB more than it asks for).
+// capability 9.0: 2,048, 65,536 and 228 KiB, of which each block takes 1 KiB more than it requests).
 inline double resident_blocks(const LaunchRow& row, const KernelWork& work) {
   const double threads = row.threads > 0 ? row.threads : work.threads;
   const double registers = ceil_div(work.registers, 8) * 8 * std::max(32.0, threads);
@@ -86,12 +86,12 @@ inline OwnTile own_tile(const LaunchRow& row) {
   return tiles(128, 128) >= 128 ? OwnTile{128, 128} : OwnTile{64, 64};
 }
 
-// SASS, of a warp: the main loop has 155 for the 64 mma of 64 x 64 x 32 (169 in tiles of 128 x 128; tiles of 64 x 64
+// SASS, per warp: the main loop has 155 for the 64 mma of 64 x 64 x 32 (169 in tiles of 128 x 128; tiles of 64 x 64
 // have 83 for 16 mma of 32 x 32 x 32).
 inline double main_instructions_per_mma(const OwnTile& tile) { return tile.rows < 128 ? 5.2 : 2.4; }
 
-// Of a lane, for each sum: SASS. bf16 in packs of 8: 80 and 445 (GELU and what is before it), 450 (its derivative);
-// floats in fours: 56 where they are added, 38 where they are stored.
+// Per lane and sum: SASS. bf16 in packs of 8: 80 and 445 (GELU and what is before it), 450 (its derivative); floats in
+// fours: 56 where they are added, 38 where they are stored.
 inline double epilogue_instructions(Epilogue epilogue) {
   switch (epilogue) {
     case Epilogue::store:
@@ -110,7 +110,7 @@ inline double epilogue_instructions(Epilogue epilogue) {
 
 // ---- attention by mma.sync -----------------------------------------------------------------------------------------
 
-// What a warp does at a time: queries x keys, with so many instructions, mma among them. Two warps per scheduler do
+// What a warp does at a time: queries x keys, with this many instructions, including mma. Two warps per scheduler do
 // not hide each other's waits: the time is that of the mma plus that of all instructions.
 struct AttentionTurn {
   const char* kernel;

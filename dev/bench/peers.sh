@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A training step of GPT-2 on the CPU beside other programs', in turn, in one run: ratios of medians.
+# A training step of GPT-2 on the CPU compared with other programs, alternating in one run: ratios of medians.
 usage() {
   cat <<'END'
 usage: dev/bench/peers.sh [SHARD [ROUNDS]]
 
-Compares, round by round, a step of build/train_gpt2 in fp32 and bf16 with PyTorch's (dev/bench/pytorch_cpu_gpt2.py, where
-the interpreter has torch) and with that of llm.c's train_gpt2 (where LLMC_DIR says). What is missing is left out, and said.
-SHARD is a token shard with GPT-2's vocabulary or a smaller one; without it the built-in stories make one. The
-vocabulary of the models is GPT-2's in any case. The first step of a round touches new memory and does not count.
+Compares, round by round, a step of build/train_gpt2 in fp32 and bf16 with one of PyTorch (dev/bench/pytorch_cpu_gpt2.py,
+if the interpreter has torch) and of llm.c's train_gpt2 (if LLMC_DIR is set). Missing programs are reported as left out.
+SHARD is a token shard with GPT-2's vocabulary or a smaller one; without it one is made from the built-in stories. The
+models always have GPT-2's vocabulary. The first step of a round touches new memory and does not count.
 
 Variables:
-  ROUNDS    rounds (3)                     STEPS    steps of a round, one of which does not count (10)
-  B, T      sequences, tokens in each (4, 64)       MODEL    a preset of train_gpt2 (gpt2)
+  ROUNDS    rounds (3)                     STEPS    steps per round, one of which does not count (10)
+  B, T      sequences, tokens per sequence (4, 64)       MODEL    a preset of train_gpt2 (gpt2)
   PYTHON    an interpreter with torch (python3)     BUILD    the folder with our programs (build)
   LLMC_DIR  a folder with llm.c, its train_gpt2 built: it has GPT-2 124M, B=4, T=64 and fp32
 END
@@ -33,11 +33,11 @@ positive T "$T"
 [ "$steps" -ge 2 ] || misused "STEPS is $steps, expected at least 2: the first does not count"
 if [ -n "$shard" ]; then
   [ -f "$shard" ] || fail "there is no shard $shard"
-  [ "$(od -An -td4 -N4 "$shard" | tr -d ' ')" = 20240520 ] || fail "$shard is no token shard; build/tokenize shard makes one"
+  [ "$(od -An -td4 -N4 "$shard" | tr -d ' ')" = 20240520 ] || fail "$shard is not a token shard; build/tokenize shard makes one"
   shard=$(realpath "$shard")
 fi
 build=$(realpath -m "${BUILD:-$(dirname "$0")/../../build}")
-[[ $python != */* ]] || python=$(realpath -s "$python")  # -s: a virtual environment's is a link
+[[ $python != */* ]] || python=$(realpath -s "$python")  # -s: in a virtual environment it is a link
 [ -z "${LLMC_DIR:-}" ] || LLMC_DIR=$(realpath -m "$LLMC_DIR")
 cd "$(dirname "$0")/../.."
 for program in train_gpt2 make_stories tokenize convert; do
@@ -48,7 +48,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 median() { sort -n | awk '{ a[NR] = $1 } END { if (NR) print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
 
-# ---- what there is to compare: each lane is a program and a precision ---------------------------------------------------
+# ---- the programs to compare: each lane is a program and a precision -------------------------------------------------
 if [ -z "$shard" ]; then
   echo "no SHARD: the built-in stories, with a vocabulary of 4,096"
   shard=$tmp/stories/train.bin
@@ -70,22 +70,22 @@ if "$python" -c 'import torch' >"$tmp/log" 2>&1; then
   lanes+=("PyTorch fp32" "PyTorch bf16")
   "$python" dev/bench/pytorch_cpu_gpt2.py --model gpt2-nano --batch-size 1 --seq-len 1 --steps 1 >"$tmp/log" 2>&1 || true
   sed -n 's/^\(torch .*\), [0-9]* parameters.*/PyTorch: \1/p' "$tmp/log"
-  # Debian's libblas3, which it installs with PyTorch, is the plain reference; libopenblas0-pthread takes its place.
+  # Debian's libblas3, which it installs with PyTorch, is the plain reference; libopenblas0-pthread replaces it.
   if grep -q 'BLAS [^,]*/blas/libblas' "$tmp/log"; then
-    echo "warning: that BLAS is the unoptimised reference: PyTorch's fp32 is far below what it can with libopenblas0-pthread"
+    echo "warning: that BLAS is the unoptimised reference: PyTorch's fp32 is far slower than with libopenblas0-pthread"
   fi
 else
   echo "left out: PyTorch ($python has no torch; PYTHON=... names another interpreter)"
 fi
 if [ -z "${LLMC_DIR:-}" ]; then
-  echo "left out: llm.c (LLMC_DIR does not say where it is)"
+  echo "left out: llm.c (LLMC_DIR is not set)"
 elif [ ! -x "$LLMC_DIR/train_gpt2" ]; then
   echo "left out: llm.c ($LLMC_DIR/train_gpt2 is not there; make train_gpt2 builds it)"
 elif [ "$model $B $T" != "gpt2 4 64" ]; then
   echo "left out: llm.c (it has GPT-2 124M, B=4 and T=64, and no others)"
 else
   lanes+=("llm.c fp32")
-  # One model for both: ours takes one step from random weights, convert makes llm.c's file.
+  # One model for both: ours takes one step from random weights, convert makes llm.c's file from it.
   "$build/train_gpt2" "${flags[@]}" --steps 1 --seq-len 1024 --batch-size 1 --run "$tmp/start" >"$tmp/log" 2>&1 ||
     { cat "$tmp/log" >&2; fail "no model to start from"; }
   "$build/convert" --from "$tmp/start/latest" --to "$tmp/gpt2_124M.bin" >/dev/null
@@ -94,7 +94,7 @@ else
   for part in train val; do ln -s "$shard" "$tmp/dev/data/tinyshakespeare/tiny_shakespeare_$part.bin"; done
 fi
 
-# ---- one round of a lane: a line of milliseconds for each step ----------------------------------------------------------
+# ---- one round of a lane: a line of milliseconds per step ------------------------------------------------------------
 round_of() {
   case $1 in
     wrought)
@@ -108,7 +108,7 @@ round_of() {
       sed -n 's/^step .* \([0-9.]*\) ms$/\1/p' "$tmp/log"
       ;;
     llm.c)
-      # It would go on after these steps; closing the pipe ends it.
+      # It would continue after these steps; closing the pipe ends it.
       { (cd "$tmp" && stdbuf -oL "$LLMC_DIR/train_gpt2" 2>"$tmp/log") | grep --line-buffered -m "$steps" -o 'took [0-9.]*' |
         cut -d' ' -f2; } || true
       ;;
@@ -139,9 +139,9 @@ done
 
 # ---- the table ----------------------------------------------------------------------------------------------------------
 echo
-echo "$model, B=$B T=$T, $rounds rounds of $((steps - 1)) steps; the last column: its time over wrought's of that precision"
+echo "$model, B=$B T=$T, $rounds rounds of $((steps - 1)) steps; the last column: its time over that of wrought in that precision"
 echo
-echo "| program | precision | ms a step | by round | tokens/s | times as long as wrought |"
+echo "| program | precision | ms per step | by round | tokens/s | times as long as wrought |"
 echo "|---|---|---:|---|---:|---:|"
 for lane in "${lanes[@]}"; do
   read -r program precision <<<"$lane"

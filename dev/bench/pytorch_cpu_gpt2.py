@@ -1,11 +1,11 @@
-"""GPT-2 trained by PyTorch on the CPU: the peer that train_gpt2 is timed beside (dev/bench/peers.sh).
+"""GPT-2 trained by PyTorch on the CPU: the peer that train_gpt2 is timed against (dev/bench/peers.sh).
 
     python3 dev/bench/pytorch_cpu_gpt2.py --model gpt2 --batch-size 4 --seq-len 64 --steps 10 --precision bf16
 
 As most people would write it, without torch.compile, from PyTorch 1.12 on: nn.Linear, AdamW, gradients clipped to norm 1,
 wte as the output head too, no dropout; bf16 by autocast (weights, gradients and moments stay float). Attention is
-scaled_dot_product_attention where PyTorch has it (2.0), else two products and a masked softmax. Weights are random, and
-so are the tokens without --data: neither changes how long a step takes. One line a step. OMP_NUM_THREADS is heeded.
+scaled_dot_product_attention if PyTorch has it (2.0), else two products and a masked softmax. Weights are random, and so
+are the tokens without --data: neither changes the time of a step. One line per step. OMP_NUM_THREADS is respected.
 """
 import argparse
 import array
@@ -82,7 +82,7 @@ def read_shard(path):
         sys.exit(f"error: {path}: {error.strerror}")
     magic, version = struct.unpack_from("<2i", data) if len(data) >= 1024 else (0, 0)
     if magic != 20240520 or version not in (1, 2):
-        sys.exit(f"error: {path} is no token shard")
+        sys.exit(f"error: {path} is not a token shard")
     tokens = array.array("H" if version == 1 else "I", data[1024:])
     return torch.tensor(tokens.tolist())
 
@@ -92,7 +92,7 @@ def batches(a):
     n = a.batch_size * a.seq_len
     tokens = read_shard(a.data) if a.data else torch.randint(V, (8 * n + 1,))
     if len(tokens) <= n:
-        sys.exit(f"error: {a.data} has {len(tokens)} tokens, and a batch takes {n + 1}")
+        sys.exit(f"error: {a.data} has {len(tokens)} tokens, and a batch needs {n + 1}")
     while True:
         for at in range(0, len(tokens) - n, n):
             both = tokens[at : at + n + 1]
@@ -100,7 +100,7 @@ def batches(a):
 
 
 def blas():
-    """The library that multiplies in float: Debian's PyTorch takes whichever libblas the system has."""
+    """The library that multiplies in float: Debian's PyTorch uses whichever libblas the system has."""
     torch.ones(64, 64) @ torch.ones(64, 64)
     try:
         maps = pathlib.Path("/proc/self/maps").read_text()
@@ -112,7 +112,7 @@ def blas():
 
 
 def train(a):
-    if "OMP_NUM_THREADS" not in os.environ:  # some builds begin with fewer threads than there are cores
+    if "OMP_NUM_THREADS" not in os.environ:  # some builds start with fewer threads than cores
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(1)
     model = Gpt2(*PRESETS[a.model])

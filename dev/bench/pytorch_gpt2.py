@@ -1,9 +1,9 @@
-"""GPT-2 trained by PyTorch as well as it goes: the peer that train_gpt2cu is timed beside (dev/gpu/gpu_check.sh).
+"""GPT-2 trained by PyTorch at its best: the peer that train_gpt2cu is timed against (dev/gpu/gpu_check.sh).
 
     python3 dev/bench/pytorch_gpt2.py --model gpt2 --batch-size 16 --seq-len 1024 --steps 20
 
 torch.compile, bf16 by autocast (weights and moments stay float), attention by scaled_dot_product_attention, fused
-AdamW, the vocabulary padded to a multiple of 128, as wrought's is. One line a step, then the median of the steps
+AdamW, the vocabulary padded to a multiple of 128, as in wrought. One line per step, then the median of the steps
 after the first few. --weights takes a model directory that wrought or transformers wrote, --data a token shard that is
 read in order: then its losses are those of
 
@@ -51,7 +51,7 @@ class Block(torch.nn.Module):
 
 
 class Gpt2(torch.nn.Module):
-    """As wrought's: wte is the output head too; its rows beyond the vocabulary are zero and take no part."""
+    """As in wrought: wte is the output head too; its rows beyond the vocabulary are zero and take no part."""
 
     def __init__(self, V, context, L, NH, C):
         super().__init__()
@@ -111,7 +111,7 @@ def load(folder):
 def read_shard(path):
     header = struct.unpack_from("<256i", path.read_bytes()[:1024])
     if header[0] != 20240520 or header[1] not in (1, 2):
-        sys.exit(f"error: {path} is no token shard: it starts with {header[0]}, version {header[1]}")
+        sys.exit(f"error: {path} is not a token shard: it starts with {header[0]}, version {header[1]}")
     number = torch.uint16 if header[1] == 1 else torch.int32
     return torch.frombuffer(bytearray(path.read_bytes()[1024:]), dtype=number).to(torch.int64)
 
@@ -122,7 +122,7 @@ def batches(a, V):
     if a.data:
         tokens = read_shard(a.data)
         if len(tokens) <= n:
-            sys.exit(f"error: {a.data} has {len(tokens)} tokens, and a batch takes {n + 1}")
+            sys.exit(f"error: {a.data} has {len(tokens)} tokens, and a batch needs {n + 1}")
     else:
         tokens = torch.randint(V, (8 * n + 1,), generator=torch.Generator().manual_seed(1))
     while True:
@@ -179,7 +179,7 @@ def train(a):
         print(f"step {step}/{a.steps} | loss {loss:.6f} | {time_taken:.2f} ms")
     median = statistics.median(ms[a.warmup :])
     tokens, device = a.batch_size * a.seq_len / median * 1e3, torch.cuda.get_device_name() if on_gpu else "cpu"
-    print(f"median of {a.steps - a.warmup}: {median:.3f} ms a step, {tokens:.0f} tokens/s (torch {torch.__version__}, "
+    print(f"median of {a.steps - a.warmup}: {median:.3f} ms per step, {tokens:.0f} tokens/s (torch {torch.__version__}, "
           f"{device}, {a.precision}, compile {a.compile}, attention {a.attention})")
 
 

@@ -1,6 +1,6 @@
 // The rates of a GPU and of NVIDIA's libraries on it, from dev/bench/rates.json: {DEVICE: {RATE: {"value", "unit",
-// "from"}}}. They describe the hardware and the libraries; what a kernel asks of them is in gpu_step.h and
-// kernel_work.h, so work on kernels does not change this file.
+// "from"}}}. They describe the hardware and the libraries; the kernels' demands are in gpu_step.h and kernel_work.h, so
+// work on kernels does not change this file.
 #pragma once
 
 #include <cmath>
@@ -52,7 +52,7 @@ inline constexpr RateField kRateFields[] = {
     {"host_launch", "us", &Rates::host_launch},
 };
 
-// Throws Error that says which field of which file is wrong, what was expected and what was found.
+// Throws Error that names the wrong field and its file, what was expected and what was found.
 inline Rates read_rates(const std::string& file, const std::string& device) {
   if (!std::filesystem::is_regular_file(file))
     fail("%s cannot be read; expected a file like dev/bench/rates.json", file.c_str());

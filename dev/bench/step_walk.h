@@ -1,7 +1,7 @@
 // A training step of the CPU's model, taken apart: the operations of llm/models/cpu_model.cpp in their order, on the
 // model's own tensors, each call timed. So every operation finds its factors where the step leaves them, in a cache or
-// in memory, and the timers are not in the model. That it is the same step is checked: loss and gradient norm must be
-// the model's.
+// in memory, and the model has no timers. It checks that it is the same step: loss and gradient norm must equal those
+// of the model.
 #pragma once
 
 #include <chrono>
@@ -45,12 +45,12 @@ struct Batch {
 // An operation at one place of a block, or of the step.
 struct Row {
   std::string operation;     // the launcher in kernels/
-  std::string of;            // which of the model's, if there are several
-  double flops = 0;          // of a call; 0 where the arithmetic is too little to count
-  double bytes = 0;          // of a call, the least: every input once, every output once, what is added to twice
+  std::string of;            // which of the model's operations, if there are several
+  double flops = 0;          // per call; 0 if the arithmetic is too little to count
+  double bytes = 0;          // per call, the minimum: every input once, every output once, what is added to twice
   bool in_step = true;       // false: training does not call it
-  int calls = 0;             // in a step
-  std::vector<double> ms{};  // of each call
+  int calls = 0;             // per step
+  std::vector<double> ms{};  // per call
 };
 
 class StepWalk {
@@ -65,7 +65,7 @@ class StepWalk {
     const int64_t bytes = arena_size(model_.table) * static_cast<int64_t>(sizeof(float));
     m_ = Buffer(bytes);
     v_ = Buffer(bytes);
-    step();  // touches what is new, and is not counted
+    step();  // touches new memory, and is not counted
     if (!(std::abs(loss_ - loss) <= 1e-6 * loss) || !(std::abs(norm_ - norm) <= 1e-6 * norm)) {
       throw std::logic_error(strprintf("the operations make a loss of %.9g and a norm of %.9g, the model %.9g and %.9g",
                                        loss_, norm_, loss, norm));
@@ -94,7 +94,7 @@ class StepWalk {
     update();
   }
 
-  // In the order of their first call; the times are of all steps since the first.
+  // In the order of their first call; the times are those of all steps since the first.
   const std::vector<Row>& rows() const { return rows_; }
 
  private:
@@ -128,7 +128,7 @@ class StepWalk {
     residual(a.residual3, a.residual2);
   }
 
-  // The output head, its loss and its gradient: chunk by chunk, as the model has them.
+  // The output head, its loss and its gradient: chunk by chunk, as in the model.
   void head() {
     const int V = model_.config.vocab_size, Vp = model_.config.padded_vocab_size();
     const int chunk = static_cast<int>(logits_chunk_rows(model_.config, N));
@@ -141,7 +141,7 @@ class StepWalk {
       product("head" + (of.empty() ? "" : ", " + of), a_.logits, lnf, w_.wte, nullptr, rows, C, Vp);
       at("classifier_forward", of, 0, 4 * (logits + 2 * rows),
          [&] { k_.classifier_forward(a_.losses + n, a_.logits, batch_.targets.data() + n, rows, V, Vp); });
-      rows_of("classifier_forward", of).in_step = false;  // evaluation's
+      rows_of("classifier_forward", of).in_step = false;  // only in evaluation
       at("classifier_backward", of, 0, 4 * (logits + padded + 3 * rows), [&] {
         k_.classifier_backward(a_.logits, a_.losses + n, batch_.targets.data() + n, batch_.weights.data() + n, rows, V,
                                Vp);
@@ -175,10 +175,10 @@ class StepWalk {
       parameters += static_cast<double>(p.size());
       if (p.role != Role::weight) rest += static_cast<double>(p.size());
     }
-    at("global_norm_squared", "", 0, 4 * rest, [&] {  // of what was not summed up when it was made
+    at("global_norm_squared", "", 0, 4 * rest, [&] {  // for gradients not summed up when they were computed
       for (const ParamTensor& p : model_.table) {
         if (p.role != Role::weight)
-          squares_ += k_.global_norm_squared(dw_.wte + p.offset, p.size());  // wte is the arena's first
+          squares_ += k_.global_norm_squared(dw_.wte + p.offset, p.size());  // wte is first in the arena
       }
     });
     norm_ = std::sqrt(squares_);
@@ -208,7 +208,7 @@ class StepWalk {
          [&] { k_.matmul_backward(di, dw, db, dout, inp, weight, rows, IC, OC); });
     };
     part("dinp", 2 * n * c * oc, 4 * (n * oc + oc * c + n * c), dinp, nullptr, nullptr);
-    if (first) {  // of the step: set, and for all but wte, which the embedding adds to, the squares summed up
+    if (first) {  // of the step: set, and the squares summed up except for wte, which the embedding adds to
       at("matmul_dweight", of, 2 * n * c * oc, 4 * (n * oc + n * c + oc * c),
          [&] { k_.matmul_dweight(dweight, dweight == dw_.wte ? nullptr : &squares_, dout, inp, rows, IC, OC); });
     } else {
@@ -239,7 +239,7 @@ class StepWalk {
                          [&](const Row& row) { return row.operation == operation && row.of == of; });
   }
   const float* stream(int l) const { return l == 0 ? a_.encoded : a_.block[static_cast<size_t>(l - 1)].residual3; }
-  // Operations of a product of attention: every head's T x T, the causal half, the diagonal included.
+  // Operations of a product of attention: every head's T x T, the causal half, including the diagonal.
   double half_square() const { return NC * (T + 1); }
 
   CpuModel<float>& model_;
@@ -248,11 +248,11 @@ class StepWalk {
   const Params<float>&w_ = model_.params, &dw_ = model_.grads;
   const Activations<float>& a_ = model_.acts;
   const int T = batch_.T, N = batch_.B * batch_.T, C = model_.config.channels, NH = model_.config.num_heads;
-  const double NC = static_cast<double>(N) * C;  // for bytes and operations, which int would not hold
-  Buffer m_, v_;  // AdamW's moments, given back with this: the model makes its own when it updates
+  const double NC = static_cast<double>(N) * C;  // for bytes and operations, which would overflow int
+  Buffer m_, v_;  // AdamW's moments, freed with this object: the model makes its own when it updates
   std::vector<Row> rows_;
   double loss_ = 0, norm_ = 0, squares_ = 0;
-  const double added_ = [this] {  // gradients that are added to, and so begin as zeros
+  const double added_ = [this] {  // gradients that are added to, so they begin as zeros
     double n = 0;
     for (const ParamTensor& p : model_.table)
       n += p.vector() || p.role == Role::position ? static_cast<double>(p.size()) : 0;

@@ -1,5 +1,5 @@
 // How dev/bench times kernels on a GPU. A sample is a number of launches between two events, after a copy that keeps
-// the GPU busy while the launches queue up and leaves nothing of theirs in the cache.
+// the GPU busy while the launches queue up and leaves none of their data in the cache.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,7 @@ struct Timing {
   int samples, launches;    // launches per sample
 };
 
-// The stream that everything is timed on, and the two halves of the copy before each sample.
+// The stream for all timing, and the two halves of the copy before each sample.
 class Timer {
  public:
   explicit Timer(int64_t most_copy_bytes) {
@@ -72,7 +72,7 @@ class Timer {
       end.record(stream_);
       return end.microseconds_since(begin) / launches;
     };
-    sample(1);  // warm-up: code is loaded, clocks go up
+    sample(1);  // warm-up: code is loaded, clocks rise
     const double first = std::min(sample(1), sample(3));
     const int launches = std::clamp(static_cast<int>(300 / std::max(first, 0.1)), 1, 100);
     const int most = static_cast<int>(seconds * 1e6 / (first * launches + 1000));  // the copy and the host: about 1 ms

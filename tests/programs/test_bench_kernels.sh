@@ -11,8 +11,8 @@ expect_output '--write-budget'
 expect_ok "$run" --list
 expect_output '^layernorm_backward$'
 expect_error 2 'colour' "$run" --colour red
-expect_error 2 '--seconds' "$run" --seconds 3 # only a GPU has times
-expect_error 2 'no regular expression' "$run" --only '('
+expect_error 2 '--seconds' "$run" --seconds 3 # times are a GPU's
+expect_error 2 'is not a regular expression' "$run" --only '('
 expect_error 2 "no operation matches 'nothing'" "$run" --only nothing
 expect_error 2 'excludes' "$run" --budget a.json --write-budget b.json
 
@@ -51,7 +51,7 @@ small 's/"sector_ratio": 1.0/"sector_ratio": 0.9/' 'sectors, for each that its b
 small 's/layernorm_forward_kernel</another_kernel</' 'layernorm_forward_kernel.*: not in changed.json'
 small 's/layernorm_forward_kernel</another_kernel</' 'another_kernel.*no longer runs'
 small 's/"layernorm_forward N/"layernorm_forward M/' 'layernorm_forward N.*: not in changed.json'
-small 's/"sector_ratio": 1.0,/"sector_ratio": "one",/' 'sector_ratio.*no number'
+small 's/"sector_ratio": 1.0,/"sector_ratio": "one",/' 'sector_ratio.*not a number'
 echo '{' >broken.json
 expect_error 1 'broken.json' "$run" --only '^residual_forward$' --budget broken.json
 expect_error 1 'missing.json' "$run" --only '^residual_forward$' --budget missing.json

@@ -32,7 +32,7 @@ test_alone() {
   expect_ok "$peers"
   expect_output '^no SHARD: the built-in stories'
   expect_output '^left out: PyTorch \(.*/no_torch has no torch; PYTHON=\.\.\. names another interpreter\)$'
-  expect_output '^left out: llm.c \(LLMC_DIR does not say where it is\)$'
+  expect_output '^left out: llm.c \(LLMC_DIR is not set\)$'
   expect_output '^round 1: wrought fp32 [0-9.]+ ms'
   expect_output '^gpt2-nano, B=2 T=16, 1 rounds of 2 steps'
   expect_output "^\| wrought \| fp32 \| $row 1.00 \|$"
@@ -85,7 +85,7 @@ test_refused() {
   expect_error 2 'STEPS is 1, expected at least 2' env STEPS=1 "$peers"
   expect_error 1 'no shard nowhere.bin' "$peers" nowhere.bin
   expect_error 1 'train_gpt2 is not there; make builds it' env BUILD=/nowhere "$peers"
-  expect_error 1 'text.txt is no token shard; build/tokenize shard makes one' "$peers" text.txt
+  expect_error 1 'text.txt is not a token shard; build/tokenize shard makes one' "$peers" text.txt
   expect_error 1 'train_gpt2 failed' env MODEL=gpt3 "$peers" shards/train.bin
 }
 

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# The one script for a machine with a GPU: builds there, tests and checks on the device, measures, and writes it all down.
+# The one script for a machine with a GPU: builds there, tests and checks on the device, measures, and records it all.
 #
 #   dev/gpu/gpu_check.sh --pack [DIR]     beforehand, with a network: gathers into DIR (.deps) what a bare machine lacks
 #   dev/gpu/gpu_check.sh                  there: all stages, in at most nine minutes
 #   dev/gpu/gpu_check.sh --first          or in two calls: the most informative stages, in at most 440 s
 #   dev/gpu/gpu_check.sh --second         then, in 180 s, what is missing; on a fresh machine everything, from the start
 #   dev/gpu/gpu_check.sh --stages build,steps,pytorch --minutes 9
-#   dev/gpu/gpu_check.sh --sim            here: the same stages on cudasim, small; no figure of a GPU comes of it
+#   dev/gpu/gpu_check.sh --sim            here: the same stages on cudasim, small; it gives no figure of a GPU
 #
 #   --stages A,B,...   only these, in this order       --list      the stages, the seconds kept for each, what it does
-#   --minutes N        it ends after N minutes (9); what would take longer is skipped, and the results say so
+#   --minutes N        the script ends after N minutes (9); what would take longer is skipped, and the results say so
 #   --seconds N        the same in seconds
 #   --continue         keeps the results in BUILD/check, and leaves out the stages that passed (--second does)
-#   --out DIR          where results.json, table.md and logs.tar.gz go, and nothing else (BUILD/check)
+#   --out DIR          the folder for results.json, table.md and logs.tar.gz, and nothing else (BUILD/check)
 #   --build DIR        the build folder (build-gpu, with --sim build)
-#   --deps DIR         what --pack gathered (.deps)
+#   --deps DIR         the folder that --pack filled (.deps)
 #
-# Each result is in results.json as soon as it is known; table.md and logs.tar.gz are renewed after each stage. All three
-# are replaced at once, so they are whole whenever the script is killed, and nothing that it started survives it.
-# Needs the CUDA toolkit, CMake and g++; no network, no Python. Where they are there: python3 with PyTorch (PYTHON names
-# another one), llm.c (LLMC_DIR, with train_gpt2cu built, or with its source, which is then built meanwhile). Exit code 1
-# if anything is wrong, 2 for wrong flags.
+# Each result is in results.json as soon as it is known; table.md and logs.tar.gz are rewritten after each stage. All
+# three are replaced atomically, so they are whole whenever the script is killed, and no process that it started
+# survives it. Needs the CUDA toolkit, CMake and g++; no network, no Python. Used if present: python3 with PyTorch
+# (PYTHON names another one), llm.c (LLMC_DIR, with train_gpt2cu built, or with its source, which is then built
+# meanwhile). Exit code 1 if anything is wrong, 2 for wrong flags.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 
@@ -30,24 +30,24 @@ declare -A about=(
   [build]="configures and builds what the next stages need for this machine's card; the rest meanwhile"
   [ceilings]="this card: copy, read and write rates, 8192^3 products under full load (watts, clocks), launches, events"
   [small]="a few of the kernels' tests first: tensor-core fragments, products, layernorm, attention"
-  [check]="the GPU's model against the CPU's, tensor by tensor: bf16, 124M, fp32, tf32"
+  [check]="the GPU's model against the CPU's model, tensor by tensor: bf16, 124M, fp32, tf32"
   [repeat]="two runs of ten steps: the same losses and weights, bit for bit"
   [breakdown]="124M's step, kernel by kernel"
   [memory]="the ladders of kernels that memory limits: share of the copy rate"
   [products]="products of GPT-2's sizes with their epilogues, by each tier"
   [attention]="attention forward and backward at GPT-2's sizes, by each tier"
   [steps]="124M at B=16 and 64, 1558M, 350M, 774M in bf16, 124M in tf32 and fp32: ms per step, tokens/s, share of peak"
-  [pytorch]="PyTorch's GPT-2, compiled, next to ours, in turn; and the same losses from the same weights"
-  [llmc]="llm.c next to ours, in turn"
+  [pytorch]="PyTorch's GPT-2, compiled, alternating with ours; and the same losses from the same weights"
+  [llmc]="llm.c, alternating with ours"
   [cpu]="the CPU's training step on this machine's cores (bench_cpu)"
   [sanitizer]="compute-sanitizer's memcheck and racecheck on a few tests"
-  [rounding]="the error of sums on tensor cores against double, as the number of terms grows"
+  [rounding]="the error of sums on tensor cores compared with double, as the number of terms grows"
   [kernels]="all of the kernels' tests, on the device"
-  [train]="a toy run: its losses against those of the CPU's trainer"
+  [train]="a toy run: its losses compared with those of the CPU's trainer"
   [bench]="all of the kernels' ladders (bench.json, bench.html, in logs.tar.gz)"
 )
-# Seconds that are kept for a stage: it may take as many, and more if those after it still have theirs. And with how few
-# left it is not begun.
+# Seconds reserved for a stage: it may take that many, and more if the later stages still have theirs. And the least
+# that must be left for it to begin.
 declare -A kept=([build]=120 [ceilings]=15 [small]=15 [check]=40 [repeat]=25 [breakdown]=25 [memory]=45 [products]=20
   [attention]=15 [steps]=70 [pytorch]=90 [llmc]=50 [cpu]=35 [sanitizer]=50 [rounding]=10 [kernels]=60 [train]=20 [bench]=60)
 declare -A least=([build]=10 [ceilings]=5 [small]=5 [check]=10 [repeat]=10 [breakdown]=10 [memory]=10 [products]=5
@@ -73,7 +73,7 @@ while [ $# -gt 0 ]; do
     --continue) going_on=1 ;;
     --pack) pack=1; case ${2:-} in '' | --*) ;; *) deps=$(realpath -m "$2"); shift ;; esac ;;
     --stages | --minutes | --seconds | --out | --build | --deps)
-      [ $# -ge 2 ] && [ -n "$2" ] || usage "$flag wants a value"
+      [ $# -ge 2 ] && [ -n "$2" ] || usage "$flag needs a value"
       case $flag in
         --stages) IFS=, read -ra selected <<<"$2" ;;
         --minutes | --seconds)
@@ -90,7 +90,7 @@ while [ $# -gt 0 ]; do
 done
 for s in "${selected[@]}"; do [ -n "$s" ] && [ -n "${about[$s]:-}" ] || usage "'$s' is not a stage; there are: ${stages[*]}"; done
 
-# ---- what a bare machine lacks -------------------------------------------------------------------------------------
+# ---- what a bare machine lacks --------------------------------------------------------------------------------------
 
 # Headers of four libraries, the static library of one, cuDNN's C++ frontend: from Debian's packages and a wheel.
 if [ -n "$pack" ]; then
@@ -109,11 +109,11 @@ if [ -n "$pack" ]; then
   mkdir -p "$deps/usr/lib" "$deps/usr/share/cmake"
   mv all/usr/include "$deps/usr/"
   cp -r wheel/include/. "$deps/usr/include/"
-  cp all/usr/lib/*/libpcre2-8.a "$deps/usr/lib/"  # not the .so: programs then need nothing of this at run time
+  cp all/usr/lib/*/libpcre2-8.a "$deps/usr/lib/"  # not the .so: programs then need none of this at run time
   for folder in all/usr/lib/cmake all/usr/lib/*/cmake all/usr/share/cmake; do
     [ ! -d "$folder" ] || cp -r "$folder" "$deps/usr/share/"
   done
-  # Debian's name /usr itself where they should look beside them.
+  # Debian's CMake files name /usr where they should look next to themselves.
   grep -rl '_IMPORT_PREFIX "/usr"' "$deps/usr/share/cmake" | xargs -r sed -i \
     's|set(_IMPORT_PREFIX "/usr")|get_filename_component(_IMPORT_PREFIX "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)|'
   kib=$(du -sk "$deps/usr" | cut -f1)
@@ -126,7 +126,7 @@ fi
 
 cd "$root"
 began=$SECONDS
-end=$((SECONDS + seconds_in_all - (seconds_in_all >= 60 ? 5 : 1)))  # the last files are written after it
+end=$((SECONDS + seconds_in_all - (seconds_in_all >= 60 ? 5 : 1)))  # leaves time to write the last files
 if [ -n "$sim" ]; then
   device=cudasim driver=
 else
@@ -151,9 +151,9 @@ logs=$work/logs rows=$work/rows
 python=${PYTHON:-python3}
 cuda=${CUDA_HOME:-/usr/local/cuda}
 export PATH=$PATH:$cuda/bin:$cuda/compute-sanitizer OMP_WAIT_POLICY=passive
-export TORCHINDUCTOR_CACHE_DIR=$work/inductor TORCHINDUCTOR_FX_GRAPH_CACHE=1  # what is compiled early is found later
+export TORCHINDUCTOR_CACHE_DIR=$work/inductor TORCHINDUCTOR_FX_GRAPH_CACHE=1  # code compiled early is found later
 
-# The toy model of the stages check and train; what is timed; the tokens for that.
+# The toy model of the stages check and train; the models to time; their tokens.
 toy=(--layers 2 --heads 2 --channels 64 --seq-len 33 --batch-size 2)
 if [ -n "$sim" ]; then
   suffix=sim
@@ -179,7 +179,7 @@ fi
 trainer=$build/train_gpt2$suffix
 declare -A llmc_model=([toy]=d12 [gpt2]=d12 [gpt2-medium]=d24 [gpt2-large]=d36 [gpt2-xl]=d48)
 vocabulary=$([ -n "$sim" ] && echo 300 || echo 50257)
-size_flags() { # size_flags MODEL: of the trainer, on the shard
+size_flags() { # size_flags MODEL: for the trainer, on the shard
   if [ "$1" = toy ]; then
     echo "--model gpt2-nano --layers 2 --heads 2 --channels 64 --vocab-size $vocabulary"
   else
@@ -192,29 +192,29 @@ commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 
 source dev/gpu/gpu_check_lib.sh
 
-# ---- what the stages share -----------------------------------------------------------------------------------------
+# ---- shared by the stages --------------------------------------------------------------------------------------------
 
-# PyTorch compiles what is timed later into a cache, while we are compiled and the card is idle.
+# PyTorch compiles code that is timed later into a cache, while our build runs and the card is idle.
 compile_torch() {
   "$python" -c 'import torch; assert torch.cuda.is_available()' || return
   for B in 64 16; do
     "$python" dev/bench/pytorch_gpt2.py --model gpt2 --batch-size $B --seq-len 1024 --steps 2 --warmup 1
   done
 }
-settle() { # settle SECONDS: before the first measurement the card is ours
+settle() { # settle SECONDS: makes sure that the card is ours before the first measurement
   [ -n "$torch_job" ] || return
   local until=$((SECONDS + $1))
   while kill -0 "$torch_job" 2>/dev/null && [ $SECONDS -lt $until ] && [ "$(left)" -gt 5 ]; do sleep 0.3; done
   if kill -0 "$torch_job" 2>/dev/null; then
     end_group "$torch_job"
-    note "PyTorch had not finished compiling, and will later"
+    note "PyTorch had not finished compiling, and will finish later"
   else
     reap "$torch_job"
   fi
   torch_job=
 }
 
-prepare_data() { # a shard of tokens that all who are timed read
+prepare_data() { # a shard of tokens that all timed programs read
   shard=$work/data/train.bin
   [ -f "$shard" ] && return 0
   rm -rf "$work/data" "$work/data.new"
@@ -224,12 +224,13 @@ prepare_data() { # a shard of tokens that all who are timed read
     mv "$work/data.new" "$work/data"
 }
 
-# measure NAME MODEL PRECISION B T: runs our trainer for some steps, then ends it before it saves; ms = median of a step.
+# measure NAME MODEL PRECISION B T: runs our trainer for some steps, then stops it before it saves; ms = median per
+# step.
 measure() {
   local name=$1 model=$2 precision=$3 B=$4 T=$5 folder=$work/runs/$1 log=$logs/$1.log pid until=$(left)
   until=$((SECONDS + (until < 75 ? until : 75)))
   rm -rf "$folder"
-  : >"$log"  # an earlier round's would look like this one's end
+  : >"$log"  # the log of an earlier round would look like the end of this one
   # shellcheck disable=SC2046
   spawn "$trainer" --data "$shard" $(size_flags "$model") --precision "$precision" --batch-size "$B" --seq-len "$T" \
     --steps 1000000 --data-order sequential --schedule constant --lr 1e-4 --warmup-steps 0 --sample-tokens 0 --save-every 0 \
@@ -240,7 +241,7 @@ measure() {
   ms=
   if ! grep -q "^step $steps/" "$log"; then
     tail -n 20 "$log"
-    problem "$name: $([ $SECONDS -lt $until ] && echo "ended before step $steps" || echo "not at step $steps when its time was over")"
+    problem "$name: $([ $SECONDS -lt $until ] && echo "ended before step $steps" || echo "not at step $steps when its time was up")"
     return 1
   fi
   ms=$(grep -o '"ms":[0-9.e+]*' "$folder/metrics.jsonl" | cut -d: -f2 | head -n $steps | tail -n +$((warmup + 1)) | median)
@@ -257,7 +258,7 @@ fitting() { # fitting MODEL PRECISION B T
     # shellcheck disable=SC2046
     bytes=$(timeout 20 "$trainer" --memory --data "$shard" $(size_flags "$1") --precision "$2" --batch-size "$B" --seq-len "$4" 2>/dev/null |
       sed -n 's/^total *\([0-9]*\) bytes$/\1/p')
-    [ -n "$bytes" ] || { B=$3; break; }  # the trainer says why when it is run
+    [ -n "$bytes" ] || { B=$3; break; }  # the trainer prints why when it runs
     awk -v a="$bytes" -v b="$card_mib" 'BEGIN { exit !(a < 0.95 * b * 1048576) }' && break
     B=$((B / 2))
   done
@@ -289,7 +290,7 @@ stage_build() {
     tee "$work/libraries"
   while read -r line; do row libraries "{\"line\": $(text "$line")}"; done <"$work/libraries"
   [ -f "$build/build.ninja" ] && keep_going=(-k 0)
-  # Where something else does not compile, the trainer's stages go on.
+  # If something else does not compile, the trainer's stages continue.
   run compile 3600 cmake --build "$build" -j "$jobs" --target "${targets[@]}" -- "${keep_going[@]}" ||
     run compile_trainer 3600 cmake --build "$build" -j "$jobs" --target "train_gpt2$suffix" || return
   built=1
@@ -298,7 +299,7 @@ stage_build() {
   settle 20
 }
 
-# What nvidia-smi saw while a product ran is found by the clock.
+# The samples of nvidia-smi during a product are found by their time.
 stage_ceilings() {
   local sampler='' samples=$logs/nvidia_smi.csv code=0
   forget load
@@ -310,7 +311,7 @@ stage_ceilings() {
   ROWS=ceilings run ceilings 60 "$build/gpu_rates_$suffix" ceilings "${rates[@]}" || code=1
   if [ -n "$sampler" ]; then
     end_group "$sampler"
-    # The watts that it says are means of a while before: the most of a product's time is nearest. Of the rest the median.
+    # Its watts are means over the time before: the maximum during a product is closest. For the rest the median.
     awk -v samples="$samples" '
       function field(name) {
         if (!match($0, "\"" name "\":(\"[^\"]*\"|[^,}]*)")) return ""
@@ -350,11 +351,11 @@ stage_ceilings() {
   table ceilings what data tier gbps tflops | grep -v '|  |  |$'
 }
 
-run_tests() { # run_tests PROGRAM FLAGS...: doctest's
+run_tests() { # run_tests PROGRAM FLAGS...: the flags are doctest's
   local name
   name=$(basename "$1")
   run "$name" 120 "$@" || return 0
-  grep -a '^\[doctest\] test cases: *[1-9]' "$logs/$name.log" || problem "$name: no test ran, or it does not say so"
+  grep -a '^\[doctest\] test cases: *[1-9]' "$logs/$name.log" || problem "$name: no test ran, or the log does not show it"
 }
 few_sim_tests=("$build/test_sim" "-sf=*test_gelu.cu,*test_residual.cu")
 stage_small() {
@@ -377,14 +378,14 @@ stage_check() {
   local model=gpt2 B=16 T=1024 precision
   [ -n "$sim" ] && model=toy B=2 T=32
   check_precision bf16
-  # Which kernel each operation of the model takes, where the trainer says so.
+  # The kernel that each operation of the model takes, if the trainer prints that.
   if "$trainer" --help 2>/dev/null | grep -q -- ' --kernels' && prepare_data; then
     forget choices
     # shellcheck disable=SC2046
     run kernels_of_$model 20 "$trainer" --kernels --data "$shard" $(size_flags $model) --precision bf16 --batch-size $B --seq-len $T &&
       while read -r line; do row choices "{\"line\": $(text "$line")}"; done <"$logs/kernels_of_$model.log"
   fi
-  # GPT-2's own width and head size, by the kernels that train it; the CPU's plain reference takes its time.
+  # GPT-2's own width and head size, by the kernels that train it; the CPU's plain reference is slow.
   [ -n "$sim" ] || { enough 20 "124M against the CPU" && run check_124M 60 "$trainer" --check --model gpt2 --tokenizer bytes \
     --batch-size 1 --seq-len 64 --precision bf16 && tail -n 1 "$logs/check_124M.log" | sed "s/^/124M: /"; }
   for precision in "${precisions[@]}"; do
@@ -430,10 +431,10 @@ stage_train() {
     result=$(compare "$work/runs/$precision" "$work/runs/cpu" 10 "$([ $precision = fp32 ] && echo 1e-5 0 || echo 0 1e-2)")
     echo "$precision: $result"
     row train "{\"precision\": \"$precision\", \"largest_difference\": $(number "${result##* }")}"
-    [[ $result == within* ]] || problem "train_$precision: its losses are not the CPU's: $result"
+    [[ $result == within* ]] || problem "train_$precision: its losses differ from those of the CPU: $result"
   done
 }
-# compare RUN RUN STEPS "ABSOLUTE RELATIVE": of all losses, one step after another; prints the largest difference last
+# compare RUN RUN STEPS "ABSOLUTE RELATIVE": all losses, step by step; prints the largest difference last
 compare() {
   local a=${4% *} r=${4#* }
   paste -d' ' <(losses "$1") <(losses "$2") | awk -v a="$a" -v r="$r" -v steps="$3" '
@@ -457,7 +458,7 @@ stage_steps() {
     predicted=
     if [ -z "$sim" ] && [ "$precision" != fp32 ]; then
       flags=(--model "$model" --batch-size "$B" --seq-len "$T" --precision "$precision")
-      local kernels  # as the trainer says that it multiplies and attends
+      local kernels  # as printed by the trainer
       kernels=$(grep -m 1 '^kernels: ' "$logs/step_${model}_${precision}_$B.log")
       flags+=(--matmul "$([[ $kernels == *"products cuBLASLt"* ]] && echo cublaslt || echo own)"
         --attention "$([[ $kernels =~ attention\ (forward\ )?cuDNN ]] && echo cudnn || echo own)")
@@ -465,7 +466,7 @@ stage_steps() {
         predicted=$(sed -n 's/^ *"ms": *\([0-9.e+]*\).*/\1/p' "$work/predicted.json")
     fi
     tokens=$(awk -v n=$((B * T)) -v ms="$ms" 'BEGIN { printf "%.0f", n / ms * 1e3 }')
-    echo "$model $precision $B x $T: $ms ms a step, $tokens tokens/s, $share % of peak"
+    echo "$model $precision $B x $T: $ms ms per step, $tokens tokens/s, $share % of peak"
     row steps "{\"model\": \"$model\", \"precision\": \"$precision\", \"batch_size\": $B, \"seq_len\": $T, \"ms\": $(number "$ms"), \
 \"tokens_per_second\": $tokens, \"share_of_peak_percent\": $(number "$share"), \"peak_tflops\": $(number "$peak"), \
 \"predicted_h100_ms\": $(number "$(rounded "$predicted" 2)")}"
@@ -504,7 +505,7 @@ stage_bench() {
   [ -s "$logs/bench.json" ] && [ -s "$logs/bench.html" ] || problem "bench: bench_kernels_$suffix wrote no bench.json or no bench.html"
 }
 
-# On a GPU by libkernel_times.so, which the driver loads; cudasim only says which kernels ran.
+# On a GPU with libkernel_times.so, which the driver loads; cudasim only reports which kernels ran.
 stage_breakdown() {
   local recorder=$build/libkernel_times.so times=$logs/kernel_times.tsv flags model=gpt2 B=16 T=1024 count=12 name
   prepare_data || return
@@ -525,7 +526,7 @@ stage_breakdown() {
     [ -f "$recorder" ] || { note "skipped: $recorder is not there (the toolkit has no CUPTI)"; return; }
     CUDA_INJECTION64_PATH=$(realpath "$recorder") KERNEL_TIMES=$times run breakdown 60 "$trainer" "${flags[@]}" || return
     sort -n "$times" | awk -v last=adamw_update_kernel -v skip=3 -f dev/gpu/kernel_times.awk >"$logs/breakdown.tsv" ||
-      { problem "breakdown: the recorded times are no steps"; return; }
+      { problem "breakdown: the recorded times are not steps"; return; }
     awk -F '\t' '{ printf "{\"kernel\": \"%s\", \"launches\": %s, \"us\": %s, \"share\": %s}\n", $1, $2 == "" ? "null" : $2, $3, $4 }' \
       "$logs/breakdown.tsv" >"$rows/breakdown.jsonl"
     head -n 8 "$logs/breakdown.tsv"
@@ -542,7 +543,7 @@ stage_cpu() {
   [ -n "$sim" ] && flags=(--quick --precision fp32 --only steps --json "$work/bench_cpu.new") waiting=()
   need bench_cpu || return
   while [ -n "$rest" ] && kill -0 "$rest" 2>/dev/null && [ "$(left)" -gt 25 ]; do sleep 0.3; done
-  if [ -n "$rest" ] && kill -0 "$rest" 2>/dev/null; then  # its compilers stand still meanwhile
+  if [ -n "$rest" ] && kill -0 "$rest" 2>/dev/null; then  # its compilers are paused meanwhile
     kill -STOP -- "-$rest" 2>/dev/null && background=$rest
   fi
   run cpu 60 "${waiting[@]}" "$build/bench_cpu" "${flags[@]}" && mv "$work/bench_cpu.new" "$rows/bench_cpu.json"
@@ -561,10 +562,10 @@ stage_sanitizer() {
     spawn timeout -k 2 $seconds compute-sanitizer --tool $tool --error-exitcode 9 "${tests[@]}" >"$log" 2>&1 </dev/null
     reap "$child" || code=$?
     if grep -q "Device not supported" "$log"; then
-      note "$tool: skipped, it says of this machine: Device not supported"
+      note "$tool: skipped, it reports for this machine: Device not supported"
     elif [ $code -eq 124 ] || [ $code -eq 137 ]; then
-      note "$tool: nothing found in $seconds s, in which it did not finish"
-      grep -a "ERROR SUMMARY: [1-9]\|========= Error:\|Invalid __" "$log" && problem "$tool: it found something before its time was over"
+      note "$tool: nothing found in $seconds s; it did not finish"
+      grep -a "ERROR SUMMARY: [1-9]\|========= Error:\|Invalid __" "$log" && problem "$tool: it found something before its time was up"
     elif [ $code -ne 0 ]; then
       tail -n 30 "$log"
       problem "$tool: exit code $code"
@@ -574,7 +575,7 @@ stage_sanitizer() {
   done
 }
 
-# alternate PEER MODEL PRECISION B T SECONDS COMMAND...: ours and COMMAND in turn; COMMAND prints "step ... N ms" lines.
+# alternate PEER MODEL PRECISION B T SECONDS COMMAND...: ours and COMMAND alternate; COMMAND prints "step ... N ms".
 alternate() {
   local peer=$1 model=$2 precision=$3 B=$4 T=$5 seconds=$6 name=$1_$2_$3_$4 round ours theirs
   shift 6
@@ -589,15 +590,15 @@ alternate() {
   done
   ours=$(rounded "$(median <"$work/ours.ms")" 2) theirs=$(rounded "$(median <"$work/theirs.ms")" 2)
   [ -n "$theirs" ] || { problem "$name: it printed no times of steps"; return; }
-  echo "$model $precision $B x $T: ours $ours ms a step, $peer $theirs ms"
+  echo "$model $precision $B x $T: ours $ours ms per step, $peer $theirs ms"
   row peers "{\"peer\": \"$peer\", \"model\": \"$model\", \"precision\": \"$precision\", \"batch_size\": $B, \"seq_len\": $T, \
 \"ours_ms\": $(number "$ours"), \"peer_ms\": $(number "$theirs"), \"rounds\": $rounds}"
 }
 
-# That both compute the same: the losses of five steps from the same weights, in float.
+# Checks that both compute the same: the losses of five steps from the same weights, in float.
 same_losses() {
   local worst flags
-  [ -z "$sim" ] && have torch_losses 'true' && return  # cudasim's toy goes on from the weights that this makes
+  [ -z "$sim" ] && have torch_losses 'true' && return  # cudasim's toy continues from the weights that this makes
   flags=(--data "$shard" --vocab-size "$vocabulary" --batch-size 2 --seq-len 32 --data-order sequential --schedule constant
     --warmup-steps 0 --lr 1e-3 --beta2 0.95 --sample-tokens 0 --precision fp32)
   rm -rf "$work"/runs/{start,torch}
@@ -612,10 +613,11 @@ same_losses() {
   echo "losses of five steps from the same weights: largest difference $worst"
   forget torch_losses
   row torch_losses "{\"largest_difference\": $worst, \"same\": $(awk -v d="$worst" 'BEGIN { print d <= 1e-4 ? "true" : "false" }')}"
-  have torch_losses 'true' || problem "PyTorch's losses are not ours: they differ by $worst"
+  have torch_losses 'true' || problem "PyTorch's losses differ from ours by $worst"
 }
 
-# The two that are most wanted, whose compiled code is in the cache; then whether the losses are the same; then the rest.
+# The two most important first, whose compiled code is in the cache; then whether the losses are the same; then the
+# rest.
 stage_pytorch() {
   local one model precision B T flags at=0
   run torch 60 "$python" -c 'import torch; print(tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 3), torch.cuda.is_available())' \
@@ -636,10 +638,10 @@ stage_pytorch() {
   done
 }
 
-# llm.c has the precision that it was built with: bf16, unless somebody asked for another.
+# llm.c has the precision that it was built with: bf16, unless it was built for another.
 stage_llmc() {
   local one model precision B T
-  [ -n "${LLMC_DIR:-}" ] || { note "skipped: LLMC_DIR does not say where llm.c is"; return; }
+  [ -n "${LLMC_DIR:-}" ] || { note "skipped: LLMC_DIR is not set"; return; }
   if [ -n "$llmc_job" ]; then
     while kill -0 "$llmc_job" 2>/dev/null && [ "$(left)" -gt 20 ]; do sleep 0.3; done
     kill -0 "$llmc_job" 2>/dev/null && { note "skipped: llm.c is still being built"; partial=1; return; }
@@ -694,17 +696,17 @@ for ((at = 0; at < ${#selected[@]}; ++at)); do
     continue
   fi
   problems=() notes=() partial='' started=$SECONDS
-  reserved=0  # for those that come after
+  reserved=0  # for the later stages
   for later in "${selected[@]:at+1}"; do
     [ -n "$going_on" ] && passed_before "$later" || reserved=$((reserved + kept[$later]))
   done
-  [ "$s" != build ] || reserved=0  # without it there is nothing
+  [ "$s" != build ] || reserved=0  # without it nothing runs
   stage_end=$((SECONDS + kept[$s] > end - reserved ? SECONDS + kept[$s] : end - reserved))
   echo "=== $s: ${about[$s]}"
   if [ -z "$built" ]; then
     note "skipped: the build failed"
   elif [ $((end - SECONDS)) -lt "${least[$s]}" ]; then
-    note "skipped: $((end - SECONDS)) s are left, and it takes ${least[$s]} at least"
+    note "skipped: $((end - SECONDS)) s are left, and it takes at least ${least[$s]}"
   else
     "stage_$s"
   fi

@@ -1,15 +1,15 @@
-# How dev/gpu/gpu_check.sh, which sources this, runs programs and writes down what they found. Of its variables these are used:
-# work, logs, rows, out (folders); end (the second in which it ends); sim, build, device, driver, date, commit; and, for
-# the table, steps, warmup, rounds.
+# How dev/gpu/gpu_check.sh, which sources this, runs programs and records their results. It uses these variables: work,
+# logs, rows, out (folders); end (the second in which the script ends); sim, build, device, driver, date, commit; and,
+# for the table, steps, warmup, rounds.
 
 # ---- running -------------------------------------------------------------------------------------------------------
 
 stage_end=$end
-problems=() notes=() partial=  # of the stage that runs: what makes it fail; what was left out, and why; for want of time
+problems=() notes=() partial=  # of the current stage: failures; what was left out, and why; whether for lack of time
 left() { echo $((stage_end < end ? stage_end - SECONDS : end - SECONDS)); }
-enough() { # enough SECONDS WHAT: whether as many are left for it; else noted
+enough() { # enough SECONDS WHAT: whether that many are left for it; if not, notes it
   [ "$(left)" -ge "$1" ] && return 0
-  note "$2: left out, it takes some $1 s and $(left) are left"
+  note "$2: left out, it takes about $1 s and $(left) are left"
   partial=1
   return 1
 }
@@ -22,8 +22,8 @@ note() {
   echo "$*"
 }
 
-# Everything runs in process groups of its own, whose numbers are names in children/: what is there when this script ends,
-# however it ends, is killed, by itself or by the guard.
+# Every command runs in its own process group, whose number is a name in children/: groups that exist when this script
+# ends, however it ends, are killed, by itself or by the guard.
 spawn() { # spawn COMMAND...: in the background, as the group $child
   set -m
   "$@" &
@@ -31,7 +31,7 @@ spawn() { # spawn COMMAND...: in the background, as the group $child
   set +m
   : >"$work/children/$child"
 }
-reap() { # reap GROUP: waits for it; its exit code; what it left behind is killed
+reap() { # reap GROUP: waits for it; returns its exit code; kills what it left running
   local code=0
   wait "$1" 2>/dev/null || code=$?
   kill -KILL -- "-$1" 2>/dev/null
@@ -51,14 +51,14 @@ end_children() {
     rm -f "$group"
   done
 }
-guard() { # of the script: in a group that is not among the children
+guard() { # guards the script: in a group that is not among the children
   while kill -0 $$ 2>/dev/null; do sleep 0.5; done
   end_children
 }
 
-# run NAME SECONDS COMMAND...: into logs/NAME.log, as long as there is time; a failure is one of the stage, its log shown.
-# With ROWS=KIND its output, lines of JSON, is rows of that kind, and in results.json as it comes; with RENEW=1 the command
-# writes the rows itself.
+# run NAME SECONDS COMMAND...: logs to logs/NAME.log, while there is time; a failure fails the stage and shows the log.
+# With ROWS=KIND the command's output, lines of JSON, becomes rows of that kind, in results.json as it arrives; with
+# RENEW=1 the command writes the rows itself.
 run() {
   local name=$1 seconds=$2 code=0 started=$SECONDS log=$logs/$1.log kind=${ROWS:-} seen='' now
   shift 2
@@ -93,7 +93,7 @@ row() { # row KIND JSON
   echo "$2" >>"$rows/$1.jsonl"
   write_results
 }
-forget() { # forget KIND...: the rows that an earlier call, or try, left
+forget() { # forget KIND...: deletes the rows of an earlier call or attempt
   local kind
   for kind in "$@"; do rm -f "$rows/$kind.jsonl"; done
 }
@@ -108,7 +108,7 @@ number() { [[ $1 =~ ^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$ ]] && echo "$1" || e
 median() { sort -g | awk '{ a[NR] = $1 } END { if (NR) print NR % 2 ? a[(NR + 1) / 2] : (a[NR / 2] + a[NR / 2 + 1]) / 2 }'; }
 losses() { sed -n 's/.*"loss":\([^,}]*\).*"step":\([0-9]*\).*/\2 \1/p' "$1/metrics.jsonl"; }
 
-# need TARGET: whether it is built, by now; the background builds it, or has
+# need TARGET: whether it is built by now; the background builds it, or has built it
 rest='' torch_job='' llmc_job='' built=1
 need() {
   local started=$SECONDS
@@ -134,7 +134,7 @@ need() {
   fi
   return 1
 }
-build_rest() { # build_rest JOBS TARGET...: one after another, with what the cores have left
+build_rest() { # build_rest JOBS TARGET...: one after another, on the cores' idle time
   local jobs=$1 target result
   shift
   for target in "$@"; do
@@ -147,7 +147,7 @@ build_rest() { # build_rest JOBS TARGET...: one after another, with what the cor
 # ---- what is written -----------------------------------------------------------------------------------------------
 
 kinds="libraries ceilings load choices repeat breakdown memory products attention steps peers torch_losses rounding train stages"
-write_results() { # lines that a program had no time to end are left out
+write_results() { # lines that a program had no time to finish are left out
   {
     echo "{\"device\": $(text "$device"), \"simulated\": $([ -n "$sim" ] && echo true || echo false), \"driver\": $(text "$driver"),"
     echo " \"date\": \"$date\", \"commit\": $(text "$commit"), \"seconds\": $((SECONDS - began)),"
@@ -166,14 +166,14 @@ write_results() { # lines that a program had no time to end are left out
     echo " \"bench\": $([ -s "$logs/bench.json" ] && cat "$logs/bench.json" || echo null)}"
   } >"$out/results.json.tmp" && mv "$out/results.json.tmp" "$out/results.json"
 }
-section() { # section KIND TITLE "COLUMN|COLUMN..." FIELD...: a table of the rows of a kind, where there are any
+section() { # section KIND TITLE "COLUMN|COLUMN..." FIELD...: a table of the rows of a kind, if there are any
   local kind=$1 title=$2 columns=$3
   shift 3
   [ -s "$rows/$kind.jsonl" ] || return 0
   printf '\n%s\n\n| %s |\n|%s\n' "$title" "${columns//|/ | }" "$(printf -- '---|%.0s' "$@")"
   table "$kind" "$@"
 }
-table() { # table KIND FIELD...: a Markdown line a row; what is null stays empty
+table() { # table KIND FIELD...: a Markdown line per row; null becomes empty
   local kind=$1
   shift
   awk -v fields="$*" '
@@ -197,14 +197,14 @@ table() { # table KIND FIELD...: a Markdown line a row; what is null stays empty
     }' "$rows/$kind.jsonl"
 }
 write_table() {
-  local predicted=predicted_h100_ms  # of a table with real times beside
+  local predicted=predicted_h100_ms  # for a table that also has real times
   [ -z "$sim" ] || predicted=
   {
     echo "# $device, $date, commit $commit"
-    [ -z "$sim" ] || printf '\ncudasim in place of a GPU: every time below is the simulation'"'"'s, on the CPU.\n'
+    [ -z "$sim" ] || printf '\ncudasim in place of a GPU: every time below is that of the simulation, on the CPU.\n'
     section stages "Stages:" "stage|status|s|commit|" stage status seconds commit why
     section ceilings "Memory:" "what|us|GB/s" what us gbps | grep -v '|  |$'
-    section ceilings "Launches (the host's time for one; from one to the next on the GPU; until it is known to have ended) and events, us:" \
+    section ceilings "Launches (the host's time for one; from one to the next on the GPU; launch and wait for its end) and events, us:" \
       "what|host|dependent|round trip|resolution|nothing between two" \
       what host_us dependent_us round_trip_us resolution_us empty_us | grep -v '^| \(device\|copy\|read\|write\|product\) '
     section load "Products under full load:" "data|by|n|TFLOP/s|watts|SM MHz|memory MHz|deg C|samples" \
@@ -212,11 +212,11 @@ write_table() {
     section steps "A step (median of $((steps - warmup))):" \
       "model|precision|B|T|ms|tokens/s|% of peak|peak TFLOP/s${predicted:+|predicted for an H100, ms}" \
       model precision batch_size seq_len ms tokens_per_second share_of_peak_percent peak_tflops $predicted
-    section peers "In turn, ms per step (median of $rounds rounds' medians):" "peer|model|precision|B|T|ours|the peer" \
+    section peers "Alternating, ms per step (median of $rounds rounds' medians):" "peer|model|precision|B|T|ours|the peer" \
       peer model precision batch_size seq_len ours_ms peer_ms
     section breakdown "A step of $(cat "$work/breakdown_of" 2>/dev/null), kernel by kernel:" "kernel|launches|us|share" \
       kernel launches us share
-    section memory "Kernels that memory limits (share: of the copy rate that the same run measured):" \
+    section memory "Kernels that memory limits (share: of the copy rate measured in the same run):" \
       "operation|size|version|us|GB/s|share" operation size name us gbps share
     section products "Products (difference: relative, from the first tier's result):" "model|layer|pass|by|us|TFLOP/s|difference" \
       model layer pass tier us tflops difference
@@ -230,7 +230,7 @@ write_table() {
     section libraries "Libraries:" "" line
   } >"$out/table.md.tmp" && mv "$out/table.md.tmp" "$out/table.md"
 }
-# At most 15 MB, whatever the programs printed: of long logs the end.
+# At most 15 MB, whatever the programs printed: only the end of long logs.
 write_logs() {
   local most bytes
   for most in 2000000 200000 20000; do

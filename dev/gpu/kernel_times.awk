@@ -1,15 +1,15 @@
-# What libkernel_times.so wrote (start and duration in ns, name) -> a training step, kernel by kernel: a line each,
-#   name <tab> launches a step <tab> us a step <tab> share of the step
+# The output of libkernel_times.so (start and duration in ns, name) -> a training step, kernel by kernel: a line each,
+#   name <tab> launches per step <tab> us per step <tab> share of the step
 # then "idle" (no kernel ran) and "step". A step ends with the kernel named `last`; the first `skip` are left out, and so
-# is what comes after the last of them. The input is sorted by start:
+# is everything after the last of them. The input is sorted by start:
 #   sort -n times.tsv | awk -v last=adamw_update_kernel -v skip=3 -f dev/gpu/kernel_times.awk
 BEGIN { FS = OFS = "\t" }
 {
-  # Of the step that is under way; it counts once its last kernel is there.
+  # The current step; it counts once its last kernel has been read.
   pending_n[$3]++
   pending_ns[$3] += $2
   end = $1 + $2
-  if (end > covered) {  # copies may run beside kernels
+  if (end > covered) {  # copies may run in parallel with kernels
     pending_busy += end - ($1 > covered ? $1 : covered)
     covered = end
   }

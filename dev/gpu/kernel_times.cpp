@@ -1,10 +1,10 @@
-// When each kernel of any CUDA program ran, and how long: a library that the CUDA driver loads into the program, which
-// needs no change and pays nothing without it. Libraries' kernels (cuBLASLt, cuDNN) are seen as well as ours.
+// The start and duration of each kernel of any CUDA program: a library that the CUDA driver loads into the program,
+// which needs no change and pays nothing without it. Libraries' kernels (cuBLASLt, cuDNN) are recorded as well as ours.
 //
 //   CUDA_INJECTION64_PATH=build/libkernel_times.so KERNEL_TIMES=times.tsv build/train_gpt2cu ...
 //
-// A line a kernel, set or copy: start and duration in nanoseconds, name; in the order in which CUPTI gives them.
-// dev/gpu/kernel_times.awk makes a step's table of them.
+// One line per kernel, memset or copy: start and duration in nanoseconds, name; in the order in which CUPTI delivers
+// them. dev/gpu/kernel_times.awk turns them into a step's table.
 #include <cupti.h>
 #include <cxxabi.h>
 
@@ -18,9 +18,9 @@ namespace {
 
 constexpr size_t kBufferBytes = size_t{8} << 20;
 std::FILE* output = nullptr;
-uint64_t began = 0;  // times are written from here on: nanoseconds of an epoch are more than awk's numbers hold
+uint64_t began = 0;  // times are relative to this: nanoseconds since the epoch exceed awk's numbers
 
-// Stops the program: times that are not complete would look like times.
+// Stops the program: incomplete times would look like complete ones.
 [[noreturn]] void stop(const char* what, CUptiResult status) {
   const char* text = "";
   cuptiGetResultString(status, &text);
@@ -33,7 +33,7 @@ void check(CUptiResult status, const char* what) {
 }
 
 // "void ns::gelu_forward_kernel<bf16, true>(...)" -> "gelu_forward_kernel"; other libraries' templates keep their
-// arguments, which tell them apart.
+// arguments, which distinguish them.
 std::string readable(const char* mangled) {
   int status = 0;
   char* demangled = abi::__cxa_demangle(mangled, nullptr, nullptr, &status);
@@ -67,7 +67,7 @@ void CUPTIAPI request_buffer(uint8_t** buffer, size_t* size, size_t* most_record
 }
 
 void CUPTIAPI complete_buffer(CUcontext context, uint32_t stream, uint8_t* buffer, size_t, size_t valid) {
-  static auto* names = new std::map<std::string, std::string>;  // CUPTI calls from one thread of its own
+  static auto* names = new std::map<std::string, std::string>;  // CUPTI calls from a single thread, its own
   CUpti_Activity* record = nullptr;
   while (cuptiActivityGetNextRecord(buffer, valid, &record) == CUPTI_SUCCESS) {
     if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {

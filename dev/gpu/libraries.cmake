@@ -10,11 +10,12 @@
 #   -- cuBLASLt: /usr/local/cuda/lib64/libcublasLt.so.13 (toolkit)          or CMAKE_PREFIX_PATH, system, Python wheel
 #   -- left out: cuBLASLt (no libcublasLt.so.13; the hand-written products run instead)
 #   -- cuBLASLt: off (WROUGHT_CUBLASLT=OFF; the hand-written products run instead)
-# and, of each file that it looked at and did not take:
+# and, for each file that it looked at and did not take:
 #   -- cuBLASLt: ignored /.../libcublasLt.so.12 (the name must be libcublasLt.so.13)
 #
 # Sets, for X in CUBLASLT CUDNN NVRTC NCCL CUPTI: X_LIBRARY (empty: left out) and X_INCLUDE_DIR (empty: nvcc looks there
-# anyway); CUDNN_FRONTEND_INCLUDE_DIR. What links one of them also links gpu_link, so that it runs with the same file.
+# anyway); CUDNN_FRONTEND_INCLUDE_DIR. Targets that link one of them also link gpu_link, so that they run with the same
+# file.
 
 set(gpu_cuda ${CUDAToolkit_VERSION_MAJOR})
 
@@ -63,7 +64,7 @@ function(check_gpu_library library root wanted header version wheel)
   if(EXISTS "${library}" AND NOT IS_DIRECTORY "${library}")
     file(READ "${library}" magic LIMIT 4 HEX)
   endif()
-  # version: "FILE:MACRO", where a header says of which major version it is; it must be that of the library's name
+  # version: "FILE:MACRO", if a header defines its major version; it must be that of the library's name
   string(REGEX REPLACE ":.*" "" version_file "${version}")
   string(REGEX REPLACE ".*:" "" macro "${version}")
   string(REGEX REPLACE ".*\\.so\\." "" major ${wanted})
@@ -72,7 +73,7 @@ function(check_gpu_library library root wanted header version wheel)
     file(STRINGS "${include}/${version_file}" header_major REGEX "^#define +${macro} +[0-9]+")
     string(REGEX REPLACE "^#define +${macro} +([0-9]+).*" "\\1" header_major "${header_major}")
   endif()
-  # Wheels of cuDNN and NCCL have the same file names for each CUDA; their records tell them apart.
+  # Wheels of cuDNN and NCCL have the same file names for each CUDA; their records distinguish them.
   file(GLOB records "${root}/../../nvidia_${wheel}_cu[0-9]*.dist-info")
   set(own_records ${records})
   list(FILTER own_records INCLUDE REGEX "_cu${gpu_cuda}-[^/]*$")
@@ -94,8 +95,8 @@ function(check_gpu_library library root wanted header version wheel)
   set(include "${include}" PARENT_SCOPE)
 endfunction()
 
-# find_gpu_library(X title file header version wheel headers...): sets X_LIBRARY, X_FROM and X_INCLUDE_DIR, or X_MISSING,
-# what was not found. `headers`: patterns of all headers that come with the library.
+# find_gpu_library(X title file header version wheel headers...): sets X_LIBRARY, X_FROM and X_INCLUDE_DIR, or
+# X_MISSING, what was not found. `headers`: patterns of all headers of the library.
 function(find_gpu_library X title file header version wheel)
   string(REGEX REPLACE "\\.so\\..*" ".so" stem ${file})
   set(labels ${gpu_labels})
@@ -139,8 +140,8 @@ function(find_gpu_library X title file header version wheel)
     set(${X}_MISSING "${missing}" PARENT_SCOPE)
     return()
   endif()
-  # nvcc looks into the toolkit's folder before those that are given as SYSTEM, and a whole folder before it could bring
-  # another CUDA's headers along: so a folder with links to this library's headers and no others.
+  # nvcc searches the toolkit's folder before those given as SYSTEM, and a whole folder before it could bring in another
+  # CUDA's headers: so this makes a folder with links to this library's headers only.
   set(include)
   if(NOT headers_from IN_LIST CUDAToolkit_INCLUDE_DIRS)
     set(include "${CMAKE_BINARY_DIR}/gpu_headers/${X}")
@@ -218,8 +219,8 @@ find_gpu_library(CUPTI CUPTI libcupti.so.${gpu_cuda} cupti.h "" cuda_cupti "cupt
 report_gpu_library(CUPTI CUPTI "no kernel_times: a step's time kernel by kernel")
 
 # ---- at run time -----------------------------------------------------------------------------------------------------
-# The RPATH of programs names the libraries' folders. As a DT_RPATH: cuDNN loads its parts and NVRTC by dlopen, and for that
-# the loader looks into a program's DT_RPATH but not into its DT_RUNPATH. NVRTC stays linked although no symbol asks for it.
+# The RPATH of programs names the libraries' folders. As a DT_RPATH: cuDNN loads its parts and NVRTC by dlopen, and for
+# that the loader searches a program's DT_RPATH but not its DT_RUNPATH. NVRTC stays linked although no symbol needs it.
 set(CMAKE_BUILD_RPATH)
 foreach(library ${CUBLASLT_LIBRARY} ${CUDNN_LIBRARY} ${NVRTC_LIBRARY} ${NCCL_LIBRARY} ${CUPTI_LIBRARY})
   get_filename_component(folder "${library}" DIRECTORY)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Compiles every kernel with nvcc and prints what ptxas reports: registers and static shared memory, per kernel and
-# architecture (the kernels' page says what a launch adds). Fails on a warning, a register spill, local memory (a stack
-# frame), a message C75xx (wgmma serialised, setmaxnreg ignored: ptxas prints these as "info"), or a kernel that is not compiled.
+# architecture (docs/kernels.md names what a launch adds). Fails on a warning, a register spill, local memory (a stack
+# frame), a message C75xx (wgmma serialised, setmaxnreg ignored: ptxas prints these as "info"), or a kernel that is not
+# compiled.
 #   dev/gpu/ptxas_report.sh [--keep DIR] [ARCH...]      default: sm_80 sm_90a
-#   --keep DIR   leaves <source>.<arch>.cubin and .log in DIR; what is there and newer than all sources is not compiled again
+#   --keep DIR   leaves <source>.<arch>.cubin and .log in DIR; files newer than all sources are not recompiled
 # Needs nvcc but no GPU; without nvcc it prints that and exits 77.
 set -euo pipefail
 work=
@@ -17,7 +18,7 @@ cd "$(dirname "$0")/../.."
 
 nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
 if [ ! -x "$nvcc" ]; then
-  echo "skipped: no nvcc on PATH or in ${CUDA_HOME:-/usr/local/cuda}/bin; the kernels' registers and spills are not looked at"
+  echo "skipped: no nvcc on PATH or in ${CUDA_HOME:-/usr/local/cuda}/bin; the kernels' registers and spills are not checked"
   exit 77
 fi
 archs=("$@")
@@ -34,7 +35,7 @@ compile() { # compile NVCC WORK SOURCE ARCH
   "$1" -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Wno-unknown-pragmas -gencode="arch=compute_${4#sm_},code=$4" \
     -Xptxas -v,-warn-spills -cubin -o "$out.new" "$3" >"$out.log" 2>&1 ||
     { echo "error: $3 does not compile for $4:" >&2; grep -v '^ptxas info' "$out.log" >&2; exit 255; }
-  touch -r "$out.begun" "$out.new"  # a source that changed since then is newer
+  touch -r "$out.begun" "$out.new"  # a source changed since then is newer
   mv "$out.new" "$out.cubin"
   rm "$out.begun"
 }
@@ -71,9 +72,9 @@ report() {
 }
 missing() { dev/gpu/list_kernels.sh kernels | while read -r kernel; do grep -qw "$kernel" "$tmp/report" || echo "$kernel"; done; }
 
-# llm/models/gpu_model.cu has the kernels as programs run them, and the tests instantiate the same ones again: so of the tests only
-# those with kernels of their own, that of residual connections (its types are more), and those that reach the header of a
-# kernel that is in none of these.
+# llm/models/gpu_model.cu has the kernels as programs run them, and the tests instantiate the same ones again: so only
+# tests with their own kernels are compiled, the test of residual connections (it has more types), and those that reach
+# the header of a kernel that is in none of these.
 sources=(llm/models/gpu_model.cu)
 others=()
 for test in tests/*/test_*.cu; do

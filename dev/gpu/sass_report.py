@@ -2,10 +2,10 @@
 
 Columns, per kernel:
   loads   loads of 8 or 16 bytes from global memory (LDG, or LDGSTS: cp.async) that can be under way at once: each is
-          issued before anything reads what an earlier one loads. The most along any path; 32 stands for 32 or more.
-  pass    instructions that one pass through the main loop executes at least. The main loop is the one with the most
-          HMMA, or else the most loads; its pass is the shortest path that has all of those, loops inside it left out.
-  HMMA    in that pass; moves: MOV and its like in the whole loop.
+          issued before anything reads the data of an earlier one. The most along any path; 32 means 32 or more.
+  pass    the fewest instructions that one pass through the main loop executes. The main loop is the one with the most
+          HMMA, or else the most loads; its pass is the shortest path that has all of those, without loops inside it.
+  HMMA    in that pass; moves: MOV and similar in the whole loop.
   STS     the widths of stores to shared memory, in bits.
   local   loads from and stores to local memory, where registers spill.
   idiv    integer divisions by numbers that are not constants, inside loops.
@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass, field
 
 INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*(.*?)\s*;")
-NAME = re.compile(r"^(?:\.text\.([\w$.]+):|\s*Function : ([\w$.]+))")  # nvdisasm's, cuobjdump's
+NAME = re.compile(r"^(?:\.text\.([\w$.]+):|\s*Function : ([\w$.]+))")  # of nvdisasm, of cuobjdump
 LABEL = re.compile(r"^(\.L[\w$.]+):")
 REGISTER = re.compile(r"\bR(\d+)(\.64)?\b")
 TARGET = re.compile(r"`\((\.L[\w$.]+)\)|\b(0x[0-9a-f]+)$")
@@ -47,10 +47,10 @@ class Instruction:
 class Kernel:
     name: str
     code: list = field(default_factory=list)
-    labels: dict = field(default_factory=dict)  # of nvdisasm -> index
+    labels: dict = field(default_factory=dict)  # nvdisasm's labels -> index
 
     def goal(self, instruction):
-        """The index that a branch or BSSY names; None: it names none, or one of another function."""
+        """The index that a branch or BSSY names; None: it names none, or one in another function."""
         target = TARGET.search(instruction.text)
         if not target:
             return None
@@ -65,13 +65,13 @@ class Kernel:
         self.loops = self.find_loops()
 
     def find_following(self):
-        """Of each instruction those that may follow it."""
+        """For each instruction, those that may follow it."""
         following, meeting = [], {}
         for at, instruction in enumerate(self.code):
             nexts = [at + 1]
             if instruction.name == "BSSY":
                 meeting[instruction.operands[0]] = self.goal(instruction)
-            elif instruction.name == "BSYNC":  # to where the BSSY before it said that the paths meet
+            elif instruction.name == "BSYNC":  # to where, according to the BSSY before it, the paths meet
                 meet = meeting.get(instruction.operands[0])
                 nexts = [at + 1] if meet is None else [meet]
             elif instruction.name == "BRA":
@@ -84,8 +84,8 @@ class Kernel:
         return following
 
     def find_loops(self):
-        """The instructions of each loop: [first, ..., the branch back]. Of a branch back to what comes before it on every
-        way (else it only ends a piece of code that was moved out of the way): all that reach it without passing that."""
+        """The instructions of each loop: [first, ..., the branch back]. For a branch back to an instruction that precedes
+        it on every path (else it only ends relocated code): all that reach it without passing that instruction."""
         before = [[] for _ in self.code]
         for at, nexts in enumerate(self.following):
             for n in nexts:
@@ -93,7 +93,7 @@ class Kernel:
         found = []
         for at, instruction in enumerate(self.code):
             first = self.goal(instruction) if instruction.name == "BRA" else None
-            if first is None or first >= at:  # equal: the endless loop behind every kernel
+            if first is None or first >= at:  # equal: the endless loop after every kernel
                 continue
             body, stack = {first, at}, [at]
             while stack:
@@ -157,10 +157,10 @@ def loads_under_way(kernel, most_states=400_000):
         at, pending = state
         reads, writes = kernel.effects[at]
         touched = [i for i, loaded in enumerate(pending) if loaded & (reads | writes)]
-        if touched:  # memory answers in the order of the questions
+        if touched:  # memory answers in the order of the requests
             pending = pending[touched[-1] + 1 :]
         instruction = kernel.code[at]
-        if is_load(instruction):  # LDGSTS loads no register: what waits for it is a later barrier
+        if is_load(instruction):  # LDGSTS loads no register: a later barrier waits for it
             loaded = registers(instruction.operands[0], instruction.bits) if instruction.name == "LDG" else ()
             pending += (frozenset(loaded),)
         if instruction.name == "DEPBAR":
@@ -210,7 +210,7 @@ def facts_of(kernel):
         _, loop, body, work = best
         ways = [kernel.shortest(loop[0], work[0], loop), kernel.shortest(work[0], work[-1], loop),
                 kernel.shortest(work[-1], loop[1], loop)]
-        facts.one_pass = sum(ways) - 2 if all(ways) else 0  # 0: there is no way in the order of the text
+        facts.one_pass = sum(ways) - 2 if all(ways) else 0  # 0: no path in the order of the text
         facts.hmma = best[0][0]
         facts.moves = sum(is_move(code[i]) for i in body)
     return facts
@@ -250,11 +250,11 @@ def readable(names):
 
 
 def wrong(facts, limits):
-    """What of the facts is beyond the limits, as texts."""
+    """The facts that exceed the limits, as texts."""
     found = []
     checks = {
         "loads_at_least": (facts.loads, lambda a, b: a >= b, "loads under way"),
-        "pass_at_most": (facts.one_pass, lambda a, b: 0 < a <= b, "instructions a pass"),
+        "pass_at_most": (facts.one_pass, lambda a, b: 0 < a <= b, "instructions per pass"),
         "hmma": (facts.hmma, lambda a, b: a == b, "HMMA a pass"),
         "moves_per_hmma_at_most": (round(facts.moves / max(facts.hmma, 1), 3), lambda a, b: a <= b, "moves per HMMA"),
         "sts_bits_at_least": (min(facts.store_bits, default=128), lambda a, b: a >= b, "bits of the narrowest STS"),
@@ -293,7 +293,7 @@ def main():
             if re.fullmatch(entry["kernel"], name):
                 used.add(i)
                 limits = {k: v for k, v in entry.items() if k not in ("kernel", "why")}
-                if not compiler_is_budgets:  # another compiler schedules otherwise
+                if not compiler_is_budgets:  # another compiler schedules differently
                     limits.pop("pass_at_most", None), limits.pop("moves_per_hmma_at_most", None)
                 problems += [f"{name}: {text}" for text in wrong(f, limits)]
     if not any(pattern.search(name) for name in all_facts):
@@ -302,7 +302,7 @@ def main():
         if i not in used:
             problems.append(f"the budget's \"{entry['kernel']}\" is not a kernel here")
     if not compiler_is_budgets:
-        print(f"not checked: instructions and moves a pass (the budget is of CUDA {budget['cuda']}, this is {sys.argv[2]})")
+        print(f"not checked: instructions and moves per pass (the budget is for CUDA {budget['cuda']}, this is {sys.argv[2]})")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"{len(all_facts)} kernels, {len(problems)} beyond the budget")

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Disassembles the kernels as they train (llm/models/gpu_model.cu, sm_90a) and holds what their machine code does against
-# dev/gpu/sass_budget.json: loads under way, instructions and moves of a pass through the main loop, widths of stores to shared
-# memory; no local memory and no integer division in loops. dev/gpu/sass_report.py says how each is counted. cudasim cannot see
-# any of it: a load that waits for another asks for the same bytes.
-#   dev/gpu/sass_report.sh [--cubin FILE] [PATTERN]    prints the kernels whose names match PATTERN (Python's; all)
-#   --cubin FILE   what dev/gpu/ptxas_report.sh --keep left (gpu_model.sm_90a.cubin), instead of compiling here
+# Disassembles the kernels as they train (llm/models/gpu_model.cu, sm_90a) and compares their machine code with
+# dev/gpu/sass_budget.json: loads under way, instructions and moves per pass through the main loop, widths of stores to
+# shared memory; no local memory and no integer division in loops. dev/gpu/sass_report.py defines how each is counted.
+# cudasim cannot see any of it: a load that waits for another requests the same bytes.
+#   dev/gpu/sass_report.sh [--cubin FILE] [PATTERN]    prints the kernels whose names match PATTERN (a Python regex)
+#   --cubin FILE   a file that dev/gpu/ptxas_report.sh --keep left (gpu_model.sm_90a.cubin), instead of compiling here
 #   dev/gpu/sass_report.sh --fetch     gets a disassembler out of PyPI's triton package (300 MB) into .deps/tools
-# Needs nvcc and python3 but no GPU, and a disassembler: nvdisasm or cuobjdump, named by NVDISASM, on PATH, next to nvcc,
-# in .deps/tools or in an installed triton package. Without, it prints that and exits 77.
+# Needs nvcc and python3 but no GPU, and a disassembler: nvdisasm or cuobjdump, named by NVDISASM, on PATH, next to
+# nvcc, in .deps/tools or in an installed triton package. Without one it prints that and exits 77.
 set -euo pipefail
 cubin='' fetch=''
 case ${1:-} in
@@ -22,7 +22,7 @@ case ${1:-} in -*) echo "error: '$1' is not a flag of this script; --help lists 
 [ $# -le 1 ] || { echo "error: expected one pattern, got $#; --help has the usage" >&2; exit 2; }
 pattern=${1:-}
 cd "$(dirname "$0")/../.."
-skip() { echo "skipped: $*; the kernels' machine code is not looked at"; exit 77; }
+skip() { echo "skipped: $*; the kernels' machine code is not checked"; exit 77; }
 
 python=${PYTHON:-python3}
 if [ -n "$fetch" ]; then

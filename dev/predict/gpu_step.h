@@ -1,8 +1,8 @@
-// A training step of the GPU's model as the launches that it consists of: for each kernel the bytes that it must move,
-// the operations that it does, and how its work is divided. What a launch takes of a GPU's time is computed by those
-// who use this: predict.cpp from kernel_work.h and rates.json, dev/predict/plan.h by its own calibration.
+// A training step of the GPU's model as a list of its launches: for each kernel the bytes that it must move, the
+// operations that it does, and how its work is divided. The users of this file compute a launch's time on a GPU:
+// predict.cpp from kernel_work.h and rates.json, dev/predict/plan.h by its own calibration.
 //
-// Bytes are the least of docs/kernels.md: every input of a launch once, every output once; what is added to, twice.
+// Bytes are the minimum of docs/kernels.md: every input of a launch once, every output once; sums added to, twice.
 #pragma once
 
 #include <algorithm>
@@ -15,13 +15,13 @@
 #include "llm/models/tensor_table.h"
 
 enum class Unit { tensor_cores, float_units };
-enum class Phase { forward, backward, update };  // the first two once a micro-batch, the last once a step
+enum class Phase { forward, backward, update };  // the first two once per micro-batch, the last once per step
 
 // What a matrix product does with its sums: stores them (bf16, or float), stores GELU of them too, multiplies by GELU's
 // derivative, adds them to float gradients, or stores them as one of several parts.
 enum class Epilogue { store, gelu, gelu_grad, add, part };
 
-inline constexpr int64_t kCudnnWorkspace = int64_t{256} << 20;  // kWorkspaceLimit: what its backward pass may need
+inline constexpr int64_t kCudnnWorkspace = int64_t{256} << 20;  // kWorkspaceLimit: the most its backward pass may need
 
 struct StepConfig {
   std::string model;
@@ -30,42 +30,42 @@ struct StepConfig {
   bool bf16 = true;
   Recompute recompute = Recompute::none;
   Optimizer optimizer = Optimizer::adamw;
-  bool cublaslt = false;  // products by cuBLASLt, but for Muon's
+  bool cublaslt = false;  // products by cuBLASLt, except Muon's products
   bool cudnn = false;     // attention by cuDNN; backward, one launch of 5 products, only up to this workspace
   int64_t cudnn_workspace = kCudnnWorkspace;
 };
 
-// A kernel, of all its launches in a step that are alike.
+// A kernel, with all its equal launches in a step.
 struct LaunchRow {
   std::string operation;  // the launcher in kernels/
-  std::string part;       // which of the model's, if there are several
-  std::string kernel;     // the __global__ function; "memset" is CUDA's
+  std::string part;       // which of the model's operations, if there are several
+  std::string kernel;     // the __global__ function; "memset": that of CUDA
   Unit unit;
   int launches;
   double bytes, flops;   // of one launch
   double trainer_flops;  // of one launch, as flops_per_token() counts: no padding, attention's whole square
   Phase phase;
-  double tiles = 0;  // of 128 x 128 numbers that a matrix product makes, with its parts; 0: it is not one
+  double tiles = 0;  // a matrix product's tiles of 128 x 128 numbers, times its parts; 0: not a product
 
-  // A matrix product's sums (rows, columns) over a depth, in so many parts; `fraction` of its tiles are made.
+  // A matrix product's sums (rows, columns) over a depth, in this many parts; `fraction` of its tiles are computed.
   double rows = 0, columns = 0, depth = 0, parts = 1, fraction = 1;
   Epilogue epilogue = Epilogue::store;
-  // Of other kernels: turns of a thread, which are what kernel_work.h counts instructions for; blocks (0: one turn a
-  // thread); bytes of dynamic shared memory of a block, and threads if they are not those of kernel_work.h; and how
+  // For other kernels: turns of a thread, for each of which kernel_work.h counts instructions; blocks (0: one turn per
+  // thread); bytes of dynamic shared memory per block, and threads if they are not those of kernel_work.h; and how
   // often the last thread waits for memory.
   double turns = 0, blocks = 0, shared = 0, threads = 0, waits = 1;
 
   // Computed by predict.cpp.
-  double ratio = 1, us = 0;  // bytes moved / the least; of all launches
+  double ratio = 1, us = 0;  // bytes moved / the minimum; of all launches
 };
 
-// As the launchers divide their work; tests/programs/test_predict.sh holds these against the kernels.
-constexpr int kBiasRows = 512;                       // kBiasChunk: rows that a block of bias_partial_kernel sums
+// As the launchers divide their work; tests/programs/test_predict.sh compares these with the kernels.
+constexpr int kBiasRows = 512;                       // kBiasChunk: rows per block of bias_partial_kernel
 constexpr int kNormBlocks = 256;                     // kLayernormBackwardBlocks
 constexpr int kClassifierKeptBytes = 112 * 1024;     // classifier_kept_bytes() of an H100
 constexpr int kNormElements = 16384;                 // kGlobalNormChunk
 constexpr int kSortTile = 1024, kDigits = 256;       // kRadixSortTile, kRadixSortDigits
-constexpr int kMasterBytes = 30, kFloatBytes = 28;   // adamw_update, a parameter: bf16 with master weights, float
+constexpr int kMasterBytes = 30, kFloatBytes = 28;   // adamw_update, per parameter: bf16 with master weights, float
 constexpr int kMuonElements = 4096, kMuonSteps = 5;  // kMuonChunk; of Newton and Schulz
 
 template <class Int>
@@ -73,14 +73,14 @@ Int ceil_div(Int a, Int b) {
   return (a + b - 1) / b;
 }
 
-// In how many parts dweight (OC, C) is summed: rows_per_part() of kernels/matmul.cuh.
+// The number of parts in which dweight (OC, C) is summed: rows_per_part() of kernels/matmul.cuh.
 inline int64_t weight_parts(int64_t N, int64_t C, int64_t OC) {
   const int64_t tiles = ceil_div<int64_t>(OC, 128) * ceil_div<int64_t>(C, 128);
   const int64_t parts = std::min<int64_t>({256 / tiles, N / 1024, 64});
   return parts < 2 ? 1 : ceil_div(N, ceil_div(ceil_div(N, parts), int64_t{32}) * 32);
 }
 
-// The launches of llm/models/gpu_model.cu's step with one micro-batch, in its order, like ones gathered.
+// The launches of llm/models/gpu_model.cu's step with one micro-batch, in its order, equal ones grouped.
 class GpuStep {
  public:
   explicit GpuStep(const StepConfig& config)
@@ -132,7 +132,7 @@ class GpuStep {
                 N_, Vp, C_, 1, Epilogue::store);
   }
 
-  // A warp has a row, or, of more than 2,048 channels, a block.
+  // A row has a warp, or, if it has more than 2,048 channels, a block.
   void layernorm(const char* operation, const std::string& part, int launches, double bytes) {
     LaunchRow& row = add(operation, part, "layernorm_forward_kernel", launches, bytes);
     const double row_bytes = std::ceil(packs(C_)) * 16;
@@ -142,7 +142,7 @@ class GpuStep {
     row.shared = C_ > 2048 ? row_bytes : 4 * row_bytes;
   }
 
-  // From ln1 to what the MLP's second product reads, so many times; again in backward under --recompute block.
+  // From ln1 to the input of the MLP's second product, this many times; again in backward under --recompute block.
   void forward_block(int times, bool first) {
     const std::string again = first ? "" : ", again";
     product("qkv" + again, times, C_, 3 * C_, first);
@@ -185,7 +185,7 @@ class GpuStep {
   void layernorm_backward() {
     // A team has a thread for each pack of channels, in whole warps; blocks of up to 256 threads have several teams.
     const double team = std::ceil(std::ceil(packs(C_)) / 32) * 32, teams = std::max(1.0, std::floor(256 / team));
-    const bool wide = team > 512;  // a block of 256 a row
+    const bool wide = team > 512;  // a block of 256 per row
     const double rows = wide ? 1 : 2 * teams;
     const double most = team > 256 && !wide ? kNormBlocks / 2 : kNormBlocks;
     const double blocks = std::min(std::ceil(N_ / rows), most), sums = blocks * 2 * C_ * 4;
@@ -219,7 +219,7 @@ class GpuStep {
     }
   }
 
-  // So many matrices (rows, cols). Of A and B, which are symmetric, only the tiles up to the diagonal.
+  // This many matrices (rows, cols). Of A and B, which are symmetric, only the tiles up to the diagonal.
   void muon(const std::string& part, int matrices, double rows, double cols) {
     const double n = std::min(rows, cols), size = rows * cols, sums = std::ceil(size / kMuonElements) * 8;
     add("muon_momentum", part, "muon_momentum_kernel", matrices, 12 * size + sums).turns = size / 4;
@@ -249,7 +249,7 @@ class GpuStep {
                 first ? flops : 0, N_, OC, K, 1, outputs > 1 ? Epilogue::gelu : Epilogue::store);
   }
 
-  // Of dout (N, OC) and inp (N, K); without the padding OC is real_OC. The head's has no bias.
+  // The backward products of dout (N, OC) and inp (N, K); without the padding OC is real_OC. The head has no bias.
   void product_backward(const std::string& part, int launches, double K, double OC, double real_OC) {
     const double flops = 2 * N_ * K * OC, counted = 2 * N_ * K * real_OC, weight = OC * K;
     const double pre_gelu = part.find("gelu") != std::string::npos ? N_ * K : 0;
@@ -275,7 +275,7 @@ class GpuStep {
     row.turns = n * parts, row.blocks = std::ceil(n / 256), row.waits = std::ceil(parts / 16) + 1;
   }
 
-  // `products` of the causal half of T x T, of the head size's depth; `square` / 2 such products in the trainer's
+  // `products` of the causal half of T x T, with the head size's depth; `square` / 2 such products in the trainer's
   // count, each of the whole square.
   void attention(const char* operation, const std::string& part, const char* kernel, int launches, double bytes,
                  double products, double square) {
@@ -287,7 +287,7 @@ class GpuStep {
   void attention_backward() {
     const bool bf16 = config_.bf16;
     const double row = N_ * C_ * e_, statistics = 2 * lse_bytes();   // lse and delta
-    const double square = N_ * config_.shape.num_heads * config_.T;  // what cuDNN keeps of ds, 2 bytes each
+    const double square = N_ * config_.shape.num_heads * config_.T;  // elements of ds that cuDNN keeps, 2 bytes each
     if (config_.cudnn && 2 * square <= static_cast<double>(config_.cudnn_workspace)) {
       return attention("attention_backward", "", "cuDNN's", L_, 8 * row + lse_bytes(), 5, 8);
     }

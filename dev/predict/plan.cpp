@@ -1,9 +1,9 @@
-// What a training run on one or more GPUs takes, before any is rented: memory of each, time of a step by parts, tokens
-// a second, days and dollars. The formulas are plan.h's, the page docs/distributed.md's.
+// The cost of a training run on one or more GPUs, before any is rented: memory of each, time of a step by parts, tokens
+// per second, days and dollars. The formulas are in plan.h, explained in docs/distributed.md.
 //
-//   build/plan --model gpt2-xl --gpus 64 --zero 1           one run; says what would fit where memory does not
+//   build/plan --model gpt2-xl --gpus 64 --zero 1           one run; where memory is too small, prints what would fit
 //   build/plan --scaling                                    GPT-2 on 8, 64 and 512 GPUs, and what limits each
-//   build/plan --published                                  llm.c's published runs beside the prediction
+//   build/plan --published                                  llm.c's published runs next to the prediction
 #include "dev/predict/plan.h"
 
 #include <map>
@@ -59,7 +59,8 @@ void check_batch(const Run& run) {
   if (total > at_once) totals.push_back(total / at_once * at_once);
   totals.push_back((total / at_once + 1) * at_once);
   fail_usage(
-      "--total-batch-tokens %lld is no multiple of --batch-size %d x --seq-len %d x --gpus %d = %lld; what would be:\n"
+      "--total-batch-tokens %lld is not a multiple of --batch-size %d x --seq-len %d x --gpus %d = %lld; these would "
+      "be:\n"
       "  --batch-size          %s\n  --gpus                %s\n  --total-batch-tokens  %s",
       static_cast<long long>(total), run.B, run.T, run.gpus, static_cast<long long>(at_once), list(sizes).c_str(),
       list(worlds).c_str(), list(totals).c_str());
@@ -96,9 +97,9 @@ Run run_of(const Flags& flags) {
   return run;
 }
 
-// ---- what does not fit ---------------------------------------------------------------------------------------------
+// ---- runs that do not fit -------------------------------------------------------------------------------------------
 
-// Throws Error with the ways that there are, each with its bytes.
+// Throws Error with the possible ways, each with its bytes.
 void check_memory(const Run& run) {
   if (fits(run)) return;
   std::string ways;
@@ -106,7 +107,7 @@ void check_memory(const Run& run) {
     ways += strprintf("\n  %-48s %7.1f GB%s", flags.c_str(), static_cast<double>(memory_of(changed)) / 1e9,
                       fits(changed) ? ", fits" : "");
   };
-  // The largest B that fits; the total batch stays, so it must divide the one that was.
+  // The largest B that fits; the total batch stays, so it must divide the previous B.
   const auto smaller_batch = [&](const std::string& flags, Run changed) {
     while (changed.B > 1 && (run.B % changed.B != 0 || !fits(changed))) --changed.B;
     if (changed.B < run.B) try_way(flags + strprintf("--batch-size %d", changed.B), changed);
@@ -141,7 +142,7 @@ void check_memory(const Run& run) {
     changed.gpu = gpu;
     if (fits(changed)) try_way(strprintf("--gpu %s (%.0f GB)", gpu.name, gpu.memory / 1e9), changed);
   }
-  fail("the run takes %.1f GB of each GPU, and %s has %.0f GB; what would take less:%s",
+  fail("the run takes %.1f GB of each GPU, and %s has %.0f GB; these take less:%s",
        static_cast<double>(memory_of(run)) / 1e9, run.gpu.name, run.gpu.memory / 1e9,
        ways.empty() ? "\n  (no flag is left)" : ways.c_str());
 }
@@ -177,7 +178,7 @@ void print_step(const StepTime& time, bool markdown) {
   row("all", time.seconds());
   print_table(table, 1, markdown);
   if (time.communication == 0) return;
-  std::printf("\ncommunication: %.4g M elements, %.2f ms, of which %.2f (%.0f %%) beside computing\n",
+  std::printf("\ncommunication: %.4g M elements, %.2f ms, of which %.2f (%.0f %%) overlapped with computing\n",
               static_cast<double>(time.volume) / 1e6, 1e3 * time.communication,
               1e3 * std::max(0.0, time.communication - time.exposed),
               100 * std::max(0.0, 1 - time.exposed / time.communication));
@@ -226,7 +227,7 @@ void print_run(const Flags& flags) {
   const double rate = tokens_per_second(run);
   std::printf(
       "Predicted, not measured: %s on %d x %s in %d node%s, ZeRO stage %d, %s%s.\n"
-      "%lld tokens a step: %lld micro-batch%s of %d x %d on each GPU.\n\n",
+      "%lld tokens per step: %lld micro-batch%s of %d x %d on each GPU.\n\n",
       flags.model.c_str(), run.gpus, run.gpu.name, run.nodes(), run.nodes() > 1 ? "s" : "", run.zero,
       flags.precision.c_str(), flags.recompute == "none" ? "" : (", recomputing " + flags.recompute).c_str(),
       static_cast<long long>(run.total_batch_tokens), static_cast<long long>(run.micro_batches()),
@@ -235,9 +236,9 @@ void print_run(const Flags& flags) {
   std::printf("\n");
   print_step(time, flags.markdown);
   const Cost cost = cost_of(run, flags);
-  std::printf("\n%.0f tokens/s, %.0f a GPU, %.1f %% of the peak\n", rate, rate / run.gpus,
+  std::printf("\n%.0f tokens/s, %.0f per GPU, %.1f %% of the peak\n", rate, rate / run.gpus,
               100 * model_flops_utilisation(run));
-  std::printf("%.4g tokens: %.0f steps, %.3g days (%.3g hours), %.4g dollars at %g a GPU and hour\n", flags.tokens,
+  std::printf("%.4g tokens: %.0f steps, %.3g days (%.3g hours), %.4g dollars at %g per GPU and hour\n", flags.tokens,
               std::ceil(flags.tokens / static_cast<double>(run.total_batch_tokens)), cost.days, 24 * cost.days,
               cost.dollars, flags.dollars);
   if (json) write_json(*json, flags, run, time);
@@ -245,8 +246,8 @@ void print_run(const Flags& flags) {
 
 // ---- scaling -------------------------------------------------------------------------------------------------------
 
-// Of what a GPU loses against one that makes the batch of 8 alone: the part that costs most, and what share of the
-// time. `share`: of that batch, that each GPU makes.
+// What a GPU loses compared with one that computes the batch of 8 by itself: the part that costs most, and its share of
+// the time. `share`: the share of that batch that each GPU computes.
 std::string limit_of(const StepTime& time, const StepTime& alone, double share) {
   std::map<double, std::string> losses;
   losses[time.parts[0] - share * alone.parts[0]] = "matrix products too small to fill the GPU";
@@ -262,8 +263,8 @@ void print_scaling(const Flags& flags) {
     fail_usage("--gpus-per-node %d: 8, 64 and 512 GPUs do not fill such nodes, expected a power of 2 up to 64",
                flags.gpus_per_node);
   }
-  std::vector<std::vector<std::string>> table{{"model", "batch", "GPUs", "tokens a step", "B", "micro-batches",
-                                               "ms a step", "exposed", "tokens/s a GPU", "efficiency",
+  std::vector<std::vector<std::string>> table{{"model", "batch", "GPUs", "tokens per step", "B", "micro-batches",
+                                               "ms per step", "exposed", "tokens/s per GPU", "efficiency",
                                                "what costs most"}};
   const auto block = [&](const char* model, int B, int64_t tokens, bool weak) {
     Run run = run_of(flags);
@@ -293,17 +294,18 @@ void print_scaling(const Flags& flags) {
     block("gpt2", 64, 524288, weak);
     block("gpt2-xl", 16, 1048576, weak);
   }
-  std::printf("Predicted, not measured: %s, nodes of %d, %g Gbit/s between nodes a GPU, ZeRO stage 1, %s, T 1024.\n\n",
-              flags.gpu.c_str(), flags.gpus_per_node, flags.network_gbps, flags.precision.c_str());
+  std::printf(
+      "Predicted, not measured: %s, nodes of %d, %g Gbit/s between nodes per GPU, ZeRO stage 1, %s, T 1024.\n\n",
+      flags.gpu.c_str(), flags.gpus_per_node, flags.network_gbps, flags.precision.c_str());
   print_table(table, 2, flags.markdown);
-  std::printf("\nefficiency: tokens/s of a GPU, of what one alone makes of the batch of 8\n");
+  std::printf("\nefficiency: tokens/s of a GPU, as a share of those of a single GPU with the batch of 8\n");
 }
 
 // ---- published runs ------------------------------------------------------------------------------------------------
 
 void print_published(const Flags& flags) {
-  std::vector<std::vector<std::string>> table{
-      {"model", "GPUs", "published in", "role", "B", "tokens a step", "published ms", "predicted ms", "error", "MFU"}};
+  std::vector<std::vector<std::string>> table{{"model", "GPUs", "published in", "role", "B", "tokens per step",
+                                               "published ms", "predicted ms", "error", "MFU"}};
   for (const Published& published : kPublished) {
     const Run run = plan::run_of(published, shape_of(published.model));
     const double ms = 1e3 * step_time(run).seconds();
@@ -329,8 +331,8 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Plans a training run on one or more GPUs: memory, time of a step, days and dollars. Nothing is measured.");
   Flags flags;
-  app.add_option("--model", flags.model, "a preset, as train_gpt2's --model")->capture_default_str();
-  app.add_option("--gpu", flags.gpu, "a100 (80 GB) | h100 | h200 | b200, each as it is in servers of 8")
+  app.add_option("--model", flags.model, "a preset, as for train_gpt2's --model")->capture_default_str();
+  app.add_option("--gpu", flags.gpu, "GPU type: a100 (80 GB) | h100 | h200 | b200, each as in servers of 8")
       ->capture_default_str();
   app.add_option("--gpus", flags.gpus, "GPUs in all, one rank each")
       ->check(CLI::Range(1, 65536))
@@ -338,36 +340,36 @@ int main(int argc, char** argv) {
   app.add_option("--gpus-per-node", flags.gpus_per_node, "GPUs that NVLink connects")
       ->check(CLI::Range(1, 72))
       ->capture_default_str();
-  app.add_option("--batch-size", flags.B, "B: sequences in a micro-batch of one GPU")
+  app.add_option("--batch-size", flags.B, "B: sequences per micro-batch and GPU")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
-  app.add_option("--seq-len", flags.T, "T: tokens in a sequence")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--seq-len", flags.T, "T: tokens per sequence")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_option("--total-batch-tokens", flags.total_batch_tokens,
-                 "tokens a step on all GPUs, a multiple of B*T*GPUs; 0: one micro-batch each")
+                 "tokens per step on all GPUs, a multiple of B*T*GPUs; 0: one micro-batch each")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_option("--zero", flags.zero,
-                 "ZeRO stage: 0, or shared out 1 optimizer's state, 2 and gradients, 3 and parameters")
+                 "ZeRO stage: 0, or sharded: 1 optimizer state, 2 also gradients, 3 also parameters")
       ->check(CLI::Range(0, 3))
       ->capture_default_str();
-  app.add_option("--recompute", flags.recompute, "none | gelu | block, as train_gpt2cu's")
+  app.add_option("--recompute", flags.recompute, "activations to recompute: none | gelu | block, as in train_gpt2cu")
       ->check(CLI::IsMember({"none", "gelu", "block"}))
       ->capture_default_str();
-  app.add_option("--precision", flags.precision, "bf16 (with master weights) | tf32")
+  app.add_option("--precision", flags.precision, "number type: bf16 (with master weights) | tf32")
       ->check(CLI::IsMember({"bf16", "tf32"}))
       ->capture_default_str();
-  app.add_option("--network-gbps", flags.network_gbps, "Gbit/s between nodes, of each GPU, in each direction")
+  app.add_option("--network-gbps", flags.network_gbps, "Gbit/s between nodes, per GPU and direction")
       ->check(CLI::Range(0.001, 1e5))
       ->capture_default_str();
   app.add_option("--tokens", flags.tokens, "tokens to train on")->check(CLI::Range(1.0, 1e18))->capture_default_str();
   app.add_option("--dollars-per-gpu-hour", flags.dollars, "price of a GPU")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
-  CLI::Option* json = app.add_option("--json", flags.json, "writes the plan of a run to this file too");
-  app.add_flag("--markdown", flags.markdown, "tables as Markdown");
+  CLI::Option* json = app.add_option("--json", flags.json, "file that gets the plan of a run too");
+  app.add_flag("--markdown", flags.markdown, "print the tables as Markdown");
   CLI::Option* scaling =
       app.add_flag("--scaling", flags.scaling, "GPT-2 on 8, 64 and 512 of these GPUs")->excludes(json);
-  app.add_flag("--published", flags.published, "llm.c's published runs, and what is predicted of them")
+  app.add_flag("--published", flags.published, "llm.c's published runs, and the predictions for them")
       ->excludes(scaling)
       ->excludes(json);
   return run_program(app, argc, argv, [&] {

@@ -1,6 +1,7 @@
-// What training on several GPUs takes, on paper: the memory of each, the time of a step, what a budget of tokens costs.
-// docs/distributed.md, "Planning a run", has the formulas and where the constants come from; plan.cpp asks and prints.
-// Times are in seconds, sizes in bytes, rates in bytes or operations a second. A GPU is one rank of the run.
+// The cost of training on several GPUs, on paper: the memory of each, the time of a step, the cost of a budget of
+// tokens. docs/distributed.md, "Planning a run", has the formulas and where the constants come from; plan.cpp reads
+// flags and prints. Times are in seconds, sizes in bytes, rates in bytes or operations per second. A GPU is one rank of
+// the run.
 #pragma once
 
 #include <algorithm>
@@ -21,14 +22,14 @@ namespace plan {
 
 struct Gpu {
   const char* name;
-  double memory;          // as sold; cards have 7 % more, which is left to CUDA, NCCL, libraries and the batch itself
+  double memory;          // as sold; cards have 7 % more, left to CUDA, NCCL, libraries and the batch itself
   double peak;            // of tensor cores, dense: bf16; tf32 has half of it
-  double float_units;     // of float's own units
+  double float_units;     // of the float units
   double bandwidth;       // of its memory
-  int multiprocessors;    // each makes a tile of a matrix product at a time
-  double bus;             // that a ring inside a node reaches
-  double matmul_share;    // of the peak, that matrix products reach: the one number that was calibrated (kPublished)
-  double attention_rate;  // that attention reaches, forward and backward; causal, heads of 64, T = 1,024
+  int multiprocessors;    // each computes one tile of a matrix product at a time
+  double bus;             // reached by a ring inside a node
+  double matmul_share;    // share of the peak that matrix products reach: the only calibrated number (kPublished)
+  double attention_rate;  // reached by attention, forward and backward; causal, heads of 64, T = 1,024
 };
 
 inline constexpr Gpu kGpus[] = {
@@ -41,10 +42,10 @@ inline constexpr Gpu kGpus[] = {
 inline constexpr double kMemoryShare = 0.8;    // of the bandwidth: 90 % of the 3.0 TB/s that a copy reaches on an H100
 inline constexpr double kFloatShare = 0.88;    // of the float units
 inline constexpr double kNetworkShare = 0.9;   // of the network's rate
-inline constexpr double kLaunch = 5e-6;        // of the host's time, a launch
-inline constexpr double kCollective = 8.4e-6;  // that every collective takes,
-inline constexpr double kNvlinkStep = 3.4e-6;  // every step of its ring inside a node,
-inline constexpr double kNetworkStep = 14e-6;  // and every level of its tree of nodes
+inline constexpr double kLaunch = 5e-6;        // the host's time per launch
+inline constexpr double kCollective = 8.4e-6;  // for every collective,
+inline constexpr double kNvlinkStep = 3.4e-6;  // for every step of its ring inside a node,
+inline constexpr double kNetworkStep = 14e-6;  // and for every level of its tree of nodes
 
 // Null: there is none of that name.
 inline const Gpu* find_gpu(const std::string& name) {
@@ -60,13 +61,13 @@ struct Run {
   ModelConfig shape;
   Gpu gpu;
   int gpus = 8, gpus_per_node = 8;      // gpus: up to gpus_per_node, or a multiple of it
-  int B = 64, T = 1024;                 // of a micro-batch of one GPU
-  int64_t total_batch_tokens = 524288;  // a step's, a multiple of B * T * gpus
+  int B = 64, T = 1024;                 // per micro-batch and GPU
+  int64_t total_batch_tokens = 524288;  // per step, a multiple of B * T * gpus
   int zero = 0;
   Recompute recompute = Recompute::none;
   bool bf16 = true;            // with master weights; else tf32
-  double network = 400e9 / 8;  // between nodes, of each GPU, in each direction
-  int gradient_bytes = 4;      // of an element that is summed; llm.c has 2
+  double network = 400e9 / 8;  // between nodes, per GPU and direction
+  int gradient_bytes = 4;      // per summed element; llm.c has 2
 
   int nodes() const { return (gpus + gpus_per_node - 1) / gpus_per_node; }
   int gpus_in_node() const { return std::min(gpus, gpus_per_node); }
@@ -83,15 +84,15 @@ struct Run {
   }
 };
 
-// What goes over the network at a time: the embeddings, each block, and the final norm with a head of its own.
+// The units sent over the network: the embeddings, each block, and the final norm with the untied head.
 struct Units {
-  int64_t embeddings = 0, block = 0, last = 0;  // elements; block: of one
+  int64_t embeddings = 0, block = 0, last = 0;  // elements; block: of one block
   int blocks = 0;
 
   int count() const { return blocks + 2; }
   int64_t size(int u) const { return u == 0 ? embeddings : u <= blocks ? block : last; }
   int64_t all() const { return embeddings + blocks * block + last; }
-  // Of a sharded arena what is whole for a while: block l takes the place of block l - 2.
+  // The part of a sharded arena that is gathered at a time: block l takes the place of block l - 2.
   int64_t whole() const { return embeddings + std::min(blocks, 2) * block + last; }
 };
 
@@ -107,12 +108,12 @@ inline Units units_of(const ModelConfig& shape) {
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-// Of each GPU: the rows of arena_plan(), activations but for the logits as one.
+// For each GPU: the rows of arena_plan(), and the activations except the logits as one row.
 inline std::vector<MemoryRow> memory_rows(const Run& run) {
   std::vector<MemoryRow> rows;
   int64_t activations = 0, logits = 0;
   for (const MemoryRow& row : arena_plan(run.shape, run.options(), run.B, run.T, int64_t{run.B} * run.T, run.bf16)) {
-    if (!row.shape.starts_with("(")) {  // an arena: as many elements
+    if (!row.shape.starts_with("(")) {  // an arena: this many elements
       rows.push_back({row.name, "", row.bytes});
     } else {
       (row.name == "logits" ? logits : activations) += row.bytes;
@@ -141,8 +142,8 @@ inline Part part_of(const LaunchRow& row) {
   return row.tiles > 0 ? Part::matmul : Part::other;
 }
 
-// Of all launches of a row: the longer of moving its bytes and doing its operations. A matrix product's tiles are done
-// in waves, one a multiprocessor; in the last wave some have none.
+// The time of all launches of a row: the longer of moving its bytes and doing its operations. A matrix product's tiles
+// are computed in waves, one per multiprocessor; in the last wave some have none.
 inline double seconds_of(const LaunchRow& row, const Gpu& gpu, bool bf16) {
   double rate = gpu.float_units * kFloatShare;
   if (part_of(row) == Part::matmul) {
@@ -154,12 +155,12 @@ inline double seconds_of(const LaunchRow& row, const Gpu& gpu, bool bf16) {
   return row.launches * std::max(row.bytes / (gpu.bandwidth * kMemoryShare), row.flops / rate);
 }
 
-// What one GPU computes: of a micro-batch place by place in their order, and by parts; of a step the update.
+// What one GPU computes: for a micro-batch layer by layer in their order, and by parts; for a step the update.
 struct Computing {
   double embedding = 0, block = 0, head = 0;  // forward; block: one
   double head_backward = 0, block_backward = 0, embedding_backward = 0;
-  std::array<double, 3> parts{};  // of a micro-batch, by Part
-  double launching = 0;           // of a micro-batch, in which the GPU waits for the host
+  std::array<double, 3> parts{};  // per micro-batch, by Part
+  double launching = 0;           // per micro-batch, in which the GPU waits for the host
   double optimizer = 0;
 };
 
@@ -167,7 +168,7 @@ inline Computing computing_of(const Run& run) {
   StepConfig config{
       .model = "", .shape = run.shape, .B = run.B, .T = run.T, .bf16 = run.bf16, .recompute = run.recompute};
   config.cudnn = run.bf16;
-  config.cudnn_workspace = INT64_MAX;  // as llm.c has it
+  config.cudnn_workspace = INT64_MAX;  // as in llm.c
   const GpuStep step(config);
   Computing c;
   double launches = 0;
@@ -200,8 +201,8 @@ inline Computing computing_of(const Run& run) {
 
 // ---- communication -------------------------------------------------------------------------------------------------
 
-// Of a reduce-scatter or an all-gather of so many bytes in all: in a node a ring over NVLink, between nodes each GPU
-// exchanges its part with its like; both at once, piece by piece.
+// The time of a reduce-scatter or an all-gather of this many bytes in all: in a node a ring over NVLink, between nodes
+// each GPU exchanges its part with its counterparts; both at once, piece by piece.
 inline double collective_seconds(const Run& run, double bytes) {
   if (run.gpus == 1) return 0;
   const double G = run.gpus_in_node(), M = run.nodes();
@@ -219,13 +220,13 @@ struct StepTime {
   double launching = 0;
   double exposed = 0;        // communication for which computing waits
   double communication = 0;  // all of it
-  int64_t volume = 0;        // elements that go through, but for the factor (gpus - 1) / gpus: an all-reduce has two
+  int64_t volume = 0;        // elements sent, without the factor (gpus - 1) / gpus: an all-reduce counts twice
 
   double seconds() const { return parts[0] + parts[1] + parts[2] + parts[3] + launching + exposed; }
 };
 
-// The step as the trainer makes it: computing in one queue, collectives in another, each begins what it can and waits
-// for what it must.
+// The trainer's step: computing in one queue, collectives in another; each starts what it can and waits for what it
+// must.
 class Timeline {
  public:
   explicit Timeline(const Run& run)
@@ -255,14 +256,14 @@ class Timeline {
     time_.exposed += until - now_;
     now_ = until;
   }
-  // Queues a collective; when it will be done.
+  // Queues a collective; returns when it will be done.
   double send(int64_t elements, int times, double seconds) {
     time_.volume += times * elements;
     time_.communication += seconds;
     return network_free_ = std::max(now_, network_free_) + seconds;
   }
 
-  // Where parameters are sharded, a block's take the place of the block's two before or behind it.
+  // Where parameters are sharded, a block's parameters take the place of those of the block two before or after it.
   bool same_place(int u, int v) const {
     const auto block = [&](int w) { return w >= 1 && w <= units_.blocks; };
     return u == v || (block(u) && block(v) && (u - v) % 2 == 0);
@@ -305,7 +306,7 @@ class Timeline {
     need(0);
     compute(compute_.embedding);
     for (int u = 1; u <= L; ++u) {
-      if (run_.sharded(3)) gather(u + 1);  // the next comes meanwhile
+      if (run_.sharded(3)) gather(u + 1);  // the next arrives meanwhile
       need(u);
       compute(compute_.block);
     }
@@ -331,7 +332,7 @@ class Timeline {
   const Computing compute_;
   double now_ = 0, network_free_ = 0;
   std::vector<bool> whole_;
-  std::vector<double> gathered_, reduced_;  // when; 0: nothing to wait for
+  std::vector<double> gathered_, reduced_;  // times; 0: nothing to wait for
   StepTime time_;
 };
 
@@ -340,32 +341,32 @@ inline StepTime step_time(const Run& run) { return Timeline(run).time(); }
 inline double tokens_per_second(const Run& run) {
   return static_cast<double>(run.total_batch_tokens) / step_time(run).seconds();
 }
-// Of the GPUs' peak, by the trainer's count of operations.
+// As a share of the GPUs' peak, by the trainer's count of operations.
 inline double model_flops_utilisation(const Run& run) {
   return tokens_per_second(run) * flops_per_token(run.shape, run.T) / (run.gpus * run.gpu.peak * (run.bf16 ? 1 : 0.5));
 }
 
 // ---- published runs ------------------------------------------------------------------------------------------------
 
-// Of llm.c, on one node of 8 GPUs, bf16, T = 1,024, ZeRO stage 1, no recomputation, gradients summed in bf16.
+// llm.c's runs on one node of 8 GPUs, bf16, T = 1,024, ZeRO stage 1, no recomputation, gradients summed in bf16.
 struct Published {
   const char *model, *gpu;
   int B;
   int64_t total_batch_tokens;
-  double ms;        // a step
-  bool calibrates;  // its GPU's matmul_share; the others are predicted from that
+  double ms;        // per step
+  bool calibrates;  // it gives its GPU's matmul_share; the others are predicted from that
   const char* from;
 };
 inline constexpr Published kPublished[] = {
     {"gpt2", "a100", 64, 524288, 300, false, "scripts/run_gpt2_124M.sh, discussion 481"},
     {"gpt2-medium", "a100", 64, 524288, 820, true, "scripts/run_gpt2_350M.sh"},
     {"gpt2-large", "a100", 32, 524288, 1700, false, "scripts/run_gpt2_774M.sh"},
-    {"gpt2", "h100", 64, 524288, 138, false, "log, 475k tokens/s a GPU"},
-    {"gpt2-medium", "h100", 64, 524288, 349, true, "log, 188k tokens/s a GPU"},
+    {"gpt2", "h100", 64, 524288, 138, false, "log, 475k tokens/s per GPU"},
+    {"gpt2-medium", "h100", 64, 524288, 349, true, "log, 188k tokens/s per GPU"},
     {"gpt2-xl", "h100", 16, 1048576, 2750, false, "discussion 677, its log"},
 };
 
-inline constexpr double kPublishedActivations = 40409;  // MiB, of the last of them
+inline constexpr double kPublishedActivations = 40409;  // MiB, of the last run
 
 inline Run run_of(const Published& published, const ModelConfig& shape) {
   Run run{.shape = shape, .gpu = *find_gpu(published.gpu)};

@@ -1,13 +1,13 @@
-// Where the time of a training step goes on an H100 or H200, before it was measured: for each kernel that a step
-// launches the time that its bytes, its loads in flight, its operations and its instructions take, and what lies
-// between launches. What kernels ask for: gpu_step.h and kernel_work.h. What the GPU and its libraries give:
+// Where the time of a training step on an H100 or H200 is spent, predicted before it is measured: for each kernel that
+// a step launches, the time that its bytes, its loads in flight, its operations and its instructions take, and the gaps
+// between launches. The kernels' demands: gpu_step.h and kernel_work.h. The rates of the GPU and its libraries:
 // rates.json.
 //
 //   build/predict                               GPT-2's four sizes, one row each
 //   build/predict --model gpt2                  one of them, kernel by kernel
 //   build/predict --model gpt2 gpt2-xl --matmul own cublaslt --attention own cudnn --batch-size 16 64
-//   build/predict --model gpt2 --counts FILE    bytes as bench_kernels_sim counted them (its --json), not the least
-//   build/predict --model gpt2 --optimizer muon --batch-size 64     and what Muon takes of the step
+//   build/predict --model gpt2 --counts FILE    bytes as bench_kernels_sim counted them (its --json), not the minimum
+//   build/predict --model gpt2 --optimizer muon --batch-size 64     and Muon's share of the step
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -29,10 +29,10 @@ namespace {
 
 // ---- a launch ------------------------------------------------------------------------------------------------------
 
-// Microseconds of a launch, by what it may wait for. The longest counts; where `serial`, FLOPs and issue add up.
+// Microseconds of a launch, by what may limit it. The longest counts; with `serial`, FLOPs and issue add up.
 struct LaunchTimes {
   double bytes = 0;    // at the best rate
-  double latency = 0;  // with the loads that are in flight, or of the waits of its last thread
+  double latency = 0;  // given the loads in flight, or the waits of its last thread
   double flops = 0, issue = 0;
   bool serial = false;
   double gap = 0;  // before it
@@ -73,19 +73,19 @@ class LaunchModel {
 
  private:
   int head_size() const { return config_.shape.channels / config_.shape.num_heads; }
-  double ceiling() const { return 1e6 * r_.copy * r_.copy_share; }  // bytes a us
-  // us of so many warp instructions, all multiprocessors busy
+  double ceiling() const { return 1e6 * r_.copy * r_.copy_share; }  // bytes per us
+  // us for this many warp instructions, all multiprocessors busy
   double issue_us(double instructions, double clock) const {
     return instructions / (r_.multiprocessors * r_.issue_slots * r_.issue_share * clock * 1e3);
   }
 
-  // The blocks that are resident have so many bytes in flight, and memory answers after its latency; later waves of
-  // blocks come when these are done, the last with fewer.
+  // The resident blocks have this many bytes in flight, and memory answers after its latency; later waves of blocks
+  // start when these are done, the last with fewer.
   void moving(LaunchTimes& t, const LaunchRow& row, const KernelWork& work, double bytes) const {
     const double threads = row.threads > 0 ? row.threads : work.threads;
     const double blocks = row.blocks > 0 ? row.blocks : std::max(1.0, std::ceil(row.turns / threads));
     const double places = r_.multiprocessors * resident_blocks(row, work);
-    const auto wave_us = [&](double resident) {  // of bytes / blocks each
+    const auto wave_us = [&](double resident) {  // each of bytes / blocks
       if (resident < 1) return 0.0;
       const double in_flight = resident * threads * work.in_flight / r_.latency;
       const double rate =
@@ -101,7 +101,7 @@ class LaunchModel {
   double tile_cycles(double rows, double columns, double depth) const {
     return 2 * rows * columns * depth / (r_.tensor_flops * (config_.bf16 ? 1 : 0.5));
   }
-  // Bytes that a product's epilogue moves for each sum.
+  // Bytes that a product's epilogue moves per sum.
   double epilogue_bytes(Epilogue epilogue) const {
     const double e = config_.bf16 ? 2 : 4;
     switch (epilogue) {
@@ -119,7 +119,7 @@ class LaunchModel {
   }
 
   // By wgmma: tiles of 128 rows, each on a multiprocessor, in waves; or the depth of all tiles divided evenly, which
-  // costs each multiprocessor a tile of partial sums, written and read. The library takes the fastest.
+  // costs each multiprocessor a tile of partial sums, written and read. The library takes the faster.
   void library_product(LaunchTimes& t, const LaunchRow& row) const {
     t.flops = INFINITY;
     for (const double columns : {256.0, 128.0}) {
@@ -127,7 +127,7 @@ class LaunchModel {
       const double depth = tile_cycles(128, columns, std::ceil(row.depth / 64) * 64) / r_.tensor_issue;
       const double end = r_.tile_epilogue * 128 * columns * epilogue_bytes(row.epilogue) / 65536;
       const double a_turn = tiles / r_.multiprocessors;
-      const double us = 1e-3 / (r_.tensor_clock * r_.library_share);  // a cycle
+      const double us = 1e-3 / (r_.tensor_clock * r_.library_share);  // per cycle
       const double parts = std::min(r_.multiprocessors, row.depth / 64 * tiles) * 128 * columns * 8 / ceiling();
       t.flops = std::min(
           {t.flops, std::ceil(a_turn) * (depth + end) * us, (a_turn * depth + std::ceil(a_turn) * end) * us + parts});
@@ -179,15 +179,15 @@ struct Prediction {
   std::vector<LaunchRow> rows;
   int launches = 0;
   double bytes = 0, flops = 0, trainer_flops = 0, us = 0;
-  double host_us = 0;  // of us, in which the GPU waits for the host
+  double host_us = 0;  // part of us in which the GPU waits for the host
 
   double tokens() const { return static_cast<double>(config.B) * config.T; }
   double tokens_per_second() const { return tokens() / us * 1e6; }
   double mfu() const { return trainer_flops / us / 1e6 / peak; }
 };
 
-// The ladder of dev/bench whose counts hold for a row, none for a library's: of a product's parts each has its own;
-// dinp's is that of forward, whose kernel it runs on.
+// The ladder of dev/bench whose counts hold for a row, none for a library's kernel: each part of a product has its own;
+// dinp has that of forward, since it runs the same kernel.
 std::string ladder_of(const LaunchRow& row) {
   if (row.kernel == "cuBLASLt's" || row.kernel == "cuDNN's") return "";
   if (row.operation.rfind("matmul", 0) != 0) return row.operation;
@@ -195,7 +195,7 @@ std::string ladder_of(const LaunchRow& row) {
   return has("dbias") ? "matmul_backward_bias" : has("dweight") ? "matmul_backward_weight" : "matmul_forward_bf16";
 }
 
-// What Muon's kernels take, all launches.
+// The cost of Muon's kernels, all launches.
 struct Share {
   double flops = 0, bytes = 0, us = 0;
 };
@@ -226,7 +226,7 @@ Prediction predict(const StepConfig& config, const Rates& rates, const std::map<
   }
   p.host_us = std::max(0.0, p.launches * rates.host_launch - p.us);
   p.us += p.host_us;
-  // The same step, counted in two ways: a product that is missing above, or is there twice, shows.
+  // Counts the same step in two ways: a product that is missing above, or is there twice, shows.
   const double expected = flops_per_token(config.shape, config.T) * p.tokens();
   if (std::abs(p.trainer_flops / expected - 1) > 1e-12) {
     throw std::logic_error(
@@ -235,7 +235,7 @@ Prediction predict(const StepConfig& config, const Rates& rates, const std::map<
   return p;
 }
 
-// Ladder -> DRAM bytes counted / the least, of the ladders' versions from kernels/ (the last that is one).
+// Ladder -> DRAM bytes counted / the minimum, for the ladders' versions from kernels/ (the last such version).
 std::map<std::string, double> read_counts(const std::string& file) {
   std::ifstream in(file);
   if (!in) fail("%s cannot be read; build/bench_kernels_sim --json %s writes it", file.c_str(), file.c_str());
@@ -272,7 +272,7 @@ std::map<std::string, double> read_counts(const std::string& file) {
   return ratios;
 }
 
-// ---- how it is shown -----------------------------------------------------------------------------------------------
+// ---- output ---------------------------------------------------------------------------------------------------------
 
 const char* size_name(const std::string& model) {
   static const std::map<std::string, const char*> names{
@@ -298,11 +298,10 @@ void print_rows(const Prediction& p, const Rates& rates, const std::map<std::str
                    strprintf("%.0f", p.flops / 1e9), "", strprintf("%.0f", p.us), "100.0 %"});
   print_table(table, 3, markdown);
   std::printf(
-      "\nMB and GFLOP are of one launch, us and share of all; the last row is a step's.\n"
-      "%.2f ms a step, %.0f tokens/s, %.1f %% of %.4g TFLOP/s by the trainer's count (%.0f GFLOP a step; the kernels "
-      "do\n"
-      "%.1f %% of that: padding and attention's seventh product added, the half of its square that is masked left "
-      "out)\n",
+      "\nMB and GFLOP are per launch, us and share for all; the last row is the whole step.\n"
+      "%.2f ms per step, %.0f tokens/s, %.1f %% of %.4g TFLOP/s by the trainer's count (%.0f GFLOP per step; the "
+      "kernels do\n"
+      "%.1f %% of that: padding and attention's seventh product added, the masked half of its square left out)\n",
       p.us / 1e3, p.tokens_per_second(), 100 * p.mfu(), p.peak, p.trainer_flops / 1e9, 100 * p.flops / p.trainer_flops);
   double forward_us = 0, backward_us = 0;
   int forwards = 0;
@@ -326,12 +325,12 @@ void print_rows(const Prediction& p, const Rates& rates, const std::map<std::str
 std::string matmul_tier(const StepConfig& config) { return config.cublaslt ? "cublaslt" : "own"; }
 std::string attention_tier(const StepConfig& config) { return config.cudnn ? "cudnn" : "own"; }
 
-// One row a model: totals, and what share each kind of operation has.
+// One row per model: totals, and the share of each kind of operation.
 void print_overview(const std::vector<Prediction>& predictions, bool markdown) {
   std::vector<std::string> groups{"matmul", "attention", "classifier", "layernorm", "adamw", "rest"};
   if (predictions[0].config.optimizer == Optimizer::muon) groups.insert(groups.end() - 1, "muon");
   std::vector<std::vector<std::string>> table{
-      {"model", "B x T", "products", "attention", "launches", "GB", "TFLOP", "ms a step", "tokens/s", "MFU"}};
+      {"model", "B x T", "products", "attention", "launches", "GB", "TFLOP", "ms per step", "tokens/s", "MFU"}};
   for (const std::string& group : groups) table[0].push_back(group);
   for (const Prediction& p : predictions) {
     std::map<std::string, double> us{{"rest", p.host_us}};
@@ -452,9 +451,9 @@ void run(const Flags& flags) {
     std::printf("Products: %s; attention: %s.\n", matmul_tier(config).c_str(), attention_tier(config).c_str());
   }
   if (ratios.empty()) {
-    std::printf("Bytes: the least possible (no --counts).\n\n");
+    std::printf("Bytes: the minimum (no --counts).\n\n");
   } else {
-    std::printf("Bytes: the least possible, times what %s counted over the least:", flags.counts.c_str());
+    std::printf("Bytes: the minimum, times what %s counted over the minimum:", flags.counts.c_str());
     for (const auto& [ladder, ratio] : ratios) std::printf(" %s %.3f", ladder.c_str(), ratio);
     std::printf("; 1 for others.\n\n");
   }
@@ -475,37 +474,39 @@ void run(const Flags& flags) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Predicts where a training step's time goes on an H100 or H200, kernel by kernel. Nothing is measured.");
+  CLI::App app(
+      "Predicts where a training step on an H100 or H200 spends its time, kernel by kernel. Nothing is measured.");
   Flags flags;
   app.add_option("--model", flags.models,
-                 "presets, as train_gpt2's --model; one step: kernel by kernel, more: a row each")
+                 "presets, as for train_gpt2's --model; one step: kernel by kernel; more: a row each")
       ->capture_default_str();
-  app.add_option("--batch-size", flags.B, "B: sequences in a step, one or more")
+  app.add_option("--batch-size", flags.B, "B: sequences per step, one or more values")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--seq-len", flags.T, "T: tokens in a sequence")->check(CLI::Range(1, 1 << 24))->capture_default_str();
-  app.add_option("--matmul", flags.matmul, "who multiplies, one or more: cublaslt | own (mma.sync)")
+  app.add_option("--seq-len", flags.T, "T: tokens per sequence")->check(CLI::Range(1, 1 << 24))->capture_default_str();
+  app.add_option("--matmul", flags.matmul, "matrix products, one or more of: cublaslt | own (mma.sync)")
       ->check(CLI::IsMember({"cublaslt", "own"}))
       ->capture_default_str();
-  app.add_option(
-         "--attention", flags.attention,
-         "who does attention, one or more: cudnn (backward only where its workspace is allowed) | own (mma.sync)")
+  app.add_option("--attention", flags.attention,
+                 "attention, one or more of: cudnn (backward only if its workspace is allowed) | own (mma.sync)")
       ->check(CLI::IsMember({"cudnn", "own"}))
       ->capture_default_str();
-  app.add_option("--device", flags.device, "a GPU of the file of rates: h100 | h200")->capture_default_str();
+  app.add_option("--device", flags.device, "GPU in the file of rates: h100 | h200")->capture_default_str();
   app.add_option("--rates", flags.rates, "rates of GPUs and libraries; default: dev/bench/rates.json");
-  app.add_option("--precision", flags.precision, "bf16 (with master weights) | tf32")
+  app.add_option("--precision", flags.precision, "number type: bf16 (with master weights) | tf32")
       ->check(CLI::IsMember({"bf16", "tf32"}))
       ->capture_default_str();
-  app.add_option("--recompute", flags.recompute, "none | gelu | block, as train_gpt2cu's")
+  app.add_option("--recompute", flags.recompute, "activations to recompute: none | gelu | block, as in train_gpt2cu")
       ->check(CLI::IsMember({"none", "gelu", "block"}))
       ->capture_default_str();
-  app.add_option("--optimizer", flags.optimizer, "adamw | muon, as train_gpt2cu's")
+  app.add_option("--optimizer", flags.optimizer, "optimizer: adamw | muon, as in train_gpt2cu")
       ->check(CLI::IsMember({"adamw", "muon"}))
       ->capture_default_str();
-  app.add_option("--counts", flags.counts, "what bench_kernels_sim --json wrote: bytes as counted; default: the least");
-  app.add_option("--json", flags.json, "writes everything to this file too");
-  app.add_flag("--markdown", flags.markdown, "the table as Markdown");
-  app.add_flag("--kernels", flags.kernels, "only the names of the kernels that a step launches")->excludes("--json");
+  app.add_option("--counts", flags.counts,
+                 "file written by bench_kernels_sim --json: bytes as counted; default: the minimum");
+  app.add_option("--json", flags.json, "file that gets all results too");
+  app.add_flag("--markdown", flags.markdown, "print the table as Markdown");
+  app.add_flag("--kernels", flags.kernels, "print only the names of the kernels that a step launches")
+      ->excludes("--json");
   return run_program(app, argc, argv, [&] { run(flags); });
 }

@@ -34,7 +34,7 @@ expect_ok "$check" --list
 [ "$(wc -l <out)" = 18 ] || die "expected 18 stages"
 expect_error 2 "'kernel' is not a stage; there are: build ceilings" "$check" --sim --stages kernel
 expect_error 2 "'--speed' is not a flag" "$check" --speed
-expect_error 2 "stages wants a value" "$check" --sim --stages
+expect_error 2 "stages needs a value" "$check" --sim --stages
 expect_error 2 "minutes is 'soon'" "$check" --minutes soon
 expect_error 2 "seconds is '-3'" "$check" --seconds -3
 mkdir empty bare
@@ -167,7 +167,7 @@ PATH=$TMP/tools:$PATH CMAKE_FAILS=gpu_rates_sim expect_error 1 '^FAILED: build p
 has_row sim 'repeat \| passed \|'
 # Not enough time.
 sim --stages kernels --minutes 0.1
-expect_output 'skipped: [0-6] s are left, and it takes 10 at least'
+expect_output 'skipped: [0-6] s are left, and it takes at least 10'
 
 # ---- the run on a GPU machine, with stand-ins -----------------------------------------------------------------------
 # The trainer prints what --memory and --check would, and invents the time of a step: 2 ms, after slow ones; the card
@@ -337,6 +337,6 @@ rm hang/*
 OTHER_LOSS=9 real --stages repeat,pytorch,train && die "exit code 0 although all losses are wrong"
 expect_output '^FAILED: repeat pytorch train$'
 expect_output "two runs from the same seed differ"
-expect_output "PyTorch's losses are not ours: they differ by "
-expect_output "train_fp32: its losses are not the CPU's: beyond 1e-5"
-grep -q '"equal_losses": false, "equal_weights": false' real/results.json || die "results.json does not report that two runs differ"
+expect_output "PyTorch's losses differ from ours by "
+expect_output "train_fp32: its losses differ from those of the CPU: beyond 1e-5"
+grep -q '"equal_losses": false, "equal_weights": false' real/results.json || die "results.json does not say that two runs differ"

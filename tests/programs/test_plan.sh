@@ -17,14 +17,14 @@ test_run() {
   expect_ok "$plan" --model gpt2 --gpu h100 --gpus 16 --batch-size 32 --total-batch-tokens 1048576 --zero 2 --tokens 10e9 \
     --dollars-per-gpu-hour 2 --json plan.json
   expect_output 'gpt2 on 16 x h100 in 2 nodes, ZeRO stage 2, bf16'
-  expect_output '1048576 tokens a step: 2 micro-batches of 32 x 1024 on each GPU'
+  expect_output '1048576 tokens per step: 2 micro-batches of 32 x 1024 on each GPU'
   for row in parameters 'master weights' gradients 'gradients to sum' 'AdamW m' 'AdamW v' activations logits 'all, of 80 GB' \
     'matrix products' attention 'memory-bound kernels' optimizer 'waiting for launches' 'exposed communication' all; do
     expect_output "^$row +[0-9.]+"
   done
-  expect_output '^communication: 373.4 M elements, .* beside computing$' # 3 N: two sums and one gathering
-  expect_output '^[0-9]+ tokens/s, [0-9]+ a GPU, [0-9.]+ % of the peak$'
-  expect_output '^1e\+10 tokens: 9537 steps, .* dollars at 2 a GPU and hour$'
+  expect_output '^communication: 373.4 M elements, .* overlapped with computing$' # 3 N: two sums and one gathering
+  expect_output '^[0-9]+ tokens/s, [0-9]+ per GPU, [0-9.]+ % of the peak$'
+  expect_output '^1e\+10 tokens: 9537 steps, .* dollars at 2 per GPU and hour$'
   equals "the memory" "$(sum memory_bytes)" "$(number memory_bytes_all)"
   equals "the step" "$(sum step_ms)" "$(number step_ms_all)"
   equals "tokens per second" "$(number tokens_per_second)" "$(awk -v ms="$(number step_ms_all)" 'BEGIN { printf "%.12g", 1048576e3 / ms }')"
@@ -48,17 +48,17 @@ test_refused() {
   expect_error 2 "'gpt3', expected a preset" "$plan" --model gpt3
   expect_error 2 'seq-len is 2048, and the context of gpt2 is 1024' "$plan" --seq-len 2048
   expect_error 2 'gpus 12 do not fill nodes of --gpus-per-node 8: expected up to 8, or a multiple of it' "$plan" --gpus 12
-  expect_error 2 '524288 is no multiple of --batch-size 64 x --seq-len 1024 x --gpus 6 = 393216' \
+  expect_error 2 '524288 is not a multiple of --batch-size 64 x --seq-len 1024 x --gpus 6 = 393216' \
     "$plan" --gpus 6 --total-batch-tokens 524288
   expect_output '^  --batch-size +none$'
   expect_output '^  --gpus +1 2 4 8$'
   expect_output '^  --total-batch-tokens +393216 786432$'
-  expect_error 2 'no multiple' "$plan" --gpus 16 --total-batch-tokens 524288
+  expect_error 2 'not a multiple' "$plan" --gpus 16 --total-batch-tokens 524288
   expect_output '^  --batch-size +1 2 4 8 16 32$'
-  # Less than the batch of one GPU: more is needed.
-  expect_error 2 'no multiple' "$plan" --total-batch-tokens 1000
+  # Not even one GPU's batch: more would be needed.
+  expect_error 2 'not a multiple' "$plan" --total-batch-tokens 1000
   expect_output '^  --total-batch-tokens +524288$'
-  expect_error 1 'the run takes [0-9.]+ GB of each GPU, and h100 has 80 GB; what would take less:' \
+  expect_error 1 'the run takes [0-9.]+ GB of each GPU, and h100 has 80 GB; these take less:' \
     "$plan" --model gpt2-xl --batch-size 64
   expect_output '^  --zero 1 +[0-9.]+ GB$'
   expect_output '^  --recompute block +[0-9.]+ GB, fits$'

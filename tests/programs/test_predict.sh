@@ -253,7 +253,7 @@ test_counted() {
   last='{"name": "vector", "kernel": true, "counts": {"dram_bytes": 150}}'
   counts residual_layernorm_forward 100 "$naive, $last"
   expect_ok "$predict" --model gpt2 --json predicted.json --counts counts.json
-  expect_output 'over the least: residual_layernorm_forward 1.500; 1 for others'
+  expect_output 'over the minimum: residual_layernorm_forward 1.500; 1 for others'
   norm=$(row residual_layernorm_forward ln2 layernorm_forward_kernel)
   equals "the time of counted bytes" "$(field "$norm" us)" "$(by_hand "${norm_us/$bytes/1.5 * $bytes}")"
   counts matmul_backward_bias 100 "$last"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CMake's launcher of the compiler: runs COMMAND, and adds a line to LOG with its processor seconds (user, system) and the
-# object that it made, for dev/slowest.
+# CMake's launcher of the compiler: runs COMMAND, and adds a line to LOG with its processor seconds (user, system) and
+# the object that it produced, for dev/slowest.
 #   dev/compile_time.sh LOG COMMAND...
 log=$1
 shift

@@ -1,6 +1,6 @@
 // A hash of every output of every launcher in kernels/ that a training step calls, in cudasim, at sizes with and
-// without whole packs: two versions of the kernels give the same bits where their lines are the same. dev/same_bits.sh
-// compares.
+// without whole packs: two versions of the kernels give the same bits where these lines are equal. dev/same_bits.sh
+// compares them.
 //
 //   layernorm_backward bf16 N=9 C=768 | dinp 91f3a0b1c2d3e4f5 | dweight ...
 #include <cstdio>
@@ -16,7 +16,7 @@
 
 namespace {
 
-// Numbers of a counter: the same for both versions, whatever their random generators are.
+// Numbers from a counter: the same for both versions, whatever their random generators are.
 uint64_t mixed(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
@@ -24,7 +24,7 @@ uint64_t mixed(uint64_t x) {
 }
 
 template <class T>
-class Tensor {  // of the device, with numbers in [-1, 1) times scale
+class Tensor {  // on the device, with numbers in [-1, 1) times scale
  public:
   Tensor(size_t n, uint64_t seed, float scale = 1, bool unaligned = false) : n_(n) {
     std::vector<T> host(n + 1);

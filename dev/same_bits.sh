@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Whether the kernels give the same bits as those of another commit: builds dev/kernel_bits.cu with both for cudasim and
-# compares what they print. For a change that should be faster and nothing else.
+# Checks whether the kernels give the same bits as those of another commit: builds dev/kernel_bits.cu with both for
+# cudasim and compares what they print. For a change that should only be faster.
 #   dev/same_bits.sh COMMIT [EXPECTED]     EXPECTED: a pattern (grep -E) of outputs that may differ, such as
 #                                          '^layernorm_backward|^classifier_backward.* dlogits'
-# Prints each output that differs; exit code 1 if one does that was not expected to, or if none of those expected does.
+# Prints each output that differs; exit code 1 if an unexpected one differs, or if none of the expected ones does.
 set -euo pipefail
 [ $# -ge 1 ] && [ $# -le 2 ] || { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 cd "$(dirname "$0")/.."

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Whether training gives the same bits as another commit's: builds that commit too, runs both for 20 steps in many ways,
-# and compares the losses in metrics.jsonl and every tensor of the last checkpoint, byte for byte.
+# Checks whether training gives the same bits as in another commit: builds that commit too, runs both for 20 steps in
+# many ways, and compares the losses in metrics.jsonl and every tensor of the last checkpoint, byte for byte.
 #   dev/same_runs.sh COMMIT [PATTERN]     PATTERN: only the cases that match it (grep -E), such as 'zero|bf16'
-# For a change that should move, rename or speed up and nothing else. The programs of this checkout are built into
-# $BUILD (build), the other commit's into $BUILD/same_runs/. Exit code 1 if a case differs, with the first tensors that do.
+# For a change that should only move, rename or speed up. The programs of this checkout are built into $BUILD (build),
+# those of the other commit into $BUILD/same_runs/. Exit code 1 if a case differs, with the first tensors that do.
 set -euo pipefail
 [ $# -ge 1 ] && [ $# -le 2 ] || { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 cd "$(dirname "$0")/.."
@@ -28,7 +28,7 @@ git archive "$commit" | tar -x -C "$old/source"
 make_programs "$old/source" "$old/build" -DWROUGHT_TESTS=OFF
 make_programs . "$build"
 
-# ---- what both read ------------------------------------------------------------------------------------------------
+# ---- shared input ----------------------------------------------------------------------------------------------------
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -51,7 +51,7 @@ twenty="--steps 20 --sample-tokens 0 --eval-every 10 --eval-steps 4" six="--step
 
 # ---- running and comparing -----------------------------------------------------------------------------------------
 cases=0 failed=0
-compare() { # compare NAME COMMAND...: with {} for the folder of the programs; the command makes the run "run"
+compare() { # compare NAME COMMAND...: {} stands for the folder of the programs; the command creates the run "run"
   local name=$1 which programs
   shift
   grep -qE -- "$pattern" <<<"$name" || return 0

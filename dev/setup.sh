@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Finds out what the CPU build needs and this machine lacks; installs it with apt-get where it may (as root or by sudo),
-# else prints the one command to run. Does nothing, and needs no network, when nothing is missing.
-#   dev/setup.sh tests   also what tests of optional parts need
+# Finds packages that the CPU build needs and this machine lacks; installs them with apt-get if allowed (as root or by
+# sudo), else prints the one command to run. Does nothing, and needs no network, when nothing is missing.
+#   dev/setup.sh tests   also the packages for tests of optional parts
 set -euo pipefail
 
 packages=()
@@ -33,7 +33,7 @@ fi
 
 echo "missing: ${packages[*]}"
 if ! command -v apt-get >/dev/null; then
-  echo "error: this is no Debian or Ubuntu; install what these packages hold by your system's own means, then try again" >&2
+  echo "error: this is not Debian or Ubuntu; install what these packages contain by your system's own means, then try again" >&2
   exit 1
 fi
 if [ "$(id -u)" -eq 0 ]; then
@@ -46,5 +46,5 @@ else
   exit 1
 fi
 install() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"; }
-"${as_root[@]}" apt-get update -q || echo "apt-get update failed (no network?); trying with the lists that are here" >&2
+"${as_root[@]}" apt-get update -q || echo "apt-get update failed (no network?); trying with the local lists" >&2
 install || { echo "error: apt-get could not install: ${packages[*]}" >&2; exit 1; }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What takes hours, beyond `make test-all`.
+# The tests that take hours, beyond `make test-all`.
 #   dev/test_deep.sh [STAGE...]     default: all, in this order; `make test-deep` is the same
-#     kernels     the kernels' and the GPU model's tests at all sizes under ten schedules; instrumented, too
+#     kernels     tests of the kernels and the GPU model at all sizes under ten schedules; instrumented, too
 #     mutation    every fault of every kernel file (dev/mutation/mutate --all)
-#     quick       the same with what `make test` runs alone: the scores side by side, and the faults that only larger sets see
+#     quick       the same with only what `make test` runs: both scores, and the faults that only larger sets see
 #     kills       training killed at 20 moments
 #     sanitizers  every test under AddressSanitizer and UndefinedBehaviorSanitizer
 #     damage      500 damaged files for each reader, under both

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Downloads GPT-2's vocabulary (vocab.bpe and encoder.json, 1.5 MB) from OpenAI into data/gpt2/, where --tokenizer gpt2
-# looks for it. Does nothing if it is there.
+# looks for it. Does nothing if it exists.
 #   dev/data/gpt2_tokenizer.sh [FOLDER]
 set -euo pipefail
 folder=${1:-$(cd "$(dirname "$0")/../.." && pwd)/data/gpt2}
@@ -20,7 +20,7 @@ for file in vocab.bpe encoder.json; do
     exit 1
   fi
 done
-# Both or none: a vocabulary with half its files would be an error at every start.
+# Both or none: a vocabulary with half its files would cause an error at every start.
 mv "$folder/encoder.json.part" "$folder/encoder.json"
 mv "$folder/vocab.bpe.part" "$folder/vocab.bpe"
 echo "$folder: vocab.bpe and encoder.json"

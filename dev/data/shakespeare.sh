@@ -1,6 +1,6 @@
 #!/bin/sh
 # Downloads tinyshakespeare (1,115,394 bytes of plays, public domain) to FOLDER/tinyshakespeare.txt; without an argument
-# to data/ of this checkout. Does nothing if the file is there already.
+# to data/ of this checkout. Does nothing if the file exists already.
 #   dev/data/shakespeare.sh [FOLDER]
 set -eu
 
@@ -19,7 +19,7 @@ if [ -e "$file" ]; then
 fi
 
 mkdir -p "$folder"
-part=$file.$$.part  # of this process alone; the final name only ever holds the whole file
+part=$file.$$.part  # only for this process; the final name always holds the whole file
 trap 'rm -f "$part"' EXIT
 trap 'exit 1' HUP INT TERM
 

@@ -1,8 +1,7 @@
-// Damaged files for every reader: each must be read or refused with an Error, within 2 s and a bounded memory.
+// Damaged files for every reader: each must be read or refused with an Error, within 2 s and bounded memory.
 //   fuzz_readers [INPUTS_PER_READER [SEED]]
-// Inputs follow from the seed alone. The reader's name and the file that is being read are in the folder that is
-// printed first, so that what a crash was about can be found there. Meant for -fsanitize=address,undefined
-// (docs/testing.md).
+// Inputs follow only from the seed. The first line printed names a folder with the reader's name and the file being
+// read, to examine after a crash. Meant for -fsanitize=address,undefined (docs/testing.md).
 #include <malloc.h>
 #include <signal.h>
 #include <sys/time.h>
@@ -45,7 +44,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-// ---- memory: what is allocated now, and the most since a reader began -----------------------------------------------
+// ---- memory: the bytes allocated now, and the most since a reader began ---------------------------------------------
 
 namespace {
 constexpr size_t kMaxBytes = size_t{1} << 28;  // inputs have some kilobytes
@@ -144,7 +143,7 @@ void damage_bytes(std::string& bytes, const std::string& other, Random& random) 
         bytes.replace(begin, digits, one_of(random, kNumbers));
       }
       break;
-    case 8:  // a whole number of 4 bytes, where binary files have them
+    case 8:  // a 4-byte integer, at places where binary files have them
       if (bytes.size() >= 4) {
         const auto value = one_of<uint32_t>(random, {0, 1, 2, 7, 255, 65535, 65536, INT32_MAX, 1u << 31, UINT32_MAX});
         std::memcpy(bytes.data() + below(random, std::min<size_t>(bytes.size() - 3, 64)) / 4 * 4, &value, 4);
@@ -184,7 +183,7 @@ ordered_json any_value(Random& random) {
   }
 }
 
-// All values inside one, itself included.
+// All values inside one, including itself.
 void gather(ordered_json& value, std::vector<ordered_json*>& all) {
   all.push_back(&value);
   if (value.is_structured() && all.size() < 2000) {
@@ -273,10 +272,10 @@ bool is_json(std::string_view text) { return !parse_json_if_whole(text, 64).is_d
 
 struct Reader {
   std::string name;
-  Files files;       // what is read, whole
-  std::string file;  // that one is damaged
+  Files files;       // the undamaged files to read
+  std::string file;  // the one that is damaged
   Form form;
-  std::function<bool(const std::string& bytes)> outer;  // whether it is a file of the kind at all
+  std::function<bool(const std::string& bytes)> outer;  // whether it is a file of this kind at all
   std::function<void(const fs::path& dir)> read;
 };
 
@@ -349,7 +348,7 @@ std::vector<Reader> make_readers(const fs::path& dir, const fs::path& source) {
   };
   const auto utf8 = [](const std::string& bytes) { return find_invalid_utf8(bytes) == std::string::npos; };
 
-  // Models and tokenizers of the project's own making.
+  // Models and tokenizers that the project makes.
   const std::string text = text_of("The cat sat on the mat, didn't it? \xC3\xA9 ", 20);
   const Tokenizer bpe = Tokenizer::train_bpe(text, 290);
   const auto model = make_cpu_model(ModelConfig{8, 290, 1, 2, 4}, false);
@@ -568,7 +567,7 @@ Tally fuzz(const Reader& reader, const fs::path& dir, int inputs, uint64_t seed)
       reader.read(dir);
       ++tally.accepted;
     } catch (const Error&) {
-    } catch (const fs::filesystem_error&) {  // which every program says as it does an Error
+    } catch (const fs::filesystem_error&) {  // which every program reports like an Error
     } catch (const std::exception& error) {
       fail("%s: input %d ended in an exception that is not an Error: %s", reader.name.c_str(), k, error.what());
     }
@@ -598,7 +597,7 @@ int main(int argc, char** argv) {
     const int inputs = argc > 1 ? static_cast<int>(number_from_1(argv[1])) : 20;
     const uint64_t seed = argc > 2 ? static_cast<uint64_t>(number_from_1(argv[2])) : 1;
     ::signal(SIGPROF, too_long);
-    std::printf("the file that is being read: %s\n", (dir / "input").c_str());
+    std::printf("the file being read: %s\n", (dir / "input").c_str());
     fs::create_directories(dir / "made");
     Tally all;
     std::printf("%-30s %8s %12s %10s %10s %8s\n", "reader", "inputs", "outer parse", "accepted", "slowest", "most MB");
@@ -617,7 +616,7 @@ int main(int argc, char** argv) {
       all.slowest = std::max(all.slowest, tally.slowest);
       all.most = std::max(all.most, tally.most);
       if (inputs >= 100 && 10 * tally.outer < 3 * tally.inputs) {
-        fail("%s: of %d inputs only %d pass the outer parse: too few for what lies inside", reader.name.c_str(),
+        fail("%s: of %d inputs only %d pass the outer parse: too few to test the inner parse", reader.name.c_str(),
              tally.inputs, tally.outer);
       }
     }

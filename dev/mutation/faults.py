@@ -2,10 +2,10 @@
 
 A fault is chosen at run time by its number: `i < n` becomes `mutant::less(17, i, n)`, which is `i <= n` while fault 17 is
 on. So one compilation serves every fault of a file. Faults are only added around tokens, on their own lines: they nest,
-and a line of the copy is that line of the file.
+and a line of the copy corresponds to the same line of the file.
 
-The reader is no C++ parser: it knows brackets, the precedence of operators, and that clang-format leaves spaces on both
-sides of a binary operator and of nothing else. A fault that does not compile is taken out again by dev/mutation/mutate.
+The reader is not a C++ parser: it knows brackets, the precedence of operators, and that clang-format puts spaces on
+both sides of a binary operator and of nothing else. A fault that does not compile is removed again by dev/mutation/mutate.
 """
 
 import re
@@ -25,7 +25,7 @@ ASSIGN = {"=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>="}
 CLOSER = {"(": ")", "[": "]", "{": "}", "<": ">"}
 STOP = {";", ",", "?", ":", "{", "}", "(", "[", ")", "]"} | ASSIGN
 STATEMENT = {"return", "else", "do", "case", "throw", "const", "constexpr"}
-CONSTANT = {"alignas", "sizeof", "decltype", "static_assert", "__launch_bounds__", "noexcept"}  # what stands in their ( )
+CONSTANT = {"alignas", "sizeof", "decltype", "static_assert", "__launch_bounds__", "noexcept"}  # what is in their ( )
 LOOPS = {"for", "while", "if", "switch"}
 COMPARE = {"<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal"}
 OTHER = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
@@ -127,10 +127,10 @@ class Token:
     end: int
     before: bool  # whether white space is before it, and after
     after: bool
-    open: int = -1  # the bracket it stands in
+    open: int = -1  # the bracket that contains it
     mate: int = -1  # of a bracket: the other one
-    function: str = ""  # whose body it is in
-    constexpr: bool = False  # that is a constexpr function
+    function: str = ""  # the function whose body contains it
+    constexpr: bool = False  # that function is constexpr
     constant: bool = False  # the compiler must know its value
 
 
@@ -138,18 +138,18 @@ class Token:
 class Fault:
     operator: str
     line: int
-    text: str  # the line as it stands in the file, without its comment
+    text: str  # the line in the file, without its comment
     function: str
     change: str
     wraps: list  # (start, end, before, after)
     swaps: list = field(default_factory=list)  # (start, end, text) instead of tokens
     constant: bool = False
     number: int = 0
-    places: list = field(default_factory=list)  # where it is in the copy: (start, end)
+    places: list = field(default_factory=list)  # its places in the copy: (start, end)
 
 
 def inactive_lines(source):
-    """The lines of directives, and those that WROUGHT_CUDASIM or a missing library leaves out."""
+    """The lines of directives, and lines left out by WROUGHT_CUDASIM or a missing library."""
     skipped, state, continued = set(), [], False
     for number, line in enumerate(source.split("\n")):
         word = re.match(r"\s*#\s*(\w+)\s*(.*)", line)
@@ -183,7 +183,7 @@ def tokenize(source):
             line += text.count("\n")
             position = end
             continue
-        if match.lastgroup != "skip":  # left out: on to the next line
+        if match.lastgroup != "skip":  # left out: skip to the next line
             end = source.find("\n", position)
             position = len(source) if end < 0 else end
             continue
@@ -305,7 +305,7 @@ class File:
         token = self.tokens[i]
         return token.kind == "sign" and token.text in PRECEDENCE and token.mate < 0 and token.before and token.after
 
-    def right(self, i, level):  # where the right operand of token i ends (exclusive); operators above `level` are its own
+    def right(self, i, level):  # where the right operand of token i ends (exclusive); those above `level` belong to it
         j = i + 1
         while j < len(self.tokens):
             token = self.tokens[j]
@@ -320,7 +320,7 @@ class File:
             j += 1
         return j
 
-    def left(self, i, level):  # where the left operand of token i begins; operators of `level` and above are its own
+    def left(self, i, level):  # where the left operand of token i begins; operators of `level` and above belong to it
         j = i
         while j > 0:
             token = self.tokens[j - 1]
@@ -337,7 +337,7 @@ class File:
             j -= 1
         return j
 
-    def postfix(self, i):  # where the expression begins that ends with token i, of names, members, calls, indices
+    def postfix(self, i):  # where the expression of names, members, calls, indices that ends with token i begins
         while True:
             token = self.tokens[i]
             if token.text in (")", "]", ">") and token.mate >= 0:
@@ -379,7 +379,7 @@ class File:
                                  [(b, e, mend(t)) for b, e, t in swaps], token.constant))  # fmt: skip
 
     def find(self):
-        loops = set()  # comparisons that are loops' bounds
+        loops = set()  # comparisons that are loop bounds
         for i, token in enumerate(self.tokens):
             if token.text == "for" and self.text(i + 1) == "(":
                 self.loop(i + 1, loops)
@@ -428,7 +428,7 @@ class File:
                 begin, stop = self.left(j, 8), self.right(j, 7)
                 bound = self.snippet(begin, stop)
                 self.add("loop bound", j, f"{bound} -> {bound} + 1", [(j + 1, stop, "@plus(#k, ", ")")])
-                if steps:  # by less than a step, it would often change nothing
+                if steps:  # less than a step would often change nothing
                     step = self.snippet(*steps[0])
                     self.add("loop bound", j, f"{bound} -> {bound} - ({step})",
                              [(j + 1, stop, "@round_less(#k, ", f", {step})")])  # fmt: skip
@@ -443,7 +443,7 @@ class File:
         if self.text(i) == "while":
             return
         then = end + 2 if self.text(end + 1) == "{" else end + 1
-        leaves = self.text(then) in ("return", "throw", "continue", "break")  # its condition dropped means: never
+        leaves = self.text(then) in ("return", "throw", "continue", "break")  # dropping its condition means: never
         if "&&" not in whole and not leaves:
             self.condition(begin, end, i, "always")
         if "||" not in whole:
@@ -538,7 +538,7 @@ class File:
 
     def row_and_column(self, i, begin, end):
         """r * stride + c: r and c change places; also c + r * stride"""
-        first = self.left(i, 10)  # the term just before, as far as products go
+        first = self.left(i, 10)  # the preceding term, as far as products reach
         for product, product_end, other, other_end in ((first, i, i + 1, end), (i + 1, end, first, i)):
             stars = [j for j in range(product, product_end) if self.binary(j) and self.tokens[j].open == self.tokens[i].open]
             plain = [j for j in range(other, other_end) if self.binary(j) and self.tokens[j].open == self.tokens[i].open]
@@ -553,13 +553,13 @@ class File:
 
 
 def render(file, faults):
-    """The copy with these faults; notes in each where it came to stand."""
+    """The copy with these faults; records in each its place there."""
     opens, closes, swaps = {}, {}, {}
     for fault in faults:
         number = str(fault.number)
         fault.places = []
         for start, end, before, after in fault.wraps:
-            inner = 1 if fault.swaps else 0  # a wrap whose operator becomes a comma goes inside those that are mere brackets
+            inner = 1 if fault.swaps else 0  # a wrap whose operator becomes a comma goes inside mere brackets
             opens.setdefault(start, []).append((-end, inner, fault.number, before.replace("#k", number), fault))
             closes.setdefault(end, []).append((start, inner, fault.number, after.replace("#k", number), fault))
         for start, end, text in fault.swaps:

@@ -1,9 +1,9 @@
-"""Writes the model directory of tests/golden/checkpoint_pytorch: a pytorch_model.bin as torch.save() writes it.
+"""Writes the model directory of tests/golden/checkpoint_pytorch: a pytorch_model.bin as written by torch.save().
 
   checkpoint_pytorch.py DIR
 
-Element i of the tensor k, in the order of the file, is k + i / 256; lm_head.weight is wte, which it shares its bytes
-with. Needs torch and transformers; the tests themselves do not.
+Element i of the tensor k, in the order of the file, is k + i / 256; lm_head.weight shares its bytes with wte. Needs
+torch and transformers; the tests themselves do not.
 """
 
 import pathlib

@@ -2,7 +2,7 @@
 TensorFlow's own writer.
 
   checkpoint_tensorflow.py tests/golden              the golden folder, its tensors in one data file
-  checkpoint_tensorflow.py tests/golden DIR SHARDS   the same in several, into DIR
+  checkpoint_tensorflow.py tests/golden DIR SHARDS   the same in several data files, into DIR
 
 Needs tensorflow and numpy; the tests themselves do not.
 """

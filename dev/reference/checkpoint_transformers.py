@@ -1,9 +1,9 @@
-"""Model directories, held against Hugging Face transformers.
+"""Model directories, compared with Hugging Face transformers.
 
   checkpoint_transformers.py golden DIR   writes the small model of tests/golden (5 heads, 3 layers) and its logits
   checkpoint_transformers.py make DIR     writes models of unusual and full size, each with inputs and logits
   WROUGHT_MODELS=DIR build/test_huggingface   loads each, compares the logits, saves it again as MODEL/saved
-  checkpoint_transformers.py check DIR    opens what was saved: no missing or unexpected key, no warning, same logits
+  checkpoint_transformers.py check DIR    opens the saved models: no missing or unexpected key, no warning, same logits
 
 Needs torch, transformers, safetensors and numpy; the tests themselves do not.
 """
@@ -27,7 +27,7 @@ MODELS = {
 def make(directory, seed, lengths, **shape):
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None)).eval()
-    with torch.no_grad():  # transformers starts biases at 0 and gains at 1; a mix-up of those must show
+    with torch.no_grad():  # transformers starts biases at 0 and gains at 1; a mix-up of those must be visible
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
                 parameter += 0.1 * torch.randn_like(parameter)

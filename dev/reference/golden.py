@@ -1,4 +1,4 @@
-"""What the scripts that write tests/golden share: the file format and numbers that need no random generator.
+"""Shared by the scripts that write tests/golden: the file format, and numbers that need no random generator.
 
 A golden file is a sequence of records, little-endian, each padded to a multiple of 8 bytes:
     char name[48] (zero-padded)    uint64 type (0: int32, 1: float32, 2: float64)    uint64 count    the values
@@ -27,7 +27,7 @@ def write(file, records):
 
 
 def bits(stream, count):
-    """uint64: element i is SplitMix64's output for the counter stream * 2^32 + i; tests/helpers/golden.h has the same."""
+    """uint64: element i is SplitMix64's output for the counter stream * 2^32 + i; as in tests/helpers/golden.h."""
     with np.errstate(over="ignore"):
         z = np.arange(count, dtype=np.uint64) + (np.uint64(stream) << np.uint64(32))
         z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

@@ -2,7 +2,7 @@
 
     python3 dev/reference/gpt2.py
 
-The weights are not in the files: both sides make them from the same numbers (golden.uniform). Where transformers is
+The weights are not in the files: both sides compute them from the same numbers (golden.uniform). If transformers is
 installed, its GPT2LMHeadModel must agree with the model below before anything is written.
 """
 import math
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import golden
 
 STEPS = 10
-DATA_STREAM, PROJECTION_STREAM = 1000, 2000  # tensor k of the table takes stream k
+DATA_STREAM, PROJECTION_STREAM = 1000, 2000  # tensor k of the table uses stream k
 
 
 def make_params(context, V, L, C, scale):
@@ -91,7 +91,7 @@ def write(file, context, V, L, NH, C, B, T, scale, full):
     inputs = torch.tensor(golden.integers(DATA_STREAM, V, B, T))
     targets = torch.tensor(golden.integers(DATA_STREAM + 1, V, B, T))
     targets[0, 3] = targets[B - 1, T - 1] = -1
-    weights = torch.full((B * T,), 1 / (B * T - 2), dtype=torch.float32)  # of the mean; exact for the other side
+    weights = torch.full((B * T,), 1 / (B * T - 2), dtype=torch.float32)  # for the mean; exact on the other side
     p = make_params(context, V, L, C, scale)
     logits, loss = weighted_loss(p, inputs, targets, weights, L, NH)
     check_against_transformers(p, inputs, logits, context, V, L, NH, C)
@@ -103,7 +103,7 @@ def write(file, context, V, L, NH, C, B, T, scale, full):
     for name, value in p.items():
         records |= tensor_records(name, value.grad, full)
 
-    # As float constants: the trainer's are floats.
+    # As float constants, like those of the trainer.
     lr, beta1, beta2, eps, weight_decay = (float(np.float32(x)) for x in (1e-3, 0.9, 0.95, 1e-8, 0.1))
     groups = [dict(params=[v for v in p.values() if v.ndim == 2], weight_decay=weight_decay),
               dict(params=[v for v in p.values() if v.ndim == 1], weight_decay=0.0)]

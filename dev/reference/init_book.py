@@ -2,7 +2,7 @@
 
     python3 dev/reference/init_book.py
 
-"Build a Large Language Model (From Scratch)" makes its layers in the order below; nothing else draws random numbers.
+"Build a Large Language Model (From Scratch)" creates its layers in the order below; nothing else draws random numbers.
 """
 import math
 

@@ -1,4 +1,4 @@
-"""Encoding speed on one thread: bench_tokenizer and tiktoken in turn on the same text; medians of the CPU time.
+"""Encoding speed on one thread: bench_tokenizer and tiktoken alternate on the same text; medians of the CPU time.
 
   make bench; python dev/reference/tokenizer_bench.py RANKS.tiktoken TEXT... [--bench build/bench_tokenizer] [--rounds 9]
 """

@@ -1,11 +1,11 @@
-"""Holds `tokenize` to tiktoken and to Hugging Face tokenizers on 10 MB of mixed text (tokenizer_mixed_text.py).
+"""Compares `tokenize` with tiktoken and Hugging Face tokenizers on 10 MB of mixed text (tokenizer_mixed_text.py).
 
   python dev/reference/tokenizer_check.py RANKS.tiktoken [TEXT_TO_TRAIN_ON] [--tokenize build/tokenize] [--seed 1] [--bytes N]
 
-1. GPT-2's encoding from RANKS equals tiktoken's, id by id.
-2. What `tokenize train` saves (bytes, chars, bpe:N) is read by `tokenizers`, which encodes the same ids and decodes them.
+1. GPT-2's encoding from RANKS equals that of tiktoken, id by id.
+2. `tokenizers` reads what `tokenize train` saves (bytes, chars, bpe:N), encodes the same ids and decodes them.
 3. `tokenize train` learns the merges that tokenizers' BpeTrainer learns.
-4. What `tokenizers` and `transformers` save (tokenizer.json; vocab.json + merges.txt) is read here and encodes the same.
+4. `tokenize` reads what `tokenizers` and `transformers` save (tokenizer.json; vocab.json + merges.txt), same ids.
 """
 import argparse
 import base64

@@ -1,5 +1,5 @@
-"""Writes tests/golden/tokenizer_*: a small vocabulary trained by Hugging Face tokenizers, in each format that is read, a mixed
-text, and the text's ids by tiktoken (which equal those of tokenizers).
+"""Writes tests/golden/tokenizer_*: a small vocabulary trained by Hugging Face tokenizers, in each readable format, a
+mixed text, and the text's ids by tiktoken (which equal those of tokenizers).
 
   python dev/reference/tokenizer_golden.py
 """

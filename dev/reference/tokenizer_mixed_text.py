@@ -1,6 +1,6 @@
 """Writes text that is hard for a tokenizer: many scripts, emoji with joiners, combining marks, code, runs of spaces and
-newlines, control characters, and invalid bytes replaced by U+FFFD. Deterministic by seed, but for the code files of the
-machine it runs on (Python's own library).
+newlines, control characters, and invalid bytes replaced by U+FFFD. Deterministic by seed, except for the code files of
+the machine it runs on (Python's own library).
 
   python dev/reference/tokenizer_mixed_text.py OUT [BYTES] [SEED]
 """
@@ -50,7 +50,7 @@ def piece(rng, code, english):
         return rng.choice(" \n\t") * rng.choice([1, 2, 3, 5, 17, 80, 300])
     if kind == 5:
         return rng.choice(EMOJI) * rng.randint(1, 4)
-    if kind == 6:  # a letter under a pile of combining marks
+    if kind == 6:  # a letter under a stack of combining marks
         return "".join(rng.choice("aeonZд") + "".join(chr(rng.randint(0x300, 0x36F)) for _ in range(rng.randint(1, 6)))
                        for _ in range(rng.randint(1, 6)))
     if kind == 7:

@@ -2,8 +2,8 @@
 
     python3 dev/reference/torch_random.py
 
-A PyTorch without MKL (as Debian packages it): version 2 with MKL draws other numbers in multinomial. normal_ is written twice, by its plain
-path and by the path that this CPU would take.
+Needs a PyTorch without MKL (as packaged by Debian): version 2 with MKL draws other numbers in multinomial. normal_ is
+written twice, by its plain path and by the path that this CPU would take.
 """
 import io
 import os

@@ -1,11 +1,11 @@
-"""Writes tests/golden/transformers_logits.bin: what Hugging Face transformers computes with models of the four sizes of
+"""Writes tests/golden/transformers_logits.bin: the results of Hugging Face transformers for models of the four sizes of
 GPT-2, scaled down: all of their layers and heads, but heads of 2 channels.
 
   transformers_logits.py                writes the golden file
-  transformers_logits.py check A B ...  opens model directories, whole, in shards, in any type, and compares all logits
+  transformers_logits.py check A B ...  opens model directories, whole, sharded, in any type, and compares all logits
                                         with those of the first
 
-The weights are not in the file: both sides make them from golden.uniform, tensor k of the table from stream k. Needs
+The weights are not in the file: both sides compute them from golden.uniform, tensor k of the table from stream k. Needs
 torch, transformers and numpy; the tests themselves do not.
 """
 
@@ -29,7 +29,7 @@ FIELDS = dict(ln1w="ln_1.weight", ln1b="ln_1.bias", qkvw="attn.c_attn.weight", q
 
 
 def logits(model, params, inputs):
-    """Of a model in float64 with these weights: name in llm/models/tensor_table.h -> tensor; "head" is the output's own."""
+    """The model in float64 with these weights: name in llm/models/tensor_table.h -> tensor; "head": the untied one."""
     model = model.double().eval()
     state = model.state_dict()
     for name, value in params.items():
@@ -45,7 +45,7 @@ def logits(model, params, inputs):
 
 
 def write():
-    inputs = torch.tensor(golden.integers(INPUT_STREAM, V - 1, B, T))  # without the padding's
+    inputs = torch.tensor(golden.integers(INPUT_STREAM, V - 1, B, T))  # without padding tokens
     records = dict(config=np.array([CONTEXT, V, B, T, CLASSES], dtype=np.int32), scale=np.array([SCALE]), inputs=inputs)
     for name, (L, NH) in SIZES.items():
         C = 2 * NH
@@ -54,7 +54,7 @@ def write():
         params = make_params(CONTEXT, V, L, C, SCALE)
         records[name] = np.array([L, NH, C], dtype=np.int32)
         records[name + ":tied"] = logits(GPT2LMHeadModel(GPT2Config(**shape)), params, inputs)
-        # Heads of their own: as many rows as the vocabulary; a classifier's, which reads each sequence's last position.
+        # Untied heads: one with as many rows as the vocabulary, and a classifier's head on each sequence's last position.
         head = lambda rows: torch.tensor(golden.uniform(HEAD_STREAM, rows, C) * SCALE).float().double()
         records[name + ":untied"] = logits(GPT2LMHeadModel(GPT2Config(**shape, tie_word_embeddings=False)),
                                            params | {"head": head(V)}, inputs)

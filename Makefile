@@ -1,9 +1,9 @@
 # Thin names for people; CMakeLists.txt has the build.
-#   make train [DATA=file|folder|shakespeare] [ARGS="--steps 500 ..."]      on the GPU where there is one
+#   make train [DATA=file|folder|shakespeare] [ARGS="--steps 500 ..."]      on the GPU if there is one
 #   make cuda [CUDA_ARCH=90a]                                               the GPU's programs and tests
 #   make sim                                                                train_gpt2sim: the GPU's trainer without a GPU
 #   make check-kernels                                                      every kernel's memory accesses checked, without a GPU
-#   make bench-sim                                                          what each version of each kernel asks of memory
+#   make bench-sim                                                          each kernel version's demands on memory
 MAKEFLAGS += --no-print-directory
 BUILD ?= build
 JOBS ?= $(shell nproc)
@@ -37,8 +37,8 @@ else
 	@$(BUILD)/`cat $(BUILD)/trainer.txt` $(if $(DATA),--data "$(DATA)") $(ARGS)
 endif
 
-# The figures of the book "Build a Large Language Model (From Scratch)" beside ours (docs/book): VERDICT=path to its text, else
-# downloaded, as is GPT-2's vocabulary where it is in neither data/ nor $WROUGHT_DATA. ARGS=--quick: without training.
+# The figures of the book "Build a Large Language Model (From Scratch)" next to ours (docs/book): VERDICT=path to its text,
+# else downloaded, like GPT-2's vocabulary if it is neither in data/ nor in $WROUGHT_DATA. ARGS=--quick: without training.
 book: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target book train_gpt2
 	@$(if $(VERDICT),,dev/data/the_verdict.sh)
@@ -54,12 +54,12 @@ cuda: configure
 sim: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target train_gpt2sim
 
-# The kernels' tests, instrumented: races, reads of what nobody wrote, bounds, alignment (docs/cudasim.md).
+# The kernels' tests, instrumented: races, uninitialised reads, bounds, alignment (docs/cudasim.md).
 check-kernels: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target test_checked
 	@ctest --test-dir $(BUILD) -j $(JOBS) -L '^checked$$' --output-on-failure
 
-# What tells soon whether all is well: each kernel, format and program once, in minutes (docs/testing.md).
+# Finds out quickly whether all is well: each kernel, format and program once, in minutes (docs/testing.md).
 test:
 	@dev/setup.sh tests
 	cmake -S . -B $(BUILD)

@@ -58,7 +58,7 @@ LabelledSplits split(std::vector<LabelledText> rows, double train, double valida
 
 void check_classes(const std::vector<std::string>& classes, const LabelledSplits& splits) {
   if (classes.size() < 2) {
-    fail("every row has the label %s: a classifier needs at least two classes; is --label-column the right one?",
+    fail("every row has the label %s: a classifier needs at least two classes; is {label-column} the right one?",
          in_quotes(classes.empty() ? "" : classes[0]).c_str());
   }
   const auto check = [&](const char* name, const std::vector<LabelledText>& rows) {
@@ -68,8 +68,8 @@ void check_classes(const std::vector<std::string>& classes, const LabelledSplits
     for (const std::string& label : classes) {
       if (there.contains(label)) continue;
       fail(
-          "the class %s has no example in the %s set of %zu rows: give more rows, another --seed, or larger shares; "
-          "or leave the class out with --labels",
+          "the class %s has no example in the %s set of %zu rows: give more rows, another {seed}, or larger shares; "
+          "or leave the class out with {labels}",
           in_quotes(label).c_str(), name, rows.size());
     }
   };

@@ -157,11 +157,11 @@ LabelledTexts rows_of_records(const std::function<void(const VisitRecord&)>& rea
     }
     fail("%s: %s: the first line does not name a column %s; it has %s; give the name, or the number from 1 (%s)",
          path.c_str(), flag, in_quotes(name).c_str(), list_of(first).c_str(),
-         source.header == "no" ? "--header is no" : "without a header line only numbers do");
+         source.header == "no" ? "{header} is no" : "without a header line only numbers do");
   };
-  const size_t text = column("--text-column", source.text_column);
-  const size_t label = column("--label-column", source.label_column);
-  if (text == label) fail("%s: --text-column and --label-column are the same column", path.c_str());
+  const size_t text = column("{text-column}", source.text_column);
+  const size_t label = column("{label-column}", source.label_column);
+  if (text == label) fail("%s: {text-column} and {label-column} are the same column", path.c_str());
   LabelledTexts result;
   if (header) result.header = list_of(first);
   result.rows.reserve(count);
@@ -182,7 +182,7 @@ LabelledTexts rows_of_json(const fs::path& path, const LabelledSource& source) {
     if (label == row.value.end() || !has_text) {
       std::vector<std::string> keys;
       for (const auto& [key, value] : row.value.items()) keys.push_back(key);
-      fail("%s: %s: there is no key %s; there are %s", row.where.c_str(), has_text ? "--label-column" : "--text-column",
+      fail("%s: %s: there is no key %s; there are %s", row.where.c_str(), has_text ? "{label-column}" : "{text-column}",
            in_quotes(has_text ? source.label_column : source.text_column).c_str(), list_of(keys).c_str());
     }
     if (!label->is_string() && !label->is_number_integer() && !label->is_boolean()) {
@@ -272,7 +272,7 @@ LabelledTexts read_labelled(const fs::path& path, const LabelledSource& source) 
     const size_t bad = find_invalid_utf8(row.text);
     if (bad != std::string_view::npos) {
       if (!source.lossy) {
-        fail("%s: byte %zu of the text is not UTF-8; convert the file, or replace such bytes with --lossy",
+        fail("%s: byte %zu of the text is not UTF-8; convert the file, or replace such bytes with {lossy}",
              row.where.c_str(), bad);
       }
       row.text = replace_invalid_utf8(row.text);

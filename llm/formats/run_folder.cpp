@@ -91,7 +91,7 @@ RunLock::RunLock(const fs::path& run, const Say& say) : run_(run) {
   for (;;) {
     file_.fd = ::openat(folder_.fd, kLockFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (file_.fd < 0 && errno == ELOOP) {
-      fail("%s: expected the lock of a run, found a symbolic link; remove it or choose another --run", path.c_str());
+      fail("%s: expected the lock of a run, found a symbolic link; remove it or choose another {run}", path.c_str());
     }
     if (file_.fd < 0) fail("%s: cannot be written: %s", path.c_str(), std::strerror(errno));
     error = lock_now(file_.fd);
@@ -99,7 +99,7 @@ RunLock::RunLock(const fs::path& run, const Say& say) : run_(run) {
       const std::string who = lock_text(file_.fd);
       fail(
           "%s is in use: another process writes to it%s; wait until that has ended, or end it (a SIGTERM has it save "
-          "and end), or choose another --run",
+          "and end), or choose another {run}",
           run.c_str(), who.empty() ? "" : (": " + who).c_str());
     }
     if (error != 0) break;
@@ -116,7 +116,7 @@ RunLock::RunLock(const fs::path& run, const Say& say) : run_(run) {
   const std::string before = lock_text(file_.fd), text = own_lock_text() + "\n";
   was_left_ = before.starts_with(kLockText);
   if (!before.empty() && !was_left_) {
-    fail("%s: expected the lock of a run, found another file; move it away or choose another --run", path.c_str());
+    fail("%s: expected the lock of a run, found another file; move it away or choose another {run}", path.c_str());
   }
   if (::ftruncate(file_.fd, 0) != 0 ||
       ::pwrite(file_.fd, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
@@ -148,7 +148,7 @@ void RunLock::check() const {
     if (holds_file()) return;
     fail(
         "%s was removed or replaced while the run wrote to it: nothing keeps other processes away any more, so the run "
-        "ends here; --run %s --resume continues from its last checkpoint",
+        "ends here; {run} %s {resume} continues from its last checkpoint",
         (run_ / kLockFile).c_str(), run_.c_str());
   }
   struct stat held = {}, named = {};
@@ -162,7 +162,7 @@ void RunLock::check() const {
   }
   fail(
       "%s was moved to %s while the run wrote to it%s; the run ends here, and what it saved is there: a run of "
-      "train_gpt2 continues with --run %s --resume",
+      "train_gpt2 continues with {run} %s {resume}",
       run_.c_str(), now.c_str(), replaced ? ", and another folder is in its place" : "", now.c_str());
 }
 
@@ -256,9 +256,9 @@ fs::path latest_checkpoint(const fs::path& run) {
   } else if (!finished.empty()) {
     found = "\"latest\" leads nowhere, but there is " + finished[0].string() + ": name that folder to continue from it";
   } else if (fs::exists(run / "metrics.jsonl")) {
-    found = "no checkpoint: the run ended before its first one; start it again, without --resume";
+    found = "no checkpoint: the run ended before its first one; start it again, without {resume}";
   } else if (fs::exists(run / "config.json")) {
-    found = "a model without a training state: start from it with --model instead";
+    found = "a model without a training state: start from it with {model} instead";
   }
   fail("%s: expected a run or a checkpoint to resume, found %s", run.c_str(), found.c_str());
 }

@@ -115,7 +115,7 @@ ChatTemplate make_template(const std::string& name) {
   if (name == "alpaca") return alpaca_template();
   if (name == "phi3") return phi3_template();
   if (!fs::exists(name)) {
-    fail_usage("--template is '%s', expected alpaca, phi3 or a JSON file, and there is no such file", name.c_str());
+    fail_usage("{template} is '%s', expected alpaca, phi3 or a JSON file, and there is no such file", name.c_str());
   }
   return read_template_file(name);
 }

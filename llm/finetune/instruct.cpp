@@ -16,6 +16,7 @@
 #include "llm/finetune/setup.h"
 #include "llm/inference/generate.h"
 #include "llm/inference/judge.h"
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/output.h"

@@ -5,7 +5,7 @@
 
 #include "llm/finetune/setup.h"
 #include "llm/formats/huggingface.h"
-#include "llm/formats/weights.h"
+#include "llm/formats/open_weights.h"
 #include "llm/support/error.h"
 #include "llm/support/output.h"
 #include "llm/support/stop_signal.h"

@@ -10,6 +10,7 @@
 #include "kernels/philox.h"
 #include "llm/formats/adapter.h"
 #include "llm/formats/huggingface.h"
+#include "llm/formats/open_weights.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"

@@ -5,9 +5,10 @@
 
 #include "kernels/philox.h"
 #include "llm/flags/train_flags.h"
-#include "llm/formats/weights.h"
+#include "llm/formats/open_weights.h"
 #include "llm/models/batch.h"
 #include "llm/models/check.h"
+#include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/support/output.h"
 

@@ -5,7 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "llm/formats/weights.h"
+#include "llm/formats/open_weights.h"
+#include "llm/models/config.h"
+#include "llm/models/init.h"
 #include "llm/models/init_book.h"
 #include "llm/support/error.h"
 #include "llm/support/output.h"

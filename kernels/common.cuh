@@ -75,8 +75,8 @@ void launch(void (*kernel)(Parameters...), Grid where, dim3 block, size_t shared
                     where.where);
   }
   cudaError_t status = cudaSuccess;
-  // Above 48 KiB a kernel must request it; its static shared memory counts, which ptxas rounds up to the alignment of
-  // the dynamic part, 1 KiB.
+  // A kernel must request more than 48 KiB. Its static shared memory counts too, which ptxas rounds up to the alignment
+  // of the dynamic part, 1 KiB.
   if (shared_bytes + 1024 > 48 * 1024) {
     status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes));

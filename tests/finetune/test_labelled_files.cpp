@@ -58,7 +58,7 @@ TEST_CASE("a file with a header line, or without one") {
   CHECK(pairs(read("a.tsv", "odd\tone\n" + text, columns("2", "1", "no"))).size() == 5);
   CHECK(pairs(read("a.tsv", "label\ttext\na\tb\n", columns("text", "label", "yes"))).size() == 1);
   CHECK(refused("a.tsv", text, columns("text", "label", "no")).find("only numbers do") == std::string::npos);
-  CHECK(refused("a.tsv", text, columns("text", "label", "no")).find("--header is no") != std::string::npos);
+  CHECK(refused("a.tsv", text, columns("text", "label", "no")).find("{header} is no") != std::string::npos);
 }
 
 TEST_CASE("csv: RFC 4180") {
@@ -117,8 +117,8 @@ TEST_CASE("errors name the file and the line") {
   has(refused("a.csv", good, columns("body", "kind")), "a column \"body\"; it has \"label\", \"text\"");
   has(refused("a.csv", good, columns("body", "label", "yes")), "no column \"body\"; there are 2: \"label\", \"text\"");
   has(refused("a.csv", "label,text,text\nham,a,b\n", columns("text", "label")),
-      "--text-column: two columns have the name \"text\"");
-  has(refused("a.csv", good, columns("2", "3")), "--label-column: there is no column \"3\"; there are 2: 1 to 2");
+      "{text-column}: two columns have the name \"text\"");
+  has(refused("a.csv", good, columns("2", "3")), "{label-column}: there is no column \"3\"; there are 2: 1 to 2");
   has(refused("a.csv", good, columns("text", "text")), "the same column");
   has(refused("a.csv", "label,text\na,\"b\nc\nd\n"), "line 2: a quote is opened and never closed");
   has(refused("a.csv", "label,text\na,\"b\"c\n"), "line 2: text after a closing quote");
@@ -130,7 +130,7 @@ TEST_CASE("errors name the file and the line") {
   has(refused("a.tsv", "label\ttext\na\t \n"), "no row is left: 1 have no text");
   has(refused("a.doc", "x"), ".tsv, .csv or .jsonl");
   has(refused("a.jsonl", "{\"text\": \"a\"}\n"),
-      "line 1: --label-column: there is no key \"label\"; there are \"text\"");
+      "line 1: {label-column}: there is no key \"label\"; there are \"text\"");
   has(refused("a.jsonl", "{\"text\": \"a\", \"label\": 1.5}\n"), "line 1: the label is \"1.5\"");
   has(refused("a.jsonl", "{\"text\": 1, \"label\": 1}\n"), "line 1: \"text\" is 1, expected a string");
   LabelledSource lossy;

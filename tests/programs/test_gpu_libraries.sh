@@ -255,14 +255,14 @@ for line in "cuBLASLt: $TMP/prefix/lib/libcublasLt.so.$major" "cuDNN: $TMP/prefi
   "CUPTI: $TMP/prefix/lib/libcupti.so.$major"; do
   expect_line "$line (CMAKE_PREFIX_PATH)"
 done
-link=whole/CMakeFiles/train_gpt2cu.dir/link.txt flags=whole/CMakeFiles/gpt2_cuda.dir  # include folders may be in a separate file
+link=whole/CMakeFiles/train_gpt2cu.dir/link.txt flags=whole/CMakeFiles/wrought_gpu_cuda.dir  # include folders may be in a separate file
 for expected in "prefix/lib/libcublasLt.so.$major" prefix/lib/libcudnn.so.9 "prefix/lib/libnvrtc.so.$major" prefix/lib/libnccl.so.2 \
   "-Wl,-rpath,$TMP/prefix/lib" -Wl,--disable-new-dtags; do
   grep -qF -- "$expected" $link || { cat $link; die "train_gpt2cu is linked without $expected"; }
 done
 for expected in -DWROUGHT_CUBLASLT=1 -DWROUGHT_CUDNN=1 -DWROUGHT_NCCL=1 "-I$TMP/whole/gpu_headers/CUBLASLT" "-I$TMP/whole/gpu_headers/CUDNN" \
   "-I$TMP/whole/gpu_headers/NCCL"; do
-  grep -rqF -- "$expected" $flags || { cat $flags/flags.make; die "gpt2_cuda is compiled without $expected"; }
+  grep -rqF -- "$expected" $flags || { cat $flags/flags.make; die "wrought_gpu_cuda is compiled without $expected"; }
 done
 grep -qF "prefix/lib/libcupti.so.$major" whole/CMakeFiles/kernel_times.dir/link.txt || die "kernel_times is linked without CUPTI"
 rm -r prefix

@@ -271,7 +271,7 @@ TEST_CASE("Muon's state: momentum for every tensor, v for what AdamW updates; th
   CHECK(same(*untouched, *adamw, {Arena::params, Arena::m, Arena::v}));
   const fs::path other = save_checkpoint(folder.path / "adamw", 1, *adamw, nullptr, {{"step", 1}}, 0);
   CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other),
-                       Contains("the state of --optimizer adamw, expected that of muon"), Error);
+                       Contains("the state of {optimizer} adamw, expected that of muon"), Error);
   CHECK(same(*model, *loaded, {Arena::params, Arena::m, Arena::v}));
   // The state of neither: v is missing for one matrix.
   rewrite(other / "optimizer.safetensors", other / "optimizer.safetensors", [](FileTensor& tensor) {
@@ -413,5 +413,5 @@ TEST_CASE("a link that became a folder becomes a link again, and nothing is lost
 TEST_CASE("a run that ended before its first checkpoint: the error says what to do") {
   const Folder folder;
   write_text(folder.path / "metrics.jsonl", "");
-  CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path), Contains("start it again, without --resume"), Error);
+  CHECK_THROWS_WITH_AS(latest_checkpoint(folder.path), Contains("start it again, without {resume}"), Error);
 }

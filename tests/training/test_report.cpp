@@ -15,7 +15,7 @@ using nlohmann::json;
 
 namespace {
 
-StepResult finite(double loss) {
+StepResult finite_step(double loss) {
   StepResult result{};
   result.loss = loss;
   result.grad_norm = 2;
@@ -46,10 +46,10 @@ TEST_CASE(
   {
     MetricsLog log(folder.path, 0);
     StepReport report(log, 0, 10);
-    report({1, 0.5, 64, "", {{"padding", 0.25}}, {{"sent_elements", 7}}}, finite(3));
+    report({1, 0.5, 64, "", {{"padding", 0.25}}, {{"sent_elements", 7}}}, finite_step(3.0));
     report({2, 0.25, 64, "", {{"padding", 0.25}}, {{"sent_elements", 7}}}, skipped());
     CHECK(!report.good());
-    report({3, 0.25, 64}, finite(2));
+    report({3, 0.25, 64}, finite_step(2.0));
     CHECK(report.good());
     report.finish();
   }
@@ -74,7 +74,7 @@ TEST_CASE("the fifth step in a row that is not finite ends the run, with the adv
   StepReport report(log, 0, 20);
   report.advise("the last good checkpoint is X: start from it with");
   for (int64_t step = 1; step <= 4; ++step) report({step, 1, 1}, skipped());
-  report({5, 1, 1}, finite(1));  // the row begins anew
+  report({5, 1, 1}, finite_step(1.0));  // the row begins anew
   for (int64_t step = 6; step <= 9; ++step) report({step, 1, 1}, skipped());
   CHECK_THROWS_WITH_AS(report({10, 1, 1}, skipped()),
                        "loss or gradients were not finite in 5 steps in a row, up to step 10; the last good checkpoint "

@@ -9,6 +9,7 @@
 #include "llm/support/error.h"
 #include "llm/text/shards.h"
 #include "llm/training/checkpoint.h"
+#include "llm/training/evaluate.h"
 #include "llm/training/run.h"
 
 namespace fs = std::filesystem;
@@ -170,15 +171,15 @@ TEST_CASE("impossible runs are refused with the reason, and leave no files") {
   refused("heads do not divide", false, [](TrainConfig& c) { c.heads = 3; });
   refused("a multiple of", true, [](TrainConfig& c) { c.total_batch_tokens = 100; });
   refused("too many", true, [](TrainConfig& c) { c.total_batch_tokens = 64ll << 40; });
-  refused("--vocab-size is 100", true, [](TrainConfig& c) { c.vocab_size = 100; });
-  refused("no preset", false, [](TrainConfig& c) { c.model = "gpt3", c.layers = c.heads = c.channels = 0; });
+  refused("{vocab-size} is 100", true, [](TrainConfig& c) { c.vocab_size = 100; });
+  refused("not a preset", false, [](TrainConfig& c) { c.model = "gpt3", c.layers = c.heads = c.channels = 0; });
   refused("--min-lr", true, [](TrainConfig& c) { c.min_lr = 5; });  // above the --lr of the preset
   refused("--warmup-steps", true, [](TrainConfig& c) { c.steps = 0, c.epochs = 0.01, c.warmup_steps = 50; });
-  refused("--val-data goes with", true, [](TrainConfig& c) { c.val_data = "x.bin"; });
+  refused("{val-data} goes with", true, [](TrainConfig& c) { c.val_data = "x.bin"; });
   refused("this machine has", false, [](TrainConfig& c) { c.layers = 4096, c.channels = 1 << 20; });
-  refused("--precision tf32 needs a GPU", true, [](TrainConfig& c) { c.precision = "tf32"; });
-  refused("--reference has no", true, [](TrainConfig& c) { c.precision = "bf16", c.reference = true; });
-  refused("--no-master-weights needs a GPU", true,
+  refused("{precision} tf32 needs a GPU", true, [](TrainConfig& c) { c.precision = "tf32"; });
+  refused("{reference} has no", true, [](TrainConfig& c) { c.precision = "bf16", c.reference = true; });
+  refused("{no-master-weights} needs a GPU", true,
           [](TrainConfig& c) { c.precision = "bf16", c.no_master_weights = true; });
   ::setenv("WROUGHT_ISA", "avx2", 1);
   refused("needs a CPU with AVX512-BF16", false, [](TrainConfig& c) { c.precision = "bf16"; });
@@ -186,7 +187,7 @@ TEST_CASE("impossible runs are refused with the reason, and leave no files") {
   refused("nothing can stop improving", true, [](TrainConfig& c) { c.patience = 2, c.val_fraction = 0; });
   refused("made from text", true, [](TrainConfig& c) { c.data = "x.bin", c.tokenizer = "bpe:300"; });
   refused("neither bytes", true, [](TrainConfig& c) { c.tokenizer = "words"; });
-  refused("--prompt cannot be encoded", true, [](TrainConfig& c) { c.tokenizer = "chars", c.prompt = "\xea\x99\xae"; });
+  refused("{prompt} cannot be encoded", true, [](TrainConfig& c) { c.tokenizer = "chars", c.prompt = "\xea\x99\xae"; });
 }
 
 TEST_CASE("a folder that holds a run, or other files, is not touched") {

@@ -125,7 +125,7 @@ TEST_CASE("files that are not a search are refused") {
          "above 0");
   refuse("{\"flags\": {\"lr\": {\"min\": 0, \"max\": 1, \"step\": 1}}, \"method\": \"random\", \"trials\": 1}",
          "\"step\"");
-  refuse("{\"flags\": {\"rate\": [1]}}", "s.json: --rate is no flag");
+  refuse("{\"flags\": {\"rate\": [1]}}", "s.json: --rate is not a flag");
   refuse("{\"flags\": {\"lr\": [\"x\"]}}", "s.json: --lr cannot be \"x\"");
   refuse("{\"flags\": {\"lr\": [1], \"lr\": [2]}}", "occurs twice");
   refuse("{\"flags\": {\"lr\": [1]}, \"method\": \"random\", \"trials\": 10001}", "more than 10000 trials");

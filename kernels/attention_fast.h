@@ -1,6 +1,6 @@
 // attention.h in tiles, online (Milakov and Gimelshein 2018; Dao et al. 2022): kQueries queries of a head meet kKeys
 // keys at a time, the softmax is corrected whenever a row's maximum grows, and nothing of size T x T exists. Products
-// are those of gemm_fast.h, on one thread; one head of one sequence is a task.
+// are those of cpu/gemm.h, on one thread; one head of one sequence is a task.
 //
 // Where a row holds several documents, a tile of queries begins with the keys of its first query's document, in whole
 // panels of kTileCols, and keys that a later query must not see are masked.

@@ -1,4 +1,4 @@
-// matmul.h by blocks and tiles (gemm_fast.h).
+// matmul.h by blocks and tiles (cpu/gemm.h).
 #pragma once
 
 #include <cmath>

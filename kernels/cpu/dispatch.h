@@ -1,6 +1,6 @@
 // Dispatch: the CPU's operations as a table of function pointers, one table per instruction set, chosen at run time.
 //
-// A table holds the plain operations of kernels/X.h, or the fast ones of kernels/X_fast.h. fast_<isa>.cpp compiles all
+// A table holds the plain operations of kernels/X.h, or the fast ones of kernels/X_fast.h. <isa>.cpp compiles all
 // of the latter for one instruction set, in its own namespace (cpu::WROUGHT_ISA, a macro that this file sets), so one
 // program has them all. The program finds out at start which of them the machine can run.
 #pragma once

@@ -1,7 +1,7 @@
 // Vectors of floats as wide as the instruction set allows, in the compiler's own vector types: the same source becomes
 // AVX-512, AVX2, SSE2 or NEON. Only bf16 needs intrinsics (WROUGHT_BF16).
 //
-// fast_<isa>.cpp sets the three macros, then includes every *_fast.h: their contents live in cpu::<isa>, compiled for
+// <isa>.cpp sets the three macros, then includes every *_fast.h: their contents live in cpu::<isa>, compiled for
 // that instruction set. Any other file gets cpu::fast, with the vectors that every machine has.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The fast kernels of one instruction set as a table; included by fast_<isa>.cpp after the macros of simd.h are set.
+// The fast kernels of one instruction set as a table; included by <isa>.cpp after the macros of simd.h are set.
 #include "kernels/adamw_fast.h"
 #include "kernels/attention_fast.h"
 #include "kernels/classifier_fast.h"

@@ -1,7 +1,7 @@
 #include "kernels/cpu/simd.h"
 #include "tests/helpers/finite_differences.h"
 
-// Here: the vectors that every machine has. Wider ones are tested through the kernels built from them (test_gemm_fast).
+// Here: the vectors that every machine has. Wider ones are tested through the kernels built from them (test_gemm).
 using namespace cpu::fast;
 
 TEST_CASE("load_first reads exactly the given count of numbers") {

@@ -157,7 +157,7 @@ void for_each_flag(Config& c, Visit&& visit) {
                               "0: one micro-batch each"});
   flag(c.steps, {"steps", range(0, big), "optimizer steps; 0: from --epochs, else as the preset has", OnResume::free});
   flag(c.epochs, {"epochs", range(0, 1e9), "passes over the training data, instead of --steps", OnResume::free});
-  flag(c.lr, {"lr", range(0, 10), "peak learning rate; 0: as the preset has"});
+  flag(c.lr, {"lr", range(0, 10), "peak learning rate; 0: as the preset has; 1e-4 with --model DIR"});
   flag(c.min_lr, {"min-lr", range(0, 10), "learning rate at the end"});
   flag(c.start_lr, {"start-lr", range(0, 10), "learning rate of the first warm-up step; 0: --lr / --warmup-steps"});
   flag(c.warmup_steps, {"warmup-steps", range(-1, big), "steps of linear warm-up; -1: a twentieth of the steps"});
@@ -267,4 +267,4 @@ struct ModelPreset {
   double lr, beta2;
   int64_t steps;
 };
-const ModelPreset* find_preset(const std::string& name);
+const ModelPreset* find_preset(const std::string& name);  // its table is in train_flags.cpp

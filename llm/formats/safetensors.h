@@ -27,8 +27,9 @@ struct TensorView : TensorHeader {
 // "(768, 2304) F32", for messages.
 std::string describe(const TensorHeader& tensor);
 
-// A mapped file. Opening checks everything: the header's length and JSON, dtypes, shapes against sizes (without
-// overflow), offsets inside the file, no overlap, no hole, no trailing byte. Throws Error naming file and tensor.
+// A mapped file. Opening checks everything but the values (from_file() in weights.h does): the header's length and
+// JSON, dtypes, shapes against sizes (without overflow), offsets inside the file, no overlap, no hole, no trailing
+// byte. Throws Error naming file and tensor.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);

@@ -1,4 +1,5 @@
-// GPT-2's split pattern: the places where text is cut before byte pairs merge.
+// GPT-2's split pattern: the places where text is cut before byte pairs merge. Special tokens are cut out before that
+// (Tokenizer::encode).
 //
 //   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //

@@ -1,6 +1,6 @@
 // A run's checkpoints: a model directory (llm/formats/huggingface.h), and a training state beside it.
 //
-//   config.json  model.safetensors  tokenizer.json                 a model: `transformers` opens it as it is
+//   config.json  model.safetensors  tokenizer.json  tokenizer_config.json   a model: `transformers` opens it as it is
 //   optimizer.safetensors  trainer_state.json                      what resuming needs besides
 //
 // llm/formats/run_folder.h has where a run keeps them.

@@ -60,7 +60,7 @@ tree 'd[0] = n;'
 printf '#include "kernels/planted.cuh"\nvoid test() { planted_kernel<double><<<1, 1>>>(nullptr, 0, 0, 0); }\n' >tree/tests/kernels/test_planted.cu
 echo '__global__ void own_test_kernel(int* out) { *out = 1; }' >tree/tests/kernels/test_own.cu
 expect_ok report --keep kept sm_80 sm_90a
-expected=$(echo {model,test_own}.sm_{80,90a}.{cubin,log})
+expected=$(echo {gpu_model,test_own}.sm_{80,90a}.{cubin,log})
 [ "$(echo $(ls kept))" = "$expected" ] || die "kept: $(ls kept)"
 expect_output '^sm_90a .* own_test_kernel$'
 echo 'template <class T> __global__ void other_kernel(T* out) { *out = 1; }' >tree/kernels/other.cuh

@@ -399,7 +399,7 @@ test_models_and_tokenizers() {
   done
   cmp losses.latest losses.whole.bin || die "training from llm.c's .bin begins elsewhere"
 
-  expect_refused 1 'no preset.*config.json is missing' "$trainer" --data text.txt --model gpt5
+  expect_refused 1 'not a preset.*config.json is missing' "$trainer" --data text.txt --model gpt5
   expect_refused 2 'context of the model in whole/latest is 16' "$trainer" --data text.txt --model whole/latest --seq-len 17
   expect_refused 2 'has its own shape' "$trainer" --data text.txt --model whole/latest --layers 2
   expect_refused 1 'tokenizer bpe/latest.*300.*257' "$trainer" --data text.txt --model whole/latest --tokenizer bpe/latest

@@ -100,7 +100,7 @@ test_search() {
   echo '{"flags": {"lr": [1e-3, 20]}}' >range.json
   expect_error 2 'lr is 20' train --search range.json --run x
   echo '{"flags": {"rate": [1]}}' >unknown.json
-  expect_error 1 'unknown.json: --rate is no flag' train --search unknown.json --run x
+  expect_error 1 'unknown.json: --rate is not a flag' train --search unknown.json --run x
   expect_error 1 'nothing.json' train --search nothing.json --run x
   expect_error 2 'contradicts' train --search grid.json --run x --resume
   expect_error 2 'needs validation data' train --search grid.json --run x --val-fraction 0

@@ -1,5 +1,5 @@
-// ONE table of the activations, as params.h has one of the parameters: it drives the arena and the memory plan.
-// What backward computes again (Recompute) has one buffer for all blocks: their pointers are the same.
+// ONE table of the activations, as tensor_table.h has one of the parameters: it drives the arena and the memory plan.
+// Activations that backward recomputes (Recompute) share one buffer: the blocks' pointers are the same.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 #include "llm/models/tensor_table.h"
 #include "llm/support/error.h"
 
-// floatX holds tensors, sum_t statistics. N = B*T.
+// floatX: type of tensors; sum_t: type of statistics. N = B*T.
 template <class floatX>
 struct BlockActivations {
   using sum_t = cpu::accumulate_t<floatX>;
@@ -38,8 +38,8 @@ struct Activations {
   std::vector<BlockActivations<floatX>> block;
   floatX* lnf;                 // (N, C)
   sum_t *lnf_mean, *lnf_rstd;  // (N)
-  floatX* pooled = nullptr;    // (B, C)  a classifier's
-  floatX* logits;              // (logits_rows, Vp)  dlogits in backward; the GPU has all N, the CPU a chunk of them
+  floatX* pooled = nullptr;    // (B, C)  only in classifiers
+  floatX* logits;              // (logits_rows, Vp)  dlogits in backward; the GPU holds all N rows, the CPU a chunk
   sum_t* losses;               // (N)
   floatX* sublayer;            // (N, C)  a sublayer's output before it joins the stream
   // gradients, used by one block after another
@@ -58,8 +58,8 @@ struct Activations {
 // Rows of the head's input: a classifier has one for each sequence.
 inline int64_t head_rows(const ModelConfig& config, int64_t B, int64_t T) { return config.num_classes > 0 ? B : B * T; }
 
-// What an adapter adds is made in lora_out, which has room for N rows of 4C numbers and at least one of the logits: how
-// many rows of OC that are.
+// An adapter's output is computed in lora_out, which has room for N rows of 4C numbers and for at least one row of
+// logits: lora_out_rows() rows of 4C, lora_rows_at_once() rows of OC.
 inline int64_t lora_out_rows(const ModelConfig& config, int64_t N) {
   return std::max(N, (int64_t{config.padded_outputs()} + 4 * config.channels - 1) / (4 * config.channels));
 }
@@ -67,8 +67,8 @@ inline int64_t lora_rows_at_once(const ModelConfig& config, int64_t N, int64_t O
   return lora_out_rows(config, N) * 4 * config.channels / OC;
 }
 
-// Rows of logits that the CPU holds at a time, of N: 8 MB of them, or 256 rows where the vocabulary is large, so that
-// the head's gradient is not read and written too often for them.
+// Rows of logits that the CPU holds at a time, out of N: 8 MB, but at least 256 rows, so that with a large vocabulary
+// the head's gradient is not read and written too often.
 inline int64_t logits_chunk_rows(const ModelConfig& config, int64_t N) {
   return std::min<int64_t>(N, std::max<int64_t>(256, (8 << 20) / 4 / config.padded_outputs()));
 }
@@ -131,7 +131,7 @@ inline int64_t activation_bytes(int64_t rows, int64_t cols, size_t element) {
   return (bytes + kActivationAlignment - 1) / kActivationAlignment * kActivationAlignment;
 }
 
-// The arena's bytes; points `a` into it, if there is one.
+// Returns the arena's bytes; points `a` into `arena` unless that is null.
 template <class floatX>
 int64_t bind_activations(const ModelConfig& config, const ModelOptions& options, int64_t B, int64_t T,
                          int64_t logits_rows, Activations<floatX>& a, std::byte* arena) {

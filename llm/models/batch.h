@@ -1,4 +1,4 @@
-// What a training step is given.
+// The input of a training step.
 #pragma once
 
 #include <cstdint>
@@ -8,5 +8,5 @@ struct Batch {
   int B = 0, T = 0;
   std::vector<int32_t> inputs, targets;  // (B, T)
   std::vector<float> weights;            // (B, T)  1 for every token in pretraining
-  std::vector<int32_t> documents = {};   // (B, T)  Model::set_documents(); empty: a row is one
+  std::vector<int32_t> documents = {};   // (B, T)  for Model::set_documents(); empty: each row is one
 };

@@ -19,7 +19,7 @@ CheckRow compare(const std::string& name, const std::vector<float>& a, const std
   }
   if (bb > 0) {
     row.relative = std::sqrt(difference / bb);
-    row.cosine = ab / std::sqrt(aa * bb);  // NaN, which meets no bound, where a is zero
+    row.cosine = ab / std::sqrt(aa * bb);  // NaN, which meets no bound, if a is zero
     row.norm_error = std::abs(std::sqrt(aa / bb) - 1);
   } else {
     row.relative = row.norm_error = std::sqrt(difference);

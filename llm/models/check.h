@@ -1,4 +1,4 @@
-// A fast path held against the reference, tensor by tensor (--check).
+// Compares a fast path with the reference, tensor by tensor (--check).
 #pragma once
 
 #include <string>
@@ -13,15 +13,15 @@ struct CheckRow {
   double relative = 0;    // |a - b| / |b| in the Euclidean norm
   double cosine = 1;      // a . b / (|a| |b|)
   double norm_error = 0;  // | |a| / |b| - 1 |
-  std::string bound;      // what it was held against
+  std::string bound;      // the bound that decides `ok`
   bool ok = false;
 };
 
 // Runs forward and backward of one batch on both; `reference` is b, in fp32. Bounds by `model`'s precision:
 //   fp32         loss 1e-5, logits 1e-4 absolute, gradients 1e-4 relative in norm
 //   tf32, bf16   gradients: cosine >= 0.999 and norms within 1e-2. Logits: 4 u sqrt(K) rms (docs/testing.md), with u
-//                the type's unit round-off and K = 15 L + 4 the roundings on the way from the tokens to a logit: in a
-//                block two norms, four weights, four products' results, probabilities, attention's output, gelu's and
-//                two sums; embedding, last norm, wte and the logit itself. Loss: the same, as a token's loss moves by
-//                what its target's logit does.
+//                the type's unit round-off and K = 15 L + 4 the number of roundings from the tokens to a logit: in a
+//                block two norms, four weights, four products' results, the probabilities, the outputs of attention
+//                and gelu, and two sums; then embedding, last norm, wte and the logit itself. Loss: the same bound, as
+//                a token's loss changes by as much as its target's logit.
 std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch& batch, Precision precision);

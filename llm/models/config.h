@@ -1,16 +1,16 @@
-// The shape of a GPT-2, and what follows from it alone.
+// The shape of a GPT-2, and the numbers that follow from it.
 #pragma once
 
 #include <string>
 
 struct ModelConfig {
-  int max_seq_len = 1024;  // T at most (the rows of wpe)
+  int max_seq_len = 1024;  // the largest T (rows of wpe)
   int vocab_size = 50257;  // V
   int num_layers = 12;     // L
   int num_heads = 12;      // NH
   int channels = 768;      // C
-  bool tied_head = true;   // logits are products with wte; else with a matrix of their own
-  bool qkv_bias = true;    // queries, keys and values have one
+  bool tied_head = true;   // logits are products with wte; else the head has its own matrix
+  bool qkv_bias = true;    // of queries, keys and values
   int num_classes = 0;  // above 0: a classifier of sequences, whose head (not tied) has a row and a bias for each class
   bool causal = true;   // attention looks back only
 
@@ -23,7 +23,7 @@ struct ModelConfig {
   bool operator==(const ModelConfig&) const = default;
 };
 
-// Calls visit(name, field) for every field. One that is missing here does not compile.
+// Calls visit(name, field) for every field. A field missing here is a compile error.
 template <class Config, class Visit>
 void for_each_field(Config& config, Visit&& visit) {
   auto& [max_seq_len, vocab_size, num_layers, num_heads, channels, tied_head, qkv_bias, num_classes, causal] = config;

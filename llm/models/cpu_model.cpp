@@ -1,5 +1,5 @@
-// The forward and backward pass of GPT-2 on the CPU, written out. Kernels are in kernels/; the shapes are in params.h
-// and activations.h.
+// The forward and backward pass of GPT-2 on the CPU, written out. Kernels are in kernels/; the shapes are in
+// tensor_table.h and activations.h.
 #include <sys/mman.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -23,7 +23,7 @@
 #include "llm/models/sharding.h"
 #include "llm/support/error.h"
 
-// Elements that a thread takes at a time where an arena is gone through.
+// Elements that a thread takes at a time in loops over an arena.
 static constexpr int64_t kPiece = 1 << 16;
 
 // ---- forward -------------------------------------------------------------------------------------------------------
@@ -49,17 +49,17 @@ void CpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   }
   // 2. Each block adds the outputs of attention and of its MLP to the stream.
   for (int l = 0; l < L; ++l) {
-    gather(l + 2);  // the next unit comes meanwhile
+    gather(l + 2);  // the next unit arrives meanwhile
     need(l + 1);
     forward_block(l, dropout);
     forward_block_output(l, dropout);
   }
-  // 3. The final norm. The head follows when logits are asked for (make_logits).
+  // 3. The final norm. 4. The head follows when logits are asked for (make_logits).
   need(L + 1);
   k_.layernorm_forward(acts.lnf, acts.lnf_mean, acts.lnf_rstd, stream(L), params.lnfw, params.lnfb, N, C);
 
   if (config.num_classes > 0) cpu::pool_forward(acts.pooled, acts.lnf, pooling_.data(), B, T, C);
-  if (pass == Pass::generate) {  // the last position of each sequence, side by side
+  if (pass == Pass::generate) {  // the last position of each sequence, side by side: all that the head reads
     for (int b = 0; b < B; ++b) {
       const floatX* last = acts.lnf + (static_cast<int64_t>(b) * T + T - 1) * C;
       std::copy(last, last + C, acts.lnf + static_cast<int64_t>(b) * C);
@@ -67,8 +67,8 @@ void CpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
   }
 }
 
-// Logits are made chunk by chunk when they are asked for, by read_logits(), loss() or backward(): all of them at once
-// would be most of the memory, and no cache holds them.
+// Logits are computed chunk by chunk on demand, by read_logits(), loss() or backward(): all at once they would take
+// most of the memory and fit into no cache.
 template <class floatX>
 int64_t CpuModel<floatX>::logits_chunk() const {
   return logits_chunk_rows(config, head_rows(config, B_, T_));
@@ -125,9 +125,11 @@ void CpuModel<floatX>::forward_attention(int l, float dropout) {
   const int64_t layer = int64_t{cache_B_} * cache_T_ * C;
   floatX *k = static_cast<floatX*>(cache_memory_.data()) + 2 * l * layer, *v = k + layer;
   floatX* q = cached_ > 0 ? acts.sublayer : nullptr;
+  // 1. In generation: keys and values go into the cache.
   if (cache_B_ > 0 && pass_ == Pass::generate) {
     cpu::kv_cache_append(q, k, v, a.qkv, cached_, B, T, NH, HS, cache_T_);
   }
+  // 2. Each query's weighted sum of values: over the cache for a new token, else over the batch itself.
   if (cached_ > 0) {
     const std::vector<int32_t> lengths(static_cast<size_t>(B), cached_ + 1);
     cpu::attention_decode(a.atty, q, k, v, lengths.data(), B, NH, HS, cache_T_);
@@ -156,7 +158,7 @@ void CpuModel<floatX>::forward_block_output(int l, float dropout) {
 
 // ---- adapters ------------------------------------------------------------------------------------------------------
 
-// The head works chunk by chunk, each with its part of the mask.
+// The head runs chunk by chunk; each chunk has its part of the mask.
 template <class floatX>
 int64_t CpuModel<floatX>::lora_dropout_at(const floatX* inp, LoraPlace place) const {
   return place == LoraPlace::head ? inp - head_input() : 0;
@@ -180,7 +182,9 @@ void CpuModel<floatX>::lora_forward(const LoraParams<floatX>& w, floatX* out, co
   if (!w.a) return;
   const int rank = options.lora.rank;
   const int64_t rows_at_once = lora_rows_at_once(config, int64_t{B_} * T_, OC);
+  // 1. h = drop(inp) A^T, with `rank` columns.
   lora_hidden(w, inp, N, C, layer, place);
+  // 2. out += scale * h B^T, as many rows at a time as lora_out holds.
   for (int64_t n = 0; n < N; n += rows_at_once) {
     const int rows = static_cast<int>(std::min(rows_at_once, N - n));
     k_.matmul_forward(acts.lora_out, acts.lora_h + n * rank, w.b, nullptr, rows, rank, OC);
@@ -195,13 +199,16 @@ void CpuModel<floatX>::lora_backward(const LoraParams<floatX>& w, const LoraPara
   if (!w.a) return;
   const int rank = options.lora.rank;
   const int64_t rows_at_once = lora_rows_at_once(config, int64_t{B_} * T_, OC);
+  // The steps of lora_forward, from the last to the first. They need h and drop(inp) again.
   const floatX* dropped = lora_hidden(w, inp, N, C, layer, place);
+  // 2. dB += scale * dout^T h, and dh = scale * dout B.
   for (int64_t n = 0; n < N; n += rows_at_once) {
     const int rows = static_cast<int>(std::min(rows_at_once, N - n));
     cpu::lora_take(acts.lora_out, dout + n * stride, lora_scale(), rows, OC, stride);
     k_.matmul_backward(acts.lora_dh + n * rank, dw.b, nullptr, acts.lora_out, acts.lora_h + n * rank, w.b, rows, rank,
                        OC);
   }
+  // 1. dA += dh^T drop(inp), and dinp += dropout's mask * (dh A).
   k_.matmul_backward(dinp ? acts.lora_out : nullptr, dw.a, nullptr, acts.lora_dh, dropped, w.a, static_cast<int>(N), C,
                      rank);
   if (!dinp) return;
@@ -243,13 +250,16 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   allocate_grads();
   begin_backward();
 
+  // The steps of run(), from the last to the first.
+  // 4. The head: chunk by chunk, logits become losses and dlogits; dlogits give the gradients of the head's matrix and
+  // of its input.
   double loss = 0;
   const bool pooled = config.num_classes > 0;
   floatX* dhead = end > L ? nullptr : pooled ? acts.dpooled : acts.dnorm;  // null: nothing below the head is trained
   floatX* dmatrix = params.head ? grads.head : grads.wte;
   for (int64_t n = 0; n < rows_of_head; n += logits_chunk()) {
     const int rows = static_cast<int>(make_logits(n));
-    floatX* dlogits = acts.logits;  // in their place
+    floatX* dlogits = acts.logits;  // overwrite the logits
     first_logits_row_ = -1;
     k_.classifier_backward(dlogits, acts.losses + n, targets + n, weights + n, rows, V, Vp);
     const floatX* inp = head_input() + n * C;
@@ -260,23 +270,25 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
   logits_rows_ = 0;  // a second backward needs a new forward
   for (int64_t n = 0; n < rows_of_head; ++n) loss += static_cast<double>(weights[n]) * acts.losses[n];
   loss_ += loss;
-  squares_known_ = weight_grads_unset_;  // of block weights that this backward alone sets
+  squares_known_ = weight_grads_unset_;  // for block weights, whose gradients only this backward sets
   if (end > L) {
     // only the head is trained
     weight_grads_unset_ = false;
     return;
   }
 
+  // 3. The final norm: from here on acts.dresidual is the gradient of the stream.
   if (pooled) cpu::pool_backward(acts.dnorm, acts.dpooled, pooling_.data(), B, T, C);
   std::fill(acts.dresidual, acts.dresidual + NC, floatX(0));
   k_.layernorm_backward(acts.dresidual, grads.lnfw, grads.lnfb, acts.dnorm, stream(L), params.lnfw, acts.lnf_mean,
                         acts.lnf_rstd, N, C);
   reduce(L + 1);
+  // 2. The blocks, from the last down to `end`.
   for (int l = L - 1; l >= end; --l) {
-    if (l > end) gather(l);  // the block below comes meanwhile
+    if (l > end) gather(l);  // the block below arrives meanwhile
     need(l + 1);
     begin_gradients(l + 1);
-    // What blocks share still holds the last block's.
+    // Buffers that the blocks share hold the last block's activations: those of the others are computed again.
     if (options.recompute == Recompute::block && l < L - 1) forward_block(l, dropout_);
     if (options.recompute == Recompute::gelu && l < L - 1) {
       const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
@@ -285,6 +297,7 @@ void CpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     backward_block(l);
     reduce(l + 1);
   }
+  // 1. Tokens and positions: each row of the stream's gradient is added to the rows of its token and its position.
   if (grads.wte) {
     if (dropout_ > 0) {
       cpu::dropout_backward(acts.dresidual, acts.dresidual, dropout_, dropout_seed_,
@@ -302,7 +315,7 @@ void CpuModel<floatX>::matmul_backward(floatX* dinp, floatX* dweight, floatX* db
   const bool set = weight_grads_unset_ && first && dweight;
   k_.matmul_backward(dinp, set ? nullptr : dweight, dbias, dout, inp, weight, N, C, OC);
   if (!set) return;
-  const bool complete = dweight != grads.wte && dweight != grads.head;  // to these more is added
+  const bool complete = dweight != grads.wte && dweight != grads.head;  // to these two more is added later
   k_.matmul_dweight(dweight, complete ? &squares_ : nullptr, dout, inp, N, C, OC);
 }
 
@@ -314,7 +327,8 @@ void CpuModel<floatX>::backward_block(int l) {
   const BlockParams<floatX>& dw = grads.block[static_cast<size_t>(l)];
   const BlockActivations<floatX>& a = acts.block[static_cast<size_t>(l)];
 
-  // The steps of forward_block, from the last to the first. 6. The residual connection.
+  // The steps of forward_block and forward_block_output, from the last to the first.
+  // 6. The residual connection.
   const floatX* dsublayer = acts.dresidual;  // the residual connection hands the gradient to both of its inputs
   if (dropout_ > 0) {
     cpu::dropout_backward(acts.dsublayer, acts.dresidual, dropout_, dropout_seed_, sequence(l, DropoutPlace::mlp), NC);
@@ -358,7 +372,7 @@ void CpuModel<floatX>::zero_grad() {
   weight_grads_unset_ = true;
   squares_known_ = false;
   squares_ = 0;
-  if (sharded(options, Arena::grads)) {  // a backward's own begin as zeros
+  if (sharded(options, Arena::grads)) {  // each backward starts from zeros
     weight_grads_unset_ = false;
     return clear_grads(grad_memory_.data(), kept_size(table, options, Arena::grads));
   }
@@ -447,7 +461,7 @@ std::vector<typename CpuModel<floatX>::Piece> CpuModel<floatX>::adamw_pieces() {
                 p.size()};
     if (in_parts()) {
       const TensorPart part = part_of(p, unit(p.unit), comm().rank());
-      const int64_t at = part.kept_at - unit(p.unit).kept_at;  // in this rank's part of the unit
+      const int64_t at = part.kept_at - unit(p.unit).kept_at;  // offset in this rank's part of the unit
       whole = {&p,
                own_part(Arena::params, p.unit) + at,
                own_part(Arena::grads, p.unit) + at,
@@ -469,7 +483,7 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
   settle_grads();
   finish_gradients();
   settle_params();
-  double sums[] = {loss_, o.signal, squares()};  // over all processes; the last is everybody's where it is not in parts
+  double sums[] = {loss_, o.signal, squares()};  // over all processes; without parts all have the same squares
   if (parallel()) comm().wait(comm().all_reduce(sums, options.zero > 0 ? 3 : 2, Number::f64));
   StepResult result{sums[0], loss_, std::sqrt(sums[2]), false, sums[1]};
   result.updated = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
@@ -491,7 +505,7 @@ void CpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
   const auto average = [&](const ParamTensor& p, const floatX* weights, int64_t i, int64_t count) {
     if (p.averaged) cpu::ema_update(at(average_memory_, i), weights, average_rate, count);
   };
-  // AdamW's tensors in pieces, all in one parallel region: most tensors are too small for a region of their own.
+  // AdamW's tensors in pieces, all in one parallel region: most tensors are too small for their own.
   const std::vector<Piece> pieces = adamw_pieces();
 #pragma omp parallel for schedule(static, 1)
   for (size_t k = 0; k < pieces.size(); ++k) {
@@ -537,7 +551,7 @@ void CpuModel<floatX>::exchange_average() {
 template <class floatX>
 StepResult CpuModel<floatX>::result(int steps_back) {
   if (steps_back < 0 || steps_back >= static_cast<int>(results_.size())) {
-    throw std::logic_error("result() of an update that has not been, or is longer ago than two");
+    throw std::logic_error("result() of an update that is not one of the last two");
   }
   return results_[results_.size() - 1 - static_cast<size_t>(steps_back)];
 }
@@ -612,9 +626,9 @@ void CpuModel<floatX>::resize(int B, int T) {
   const int64_t bytes = bind_activations<floatX>(config, options, B, T,
                                                  logits_chunk_rows(config, head_rows(config, B, T)), acts, nullptr);
   if (bytes > activation_memory_.bytes()) {
-    B_ = T_ = 0;  // nothing is bound, should the allocation throw
+    B_ = T_ = 0;  // if the allocation throws, nothing is bound
     logits_rows_ = 0;
-    activation_memory_ = Buffer();  // the old one goes before the new one comes
+    activation_memory_ = Buffer();  // the old memory is freed before the new is allocated
     activation_memory_ = Buffer(bytes);
   }
   bind_activations(config, options, B, T, logits_chunk_rows(config, head_rows(config, B, T)), acts,
@@ -634,7 +648,7 @@ void CpuModel<floatX>::resize_cache(int B, int T) {
 template <class floatX>
 void CpuModel<floatX>::read_logits(int64_t row, float* out) {
   if (row < 0 || row >= logits_rows_) {
-    throw std::logic_error("read_logits() of a row that the last forward() did not make");
+    throw std::logic_error("read_logits() of a row that the last forward() did not compute");
   }
   make_logits(row);
   const floatX* from = acts.logits + (row - first_logits_row_) * config.padded_outputs();
@@ -657,7 +671,7 @@ int64_t CpuModel<floatX>::arena_bytes(Arena which) const {
   return kept_size(table, options, which) * static_cast<int64_t>(sizeof(floatX));
 }
 
-// Gradients that are not sharded are still sums in the own part alone, from stage 1 on.
+// From stage 1 on, gradients that are not sharded are also sums only in this rank's own part.
 template <class floatX>
 bool CpuModel<floatX>::reads_parts(Arena which) const {
   return which == Arena::grads ? in_parts() : sharded(options, which);
@@ -721,7 +735,7 @@ void CpuModel<floatX>::write(Arena which, const ParamTensor& tensor, const float
     size = part.count;
     if (which == Arena::params) gather_changed();
   }
-  // By all threads, piece by piece: on machines with several memories each then has its share of the weights.
+  // By all threads, piece by piece: on machines with several memories each then holds its share of the weights.
   const int64_t pieces = (size + kPiece - 1) / kPiece;
 #pragma omp parallel for schedule(static, 1)
   for (int64_t k = 0; k < pieces; ++k) {
@@ -742,7 +756,7 @@ int64_t CpuModel<floatX>::allocated_bytes() const {
 template <class floatX>
 void CpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequence) {
   check_dropout(dropout);
-  pass_ = Pass::evaluate;  // a forward before this has no backward: that would draw other masks
+  pass_ = Pass::evaluate;  // an earlier forward gets no backward: that would draw other masks
   dropout_ = dropout;
   dropout_seed_ = seed;
   dropout_base_ = sequence;
@@ -802,7 +816,7 @@ double measure_peak_flops(Precision precision) {
   const int n = 1024;
   std::vector<float> a(static_cast<size_t>(n) * n, 1.0f), b(a), c(a);
   double best = 0, spent = 0;
-  while (spent < 0.2) {  // long enough to meet a moment when nothing else runs
+  while (spent < 0.2) {  // long enough for a moment when nothing else runs
     const auto start = std::chrono::steady_clock::now();
     kernels.matmul_forward(c.data(), a.data(), b.data(), nullptr, n, n, n);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

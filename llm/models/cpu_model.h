@@ -1,4 +1,4 @@
-// The CPU's GPT-2, open to tests: float trains, double serves finite differences of the whole model.
+// GPT-2 on the CPU, its parts visible to tests: float trains, double serves finite differences of the whole model.
 #pragma once
 
 #include <utility>
@@ -33,7 +33,7 @@ class Buffer {
 template <class floatX>
 class CpuModel final : public Model {
  public:
-  // Throws Error where the machine lacks what options.precision wants.
+  // Throws Error if the machine lacks what options.precision needs.
   CpuModel(const ModelConfig& config, bool reference, const ModelOptions& options = {});
   ~CpuModel() override;
 
@@ -65,21 +65,22 @@ class CpuModel final : public Model {
 
   void run(const int32_t* inputs, int B, int T, Pass pass) override;
   void resize_cache(int B, int T) override;
-  void forward_attention(int l, float dropout);     // its weighted sums, also of the cache
-  void forward_block(int l, float dropout);         // from the stream to what the MLP's second product reads
+  void forward_attention(int l, float dropout);     // its weighted sums; fills and reads the cache
+  void forward_block(int l, float dropout);         // from the stream to the input of the MLP's second product
   void forward_block_output(int l, float dropout);  // that product, and the stream after it
   void backward_block(int l);
-  // An adapter's part of a product out (N, OC) = inp (N, C) @ W^T, whose rows are `stride` apart; none if it has none.
+  // Adds an adapter's part to a product out (N, OC) = inp (N, C) @ W^T, whose rows are `stride` apart; does nothing
+  // without an adapter.
   void lora_forward(const LoraParams<floatX>& w, floatX* out, const floatX* inp, int64_t N, int C, int OC, int stride,
                     int layer, LoraPlace place);
-  // The same of dinp, which is added to, and the adapter's gradients.
+  // Its backward pass: adds to dinp and to the adapter's gradients.
   void lora_backward(const LoraParams<floatX>& w, const LoraParams<floatX>& dw, floatX* dinp, const floatX* dout,
                      const floatX* inp, int64_t N, int C, int OC, int stride, int layer, LoraPlace place);
-  int64_t lora_dropout_at(const floatX* inp, LoraPlace place) const;  // the number of inp's first element in the mask
-  // drop(inp) @ A^T into acts.lora_h; the dropped input, which is inp itself without dropout.
+  int64_t lora_dropout_at(const floatX* inp, LoraPlace place) const;  // the index of inp's first element in the mask
+  // acts.lora_h = drop(inp) @ A^T. Returns drop(inp), which is inp itself without dropout.
   const floatX* lora_hidden(const LoraParams<floatX>& w, const floatX* inp, int64_t N, int C, int layer,
                             LoraPlace place);
-  // Of a product; `first`: nothing of this micro-batch is in dweight yet.
+  // Backward pass of a product; `first`: dweight has nothing of this micro-batch yet.
   void matmul_backward(floatX* dinp, floatX* dweight, floatX* dbias, const floatX* dout, const floatX* inp,
                        const floatX* weight, int N, int C, int OC, bool first);
   void* arena_memory(Arena arena) const override;
@@ -90,8 +91,8 @@ class CpuModel final : public Model {
   Number grad_number() const override { return kNumber; }
   void add_grads(void* to, const void* from, int64_t n) override;
   void clear_grads(void* grads, int64_t n) override;
-  double squares();  // of the gradients; of this rank's part where the optimizer's state is sharded
-  // What an update works on: `count` elements of a tensor, in the arenas of parameters, gradients, m and average, v.
+  double squares();  // sum over the gradients; over this rank's part if the optimizer's state is sharded
+  // A piece of an update: `count` elements of a tensor, from `at` in gradients, m and average, from `v_at` in v.
   struct Piece {
     const ParamTensor* tensor;
     floatX* param;
@@ -106,7 +107,7 @@ class CpuModel final : public Model {
   const int32_t* documents() const { return documents_.empty() ? nullptr : documents_.data(); }
   const floatX* head_input() const { return config.num_classes > 0 ? acts.pooled : acts.lnf; }
   int64_t logits_chunk() const;      // rows of logits that are in memory at a time
-  int64_t make_logits(int64_t row);  // those of the chunk with this row; how many
+  int64_t make_logits(int64_t row);  // computes the chunk with this row; returns its rows
   const floatX* stream(int l) const { return l == 0 ? acts.encoded : acts.block[static_cast<size_t>(l - 1)].residual3; }
   void resize(int B, int T);
   void allocate_grads();
@@ -123,14 +124,14 @@ class CpuModel final : public Model {
   std::vector<int32_t> inputs_;
   Buffer cache_memory_;
   int B_ = 0, T_ = 0;
-  int64_t logits_rows_ = 0;        // that the last forward can be asked for; none after backward
-  int64_t first_logits_row_ = -1;  // of the chunk that acts.logits holds; -1: none
+  int64_t logits_rows_ = 0;        // that the last forward offers; 0 after backward
+  int64_t first_logits_row_ = -1;  // the first in acts.logits; -1: none
   Pass pass_ = Pass::evaluate;
-  // After zero_grad(): the gradients of the matrices that products are with hold anything, and stand for zeros. The
-  // first backward sets them; settle_grads() makes them zeros for whoever looks before that.
+  // After zero_grad() the gradients of the products' matrices are stale and count as zeros. The first backward
+  // overwrites them; settle_grads() clears them for readers before that.
   mutable bool weight_grads_unset_ = false;
-  double squares_ = 0;               // of the block weights' gradients, summed up when they were set
-  bool squares_known_ = false;       // and nothing was added to them since
+  double squares_ = 0;               // of the block weights' gradients, summed when they were set
+  bool squares_known_ = false;       // whether nothing was added to them since
   double loss_ = 0;                  // of the step so far
   int64_t updates_ = 0;              // AdamW's t
   std::vector<StepResult> results_;  // of the last two updates, the newest last

@@ -1,5 +1,5 @@
-// Where a program's model lives. The program's main function decides it: the library does not know which devices a
-// build has.
+// The device that a program's model runs on. The program's main function chooses it: the library does not know which
+// devices a build has.
 #pragma once
 
 #include <functional>

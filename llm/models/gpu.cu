@@ -1,4 +1,4 @@
-// The GPU itself, and what a model takes of it: memory and queues, the plan of memory, what programs ask for.
+// The GPU: memory and queues, the memory plan, and what programs ask for (gpu.h).
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -26,7 +26,7 @@ DeviceBuffer::DeviceBuffer(int64_t bytes) : bytes_(bytes) {
   }
   const cudaError_t status = cudaMalloc(&data_, static_cast<size_t>(bytes));
   if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();  // said, and not to be found again by the next call
+    cudaGetLastError();  // reported here: the next call must not find it again
     throw std::bad_alloc();
   }
   CUDA_CHECK(status);
@@ -38,7 +38,7 @@ DeviceBuffer::~DeviceBuffer() {
 }
 
 PinnedBuffer::PinnedBuffer(int64_t bytes) {
-  if (DryRun::current()) data_ = ::operator new(static_cast<size_t>(bytes));  // the host does write there
+  if (DryRun::current()) data_ = ::operator new(static_cast<size_t>(bytes));  // the host does write to it
   CUDA_CHECK(cudaMallocHost(&data_, static_cast<size_t>(bytes)));
 }
 PinnedBuffer::~PinnedBuffer() {
@@ -76,7 +76,7 @@ GpuTiers gpu_tiers(Precision precision, bool reference) {
 }
 
 namespace {
-__global__ void probe_kernel() {}  // says whether this program has code for a GPU
+__global__ void probe_kernel() {}  // shows whether this program has code for a GPU
 }  // namespace
 
 void check_gpu() {
@@ -84,7 +84,7 @@ void check_gpu() {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
   if (status != cudaSuccess || devices == 0) {
-    fail("no CUDA device is to be found here (%s); %s",
+    fail("no CUDA device found here (%s); %s",
          status != cudaSuccess ? cudaGetErrorString(status) : "the driver counts none", cpu);
   }
   cudaDeviceProp properties;
@@ -135,7 +135,7 @@ int64_t gpu_scratch_bytes(const ModelConfig& config, const ModelOptions& options
       attention_backward_scratch(B, T, C, config.num_heads),
       layernorm_backward_scratch(N, C),
       embedding_backward_scratch(B, T, C, config.vocab_size),
-      // The parts of units end in chunks of their own.
+      // Each part of a unit ends in its own chunk.
       global_norm_scratch(arena_size(param_table(config, options), Arena::grads)) + (config.num_layers + 2) * 8,
       muon ? muon_chunks(int64_t{4} * C * C) * static_cast<int64_t>(sizeof(double)) : 0,
       int64_t{256},
@@ -159,7 +159,7 @@ std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOpt
   rows.push_back({"step", "", 5 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
   int64_t libraries = 0;
 #ifdef WROUGHT_CUBLASLT
-  libraries += 2 * static_cast<int64_t>(CublasLt::kWorkspace);  // the model's, the measurement's
+  libraries += 2 * static_cast<int64_t>(CublasLt::kWorkspace);  // one for the model, one for measuring
 #endif
 #ifdef WROUGHT_CUDNN
   if (options.precision == Precision::bf16) libraries += attention_cudnn::kWorkspaceLimit;
@@ -170,7 +170,7 @@ std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOpt
 
 void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t free) {
   const auto needed = [&](const ModelOptions& o, int batch) {
-    double sum = 0;  // absurd sizes pass 2^63
+    double sum = 0;  // absurd sizes exceed 2^63
     for (const MemoryRow& row : gpu_memory_plan(config, o, batch, T)) sum += static_cast<double>(row.bytes);
     return sum;
   };
@@ -211,11 +211,11 @@ void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, in
   while (batch > 1 && needed(all, batch) > available) batch /= 2;
   if (batch < B) all_flags += strprintf(" {batch-size} %d", batch);
   if (all_flags.find(" {", 1) != std::string::npos) way(all_flags, all, batch);
-  if (ways.empty()) ways = "\n  (no flag is left that takes less)";
+  if (ways.empty()) ways = "\n  (no other flag takes less)";
   fail(
       "training takes %.0f bytes of GPU memory and %lld are free. It would take with\n"
-      "%s\nA smaller batch leaves the step as it is if {total-batch-tokens} stays; else a shorter {seq-len} or a "
-      "smaller {model}. {memory} shows what takes how much",
+      "%s\nA smaller batch does not change the step if {total-batch-tokens} stays; otherwise take a shorter {seq-len} "
+      "or a smaller {model}. {memory} shows what takes how much",
       needed(options, B), static_cast<long long>(free), ways.c_str() + 1);
 }
 
@@ -236,7 +236,7 @@ std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions
   const auto operations = options.precision == Precision::bf16 ? dry_step<bf16>(config, options, B, T, dropout, tiers)
                                                                : dry_step<float>(config, options, B, T, dropout, tiers);
   std::vector<KernelRow> rows;
-  std::map<std::vector<std::string>, size_t> known;  // like ones of several layers are one row
+  std::map<std::vector<std::string>, size_t> known;  // equal ones of several layers share a row
   for (const DryRun::Operation& o : operations) {
     KernelRow row{o.name, o.of, o.shape, 0, o.tier, o.why, {}};
     for (const DryRun::Launch& launch : o.launches) {
@@ -257,7 +257,7 @@ std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions
 }
 
 std::string kernels_line(const std::vector<KernelRow>& rows) {
-  // What runs, and the first reason why nothing faster; of several, how often each.
+  // What runs, and the first reason why nothing faster does; if launches differ, how often each runs.
   const auto summary = [&](const std::string& operation) {
     std::vector<std::pair<std::string, int>> found;
     int all = 0;
@@ -287,7 +287,7 @@ std::string gpu_build() {
   if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0) {
     text = "device: " + gpu_name();
   } else {
-    text = "device: none here, so what only a GPU can say is left open";
+    text = "device: none here; what only a GPU can tell is left open";
   }
 #ifdef WROUGHT_CUBLASLT
   text += "; built with cuBLASLt";
@@ -306,8 +306,8 @@ std::string gpu_build() {
 
 namespace {
 
-// Random numbers in [-1, 1): what factors' bits are decides how much power a product takes, and so the clock. A
-// pattern, made on the host, whose length is a prime number: no row of a matrix equals another.
+// Random numbers in [-1, 1): the factors' bits decide how much power a product takes, and so the clock. A pattern, made
+// on the host, of prime length, so that no row of a matrix equals another.
 template <class floatX>
 void fill(const DeviceBuffer& buffer, uint64_t sequence) {
   const int64_t n = buffer.bytes() / static_cast<int64_t>(sizeof(floatX)), length = std::min<int64_t>(n, 1'048'573);
@@ -339,7 +339,7 @@ class Products {
     cudaEventDestroy(begun_);
     cudaEventDestroy(done_);
   }
-  // Of one, in seconds, with `count` queued.
+  // Seconds per product, with `count` queued.
   double seconds(int count) {
     CUDA_CHECK(cudaEventRecord(begun_, nullptr));
     for (int k = 0; k < count; ++k) {
@@ -367,7 +367,7 @@ double peak_flops(MatmulMode mode) {
   double best = 0;
   for (int n = 128; n <= 8192 && Products<floatX>::bytes(n) <= free_gpu_memory() / 2; n *= 2) {
     Products<floatX> products(n, mode);
-    products.seconds(1);  // the first makes plans
+    products.seconds(1);  // the first call makes plans
     const double once = products.seconds(1);
     if (once < kLong && n < 8192 && Products<floatX>::bytes(2 * n) <= free_gpu_memory() / 2) continue;
     const auto as_long_as = [&](double seconds) { return static_cast<int>(std::ceil(seconds / once)); };

@@ -1,4 +1,4 @@
-// The forward and backward pass of GPT-2 on the GPU, written out as model.cpp does for the CPU.
+// The forward and backward pass of GPT-2 on the GPU, written out as cpu_model.cpp does for the CPU.
 #include <algorithm>
 #include <chrono>
 #include <new>
@@ -49,17 +49,18 @@ void GpuModel<floatX>::run(const int32_t* inputs, int B, int T, Pass pass) {
                     dropout_seed_, sequence(0, DropoutPlace::embedding), B, T, C, compute_);
   const BlockParams<floatX>& w0 = params_.block[0];
   const BlockActivations<floatX>& a0 = acts_.block[0];
-  need(1);  // the first norm is made here, the others behind the residual connection before them
+  need(1);  // the first norm is made here, each other one with the residual connection before it
   layernorm_forward(a0.ln1, a0.ln1_mean, a0.ln1_rstd, acts_.encoded, w0.ln1w, w0.ln1b, N, C, compute_);
-  // 2. Each block adds the outputs of attention and of its MLP to the stream, and makes the norm that follows.
+  // 2. Each block adds the outputs of attention and of its MLP to the stream, and makes the norm that follows: after
+  // the last block, 3. The final norm.
   for (int l = 0; l < L; ++l) {
-    gather(l + 2);  // the next unit comes meanwhile; its norm's weights are needed at this one's end
+    gather(l + 2);  // the next unit arrives meanwhile; this block ends with its norm
     forward_block(l, dropout);
     need(l + 2);
     forward_block_output(l, dropout);
   }
 
-  // 3. The head.
+  // 4. The head.
   const auto make_logits = [&](floatX* logits, const floatX* inp, int rows) {
     const floatX *matrix = params_.output_matrix(), *bias = params_.headb;
     matmul_forward(logits, static_cast<floatX*>(nullptr), inp, matrix, bias, rows, C, Vp, tiers_.matmul, compute_);
@@ -84,8 +85,7 @@ void GpuModel<floatX>::forward_block(int l, float dropout) {
   const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
   floatX* no_gelu = nullptr;
 
-  // 1. The projection to queries, keys and values. The norm before it was made with the residual connection before
-  // that.
+  // 1. The projection to queries, keys and values. Its norm was made with the residual connection before it.
   matmul_forward(a.qkv, no_gelu, a.ln1, w.qkvw, w.qkvb, N, C, 3 * C, tiers_.matmul, compute_);
   lora_forward(w.q, a.qkv, a.ln1, N, C, C, 3 * C, l, LoraPlace::q);
   lora_forward(w.k, a.qkv + C, a.ln1, N, C, C, 3 * C, l, LoraPlace::k);
@@ -97,7 +97,7 @@ void GpuModel<floatX>::forward_block(int l, float dropout) {
   // 3. The residual connection, and the MLP's norm.
   residual_layernorm_forward(a.residual2, a.ln2, a.ln2_mean, a.ln2_rstd, stream(l), acts_.sublayer, w.ln2w, w.ln2b,
                              dropout, dropout_seed_, sequence(l, DropoutPlace::attproj), N, C, compute_);
-  // 4. The MLP's first product with GELU. With an adapter GELU waits for it, else it is part of the product.
+  // 4. The MLP's first product with GELU: part of the product, unless an adapter adds to it first.
   matmul_forward(a.fch, w.fc.a ? no_gelu : a.fch_gelu, a.ln2, w.fcw, w.fcb, N, C, 4 * C, tiers_.matmul, compute_);
   lora_forward(w.fc, a.fch, a.ln2, N, C, 4 * C, 4 * C, l, LoraPlace::fc);
   if (w.fc.a) gelu_forward(a.fch_gelu, a.fch, int64_t{4} * N * C, compute_);
@@ -109,9 +109,11 @@ void GpuModel<floatX>::forward_attention(int l, float dropout) {
   const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
   const int64_t layer = int64_t{cache_B_} * cache_T_ * C;
   floatX *k = cache_memory_.as<floatX>() + 2 * l * layer, *v = k + layer, *q = cached_ > 0 ? acts_.sublayer : nullptr;
+  // 1. In generation: keys and values go into the cache.
   if (cache_B_ > 0 && pass_ == Pass::generate) {
     kv_cache_append(q, k, v, static_cast<const floatX*>(a.qkv), cached_, B, T, NH, HS, cache_T_, compute_);
   }
+  // 2. Each query's weighted sum of values: over the cache for a new token, else over the batch itself.
   if (cached_ > 0) {
     attention_decode<floatX>(a.atty, scratch_memory_.as<void>(), q, k, v, slots_[slot_].targets, B, NH, HS, cache_T_,
                              compute_);
@@ -166,7 +168,9 @@ void GpuModel<floatX>::lora_forward(const LoraParams<floatX>& w, floatX* out, co
   const int rank = options.lora.rank;
   const int64_t rows_at_once = lora_rows_at_once(config, int64_t{B_} * T_, OC);
   const floatX* no_bias = nullptr;
+  // 1. h = drop(inp) A^T, with `rank` columns.
   lora_hidden(w, inp, N, C, layer, place);
+  // 2. out += scale * h B^T, as many rows at a time as lora_out holds.
   for (int64_t n = 0; n < N; n += rows_at_once) {
     const int rows = static_cast<int>(std::min(rows_at_once, N - n));
     matmul_forward(acts_.lora_out, static_cast<floatX*>(nullptr), acts_.lora_h + n * rank,
@@ -183,13 +187,16 @@ void GpuModel<floatX>::lora_backward(const LoraParams<floatX>& w, const LoraPara
   const int rank = options.lora.rank;
   const int64_t rows_at_once = lora_rows_at_once(config, int64_t{B_} * T_, OC);
   void* scratch = scratch_memory_.as<void>();
+  // The steps of lora_forward, from the last to the first. They need h and drop(inp) again.
   const floatX *no_gelu = nullptr, *dropped = lora_hidden(w, inp, N, C, layer, place);
+  // 2. dB += scale * dout^T h, and dh = scale * dout B.
   for (int64_t n = 0; n < N; n += rows_at_once) {
     const int rows = static_cast<int>(std::min(rows_at_once, N - n));
     lora_take(acts_.lora_out, dout + n * stride, lora_scale(), rows, OC, stride, compute_);
     matmul_backward(acts_.lora_dh + n * rank, dw.b, nullptr, scratch, acts_.lora_out, acts_.lora_h + n * rank, w.b,
                     no_gelu, rows, rank, OC, tiers_.matmul, compute_);
   }
+  // 1. dA += dh^T drop(inp), and dinp += dropout's mask * (dh A).
   matmul_backward(dinp ? acts_.lora_out : nullptr, dw.a, nullptr, scratch, acts_.lora_dh, dropped, w.a, no_gelu,
                   static_cast<int>(N), C, rank, tiers_.matmul, compute_);
   if (!dinp) return;
@@ -228,13 +235,15 @@ void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     throw std::logic_error("backward() without forward(Pass::train)");
   }
   check_targets(targets, rows);
-  logits_rows_ = 0;  // dlogits take their place: a second backward needs a new forward
+  logits_rows_ = 0;  // dlogits overwrite them: a second backward needs a new forward
   Slot& slot = slots_[slot_];
   copy_in(slot, slot.targets, slot.host_targets, targets, rows);
   copy_in(slot, slot.weights, slot.host_weights, weights, rows);
   begin_backward();
   void* scratch = scratch_memory_.as<void>();
 
+  // The steps of run(), from the last to the first.
+  // 4. The head: logits become losses and dlogits; dlogits give the gradients of the head's matrix and of its input.
   floatX* dlogits = acts_.logits;
   classifier_backward(dlogits, acts_.losses, slot.targets, slot.weights, rows, V, Vp, compute_);
   classifier_loss(&state_->loss, acts_.losses, slot.weights, rows, compute_);
@@ -249,18 +258,20 @@ void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     CUDA_CHECK(cudaEventRecord(slot.done, compute_));
     return;
   }
+  // 3. The final norm: from here on acts_.dresidual is the gradient of the stream.
   if (pooled) pool_backward(acts_.dnorm, acts_.dpooled, slot.pooling, B, T, C, compute_);
   CUDA_CHECK(cudaMemsetAsync(acts_.dresidual, 0, static_cast<size_t>(NC) * sizeof(floatX), compute_));
   layernorm_backward(acts_.dresidual, grads_.lnfw, grads_.lnfb, scratch, acts_.dnorm, stream(L), params_.lnfw,
                      acts_.lnf_mean, acts_.lnf_rstd, N, C, compute_);
   reduce(L + 1);
+  // 2. The blocks, from the last down to `end`.
   for (int l = L - 1; l >= end; --l) {
-    if (l > end) gather(l);  // the block below comes meanwhile
+    if (l > end) gather(l);  // the block below arrives meanwhile
     need(l + 1);
     begin_gradients(l + 1);
     const BlockParams<floatX>& w = params_.block[static_cast<size_t>(l)];
     const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
-    // What blocks share still holds the last block's.
+    // Buffers that the blocks share hold the last block's activations: those of the others are computed again.
     if (options.recompute == Recompute::block && l < L - 1) {
       layernorm_forward(a.ln1, a.ln1_mean, a.ln1_rstd, stream(l), w.ln1w, w.ln1b, N, C, compute_);
       forward_block(l, dropout_);
@@ -269,6 +280,7 @@ void GpuModel<floatX>::backward(const int32_t* targets, const float* weights) {
     backward_block(l);
     reduce(l + 1);
   }
+  // 1. Tokens and positions: each row of the stream's gradient is added to the rows of its token and its position.
   if (grads_.wte) {
     embedding_backward(grads_.wte, grads_.wpe, scratch, acts_.dresidual, slot.inputs, documents(), dropout_,
                        dropout_seed_, sequence(0, DropoutPlace::embedding), B, T, C, config.vocab_size, compute_);
@@ -286,16 +298,16 @@ void GpuModel<floatX>::backward_block(int l) {
   const BlockActivations<floatX>& a = acts_.block[static_cast<size_t>(l)];
   void* scratch = scratch_memory_.as<void>();
   const floatX* no_gelu = nullptr;
-  // The gradient of a sublayer's output: the stream's own where no dropout lies between them.
+  // The gradient of a sublayer's output: that of the stream, unless dropout lies between them.
   const auto dsublayer = [&](DropoutPlace place) -> const floatX* {
     if (dropout_ == 0) return acts_.dresidual;
     dropout_backward(acts_.dsublayer, acts_.dresidual, dropout_, dropout_seed_, sequence(l, place), NC, compute_);
     return acts_.dsublayer;
   };
 
-  // The steps of forward_block, from the last to the first.
-  // 6, 5. The residual connection, and the MLP's second product. With an adapter GELU's derivative waits for it, else
-  // it is part of the product.
+  // The steps of forward_block and forward_block_output, from the last to the first.
+  // 6, 5. The residual connection, and the MLP's second product. GELU's derivative is part of the product, unless an
+  // adapter adds to it first.
   const floatX* dy = dsublayer(DropoutPlace::mlp);
   matmul_backward(acts_.dfch, dw.fcprojw, dw.fcprojb, scratch, dy, a.fch_gelu, w.fcprojw, w.fcproj.a ? no_gelu : a.fch,
                   N, 4 * C, C, tiers_.matmul, compute_);
@@ -399,8 +411,8 @@ void GpuModel<floatX>::update(const OptimizerConfig& o, float grad_clip) {
                  compute_);
     }
   }
-  for (const ParamRun& run : in_parts() ? std::vector<ParamRun>() : adamw_runs(table)) {  // one, unless some are Muon's
-    const int64_t i = run.grad_offset;  // the master copy has what is trained
+  for (const ParamRun& run : in_parts() ? std::vector<ParamRun>() : adamw_runs(table)) {  // one, or more with Muon
+    const int64_t i = run.grad_offset;  // the master copy holds what is trained
     adamw_update(param_memory_.as<floatX>() + run.offset, master ? master + i : nullptr, m_memory_.as<float>() + i,
                  v_memory_.as<float>() + run.v_offset, grad_memory_.as<float>() + i,
                  decay_memory_.as<uint8_t>() + i / kParamAlignment, &state_->step, o.lr * run.lr_scale, o.beta1,
@@ -437,8 +449,8 @@ float GpuModel<floatX>::unit_lr_scale(int u) const {
   return 1;
 }
 
-// The weights that an average is taken of: float parameters themselves, or the master copy of bf16 ones from element i
-// on. (bf16 without a master copy has no average: options that ask for one are refused.)
+// The weights to average: float parameters themselves, or the master copy of bf16 ones from element i on. (bf16 without
+// a master copy has no average: options that ask for one are refused.)
 template <class floatX>
 const float* GpuModel<floatX>::float_weights(const floatX* params, int64_t i) const {
   if constexpr (std::is_same_v<floatX, float>) {
@@ -470,7 +482,7 @@ void GpuModel<floatX>::exchange_average() {
 template <class floatX>
 StepResult GpuModel<floatX>::result(int steps_back) {
   if (steps_back < 0 || steps_back >= std::min<int64_t>(update_calls_, kResults)) {
-    throw std::logic_error("result() of an update that has not been, or is longer ago than two");
+    throw std::logic_error("result() of an update that is not one of the last two");
   }
   const int64_t k = (update_calls_ - 1 - steps_back) % kResults;
   CUDA_CHECK(cudaEventSynchronize(result_copied_[k]));
@@ -555,11 +567,11 @@ void GpuModel<floatX>::resize(int B, int T) {
   const int64_t scratch = gpu_scratch_bytes(config, options, B, T);
   if (activations > activation_memory_.bytes() || scratch > scratch_memory_.bytes() || tokens > batch_tokens_) {
     CUDA_CHECK(cudaStreamSynchronize(compute_));
-    B_ = T_ = 0;  // nothing is bound, should an allocation throw
+    B_ = T_ = 0;  // if an allocation throws, nothing is bound
     logits_rows_ = batch_tokens_ = 0;
     const auto grow = [](DeviceBuffer& buffer, int64_t bytes) {
       if (bytes <= buffer.bytes()) return;
-      buffer = DeviceBuffer();  // the old one goes before the new one comes
+      buffer = DeviceBuffer();  // the old memory is freed before the new is allocated
       buffer = DeviceBuffer(bytes);
     };
     grow(activation_memory_, activations);
@@ -589,7 +601,7 @@ void GpuModel<floatX>::resize(int B, int T) {
   T_ = T;
 }
 
-// The plans and the workspaces of the libraries that training at (B, T) calls: a step allocates nothing.
+// Makes the plans and workspaces of the libraries that training at (B, T) calls, so that a step allocates nothing.
 template <class floatX>
 void GpuModel<floatX>::prepare(int B, int T) {
   if (DryRun::current() || !prepared_.emplace(B, T).second) return;
@@ -649,8 +661,8 @@ void GpuModel<floatX>::resize_cache(int B, int T) {
   cache_memory_ = DeviceBuffer(cache_elements(B, T) * static_cast<int64_t>(sizeof(floatX)));
 }
 
-// Queues host -> GPU through the slot's pinned part, so that the caller's memory is free again at once; what is queued
-// for compute after this waits for it.
+// Queues a copy to the GPU through the slot's pinned part, so that the caller's memory is free again at once; work that
+// is queued for compute_ afterwards waits for it.
 template <class floatX>
 template <class T>
 void GpuModel<floatX>::copy_in(Slot& slot, T* device, T* host, const T* from, int n) {
@@ -674,7 +686,7 @@ int64_t GpuModel<floatX>::allocated_bytes() const {
 
 // ---- access --------------------------------------------------------------------------------------------------------
 
-// In the order of compute's queue; when it returns, the copy is done.
+// Copies in the order of compute_'s queue; returns when the copy is done.
 template <class floatX>
 void GpuModel<floatX>::copy_now(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) const {
   CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, kind, compute_));
@@ -715,7 +727,7 @@ void GpuModel<floatX>::write_floats(Number* to, const float* in, int64_t n) cons
 template <class floatX>
 void GpuModel<floatX>::read_logits(int64_t row, float* out) {
   if (row < 0 || row >= logits_rows_) {
-    throw std::logic_error("read_logits() of a row that the last forward() did not make");
+    throw std::logic_error("read_logits() of a row that the last forward() did not compute");
   }
   read_floats(acts_.logits + row * config.padded_outputs(), out, config.outputs());
 }
@@ -725,12 +737,12 @@ void GpuModel<floatX>::read_losses(float* out) {
   read_floats(acts_.losses, out, head_rows(config, B_, T_));
 }
 
-// Where it is among the floats: of the parameters, in the master copy, which has what is trained; -1: not there.
+// A tensor's offset in an arena's floats, for parameters in the master copy, which holds what is trained; -1: absent.
 int64_t float_offset(Arena arena, const ParamTensor& tensor) {
   return tensor.offset_in(arena == Arena::params ? Arena::grads : arena);
 }
 
-// Of the parameters the master copy; null if there is none.
+// An arena's floats: for parameters the master copy, null if there is none.
 template <class floatX>
 float* GpuModel<floatX>::float_arena(Arena arena) const {
   const DeviceBuffer* memory[] = {&master_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_};
@@ -759,7 +771,7 @@ void GpuModel<floatX>::read(Arena arena, const ParamTensor& tensor, float* out) 
   }
 }
 
-// A tensor from every rank's part of it; `own`: this rank's part of its unit.
+// Reads a tensor from every rank's part of it; `own`: this rank's part of its unit.
 template <class floatX>
 template <class Number>
 void GpuModel<floatX>::read_parts(const Number* own, const ParamTensor& tensor, float* out) const {
@@ -811,7 +823,7 @@ void* GpuModel<floatX>::arena_memory(Arena arena) const {
 template <class floatX>
 void GpuModel<floatX>::set_dropout(float dropout, uint64_t seed, uint64_t sequence) {
   check_dropout(dropout);
-  pass_ = Pass::evaluate;  // a forward before this has no backward: that would draw other masks
+  pass_ = Pass::evaluate;  // an earlier forward gets no backward: that would draw other masks
   dropout_ = dropout;
   dropout_seed_ = seed;
   dropout_base_ = sequence;

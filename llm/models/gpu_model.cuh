@@ -1,9 +1,8 @@
-// The GPU's GPT-2, in float or bf16, open to tests. The order of operations is model.cpp's; what the GPU does in one
-// launch where the CPU takes several is the residual connection with the layernorm behind it, and bias and GELU in the
-// epilogues of products.
+// GPT-2 on the GPU, in float or bf16, its parts visible to tests. The order of operations is that of cpu_model.cpp, but
+// one launch does the residual connection and the layernorm after it, and products do bias and GELU in their epilogues.
 //
-// The host queues work and goes on: inputs go through a ring of pinned buffers on a stream of their own, the norm,
-// clipping and the decision whether to update are made on the GPU, and how a step went is copied to pinned memory and
+// The host queues work and continues: inputs go through a ring of pinned buffers on their own stream; the norm,
+// clipping and the decision whether to update are computed on the GPU; a step's result is copied to pinned memory and
 // read when it is asked for.
 #pragma once
 
@@ -32,12 +31,12 @@ GpuTiers gpu_tiers(Precision precision, bool reference);
 inline constexpr int kBatchSlots = 4;  // batches that the host may be ahead
 inline constexpr int kSlotArrays = 4;  // inputs, targets, weights; pooling or documents
 inline int64_t slot_elements(int64_t tokens) { return (tokens + 63) / 64 * 64; }  // each array begins on a cache line
-// Bytes that operations of a (B, T) batch need besides their tensors, and the optimizer.
+// Scratch bytes of the operations of a (B, T) batch and of the optimizer.
 int64_t gpu_scratch_bytes(const ModelConfig& config, const ModelOptions& options, int B, int T);
 
 // ---- the model -----------------------------------------------------------------------------------------------------
 
-// Memory of the GPU, zeroed. Throws std::bad_alloc if there is not as much. In a dry run an address, and nothing there.
+// Zeroed memory of the GPU. Throws std::bad_alloc if too little is free. In a dry run an address without memory.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
@@ -61,7 +60,7 @@ class DeviceBuffer {
   int64_t bytes_ = 0;
 };
 
-// Memory of the host that the GPU can copy from and to while the host goes on.
+// Memory of the host that the GPU can copy from and to while the host continues.
 class PinnedBuffer {
  public:
   PinnedBuffer() = default;
@@ -105,7 +104,7 @@ class GpuEvent {
   cudaEvent_t event_ = nullptr;
 };
 
-// What a training step of a model at (B, T) would launch: a dry run, which also makes the libraries' plans for it.
+// The launches of a training step at (B, T): from a dry run, which also makes the libraries' plans for it.
 template <class floatX>
 std::vector<DryRun::Operation> dry_step(const ModelConfig& config, const ModelOptions& options, int B, int T,
                                         float dropout, const GpuTiers& tiers);
@@ -132,25 +131,25 @@ class GpuModel final : public Model {
   void write(Arena arena, const ParamTensor& tensor, const float* in) override;
   void set_dropout(float dropout, uint64_t seed, uint64_t sequence) override;
 
-  int64_t allocated_bytes() const;                         // of the GPU
-  const ParamTensor* tensor_at(const void* params) const;  // whose parameters begin there; null: none's
+  int64_t allocated_bytes() const;                         // of GPU memory
+  const ParamTensor* tensor_at(const void* params) const;  // the tensor whose parameters begin there, or null
 
  private:
-  static constexpr int kResults = 2;  // updates that result() knows
+  static constexpr int kResults = 2;  // updates whose results are kept
 
   // Numbers of a step that live on the GPU.
   struct State {
-    double loss;        // of the step so far, this process'
+    double loss;        // of the step so far, in this process
     double sums[3];     // over all processes: loss, signals, the gradients' squares
-    double evaluation;  // what loss() adds up
+    double evaluation;  // the sum that loss() makes
     AdamWStep step;
   };
-  // A batch on its way: host's side and GPU's.
+  // A batch on its way: its memory on the host and on the GPU.
   struct Slot {
     int32_t *host_inputs, *host_targets, *inputs, *targets;  // (N)
-    float *host_weights, *weights, *host_pooling, *pooling;  // (N)  pooling: a classifier's
-    int32_t *host_documents, *documents;                     // (N)  where its own pooling lies
-    GpuEvent copied, done;                                   // done: the GPU needs it no more
+    float *host_weights, *weights, *host_pooling, *pooling;  // (N)  pooling: only in classifiers
+    int32_t *host_documents, *documents;                     // (N)  in the memory of pooling
+    GpuEvent copied, done;                                   // done: the GPU no longer needs it
   };
 
   void run(const int32_t* inputs, int B, int T, Pass pass) override;
@@ -159,7 +158,7 @@ class GpuModel final : public Model {
   void forward_block(int l, float dropout);         // from ln1 to what the MLP's second product reads
   void forward_block_output(int l, float dropout);  // that product, the stream after it and its norm
   void backward_block(int l);
-  // As CpuModel's.
+  // As in CpuModel.
   void lora_forward(const LoraParams<floatX>& w, floatX* out, const floatX* inp, int64_t N, int C, int OC, int stride,
                     int layer, LoraPlace place);
   void lora_backward(const LoraParams<floatX>& w, const LoraParams<float>& dw, floatX* dinp, const floatX* dout,
@@ -197,7 +196,7 @@ class GpuModel final : public Model {
   void write_floats(Number* to, const float* in, int64_t n) const;
   float* float_arena(Arena arena) const;
   const float* float_weights(const floatX* params, int64_t i) const;
-  // Every stretch of the arena that is updated by itself draws numbers of its own for stochastic rounding.
+  // Each stretch of the arena that is updated separately draws its own numbers for stochastic rounding.
   uint64_t rounding_seed(int64_t offset) const { return options.seed + static_cast<uint64_t>(offset); }
   template <class Place>
   uint64_t sequence(int layer, Place place) const {
@@ -223,7 +222,7 @@ class GpuModel final : public Model {
   int64_t update_calls_ = 0;
   std::set<std::pair<int, int>> prepared_;  // batches (B, T)
   int B_ = 0, T_ = 0;
-  int64_t logits_rows_ = 0;  // of the last forward; none once backward has made them dlogits
+  int64_t logits_rows_ = 0;  // of the last forward; 0 once backward has overwritten them with dlogits
   Pass pass_ = Pass::evaluate;
   float dropout_ = 0;
   uint64_t dropout_seed_ = 0, dropout_base_ = 0;

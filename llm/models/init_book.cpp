@@ -9,7 +9,7 @@
 TorchRandom init_weights_book(Model& model, uint64_t seed) {
   const ModelConfig& config = model.config;
   if (config.tied_head || config.num_classes > 0) {
-    fail("the book's initialisation is of a language model whose output head is a matrix of its own; this one %s",
+    fail("the book's initialisation needs a language model whose output head has its own matrix; this one %s",
          config.num_classes > 0 ? "is a classifier" : "has its token embedding for a head");
   }
   TorchRandom random(seed);
@@ -20,7 +20,7 @@ TorchRandom init_weights_book(Model& model, uint64_t seed) {
     if (tensor.role == Role::embedding || tensor.role == Role::position) {
       random.normal(in_file);
     } else if (tensor.role == Role::weight || tensor.role == Role::head) {
-      // As many layers as are stacked, which each draw their weights and then their bias.
+      // Each of the stacked layers draws its weights and then its bias.
       const double in = static_cast<double>(tensor.cols);
       const double slope = std::sqrt(5.0);  // of kaiming_uniform_; 1 / sqrt(in), rounded as torch rounds it
       const double bound = std::sqrt(3.0) * (std::sqrt(2 / (1 + slope * slope)) / std::sqrt(in));

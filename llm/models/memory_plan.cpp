@@ -38,7 +38,7 @@ std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions&
         });
   };
   if (bf16) {
-    activations(Activations<uint16_t>());  // as large
+    activations(Activations<uint16_t>());  // of the same size as bf16
   } else {
     activations(Activations<float>());
   }

@@ -1,4 +1,4 @@
-// What training takes of memory, before anything is allocated.
+// The memory that training takes, computed before anything is allocated.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,8 @@ struct MemoryRow {
   int64_t bytes;
 };
 
-// What training at (B, T) takes on the CPU, arena by arena and tensor by tensor, before anything is allocated. The
-// GPU's plan is gpu_memory_plan() of gpu.h.
+// Memory for training at (B, T) on the CPU, by arena and tensor. For the GPU: gpu_memory_plan() of gpu.h.
 std::vector<MemoryRow> memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
-// What the two share. `logits_rows`: rows of logits that are kept; `bf16`: weights and activations are stored in it.
+// The rows that both share. `logits_rows`: rows of logits that are kept; `bf16`: the type of weights and activations.
 std::vector<MemoryRow> arena_plan(const ModelConfig& config, const ModelOptions& options, int B, int T,
                                   int64_t logits_rows, bool bf16);

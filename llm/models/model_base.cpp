@@ -1,4 +1,4 @@
-// What all models share, whatever they run on.
+// The part that models on all devices share.
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
@@ -21,7 +21,7 @@ void Model::forward(const int32_t* inputs, int B, int T, Pass pass) {
   const bool into_cache = pass == Pass::generate && cache_B_ > 0;
   if (into_cache && !next_documents_.empty()) throw std::logic_error("a cache of rows that hold several documents");
   if (into_cache && (B != cache_B_ || T > cache_T_)) {
-    fail("a batch of %d sequences of %d tokens does not fit the cache, which is of %d of %d", B, T, cache_B_, cache_T_);
+    fail("a batch of %d sequences of %d tokens does not fit the cache, which holds %d of %d", B, T, cache_B_, cache_T_);
   }
   documents_ = std::exchange(next_documents_, {});
   cached_ = 0;
@@ -46,7 +46,7 @@ void Model::set_documents(const int32_t* first, int B, int T) {
 }
 
 void Model::set_pooling(const float* weights, int B, int T) {
-  if (config.num_classes == 0) throw std::logic_error("set_pooling() of a model that is no classifier");
+  if (config.num_classes == 0) throw std::logic_error("set_pooling() of a model that is not a classifier");
   if (B < 1 || T < 1) throw std::logic_error("set_pooling() of no positions");
   pooling_.assign(weights, weights + static_cast<int64_t>(B) * T);
   pooling_B_ = B;
@@ -70,9 +70,9 @@ void Model::set_cache(int B, int T) {
 }
 
 void Model::decode(const int32_t* ids) {
-  if (cached_ == 0) fail("decode() needs a forward(Pass::generate) after set_cache() to go on from");
+  if (cached_ == 0) fail("decode() needs a forward(Pass::generate) after set_cache() to continue from");
   if (cached_ >= cache_T_)
-    fail("a sequence of %d tokens does not fit the cache, which is of %d", cached_ + 1, cache_T_);
+    fail("a sequence of %d tokens does not fit the cache, which holds %d", cached_ + 1, cache_T_);
   check_batch(ids, cache_B_, 1);
   documents_.clear();
   run(ids, cache_B_, 1, Pass::generate);
@@ -134,11 +134,11 @@ Model::Model(const ModelConfig& c, const ModelOptions& o)
       reducing_(units.size()),
       whole_(units.size()) {
   if (o.ranks > 1 && (!comm_ || comm_->size() != o.ranks)) {
-    throw std::logic_error("a model of several processes without a Comm of as many");
+    throw std::logic_error("a model of several processes without a Comm of that size");
   }
 }
 
-// Of the numbers that a rank keeps beside parameters and gradients; these are as the implementation says.
+// Bytes per number of an arena that is exchanged: the implementation gives the types.
 int64_t Model::element_bytes(Arena arena) const {
   return arena == Arena::params ? bytes_of(param_number()) : bytes_of(grad_number());
 }
@@ -215,7 +215,7 @@ void Model::reduce(int u) {
   Comm::Ticket& ticket = reducing_[static_cast<size_t>(u)];
   const int64_t shard = unit(u).shard, element = bytes_of(grad_number());
   char* sum = static_cast<char*>(whole(Arena::grads, u));
-  if (sharded(options, Arena::grads)) {  // what there is from the backwards before goes through the sum
+  if (sharded(options, Arena::grads)) {  // what earlier backwards left goes through the sum, too
     add_grads(sum + comm().rank() * shard * element, own(Arena::grads, u), shard);
     ticket = comm().reduce_scatter(own(Arena::grads, u), sum, shard, grad_number());
   } else if (last_backward_) {
@@ -236,8 +236,8 @@ void Model::finish_gradients() {
   if (!sharded(options, Arena::grads)) sums_ = Sums::done;
 }
 
-// To look at a model changes nothing in it, so read() and view() are const; but what other ranks sent may still be on
-// its way. This is the one place that lets it arrive.
+// Reading a model changes nothing in it, so read() and view() are const; but numbers from other ranks may still be on
+// their way. Only this function waits for them.
 void Model::arrive(Arena arena) const {
   Model& self = const_cast<Model&>(*this);
   if (arena == Arena::params) self.settle_params();

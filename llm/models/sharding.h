@@ -1,4 +1,4 @@
-// Parts of a model, for several processes: what goes over the network at a time, and what of each arena a rank keeps.
+// Parts of a model for several processes: units that go over the network, and each rank's part of the arenas.
 #pragma once
 
 #include <cstdint>
@@ -8,21 +8,21 @@
 #include "llm/models/options.h"
 #include "llm/models/tensor_table.h"
 
-// What goes over the network at a time: the embeddings, each block, and the final norm with a head of its own. Each is
-// a stretch of the arenas, padded so that every rank's part is as large. Where an arena is sharded
-// (ModelOptions::zero), a rank keeps its part of each unit, one behind the other.
+// A unit goes over the network at once: the embeddings, each block, and the final norm with a head that is not tied.
+// Each is a stretch of the arenas, padded so that all ranks' parts are of one size. If an arena is sharded
+// (ModelOptions::zero), a rank keeps its parts of the units, one after the other.
 struct ParamUnit {
   int64_t offset, size;  // in a whole arena; size: ranks * shard
   int64_t shard;         // a rank's part: of rank r the elements from offset + r * shard on
   int64_t kept_at;       // where that begins in a sharded arena
-  int64_t whole_at;      // where the unit lies whole among those that are so for a while (whole_size())
+  int64_t whole_at;      // where the whole unit is among those that are temporarily whole (whole_size())
 };
 std::vector<ParamUnit> param_units(const std::vector<ParamTensor>& table, int ranks);
 
 bool sharded(const ModelOptions& options, Arena arena);
 // Elements of an arena that a rank keeps.
 int64_t kept_size(const std::vector<ParamTensor>& table, const ModelOptions& options, Arena arena);
-// Elements of what is whole for a while of a sharded arena: the first and the last unit, and two blocks, of which block
+// Elements of the units of a sharded arena that are temporarily whole: the first, the last, and two blocks, where block
 // l takes the place of block l - 2.
 int64_t whole_size(const std::vector<ParamUnit>& units);
 
@@ -32,7 +32,7 @@ struct TensorPart {
 };
 TensorPart part_of(const ParamTensor& tensor, const ParamUnit& unit, int rank);
 
-// Points `p` at the units that are whole for a while.
+// Points `p` at the units that are temporarily whole.
 template <class floatX>
 void bind_units(const ModelConfig& config, const LoraOptions& lora, const std::vector<ParamTensor>& table,
                 const std::vector<ParamUnit>& units, Params<floatX>& p, floatX* memory) {

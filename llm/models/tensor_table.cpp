@@ -10,7 +10,7 @@ namespace {
 
 constexpr const char* kLoraTargets[] = {"q", "k", "v", "attproj", "fc", "fcproj", "head"};
 
-// Whether the comma list names it.
+// Whether the comma list has this name.
 bool in_list(const std::string& list, const std::string& name) {
   return ("," + list + ",").find("," + name + ",") != std::string::npos;
 }
@@ -89,7 +89,7 @@ std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptio
     ParamTensor& tensor = table[k];
     tensor.decay = options.decay_all || !tensor.vector();
     tensor.muon = options.optimizer == Optimizer::muon && tensor.role == Role::weight;
-    // So many steps away from the head.
+    // One factor per step away from the head.
     tensor.lr_scale = static_cast<float>(std::pow(static_cast<double>(options.lr_decay_per_layer), L - tensor.layer));
     const auto unit_of = [&](const ParamTensor& t) { return t.adapter() ? L + 1 : t.layer + 1; };
     tensor.unit = unit_of(tensor);
@@ -121,11 +121,11 @@ int64_t arena_size(const std::vector<ParamTensor>& table, Arena arena) {
 
 namespace {
 
-// Of the tensors that belong(tensor); one goes on while fits(run, tensor).
+// Runs of the tensors that belong(tensor); one continues while fits(run, tensor).
 template <class Belong, class Fit>
 std::vector<ParamRun> runs_of(const std::vector<ParamTensor>& table, Belong&& belong, Fit&& fits) {
   std::vector<ParamRun> runs;
-  bool open = false;  // the last run goes on
+  bool open = false;  // the last run continues
   for (const ParamTensor& tensor : table) {
     if (belong(tensor)) {
       if (!open || !fits(runs.back(), tensor)) {

@@ -1,4 +1,4 @@
-// What a GPT-2 of a shape (llm/models/config.h) is made of: ONE table of its parameters. It drives sizes, the arena,
+// The parameters of a GPT-2 of a given shape (llm/models/config.h): ONE table. It drives sizes, the arena,
 // initialisation, weight decay, checkpoints and test labels; nothing else restates the layout.
 #pragma once
 
@@ -13,14 +13,14 @@
 #include "llm/models/options.h"
 #include "llm/support/error.h"
 
-// Throws Error, as validate() of a ModelConfig does, for options that do not fit the model: blocks that it does not
-// have, adapters of a matrix that it does not have.
+// Throws Error, as validate() of a ModelConfig does, for options that do not fit the model: blocks or matrices that it
+// does not have.
 void validate(const ModelOptions& options, const ModelConfig& config, const std::string& where);
 
-// Of a model that only computes.
+// For a model that only computes.
 inline TrainablePart trains_nothing(const ModelConfig& config) { return {config.num_layers, false, false, false}; }
 
-// Whether adapters are on one of q, k, v, attproj, fc, fcproj, head.
+// Whether `matrix`, one of q, k, v, attproj, fc, fcproj, head, has adapters.
 bool lora_targets(const LoraOptions& lora, const char* matrix);
 
 // ---- pointers by name -----------------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ struct LoraParams {
   floatX* b = nullptr;  // (out, rank)
 };
 
-// Gradients are bound to the same structs: what is not trained is null there.
+// Gradients are bound to the same structs: tensors that are not trained are null there.
 template <class floatX>
 struct BlockParams {
   floatX *ln1w, *ln1b;          // (C)
@@ -50,7 +50,7 @@ struct Params {
   std::vector<BlockParams<floatX>> block;
   floatX *lnfw, *lnfb;      // (C)
   floatX* head = nullptr;   // (padded outputs, C)  null: wte
-  floatX* headb = nullptr;  // (padded outputs)  a classifier's
+  floatX* headb = nullptr;  // (padded outputs)  only in classifiers
   LoraParams<floatX> head_lora;
 
   const floatX* output_matrix() const { return head ? head : wte; }
@@ -60,15 +60,16 @@ struct Params {
 
 enum class Init { zeros, ones, normal, uniform };
 
-// What a tensor is for. norm: the weight or the bias of a layer norm; weight: a matrix of a block; head: the output
-// matrix, where it is not the token embedding's; bias: of one of these two. An adapter has the layer of its matrix.
+// The purpose of a tensor. norm: the weight or the bias of a layer norm; weight: a matrix of a block; head: the output
+// matrix, unless it is the token embedding; bias: that of a block's matrix or of the head. An adapter has the layer of
+// its matrix.
 enum class Role { embedding, position, norm, weight, bias, head, adapter };
 
-// params holds every tensor; grads and m what is trained, and so does average, where one is kept; v what AdamW trains.
-// m of a tensor that is Muon's is its momentum.
+// params holds every tensor; grads, m and (if one is kept) average hold those that are trained, v those that AdamW
+// trains. For tensors that Muon trains, m is the momentum.
 enum class Arena { params, grads, m, v, average };
 
-// A tensor's names are for people and files. What the code needs to know of it is in the other fields.
+// A tensor's names are for people and files. The code reads only the other fields.
 struct ParamTensor {
   std::string name = "";     // as in Params: "wte", "block.3.qkvw"
   std::string hf_name = "";  // as GPT2LMHeadModel saves it, without the leading "transformer."
@@ -77,23 +78,23 @@ struct ParamTensor {
   int64_t rows = 1, cols = 1;  // in memory, row-major; vectors are (1, n), a head's bias (n, 1)
   int64_t file_rows = 0;       // rows that files hold: V for wte, the outputs for a head, else rows
   bool transposed = false;     // files hold (cols, rows): GPT-2's Conv1D layout
-  int stacked = 1;             // parts of one size, one below the other: 3 where queries, keys and values are
+  int stacked = 1;             // parts of one size, one below the other: 3 for queries, keys and values
   const char* product = "";    // which product it is multiplied in: "qkv", "head"
   std::string adapts = "";     // the name of the matrix that an adapter adds to, from the row first_row on
   int64_t first_row = 0;
   Init init = Init::zeros;
-  float init_std = 0;  // of Init::normal; of Init::uniform the bound
+  float init_std = 0;  // for Init::normal; for Init::uniform the bound
 
-  // What param_table() adds.
+  // Set by param_table():
   bool decay = false;        // weight decay: matrices only, unless all are asked for
   bool muon = false;         // updated by Muon, which makes each of the stacked parts orthogonal; else by AdamW
   int64_t offset = 0;        // of the first element in the parameters' arena
-  int64_t grad_offset = -1;  // in those of gradients and m; -1: not trained, so not there
-  int64_t v_offset = -1;     // in AdamW's v; -1: not there
-  float lr_scale = 1;        // of the learning rate
+  int64_t grad_offset = -1;  // in the arenas of gradients and m; -1: not trained
+  int64_t v_offset = -1;     // in the arena of AdamW's v; -1: not in it
+  float lr_scale = 1;        // factor of the learning rate
   bool averaged = false;     // has an average, at grad_offset of its arena
-  int unit = 0;              // of ParamUnit
-  int64_t padding = 0;       // elements of the arenas after it, that belong to nothing
+  int unit = 0;              // index of its ParamUnit
+  int64_t padding = 0;       // unused elements after it in the arenas
 
   int64_t size() const { return rows * cols; }
   bool vector() const { return role == Role::norm || role == Role::bias; }  // one-dimensional
@@ -119,8 +120,8 @@ void for_each_param(const ModelConfig& config, const LoraOptions& lora, Params<f
   const int64_t C = config.channels, V = config.vocab_size, Vp = config.padded_vocab_size();
   // GPT-2's initialisation (Radford et al. 2019, section 2.3): N(0, 0.02), positions half of that, and the layers that
   // write to the residual stream scaled down by the square root of their number. Models narrower than GPT-2's 768
-  // channels scale it up by sqrt(768 / C), which keeps what a product of a normalised row and a weight matrix has at
-  // that width: with 0.02 at C = 128, attention begins all but uniform and learns late (docs/performance.md has what it
+  // channels scale it up by sqrt(768 / C), so that a product of a normalised row and a weight matrix is as large as at
+  // that width: with 0.02 at C = 128, attention begins almost uniform and learns late (docs/performance.md has what it
   // costs).
   const float std = 0.02f * std::sqrt(std::max(1.0f, 768.0f / static_cast<float>(C)));
   const float residual_std = std / std::sqrt(2.0f * static_cast<float>(L));
@@ -155,7 +156,7 @@ void for_each_param(const ModelConfig& config, const LoraOptions& lora, Params<f
   for (int l = 0; l < L; ++l) {
     BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];
     const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l);
-    // A matrix, of which a row below says the product, hf_name, sizes and init_std, and its bias, if it has one.
+    // A matrix and its bias, if it has one. A row below gives product, hf_name, sizes and init_std.
     const auto linear = [&](floatX*& weight, floatX** bias, ParamTensor t) {
       const std::string name = at + t.product, hf = h + t.hf_name;
       t.name = name + "w", t.hf_name = hf + ".weight", t.layer = l, t.transposed = true, t.init = Init::normal;
@@ -181,7 +182,7 @@ void for_each_param(const ModelConfig& config, const LoraOptions& lora, Params<f
   norm(p.lnfw, p.lnfb, L, "lnf", "ln_f");
   const bool classifies = config.num_classes > 0;
   if (config.has_head()) {
-    const float bound = 1 / std::sqrt(static_cast<float>(C));  // a classifier's begins as torch.nn.Linear does
+    const float bound = 1 / std::sqrt(static_cast<float>(C));  // a classifier's head begins as torch.nn.Linear does
     row(p.head, {.name = "head",
                  .hf_name = classifies ? "score.weight" : "lm_head.weight",
                  .layer = L,
@@ -204,7 +205,7 @@ void for_each_param(const ModelConfig& config, const LoraOptions& lora, Params<f
     }
   }
 
-  // The adapter of a matrix, or of the part of one, that a row below says: A begins as torch.nn.Linear's weights do, B
+  // The adapter of a matrix, or of the part of one, that a row below names: A begins as torch.nn.Linear's weights do, B
   // as zeros.
   const auto adapter = [&](LoraParams<floatX>& to, const char* target, const ParamTensor& of) {
     if (!lora_targets(lora, target)) return;
@@ -278,13 +279,13 @@ struct ParamRun {
   int64_t offset, grad_offset, v_offset, size;
   float lr_scale;
 };
-std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table);    // all AdamW's, at one rate
-std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table);  // all trained: not of v, nor of one rate
+std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table);    // that AdamW trains, each run at one rate
+std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table);  // all trained; v and rate undefined
 
-// The most elements of scratch that a matrix of Muon's needs (kernels/muon.h); 0 if there is none.
+// The most elements of scratch that a matrix trained by Muon needs (kernels/muon.h); 0 if there is none.
 int64_t muon_scratch(const std::vector<ParamTensor>& table);
 
-// Points `p` into one of the arenas; null what is not there. `table`: param_table() of the same.
+// Points `p` into one of the arenas; null for what is not in it. `table`: param_table() of the same.
 template <class floatX>
 void bind_params(const ModelConfig& config, const LoraOptions& lora, const std::vector<ParamTensor>& table,
                  Params<floatX>& p, floatX* memory, Arena arena = Arena::params) {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kPi = std::numbers::pi;
 
-// Box and Muller's pairs (1958), eight at once: element j and j + 8 are one. All in float but the angle's product.
+// Box and Muller's pairs (1958), eight at once: elements j and j + 8 are one. All in float except the angle's product.
 void box_muller_16(float* x) {
   for (int j = 0; j < 8; ++j) {
     const float u1 = 1 - x[j];  // (0, 1]: the logarithm is finite
@@ -62,7 +62,7 @@ void TorchRandom::normal(std::span<float> out) {
 int64_t TorchRandom::integer() { return static_cast<int64_t>(two_words() & INT64_MAX); }
 
 std::vector<int64_t> TorchRandom::permutation(int64_t n) {
-  constexpr int64_t kMost = UINT32_MAX / 20;  // beyond it torch draws 64 bits an element
+  constexpr int64_t kMost = UINT32_MAX / 20;  // beyond it torch draws 64 bits per element
   if (n < 0 || n >= kMost) {
     fail("a permutation of %lld elements, expected 0 to %lld", static_cast<long long>(n),
          static_cast<long long>(kMost - 1));
@@ -81,16 +81,16 @@ int TorchRandom::multinomial(std::span<const float> p) {
     total += x;
   }
   if (!good || !(total > 0)) {
-    fail("probabilities to draw from: expected finite numbers from 0, one of them above; found %s", p.empty() ? "none"
-                                                                                                    : good
-                                                                                                        ? "zeros only"
-                                                                                                        : "others");
+    fail("probabilities to draw from: expected finite numbers, none below 0 and one above; found %s", p.empty() ? "none"
+                                                                                                      : good
+                                                                                                          ? "zeros only"
+                                                                                                          : "others");
   }
   int best = 0;
   float largest = -1;
   for (size_t i = 0; i < p.size(); ++i) {
     const float q = static_cast<float>(-std::log1p(-unit_double()));
-    const float ratio = p[i] / q;  // of p 0 and q 0 it is no number, and never the largest
+    const float ratio = p[i] / q;  // 0 / 0 is not a number, and never the largest
     if (ratio > largest) {
       largest = ratio;
       best = static_cast<int>(i);

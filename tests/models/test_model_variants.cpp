@@ -269,9 +269,9 @@ TEST_CASE("errors: a cache that does not fit, decoding without one, and beyond i
   CHECK_THROWS_WITH_AS(model.set_cache(1, 17), doctest::Contains("1 sequences of 17 tokens"), Error);
   CHECK_THROWS_AS(model.set_cache(0, 1), Error);
   model.set_cache(2, 5);
-  CHECK_THROWS_WITH_AS(model.forward(ids.data(), 1, 5, Pass::generate), doctest::Contains("which is of 2 of 5"), Error);
+  CHECK_THROWS_WITH_AS(model.forward(ids.data(), 1, 5, Pass::generate), doctest::Contains("which holds 2 of 5"), Error);
   CHECK_THROWS_AS(model.forward(ids.data(), 2, 6, Pass::generate), Error);
-  CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("to go on from"), Error);
+  CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("to continue from"), Error);
   model.forward(ids.data(), 2, 4, Pass::generate);
   CHECK_THROWS_WITH_AS(model.decode(wrong.data()), doctest::Contains("token 61"), Error);
   model.decode(ids.data());

@@ -223,7 +223,7 @@ END
   expect_output '^attention_backward +4 x 32, 2 heads of 32 +2 x  own kernels on tensor cores: built without cuDNN$'
   expect_output '^    matmul_tensor_core_kernel<.*TensorTile<64, 64, .*>, 6 blocks of 128 threads, 32768 bytes of shared memory$'
   CUDASIM_DEVICES=0 expect_ok sim --kernels --run looked --channels 48 --heads 4 --precision fp32
-  expect_output '^device: none here, so what only a GPU can say is left open;'
+  expect_output '^device: none here; what only a GPU can tell is left open;'
   expect_output '^matmul_forward +qkv +66 x 144 x 48 +2 x  own plain kernel: built without cuBLASLt, and tensor cores would round fp32$'
   expect_ok sim --kernels --run looked --channels 48 --heads 4
   expect_output '^attention_forward .* 4 heads of 12 +2 x  own plain kernels: built without cuDNN; no kernel on tensor cores for heads of 12$'

@@ -89,7 +89,7 @@ std::vector<LabelledExample> encode(const std::vector<LabelledText>& rows, const
   for (const LabelledText& row : rows) {
     const auto label = ids.find(row.label);
     if (label == ids.end()) {
-      fail("%s: the label %s is none of the classes: %s", row.where.c_str(), in_quotes(row.label).c_str(),
+      fail("%s: the label %s is not one of the classes: %s", row.where.c_str(), in_quotes(row.label).c_str(),
            list_of(classes).c_str());
     }
     try {

@@ -15,10 +15,10 @@
 
 // ---- splits --------------------------------------------------------------------------------------------------------
 
-// The distinct labels: id k is that of the k-th. Whole numbers by value if all are, else names byte by byte.
+// The distinct labels: id k is that of the k-th. Sorted by value if all are whole numbers, else byte by byte.
 std::vector<std::string> class_names(const std::vector<LabelledText>& rows);
 
-// As many rows of each class as the smallest has, drawn with the seed, in their order.
+// As many rows of each class as the smallest one has, drawn with the seed, in their order.
 std::vector<LabelledText> balanced(const std::vector<LabelledText>& rows, uint64_t seed);
 
 struct LabelledSplits {
@@ -67,8 +67,8 @@ struct Confusion {
   int64_t at(size_t label, size_t predicted) const { return counts[label * classes + predicted]; }
   int64_t total() const;
   double accuracy() const;
-  double precision(size_t label) const;  // of what is called this class, the share that is; 0 if nothing is called so
-  double recall(size_t label) const;     // of this class, the share that is found; 0 if there is none
+  double precision(size_t label) const;  // share of rows predicted as this class that are of it; 0 if none are
+  double recall(size_t label) const;     // share of this class's rows that are predicted so; 0 if it has none
 };
 // Lines for a person: the counts, and each class's precision and recall.
 std::string to_text(const Confusion& confusion, const std::vector<std::string>& classes);
@@ -77,8 +77,8 @@ struct ClassifierEvaluation {
   double loss = 0;  // mean over the examples
   Confusion confusion;
 };
-// Of the first `limit` examples (0: all), B at a time. `stop` is asked between batches: if it says so, there is no
-// result.
+// Evaluates the first `limit` examples (0: all), B at a time. `stop` is asked between batches: if it returns true,
+// there is no result.
 std::optional<ClassifierEvaluation> evaluate_classifier(Model& model, const std::vector<LabelledExample>& examples,
                                                         const ClassifierInfo& info, size_t B, size_t limit,
                                                         const std::function<bool()>& stop);

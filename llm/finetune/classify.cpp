@@ -26,7 +26,7 @@ struct ClassifierData {
   ClassifierInfo info;
 };
 
-// Files -> rows -> classes, balance, splits -> tokens, all of it said.
+// Files -> rows -> classes, balance, splits -> tokens; reports each.
 ClassifierData read_classifier_data(const FinetuneConfig& c, const Tokenizer& tokenizer, int context) {
   LabelledSource source{c.text_column, c.label_column, c.header, split_list(c.labels), c.lossy};
   const auto read = [&](const std::string& path) {
@@ -87,7 +87,7 @@ ClassifierData read_classifier_data(const FinetuneConfig& c, const Tokenizer& to
   return data;
 }
 
-// Accuracy and loss of each set; of the last evaluation also the confusion matrix of the test set.
+// Accuracy and loss of each set; at the last evaluation also the confusion matrix of the test set.
 void report_classifier(Model& model, const ClassifierData& data, const FinetuneConfig& c, int64_t step,
                        FinetuneRun& run) {
   const bool last = run.is_last(step);
@@ -124,7 +124,7 @@ void report_classifier(Model& model, const ClassifierData& data, const FinetuneC
   run.log().write(metrics);
 }
 
-// What the classifier is made of: a model directory, or a preset's shape, whose weights are random.
+// The classifier's base: a model directory, or a preset's shape with random weights.
 struct ClassifierBase {
   ModelConfig shape;
   Tokenizer tokenizer;

@@ -24,11 +24,11 @@
 
 namespace {
 
-// What the frozen reference says of any batch: from a second model, or from numbers computed once.
+// The frozen reference's log-probabilities of any batch: from a second model, or computed once and kept.
 class Reference {
  public:
   Reference(std::unique_ptr<Model> model, LogProb kind) : model_(std::move(model)), kind_(kind) {}
-  // Frees nothing: `model` may be the policy before it is trained.
+  // Does not keep `model`, which may be the policy before it is trained.
   void cache(Model& model, const std::vector<PreferencePair>& pairs, int32_t pad, size_t B) {
     std::vector<double>& values = cached_[&pairs];  // chosen and rejected of pair k at 2k and 2k + 1
     for (const std::vector<size_t>& rows : batches_in_order(pairs.size(), B)) {
@@ -91,7 +91,7 @@ void finetune_dpo(FinetuneConfig c, const Device& device) {
   const ModelConfig reference_shape = read_language_model(reference_dir);
   const Tokenizer tokenizer = load_tokenizer(c.model, shape);
   if (load_tokenizer(reference_dir, reference_shape).checksum() != tokenizer.checksum()) {
-    fail("%s: the reference's tokenizer is another than that of %s: their log-probabilities are of other tokens",
+    fail("%s: the reference's tokenizer is not that of %s: their log-probabilities are of other tokens",
          reference_dir.c_str(), c.model.c_str());
   }
   const ChatTemplate chat = choose_template(c);

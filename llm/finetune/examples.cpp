@@ -11,7 +11,7 @@
 // ---- orders --------------------------------------------------------------------------------------------------------
 
 std::vector<size_t> permutation(size_t n, uint64_t seed, uint64_t sequence) {
-  // Sequences apart from those of initialisation, dropout and samples.
+  // Sequences distinct from those of initialisation, dropout and samples.
   constexpr uint64_t kOrder = 0x6f72646572000000;
   std::vector<size_t> order(n);
   std::iota(order.begin(), order.end(), size_t{0});
@@ -26,8 +26,9 @@ std::vector<size_t> permutation(size_t n, uint64_t seed, uint64_t sequence) {
 SplitSizes split_sizes(size_t n, double train, double validation, double test) {
   const double all = train + validation + std::max(test, 0.0);
   if (!(train > 0 && validation >= 0 && all <= 1 + 1e-9)) {
-    fail_usage("shares of %g to train, %g to validate and %g to test: expected a first above 0 and 1 at most together",
-               train, validation, test < 0 ? 1 - train - validation : test);
+    fail_usage(
+        "shares of %g to train, %g to validate and %g to test: expected the first above 0, and 1 at most together",
+        train, validation, test < 0 ? 1 - train - validation : test);
   }
   const auto share = [&](double fraction) {
     return static_cast<size_t>(std::floor(static_cast<double>(n) * fraction + 1e-9));  // 0.29 * 100 is 28.999...

@@ -38,7 +38,7 @@ std::string trimmed(const std::string& text) {
   return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin);
 }
 
-// The model's answers to the first rows, greedily, until end-of-text, with their rows: RUN/responses.json.
+// Writes RUN/responses.json: the first rows, each with the model's greedy answer up to end-of-text.
 void write_responses(Model& model, const Tokenizer& tokenizer, const ChatTemplate& chat,
                      const std::vector<Instruction>& rows, const FinetuneConfig& c, const std::filesystem::path& run) {
   const size_t n = c.responses < 0 ? rows.size() : std::min(rows.size(), static_cast<size_t>(c.responses));

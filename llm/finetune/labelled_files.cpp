@@ -95,14 +95,14 @@ void read_csv(std::string_view text, const std::string& path, const VisitRecord&
 
 // ---- fields into rows ----------------------------------------------------------------------------------------------
 
-// The number that a column is named by, from 0; -1 if the name is none.
+// The index, from 0, of a column that is named by its number; -1 for other names.
 int64_t column_number(const std::string& name) {
   int64_t number = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
   return error == std::errc() && end == name.data() + name.size() && number > 0 ? number - 1 : -1;
 }
 
-// Where the column is among `names` (its own name first, then as a number), or -1.
+// The column's index among `names` (by name first, then as a number), or -1.
 int64_t find_column(const std::string& column, const std::vector<std::string>& names, bool named) {
   const auto found = std::find(names.begin(), names.end(), column);
   if (named && found != names.end()) return found - names.begin();
@@ -114,13 +114,13 @@ void check_label(const LabelledText& row) {
   if (is_blank(row.label)) fail("%s: the label is empty", row.where.c_str());
 }
 
-// `read` goes through the file's records: once to see what it looks like, once to take what is wanted of it.
+// `read` visits the file's records: once to see what the file looks like, once to take its rows.
 LabelledTexts rows_of_records(const std::function<void(const VisitRecord&)>& read, const std::string& path,
                               const LabelledSource& source) {
   std::vector<std::string> first;
   size_t first_line = 0, count = 0;
   int64_t label_number = -1;
-  bool label_again = false;  // whether the first line's label is another's, too
+  bool label_again = false;  // whether another line has the first line's label
   read([&](Record& record) {
     if (count++ == 0) {
       first = record.fields;
@@ -143,7 +143,7 @@ LabelledTexts rows_of_records(const std::function<void(const VisitRecord&)>& rea
     };
     header = named_here(source.text_column) || named_here(source.label_column);
     if (label_number >= 0 && column_number(source.text_column) >= 0 && count > 1)
-      header = !label_again;  // numbers both
+      header = !label_again;  // both are numbers
   }
   const auto column = [&](const char* flag, const std::string& name) {
     const int64_t found = find_column(name, first, header);
@@ -157,7 +157,7 @@ LabelledTexts rows_of_records(const std::function<void(const VisitRecord&)>& rea
     }
     fail("%s: %s: the first line does not name a column %s; it has %s; give the name, or the number from 1 (%s)",
          path.c_str(), flag, in_quotes(name).c_str(), list_of(first).c_str(),
-         source.header == "no" ? "{header} is no" : "without a header line only numbers do");
+         source.header == "no" ? "{header} no is given" : "without a header line only numbers do");
   };
   const size_t text = column("{text-column}", source.text_column);
   const size_t label = column("{label-column}", source.label_column);

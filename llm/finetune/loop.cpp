@@ -14,7 +14,7 @@ bool stop_requested() { return StopSignal::received() != 0; }
 
 void check_end_of_text(const Tokenizer& tokenizer, const std::string& where) {
   if (tokenizer.end_of_text() < 0) {
-    fail("%s: the tokenizer has no %s, which ends answers and fills batches up", where.c_str(),
+    fail("%s: the tokenizer has no %s, which ends answers and pads batches", where.c_str(),
          std::string(kEndOfText).c_str());
   }
 }

@@ -38,12 +38,12 @@ int64_t settle_steps(FinetuneConfig& config, size_t examples);
 // A step's batch in parts of {micro-batch} examples.
 std::vector<std::vector<size_t>> micro_batches(const std::vector<size_t>& batch, const FinetuneConfig& config);
 int micro_batch_size(const FinetuneConfig& config);
-// The first of dropout's sequences of a step; each micro-batch takes the next.
+// The first of a step's dropout sequences; each micro-batch takes the next.
 uint64_t dropout_sequence(int64_t step);
 
 // ---- around the steps ----------------------------------------------------------------------------------------------
 
-// Throws Error if a set's loss is not finite: the last update broke the weights, and RUN/latest has those before it.
+// Throws Error if a set's loss is not finite: the last update broke the weights; RUN/latest has those before it.
 void check_loss(double loss, int64_t step, const char* set);
 void print_truncation(const Truncation& truncation, size_t length, const char* what);
 
@@ -65,7 +65,7 @@ class FinetuneRun {
   const std::vector<size_t>& batch(int64_t step, const std::vector<size_t>& lengths);
 
   void begin() { report_.start_clock(); }
-  // `tokens`: in the step, padding included; `text` and `metrics`: what else there is to report.
+  // `tokens`: in the step, padding included; `text` and `metrics`: more to report.
   void report_step(int64_t step, const StepResult& result, int64_t tokens, const std::string& text = "",
                    const nlohmann::json& metrics = nlohmann::json::object());
   // After every {eval-every} steps, and the last: evaluate(), then save(), unless the run is no longer finite.
@@ -92,7 +92,7 @@ class FinetuneRun {
 
 // ---- rows of instructions and of preferences -----------------------------------------------------------------------
 
-// Rows in the file's order: first those to train on, then to test, then to validate, as the book cuts them.
+// Rows in the file's order: first those to train on, then to test, then to validate, as in the book.
 template <class Row>
 struct PromptedRows {
   std::vector<Row> train, validation, test;
@@ -108,7 +108,7 @@ PromptedRows<Row> split_rows(const FinetuneConfig& c, const std::function<std::v
   std::vector<Row> all = read(c.data);
   if (c.val_data.empty() && c.test_data.empty()) {
     const SplitSizes sizes = split_sizes(all.size(), c.train_fraction, c.val_fraction);
-    // The book rounds the share that tests, too, so that what is left over validates.
+    // The book rounds the test share down, too: what is left over validates.
     const double test_fraction = 1 - c.train_fraction - c.val_fraction;
     const size_t test = static_cast<size_t>(std::floor(static_cast<double>(all.size()) * test_fraction + 1e-9));
     for (size_t k = 0; k < all.size(); ++k) {
@@ -128,7 +128,7 @@ PromptedRows<Row> split_rows(const FinetuneConfig& c, const std::function<std::v
 
 // {template}, else the model's template, else the Alpaca template.
 ChatTemplate choose_template(const FinetuneConfig& config);
-// Inputs of an example, at most. Throws UsageError beyond the model's context.
+// The most inputs of an example. Throws UsageError beyond the model's context.
 size_t length_limit(const FinetuneConfig& config, int context);
-// The shape of a base for answers. Throws Error for a classifier, and as check_weights does.
+// The shape of a base model for answers. Throws Error for a classifier, and as check_weights does.
 ModelConfig read_language_model(const std::string& dir);

@@ -1,7 +1,7 @@
 // Preference data and DPO: direct preference optimization (Rafailov et al. 2023, "Your language model is secretly a
 // reward model").
 //
-// Of a prompt with a chosen answer c and a rejected one r, with pi(x) the policy's log-probability of answer x, ref(x)
+// For a prompt with a chosen answer c and a rejected one r, with pi(x) the policy's log-probability of answer x, ref(x)
 // that of a frozen reference, and h = (pi(c) - pi(r)) - (ref(c) - ref(r)):
 //   loss    -log sigmoid(beta h)             log 2 = 0.6931 at the start, where policy and reference are the same
 //   reward  beta (pi(x) - ref(x)),           margin  reward(c) - reward(r) = beta h
@@ -25,8 +25,9 @@ struct Preferences {
   int64_t equal = 0;  // rows whose two answers are the same: nothing to prefer, left out
 };
 
-// A JSON array, or .jsonl: {"instruction", "input", "chosen", "rejected"}; "input" may be left out, "output" is passed
-// over. Throws Error naming the row for a key that is missing or no string, and for an empty instruction or answer.
+// A JSON array, or .jsonl: {"instruction", "input", "chosen", "rejected"}; "input" may be left out, "output" is
+// skipped. Throws Error naming the row for a key that is missing or not a string, and for an empty instruction or
+// answer.
 Preferences read_preferences(const std::filesystem::path& path);
 
 struct PreferencePair {
@@ -34,8 +35,8 @@ struct PreferencePair {
 };
 std::vector<PreferencePair> encode(const std::vector<Preference>& rows, const ChatTemplate& chat,
                                    const Tokenizer& tokenizer);
-// As that of instructions with masked prompts, whose tokens are no targets here: a pair is cut if one of its two is,
-// and dropped if one has no token of its answer left, or the two have become the same.
+// As for instructions with masked prompts, whose tokens are not targets: a pair is cut if one of its two is, and
+// dropped if one has no token of its answer left, or if the two have become equal.
 Truncation truncate(std::vector<PreferencePair>& pairs, size_t length);
 
 // The pairs that `rows` names: the chosen ones, then the rejected ones (2B, T); targets of the prompts and of the
@@ -44,8 +45,8 @@ Batch preference_batch(const std::vector<PreferencePair>& pairs, const std::vect
 
 // What a batch of B pairs is scored by: a log-probability for each of its 2B rows.
 enum class LogProb {
-  mean,  // over the answer's tokens, as the book's: long answers weigh as much as short ones
-  sum,   // the paper's
+  mean,  // over the answer's tokens, as in the book: long answers weigh as much as short ones
+  sum,   // as in the paper
 };
 // losses (2B, T): those of batch.targets, as Model::read_losses gives them.
 std::vector<double> sequence_log_probs(const Batch& batch, const std::vector<float>& losses, LogProb kind);
@@ -67,7 +68,7 @@ DpoResult dpo(const std::vector<double>& policy, const std::vector<double>& refe
 // p(target_t) is what the classifier calls the loss of row t. So
 //   d(loss / pairs) / d(row loss) = + beta pull_i s / pairs   in the chosen rows,
 //                                   - beta pull_i s / pairs   in the rejected ones,
-// and backward's gradient of sum_t w_t (row loss)_t with these w is the loss's own. `pairs`: in the whole step, of
+// and backward's gradient of sum_t w_t (row loss)_t with these w is that of the loss. `pairs`: in the whole step, of
 // which the batch may be a part.
 void set_dpo_weights(Batch& batch, const DpoResult& result, double beta, LogProb kind, int64_t pairs);
 

@@ -23,7 +23,7 @@ using nlohmann::json;
 
 void load_base_weights(Model& model, const fs::path& dir, bool head) {
   const ModelConfig base = read_model_config(dir), &shape = model.config;
-  ModelConfig same = base;  // but for what may differ
+  ModelConfig same = base;  // except for what may differ
   same.num_classes = shape.num_classes;
   same.tied_head = shape.tied_head;
   same.causal = shape.causal;
@@ -46,7 +46,7 @@ void load_base_weights(Model& model, const fs::path& dir, bool head) {
 }
 
 void init_head(Model& model, const std::string& kind, uint64_t seed) {
-  constexpr uint64_t kHeadSequence = 0x68656164;  // apart from initialisation's
+  constexpr uint64_t kHeadSequence = 0x68656164;  // distinct from that of initialisation
   const float bound = 1 / std::sqrt(static_cast<float>(model.config.channels));
   uint64_t drawn = 0;
   std::vector<float> values;
@@ -120,7 +120,7 @@ void save_finetuned(const Model& model, const Tokenizer& tokenizer, const fs::pa
     sync_directory(unfinished);
     if (fs::exists(folder)) {
       if (::renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) != 0) {
-        fs::remove_all(folder);  // a file system that cannot exchange the two
+        fs::remove_all(folder);  // for a file system that cannot exchange the two
         fs::rename(unfinished, folder);
       }
     } else {

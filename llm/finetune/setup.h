@@ -27,8 +27,8 @@ void init_head(Model& model, const std::string& kind, uint64_t seed);
 // The run's folder: {run}, else the next free runs/NAME. Throws Error if it holds a run already. Makes nothing yet.
 std::filesystem::path finetune_folder(const FinetuneConfig& config, const std::string& name);
 
-// Makes and locks the folder; removes what a run left that ended before its first save. Throws Error as finetune_folder
-// does, or if another process holds the lock.
+// Makes and locks the folder; removes what is left of a run that ended before its first save. Throws Error as
+// finetune_folder does, or if another process holds the lock.
 std::unique_ptr<const RunLock> claim_finetune_folder(const std::filesystem::path& run, const Say& say);
 
 // Writes RUN/latest, whole or not at all: the model with adapters merged, its tokenizer, and what `add` writes next to

@@ -22,8 +22,8 @@ namespace {
 
 constexpr const char* kConfigFile = "adapter_config.json";
 constexpr const char* kTensorFile = "adapter_model.safetensors";
-constexpr const char* kPytorchFile = "adapter_model.bin";  // of PEFT's first versions; read, and never written
-constexpr const char* kBaseChecksum = "base_checksum";     // among the tensors' metadata: of the base's weights
+constexpr const char* kPytorchFile = "adapter_model.bin";  // of PEFT's first versions; read, never written
+constexpr const char* kBaseChecksum = "base_checksum";     // in the tensors' metadata: of the base's weights
 
 // w (out, in) += scale * b (out, rank) @ a (rank, in)
 void add_low_rank(float* w, const float* a, const float* b, float scale, int64_t out, int64_t in, int64_t rank) {
@@ -37,7 +37,7 @@ void add_low_rank(float* w, const float* a, const float* b, float scale, int64_t
   }
 }
 
-// "h.3.attn.c_attn" of "h.3.attn.c_attn.weight": what PEFT calls the matrix.
+// PEFT's name of the matrix: "transformer.h.3.attn.c_attn" for "h.3.attn.c_attn.weight".
 std::string module_of(const ParamTensor& tensor) {
   const std::string module = tensor.hf_name.substr(0, tensor.hf_name.rfind('.'));
   return module == "lm_head" || module == "score" ? module : "transformer." + module;
@@ -55,7 +55,7 @@ struct Adapter {
   const ParamTensor *a, *b;
 };
 
-// The adapters of a matrix: up to three where it is that of queries, keys and values, else one at most.
+// The adapters of a matrix: up to three for that of queries, keys and values, else at most one.
 std::vector<Adapter> adapters_of(const std::vector<ParamTensor>& table, const ParamTensor& matrix) {
   std::vector<Adapter> found;
   for (size_t k = 0; k + 1 < table.size(); ++k) {
@@ -175,8 +175,8 @@ namespace {
 
 constexpr const char* kPrefix = "base_model.model.";
 
-// Whether adapters or modules_to_save part a head from the token embedding that it was tied to: PEFT changes modules,
-// not the weights that they share.
+// Whether adapters or modules_to_save untie a head from the token embedding: PEFT changes modules, not the weights that
+// they share.
 bool unties(const AdapterConfig& adapter) {
   for (const char* module : {"transformer.wte", "lm_head"}) {
     if (adapter.is_target(module) || adapter.is_saved(module)) return true;
@@ -221,14 +221,14 @@ class AdapterWeights final : public Weights {
     for (const TensorView& view : file_.tensors()) {
       if (known_.contains(view.name)) continue;
       const bool of_lora = view.name.find(".lora_") != std::string::npos;
-      fail("%s: tensor %s is no adapter of this base model, %d layers of %d channels%s", file_.path().c_str(),
+      fail("%s: tensor %s is not an adapter of this base model, %d layers of %d channels%s", file_.path().c_str(),
            in_quotes(view.name).c_str(), shape.num_layers, shape.channels,
            of_lora ? ", or adapter_config.json does not target its module"
            : view.name.starts_with(std::string(kPrefix) + "score.")
                ? "; a classifier's adapter needs its config.json next to it"
                : "");
     }
-    if (deltas_.empty()) fail("%s: no adapter is in it", file_.path().c_str());
+    if (deltas_.empty()) fail("%s: there is no adapter in it", file_.path().c_str());
   }
 
   void read(const ParamTensor& tensor, float* out) const override {
@@ -237,9 +237,9 @@ class AdapterWeights final : public Weights {
     } else if (const ParamTensor* found = in_base(tensor)) {
       base_->read(*found, out);
     } else if (tensor.role == Role::head) {
-      base_->read(base_->table[0], out);  // the embedding, which the base has in its place
+      base_->read(base_->table[0], out);  // the embedding, which is the base's head
     } else {
-      std::fill(out, out + tensor.size(), 0.0f);  // a classifier's bias, which transformers' do not have
+      std::fill(out, out + tensor.size(), 0.0f);  // a classifier's bias, which transformers does not have
     }
     if (const auto delta = deltas_.find(tensor.name); delta != deltas_.end()) {
       const Delta& d = delta->second;
@@ -298,15 +298,15 @@ class AdapterWeights final : public Weights {
     biases_[bias->name] = {get(at + "B.bias", {out}, "lora_bias is true"), scale};
   }
 
-  // Tensors that the file has in place of the base's: of modules_to_save, and what PEFT saves next to adapters, such as
-  // biases.
+  // Tensors of the file that replace those of the base: of modules_to_save, and those that PEFT saves next to adapters,
+  // such as biases.
   void add_whole(const AdapterConfig& adapter) {
     const auto name_of = [&](const std::string& module, const std::string& parameter) {
       const bool wrapped = adapter.is_target(module) && !adapter.is_saved(module);
       return kPrefix + module + (wrapped ? ".base_layer." : ".") + parameter;
     };
     const bool shared = !base_->config.has_head() && config.num_classes == 0;  // one matrix, in two modules
-    const TensorView* one = nullptr;                                           // what the file has in its place
+    const TensorView* one = nullptr;                                           // the file's tensor for it
     if (shared) {
       for (const char* module : {"transformer.wte", "lm_head"}) {
         if (adapter.is_saved(module)) continue;
@@ -344,7 +344,7 @@ class AdapterWeights final : public Weights {
     return nullptr;
   }
 
-  // The values of a matrix or vector as it is, or transposed.
+  // The values of a matrix or vector, as stored or transposed.
   std::vector<float> floats(const TensorView& view, bool transposed) const {
     const int64_t n = view.shape[0], m = view.shape.size() > 1 ? view.shape[1] : 1;
     const int64_t rows = transposed ? m : n, cols = transposed ? n : m;
@@ -357,8 +357,8 @@ class AdapterWeights final : public Weights {
   std::unique_ptr<Weights> base_;
   AdapterFile file_;
   std::map<std::string, Delta> deltas_;
-  std::map<std::string, std::pair<const TensorView*, float>> biases_;  // that lora_B adds, and their scale
-  std::map<std::string, const TensorView*> whole_;                     // in place of the base's
+  std::map<std::string, std::pair<const TensorView*, float>> biases_;  // added by lora_B, and their scale
+  std::map<std::string, const TensorView*> whole_;                     // that replace those of the base
   std::set<std::string> known_;                                        // names in the file
 };
 
@@ -370,7 +370,7 @@ std::unique_ptr<Weights> open_adapter(const fs::path& dir, const OpenBase& open_
   fs::path base = adapter.base();
   if (!fs::exists(base) && base.is_relative() && fs::exists(dir / base)) base = dir / base;
   if (!fs::exists(base)) {
-    fail("%s: the adapter's base model is %s, and there is nothing; put it there, or change base_model_name_or_path",
+    fail("%s: the adapter's base model is %s, which does not exist; put it there, or change base_model_name_or_path",
          path.c_str(), in_quotes(base.string()).c_str());
   }
   if (is_adapter(base)) {
@@ -388,7 +388,7 @@ std::unique_ptr<Weights> open_adapter(const fs::path& dir, const OpenBase& open_
   std::unique_ptr<Weights> weights = open_base(base);
   ModelConfig shape = fs::exists(dir / "config.json") ? read_huggingface_config(dir) : weights->config;
   if (shape.num_classes == 0 && unties(adapter)) shape.tied_head = false;
-  ModelConfig same = weights->config;  // but for what a finetuning may change
+  ModelConfig same = weights->config;  // except for what finetuning may change
   same.num_classes = shape.num_classes;
   same.tied_head = shape.tied_head;
   same.causal = shape.causal;

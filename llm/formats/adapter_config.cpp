@@ -29,7 +29,7 @@ std::string pcre2_message(int error) {
   return reinterpret_cast<const char*>(text);
 }
 
-// Names the first construct that Python reads otherwise than PCRE2, or not at all; nothing if there is none.
+// The first construct that Python reads differently from PCRE2, or not at all; "" if there is none.
 std::string foreign_construct(std::string_view pattern) {
   bool in_class = false;
   for (size_t i = 0; i < pattern.size(); ++i) {
@@ -45,7 +45,7 @@ std::string foreign_construct(std::string_view pattern) {
     } else if (rest[0] == '[') {
       in_class = true;
       if (rest.substr(1).starts_with('^')) ++i;
-      if (pattern.substr(i + 1).starts_with(']')) ++i;  // there it is itself
+      if (pattern.substr(i + 1).starts_with(']')) ++i;  // a literal there
     } else if (rest.starts_with("(?")) {
       const bool known = std::any_of(std::begin(kGroups), std::end(kGroups),
                                      [&](const char* group) { return rest.starts_with(group); });
@@ -106,7 +106,7 @@ namespace {
 
 enum class Treatment {
   computed,   // as PEFT does, by AdapterConfig()
-  no_effect,  // on a model that is loaded: of training, or of looking for files
+  no_effect,  // on a loaded model: for training, or for finding files
   refused,    // unless null, false or empty
 };
 
@@ -115,7 +115,7 @@ struct Field {
   Treatment treatment;
 };
 
-// Those of peft.LoraConfig 0.21 and of versions before it.
+// The fields of peft.LoraConfig 0.21 and of versions before it.
 constexpr Field kFields[] = {
     {"alora_invocation_tokens", Treatment::refused},
     {"alpha_pattern", Treatment::computed},
@@ -160,11 +160,11 @@ constexpr Field kFields[] = {
     {"use_dora", Treatment::refused},
     {"use_qalora", Treatment::refused},
     {"use_rslora", Treatment::computed},
-    {"velora_config", Treatment::no_effect},  // of the backward pass
+    {"velora_config", Treatment::no_effect},  // for the backward pass
 };
 
-// Values of init_lora_weights with which PEFT leaves the base as it is: A and B are the file's. pissa, corda, olora and
-// loftq subtract from the base when the adapter is loaded.
+// Values of init_lora_weights with which PEFT leaves the base as it is: A and B come from the file. pissa, corda, olora
+// and loftq subtract from the base when the adapter is loaded.
 constexpr const char* kInitialisations[] = {"gaussian", "eva", "orthogonal", "mica", "lora_ga"};
 
 json value_of(const json& config, const char* field) {
@@ -223,7 +223,7 @@ void AdapterConfig::check_fields(const json& config) const {
     if (is_known && known->treatment != Treatment::refused) continue;
     if (is_off(value)) continue;
     fail(
-        "%s: %s is %s, expected it to be absent or null: wrought does not %s this option of PEFT's, which may change "
+        "%s: %s is %s, expected it to be absent or null: wrought does not %s this option of PEFT, which may change "
         "the result",
         where_.c_str(), is_known ? name.c_str() : in_quotes(name).c_str(), shown(value).c_str(),
         is_known ? "have" : "know");
@@ -256,7 +256,7 @@ std::vector<AdapterConfig::Override> AdapterConfig::read_overrides(const json& c
   }
   for (const auto& [key, number] : value.items()) {
     const std::string at = what + ": " + in_quotes(key);
-    ModulePattern(key, what);  // the message is then of the key, not of what PEFT makes of it
+    ModulePattern(key, what);  // so that a message names the key, not what PEFT makes of it
     overrides.push_back({ModulePattern("(.*\\.)?(" + key + ")$", what), positive(number, at, whole)});
   }
   return overrides;
@@ -289,12 +289,12 @@ AdapterConfig::AdapterConfig(const fs::path& file) : where_(file.string()) {
   base_ = base.get<std::string>();
   rslora_ = flag(config, "use_rslora", where_);
   lora_bias_ = flag(config, "lora_bias", where_);
-  rank_ = positive(config.contains("r") ? config["r"] : json(8), where_ + ": r", true);  // 8: PEFT's own
+  rank_ = positive(config.contains("r") ? config["r"] : json(8), where_ + ": r", true);  // 8: PEFT's default
   alpha_ = positive(config.contains("lora_alpha") ? config["lora_alpha"] : json(8), where_ + ": lora_alpha", false);
   ranks_ = read_overrides(config, "rank_pattern", true);
   alphas_ = read_overrides(config, "alpha_pattern", false);
   targets_ = read_modules(value("target_modules").is_null() ? json::array({"c_attn"}) : value("target_modules"),
-                          "target_modules");  // c_attn: PEFT's own for GPT-2
+                          "target_modules");  // c_attn: PEFT's default for GPT-2
   excluded_ = read_modules(value("exclude_modules"), "exclude_modules");
 
   saved_ = names_of(value("modules_to_save"), where_ + ": modules_to_save");
@@ -328,7 +328,7 @@ bool AdapterConfig::Modules::match(const std::string& module) const {
 }
 
 bool AdapterConfig::in_layers(const std::string& module) const {
-  if (layers_.empty() || !targets_.pattern.empty()) return true;  // PEFT has no layers with a regular expression
+  if (layers_.empty() || !targets_.pattern.empty()) return true;  // PEFT ignores layers with a regular expression
   for (const ModulePattern& pattern : layer_patterns_) {
     std::string layer;
     if (!pattern.matches(module, &layer)) continue;

@@ -1,8 +1,8 @@
 // adapter_config.json as PEFT (github.com/huggingface/peft) writes it: which modules have a low-rank adapter, of what
 // rank and scale. Modules are named as in `transformers`: transformer.h.0.attn.c_attn, transformer.wte, lm_head.
 //
-// Every field is either computed as PEFT does, or without effect on a model that is loaded, or refused by name; so is a
-// field that is not known, unless it is null, false or empty. docs/formats.md has the table.
+// Every field is either computed as in PEFT, or has no effect on a loaded model, or is refused by name; so are unknown
+// fields, unless they are null, false or empty. docs/formats.md has the table.
 #pragma once
 
 #include <filesystem>
@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
-// One of PEFT's regular expressions: what Python's and PCRE2's syntax have in common.
+// One of PEFT's regular expressions, in the syntax that Python and PCRE2 have in common.
 class ModulePattern {
  public:
-  // Throws Error beginning with `where`: too long, not valid, or with a construct that the two read differently.
+  // Throws Error beginning with `where` if it is too long, not valid, or has a construct that the two read differently.
   ModulePattern(const std::string& pattern, const std::string& where);
   // Whether all of `module` matches. `layer`: what the group (?P<idx>...) matched. Throws Error if it takes too long.
   bool matches(const std::string& module, std::string* layer = nullptr) const;
@@ -24,7 +24,7 @@ class ModulePattern {
   std::string where_;
 };
 
-// peft_type: PEFT's, and of an adapter that only wrought computes as it was trained.
+// peft_type: that of PEFT, and that of adapters that only wrought computes as they were trained.
 inline constexpr const char *kPeftType = "LORA", *kOwnPeftType = "WROUGHT_LORA";
 
 class AdapterConfig {
@@ -40,9 +40,9 @@ class AdapterConfig {
   double scale(const std::string& module) const;     // alpha / rank, or with use_rslora alpha / sqrt(rank)
 
  private:
-  // target_modules, exclude_modules: one regular expression, or names that a module's name is or ends with.
+  // target_modules, exclude_modules: one regular expression, or names that a module's name equals or ends with.
   struct Modules {
-    std::vector<ModulePattern> pattern;  // one at most
+    std::vector<ModulePattern> pattern;  // at most one
     std::vector<std::string> names;
     bool all_linear = false;
     bool match(const std::string& module) const;

@@ -1,5 +1,5 @@
-// CRC-32C (Castagnoli; RFC 3720, appendix B.4), the checksum of TensorFlow's files, and the form in which they hold it:
-// masked, because the checksum of bytes that themselves hold checksums would say little.
+// CRC-32C (Castagnoli; RFC 3720, appendix B.4), the checksum of TensorFlow's files, and its stored form: masked,
+// because the checksum of bytes that themselves hold checksums would say little.
 #pragma once
 
 #include <array>
@@ -10,7 +10,8 @@
 
 namespace crc32c_tables {
 
-// of[k][b]: what byte b does to the checksum when k more bytes follow it. With eight of them, eight bytes are a step.
+// of[k][b]: the effect of byte b on the checksum when k more bytes follow it. With eight tables a step takes eight
+// bytes.
 inline constexpr auto of = [] {
   std::array<std::array<uint32_t, 256>, 8> tables{};
   for (uint32_t b = 0; b < 256; ++b) {
@@ -26,7 +27,7 @@ inline constexpr auto of = [] {
 
 }  // namespace crc32c_tables
 
-// Of bytes that follow those whose checksum is `crc`; 0: of no bytes.
+// The checksum of `bytes` after those whose checksum is `crc`; 0: after no bytes.
 inline uint32_t crc32c(std::span<const std::byte> bytes, uint32_t crc = 0) {
   const auto& of = crc32c_tables::of;
   crc = ~crc;

@@ -7,8 +7,8 @@
 
 inline float float_from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
-// Both to the nearest, ties to even; overflow to infinity; a NaN stays one and keeps the upper bits of its mantissa. So
-// every 16-bit value survives the way to float and back.
+// Both round to the nearest, ties to even; overflow gives infinity; a NaN stays one and keeps the upper bits of its
+// mantissa. So every 16-bit value survives conversion to float and back.
 inline uint16_t bf16_from_float(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;

@@ -18,7 +18,7 @@ namespace {
 const char* const kLanguageModel = "GPT2LMHeadModel";
 const char* const kClassifier = "GPT2ForSequenceClassification";
 const char* const kType = "gpt2";
-const char* const kOwnType = "wrought_gpt2";  // what transformers has no class for
+const char* const kOwnType = "wrought_gpt2";  // transformers has no class for it
 
 }  // namespace
 
@@ -59,7 +59,7 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
   config.qkv_bias = flag("qkv_bias");  // this and the next are wrought's own
   config.causal = flag("causal");
   if (get("architectures", json()) ==
-      json::array({kClassifier})) {  // transformers says how many classes by their names
+      json::array({kClassifier})) {  // transformers tells how many classes by their names
     config.num_classes = size("num_labels", static_cast<int>(get("id2label", {{"0", ""}, {"1", ""}}).size()));
     if (config.num_classes < 1) fail("%s: num_labels is %d, expected at least 1", path.c_str(), config.num_classes);
     config.tied_head = false;
@@ -67,7 +67,7 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
   validate(config, path.string());
 
   if (get("activation_function", "gelu_new") != "gelu_pytorch_tanh") {  // the same function by another name
-    expect("activation_function", "gelu_new", "wrought has GPT-2's own activation only");
+    expect("activation_function", "gelu_new", "wrought has only GPT-2's own activation");
   }
   if (!get("n_inner", nullptr).is_null())
     expect("n_inner", int64_t{4} * config.channels, "the MLP is four times as wide as the stream");
@@ -77,7 +77,7 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
   }
   expect("scale_attn_weights", true, "attention is scaled by 1/sqrt(head size)");
   expect("scale_attn_by_inverse_layer_idx", false, "wrought does not have this option");
-  expect("add_cross_attention", false, "wrought has decoders only");
+  expect("add_cross_attention", false, "wrought has only decoders");
   if (file.contains("quantization_config"))
     fail("%s: the model is quantized, expected F32, F16 or BF16 weights", path.c_str());
   if (const json pruned = get("pruned_heads", json::object()); !pruned.empty()) {
@@ -146,9 +146,9 @@ const char* const kPytorchIndexFile = "pytorch_model.bin.index.json";
 const std::string kPrefix = "transformer.";
 const char* const kTiedHead = "lm_head.weight";  // the same matrix as wte, which some files hold twice
 
-// What a tensor's name begins with, in any order: "transformer.", which transformers writes for models with a head and
-// not for the stream alone, and what wraps a model that was saved as it trained, DistributedDataParallel's "module."
-// and torch.compile's "_orig_mod.". The heads' own tensors never have "transformer.".
+// Prefixes of a tensor's name, in any order: "transformer.", which transformers writes for models with a head but not
+// for the bare stream, and those of wrappers around a model that was saved during training: DistributedDataParallel's
+// "module." and torch.compile's "_orig_mod.". The heads' own tensors never have "transformer.".
 bool of_head(const std::string& name) { return name.rfind("lm_head.", 0) == 0 || name.rfind("score.", 0) == 0; }
 std::string prefix_of(std::string_view name) {
   std::string prefix;
@@ -185,7 +185,7 @@ class TensorFiles {
       }
       return;
     }
-    fail("%s: no weights in it, expected %s or, of shards, %s; or PyTorch's %s or %s", dir.c_str(), kSingleFile,
+    fail("%s: no weights in it, expected %s or, for shards, %s; or PyTorch's %s or %s", dir.c_str(), kSingleFile,
          kIndexFile, kPytorchFile, kPytorchIndexFile);
   }
 
@@ -208,7 +208,7 @@ class TensorFiles {
   }
 
  private:
-  // weight_map: tensor -> file. A file elsewhere than in the folder is not for a model to name.
+  // weight_map: tensor -> file. A model may name only files in its own folder.
   static std::map<std::string, std::string> read_index(const fs::path& index) {
     const json file = read_json_object(index);
     if (!file.contains("weight_map") || !file["weight_map"].is_object() || file["weight_map"].empty()) {
@@ -264,7 +264,7 @@ class TensorFiles {
     for (const SafetensorsFile& file : files_) add(file);
     for (const PytorchFile& file : pytorch_files_) add(file);
     const TensorView* first = nullptr;
-    std::string prefix;  // of the first that is not a head's
+    std::string prefix;  // of the first tensor that is not of a head
     for (const auto& [name, found] : tensors_) {
       if (of_head(name)) continue;
       const std::string own = prefix_of(found.view->name);
@@ -296,7 +296,7 @@ class TensorFiles {
     const bool a_has = !prefix_of(a.name).empty();
     const TensorView &with = a_has ? a : b, &other = a_has ? b : a;
     const std::string prefix = prefix_of(other.name);
-    fail("%s: tensor %s has the prefix %s and %s has %s; expected it of all of them or of none", where_.c_str(),
+    fail("%s: tensor %s has the prefix %s and %s has %s; expected it on all of them or on none", where_.c_str(),
          in_quotes(with.name).c_str(), in_quotes(prefix_of(with.name)).c_str(), in_quotes(other.name).c_str(),
          prefix.empty() ? "not" : in_quotes(prefix).c_str());
   }
@@ -344,7 +344,7 @@ class HuggingfaceWeights final : public Weights {
     return found == files_.tensors().end() ? nullptr : found->second.view;
   }
 
-  // Every tensor of the table, nothing else but what says nothing about the model.
+  // Every tensor of the table is there, and no other, except those that say nothing about the model.
   void check() const {
     std::set<std::string> known;
     for (const ParamTensor& tensor : file_table(config)) {
@@ -387,8 +387,8 @@ class HuggingfaceWeights final : public Weights {
 
 // ---- writing -------------------------------------------------------------------------------------------------------
 
-// Files of another layout, which a reader could take for this model's: shards beside a single file, or the other way
-// round.
+// Removes files of the other layout, which a reader could take for this model: shards next to a single file, or the
+// other way round.
 void remove_other_weights(const fs::path& dir, const std::set<std::string>& written) {
   for (const fs::directory_entry& entry : std::vector(fs::directory_iterator(dir), fs::directory_iterator())) {
     const std::string name = entry.path().filename().string();

@@ -18,7 +18,7 @@ constexpr int64_t kHeaderBytes = kHeaderInts * sizeof(int32_t);
 
 Dtype dtype_of(LlmcType type) { return type == LlmcType::fp32 ? Dtype::f32 : Dtype::bf16; }
 
-// The table in the order of the file: what a block repeats is gathered field by field.
+// The table in the order of the file: the blocks' tensors are gathered field by field.
 std::vector<const ParamTensor*> file_order(const std::vector<ParamTensor>& table, int num_layers) {
   const size_t L = static_cast<size_t>(num_layers), embeddings = 2,
                final_norm = 2;  // tensors before and after the blocks
@@ -85,7 +85,7 @@ class LlmcWeights final : public Weights {
     const std::byte* from = file_.data() + kHeaderBytes;
     for (const ParamTensor* tensor : file_order(table, config.num_layers)) {
       at_[tensor->name] = from;
-      const bool padded = tensor->role == Role::embedding;  // the file's own padding is passed over
+      const bool padded = tensor->role == Role::embedding;  // the file's own padding is skipped
       from += (padded ? header.padded_vocab_size : tensor->file_rows) * tensor->cols * element_bytes(dtype(*tensor));
     }
   }

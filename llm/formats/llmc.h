@@ -5,7 +5,7 @@
 //   header  [0] magic 20240326  [1] version 3 (fp32) or 5 (bf16)  [2] context  [3] V  [4] L  [5] NH  [6] C  [7] Vp
 //           then zeros
 //
-// wte has Vp rows, those from V on being padding. There is no tokenizer in such a file.
+// wte has Vp rows, those from V on being padding. Such a file has no tokenizer.
 #pragma once
 
 #include <filesystem>

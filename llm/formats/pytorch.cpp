@@ -18,14 +18,14 @@ std::string_view text_of(Bytes bytes) { return {reinterpret_cast<const char*>(by
 
 // ---- the zip file --------------------------------------------------------------------------------------------------
 
-// PKWARE's APPNOTE.TXT, 4.3: local headers with the entries' bytes, the central directory, its end. torch always writes
-// the end of Zip64, too, which is needed for sizes and places of 4 GiB and more.
+// PKWARE's APPNOTE.TXT, 4.3: local headers with the entries' bytes, the central directory, its end record. torch always
+// writes that of Zip64, too, which is needed for sizes and places of 4 GiB and more.
 class Zip {
  public:
   Zip(Bytes file, std::string where) : file_(file), where_(std::move(where)) {
     const size_t end = find_end();
     uint64_t entries = number(end + 10, 2), size = number(end + 12, 4), begin = number(end + 16, 4);
-    if (number(end + 4, 2) != 0 || number(end + 6, 2) != 0) damaged("it is a part of several");
+    if (number(end + 4, 2) != 0 || number(end + 6, 2) != 0) damaged("it is one of several parts");
     if (end >= kLocatorBytes && number(end - kLocatorBytes, 4) == 0x07064B50) {
       const uint64_t end64 = number(end - kLocatorBytes + 8, 8);
       if (number(end64, 4) != 0x06064B50) damaged("the end of the Zip64 directory is not where it should be");
@@ -80,9 +80,9 @@ class Zip {
     damaged("there is no directory at its end");
   }
 
-  // The entry of the directory at `at`; where the next one begins.
+  // Reads the directory's entry at `at`; returns where the next one begins.
   uint64_t read_entry(uint64_t at, uint64_t directory) {
-    if (number(at, 4) != 0x02014B50) damaged("the directory has something else than entries");
+    if (number(at, 4) != 0x02014B50) damaged("the directory has something other than entries");
     const uint64_t flags = number(at + 8, 2), method = number(at + 10, 2), name_bytes = number(at + 28, 2),
                    extra_bytes = number(at + 30, 2), comment_bytes = number(at + 32, 2);
     uint64_t packed = number(at + 20, 4), size = number(at + 24, 4), local = number(at + 42, 4);
@@ -103,7 +103,7 @@ class Zip {
       extra += 4 + bytes;
     }
     const std::string quoted = in_quotes(name);
-    if (method != 0 || size != packed) damaged("entry " + quoted + " is compressed, expected it stored as it is");
+    if (method != 0 || size != packed) damaged("entry " + quoted + " is compressed, expected it uncompressed");
     if (flags & 0x1) damaged("entry " + quoted + " is encrypted");
     if (number(local, 4) != 0x04034B50) damaged("entry " + quoted + " is not where the directory says");
     const uint64_t data = local + 30 + number(local + 26, 2) + number(local + 28, 2);
@@ -146,7 +146,7 @@ constexpr StorageType kStorageTypes[] = {
     {"LongStorage", "I64", 8},  {"IntStorage", "I32", 4},  {"ShortStorage", "I16", 2},     {"CharStorage", "I8", 1},
     {"ByteStorage", "U8", 1},   {"BoolStorage", "BOOL", 1}};
 
-// What stands on the pickle's stack.
+// A value on the pickle's stack.
 struct Value {
   enum class Kind {
     mark,
@@ -163,7 +163,7 @@ struct Value {
     tensor
   };
   Kind kind = Kind::none;
-  int64_t number = 0;     // of an integer; of the others their place in the lists of Unpickler
+  int64_t number = 0;     // of an integer; for the others an index into a list of Unpickler
   std::string_view text;  // in the mapped file
 };
 
@@ -203,14 +203,14 @@ struct Tensor {
 };
 
 // Runs the instructions of Python's pickletools that torch.save() writes, protocol 2, for a dictionary of tensors, on
-// values of this program's own: everything else ends in an error. Values are numbers into lists, so that neither
-// nesting nor cycles matter.
+// this program's own values: everything else is an error. Values are indices into lists, so that neither nesting nor
+// cycles matter.
 class Unpickler {
  public:
   using Kind = Value::Kind;
   Unpickler(Bytes pickle, std::string where) : pickle_(pickle), where_(std::move(where)) { run(); }
 
-  // The dictionary's, in its order.
+  // The dictionary's tensors, in its order.
   std::vector<std::pair<std::string, Tensor>> tensors() const {
     if (stack_.size() != 1 || stack_[0].kind != Kind::dictionary) {
       bad("it holds %s, expected a dictionary of tensors", stack_.empty() ? "nothing" : describe(stack_[0].kind));
@@ -269,7 +269,7 @@ class Unpickler {
     if (value.kind != kind) odd();
     return value;
   }
-  // What stands above the last mark, which goes.
+  // Pops the values above the last mark, and the mark.
   std::vector<Value> pop_to_mark() {
     size_t mark = stack_.size();
     while (mark > 0 && stack_[mark - 1].kind != Kind::mark) --mark;
@@ -317,7 +317,7 @@ class Unpickler {
     for (const StorageType& type : kStorageTypes) {
       if (module == "torch" && name == type.name) return push(Kind::storage_type, &type - kStorageTypes);
     }
-    bad("it calls %s, expected a dictionary of tensors: to read it would run code, which wrought never does; write it "
+    bad("it calls %s, expected a dictionary of tensors: reading it would run code, which wrought never does; write it "
         "again with torch.save(model.state_dict(), ...) or as a model.safetensors",
         in_quotes(module + "." + name).c_str());
   }
@@ -453,7 +453,7 @@ class Unpickler {
               instruction, at_ - 1);
       }
     }
-    if (at_ != pickle_.size()) bad("it goes on after its end");
+    if (at_ != pickle_.size()) bad("it continues after its end");
   }
 
   Bytes pickle_;
@@ -476,7 +476,7 @@ TensorView view_of(const std::string& name, const Tensor& tensor, Bytes storage,
   view.shape = tensor.shape;
   const std::string shape = describe(view);
   if (tensor.strides.size() != tensor.shape.size()) {
-    fail("%s: %zu dimensions and %zu strides, expected as many", where.c_str(), tensor.shape.size(),
+    fail("%s: %zu dimensions and %zu strides, expected the same number", where.c_str(), tensor.shape.size(),
          tensor.strides.size());
   }
   int64_t bytes = tensor.storage.type->bytes, all = 0, begin = 0, end = 0;
@@ -490,8 +490,7 @@ TensorView view_of(const std::string& name, const Tensor& tensor, Bytes storage,
   for (size_t k = tensor.shape.size(); k-- > 0 && !empty;) {
     const int64_t size = tensor.shape[k];
     if (size > 1 && tensor.strides[k] != stride) {
-      fail("%s: %s does not lie row by row in its storage, expected what .contiguous() gives", where.c_str(),
-           shape.c_str());
+      fail("%s: %s is not contiguous in its storage, expected what .contiguous() gives", where.c_str(), shape.c_str());
     }
     if (__builtin_mul_overflow(stride, size, &stride))
       fail("%s: the shape %s is too large", where.c_str(), shape.c_str());

@@ -52,7 +52,7 @@ bool has_digits_only(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-// Whether the folder has no other entries than those for which own(name) holds; one that is not there has none.
+// Whether own(name) holds for all of the folder's entries; a missing folder has none.
 template <class Own>
 bool has_only(const fs::path& folder, Own&& own) {
   const fs::file_status status = fs::symlink_status(folder);
@@ -98,12 +98,13 @@ RunLock::RunLock(const fs::path& run, const Say& say) : run_(run) {
     if (error == EWOULDBLOCK) {
       const std::string who = lock_text(file_.fd);
       fail(
-          "%s is in use: another process writes to it%s; wait until that has ended, or end it (a SIGTERM has it save "
-          "and end), or choose another {run}",
+          "%s is in use: another process writes to it%s; wait until it has ended, or end it (on SIGTERM it saves "
+          "and ends), or choose another {run}",
           run.c_str(), who.empty() ? "" : (": " + who).c_str());
     }
     if (error != 0) break;
-    // Whoever held it may have removed the file since it was opened here: then this is nobody's any more.
+    // The process that held it may have removed the file since it was opened here: then this file is no longer
+    // RUN/lock.
     if (holds_file()) break;
     ::close(file_.fd);
   }
@@ -125,7 +126,7 @@ RunLock::RunLock(const fs::path& run, const Say& say) : run_(run) {
 }
 
 RunLock::~RunLock() {
-  // Where a run was killed while it wrote its data, only the file that it left says so to the next one.
+  // If a run was killed while it wrote its data, only the file that it left tells the next one so.
   const auto exists = [&](const char* name) { return ::faccessat(folder_.fd, name, F_OK, 0) == 0; };
   if (!was_left_ || !exists("data") || exists("metrics.jsonl"))
     ::unlinkat(folder_.fd, kLockFile, 0);  // while it is held
@@ -153,7 +154,7 @@ void RunLock::check() const {
   }
   struct stat held = {}, named = {};
   const bool replaced = ::stat(run_.c_str(), &named) == 0;
-  if (!replaced && errno != ENOENT && errno != ENOTDIR && errno != ESTALE) return;  // the write itself will say it
+  if (!replaced && errno != ENOENT && errno != ENOTDIR && errno != ESTALE) return;  // the write itself will report it
   char name[4096] = "";
   if (::readlink(strprintf("/proc/self/fd/%d", folder_.fd).c_str(), name, sizeof name - 1) < 0) name[0] = '\0';
   const std::string now = name;
@@ -220,7 +221,7 @@ int64_t step_of(const fs::path& folder) {
 
 std::vector<fs::path> finished_checkpoints(const fs::path& run) {
   std::vector<fs::path> found;
-  std::error_code none;  // a folder that is not there holds none
+  std::error_code none;  // a missing folder has none
   for (const fs::directory_entry& entry : fs::directory_iterator(run / "checkpoints", none)) {
     if (step_of(entry.path()) >= 0 && fs::exists(entry.path() / kStateFile)) found.push_back(entry.path());
   }

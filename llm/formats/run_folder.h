@@ -1,10 +1,10 @@
-// A run's folder: what it holds, who may write to it, whether it is still there, and whether a new run may begin in it.
+// A run's folder: its contents, who may write to it, whether it is still there, and whether a new run may begin in it.
 //
 //   RUN/checkpoints/step_000100/             one checkpoint of the run (llm/training/checkpoint.h)
-//   RUN/latest -> checkpoints/step_000100    changed last and at once
-//   RUN/best -> checkpoints/step_000060      with --patience: where validation was best
+//   RUN/latest -> checkpoints/step_000100    changed last, in one step
+//   RUN/best -> checkpoints/step_000060      with --patience: the best one in validation
 //   RUN/lock   "pid N on HOST since DATE": held by flock() while a process writes to the run. The system releases it
-//              when the process ends, however it ends; the file that a killed process leaves stops nobody.
+//              when the process ends, however it ends; the file of a killed process blocks no other.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-// A line for the person who waits.
+// Prints a line for the user.
 using Say = std::function<void(const std::string&)>;
 
 // ---- the lock ------------------------------------------------------------------------------------------------------
@@ -21,7 +21,7 @@ using Say = std::function<void(const std::string&)>;
 // Holds RUN/lock, and knows the folder by more than its path. Programs that the process starts do not inherit the lock.
 class RunLock {
  public:
-  // Makes the folder if it is not there. Throws Error if another process holds the lock (says which), or if the file
+  // Makes the folder if it is not there. Throws Error if another process holds the lock (and names it), or if the file
   // cannot be written. On a file system without locks it says so and continues.
   RunLock(const std::filesystem::path& run, const Say& say);
   ~RunLock();  // removes RUN/lock, unless clear_beginning() needs it, and the folder if it made it and it is empty
@@ -29,10 +29,10 @@ class RunLock {
   RunLock& operator=(const RunLock&) = delete;
 
   // Throws Error if the path no longer leads to the folder that was locked (it was removed, moved or replaced), or
-  // RUN/lock is no longer the file that is held. Called before each write, so that nothing is written to where nobody
-  // looks for it, or where another process writes.
+  // RUN/lock is no longer the file that is held. Called before each write, so that none goes to a folder that was
+  // moved, or to one that another process writes to.
   void check() const;
-  bool was_left() const { return was_left_; }  // whether a process that was killed had left the file
+  bool was_left() const { return was_left_; }  // whether a killed process had left the file
 
  private:
   struct Descriptor {
@@ -49,9 +49,9 @@ class RunLock {
 
 // ---- a run that only began -----------------------------------------------------------------------------------------
 
-// False if nothing of a run is in the folder; true if there is only what a run leaves that ended before its first
-// checkpoint. Throws Error, ending with `advice`, if there is more, or what no run may have written. `was_left`:
-// whether a RUN/lock tells that a run had begun.
+// False if the folder has nothing of a run; true if it has only what a run leaves that ended before its first
+// checkpoint. Throws Error, ending with `advice`, if it has more, or something that no run writes. `was_left`: whether
+// a RUN/lock shows that a run had begun.
 bool holds_only_a_beginning(const std::filesystem::path& run, bool was_left, const char* advice);
 
 // Makes the folder ready for a new run: throws as above, or removes what is left of one that had only begun, and says
@@ -61,7 +61,7 @@ void clear_beginning(const std::filesystem::path& run, const RunLock& lock, cons
 // ---- checkpoints ---------------------------------------------------------------------------------------------------
 
 inline constexpr const char* kStateFile = "trainer_state.json";  // written last: a folder with it is a whole checkpoint
-inline const std::string kUnfinished = ".tmp";                   // the ending of what is still being written
+inline const std::string kUnfinished = ".tmp";                   // the ending of unfinished files and folders
 
 // Whether this is the name of an unfinished checkpoint, RUN/checkpoints/step_NNNNNN.tmp or step_NNNNNN.old.tmp.
 bool is_unfinished_checkpoint(const std::string& name);
@@ -69,14 +69,14 @@ bool is_unfinished_checkpoint(const std::string& name);
 std::string checkpoint_name(int64_t step);  // step_NNNNNN
 // The step of a finished checkpoint's folder by its name, or -1.
 int64_t step_of(const std::filesystem::path& folder);
-// Those in RUN/checkpoints, newest first.
+// The finished checkpoints in RUN/checkpoints, newest first.
 std::vector<std::filesystem::path> finished_checkpoints(const std::filesystem::path& run);
 
-// Makes RUN/NAME, latest or best, a link to one of the run's checkpoints, at once.
+// Makes RUN/NAME, latest or best, a link to one of the run's checkpoints, in one step.
 void point_at(const std::filesystem::path& run, const char* name, const std::filesystem::path& checkpoint);
-// Points RUN/best at one of its checkpoints, which then stays until another is the best, whatever `keep` says.
+// Points RUN/best at one of its checkpoints, which then stays, whatever `keep` says, until another is the best.
 void mark_best(const std::filesystem::path& run, const std::filesystem::path& checkpoint);
 
-// The folder RUN/latest names, or `run` itself if it is a checkpoint. Throws Error if there is none (says what was
-// found).
+// The folder that RUN/latest names, or `run` itself if it is a checkpoint. Throws Error if there is none (and says what
+// was found).
 std::filesystem::path latest_checkpoint(const std::filesystem::path& run);

@@ -29,7 +29,7 @@ int64_t element_bytes(const std::string& dtype) {  // 0: unknown
   return found == sizes.end() ? 0 : found->second;
 }
 
-// The bytes that dtype and shape ask for; nothing if they do not fit 63 bits.
+// The bytes that dtype and shape need; nothing if they do not fit 63 bits.
 std::optional<int64_t> tensor_bytes(const TensorHeader& tensor) {
   int64_t bytes = element_bytes(tensor.dtype);
   for (const int64_t size : tensor.shape) {
@@ -106,7 +106,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   const uint64_t rest = file_.size() - sizeof length;
   if (length > kMaxHeaderBytes || length > rest) {
     fail(
-        "%s: the header is said to be %llu bytes long, but %llu follow (and at most %llu are allowed); this is not a "
+        "%s: the header should be %llu bytes long, but %llu follow (and at most %llu are allowed); this is not a "
         "safetensors file, or it is cut off",
         where.c_str(), static_cast<unsigned long long>(length), static_cast<unsigned long long>(rest),
         static_cast<unsigned long long>(kMaxHeaderBytes));
@@ -156,7 +156,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
     end += static_cast<int64_t>(tensor.bytes.size());
   }
   if (end != static_cast<int64_t>(data.size())) {
-    fail("%s: the tensors end at byte %lld of the data, but the file goes on to %zu", where.c_str(),
+    fail("%s: the tensors end at byte %lld of the data, but the file continues to %zu", where.c_str(),
          static_cast<long long>(end), data.size());
   }
 }
@@ -198,7 +198,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
   at_ = static_cast<int64_t>(text.size());
   rank_ = group->rank();
   shared_.emplace(path, text, at_ + end, *group);
-  // Neighbouring tensors, about as many bytes each.
+  // Each writer has neighbouring tensors, of about as many bytes.
   const std::vector<int>& writers = shared_->writers();
   for (const int64_t one : ends) {
     const double share = static_cast<double>(one - 1) / static_cast<double>(std::max<int64_t>(1, end));

@@ -1,4 +1,4 @@
-// The safetensors file format alone (github.com/huggingface/safetensors): an 8-byte little-endian header length, a JSON
+// Only the safetensors file format (github.com/huggingface/safetensors): an 8-byte little-endian header length, a JSON
 // header {name: {dtype, shape, data_offsets: [begin, end)}, "__metadata__": {...}}, then the tensors' bytes.
 #pragma once
 
@@ -41,26 +41,27 @@ class SafetensorsFile {
  private:
   MappedFile file_;
   std::vector<TensorView> tensors_;
-  std::vector<uint32_t> by_name_;  // places in tensors_, sorted by name
+  std::vector<uint32_t> by_name_;  // indices into tensors_, sorted by name
   std::map<std::string, std::string> metadata_;
 };
 
 // Writes tensor by tensor (the whole model is never held twice): the headers first, then each tensor's bytes in that
 // order, all at once or part by part.
 //
-// With a group of several processes all make the same calls, and each writes the tensors that are its own into the one
-// file; what is not, write() passes over. Processes that do not see rank 0's file, on a machine with a disk of its own,
-// have no tensors. Errors are thrown everywhere, by commit() at the latest; the file is whole when that returns.
+// With a group of several processes all make the same calls, and each writes its own tensors into the one file; write()
+// skips the others. Processes that do not see rank 0's file, on a machine with its own disk, have no tensors. Errors
+// are thrown in all processes, by commit() at the latest; the file is whole when that returns.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorHeader> tensors,
                     const std::map<std::string, std::string>& metadata, const Group* group = nullptr);
-  // Both throw std::logic_error: for a tensor out of order or larger than announced; if one is missing or cut off.
+  // Both throw std::logic_error: write() for a tensor out of order or larger than announced, commit() if one is missing
+  // or cut off.
   void write(const std::string& name, std::span<const std::byte> bytes);
   void commit();
   const std::filesystem::path& path() const { return path_; }
   bool own() const { return !shared_ || owners_[next_] == rank_; }  // whether the next tensor's bytes are used
-  void pass(const std::string& name);                               // in place of write(), of one that is not
+  void pass(const std::string& name);                               // instead of write(), for one that is not
 
  private:
   std::filesystem::path path_;
@@ -71,5 +72,5 @@ class SafetensorsWriter {
   int64_t at_ = 0;  // of the next byte in the file
   std::vector<TensorHeader> tensors_;
   size_t next_ = 0;
-  int64_t written_ = 0;  // of the next one
+  int64_t written_ = 0;  // bytes of the next one
 };

@@ -33,7 +33,7 @@ class Reader {
   }
   uint32_t fixed32(const char* what) { return load<uint32_t>(take(4, what)); }
   uint64_t fixed64(const char* what) { return load<uint64_t>(take(8, what)); }
-  // Seven bits a byte, the lowest first; the eighth says that another byte follows.
+  // Seven bits per byte, the lowest first; the eighth means that another byte follows.
   uint64_t varint(const char* what) {
     uint64_t value = 0;
     for (int shift = 0; shift < 64; shift += 7) {
@@ -64,7 +64,7 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 
 constexpr uint64_t kTableMagic = 0xdb4775248b80fb57;
 constexpr size_t kFooterBytes = 48;      // two handles, padded to 40 bytes, and the magic number
-constexpr size_t kMaxNameBytes = 65536;  // of a key: a damaged block must not make gigabytes of them
+constexpr size_t kMaxNameBytes = 65536;  // of a key: a damaged block must not grow to gigabytes
 
 struct BlockHandle {
   uint64_t offset, size;
@@ -75,7 +75,7 @@ BlockHandle read_handle(Reader& from) {
   return {offset, from.varint("a block's size")};
 }
 
-// A block's entries, after its checksum is found right. Behind the entries lies a byte for the compression and the
+// A block's entries, once its checksum is found right. After the entries come a byte for the compression and the
 // checksum of both.
 std::string_view read_block(const MappedFile& file, const BlockHandle& at) {
   constexpr uint64_t kTrailer = 5;
@@ -105,7 +105,7 @@ std::string_view read_block(const MappedFile& file, const BlockHandle& at) {
 // Calls visit(key, value) for a block's entries, in the order of their keys.
 template <class Visit>
 void for_each_entry(std::string_view block, const std::string& where, Visit&& visit) {
-  // At the end: the entries that repeat nothing (for a binary search, which nobody needs here), and how many they are.
+  // At the end: the entries that share nothing (for a binary search, not needed here), and their number.
   if (block.size() < 4) fail("%s: a block of %zu bytes, expected at least 4", where.c_str(), block.size());
   const uint64_t restarts = Reader(block.substr(block.size() - 4), where).fixed32("the number of restarts");
   if (restarts > block.size() / 4 - 1) {
@@ -122,7 +122,7 @@ void for_each_entry(std::string_view block, const std::string& where, Visit&& vi
     }
     const std::string next = key.substr(0, shared) + std::string(entries.take(added, "a key"));
     if (!first && next <= key) {
-      fail("%s: key %s after %s, expected rising ones; the file is damaged", where.c_str(), in_quotes(next).c_str(),
+      fail("%s: key %s after %s, expected ascending keys; the file is damaged", where.c_str(), in_quotes(next).c_str(),
            in_quotes(key).c_str());
     }
     key = next;
@@ -143,7 +143,7 @@ std::map<std::string, std::string_view> read_table(const MappedFile& file) {
          where.c_str(), static_cast<unsigned long long>(found), static_cast<unsigned long long>(kTableMagic));
   }
   Reader footer(file.text().substr(file.size() - kFooterBytes, kFooterBytes - 8), where);
-  read_block(file, read_handle(footer));  // about the table itself: nothing that is wanted, but its checksum counts
+  read_block(file, read_handle(footer));  // about the table itself: not needed, but its checksum counts
   std::map<std::string, std::string_view> table;
   for_each_entry(read_block(file, read_handle(footer)), where, [&](const std::string&, std::string_view handle) {
     Reader at(handle, where);
@@ -178,7 +178,7 @@ struct Field {
   std::string_view message(const std::string& where) const { return get(2, where), bytes; }
 };
 
-// Calls visit(field) for each of a message's.
+// Calls visit(field) for each field of a message.
 template <class Visit>
 void for_each_field(std::string_view message, const std::string& where, Visit&& visit) {
   Reader from(message, where);
@@ -208,7 +208,7 @@ void for_each_field(std::string_view message, const std::string& where, Visit&& 
 
 // ---- what the table says about a tensor ----------------------------------------------------------------------------
 
-// TensorFlow's numbers of its types; those that GPT-2's weights come in by safetensors' names, the rest as they are.
+// TensorFlow's numbers of its types: those of GPT-2's weights by safetensors' names, the rest as numbers.
 std::string dtype_of(uint64_t number) {
   static const std::map<uint64_t, std::string> names = {{1, "F32"},  {2, "F64"}, {3, "I32"},   {4, "U8"},
                                                         {7, "text"}, {9, "I64"}, {14, "BF16"}, {19, "F16"}};
@@ -264,7 +264,7 @@ BundleEntry read_entry(const std::string& name, std::string_view message, const 
 
 // ---- the checkpoint ------------------------------------------------------------------------------------------------
 
-// What model.ckpt is called here, from the text file "checkpoint".
+// The name of model.ckpt here, from the text file "checkpoint".
 std::string checkpoint_name(const fs::path& dir) {
   const MappedFile file(dir / "checkpoint");
   const std::string_view text = file.text(), key = "model_checkpoint_path:";
@@ -286,7 +286,7 @@ std::string checkpoint_name(const fs::path& dir) {
   fail("%s: expected a line such as model_checkpoint_path: \"model.ckpt\"", file.path().c_str());
 }
 
-// The shape of a tensor there: matrices have a first dimension of 1, from the convolutions that they once were.
+// A tensor's shape in the checkpoint: matrices have a first dimension of 1, from the convolutions that they once were.
 std::vector<int64_t> tensorflow_shape(const ParamTensor& tensor) {
   std::vector<int64_t> shape = file_shape(tensor);
   if (tensor.transposed) shape.insert(shape.begin(), 1);

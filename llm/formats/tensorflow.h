@@ -6,9 +6,9 @@
 //   model.ckpt.data-00000-of-00001         the tensors' bytes; or several such files
 //   encoder.json  vocab.bpe                the vocabulary, for Tokenizer::load
 //
-// The table is LevelDB's: blocks of sorted keys, each key given as how much of the one before it it repeats and what
-// follows; a block of the blocks' places; and a footer with that block's place and a magic number. The values are
-// protocol buffers (TensorFlow's tensor_bundle.proto).
+// The table has LevelDB's format: blocks of sorted keys, each key stored as the length that it shares with the key
+// before it and the rest; a block of the blocks' places; and a footer with that block's place and a magic number. The
+// values are protocol buffers (TensorFlow's tensor_bundle.proto).
 #pragma once
 
 #include <filesystem>
@@ -17,7 +17,8 @@
 
 #include "llm/formats/weights.h"
 
-// Shape from DIR/hparams.json. Throws Error: missing or not JSON, a field missing, of the wrong type or absurd.
+// Shape from DIR/hparams.json. Throws Error if it is missing or not JSON, or if a field is missing, of the wrong type
+// or absurd.
 ModelConfig read_hparams(const std::filesystem::path& dir);
 
 // Throws Error, naming file and tensor, for a table or an entry that is damaged, cut off or of a kind that wrought does

@@ -66,14 +66,14 @@ void transpose(float* out, int64_t rows, int64_t cols, At at, Done done) {
   }
 }
 
-// Whether one of the values is NaN or infinite: its exponent's bits are all ones. Compilers make vectors of it.
+// Whether one of the values is NaN or infinite: its exponent's bits are all ones. Compilers vectorise it.
 bool any_not_finite(const float* values, int64_t n) {
   uint32_t found = 0;
   for (int64_t i = 0; i < n; ++i) found |= (std::bit_cast<uint32_t>(values[i]) & 0x7F800000u) == 0x7F800000u;
   return found != 0;
 }
 
-// Of the value i in the file, which is not finite.
+// Reports value i of the file, which is not finite.
 [[noreturn]] void fail_not_finite(float value, int64_t i, const ParamTensor& tensor, const std::string& where) {
   const std::vector<int64_t> shape = file_shape(tensor);
   const std::string at = shape.size() == 1 ? std::to_string(i)

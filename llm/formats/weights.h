@@ -1,6 +1,6 @@
-// A model's weights one tensor at a time, whatever holds them: a Model, or one of the kinds of files that wrought reads
-// (llm/formats/open_weights.h). All that loads, saves or converts goes through here, so that beside a model one tensor
-// is in memory, and in converting one tensor is all.
+// A model's weights, one tensor at a time, from any source: a Model, or one of the kinds of files that wrought reads
+// (llm/formats/open_weights.h). All loading, saving and converting goes through here, so that next to a model only one
+// tensor is in memory, and when converting only one tensor at all.
 #pragma once
 
 #include <functional>
@@ -16,7 +16,7 @@
 enum class Dtype { f32, f16, bf16 };
 
 const char* dtype_name(Dtype dtype);                       // as safetensors names it: "F32"
-std::optional<Dtype> find_dtype(const std::string& name);  // nothing for a name of another type
+std::optional<Dtype> find_dtype(const std::string& name);  // nothing for the name of another type
 inline int64_t element_bytes(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 
 class Weights {
@@ -26,18 +26,18 @@ class Weights {
   const ModelConfig config;
   const std::vector<ParamTensor> table;
 
-  // tensor.size() floats in the layout of the table; padding is zero. Throws Error if the file is damaged there:
-  // another checksum than it holds, or a value that is not finite.
+  // tensor.size() floats in the layout of the table; padding is zero. Throws Error if the file is damaged there: a
+  // wrong checksum, or a value that is not finite.
   virtual void read(const ParamTensor& tensor, float* out) const = 0;
-  // The same numbers where they are, without a copy, or null.
+  // The same numbers in place, without a copy, or null.
   virtual const float* view(const ParamTensor&) const { return nullptr; }
-  virtual Dtype dtype(const ParamTensor&) const { return Dtype::f32; }  // in which they are stored
+  virtual Dtype dtype(const ParamTensor&) const { return Dtype::f32; }  // the type in which they are stored
 
  protected:
   Weights(const ModelConfig& c, std::vector<ParamTensor> t) : config(c), table(std::move(t)) {}
 };
 
-// A model's parameters, but for adapters: those are merged (llm/formats/adapter.h) or saved on their own.
+// A model's parameters without adapters: those are merged (llm/formats/adapter.h) or saved separately.
 class ModelWeights final : public Weights {
  public:
   explicit ModelWeights(const Model& model) : Weights(model.config, param_table(model.config)), model_(model) {
@@ -54,33 +54,33 @@ class ModelWeights final : public Weights {
 
 // ---- one tensor between memory and file ----
 
-// The table of what files hold: queries, keys and values always have a bias there, of zeros where the model has none.
+// The table of the tensors in files: queries, keys and values always have a bias there, of zeros if the model has none.
 std::vector<ParamTensor> file_table(const ModelConfig& config);
 // Whether a row of that table is such a bias.
 bool only_in_files(const ModelConfig& config, const ParamTensor& tensor);
 
-// A tensor of that table's values: where they are, or read into `memory`.
+// The values of a tensor of that table: in place, or read into `memory`.
 const float* view_or_read(const Weights& weights, const ParamTensor& tensor, std::vector<float>& memory);
 
-// What files hold of it: V rows of wte, matrices transposed (GPT-2's Conv1D).
+// A tensor's shape in files: V rows of wte, matrices transposed (GPT-2's Conv1D).
 std::vector<int64_t> file_shape(const ParamTensor& tensor);
 
 // out: tensor.size() floats in the layout of the table; rows that the file does not have are zero. `bytes` lie in a
 // mapped file, not necessarily aligned, and their pages are given back to the system on the way. Throws Error for a
 // value that is NaN or infinite, naming it by its place in the file's shape; `where` begins the message. Without
-// `where` any value is taken: the optimizer's, which are not the model's.
+// `where` any value is accepted: for the optimizer's tensors, which are not part of the model.
 void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const ParamTensor& tensor,
                const std::string& where = "");
 
-// Throws Error unless the view has the type that from_file reads and the shape.
+// Throws Error unless the view has this shape, and a type that from_file reads.
 Dtype check_view(const TensorView& view, const std::vector<int64_t>& shape, const std::string& where);
 
 using Sink = std::function<void(std::span<const std::byte>)>;
 
-// Gives `sink` the values in that type, in pieces, rounded to the nearest, ties to even. Throws Error if one that is
-// finite is not in f16. `where` begins the message.
+// Gives `sink` the values in that type, in pieces, rounded to the nearest, ties to even. Throws Error if a finite value
+// becomes infinite. `where` begins the message.
 void narrow(const float* values, int64_t n, Dtype dtype, const std::string& where, const Sink& sink);
 
-// Writes a tensor's values, of the table's layout, in that of files.
+// Writes a tensor's values, given in the table's layout, in the layout of files.
 void write_tensor(SafetensorsWriter& file, const std::string& name, const ParamTensor& tensor, const float* values,
                   Dtype dtype);

@@ -77,7 +77,7 @@ ClassifierInfo read_classifier_info(const fs::path& dir) {
   const MappedFile file(path);
   const json config = parse_json(file, 64);
   if (shape.num_classes == 0) {
-    fail("%s: the model in this folder is no classifier; build/finetune classify makes one of it", path.c_str());
+    fail("%s: the model in this folder is not a classifier; build/finetune classify makes one of it", path.c_str());
   }
   ClassifierInfo info;
   const json labels = config.contains("id2label") ? config["id2label"] : json();

@@ -1,4 +1,4 @@
-// A classifier of texts: what its directory says about the classes, and asking it.
+// A classifier of texts: the classes that its directory describes, and how it is asked.
 #pragma once
 
 #include <cstdint>
@@ -15,32 +15,32 @@
 
 // Which of a row's outputs the head reads. Rows are padded at their end.
 enum class Position {
-  last,       // the row's last, padding or not, as the book's
+  last,       // the row's last, padding or not, as in the book
   last_real,  // the text's last token
   first,
-  mean,       // of all positions, padding included, as the book's
+  mean,       // of all positions, padding included, as in the book
   mean_real,  // of the text's tokens
 };
-Position position_of(const std::string& name);  // throws Error for a name that is none
+Position position_of(const std::string& name);  // throws Error for an unknown name
 
-// A text in a row of T positions, which it fits into: its tokens, then `pad`; and what the head reads of each position.
-// inputs (T), pooling (T) for Model::set_pooling.
+// Lays out a text in a row of T positions, which it fits into: its tokens, then `pad`; and the weight with which the
+// head reads each position. inputs (T), pooling (T) for Model::set_pooling.
 void lay_out(int32_t* inputs, float* pooling, std::span<const int32_t> ids, int T, int32_t pad, Position position);
 
 // ---- a classifier's directory --------------------------------------------------------------------------------------
 
-// Beside the shape, DIR/config.json says what classes there are (as transformers does: id2label, label2id) and how
-// texts are laid out ("classifier": {"position", "length"}).
+// Next to the shape, DIR/config.json has the classes (as transformers does: id2label, label2id) and the layout of texts
+// ("classifier": {"position", "length"}).
 struct ClassifierInfo {
   std::vector<std::string> classes;
   std::string position = "last";
   int length = 0;  // tokens that a text is padded or cut to
   int32_t pad = 0;
 };
-// Adds it to DIR/config.json, which save_model has written. Returns whether `transformers` opens the result: it does
-// not (set_model_type in llm/formats/huggingface.h) unless the position is last-real and attention causal.
+// Adds it to DIR/config.json, which save_model has written. Returns whether `transformers` opens the result: only if
+// the position is last-real and attention causal (set_model_type in llm/formats/huggingface.h).
 bool write_classifier_info(const std::filesystem::path& dir, const ClassifierInfo& info);
-// Throws Error if the model in DIR is no classifier, or what is said does not fit its shape. A directory of
+// Throws Error if the model in DIR is not a classifier, or if these fields do not fit its shape. A directory of
 // transformers has no "classifier": then texts are not padded beyond their own length, and position is last_real.
 ClassifierInfo read_classifier_info(const std::filesystem::path& dir);
 

@@ -38,12 +38,12 @@ void for_each_json_row(const fs::path& path, const std::function<void(const Json
     });
   } else {
     const json all = parse_json(file, kMaxRowDepth + 1, [&](JsonPath at, json& value) {
-      if (at.size() != 1 || !at[0].empty()) return true;  // not an array's
+      if (at.size() != 1 || !at[0].empty()) return true;  // not in an array
       take(std::move(value), strprintf("%s: row %zu", path.c_str(), rows + 1));
       return false;
     });
     if (!all.is_array()) {
-      fail("%s: expected an array of objects, found %s; one object a line is a file that ends in .jsonl", path.c_str(),
+      fail("%s: expected an array of objects, found %s; a file with one object per line ends in .jsonl", path.c_str(),
            all.type_name());
     }
   }

@@ -12,9 +12,9 @@ struct JsonRow {
   std::string where;     // "rows.json: row 3", "rows.jsonl: line 3": for messages
 };
 
-// The objects of a .jsonl file, one a line (empty lines are passed over), or of a JSON array (any other ending). Throws
-// Error for anything that is not an object, naming file and row, counted from 1; and if there is no row. Of the file no
-// more than a row is held at a time.
+// The objects of a .jsonl file, one per line (empty lines are skipped), or of a JSON array (any other ending). Throws
+// Error for anything that is not an object, naming file and row, counted from 1; and if there is no row. Holds no more
+// than one row at a time.
 void for_each_json_row(const std::filesystem::path& path, const std::function<void(const JsonRow& row)>& visit);
 std::vector<JsonRow> read_json_rows(const std::filesystem::path& path);
 

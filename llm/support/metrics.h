@@ -1,4 +1,4 @@
-// A run's metrics.jsonl: one JSON object a line. Each has "step" and what was measured there; the first has the run's
+// A run's metrics.jsonl: one JSON object per line. Each has "step" and what was measured there; the first has the run's
 // "config". A line that a crash cut off does not count.
 #pragma once
 
@@ -10,12 +10,12 @@
 #include <utility>
 #include <vector>
 
-// A record as a line of the file, with its end. A prompt or a path need not be UTF-8; JSON must be: such bytes are
+// A record as a line of the file, with its end. A prompt or a path need not be UTF-8, but JSON must be: such bytes are
 // replaced.
 std::string metrics_line(const nlohmann::json& record);
 
-// Cuts a file back to the lines of steps below `first_step`, which stay byte for byte: for a run that goes on from its
-// last checkpoint. Throws Error if it cannot be written.
+// Cuts a file back to the lines of steps below `first_step`, which stay byte for byte: for a run that continues from
+// its last checkpoint. Throws Error if it cannot be written.
 void cut_metrics(const std::filesystem::path& path, int64_t first_step);
 
 // The numbers in such a file, line by line.
@@ -49,7 +49,7 @@ struct Metrics {
     }
   }
 
-  // Over x, times `scale`. Lines that lack one of the two, or have it as something else than a number, say nothing
-  // about it; of several at one x the last counts.
+  // Values of `field`, times `scale`, over x. A line that lacks one of the two, or has something other than a number,
+  // does not count; of several at one x the last counts.
   std::vector<std::pair<double, double>> points(const std::string& field, const std::string& x, double scale) const;
 };

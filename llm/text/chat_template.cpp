@@ -13,7 +13,7 @@ namespace {
 const char* const kTemplateFile = "chat_template.json";
 
 // Appends `text` to `out` with {key} replaced by `value` and doubled braces by single ones; `own`, if given, receives
-// the ranges of `out` that are the text's. Throws Error unless {key} is there once.
+// the ranges of `out` that come from `text`. Throws Error unless {key} is there once.
 void fill(std::string& out, const std::string& text, const std::string& key, const std::string& value,
           const std::string& where, std::vector<TextRange>* own = nullptr) {
   size_t begin = out.size();
@@ -36,7 +36,7 @@ void fill(std::string& out, const std::string& text, const std::string& key, con
     } else {
       const size_t end = c == '{' ? text.find('}', i) : std::string::npos;
       if (end == std::string::npos) {
-        fail("%s: a brace without its other half in %s; a brace of the text itself is written twice", where.c_str(),
+        fail("%s: an unmatched brace in %s; a brace of the text itself is written twice", where.c_str(),
              in_quotes(text).c_str());
       }
       const std::string name = text.substr(i + 1, end - i - 1);

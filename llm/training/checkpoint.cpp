@@ -26,8 +26,8 @@ const char* const kOptimizerFile = "optimizer.safetensors";
 
 bool has(Arena arena, const ParamTensor& tensor) { return tensor.offset_in(arena) >= 0; }
 
-// Calls visit(arena, tensor, its name in the file) for all that the optimizer keeps. Where an average of the weights is
-// saved as the model, its arena has the weights that training goes on from.
+// Calls visit(arena, tensor, its name in the file) for all that the optimizer keeps. If an average of the weights is
+// saved as the model, its arena has the weights that training continues from.
 template <class Visit>
 void for_each_moment(const std::vector<ParamTensor>& table, Visit&& visit) {
   for (const auto& [arena, prefix] :
@@ -68,7 +68,7 @@ const TensorView& find_moment(const SafetensorsFile& moments, const ParamTensor&
 }
 
 // Throws Error if the moments are those of the other optimizer: Muon keeps no v of the blocks' matrices. A file that
-// has it for some of them is no optimizer's, which is said later.
+// has v for only some of them is of neither optimizer, and refused later.
 void check_optimizer(const std::vector<ParamTensor>& table, const SafetensorsFile& moments) {
   bool muon = false, has_v = false, lacks_v = false;
   for (const ParamTensor& tensor : table) {
@@ -113,7 +113,7 @@ bool is_of_run(const fs::path& checkpoint, const json& state) {
   try {
     const json other = read_json_object(checkpoint / kStateFile);
     return id(other) == id(state) && (!other.contains("step") || other["step"] == step);
-  } catch (const Error&) {  // not wrought's, or damaged
+  } catch (const Error&) {  // not written by wrought, or damaged
     return false;
   }
 }
@@ -124,7 +124,7 @@ void remove_folder(const fs::path& folder) {
   if (error) fail("%s: cannot be removed: %s", folder.c_str(), error.message().c_str());
 }
 
-// A folder under a temporary name, which goes with everything in it.
+// A folder under a temporary name, removed with everything in it.
 struct UnfinishedFolder {
   const fs::path path;
   explicit UnfinishedFolder(const fs::path& folder) : path(folder) { make_directories(path); }
@@ -138,7 +138,7 @@ void rename_or_fail(const fs::path& from, const fs::path& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) fail("%s: cannot be put in place: %s", to.c_str(), std::strerror(errno));
 }
 
-// Puts a finished folder in its place. One that is there already changes places with it at once, where the file system
+// Puts a finished folder in its place. One that is there already is exchanged with it in one step, if the file system
 // can do that; `from` then holds the old one.
 void publish(const fs::path& from, const fs::path& to) {
   if (!fs::exists(to)) {
@@ -155,7 +155,7 @@ void publish(const fs::path& from, const fs::path& to) {
 fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, const Tokenizer* tokenizer,
                          const json& state, int keep, const Group* group) {
   if (step < 0 || !state.is_object())
-    throw std::logic_error("save_checkpoint: a negative step, or a state that is no object");
+    throw std::logic_error("save_checkpoint: a negative step, or a state that is not an object");
   const auto on_root = [&](const auto& body) {
     if (group) {
       group->on_root(body);

@@ -1,7 +1,7 @@
-// A run's checkpoints: a model directory (llm/formats/huggingface.h), and a training state beside it.
+// A run's checkpoints: a model directory (llm/formats/huggingface.h) with a training state next to it.
 //
 //   config.json  model.safetensors  tokenizer.json  tokenizer_config.json   a model: `transformers` opens it as it is
-//   optimizer.safetensors  trainer_state.json                      what resuming needs besides
+//   optimizer.safetensors  trainer_state.json                               what else resuming needs
 //
 // llm/formats/run_folder.h has where a run keeps them.
 #pragma once
@@ -14,32 +14,33 @@
 #include "llm/formats/run_folder.h"
 #include "llm/formats/weights.h"
 
-// Of trainer_state.json. 1: has neither "version" nor "checksum"; 2: has both, and the checksums of the run's data.
+// The version of trainer_state.json. 1: has neither "version" nor "checksum"; 2: has both, and the checksums of the
+// run's data.
 inline constexpr int kStateVersion = 2;
 
 // Writes RUN/checkpoints/step_NNNNNN whole under a temporary name, flushes it to the disk, renames it, points
 // RUN/latest at it, then removes all but the `keep` newest (keep 0: keeps all; the one just written always stays). Only
-// checkpoints of this run (the state's "run_id") and of earlier steps count and go: what else is in RUN/checkpoints
-// stays. If anything fails (a full disk), the checkpoints that were there before stay and RUN/latest still names the
-// last good one. A checkpoint of the same step is replaced; what a killed run left half-written is removed. `state` is
-// the trainer's own (step, loader, configuration ...), an object; "checksums" of the other files, "version" and a
-// "checksum" of the state itself are added. Returns the checkpoint's folder. With a group all its processes make the
-// call, each writes a part of the two large files, and rank 0 does the rest; the files are those that one process would
-// have written.
+// checkpoints of this run (the state's "run_id") and of earlier steps are counted and removed: what else is in
+// RUN/checkpoints stays. If anything fails (a full disk), the checkpoints that were there before stay and RUN/latest
+// still names the last good one. A checkpoint of the same step is replaced; what a killed run left half-written is
+// removed. `state` is the trainer's own (step, loader, configuration ...), an object; "checksums" of the other files,
+// "version" and a "checksum" of the state itself are added. Returns the checkpoint's folder. With a group all its
+// processes make the call, each writes a part of the two large files, and rank 0 does the rest; the files are those
+// that one process would have written.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run, int64_t step, const Model& model,
                                       const Tokenizer* tokenizer, const nlohmann::json& state, int keep,
                                       const Group* group = nullptr);
 
-// Puts RUN/latest and RUN/best right where they are folders, as after a copy that followed links: the folder takes its
-// place in RUN/checkpoints, or goes if it is a copy of the checkpoint there, and the link is made again; each is said.
-// Throws Error, and changes nothing, if the folder is something else than an undamaged checkpoint.
+// Repairs RUN/latest and RUN/best if they are folders, as after a copy that followed links: the folder moves to its
+// place in RUN/checkpoints, or is removed if it is a copy of the checkpoint there, and the link is made again; reports
+// each. Throws Error, and changes nothing, if the folder is not an undamaged checkpoint.
 void repair_links(const std::filesystem::path& run, const Say& say);
 
 // DIR/trainer_state.json, after checking its version, its own checksum and those of all files that it names. Throws
-// Error: damaged, changed by hand, or of a newer version.
+// Error if it is damaged, changed by hand, or of a newer version.
 nlohmann::json read_training_state(const std::filesystem::path& dir);
 
-// Parameters and AdamW's moments; of a run with an average, that as the parameters, and the weights in Arena::average:
-// save between two calls of exchange_average(), and call it after loading and set_updates(). Throws Error, before
-// anything is changed, for what does not fit the model.
+// Loads parameters and AdamW's moments. A run with an average of the weights saves that as the parameters, and the
+// weights in Arena::average: save between two calls of exchange_average(), and call it after loading and set_updates().
+// Throws Error, before anything is changed, for what does not fit the model.
 void load_checkpoint(Model& model, const std::filesystem::path& dir);

@@ -78,7 +78,7 @@ TEST_CASE("encoding names the row that cannot be encoded") {
   CHECK(longest(examples) == 2);
   CHECK_THROWS_WITH_AS(encode({{"x", "d", "f: line 9"}}, {"x"}, tokenizer), doctest::Contains("f: line 9: "), Error);
   CHECK_THROWS_WITH_AS(encode({{"z", "a", "f: line 9"}}, {"x"}, tokenizer),
-                       doctest::Contains("\"z\" is none of the classes: \"x\""), Error);
+                       doctest::Contains("\"z\" is not one of the classes: \"x\""), Error);
 }
 
 TEST_CASE("padding and cutting") {

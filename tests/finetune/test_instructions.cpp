@@ -184,7 +184,7 @@ TEST_CASE("a row's prompt is encoded as its template says; special tokens in its
     const std::vector<PromptedExample> examples = encode({{instruction, input, "<|end|>", "row"}}, chat, tokenizer);
     std::vector<int32_t> whole = chat.encode_question(instruction, input, tokenizer);
     CHECK(examples[0].prompt == whole.size());
-    for (const char byte : std::string("<|end|>")) whole.push_back(byte);  // the answer's, too
+    for (const char byte : std::string("<|end|>")) whole.push_back(byte);  // those of the answer, too
     whole.push_back(tokenizer.end_of_text());
     CHECK(examples[0].ids == whole);
   }

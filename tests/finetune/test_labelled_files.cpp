@@ -46,7 +46,7 @@ TEST_CASE("tsv: columns by name or number, quotes kept as they are, both kinds o
   CHECK(pairs(read_by_name) == rows);
   CHECK(read_by_name.header == "\"label\", \"text\", \"more\"");
   CHECK(read_by_name.rows[1].where.ends_with("a.tsv: line 4"));
-  CHECK(pairs(read("a.tsv", text, columns("2", "1"))) == rows);  // "label" is nobody's label
+  CHECK(pairs(read("a.tsv", text, columns("2", "1"))) == rows);  // no other line has the label "label"
   CHECK(pairs(read("a.tsv", text, columns("3", "label"))) == Rows{{"ham", "x"}, {"spam", "y"}});
 }
 
@@ -58,7 +58,7 @@ TEST_CASE("a file with a header line, or without one") {
   CHECK(pairs(read("a.tsv", "odd\tone\n" + text, columns("2", "1", "no"))).size() == 5);
   CHECK(pairs(read("a.tsv", "label\ttext\na\tb\n", columns("text", "label", "yes"))).size() == 1);
   CHECK(refused("a.tsv", text, columns("text", "label", "no")).find("only numbers do") == std::string::npos);
-  CHECK(refused("a.tsv", text, columns("text", "label", "no")).find("{header} is no") != std::string::npos);
+  CHECK(refused("a.tsv", text, columns("text", "label", "no")).find("{header} no is given") != std::string::npos);
 }
 
 TEST_CASE("csv: RFC 4180") {

@@ -9,7 +9,7 @@
 TEST_CASE("settings in braces become flags, other braces stay") {
   CHECK(with_flag_names("a lower {lr}, more {warmup-steps} or a {grad-clip}") ==
         "a lower --lr, more --warmup-steps or a --grad-clip");
-  CHECK(with_flag_names("{label-column} and {lossy}") == "--label-column and --lossy");  // finetuning's, too
+  CHECK(with_flag_names("{label-column} and {lossy}") == "--label-column and --lossy");  // flags of finetuning, too
   for (const char* text : {"", "{", "}", "{}", "{lr", "lr}", "{ lr}", "{LR}", "{instruction} and {output}",
                            R"({"lr": 1})", "{{lr", "{no such setting}"}) {
     CAPTURE(text);

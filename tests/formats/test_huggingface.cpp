@@ -538,9 +538,9 @@ TEST_CASE("names of a model saved while wrapped for training may begin with modu
   for (const Case& c :
        {Case{"module.", "", "lm_head.weight",
              "\"module.h.0.ln_1.bias\" has the prefix \"module.\" and \"h.0.attn.c_attn.bias\" has not; "
-             "expected it of all of them or of none"},
+             "expected it on all of them or on none"},
         Case{"transformer.", "module.transformer.", "lm_head.weight",
-             "\"transformer.h.0.ln_1.bias\" has \"transformer.\"; expected it of all of them or of none"},
+             "\"transformer.h.0.ln_1.bias\" has \"transformer.\"; expected it on all of them or on none"},
         Case{"module.", "module.", "_orig_mod.lm_head.weight", "has \"_orig_mod.\"; expected it"},
         Case{"module.transformer.", "module.transformer.", "lm_head.weight", "has not; expected it"},
         Case{"transformer.transformer.", "transformer.", "lm_head.weight", "tensor \"h.0.ln_1.bias\" is missing"},

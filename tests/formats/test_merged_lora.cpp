@@ -197,7 +197,7 @@ TEST_CASE("an adapter that does not fit is refused: the base changed or missing,
   init_weights(shorter, 1);
   save_model(shorter, nullptr, saved.base);
   saved.forget_checksum();
-  CHECK(saved.error().find("is no adapter of this base model, 1 layers of 6 channels") != std::string::npos);
+  CHECK(saved.error().find("is not an adapter of this base model, 1 layers of 6 channels") != std::string::npos);
   { std::ofstream(saved.adapter / "adapter_model.safetensors") << "x"; }
   CHECK(saved.error().find("adapter_model.safetensors") != std::string::npos);
 }
@@ -323,7 +323,7 @@ TEST_CASE("biases and modules_to_save that PEFT saves next to adapters replace t
   CHECK(values_of(*weights, "lnfw") == lnf);
   CHECK(values_of(*weights, "lnfb") == lnfb);
   CHECK(weights->config == kBase);
-  CHECK(peft.error(kFcOnly).find("tensor \"base_model.model." + kFc + ".lora_B.bias\" is no adapter") !=
+  CHECK(peft.error(kFcOnly).find("tensor \"base_model.model." + kFc + ".lora_B.bias\" is not an adapter") !=
         std::string::npos);
   peft.tensors.erase(kFc + ".base_layer.bias");
   peft.tensors.erase("transformer.ln_f.bias");

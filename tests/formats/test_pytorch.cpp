@@ -235,7 +235,7 @@ TEST_CASE("other pickles are refused") {
   for (const Case& c : std::vector<Case>{
            {kStart + "cos\nsystem\n(" + text("id") + "tR.",
             "it calls \"os.system\", expected a dictionary of tensors: "
-            "to read it would run code, which wrought never does"},
+            "reading it would run code, which wrought never does"},
            {kStart + "cposix\nsystem\n.", "\"posix.system\""},
            {kStart + "cbuiltins\neval\n.", "\"builtins.eval\""},
            {kStart + "ctorch\nload\n.", "\"torch.load\""},
@@ -256,7 +256,7 @@ TEST_CASE("other pickles are refused") {
            {kStart + "K\1.", "it holds a number, expected a dictionary"},
            {kStart + kGood + ".", "it holds a tensor, expected a dictionary"},
            {kStart + "}}.", "expected a dictionary"},
-           {kStart + "}..", "goes on after its end"},
+           {kStart + "}..", "continues after its end"},
            {dictionary(w + "}"), "\"w\" is a dictionary, expected a tensor"},
            {dictionary(w + "N"), "\"w\" is None, expected a tensor"},
            {dictionary(w + "K\3"), "\"w\" is a number"},
@@ -309,9 +309,9 @@ TEST_CASE("tensors that do not fit their storage are refused") {
   const int64_t big = int64_t{1} << 62, most = INT64_MAX;
   const std::string floats = storage("FloatStorage", "0", 6), not_inside = "is not inside its storage of 6";
   for (const Case& c : std::vector<Case>{
-           {tensor(floats, 0, {3, 2}, {1, 3}), "(3, 2) F32 does not lie row by row in its storage"},
-           {tensor(floats, 0, {2, 3}, {0, 1}), "does not lie row by row"},
-           {tensor(floats, 0, {2}, {2}), "does not lie row by row"},
+           {tensor(floats, 0, {3, 2}, {1, 3}), "(3, 2) F32 is not contiguous in its storage"},
+           {tensor(floats, 0, {2, 3}, {0, 1}), "is not contiguous"},
+           {tensor(floats, 0, {2}, {2}), "is not contiguous"},
            {tensor(floats, 0, {7}, {1}), "(7) F32 from element 0 on " + not_inside},
            {tensor(floats, 1, {2, 3}, {3, 1}), "(2, 3) F32 from element 1 on " + not_inside},
            {tensor(floats, 7, {0}, {1}), not_inside},
@@ -354,14 +354,14 @@ TEST_CASE("zip files that are damaged or not written by torch are refused") {
            {zip({{"a/data.pkl", pickle}, {"b/data.pkl", pickle}}), "two entries FOLDER/data.pkl"},
            {zip({good[0], good[1], good[1]}), "entry \"m/data/0\" is there twice"},
            {zip({{"m/data.pkl", pickle, 8}, good[1]}),
-            "entry \"m/data.pkl\" is compressed, expected it stored as it is"},
+            "entry \"m/data.pkl\" is compressed, expected it uncompressed"},
            {zip({good[0], {"m/data/0", data, 8}}), "entry \"m/data/0\" is compressed"},
            {zip({good[0], {"m/data/0", data, 0, 1}}), "entry \"m/data/0\" is encrypted"},
            {zip({good[0], good[1], {"m/byteorder", "big"}}), "byteorder is \"big\", expected \"little\""},
            {std::string("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15),
             "written by PyTorch before 1.6"},
            {plain + "x", "there is no directory at its end"},
-           {patched(plain, "PK\5\6", 4, fixed(1, 2)), "it is a part of several"},
+           {patched(plain, "PK\5\6", 4, fixed(1, 2)), "it is one of several parts"},
            {patched(plain, "PK\5\6", 10, fixed(1, 2)), "the directory has more entries than it says"},
            {patched(plain, "PK\5\6", 10, fixed(3, 2)), "the directory is cut off"},
            {patched(plain, "PK\5\6", 12, fixed(7, 4)), "the directory"},

@@ -118,7 +118,7 @@ TEST_CASE("damaged files are refused with the reason") {
   check_refused(one_tensor("F32", "[2]", "[0,8]"), "1234", "not inside");
   check_refused(one_tensor("F32", "[2]", "[9223372036854775800,9223372036854775807]"), "1234", "not inside");
   check_refused(one_tensor("F32", "[2]", "[0,4]"), "1234", "takes 8 bytes, but its data_offsets span 4");
-  check_refused(one_tensor("F32", "[1]", "[0,4]"), "12345", "the file goes on to 5");
+  check_refused(one_tensor("F32", "[1]", "[0,4]"), "12345", "the file continues to 5");
   check_refused(one_tensor("U8", "[2]", "[1,3]"), "123", "leaving a hole");
   check_refused(
       R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
@@ -128,7 +128,7 @@ TEST_CASE("damaged files are refused with the reason") {
   CHECK_THROWS_WITH_AS(SafetensorsFile{kFile}, Contains("7 bytes, expected at least"), Error);
   for (const int64_t length : {int64_t{3}, int64_t{100'000'001}, INT64_MAX}) {
     write_file(assemble("{}", "", length));
-    CHECK_THROWS_WITH_AS(SafetensorsFile{kFile}, Contains("the header is said to be"), Error);
+    CHECK_THROWS_WITH_AS(SafetensorsFile{kFile}, Contains("the header should be"), Error);
   }
   write_file(assemble("{}", ""));
   CHECK(SafetensorsFile(kFile).tensors().empty());

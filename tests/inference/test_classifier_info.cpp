@@ -54,7 +54,7 @@ TEST_CASE("a classifier's directory records how to use it") {
                          save_model(other, &tokenizer, dir);
                          return dir;
                        }()),
-                       doctest::Contains("no classifier"), Error);
+                       doctest::Contains("is not a classifier"), Error);
   const ClassifierInfo info{{"ham", "spam"}, "mean", 5, 10};
   write_classifier_info(tmp.path, info);
   const ClassifierInfo back = read_classifier_info(tmp.path);

@@ -11,7 +11,7 @@ expect_output '--write-budget'
 expect_ok "$run" --list
 expect_output '^layernorm_backward$'
 expect_error 2 'colour' "$run" --colour red
-expect_error 2 '--seconds' "$run" --seconds 3 # times are a GPU's
+expect_error 2 '--seconds' "$run" --seconds 3 # only a GPU has times
 expect_error 2 'is not a regular expression' "$run" --only '('
 expect_error 2 "no operation matches 'nothing'" "$run" --only nothing
 expect_error 2 'excludes' "$run" --budget a.json --write-budget b.json

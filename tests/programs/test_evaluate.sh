@@ -137,9 +137,9 @@ test_classes() {
   expect_output '^.train/ and test/ in parts are taken together; for one of them, name that folder.$'
   expect_output '^classify: 2 texts'
   expect_error 1 'a classifier, which --task classify is for' "$evaluate" --model classes/latest --data some.txt
-  expect_error 1 'no classifier' "$evaluate" --model $model --task classify --data four.tsv
+  expect_error 1 'is not a classifier' "$evaluate" --model $model --task classify --data four.tsv
   printf 'kind\tbody\nleft\tabc\n' >left.tsv
-  expect_error 1 'left.tsv: line 2: the label "left" is none of the classes' classify --data left.tsv
+  expect_error 1 'left.tsv: line 2: the label "left" is not one of the classes' classify --data left.tsv
   expect_error 1 'column' "$evaluate" --model classes/latest --task classify --data four.tsv
   expect_error 2 'go with --task classify' "$evaluate" --model $model --data some.txt --header no
 }

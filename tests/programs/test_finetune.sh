@@ -104,7 +104,7 @@ test_classify() {
   expect_ok "$BUILD/generate" --model pets/latest --classify "the cat sat and sat and sat"
   expect_output 'has 27 tokens, of which only the first 14 were used'
   expect_error 1 'a classifier of 2 classes, expected a model that predicts the next token: ask it with --classify' "$BUILD/generate" --model pets/latest --prompt a
-  expect_error 1 'no classifier' "$BUILD/generate" --model $base --classify a
+  expect_error 1 'is not a classifier' "$BUILD/generate" --model $base --classify a
   expect_error 1 'empty' "$BUILD/generate" --model pets/latest --classify ""
   expect_error 2 'excludes' "$BUILD/generate" --model pets/latest --classify a --prompt b
 

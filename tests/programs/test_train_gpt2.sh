@@ -283,7 +283,7 @@ test_signals() {
     wait $pid || code=$?
     [ $code -eq 0 ] || { tail -5 out; die "exit $code after SIG$signal"; }
     step=$(sed -n 's/^stopped by signal [0-9]* after step \([0-9]*\); continue with.*--resume$/\1/p' out)
-    [ -n "$step" ] || { tail -5 out; die "SIG$signal: no word of where to go on"; }
+    [ -n "$step" ] || { tail -5 out; die "SIG$signal: no word of where to continue"; }
     [ "$(latest stopped$signal)" = "checkpoints/$(printf step_%06d "$step")" ] || die "SIG$signal: the last step was not saved"
   done
   expect_ok "$trainer" --run stoppedTERM --resume --steps $((step + 2))

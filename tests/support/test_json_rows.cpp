@@ -1,4 +1,4 @@
-// Rows of JSON: from an array, from lines; what is no row, and what a row lacks.
+// Rows of JSON: from an array, from lines; what is not a row, and what a row lacks.
 #include <doctest/doctest.h>
 
 #include "llm/support/error.h"

@@ -51,7 +51,7 @@ TEST_CASE("of several values at one x the last counts, and x ascends") {
   CHECK(Metrics(tmp.path.string()).points("loss", "step", 1) == Points{{1, 2}, {3, 5}});
 }
 
-TEST_CASE("a line that a crash cut off, and lines that are no objects, do not count") {
+TEST_CASE("a line that a crash cut off, and lines that are not objects, do not count") {
   const TemporaryFolder tmp;
   tmp.write("metrics.jsonl", "{\"step\":1,\"loss\":2}\nnot JSON\n[1]\n\n5\n{\"step\":2,\"lo");
   const Metrics metrics(tmp.path.string());

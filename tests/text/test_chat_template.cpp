@@ -55,8 +55,8 @@ TEST_CASE("a user's own template is saved with the model") {
   contains(template_refused(R"({"prompt": "{input}")" + rest), "unknown key {input}");
   contains(template_refused(R"({"prompt": "hello")" + rest), "{instruction} is 0 times");
   contains(template_refused(R"({"prompt": "{instruction}{instruction}")" + rest), "is 2 times");
-  contains(template_refused(R"({"prompt": "{instruction")" + rest), "a brace without its other half");
-  contains(template_refused(R"({"prompt": "{instruction}}")" + rest), "a brace without its other half");
+  contains(template_refused(R"({"prompt": "{instruction")" + rest), "an unmatched brace");
+  contains(template_refused(R"({"prompt": "{instruction}}")" + rest), "an unmatched brace");
   contains(template_refused(R"({"prompt": "{instruction}", "system": "x")" + rest), "unknown key \"system\"");
   contains(template_refused(R"({"prompt": "{instruction}", "input": "{input}"})"), "\"response\" is missing");
   contains(template_refused(R"({"prompt": "{instruction}", "input": "{input}", "response": "{output}."})"),

@@ -229,7 +229,7 @@ TEST_CASE("weights are read in every form of file") {
     rewrite(kGolden / "model.safetensors", path, [](FileTensor& tensor) {
       if (tensor.name == "transformer.h.1.ln_1.bias") tensor.name = "h.1.ln_1.bias";
     });
-    CHECK_THROWS_WITH_AS(load_weights(*model, folder.path), Contains("\"h.1.ln_1.bias\" has not; expected it of all"),
+    CHECK_THROWS_WITH_AS(load_weights(*model, folder.path), Contains("\"h.1.ln_1.bias\" has not; expected it on all"),
                          Error);
   }
   SUBCASE("in shards") {

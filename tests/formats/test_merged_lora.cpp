@@ -185,7 +185,7 @@ TEST_CASE("an adapter that does not fit is refused: the base changed or missing,
   says("lora_alpha", 1e39, "with it merged, a value of \"h.0.mlp.c_fc.weight\" is inf");
   says("base_model_name_or_path", saved.adapter.string(), "which is an adapter itself; expected a model directory");
   says("base_model_name_or_path", 7, "expected a folder");
-  says("base_model_name_or_path", "nowhere", "the adapter's base model is \"nowhere\", and there is nothing");
+  says("base_model_name_or_path", "nowhere", "the adapter's base model is \"nowhere\", which does not exist");
 
   CpuModel<float> other(kBase, true);  // the base was trained further
   init_weights(other, 2);

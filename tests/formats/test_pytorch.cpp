@@ -366,7 +366,7 @@ TEST_CASE("zip files that are damaged or not written by torch are refused") {
            {patched(plain, "PK\5\6", 10, fixed(3, 2)), "the directory is cut off"},
            {patched(plain, "PK\5\6", 12, fixed(7, 4)), "the directory"},
            {patched(plain, "PK\5\6", 16, fixed(0xFFFFFFFF, 4)), "the directory is not inside it"},
-           {patched(plain, "PK\5\6", 16, fixed(0, 4)), "the directory has something else than entries"},
+           {patched(plain, "PK\5\6", 16, fixed(0, 4)), "the directory has something other than entries"},
            {patched(plain, "PK\1\2", 20, fixed(23, 4)), "is compressed"},
            {patched(patched(plain, "PK\1\2", 20, fixed(9999, 4)), "PK\1\2", 24, fixed(9999, 4)), "is not inside it"},
            {patched(plain, "PK\1\2", 42, fixed(3, 4)), "entry \"m/data/0\" is not where the directory says"},

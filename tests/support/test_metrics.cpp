@@ -34,7 +34,7 @@ TEST_CASE("the numbers of every line, from a run's folder or from the file") {
   }
 }
 
-TEST_CASE("a line that lacks the field, or has it as something else than a number, is passed over") {
+TEST_CASE("a line that lacks the field, or has something other than a number in it, is skipped") {
   const TemporaryFolder tmp;
   tmp.write("metrics.jsonl", kGood + "{\"step\":3,\"loss\":null}\n{\"step\":4,\"loss\":\"4\"}\n{\"loss\":3}\n");
   const Metrics metrics(tmp.path.string());

@@ -2,7 +2,7 @@
 //
 //   RUN/checkpoints/step_000100/             one checkpoint of the run (llm/training/checkpoint.h)
 //   RUN/latest -> checkpoints/step_000100    changed last, in one step
-//   RUN/best -> checkpoints/step_000060      with --patience: the best one in validation
+//   RUN/best -> checkpoints/step_000060      with --patience: the lowest validation loss
 //   RUN/lock   "pid N on HOST since DATE": held by flock() while a process writes to the run. The system releases it
 //              when the process ends, however it ends; the file of a killed process blocks no other.
 #pragma once

@@ -6,6 +6,7 @@
 
 #include "llm/flags/train_flags.h"
 #include "llm/support/error.h"
+#include "tests/helpers/flag_ranges.h"
 
 using nlohmann::json;
 
@@ -56,12 +57,9 @@ TEST_CASE("each number just outside its range is refused by name, and the ends o
     if constexpr (!std::is_same_v<T, std::string> && !std::is_same_v<T, bool>) {
       CAPTURE(flag.name);
       const T before = field;
-      const auto [low, high] = std::get<Numbers>(flag.values);
-      for (const double outside : {low - 1, high * 1.01 + 1}) {
-        if (outside < 0 && std::is_unsigned_v<T>) continue;
-        field = static_cast<T>(outside);
-        CHECK(contains(usage_error([&] { validate(defaults); }), flag.name));
-      }
+      const double low = std::get<Numbers>(flag.values).low;
+      for_each_value_outside(flag, field,
+                             [&] { CHECK(contains(usage_error([&] { validate(defaults); }), flag.name)); });
       if constexpr (std::is_same_v<T, double>) {
         field = NAN;
         CHECK(contains(usage_error([&] { validate(defaults); }), flag.name));

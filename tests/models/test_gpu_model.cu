@@ -6,6 +6,7 @@
 
 #include "kernels/ema.h"
 #include "llm/models/check.h"
+#include "llm/models/gpu.h"
 #include "llm/models/gpu_model.cuh"
 #include "llm/models/init.h"
 #include "llm/models/memory_plan.h"

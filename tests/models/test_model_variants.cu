@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "llm/models/check.h"
+#include "llm/models/gpu.h"
 #include "llm/models/gpu_model.cuh"
 #include "llm/models/memory_plan.h"
 #include "tests/helpers/device.h"

@@ -654,19 +654,19 @@ TEST_CASE("a model that does not fit is refused with flags that would help, and 
     CHECK(contains(text, strprintf("  %-40s %15lld bytes%s\n", flags.c_str(), static_cast<long long>(planned),
                                    fits ? ", fits" : "")));
   };
-  says(little, "--recompute gelu", bytes(with(Precision::fp32, Recompute::gelu), 8), true);
-  says(little, "--recompute block", bytes(with(Precision::fp32, Recompute::block), 8), true);
-  says(little, "--precision bf16", bytes(bf16, 8), true);
-  says(little, "--batch-size 4", bytes(fp32, 4), true);
+  says(little, "{recompute} gelu", bytes(with(Precision::fp32, Recompute::gelu), 8), true);
+  says(little, "{recompute} block", bytes(with(Precision::fp32, Recompute::block), 8), true);
+  says(little, "{precision} bf16", bytes(bf16, 8), true);
+  says(little, "{batch-size} 4", bytes(fp32, 4), true);
   const std::string none = error_of([&] { check_gpu_memory(kSmall, bf16, 8, 16, 1000); });
-  says(none, "--no-master-weights", bytes(with(Precision::bf16, Recompute::none, false), 8), false);
-  says(none, "--batch-size 1", bytes(bf16, 1), false);
-  says(none, "--recompute block --no-master-weights --batch-size 1",
+  says(none, "{no-master-weights}", bytes(with(Precision::bf16, Recompute::none, false), 8), false);
+  says(none, "{batch-size} 1", bytes(bf16, 1), false);
+  says(none, "{recompute} block {no-master-weights} {batch-size} 1",
        bytes(with(Precision::bf16, Recompute::block, false), 1), false);
-  CHECK_FALSE(contains(none, "--precision"));
+  CHECK_FALSE(contains(none, "{precision}"));
 }
 
-// ---- misuse --------------------------------------------------------------------------------------------------------
+// {--} misuse --------------------------------------------------------------------------------------------------------
 
 TEST_CASE("bad batches and calls out of order are errors; the model stays usable") {
   const auto model = gpu_model(kSmall, with(Precision::fp32), 2, 8);

@@ -10,6 +10,7 @@
 
 #include "llm/corpora/gutenberg.h"
 #include "llm/flags/command_line.h"
+#include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/text/corpus.h"
 #include "llm/text/tokenizer.h"
@@ -54,7 +55,7 @@ std::string as_utf8(std::string text, const char* where, bool lossy) {
 // To standard error, so that it is not mistaken for ids.
 void say_if_fewer(const std::string& name, const Tokenizer& tokenizer) {
   const std::string why = why_fewer_tokens(name, tokenizer);
-  if (!why.empty()) std::fprintf(stderr, "%s\n", why.c_str());
+  if (!why.empty()) std::fprintf(stderr, "%s\n", spell_settings(why).c_str());
 }
 
 void train(const Flags& flags) {

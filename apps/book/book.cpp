@@ -23,6 +23,7 @@
 #include "llm/formats/open_weights.h"
 #include "llm/inference/generate.h"
 #include "llm/models/init_book.h"
+#include "llm/support/error.h"
 #include "llm/support/file.h"
 #include "llm/support/progress.h"
 #include "llm/text/corpus.h"
@@ -478,7 +479,7 @@ void appendix_a(Table& table, const Book& book) {
     try {
       here = compute(book.text);
     } catch (const std::exception& error) {
-      here.ours = error.what();
+      here.ours = spell_settings(error.what());
     }
     if (!here.why_not.empty()) return table.left_out(what, there, here.why_not);
     table.judged(what, there, here.ours, here.pass);

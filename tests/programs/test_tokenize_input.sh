@@ -29,7 +29,7 @@ printf 'aab aab' >"$TMP/short.txt"
 for command in "train --out $TMP/x.json" encode "shard --out $TMP/shards --val-fraction 0"; do
   # shellcheck disable=SC2086
   expect_ok "$tokenize" ${command%% *} --tokenizer bpe:1000 --data "$TMP/short.txt" $(echo "$command" | cut -sd' ' -f2-)
-  expect_output 'bpe:1000: the training ended with 259 tokens: no pair of tokens occurs twice any more'
+  expect_output '^--tokenizer bpe:1000: the training ended with 259 tokens: no pair of tokens occurs twice any more'
 done
 expect_ok "$tokenize" train --tokenizer bpe:258 --data "$TMP/short.txt" --out "$TMP/x.json"
 ! grep -q 'ended' "$TMP/out" || die "a complete training says that it ended early"

@@ -8,6 +8,7 @@
 #include "llm/distributed/comm_mpi.h"
 #include "llm/distributed/processes.h"
 #include "llm/flags/cli.h"
+#include "llm/models/cpu.h"
 #include "llm/models/cpu_model.h"
 #include "llm/models/memory_plan.h"
 #include "llm/support/output.h"
@@ -27,6 +28,7 @@ using Given = std::vector<std::string>;  // names of the flags on the command li
 void show_memory(const TrainConfig& flags, const Given& given) {
   const Run run = plan_run(flags, given, say);
   const TrainConfig& c = run.config;
+  if (c.gpu_memory) return print_memory(gpu_memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
   check_cpu_precision(c);
   print_memory(memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
 }
@@ -34,7 +36,7 @@ void show_memory(const TrainConfig& flags, const Given& given) {
 void show_kernels(const TrainConfig& flags, const Given& given) {
   const Run run = plan_run(flags, given, say);
   check_cpu_precision(run.config);
-  print_kernels(cpu_kernels(model_options(run.config), run.config.dropout, flags.reference));
+  print_kernels(cpu_kernels(run.shape, model_options(run.config), run.config.dropout, flags.reference));
 }
 
 void check_model(const TrainConfig& flags, const Given& given) {
@@ -87,10 +89,8 @@ void train(const Group& group, const TrainConfig& flags, const Given& given, con
       for (int micro = 0; micro < run.micro_batches; ++micro) {
         Batch batch = loader.next();
         for (float& weight : batch.weights) weight /= static_cast<float>(c.total_batch_tokens);
-        model->set_dropout(static_cast<float>(c.dropout), c.seed, dropout_sequence(run, step, micro));
-        model->forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
-        if (micro + 1 == run.micro_batches) model->sum_gradients();
-        model->backward(batch.targets.data(), batch.weights.data());
+        model->forward(input_of(batch, Pass::train, dropout_of(run, step, micro)));
+        model->backward(batch.targets.data(), batch.weights.data(), micro + 1 == run.micro_batches);
       }
 
       // update
@@ -124,12 +124,12 @@ int main(int argc, char** argv) {
     const Given given = given_flags(app);
     // As on a GPU: bf16 where there are products of it. On --resume the run's own precision takes its place.
     const bool chosen = config.reference || std::find(given.begin(), given.end(), "precision") != given.end();
-    if (!chosen && cpu_can(Precision::bf16)) config.precision = "bf16";
+    if (!chosen && (config.gpu_memory || cpu_can(Precision::bf16))) config.precision = "bf16";
     run_in_group([&](const Group& group) {
       config.ranks = group.size();
       share_cores(config, group);
       if (config.threads > 0) set_cpu_threads(config.threads);
-      if (config.memory) return show_memory(config, given);
+      if (config.memory || config.gpu_memory) return show_memory(config, given);
       if (config.kernels) return show_kernels(config, given);
       if (config.check) return check_model(config, given);
       if (config.find_lr) return find_lr(config, given);

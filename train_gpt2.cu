@@ -10,6 +10,7 @@
 #include "llm/distributed/comm_nccl.h"
 #include "llm/distributed/processes.h"
 #include "llm/flags/cli.h"
+#include "llm/models/cpu.h"
 #include "llm/models/gpu.h"
 #include "llm/support/output.h"
 #include "llm/support/progress.h"
@@ -18,6 +19,7 @@
 #include "llm/training/inspect.h"
 #include "llm/training/monitor.h"
 #include "llm/training/optimizer.h"
+#include "llm/training/plan_file.h"
 #include "llm/training/run_search.h"
 
 namespace {
@@ -40,6 +42,16 @@ std::vector<KernelRow> step_kernels(const Run& run) {
   return gpu_kernels(run.shape, model_options(c), c.batch_size, c.seq_len, static_cast<float>(c.dropout), c.reference);
 }
 
+// The algorithms of the model's products, before it is made.
+void choose_plans(const Run& run, const Group& group, bool keep_copy) {
+  const TrainConfig& c = run.config;
+  const auto make = [&](const MatmulPlans& known) {
+    return make_gpu_plans(known, run.shape, model_options(c), c.batch_size, c.seq_len, static_cast<float>(c.dropout),
+                          c.reference);
+  };
+  settle_plans(run, keep_copy, {no_gpu_plans(), make, use_gpu_plans}, group, say);
+}
+
 std::unique_ptr<Model> make_model(const Run& run, const ModelOptions& options) {
   const TrainConfig& c = run.config;
   return make_gpu_model(run.shape, options, c.batch_size, c.seq_len, c.reference);
@@ -48,7 +60,7 @@ std::unique_ptr<Model> make_model(const Run& run, const ModelOptions& options) {
 void show_memory(const TrainConfig& flags, const Given& given) {
   const Run run = plan_run(flags, given, say);
   const TrainConfig& c = run.config;
-  print_memory(gpu_memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
+  print_memory(built_memory_plan(run.shape, model_options(c), c.batch_size, c.seq_len));
 }
 
 void show_kernels(const TrainConfig& flags, const Given& given) {
@@ -57,17 +69,20 @@ void show_kernels(const TrainConfig& flags, const Given& given) {
   print_kernels(step_kernels(run));
 }
 
-void check_model(const TrainConfig& flags, const Given& given) {
+void check_model(const Group& group, const TrainConfig& flags, const Given& given) {
   const Run run = plan_run(flags, given, say);
+  choose_plans(run, group, false);
   const auto model = make_model(run, model_options(run.config));
   const auto reference = make_cpu_model(run.shape, true);
   check_against_reference(*model, *reference, run);
 }
 
-void find_lr(const TrainConfig& flags, const Given& given) {
+void find_lr(const Group& group, const TrainConfig& flags, const Given& given) {
   Output::when_unread(Output::Unread::drop);
-  find_learning_rate(flags, given, check_device,
-                     [](const Run& run) { return make_model(run, model_options(run.config)); });
+  find_learning_rate(flags, given, check_device, [&](const Run& run) {
+    choose_plans(run, group, false);
+    return make_model(run, model_options(run.config));
+  });
 }
 
 void train(const Group& group, const TrainConfig& flags, const Given& given, const EachEvaluation& each_evaluation) {
@@ -86,12 +101,14 @@ void train(const Group& group, const TrainConfig& flags, const Given& given, con
   ModelOptions options = model_options(c);
   options.comm = comm.get();
   const double peak_flops = group.rank() == 0 ? measure_gpu_peak_flops(options.precision, c.reference) : 1;
+  choose_plans(run, group, true);
   const std::unique_ptr<Model> model = make_model(run, options);
   load_or_initialise(*model, run);
   DataLoader loader(run.train, loader_config(run));
   if (!run.resume_from.empty()) loader.seek(run.position);
   print_start(run, strprintf("%s, %s, peak %.4g TFLOP/s", gpu_name().c_str(), c.precision.c_str(), peak_flops / 1e12));
   say(kernels_line(step_kernels(run)));
+  say(graph_line(options));
 
   // 3. the steps
   const Schedule schedule = schedule_of(c);
@@ -106,10 +123,8 @@ void train(const Group& group, const TrainConfig& flags, const Given& given, con
       for (int micro = 0; micro < run.micro_batches; ++micro) {
         Batch batch = loader.next();
         for (float& weight : batch.weights) weight /= static_cast<float>(c.total_batch_tokens);
-        model->set_dropout(static_cast<float>(c.dropout), c.seed, dropout_sequence(run, step, micro));
-        model->forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
-        if (micro + 1 == run.micro_batches) model->sum_gradients();
-        model->backward(batch.targets.data(), batch.weights.data());
+        model->forward(input_of(batch, Pass::train, dropout_of(run, step, micro)));
+        model->backward(batch.targets.data(), batch.weights.data(), micro + 1 == run.micro_batches);
       }
 
       // update
@@ -150,12 +165,15 @@ int main(int argc, char** argv) {
       share_cores(config, group);
       if (config.threads > 0) set_cpu_threads(config.threads);
       validate(config);  // before looking for a device: a wrong flag is wrong anywhere
-      if (config.memory) return show_memory(config, given);
+      if (config.memory || config.gpu_memory) return show_memory(config, given);
       if (config.kernels) return show_kernels(config, given);
       check_gpu();
       choose_gpu(group);
-      if (config.check) return check_model(config, given);
-      if (config.find_lr) return find_lr(config, given);
+      if (!config.plans.empty() && no_gpu_plans().library.empty()) {
+        fail_usage("{plans} is for products by cuBLASLt, and this program was built without it");
+      }
+      if (config.check) return check_model(group, config, given);
+      if (config.find_lr) return find_lr(group, config, given);
       if (config.search.empty()) return train(group, config, given, [](int64_t, double) { return true; });
       search(config, [&](const TrainConfig& trial, const EachEvaluation& each) { train(group, trial, given, each); });
     });

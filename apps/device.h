@@ -9,6 +9,7 @@
 
 #include "llm/flags/command_line.h"
 #include "llm/flags/device_flags.h"
+#include "llm/models/cpu.h"
 #include "llm/models/cpu_model.h"
 #include "llm/models/device.h"
 #include "llm/models/memory_plan.h"

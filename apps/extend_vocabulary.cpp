@@ -5,6 +5,7 @@
 #include "llm/flags/command_line.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/open_weights.h"
+#include "llm/models/cpu.h"
 #include "llm/models/extend.h"
 #include "llm/support/file.h"
 

@@ -5,6 +5,7 @@
 #include "llm/corpora/duplicates.h"
 #include "llm/corpora/rows.h"
 #include "llm/flags/command_line.h"
+#include "llm/models/cpu.h"
 #include "llm/models/model.h"
 #include "llm/support/file.h"
 #include "llm/support/json.h"

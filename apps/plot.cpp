@@ -1,8 +1,9 @@
-// Draws a run's metrics, or a model's attention, as a picture (SVG).
+// Draws a run's metrics, a model's block or its attention, as a picture (SVG).
 //   build/plot loss --run runs/stories --out loss.svg
 //   build/plot accuracy --run runs/sms-spam --out accuracy.svg
 //   build/plot metrics --run runs/stories --field grad_norm --out norm.svg
 //   build/plot schedule --steps 1000 --schedule cosine --out schedule.svg
+//   build/plot model --model gpt2 --out model.svg
 //   build/plot attention --model runs/stories/latest --prompt "Once upon a time" --layer 1 --out attention.svg
 #include <algorithm>
 #include <cmath>
@@ -11,9 +12,11 @@
 #include <span>
 
 #include "llm/flags/cli.h"
+#include "llm/flags/train_flags.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/open_weights.h"
 #include "llm/inference/attention_map.h"
+#include "llm/models/plan_ops.h"
 #include "llm/support/chart.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
@@ -213,8 +216,12 @@ void plot_attention(const PlotFlags& flags) {
   const int T = static_cast<int>(ids.size());
   CpuModel<float> model(shape, false, {.trainable = trains_nothing(shape)});
   load_weights(model, flags.model);
-  if (shape.num_classes > 0) model.set_pooling(std::vector<float>(ids.size(), 0).data(), 1, T);
-  model.forward(ids.data(), 1, T, Pass::evaluate);
+  const std::vector<float> pooling(ids.size(), 0);  // the head is not read
+  model.forward({.tokens = ids.data(),
+                 .B = 1,
+                 .T = T,
+                 .pass = Pass::evaluate,
+                 .pooling = shape.num_classes > 0 ? pooling.data() : nullptr});
   const std::vector<float> weights = attention_weights(model, flags.layer, T);
   if (!std::all_of(weights.begin(), weights.end(), [](float x) { return std::isfinite(x); })) {
     fail("%s: attention of layer %d is not finite: its weights are damaged", flags.model.c_str(), flags.layer);
@@ -232,10 +239,47 @@ void plot_attention(const PlotFlags& flags) {
   write_picture(square_maps_svg(title, labels, maps), flags.out);
 }
 
+// ---- a block -------------------------------------------------------------------------------------------------------
+
+// The operations of one block, as the walk itself makes them, and the activations between them.
+void plot_model(const PlotFlags& flags) {
+  const ModelPreset* preset = find_preset(flags.model);
+  if (!preset && !fs::exists(flags.model)) {
+    fail_usage("--model is '%s', expected a preset such as gpt2, gpt2-medium or d4, or a model directory",
+               flags.model.c_str());
+  }
+  const ModelConfig shape = preset ? preset->shape : read_model_config(flags.model);
+  if (flags.layer >= shape.num_layers) {
+    fail_usage("--layer %d: the model has %d, 0 to %d", flags.layer, shape.num_layers, shape.num_layers - 1);
+  }
+  const int T = shape.max_seq_len;
+  const Plan plan = plan_of(shape, {}, 1, T, T, 0, true);
+  const auto names = [&](const std::vector<Span>& spans) {
+    std::vector<std::string> all;
+    for (const Span& span : spans) {
+      const PlannedBuffer& buffer = plan.buffers[buffer_at(plan, span.data)];
+      if (!buffer.activation) continue;
+      all.push_back(strprintf("%s (%lld, %lld)", buffer.name.c_str(), static_cast<long long>(buffer.rows),
+                              static_cast<long long>(buffer.cols)));
+    }
+    return all;
+  };
+  std::vector<FlowStep> steps;
+  for (const PlannedOp& op : plan.ops) {
+    if (op.layer != flags.layer) continue;
+    steps.push_back({std::string(op.name) + (op.of[0] ? ": " : "") + op.of, names(op.reads), names(op.writes),
+                     op.phase == Phase::backward});
+  }
+  const std::string title =
+      flags.title.empty() ? strprintf("Block %d of %s, one sequence of %d tokens", flags.layer, flags.model.c_str(), T)
+                          : flags.title;
+  write_picture(flow_svg(title, steps), flags.out);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Draws a run's metrics, or a model's attention, as a picture (SVG).");
+  CLI::App app("Draws a run's metrics, a model's block or its attention, as a picture (SVG).");
   PlotFlags flags;
   app.require_subcommand(1);
   CLI::App* loss = app.add_subcommand("loss", "training and validation loss over the steps");
@@ -243,6 +287,7 @@ int main(int argc, char** argv) {
       app.add_subcommand("accuracy", "a classifier's training and validation accuracy over the epochs");
   CLI::App* metrics = app.add_subcommand("metrics", "any numbers of a run's metrics.jsonl as curves");
   CLI::App* schedule = app.add_subcommand("schedule", "the learning rate over the steps, by the trainers' flags");
+  CLI::App* model = app.add_subcommand("model", "a block's operations, forward and backward, and what is between them");
   CLI::App* attention = app.add_subcommand("attention", "how much each token attends to each other one");
   for (CLI::App* command : {loss, accuracy, metrics}) {
     command->add_option("--run", flags.runs, "a run's folder, or its metrics.jsonl; may be repeated")->required();
@@ -253,16 +298,18 @@ int main(int argc, char** argv) {
   add_schedule_flags(*schedule, flags.train);
   attention->add_option("--model", flags.model, "model directory with a tokenizer")->required();
   attention->add_option("--prompt", flags.prompt, "what the model reads")->required();
-  attention->add_option("--layer", flags.layer, "layer to draw; 0 is the first")
-      ->check(CLI::Range(0, 1 << 30))
-      ->capture_default_str();
+  model->add_option("--model", flags.model, "a preset such as gpt2, or a model directory")->required();
+  for (CLI::App* command : {model, attention}) {
+    command->add_option("--layer", flags.layer, "layer to draw; 0 is the first")
+        ->check(CLI::Range(0, 1 << 30))
+        ->capture_default_str();
+  }
   attention->add_option("--head", flags.head, "head to draw; 0 is the first; default: all of the layer, side by side")
       ->check(CLI::Range(0, 1 << 30));
-  const std::pair<CLI::App*, void (*)(PlotFlags&)> commands[] = {{loss, [](PlotFlags& f) { plot_loss(f); }},
-                                                                 {accuracy, [](PlotFlags& f) { plot_accuracy(f); }},
-                                                                 {metrics, [](PlotFlags& f) { plot_metrics(f); }},
-                                                                 {schedule, plot_schedule},
-                                                                 {attention, [](PlotFlags& f) { plot_attention(f); }}};
+  const std::pair<CLI::App*, void (*)(PlotFlags&)> commands[] = {
+      {loss, [](PlotFlags& f) { plot_loss(f); }},       {accuracy, [](PlotFlags& f) { plot_accuracy(f); }},
+      {metrics, [](PlotFlags& f) { plot_metrics(f); }}, {schedule, plot_schedule},
+      {model, [](PlotFlags& f) { plot_model(f); }},     {attention, [](PlotFlags& f) { plot_attention(f); }}};
   for (const auto& [command, draw] : commands) {
     command->add_option("--title", flags.title, "title above the picture");
     command->add_option("--out", flags.out, "the SVG file to write")->required();

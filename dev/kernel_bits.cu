@@ -63,26 +63,21 @@ const char* type() {
 }
 
 template <class floatX>
-void layernorm(int N, int C, bool unaligned, float dropout) {
+void layernorm(int N, int C, bool unaligned) {
   const size_t NC = static_cast<size_t>(N) * C;
-  const Tensor<floatX> inp1(NC, 1, 2, unaligned), inp2(NC, 2, 2), weight(C, 3), bias(C, 4), residual(NC, 5), out(NC, 6),
-      dout(NC, 7), dinp(NC, 8);
-  const Tensor<float> mean(N, 9), rstd(N, 10), dweight(C, 11), dbias(C, 12);
+  const Tensor<floatX> inp(NC, 1, 2, unaligned), weight(C, 3), bias(C, 4), out(NC, 6), dout(NC, 7), dinp(NC, 8);
+  const Tensor<float> mean(N, 9), rstd(N, 10), dweight(C, 11), dbias(C, 12), sums(C, 13);
   const Tensor<char> scratch(static_cast<size_t>(layernorm_backward_scratch(N, C)), 0);
   const auto head = [&](const char* name) {
-    std::printf("%s %s N=%d C=%d%s dropout=%g", name, type<floatX>(), N, C, unaligned ? " unaligned" : "", dropout);
+    std::printf("%s %s N=%d C=%d%s", name, type<floatX>(), N, C, unaligned ? " unaligned" : "");
   };
-  layernorm_forward<floatX>(out, mean, rstd, inp1, weight, bias, N, C, nullptr);
+  layernorm_forward<floatX>(out, mean, rstd, inp, weight, bias, N, C, nullptr);
   head("layernorm_forward");
   out.print("out"), mean.print("mean"), rstd.print("rstd");
   std::puts("");
-  residual_layernorm_forward<floatX>(residual, out, mean, rstd, inp1, inp2, weight, bias, dropout, 7, 8, N, C, nullptr);
-  head("residual_layernorm_forward");
-  residual.print("residual"), out.print("out"), mean.print("mean"), rstd.print("rstd");
-  std::puts("");
-  layernorm_backward<floatX>(dinp, dweight, dbias, scratch, dout, residual, weight, mean, rstd, N, C, nullptr);
+  layernorm_backward<floatX>(dinp, dweight, dbias, sums, scratch, dout, inp, weight, mean, rstd, false, N, C, nullptr);
   head("layernorm_backward");
-  dinp.print("dinp"), dweight.print("dweight"), dbias.print("dbias");
+  dinp.print("dinp"), dweight.print("dweight"), dbias.print("dbias"), sums.print("dinp_sums");
   std::puts("");
 }
 
@@ -152,12 +147,15 @@ void attention(int B, int T, int NH, int HS, float dropout, bool documents, Atte
   const int32_t* from = documents ? static_cast<int32_t*>(first) : nullptr;
   const Tensor<floatX> out(N * C, 1), inp(N * 3 * C, 2, 2), dout(N * C, 3), dinp(N * 3 * C, 4);
   const Tensor<float> lse(N * NH, 5);
-  const Tensor<char> scratch(static_cast<size_t>(attention_backward_scratch(B, T, C, NH)), 0);
+  const Tensor<char> scratch(static_cast<size_t>(attention_backward_scratch(B, T, NH)), 0);
   std::printf("attention %s B=%d T=%d NH=%d HS=%d dropout=%g%s %s", type<floatX>(), B, T, NH, HS, dropout,
               documents ? " documents" : "", tier == AttentionTier::plain ? "plain" : "tensor_core");
-  attention_forward<floatX>(out, lse, inp, from, dropout, 7, 8, B, T, C, NH, true, tier, nullptr);
+  const AttentionShape shape{B, T, NH, NH, HS, true, from};
+  const auto qkv = packed_qkv(static_cast<const floatX*>(inp), shape);
+  attention_forward<floatX>(out, lse, qkv, dropout, 7, 8, shape, tier, nullptr);
   out.print("out"), lse.print("lse");
-  attention_backward<floatX>(dinp, scratch, dout, out, lse, inp, from, dropout, 7, 8, B, T, C, NH, true, tier, nullptr);
+  attention_backward<floatX>(packed_qkv(static_cast<floatX*>(dinp), shape), scratch, dout, out, lse, qkv, dropout, 7, 8,
+                             shape, tier, nullptr);
   dinp.print("dinp"), scratch.print("delta");
   std::puts("");
 }
@@ -170,8 +168,10 @@ void elementwise(int64_t N, bool unaligned) {
   c.print("gelu");
   gelu_backward<floatX>(c, b, a, N, nullptr);
   c.print("gelu_grad");
-  residual_forward<floatX>(c, a, b, N, nullptr);
+  residual_forward<floatX>(c, a, b, 0, 0, 0, N, nullptr);
   c.print("residual");
+  residual_forward<floatX>(c, a, b, 0.3f, 7, 8, N, nullptr);
+  c.print("residual_dropout");
   dropout_forward<floatX>(c, a, 0.3f, 7, 8, N, nullptr);
   c.print("dropout");
   std::puts("");
@@ -185,8 +185,8 @@ void all() {
   }
   for (const auto& [N, C] :
        {std::pair(1, 1), {7, 33}, {70, 768}, {33, 1024}, {9, 1600}, {600, 64}, {5, 4096}, {2, 12'288}}) {
-    layernorm<floatX>(N, C, false, 0);
-    layernorm<floatX>(N, C, true, 0.3f);
+    layernorm<floatX>(N, C, false);
+    layernorm<floatX>(N, C, true);
   }
   for (const auto& [N, V, Vp] : {std::tuple(5, 61, 64), {3, 33, 33}, {5, 5003, 5120}, {2, 50'257, 50'304}}) {
     classifier<floatX>(N, V, Vp, false);

@@ -1,8 +1,8 @@
-// Multi-head attention on the GPU, causal or not: the maths of attention.h, by flash attention (attention_plain.cuh
-// explains the order of the work, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
+// Attention on the GPU, causal or not: the maths of attention.h, by flash attention (attention_plain.cuh explains the
+// order of the work, attention_tensor_core.cuh how tensor cores are fed). Three tiers:
 //   plain        float arithmetic, any storage type, any head size
-//   tensor_core  causal only: bf16 products of mma.sync with float sums. It needs a head size of 32, 48, ... 128 and
-//                tensors that start at multiples of 16 bytes; otherwise plain runs.
+//   tensor_core  causal only: bf16 products of mma.sync with float sums. It needs a head size of 32, 48, ... 128, and
+//                tensors and tokens in them that start at multiples of 16 bytes; otherwise plain runs.
 //   cudnn        causal only: NVIDIA's library. It needs bf16, no dropout (its mask would differ), one document per row
 //                and a shape that cuDNN has a plan for; otherwise tensor_core runs. A build without cuDNN (no
 //                WROUGHT_CUDNN) refuses this tier.
@@ -12,6 +12,7 @@
 #include "kernels/attention_choice.h"
 #include "kernels/attention_plain.cuh"
 #include "kernels/attention_tensor_core.cuh"
+#include "kernels/scratch.h"
 #ifdef WROUGHT_CUDNN
 #include "kernels/attention_cudnn.cuh"
 #endif
@@ -27,11 +28,12 @@ __global__ void __launch_bounds__(kDeltaThreads) attention_delta_kernel(float* d
                                                                         const floatX* dout,  // (B, T, C)
                                                                         const floatX* out,   // (B, T, C)
                                                                         AttentionProblem s) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size, kGroups = kDeltaThreads / kDeltaLanes;
   const int bh = blockIdx.x, lane = threadIdx.x % kDeltaLanes;
   const int first_t =
       static_cast<int>(blockIdx.y) * kGroups * kDeltaTokens + static_cast<int>(threadIdx.x) / kDeltaLanes;
-  const int64_t start = s.out_start(bh);
+  const int64_t start = s.start(bh, s.C);
   float sums[kDeltaTokens] = {};
   for (int c = lane * n; c < s.HS; c += kDeltaLanes * n) {
     Pack<floatX> dout_packs[kDeltaTokens], out_packs[kDeltaTokens];
@@ -70,38 +72,56 @@ void attention_delta(float* delta, const floatX* dout, const floatX* out, const 
 }
 
 template <class floatX>
-AttentionProblem attention_problem(const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int B, int T,
-                                   int C, int NH, bool causal) {
-  if (B < 1 || T < 1 || NH < 1 || C < NH || C % NH != 0 || static_cast<int64_t>(B) * NH > INT32_MAX) {
-    throw CudaError("attention: B " + std::to_string(B) + ", T " + std::to_string(T) + ", C " + std::to_string(C) +
-                    ", NH " + std::to_string(NH) + ": sizes must be positive, B NH below 2^31, and NH must divide C");
+AttentionProblem attention_problem(const AttentionShape& s, float dropout, uint64_t seed, DropoutSequence sequence) {
+  if (s.B < 1 || s.T < 1 || s.NH < 1 || s.NKV < 1 || s.HS < 1 || s.NH % s.NKV != 0 ||
+      static_cast<int64_t>(s.B) * s.NH > INT32_MAX || static_cast<int64_t>(s.NH) * s.HS > INT32_MAX ||
+      s.tokens() > INT32_MAX) {
+    throw CudaError("attention: B " + std::to_string(s.B) + ", T " + std::to_string(s.T) + ", NH " +
+                    std::to_string(s.NH) + ", NKV " + std::to_string(s.NKV) + ", HS " + std::to_string(s.HS) +
+                    ": sizes must be positive, B NH, NH HS and B T below 2^31, and NKV must divide NH");
   }
-  if (first && !causal) throw CudaError("attention: documents in a row need causal attention");
-  const int HS = C / NH;
-  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
+  if (s.documents && !s.causal) throw CudaError("attention: documents in a row need causal attention");
+  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.HS)));
   const int cache_bytes = device_attribute(cudaDevAttrL2CacheSize, 50 << 20);
-  const int section = attention_section(B * NH, static_cast<int64_t>(T) * HS * sizeof(floatX), cache_bytes);
-  return {T, C, NH, HS, B * NH, section, scale, dropout, seed, sequence, causal, first};
+  const auto section = [&](int heads) {
+    return attention_section(heads, static_cast<int64_t>(s.T) * s.HS * sizeof(floatX), cache_bytes);
+  };
+  return {.T = s.T,
+          .C = s.channels(),
+          .NH = s.NH,
+          .NKV = s.NKV,
+          .HS = s.HS,
+          .sharing = s.sharing(),
+          .heads = s.B * s.NH,
+          .section = section(s.B * s.NH),
+          .keys_section = section(s.B * s.NKV),
+          .scale = scale,
+          .dropout = dropout,
+          .seed = seed,
+          .sequence = sequence,
+          .causal = s.causal,
+          .documents = s.documents};
+}
+
+// Whether q, k and v of every token begin at multiples of 16 bytes.
+template <class T>
+bool aligned16(const Qkv<T>& x) {
+  constexpr int64_t n = 16 / sizeof(T);
+  return aligned16(x.q, x.k, x.v) && x.q_row % n == 0 && x.kv_row % n == 0;
 }
 
 template <class floatX>
-AttentionChoice choose_attention(AttentionTier wanted, const AttentionProblem& s, bool backward, bool aligned,
-                                 bool others_aligned) {
+AttentionChoice choose_attention(AttentionTier wanted, const AttentionProblem& s, const AttentionRows& rows,
+                                 bool aligned, bool others_aligned) {
 #ifndef WROUGHT_CUDNN
-  (void)backward;
+  (void)rows;
   if (wanted == AttentionTier::cudnn) throw CudaError("attention: this build has no cuDNN");
 #endif
-  const AttentionCase c{wanted,
-                        std::is_same_v<floatX, bf16>,
-                        s.causal,
-                        s.dropout > 0,
-                        s.first != nullptr,
-                        aligned,
-                        others_aligned,
-                        attention_tensor_core::with_head_size(s.HS, [](auto) {}),
-                        s.HS};
+  const AttentionCase c{
+      wanted, std::is_same_v<floatX, bf16>, s.causal, s.dropout > 0, s.documents != nullptr, aligned, others_aligned,
+      s.HS};
 #ifdef WROUGHT_CUDNN
-  AttentionChoice choice = choose_attention(c, [&] { return attention_cudnn::refusal(s, backward); });
+  AttentionChoice choice = choose_attention(c, [&] { return attention_cudnn::refusal(s, rows); });
   if (choice.tier == AttentionTier::cudnn && !attention_cudnn::started()) {
     choice.why = "if it has a plan for this shape (known only on a GPU); else our own";
   }
@@ -112,20 +132,20 @@ AttentionChoice choose_attention(AttentionTier wanted, const AttentionProblem& s
 }
 
 inline std::string attention_shape(const AttentionProblem& s) {
-  return std::to_string(s.heads / s.NH) + " x " + std::to_string(s.T) + ", " + std::to_string(s.NH) + " heads of " +
-         std::to_string(s.HS);
+  return std::to_string(s.heads / s.NH) + " x " + std::to_string(s.T) + ", " + std::to_string(s.NH) + " heads" +
+         (s.NKV < s.NH ? ", " + std::to_string(s.NKV) + " of keys," : "") + " of " + std::to_string(s.HS);
 }
 
 template <class floatX>
-void attention_forward(floatX* out,           // (B, T, C)
-                       float* lse,            // (B, NH, T)  saved for backward
-                       const floatX* inp,     // (B, T, 3, NH, HS)  q, k, v
-                       const int32_t* first,  // (B, T)  null: a row is one document; only with causal
-                       float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
+void attention_forward(floatX* out,                   // (B, T, NH, HS)
+                       float* lse,                    // (B, NH, T)  saved for backward
+                       const Qkv<const floatX>& inp,  // q, k, v
+                       float dropout, uint64_t seed, DropoutSequence sequence, const AttentionShape& shape,
                        AttentionTier tier, cudaStream_t stream) {
-  const AttentionProblem s = attention_problem<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
+  const AttentionProblem s = attention_problem<floatX>(shape, dropout, seed, sequence);
   DryOperation operation([&] { return DryRun::Operation{"attention_forward", attention_shape(s)}; });
-  const AttentionChoice choice = choose_attention<floatX>(tier, s, false, aligned16(out, inp), aligned16(lse));
+  const AttentionChoice choice =
+      choose_attention<floatX>(tier, s, attention_rows(inp), aligned16(out) && aligned16(inp), aligned16(lse));
   operation.chose([&] { return choice; });
   if constexpr (std::is_same_v<floatX, bf16>) {
 #ifdef WROUGHT_CUDNN
@@ -139,29 +159,25 @@ void attention_forward(floatX* out,           // (B, T, C)
   attention_plain::forward(out, lse, inp, s, stream);
 }
 
-// Bytes of scratch for attention_backward: delta.
-inline int64_t attention_backward_scratch(int B, int T, int /*C*/, int NH) {
-  return static_cast<int64_t>(B) * NH * T * static_cast<int64_t>(sizeof(float));
-}
-
 template <class floatX>
-void attention_backward(floatX* dinp,          // (B, T, 3, NH, HS)  =
-                        void* scratch,         // attention_backward_scratch() bytes
-                        const floatX* dout,    // (B, T, C)
-                        const floatX* out,     // (B, T, C)
-                        const float* lse,      // (B, NH, T)
-                        const floatX* inp,     // (B, T, 3, NH, HS)
-                        const int32_t* first,  // (B, T) or null
-                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int NH, bool causal,
+void attention_backward(const Qkv<floatX>& dinp,       // =
+                        void* scratch,                 // attention_backward_scratch() bytes
+                        const floatX* dout,            // (B, T, NH, HS)
+                        const floatX* out,             // (B, T, NH, HS)
+                        const float* lse,              // (B, NH, T)
+                        const Qkv<const floatX>& inp,  // q, k, v
+                        float dropout, uint64_t seed, DropoutSequence sequence, const AttentionShape& shape,
                         AttentionTier tier, cudaStream_t stream) {
-  const AttentionProblem s = attention_problem<floatX>(first, dropout, seed, sequence, B, T, C, NH, causal);
+  const AttentionProblem s = attention_problem<floatX>(shape, dropout, seed, sequence);
   DryOperation operation([&] { return DryRun::Operation{"attention_backward", attention_shape(s)}; });
-  const AttentionChoice choice =
-      choose_attention<floatX>(tier, s, true, aligned16(dinp, dout, inp), aligned16(out, lse));
+  const AttentionChoice choice = choose_attention<floatX>(
+      tier, s, attention_rows(inp, &dinp), aligned16(dout) && aligned16(dinp) && aligned16(inp), aligned16(out, lse));
   operation.chose([&] { return choice; });
 #ifdef WROUGHT_CUDNN
   if constexpr (std::is_same_v<floatX, bf16>) {
-    if (choice.tier == AttentionTier::cudnn) return attention_cudnn::backward(dinp, dout, out, lse, inp, s, stream);
+    if (choice.tier == AttentionTier::cudnn) {
+      return attention_cudnn::backward({dinp, dout, out, lse, inp}, s, stream);
+    }
   }
 #endif
   float* delta = static_cast<float*>(scratch);

@@ -9,8 +9,7 @@
 #pragma once
 
 #include "kernels/common.cuh"
-
-inline constexpr int kDecodeChunk = 128;  // keys per chunk, and threads per block
+#include "kernels/scratch.h"
 
 // A thread's place in a sum over rows of `packs` groups of n channels: group `pack` of every parts-th row, from row
 // `part` on. Neighbouring threads read a row from end to end. Rows of more groups than threads take several rounds.
@@ -70,10 +69,11 @@ __global__ void __launch_bounds__(kDecodeChunk)
                             float* maxima,           // (B * NH, chunks)  m
                             float* sums,             // (B * NH, chunks)  sum
                             const floatX* q,         // (B, NH, HS)
-                            const floatX* k_cache,   // (B, NH, max_T, HS)
-                            const floatX* v_cache,   // (B, NH, max_T, HS)
+                            const floatX* k_cache,   // (B, NKV, max_T, HS)
+                            const floatX* v_cache,   // (B, NKV, max_T, HS)
                             const int32_t* lengths,  // (B)
-                            float scale, int heads, int NH, int HS, int max_T) {
+                            float scale, int heads, int NH, int sharing /* NH / NKV */, int HS, int max_T) {
+  wait_for_earlier_kernels();
   constexpr int n = kVector ? Pack<floatX>::size : 1;
   __shared__ float scores[kDecodeChunk];
   __shared__ DecodeSums<n> values;
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kDecodeChunk)
   const int chunk = static_cast<int>(blockIdx.x) / heads, bh = static_cast<int>(blockIdx.x) % heads;
   const int first = chunk * kDecodeChunk, keys = min(kDecodeChunk, lengths[bh / NH] - first);
   if (keys <= 0) return;
-  const int64_t start = (static_cast<int64_t>(bh) * max_T + first) * HS;
+  const int64_t start = (static_cast<int64_t>(bh / sharing) * max_T + first) * HS;
   const int packs = HS / n, stride = query_stride(packs, n);
   for (int i = threadIdx.x; i < HS; i += kDecodeChunk) {
     query[i % n * stride + i / n] = to_float(q[static_cast<int64_t>(bh) * HS + i]) * scale;
@@ -139,6 +139,7 @@ __global__ void __launch_bounds__(kDecodeChunk)
                                     const float* sums,       // (B * NH, chunks)
                                     const int32_t* lengths,  // (B)
                                     int heads, int NH, int HS, int max_chunks) {
+  wait_for_earlier_kernels();
   constexpr int n = kVector ? Pack<float>::size : 1;
   __shared__ float weights[kDecodeChunk];
   __shared__ DecodeSums<n> values;
@@ -172,19 +173,14 @@ __global__ void __launch_bounds__(kDecodeChunk)
   }
 }
 
-// Bytes of scratch for attention_decode.
-inline int64_t attention_decode_scratch(int B, int NH, int HS, int max_T) {
-  return static_cast<int64_t>(B) * NH * ceil_div(max_T, kDecodeChunk) * (HS + 2) * static_cast<int64_t>(sizeof(float));
-}
-
 template <class floatX>
 void attention_decode(floatX* out,             // (B, NH, HS)
                       void* scratch,           // attention_decode_scratch() bytes
                       const floatX* q,         // (B, NH, HS)
-                      const floatX* k_cache,   // (B, NH, max_T, HS)
-                      const floatX* v_cache,   // (B, NH, max_T, HS)
+                      const floatX* k_cache,   // (B, NKV, max_T, HS)
+                      const floatX* v_cache,   // (B, NKV, max_T, HS)
                       const int32_t* lengths,  // (B)  1 to max_T; what the caches hold beyond is not read
-                      int B, int NH, int HS, int max_T, cudaStream_t stream) {
+                      int B, int NH, int NKV, int HS, int max_T, cudaStream_t stream) {
   const int chunks = ceil_div(max_T, kDecodeChunk), heads = B * NH;
   float* partial = static_cast<float*>(scratch);
   float* maxima = partial + static_cast<int64_t>(chunks) * heads * HS;
@@ -196,6 +192,6 @@ void attention_decode(floatX* out,             // (B, NH, HS)
       vector ? attention_decode_combine_kernel<floatX, true> : attention_decode_combine_kernel<floatX, false>;
   const size_t query_bytes = query_stride(HS, 1) * sizeof(float);  // of whichever kernel: n query_stride(HS / n, n)
   launch(decode, grid_for(static_cast<int64_t>(chunks) * heads, 1), kDecodeChunk, query_bytes, stream, partial, maxima,
-         sums, q, k_cache, v_cache, lengths, scale, heads, NH, HS, max_T);
+         sums, q, k_cache, v_cache, lengths, scale, heads, NH, NH / NKV, HS, max_T);
   launch(combine, heads, kDecodeChunk, 0, stream, out, partial, maxima, sums, lengths, heads, NH, HS, chunks);
 }

@@ -1,5 +1,6 @@
 // Attention of one new query per head to the keys and values of the tokens before it, kept in a cache: a step of
-// generation. With n = lengths[b] keys (the newest token's own among them) and HS channels per head:
+// generation. NH / NKV heads of queries share a head of keys and values (attention_shape.h). With n = lengths[b] keys
+// (the newest token's own among them) and HS channels per head:
 //   s[u] = q . k[u] / sqrt(HS) for u < n     p = softmax(s)     out = sum_u p[u] v[u]
 // It is the last row of attention_forward (attention.h) over the same n tokens, without dropout.
 #pragma once
@@ -16,18 +17,18 @@ namespace cpu {
 template <class floatX>
 void attention_decode(floatX* out,             // (B, NH, HS)
                       const floatX* q,         // (B, NH, HS)
-                      const floatX* k_cache,   // (B, NH, max_T, HS)
-                      const floatX* v_cache,   // (B, NH, max_T, HS)
+                      const floatX* k_cache,   // (B, NKV, max_T, HS)
+                      const floatX* v_cache,   // (B, NKV, max_T, HS)
                       const int32_t* lengths,  // (B)  1 to max_T; what the caches hold beyond is not read
-                      int B, int NH, int HS, int max_T) {
+                      int B, int NH, int NKV, int HS, int max_T) {
   using sum_t = accumulate_t<floatX>;
   const sum_t scale = 1 / std::sqrt(static_cast<sum_t>(HS));
 #pragma omp parallel for
   for (int bh = 0; bh < B * NH; ++bh) {
     const int n = lengths[bh / NH];
     const floatX* qh = q + static_cast<int64_t>(bh) * HS;
-    const floatX* k = k_cache + static_cast<int64_t>(bh) * max_T * HS;
-    const floatX* v = v_cache + static_cast<int64_t>(bh) * max_T * HS;
+    const int64_t start = static_cast<int64_t>(bh / (NH / NKV)) * max_T * HS;
+    const floatX *k = k_cache + start, *v = v_cache + start;
     std::vector<sum_t> p(n), y(HS, 0);
     for (int u = 0; u < n; ++u) p[u] = scale * dot(qh, k + static_cast<int64_t>(u) * HS, HS);
     const sum_t max = *std::max_element(p.begin(), p.end());

@@ -20,28 +20,39 @@
 #include <algorithm>
 #include <cfloat>
 
+#include "kernels/attention_shape.h"
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
 
-// What an attention kernel needs in addition to its tensors: the shape, the mask, dropout, and the memory layout.
+// What an attention kernel needs in addition to its tensors: the shape, the mask and dropout.
 struct AttentionProblem {
-  int T, C, NH, HS;
-  int heads;    // B * NH
-  int section;  // heads whose blocks run at the same time: attention_section()
-  float scale;  // 1 / sqrt(HS)
+  int T, C, NH, NKV, HS;  // C: channels of all heads of queries
+  int sharing;            // heads of queries per head of keys
+  int heads;              // B * NH, or B * NKV in a kernel of keys
+  int section;            // heads whose blocks run at the same time: attention_section()
+  int keys_section;       // the same in a kernel of keys
+  float scale;            // 1 / sqrt(HS)
   float dropout;
-  uint64_t seed, sequence;
-  bool causal;           // query t sees keys up to t; else all T
-  const int32_t* first;  // (B, T)  where the document of each position begins (attention.h), or null
+  uint64_t seed;
+  DropoutSequence sequence;
+  bool causal;               // query t sees keys up to t; else all T
+  const int32_t* documents;  // (B, T)  where the document of each position begins (attention.h), or null
+
+  // For a kernel whose blocks own keys.
+  AttentionProblem by_keys() const {
+    AttentionProblem s = *this;
+    s.heads = heads / sharing, s.section = keys_section;
+    return s;
+  }
 
   __device__ int keys_of(int t) const { return causal ? t + 1 : T; }
 
   // Where query t's document begins: the first key that it sees. Queries beyond T belong to the last document.
   template <bool kDocuments>
   __device__ int first_key(int bh, int t) const {
-    return kDocuments ? first[static_cast<int64_t>(bh / NH) * T + min(t, T - 1)] : 0;
+    return kDocuments ? documents[static_cast<int64_t>(bh / NH) * T + min(t, T - 1)] : 0;
   }
-  // The first query that sees no key up to u: the first of the next document. `first` never falls, so by bisection.
+  // The first query that sees no key up to u: the first of the next document. `documents` never falls: by bisection.
   template <bool kDocuments>
   __device__ int queries_end(int bh, int u) const {
     int low = kDocuments ? min(u + 1, T) : T, high = T;
@@ -56,16 +67,59 @@ struct AttentionProblem {
     return low;
   }
 
-  // The stride from one token to the next, and where head bh of token 0 starts: in inp (B, T, 3, NH, HS), whose k and v
-  // follow q after C and 2 C, and in out (B, T, C).
-  __device__ int64_t inp_row() const { return 3 * static_cast<int64_t>(C); }
-  __device__ int64_t inp_start(int bh) const { return bh / NH * (T * inp_row()) + bh % NH * HS; }
-  __device__ int64_t out_start(int bh) const { return bh / NH * (static_cast<int64_t>(T) * C) + bh % NH * HS; }
+  // Where token 0 of head bh, or of head b_kv of the keys, starts in rows of this many elements. Head bh is one of the
+  // `sharing` heads of queries from b_kv * sharing on.
+  __device__ int64_t start(int bh, int64_t row) const { return bh / NH * (T * row) + bh % NH * HS; }
+  __device__ int64_t keys_start(int b_kv, int64_t row) const { return b_kv / NKV * (T * row) + b_kv % NKV * HS; }
   // The number of probability (t, 0) in dropout's sequence; that of (t, u) is u more.
   __device__ uint64_t element(int bh, int t) const {
     return (static_cast<uint64_t>(bh) * static_cast<uint64_t>(T) + static_cast<uint64_t>(t)) * static_cast<uint64_t>(T);
   }
 };
+
+// Elements from one token to the next: of inp and, in the backward pass, of dinp.
+struct AttentionRows {
+  int64_t q, kv, dq = 0, dkv = 0;
+  bool backward() const { return dq > 0; }
+  auto operator<=>(const AttentionRows&) const = default;
+};
+template <class T>
+AttentionRows attention_rows(const Qkv<const T>& inp, const Qkv<T>* dinp = nullptr) {
+  return {inp.q_row, inp.kv_row, dinp ? dinp->q_row : 0, dinp ? dinp->kv_row : 0};
+}
+
+// The tensors of a backward pass. dinp: =
+template <class floatX>
+struct AttentionBackward {
+  Qkv<floatX> dinp;
+  const floatX *dout, *out;  // (B, T, NH, HS)
+  const float* lse;          // (B, NH, T)
+  Qkv<const floatX> inp;
+
+  // Those of the sequences from number b on.
+  AttentionBackward from(int64_t b, const AttentionProblem& s) const {
+    const int64_t tokens = b * s.T;
+    return {sequences_from(dinp, tokens), dout + tokens * s.C, out + tokens * s.C, lse + tokens * s.NH,
+            sequences_from(inp, tokens)};
+  }
+
+ private:
+  template <class T>
+  static Qkv<T> sequences_from(const Qkv<T>& x, int64_t tokens) {
+    return {x.q + tokens * x.q_row, x.k + tokens * x.kv_row, x.v + tokens * x.kv_row, x.q_row, x.kv_row};
+  }
+};
+
+// Calls run(tensors, problem) for each piece of `sequences` sequences of the batch, the last of which may have fewer.
+template <class floatX, class Run>
+void backward_in_pieces(const AttentionBackward<floatX>& all, const AttentionProblem& s, int sequences, Run&& run) {
+  const int B = s.heads / s.NH;
+  for (int b = 0; b < B; b += sequences) {
+    AttentionProblem piece = s;
+    piece.heads = std::min(sequences, B - b) * s.NH;
+    run(all.from(b, s), piece);
+  }
+}
 
 // Heads are processed in sections: all blocks of one, then those of the next. Each of a head's blocks reads the keys
 // and values (backward: or queries and dout) that other blocks of this head read, so of all tensors these should stay
@@ -73,7 +127,7 @@ struct AttentionProblem {
 // tensors have a quarter of the cache: two sections at a time and the streamed tensors fit in. Sections are of equal
 // size, because the smaller the last one, the more of the GPU waits for its end; a grid has at most 65,535 of them.
 inline int attention_section(int heads, int64_t head_bytes /* of one tensor */, int64_t cache_bytes) {
-  const int64_t most = std::max<int64_t>({cache_bytes / 4 / (2 * head_bytes), ceil_div(heads, 65'535), 1});
+  const int64_t most = std::max<int64_t>({cache_bytes / 4 / (2 * head_bytes), ceil_div<int64_t>(heads, 65'535), 1});
   return static_cast<int>(ceil_div<int64_t>(heads, ceil_div<int64_t>(heads, most)));
 }
 
@@ -211,10 +265,12 @@ __device__ inline Work this_work(const AttentionProblem& s) {
 }
 
 template <class floatX, bool kDocuments>
-__global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(floatX* out,        // (B, T, C)
-                                                                              float* lse,         // (B, NH, T)
-                                                                              const floatX* inp,  // (B, T, 3, NH, HS)
-                                                                              AttentionProblem s) {
+__global__ void __launch_bounds__(kThreads, 2)
+    attention_forward_plain_kernel(floatX* out,                                    // (B, T, C)
+                                   float* lse,                                     // (B, NH, T)
+                                   const __grid_constant__ Qkv<const floatX> inp,  // q, k, v
+                                   const __grid_constant__ AttentionProblem s) {
+  wait_for_earlier_kernels();
   float* q_tile = dynamic_shared<float>();
   float* kv_tile = q_tile + kTileFloats;  // keys, then values
   float* p_tile = kv_tile + kTileFloats;  // (queries, keys)
@@ -222,11 +278,10 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
   const Work work = this_work(s);
   if (work.bh >= s.heads) return;
   const int t0 = (ceil_div(s.T, kTile) - 1 - work.tile) * kTile;
-  const floatX* q = inp + s.inp_start(work.bh);
-  const floatX* k = q + s.C;
+  const floatX* q = inp.q + s.start(work.bh, inp.q_row);
   const int channel = work.slice * kTile;
-  const floatX* v = k + s.C + channel;
-  const int64_t row = s.inp_row();
+  const int64_t row = inp.kv_row, keys_start = s.keys_start(work.bh / s.sharing, row);
+  const floatX *k = inp.k + keys_start, *v = inp.v + keys_start + channel;
 
   float acc[4][4] = {}, max[4], sum[4] = {};
   for (float& m : max) m = kNoScore;
@@ -237,7 +292,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
     float score[4][4] = {};
     for (int i = 0; i < work.slices; ++i) {
       __syncthreads();  // the tiles' previous contents have been read
-      if (u0 == begin || work.slices > 1) load_tile(q_tile, q + t0 * row + i * kTile, row, s.T - t0, s.HS - i * kTile);
+      if (u0 == begin || work.slices > 1)
+        load_tile(q_tile, q + t0 * inp.q_row + i * kTile, inp.q_row, s.T - t0, s.HS - i * kTile);
       load_tile(kv_tile, k + u0 * row + i * kTile, row, s.T - u0, s.HS - i * kTile);
       __syncthreads();
       add_dots(score, q_tile, kv_tile);
@@ -263,7 +319,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
         float p = expf(score[r][c] - new_max);
         tile_sum += p;  // the softmax comes before dropout
         if (s.dropout > 0 && u < keys && t < s.T) {
-          p *= dropout_factor(s.dropout, s.seed, s.sequence, s.element(work.bh, t) + static_cast<uint64_t>(u));
+          p *= dropout_factor(s.dropout, s.seed, s.sequence.number(), s.element(work.bh, t) + static_cast<uint64_t>(u));
         }
         p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = p;
       }
@@ -284,7 +340,8 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_plain_kernel(fl
     for (float& a : acc[r]) a /= sum[r];
     if (work.slice == 0 && x == 0 && t < s.T) lse[static_cast<int64_t>(work.bh) * s.T + t] = max[r] + logf(sum[r]);
   }
-  store_rows(out + s.out_start(work.bh) + static_cast<int64_t>(t0) * s.C + channel, acc, s.C, s.T - t0, s.HS - channel);
+  store_rows(out + s.start(work.bh, s.C) + static_cast<int64_t>(t0) * s.C + channel, acc, s.C, s.T - t0,
+             s.HS - channel);
 }
 
 // ---- backward ------------------------------------------------------------------------------------------------------
@@ -304,7 +361,7 @@ __device__ ProbabilityGradient probability_gradient(float score, float dp, float
   const float p = expf(score * s.scale - lse);
   float factor = 1;
   if (s.dropout > 0) {
-    factor = dropout_factor(s.dropout, s.seed, s.sequence, s.element(bh, t) + static_cast<uint64_t>(u));
+    factor = dropout_factor(s.dropout, s.seed, s.sequence.number(), s.element(bh, t) + static_cast<uint64_t>(u));
   }
   return {factor * p, p * (factor * dp - delta) * s.scale};
 }
@@ -314,12 +371,13 @@ __device__ ProbabilityGradient probability_gradient(float score, float dp, float
 // Products are transposed: rows are keys.
 template <class floatX, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 1)
-    attention_backward_keys_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dk and dv =
-                                         const floatX* dout,  // (B, T, C)
-                                         const float* lse,    // (B, NH, T)
-                                         const float* delta,  // (B, NH, T)  dout . out
-                                         const floatX* inp,   // (B, T, 3, NH, HS)
-                                         AttentionProblem s) {
+    attention_backward_keys_plain_kernel(const __grid_constant__ Qkv<floatX> dinp,       // dk and dv =
+                                         const floatX* dout,                             // (B, T, C)
+                                         const float* lse,                               // (B, NH, T)
+                                         const float* delta,                             // (B, NH, T)  dout . out
+                                         const __grid_constant__ Qkv<const floatX> inp,  // q, k, v
+                                         const __grid_constant__ AttentionProblem s) {
+  wait_for_earlier_kernels();
   float* k_tile = dynamic_shared<float>();
   float* v_tile = k_tile + kTileFloats;
   float* q_tile = v_tile + kTileFloats;
@@ -329,69 +387,75 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Work work = this_work(s);
   if (work.bh >= s.heads) return;
   const int u0 = work.tile * kTile, channel = work.slice * kTile;
-  const int64_t row = s.inp_row(), start = s.inp_start(work.bh), rows = static_cast<int64_t>(work.bh) * s.T;
-  const floatX* q = inp + start;
-  const floatX* k = q + s.C + u0 * row;
-  const floatX* v = k + s.C;
-  const floatX* dy = dout + s.out_start(work.bh);
+  const int64_t row = inp.kv_row, keys_start = s.keys_start(work.bh, row) + u0 * row;
+  const floatX *k = inp.k + keys_start, *v = inp.v + keys_start;
 
   float dk[4][4] = {}, dv[4][4] = {};
-  const int first = s.causal ? u0 : 0, end = s.queries_end<kDocuments>(work.bh, u0 + kTile - 1);
-  for (int t0 = first; t0 < end; t0 += kTile) {
-    // 1. Scores and dp of a tile, slice by slice of the channels.
-    float score[4][4] = {}, dp[4][4] = {};
-    for (int i = 1; i <= work.slices; ++i) {
-      const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its q and dout stay
-      __syncthreads();
-      if (t0 == first || work.slices > 1) {
-        load_tile(k_tile, k + c, row, s.T - u0, s.HS - c);
-        load_tile(v_tile, v + c, row, s.T - u0, s.HS - c);
+  // The first head of queries and its channel, and the first token of the sequence.
+  const int first_head = work.bh * s.sharing, head_channel = first_head % s.NH * s.HS, token = work.bh / s.NKV * s.T;
+  const int first_t = s.causal ? u0 : 0, end = s.queries_end<kDocuments>(first_head, u0 + kTile - 1);
+  for (int bh = first_head; bh < first_head + s.sharing; ++bh) {
+    const int at = head_channel + (bh - first_head) * s.HS;
+    const floatX *q = inp.q + token * inp.q_row + at, *dy = dout + static_cast<int64_t>(token) * s.C + at;
+    const int64_t rows = static_cast<int64_t>(bh) * s.T;
+    for (int t0 = first_t; t0 < end; t0 += kTile) {
+      // 1. Scores and dp of a tile, slice by slice of the channels.
+      float score[4][4] = {}, dp[4][4] = {};
+      for (int i = 1; i <= work.slices; ++i) {
+        const int slice = work.slice + i;  // the block's own slice last: its q and dout stay
+        const int c = (slice < work.slices ? slice : slice - work.slices) * kTile;
+        __syncthreads();
+        if ((bh == first_head && t0 == first_t) || work.slices > 1) {
+          load_tile(k_tile, k + c, row, s.T - u0, s.HS - c);
+          load_tile(v_tile, v + c, row, s.T - u0, s.HS - c);
+        }
+        load_tile(q_tile, q + t0 * inp.q_row + c, inp.q_row, s.T - t0, s.HS - c);
+        load_tile(dout_tile, dy + static_cast<int64_t>(t0) * s.C + c, s.C, s.T - t0, s.HS - c);
+        __syncthreads();
+        add_dots(score, k_tile, q_tile);
+        add_dots(dp, v_tile, dout_tile);
       }
-      load_tile(q_tile, q + t0 * row + c, row, s.T - t0, s.HS - c);
-      load_tile(dout_tile, dy + static_cast<int64_t>(t0) * s.C + c, s.C, s.T - t0, s.HS - c);
-      __syncthreads();
-      add_dots(score, k_tile, q_tile);
-      add_dots(dp, v_tile, dout_tile);
-    }
-    // 2. drop(p) and ds from them.
+      // 2. drop(p) and ds from them.
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const int t = t0 + x + 16 * c, from = s.first_key<kDocuments>(work.bh, t);
-      const float lse_t = t < s.T ? lse[rows + t] : 0, delta_t = t < s.T ? delta[rows + t] : 0;
+      for (int c = 0; c < 4; ++c) {
+        const int t = t0 + x + 16 * c, from = s.first_key<kDocuments>(first_head, t);
+        const float lse_t = t < s.T ? lse[rows + t] : 0, delta_t = t < s.T ? delta[rows + t] : 0;
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const auto [weight, ds] =
+              probability_gradient<kDocuments>(score[r][c], dp[r][c], lse_t, delta_t, from, bh, t, u0 + y + 16 * r, s);
+          p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = weight;
+          dp[r][c] = ds;
+        }
+      }
+      // 3. What the tile adds to dv, and then to dk: p and ds take turns in one tile of shared memory.
+      __syncthreads();
+      add_weighted(dv, p_tile, dout_tile);
+      __syncthreads();  // p has been read
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        const auto [weight, ds] = probability_gradient<kDocuments>(score[r][c], dp[r][c], lse_t, delta_t, from, work.bh,
-                                                                   t, u0 + y + 16 * r, s);
-        p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = weight;
-        dp[r][c] = ds;
+#pragma unroll
+        for (int c = 0; c < 4; ++c) p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = dp[r][c];
       }
+      __syncthreads();
+      add_weighted(dk, p_tile, q_tile);
     }
-    // 3. What the tile adds to dv, and then to dk: p and ds take turns in one tile of shared memory.
-    __syncthreads();
-    add_weighted(dv, p_tile, dout_tile);
-    __syncthreads();  // p has been read
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) p_tile[(y + 16 * r) * kScoreStride + x + 16 * c] = dp[r][c];
-    }
-    __syncthreads();
-    add_weighted(dk, p_tile, q_tile);
   }
-  floatX* dk_rows = dinp + start + s.C + u0 * row + channel;
-  store_rows(dk_rows, dk, row, s.T - u0, s.HS - channel);
-  store_rows(dk_rows + s.C, dv, row, s.T - u0, s.HS - channel);
+  const int64_t to = s.keys_start(work.bh, dinp.kv_row) + u0 * dinp.kv_row + channel;
+  store_rows(dinp.k + to, dk, dinp.kv_row, s.T - u0, s.HS - channel);
+  store_rows(dinp.v + to, dv, dinp.kv_row, s.T - u0, s.HS - channel);
 }
 
 // dq of a tile of queries, over the tiles of keys that they see.
 template <class floatX, bool kDocuments>
 __global__ void __launch_bounds__(kThreads, 2)
-    attention_backward_queries_plain_kernel(floatX* dinp,        // (B, T, 3, NH, HS)  dq =
-                                            const floatX* dout,  // (B, T, C)
-                                            const float* lse,    // (B, NH, T)
-                                            const float* delta,  // (B, NH, T)
-                                            const floatX* inp,   // (B, T, 3, NH, HS)
-                                            AttentionProblem s) {
+    attention_backward_queries_plain_kernel(const __grid_constant__ Qkv<floatX> dinp,       // dq =
+                                            const floatX* dout,                             // (B, T, C)
+                                            const float* lse,                               // (B, NH, T)
+                                            const float* delta,                             // (B, NH, T)
+                                            const __grid_constant__ Qkv<const floatX> inp,  // q, k, v
+                                            const __grid_constant__ AttentionProblem s) {
+  wait_for_earlier_kernels();
   float* q_tile = dynamic_shared<float>();
   float* dout_tile = q_tile + kTileFloats;
   float* k_tile = dout_tile + kTileFloats;
@@ -401,11 +465,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Work work = this_work(s);
   if (work.bh >= s.heads) return;
   const int t0 = (ceil_div(s.T, kTile) - 1 - work.tile) * kTile, channel = work.slice * kTile;
-  const int64_t row = s.inp_row(), start = s.inp_start(work.bh), rows = static_cast<int64_t>(work.bh) * s.T;
-  const floatX* q = inp + start + t0 * row;
-  const floatX* k = inp + start + s.C;
-  const floatX* v = k + s.C;
-  const floatX* dy = dout + s.out_start(work.bh) + static_cast<int64_t>(t0) * s.C;
+  const int64_t keys_start = s.keys_start(work.bh / s.sharing, inp.kv_row);
+  const floatX* q = inp.q + s.start(work.bh, inp.q_row) + t0 * inp.q_row;
+  const floatX* dy = dout + s.start(work.bh, s.C) + static_cast<int64_t>(t0) * s.C;
 
   float dq[4][4] = {};
   const int end = s.causal ? t0 + 1 : s.T, begin = s.first_key<kDocuments>(work.bh, t0) / kTile * kTile;
@@ -413,14 +475,15 @@ __global__ void __launch_bounds__(kThreads, 2)
     // 1. Scores and dp of a tile, slice by slice of the channels.
     float score[4][4] = {}, dp[4][4] = {};
     for (int i = 1; i <= work.slices; ++i) {
-      const int c = (work.slice + i) % work.slices * kTile;  // the block's own slice last: its k stays
+      const int slice = work.slice + i;  // the block's own slice last: its k stays
+      const int c = (slice < work.slices ? slice : slice - work.slices) * kTile;
       __syncthreads();
       if (u0 == begin || work.slices > 1) {
-        load_tile(q_tile, q + c, row, s.T - t0, s.HS - c);
+        load_tile(q_tile, q + c, inp.q_row, s.T - t0, s.HS - c);
         load_tile(dout_tile, dy + c, s.C, s.T - t0, s.HS - c);
       }
-      load_tile(k_tile, k + u0 * row + c, row, s.T - u0, s.HS - c);
-      load_tile(v_tile, v + u0 * row + c, row, s.T - u0, s.HS - c);
+      load_tile(k_tile, inp.k + keys_start + u0 * inp.kv_row + c, inp.kv_row, s.T - u0, s.HS - c);
+      load_tile(v_tile, inp.v + keys_start + u0 * inp.kv_row + c, inp.kv_row, s.T - u0, s.HS - c);
       __syncthreads();
       add_dots(score, q_tile, k_tile);
       add_dots(dp, dout_tile, v_tile);
@@ -429,7 +492,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const int t = t0 + y + 16 * r, from = s.first_key<kDocuments>(work.bh, t);
-      const float lse_t = t < s.T ? lse[rows + t] : 0, delta_t = t < s.T ? delta[rows + t] : 0;
+      const int64_t at = static_cast<int64_t>(work.bh) * s.T + t;
+      const float lse_t = t < s.T ? lse[at] : 0, delta_t = t < s.T ? delta[at] : 0;
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         ds_tile[(y + 16 * r) * kScoreStride + x + 16 * c] =
@@ -442,7 +506,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     __syncthreads();
     add_weighted(dq, ds_tile, k_tile);
   }
-  store_rows(dinp + start + t0 * row + channel, dq, row, s.T - t0, s.HS - channel);
+  store_rows(dinp.q + s.start(work.bh, dinp.q_row) + t0 * dinp.q_row + channel, dq, dinp.q_row, s.T - t0,
+             s.HS - channel);
 }
 
 // ---- launchers -----------------------------------------------------------------------------------------------------
@@ -455,20 +520,21 @@ inline dim3 grid(const AttentionProblem& s) {
 }
 
 template <class floatX>
-void forward(floatX* out, float* lse, const floatX* inp, const AttentionProblem& s, cudaStream_t stream) {
+void forward(floatX* out, float* lse, const Qkv<const floatX>& inp, const AttentionProblem& s, cudaStream_t stream) {
   const auto kernel =
-      s.first ? attention_forward_plain_kernel<floatX, true> : attention_forward_plain_kernel<floatX, false>;
+      s.documents ? attention_forward_plain_kernel<floatX, true> : attention_forward_plain_kernel<floatX, false>;
   launch(kernel, grid(s), kThreads, kForwardBytes, stream, out, lse, inp, s);
 }
 
 template <class floatX>
-void backward(floatX* dinp, const floatX* dout, const float* lse, const float* delta, const floatX* inp,
-              const AttentionProblem& s, cudaStream_t stream) {
-  const auto keys = s.first ? attention_backward_keys_plain_kernel<floatX, true>
-                            : attention_backward_keys_plain_kernel<floatX, false>;
-  const auto queries = s.first ? attention_backward_queries_plain_kernel<floatX, true>
-                               : attention_backward_queries_plain_kernel<floatX, false>;
-  launch(keys, grid(s), kThreads, kBackwardBytes, stream, dinp, dout, lse, delta, inp, s);
+void backward(const Qkv<floatX>& dinp, const floatX* dout, const float* lse, const float* delta,
+              const Qkv<const floatX>& inp, const AttentionProblem& s, cudaStream_t stream) {
+  const auto keys = s.documents ? attention_backward_keys_plain_kernel<floatX, true>
+                                : attention_backward_keys_plain_kernel<floatX, false>;
+  const auto queries = s.documents ? attention_backward_queries_plain_kernel<floatX, true>
+                                   : attention_backward_queries_plain_kernel<floatX, false>;
+  const AttentionProblem by_keys = s.by_keys();
+  launch(keys, grid(by_keys), kThreads, kBackwardBytes, stream, dinp, dout, lse, delta, inp, by_keys);
   launch(queries, grid(s), kThreads, kBackwardBytes, stream, dinp, dout, lse, delta, inp, s);
 }
 

@@ -226,9 +226,10 @@ __device__ void store_rows(bf16* to, bf16* staging, const float (&sum)[kM][kHS /
 template <int kTiles, bool kKeysAreRows, int kM>
 __device__ void dropout_bits(uint32_t (&bits)[kM], int bh, int t, int u, const AttentionProblem& s) {
   static_assert(4 * kTiles <= 32);
+  const uint64_t sequence = s.dropout != 0 ? s.sequence.number() : 0;
   const auto stays = [&](uint32_t random) { return uniform_from_bits(random) >= s.dropout ? 1u : 0u; };
   const auto four = [&](int query, int key) {  // bit k: key + k
-    const Philox4 random = philox4(s.seed, s.sequence, (s.element(bh, query) + static_cast<uint64_t>(key)) / 4);
+    const Philox4 random = philox4(s.seed, sequence, (s.element(bh, query) + static_cast<uint64_t>(key)) / 4);
     return stays(random.word[0]) | stays(random.word[1]) << 1 | stays(random.word[2]) << 2 | stays(random.word[3]) << 3;
   };
 #pragma unroll
@@ -247,7 +248,7 @@ __device__ void dropout_bits(uint32_t (&bits)[kM], int bh, int t, int u, const A
           const int t_e = query + (kKeysAreRows ? 8 * n + e % 2 : e / 2 * 8);
           const int u_e = key + (kKeysAreRows ? e / 2 * 8 : 8 * n + e % 2);
           const uint64_t element = s.element(bh, t_e) + static_cast<uint64_t>(u_e);
-          if (dropout_factor(s.dropout, s.seed, s.sequence, element) != 0) tile |= 1u << e;
+          if (dropout_factor(s.dropout, s.seed, sequence, element) != 0) tile |= 1u << e;
         }
       } else if constexpr (kKeysAreRows) {  // four lanes in a column hold four keys of the same two queries
         const int j = lane_id() / 4 % 4;
@@ -283,10 +284,11 @@ struct ForwardTiles {
 
 template <int kHS, bool kDocuments, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2)
-    attention_forward_tensor_core_kernel(bf16* out,        // (B, T, C)
-                                         float* lse,       // (B, NH, T)
-                                         const bf16* inp,  // (B, T, 3, NH, HS)
+    attention_forward_tensor_core_kernel(bf16* out,   // (B, T, C)
+                                         float* lse,  // (B, NH, T)
+                                         const __grid_constant__ Qkv<const bf16> inp,
                                          const __grid_constant__ AttentionProblem s) {
+  wait_for_earlier_kernels();
   using Tiles = ForwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kKeys = Tiles::kKeys, kTiles = kKeys / 8;
   bf16* q_tile = dynamic_shared<bf16>();
@@ -296,21 +298,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int t0 = (ceil_div(s.T, Tiles::kQueries) - 1 - item) * Tiles::kQueries;
   const int warp_t = t0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first query
   const int group = lane_id() / 4, pair = lane_id() % 4;
-  const int64_t row = s.inp_row();
-  const bf16* q = inp + s.inp_start(bh) + t0 * row;
   const int begin = s.first_key<kDocuments>(bh, t0) / kKeys * kKeys;
-  const bf16* k = inp + s.inp_start(bh) + s.C + begin * row;  // the next stage's first key
+  const int64_t keys_start = s.keys_start(bh / s.sharing, inp.kv_row);
   const float scale = s.scale * kLog2E;
 
-  const auto load_stage = [&](int stage, int u0) {  // and turns to the next
+  const auto load_stage = [&](int stage, int u0) {
     bf16* keys = stages + stage * 2 * kKeys * kHS;
-    load_rows<kHS, kKeys>(keys, k, row, s.T - u0);
-    load_rows<kHS, kKeys>(keys + kKeys * kHS, k + s.C, row, s.T - u0);
+    const int64_t start = keys_start + u0 * inp.kv_row;
+    load_rows<kHS, kKeys>(keys, inp.k + start, inp.kv_row, s.T - u0);
+    load_rows<kHS, kKeys>(keys + kKeys * kHS, inp.v + start, inp.kv_row, s.T - u0);
     cp_async_commit();
-    k += kKeys * row;
   };
   // 1. The first copies start: the block's queries, and the first keys and values.
-  load_rows<kHS, Tiles::kQueries>(q_tile, q, row, s.T - t0);
+  load_rows<kHS, Tiles::kQueries>(q_tile, inp.q + s.start(bh, inp.q_row) + t0 * inp.q_row, inp.q_row, s.T - t0);
   load_stage(0, begin);
 
   OwnRows<kHS, kM, Tiles::kKeep> own;
@@ -418,7 +418,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
   }
-  store_rows<kHS, kM>(out + s.out_start(bh) + static_cast<int64_t>(warp_t) * s.C, own.rows, acc, 1, s.C, s.T - warp_t);
+  store_rows<kHS, kM>(out + s.start(bh, s.C) + static_cast<int64_t>(warp_t) * s.C, own.rows, acc, 1, s.C, s.T - warp_t);
 }
 
 // ---- backward ------------------------------------------------------------------------------------------------------
@@ -454,43 +454,30 @@ struct BackwardTiles {
 // dk and dv of a tile of keys, over the tiles of queries from the diagonal on, to the end of the last key's document.
 template <int kHS, bool kDocuments, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2)
-    attention_backward_keys_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dk and dv =
-                                               const bf16* dout,    // (B, T, C)
-                                               const float* lse,    // (B, NH, T)
-                                               const float* delta,  // (B, NH, T)  dout . out
-                                               const bf16* inp,     // (B, T, 3, NH, HS)
+    attention_backward_keys_tensor_core_kernel(const __grid_constant__ Qkv<bf16> dinp,  // dk and dv =
+                                               const bf16* dout,                        // (B, T, C)
+                                               const float* lse,                        // (B, NH, T)
+                                               const float* delta,                      // (B, NH, T)  dout . out
+                                               const __grid_constant__ Qkv<const bf16> inp,
                                                const __grid_constant__ AttentionProblem s) {
+  wait_for_earlier_kernels();
   using Tiles = BackwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kQueries = Tiles::kOther, kStep = Tiles::kStep, kTiles = kStep / 8;
   bf16* k_tile = dynamic_shared<bf16>();
   bf16* v_tile = k_tile + Tiles::kOwn * kHS;
   bf16* stages = v_tile + Tiles::kOwn * kHS;                                      // two of q and dout
   float* statistics = reinterpret_cast<float*>(stages + 2 * 2 * kQueries * kHS);  // two of lse and delta
-  const auto [bh, item] = attention_block(s);
-  if (bh >= s.heads) return;
+  const auto [b_kv, item] = attention_block(s);
+  if (b_kv >= s.heads) return;
   const int u0 = item * Tiles::kOwn;
   const int warp_u = u0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first key
   const int group = lane_id() / 4, pair = lane_id() % 4;
-  const int64_t row = s.inp_row(), start = s.inp_start(bh), rows = static_cast<int64_t>(bh) * s.T;
-  const bf16* q = inp + start;
-  const bf16* dy = dout + s.out_start(bh);
   const float scale = s.scale * kLog2E, keep_scale = kDropout ? 1 / (1 - s.dropout) : 1.0f;
 
-  const auto load_stage = [&](int stage, int t0) {  // zeros beyond T: they add nothing to any sum
-    bf16* queries = stages + stage * 2 * kQueries * kHS;
-    load_rows<kHS, kQueries>(queries, q + t0 * row, row, s.T - t0);
-    load_rows<kHS, kQueries>(queries + kQueries * kHS, dy + static_cast<int64_t>(t0) * s.C, s.C, s.T - t0);
-    if (threadIdx.x < 2 * kQueries) {
-      const int t = t0 + static_cast<int>(threadIdx.x) % kQueries;
-      const float* from = (threadIdx.x < kQueries ? lse : delta) + rows;
-      cp_async<4>(statistics + stage * 2 * kQueries + threadIdx.x, from + (t < s.T ? t : 0), t < s.T ? 4 : 0);
-    }
-    cp_async_commit();
-  };
-  // 1. The first copies start: the block's keys and values, and the first queries.
-  load_rows<kHS, Tiles::kOwn>(k_tile, q + s.C + u0 * row, row, s.T - u0);
-  load_rows<kHS, Tiles::kOwn>(v_tile, q + 2 * s.C + u0 * row, row, s.T - u0);
-  load_stage(0, u0);
+  // 1. The first copies start: the block's keys and values, and then the first queries.
+  const int64_t keys_start = s.keys_start(b_kv, inp.kv_row) + u0 * inp.kv_row;
+  load_rows<kHS, Tiles::kOwn>(k_tile, inp.k + keys_start, inp.kv_row, s.T - u0);
+  load_rows<kHS, Tiles::kOwn>(v_tile, inp.v + keys_start, inp.kv_row, s.T - u0);
 
   OwnRows<kHS, kM, false> own_k, own_v;
   own_k.rows = k_tile + (warp_u - u0) * kHS;
@@ -498,12 +485,30 @@ __global__ void __launch_bounds__(kThreads, 2)
   float dk[kM][kHS / 8][4], dv[kM][kHS / 8][4];
   clear(dk);
   clear(dv);
-  const int queries_end = s.queries_end<kDocuments>(bh, u0 + Tiles::kOwn - 1),
-            warp_end = s.queries_end<kDocuments>(bh, warp_u + 16 * kM - 1);
-  for (int t0 = u0, stage = 0; t0 < queries_end; t0 += kQueries, stage ^= 1) {
+  // The first head of queries and its channel, and the sequence's first token.
+  const int first_head = b_kv * s.sharing, channel = first_head % s.NH * kHS, token = b_kv / s.NKV * s.T;
+  const int queries_end = s.queries_end<kDocuments>(first_head, u0 + Tiles::kOwn - 1),
+            warp_end = s.queries_end<kDocuments>(first_head, warp_u + 16 * kM - 1);
+  const auto load_stage = [&](int stage, int bh, int t0) {  // zeros beyond T: they add nothing to any sum
+    bf16* queries = stages + stage * 2 * kQueries * kHS;
+    const int c = channel + (bh - first_head) * kHS;
+    load_rows<kHS, kQueries>(queries, inp.q + (token + t0) * inp.q_row + c, inp.q_row, s.T - t0);
+    load_rows<kHS, kQueries>(queries + kQueries * kHS, dout + static_cast<int64_t>(token + t0) * s.C + c, s.C,
+                             s.T - t0);
+    if (threadIdx.x < 2 * kQueries) {
+      const int t = t0 + static_cast<int>(threadIdx.x) % kQueries;
+      const float* from = (threadIdx.x < kQueries ? lse : delta) + static_cast<int64_t>(bh) * s.T;
+      cp_async<4>(statistics + stage * 2 * kQueries + threadIdx.x, from + (t < s.T ? t : 0), t < s.T ? 4 : 0);
+    }
+    cp_async_commit();
+  };
+  load_stage(0, first_head, u0);
+  for (int stage = 0, bh = first_head, t0 = u0; bh < first_head + s.sharing; stage ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // all warps' copies of this stage have arrived, and all have read the other
-    if (t0 + kQueries < queries_end) load_stage(stage ^ 1, t0 + kQueries);
+    const bool last = t0 + kQueries >= queries_end;  // of the head
+    if (!last) load_stage(stage ^ 1, bh, t0 + kQueries);
+    if (last && bh + 1 < first_head + s.sharing) load_stage(stage ^ 1, bh + 1, u0);
     bf16* queries = stages + stage * 2 * kQueries * kHS;
     const float* statistics_of = statistics + stage * 2 * kQueries;
     const int end = min(kQueries, warp_end - t0);
@@ -517,7 +522,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       dots(p, own_k, queries + i * kHS);
       dots(dp, own_v, queries + (kQueries + i) * kHS);
       const bool diagonal = t < warp_u + 16 * kM;
-      const bool border = kDocuments && s.first_key<kDocuments>(bh, t + kStep - 1) > warp_u;
+      const bool border = kDocuments && s.first_key<kDocuments>(first_head, t + kStep - 1) > warp_u;
       const float* lse_of = statistics_of + i + 2 * pair;
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
@@ -527,7 +532,7 @@ __global__ void __launch_bounds__(kThreads, 2)
             [&](int n, int e) {
               const int key = warp_u + 16 * m + group + e / 2 * 8, query = t + 2 * pair + 8 * n + e % 2;
               return (!diagonal || later + e / 2 * 8 <= 8 * n + e % 2) &&
-                     (!border || key >= s.first_key<kDocuments>(bh, query));
+                     (!border || key >= s.first_key<kDocuments>(first_head, query));
             },
             [&](int n, int e) { return !kDropout || (bits[m] >> (4 * n + e) & 1); },
             [&](int n, int e) { return lse_of[8 * n + e % 2] * kLog2E; },
@@ -539,22 +544,25 @@ __global__ void __launch_bounds__(kThreads, 2)
       add_weighted<kHS>(dv, weights, queries + (kQueries + i) * kHS);
       add_weighted<kHS>(dk, ds, queries + i * kHS);
     }
+    t0 += kQueries;
+    if (t0 >= queries_end) ++bh, t0 = u0;
   }
   // 4. dk and dv, with the factors that their sums left out.
-  bf16* dk_rows = dinp + start + s.C + warp_u * row;
-  store_rows<kHS, kM>(dk_rows, own_k.rows, dk, s.scale, row, s.T - warp_u);
-  store_rows<kHS, kM>(dk_rows + s.C, own_v.rows, dv, keep_scale, row, s.T - warp_u);
+  const int64_t to = s.keys_start(b_kv, dinp.kv_row) + warp_u * dinp.kv_row;
+  store_rows<kHS, kM>(dinp.k + to, own_k.rows, dk, s.scale, dinp.kv_row, s.T - warp_u);
+  store_rows<kHS, kM>(dinp.v + to, own_v.rows, dv, keep_scale, dinp.kv_row, s.T - warp_u);
 }
 
 // dq of a tile of queries, over the tiles of keys from the first query's document up to the diagonal.
 template <int kHS, bool kDocuments, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 2)
-    attention_backward_queries_tensor_core_kernel(bf16* dinp,          // (B, T, 3, NH, HS)  dq =
-                                                  const bf16* dout,    // (B, T, C)
-                                                  const float* lse,    // (B, NH, T)
-                                                  const float* delta,  // (B, NH, T)
-                                                  const bf16* inp,     // (B, T, 3, NH, HS)
+    attention_backward_queries_tensor_core_kernel(const __grid_constant__ Qkv<bf16> dinp,  // dq =
+                                                  const bf16* dout,                        // (B, T, C)
+                                                  const float* lse,                        // (B, NH, T)
+                                                  const float* delta,                      // (B, NH, T)
+                                                  const __grid_constant__ Qkv<const bf16> inp,
                                                   const __grid_constant__ AttentionProblem s) {
+  wait_for_earlier_kernels();
   using Tiles = BackwardTiles<kHS>;
   constexpr int kM = Tiles::kM, kKeys = Tiles::kOther, kStep = Tiles::kStep, kTiles = kStep / 8;
   bf16* q_tile = dynamic_shared<bf16>();
@@ -565,19 +573,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int t0 = (ceil_div(s.T, Tiles::kOwn) - 1 - item) * Tiles::kOwn;
   const int warp_t = t0 + static_cast<int>(threadIdx.x) / 32 * 16 * kM;  // the warp's first query
   const int group = lane_id() / 4, pair = lane_id() % 4;
-  const int64_t row = s.inp_row(), start = s.inp_start(bh), rows = static_cast<int64_t>(bh) * s.T;
-  const bf16* k = inp + start + s.C;
+  const int64_t keys_start = s.keys_start(bh / s.sharing, inp.kv_row), rows = static_cast<int64_t>(bh) * s.T;
   const float scale = s.scale * kLog2E, keep_scale = kDropout ? 1 / (1 - s.dropout) : 1.0f;
 
   const auto load_stage = [&](int stage, int u0) {
     bf16* keys = stages + stage * 2 * kKeys * kHS;
-    load_rows<kHS, kKeys>(keys, k + u0 * row, row, s.T - u0);
-    load_rows<kHS, kKeys>(keys + kKeys * kHS, k + s.C + u0 * row, row, s.T - u0);
+    const int64_t start = keys_start + u0 * inp.kv_row;
+    load_rows<kHS, kKeys>(keys, inp.k + start, inp.kv_row, s.T - u0);
+    load_rows<kHS, kKeys>(keys + kKeys * kHS, inp.v + start, inp.kv_row, s.T - u0);
     cp_async_commit();
   };
   // 1. The first copies start: the block's queries and dout, and the first keys and values.
-  load_rows<kHS, Tiles::kOwn>(q_tile, inp + start + t0 * row, row, s.T - t0);
-  load_rows<kHS, Tiles::kOwn>(dout_tile, dout + s.out_start(bh) + static_cast<int64_t>(t0) * s.C, s.C, s.T - t0);
+  load_rows<kHS, Tiles::kOwn>(q_tile, inp.q + s.start(bh, inp.q_row) + t0 * inp.q_row, inp.q_row, s.T - t0);
+  load_rows<kHS, Tiles::kOwn>(dout_tile, dout + s.start(bh, s.C) + static_cast<int64_t>(t0) * s.C, s.C, s.T - t0);
   const int begin = s.first_key<kDocuments>(bh, t0) / kKeys * kKeys;
   load_stage(0, begin);
 
@@ -638,7 +646,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   // 4. dq, with the factor that its sum left out.
-  store_rows<kHS, kM>(dinp + start + warp_t * row, own_q.rows, dq, s.scale, row, s.T - warp_t);
+  store_rows<kHS, kM>(dinp.q + s.start(bh, dinp.q_row) + warp_t * dinp.q_row, own_q.rows, dq, s.scale, dinp.q_row,
+                      s.T - warp_t);
 }
 
 // ---- launchers -----------------------------------------------------------------------------------------------------
@@ -657,32 +666,33 @@ bool with_head_size(int HS, F&& f) {
 }
 
 // Both return false, without doing anything, if there is no kernel for the head size. Pointers are multiples of 16.
-inline bool forward(bf16* out, float* lse, const bf16* inp, const AttentionProblem& s, cudaStream_t stream) {
+inline bool forward(bf16* out, float* lse, const Qkv<const bf16>& inp, const AttentionProblem& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = ForwardTiles<size>;
     auto kernel = s.dropout != 0 ? attention_forward_tensor_core_kernel<size, false, true>
                                  : attention_forward_tensor_core_kernel<size, false, false>;
-    if (s.first) kernel = attention_forward_tensor_core_kernel<size, true, true>;  // also without dropout
+    if (s.documents) kernel = attention_forward_tensor_core_kernel<size, true, true>;  // also without dropout
     launch(kernel, attention_grid(s, ceil_div(s.T, Tiles::kQueries)), kThreads, Tiles::kBytes, stream, out, lse, inp,
            s);
   });
 }
 
-inline bool backward(bf16* dinp, const bf16* dout, const float* lse, const float* delta, const bf16* inp,
-                     const AttentionProblem& s, cudaStream_t stream) {
+inline bool backward(const Qkv<bf16>& dinp, const bf16* dout, const float* lse, const float* delta,
+                     const Qkv<const bf16>& inp, const AttentionProblem& s, cudaStream_t stream) {
   return with_head_size(s.HS, [&](auto size) {
     using Tiles = BackwardTiles<size>;
     auto keys = s.dropout != 0 ? attention_backward_keys_tensor_core_kernel<size, false, true>
                                : attention_backward_keys_tensor_core_kernel<size, false, false>;
     auto queries = s.dropout != 0 ? attention_backward_queries_tensor_core_kernel<size, false, true>
                                   : attention_backward_queries_tensor_core_kernel<size, false, false>;
-    if (s.first) {  // also without dropout
+    if (s.documents) {  // also without dropout
       keys = attention_backward_keys_tensor_core_kernel<size, true, true>;
       queries = attention_backward_queries_tensor_core_kernel<size, true, true>;
     }
-    const dim3 grid = attention_grid(s, ceil_div(s.T, Tiles::kOwn));
-    launch(keys, grid, kThreads, Tiles::kKeysBytes, stream, dinp, dout, lse, delta, inp, s);
-    launch(queries, grid, kThreads, Tiles::kBytes, stream, dinp, dout, lse, delta, inp, s);
+    const auto grid = [](const AttentionProblem& part) { return attention_grid(part, ceil_div(part.T, Tiles::kOwn)); };
+    const AttentionProblem by_keys = s.by_keys();
+    launch(keys, grid(by_keys), kThreads, Tiles::kKeysBytes, stream, dinp, dout, lse, delta, inp, by_keys);
+    launch(queries, grid(s), kThreads, Tiles::kBytes, stream, dinp, dout, lse, delta, inp, s);
   });
 }
 

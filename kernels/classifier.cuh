@@ -119,6 +119,7 @@ __device__ void classifier_statistics(float& max, float& sum, const floatX* row,
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kClassifierThreads, 2)
     classifier_forward_kernel(float* losses, const floatX* logits, const int32_t* targets, int V, int Vp) {
+  wait_for_earlier_kernels();
   const int n = blockIdx.x, target = targets[n];
   if (target < 0) {
     if (threadIdx.x == 0) losses[n] = 0;
@@ -135,6 +136,7 @@ template <class floatX, bool kVector, bool kKept>
 __global__ void __launch_bounds__(kClassifierThreads, 2)
     classifier_backward_kernel(floatX* dlogits, float* losses, const int32_t* targets, const float* weights, int V,
                                int Vp) {
+  wait_for_earlier_kernels();
   static_assert(kVector || !kKept);
   constexpr int size = Pack<floatX>::size;
   const int n = blockIdx.x, target = targets[n], threads = blockDim.x;
@@ -187,6 +189,7 @@ __global__ void __launch_bounds__(kClassifierThreads, 2)
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     classifier_loss_kernel(double* loss, const float* losses, const float* weights, int N) {
+  wait_for_earlier_kernels();
   double sum = 0;
 #pragma unroll 8
   for (int64_t n = threadIdx.x; n < N; n += kThreads)

@@ -64,6 +64,28 @@ struct Grid {
   Grid(dim3 size, std::source_location where = std::source_location::current()) : size(size), where(where) {}
 };
 
+// Programmatic launches: a kernel may start while the one before it in the stream ends, instead of a microsecond after
+// it. Its threads begin with wait_for_earlier_kernels(). On by default; off for kernels that do not.
+inline bool& programmatic_launches_on() {
+  static bool on = true;
+  return on;
+}
+inline void programmatic_launches(bool on) { programmatic_launches_on() = on; }
+
+// Whether kernels contain the wait: their code is for sm_90 or later, not only the GPU. In cudasim always, so that
+// every test checks it. All kernels of a program are compiled for the same architectures: the first one tells.
+inline bool has_programmatic_wait([[maybe_unused]] const void* kernel) {
+#ifdef WROUGHT_CUDASIM
+  return true;
+#else
+  static const bool has = [kernel] {
+    cudaFuncAttributes attributes = {};
+    return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90;
+  }();
+  return has;
+#endif
+}
+
 // Starts kernel(args...) on a grid, with shared_bytes of dynamic shared memory. Throws CudaError naming the kernel.
 template <class... Parameters, class... Args>
 void launch(void (*kernel)(Parameters...), Grid where, dim3 block, size_t shared_bytes, cudaStream_t stream,
@@ -87,6 +109,13 @@ void launch(void (*kernel)(Parameters...), Grid where, dim3 block, size_t shared
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
+    cudaLaunchAttribute programmatic = {};
+    programmatic.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    programmatic.val.programmaticStreamSerializationAllowed = 1;
+    if (programmatic_launches_on() && has_programmatic_wait(reinterpret_cast<const void*>(kernel))) {
+      config.attrs = &programmatic;
+      config.numAttrs = 1;
+    }
     status = cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
   }
   if (status == cudaSuccess) return;

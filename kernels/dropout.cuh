@@ -7,6 +7,16 @@
 #include "kernels/common.cuh"
 #include "kernels/philox.h"
 
+// The sequence of a launch's dropout: a number, or a site whose pass is counted in device memory, so that a launch that
+// is captured once draws other numbers in each pass.
+struct DropoutSequence {
+  uint64_t first;
+  const uint64_t* pass;  // (1)  null: not counted there
+
+  DropoutSequence(uint64_t first, const uint64_t* pass = nullptr) : first(first), pass(pass) {}
+  __device__ uint64_t number() const { return pass ? first + (*pass << 16) : first; }
+};
+
 // The factor of element i: 0 or 1 / (1 - dropout). Without dropout 1, and nothing is drawn.
 __device__ inline float dropout_factor(float dropout, uint64_t seed, uint64_t sequence, uint64_t i) {
   if (dropout == 0) return 1;
@@ -46,32 +56,43 @@ __device__ void drop_out(float (&x)[n], float dropout, uint64_t seed, uint64_t s
 
 // One thread: as many elements as 16 bytes hold.
 template <class floatX, bool kVector>
-__global__ void dropout_forward_kernel(floatX* out, const floatX* inp, float dropout, uint64_t seed, uint64_t sequence,
-                                       int64_t N) {
+__global__ void dropout_forward_kernel(floatX* out, const floatX* inp, float dropout, uint64_t seed,
+                                       DropoutSequence sequence, int64_t first, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
+  const uint64_t number = sequence.number();
   with_pack<kVector, n>(N - i, [&](auto whole) {
     float x[n];
     load_floats<whole>(x, inp + i, N - i);
-    drop_out<true>(x, dropout, seed, sequence, i);
+    drop_out<true>(x, dropout, seed, number, first + i);
     store_floats<whole>(out + i, x, N - i);
   });
+}
+
+// Dropout on part of a tensor: its elements first to first + N - 1. Fast if first is a multiple of 4.
+template <class floatX>
+void dropout_part(floatX* out,        // (N)  may be inp itself
+                  const floatX* inp,  // (N)
+                  float dropout, uint64_t seed, DropoutSequence sequence, int64_t first, int64_t N,
+                  cudaStream_t stream) {
+  const auto kernel =
+      aligned16(out, inp) ? dropout_forward_kernel<floatX, true> : dropout_forward_kernel<floatX, false>;
+  constexpr int kThreads = 256;
+  launch(kernel, grid_for(ceil_div<int64_t>(N, Pack<floatX>::size), kThreads), kThreads, 0, stream, out, inp, dropout,
+         seed, sequence, first, N);
 }
 
 template <class floatX>
 void dropout_forward(floatX* out,        // (N)  may be inp itself
                      const floatX* inp,  // (N)
-                     float dropout, uint64_t seed, uint64_t sequence, int64_t N, cudaStream_t stream) {
-  const auto kernel =
-      aligned16(out, inp) ? dropout_forward_kernel<floatX, true> : dropout_forward_kernel<floatX, false>;
-  constexpr int kThreads = 256;
-  launch(kernel, grid_for(ceil_div<int64_t>(N, Pack<floatX>::size), kThreads), kThreads, 0, stream, out, inp, dropout,
-         seed, sequence, N);
+                     float dropout, uint64_t seed, DropoutSequence sequence, int64_t N, cudaStream_t stream) {
+  dropout_part(out, inp, dropout, seed, sequence, 0, N, stream);
 }
 
 template <class floatX>
 void dropout_backward(floatX* dinp,        // (N)  =, may be dout itself
                       const floatX* dout,  // (N)
-                      float dropout, uint64_t seed, uint64_t sequence, int64_t N, cudaStream_t stream) {
+                      float dropout, uint64_t seed, DropoutSequence sequence, int64_t N, cudaStream_t stream) {
   dropout_forward(dinp, dout, dropout, seed, sequence, N, stream);
 }

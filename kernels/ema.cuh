@@ -11,6 +11,7 @@
 template <bool kVector>
 __global__ void __launch_bounds__(256)
     ema_update_kernel(float* average, const float* weights, const AdamWStep* step, float least_rate, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = 4;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n, left = N - i;
   if (!step->updated) return;
@@ -27,6 +28,7 @@ __global__ void __launch_bounds__(256)
 
 template <class floatX, bool kMaster, bool kVector>
 __global__ void __launch_bounds__(256) ema_exchange_kernel(floatX* params, float* master, float* average, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = 4;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n, left = N - i;
   with_pack<kVector, n>(left, [&](auto whole) {

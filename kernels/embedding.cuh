@@ -16,28 +16,30 @@
 #include "kernels/common.cuh"
 #include "kernels/dropout.cuh"
 #include "kernels/radix_sort.cuh"
+#include "kernels/scratch.h"
 
 // A block is 32 x kEmbeddingRows threads: x along the channels, y along the rows.
 inline constexpr int kEmbeddingRows = 8;
-inline constexpr int kEmbeddingChunk = 32;  // sorted positions per warp
 
-// ---- forward -------------------------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------------------------
 
 template <class floatX, bool kVector, bool kDropout>
 __global__ void embedding_forward_kernel(floatX* out, const int32_t* inp, const floatX* wte, const floatX* wpe,
-                                         const int32_t* first, float dropout, uint64_t seed, uint64_t sequence, int N,
-                                         int T, int C) {
+                                         const int32_t* first, float dropout, uint64_t seed, DropoutSequence sequence,
+                                         int N, int T, int C) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size;
   const unsigned bt = blockIdx.x * kEmbeddingRows + threadIdx.y;  // N plus a few: below 2^32
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n, i = static_cast<int64_t>(bt) * C + c;
   if (bt >= static_cast<unsigned>(N) || c >= C) return;
+  const uint64_t number = kDropout ? sequence.number() : 0;
   float x[n], position[n];
   const unsigned t = bt % T - (first ? first[bt] : 0);
   load_floats<kVector>(x, wte + static_cast<int64_t>(inp[bt]) * C + c, C - c);
   load_floats<kVector>(position, wpe + static_cast<int64_t>(t) * C + c, C - c);
 #pragma unroll
   for (int k = 0; k < n; ++k) x[k] += position[k];
-  drop_out<kDropout>(x, dropout, seed, sequence, i);
+  drop_out<kDropout>(x, dropout, seed, number, i);
   store_floats<kVector>(out + i, x, C - c);
 }
 
@@ -47,7 +49,8 @@ void embedding_forward(floatX* out,           // (B, T, C)
                        const floatX* wte,     // (V, C)
                        const floatX* wpe,     // (>= T, C)
                        const int32_t* first,  // (B, T)  null: a row is one document
-                       float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, cudaStream_t stream) {
+                       float dropout, uint64_t seed, DropoutSequence sequence, int B, int T, int C,
+                       cudaStream_t stream) {
   const int N = B * T;
   const bool vector = aligned16(out, wte, wpe) && C % Pack<floatX>::size == 0;
   auto kernel = vector ? embedding_forward_kernel<floatX, true, false> : embedding_forward_kernel<floatX, false, false>;
@@ -58,16 +61,18 @@ void embedding_forward(floatX* out,           // (B, T, C)
          stream, out, inp, wte, wpe, first, dropout, seed, sequence, N, T, C);
 }
 
-// ---- backward: positions -------------------------------------------------------------------------------------------
+// ---- backward: positions ------------------------------------------------------------------------------------------
 
 template <class floatX, bool kVector, bool kDropout>
-__global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dropout, uint64_t seed, uint64_t sequence,
-                                      int B, int T, int C) {
+__global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dropout, uint64_t seed,
+                                      DropoutSequence sequence, int B, int T, int C) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<float>::size;  // a lane's floats are one access, next to the next lane's
   constexpr int kAhead = 4;             // rows loaded ahead of the sums
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kEmbeddingRows + threadIdx.y;
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
   if (t >= T || c >= C) return;
+  const uint64_t number = kDropout ? sequence.number() : 0;
   float sum[n] = {}, x[n];
   for (int b0 = 0; b0 < B; b0 += kAhead) {
     Pack<floatX, n> rows[kAhead];
@@ -80,7 +85,7 @@ __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dro
     for (int r = 0; r < kAhead; ++r) {
       if (b0 + r >= B) break;
       to_floats(x, rows[r]);
-      drop_out<kDropout>(x, dropout, seed, sequence, (static_cast<int64_t>(b0 + r) * T + t) * C + c);
+      drop_out<kDropout>(x, dropout, seed, number, (static_cast<int64_t>(b0 + r) * T + t) * C + c);
 #pragma unroll
       for (int k = 0; k < n; ++k) sum[k] += x[k];
     }
@@ -94,11 +99,13 @@ __global__ void embedding_dwpe_kernel(float* dwpe, const floatX* dout, float dro
 // The same for rows that hold several documents: position p is where t - first[t] = p.
 template <class floatX, bool kVector>
 __global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout, const int32_t* first, float dropout,
-                                                uint64_t seed, uint64_t sequence, int B, int T, int C) {
+                                                uint64_t seed, DropoutSequence sequence, int B, int T, int C) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<float>::size;
   const int p = static_cast<int>(blockIdx.x) * kEmbeddingRows + static_cast<int>(threadIdx.y);
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
   if (p >= T) return;  // the whole warp; lanes without channels look for rows with the others
+  const uint64_t number = dropout != 0 ? sequence.number() : 0;
   float sum[n] = {}, x[n];
   for (int b = 0; b < B; ++b) {
     const int64_t row = static_cast<int64_t>(b) * T;
@@ -108,7 +115,7 @@ __global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout,
       for (; found != 0; found &= found - 1) {
         const int64_t i = (row + t0 + __ffs(found) - 1) * C + c;
         to_floats(x, load_row_pack<kVector, n>(dout + i, C - c));
-        drop_out<true>(x, dropout, seed, sequence, i);
+        drop_out<true>(x, dropout, seed, number, i);
 #pragma unroll
         for (int k = 0; k < n; ++k) sum[k] += x[k];
       }
@@ -121,17 +128,19 @@ __global__ void embedding_dwpe_documents_kernel(float* dwpe, const floatX* dout,
   store_floats<kVector>(dwpe + p * static_cast<int64_t>(C) + c, x, C - c);
 }
 
-// ---- backward: sums of each token's rows ---------------------------------------------------------------------------
+// ---- backward: sums of each token's rows --------------------------------------------------------------------------
 
 // dwte (V, C) += and partials (chunks, 2, C) of the runs that cross a chunk's border: [0] of a run that began in an
 // earlier chunk, [1] of one that begins here and continues.
 template <class floatX, bool kVector, bool kDropout>
 __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsigned long long* items, const floatX* dout,
-                                      float dropout, uint64_t seed, uint64_t sequence, int N, int C) {
+                                      float dropout, uint64_t seed, DropoutSequence sequence, int N, int C) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<float>::size, kAhead = 8;  // rows loaded ahead of the sums
   const int64_t chunk = static_cast<int64_t>(blockIdx.x) * kEmbeddingRows + threadIdx.y;
   const int64_t begin = chunk * kEmbeddingChunk;
   if (begin >= N) return;
+  const uint64_t number = kDropout ? sequence.number() : 0;
   const int count = N - begin < kEmbeddingChunk ? static_cast<int>(N - begin) : kEmbeddingChunk;
   const int64_t c = (static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x) * n;
   const int lane = threadIdx.x;
@@ -156,7 +165,7 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
       if (i >= count) break;
       float x[n];
       to_floats(x, rows[r]);
-      drop_out<kDropout>(x, dropout, seed, sequence, static_cast<int64_t>(item_position(here)) * C + c);
+      drop_out<kDropout>(x, dropout, seed, number, static_cast<int64_t>(item_position(here)) * C + c);
 #pragma unroll
       for (int k = 0; k < n; ++k) sum[k] += x[k];
       const bool last = i + 1 == count;
@@ -183,6 +192,7 @@ __global__ void embedding_dwte_kernel(float* dwte, float* partials, const unsign
 template <bool kVector>
 __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials, const unsigned long long* items,
                                               int N, int C) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<float>::size;
   __shared__ float sums[kEmbeddingRows][n][32];
   const int64_t chunk = blockIdx.x, begin = chunk * kEmbeddingChunk, next = begin + kEmbeddingChunk;
@@ -227,27 +237,7 @@ __global__ void embedding_dwte_combine_kernel(float* dwte, const float* partials
   store_floats<kVector>(to, x, C - c);
 }
 
-// ---- backward: launcher --------------------------------------------------------------------------------------------
-
-// How the scratch is divided; offsets in bytes.
-struct EmbeddingScratch {
-  int64_t items, sort, partials, bytes;
-  EmbeddingScratch(int64_t N, int64_t C) {
-    bytes = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t offset = bytes;
-      bytes += ceil_div<int64_t>(size, 256) * 256;
-      return offset;
-    };
-    items = take(N * 8);
-    sort = take(radix_sort_scratch(N));
-    partials = take(ceil_div<int64_t>(N, kEmbeddingChunk) * 2 * C * 4);
-  }
-};
-
-inline int64_t embedding_backward_scratch(int B, int T, int C, int /*V*/) {
-  return EmbeddingScratch(static_cast<int64_t>(B) * T, C).bytes;
-}
+// ---- backward: launcher -------------------------------------------------------------------------------------------
 
 template <class floatX>
 void embedding_backward(float* dwte,           // (V, C)  +=
@@ -256,7 +246,7 @@ void embedding_backward(float* dwte,           // (V, C)  +=
                         const floatX* dout,    // (B, T, C)  gradient of dropout's output
                         const int32_t* inp,    // (B, T)  in [0, V)
                         const int32_t* first,  // (B, T) or null
-                        float dropout, uint64_t seed, uint64_t sequence, int B, int T, int C, int V,
+                        float dropout, uint64_t seed, DropoutSequence sequence, int B, int T, int C, int V,
                         cudaStream_t stream) {
   const DryOperation operation([] { return DryRun::Operation{"embedding_backward"}; });
   const int N = B * T;

@@ -29,6 +29,7 @@ __device__ inline float gelu_grad(float x) {
 // One thread: as many elements as 16 bytes hold.
 template <class floatX, bool kVector>
 __global__ void gelu_forward_kernel(floatX* out, const floatX* inp, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
   with_pack<kVector, n>(N - i, [&](auto whole) {
@@ -42,6 +43,7 @@ __global__ void gelu_forward_kernel(floatX* out, const floatX* inp, int64_t N) {
 
 template <class floatX, bool kVector>
 __global__ void gelu_backward_kernel(floatX* dinp, const floatX* dout, const floatX* inp, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * n;
   with_pack<kVector, n>(N - i, [&](auto whole) {

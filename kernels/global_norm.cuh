@@ -5,12 +5,12 @@
 #pragma once
 
 #include "kernels/common.cuh"
-
-inline constexpr int64_t kGlobalNormChunk = 16384;  // gradients per block
+#include "kernels/scratch.h"
 
 // sums (gridDim.x)
 template <int kThreads, bool kVector>
 __global__ void __launch_bounds__(kThreads) global_norm_chunk_kernel(double* sums, const float* grads, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<float>::size;
   const int64_t begin = blockIdx.x * kGlobalNormChunk,
                 end = begin + kGlobalNormChunk < N ? begin + kGlobalNormChunk : N;
@@ -31,14 +31,11 @@ __global__ void __launch_bounds__(kThreads) global_norm_chunk_kernel(double* sum
 // One block.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) global_norm_kernel(double* out, const double* sums, int64_t chunks) {
+  wait_for_earlier_kernels();
   double sum = 0;
   for (int64_t k = threadIdx.x; k < chunks; k += kThreads) sum += sums[k];
   sum = block_sum(sum);
   if (threadIdx.x == 0) *out = sum;
-}
-
-inline int64_t global_norm_scratch(int64_t N) {
-  return ceil_div<int64_t>(N, kGlobalNormChunk) * static_cast<int64_t>(sizeof(double));
 }
 
 // For several stretches, one call for each: the sums of its chunks, ceil(N / kGlobalNormChunk) of them.

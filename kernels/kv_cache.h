@@ -3,26 +3,28 @@
 
 #include <algorithm>
 
+#include "kernels/attention_shape.h"
 #include "kernels/common.h"
 
 namespace cpu {
 
-// Tokens first to first + T - 1 of B sequences.
+// T tokens of each of B sequences (attention_shape.h).
 template <class floatX>
-void kv_cache_append(floatX* q,          // (B, T, NH, HS)  the queries, contiguous; null: not needed
-                     floatX* k_cache,    // (B, NH, max_T, HS)
-                     floatX* v_cache,    // (B, NH, max_T, HS)
-                     const floatX* inp,  // (B, T, 3, NH, HS)  q, k, v
-                     int first, int B, int T, int NH, int HS, int max_T) {
-  const int64_t C = int64_t{NH} * HS;
+void kv_cache_append(floatX* q,                     // (B, T, NH, HS)  the queries, contiguous; null: not needed
+                     floatX* k_cache,               // (B, NKV, max_T, HS)
+                     floatX* v_cache,               // (B, NKV, max_T, HS)
+                     const Qkv<const floatX>& inp,  // q, k, v
+                     const int32_t* first,          // (B)  token t of sequence b has position t - first[b]; null: t
+                     const AttentionShape& s, int max_T) {
+  const int64_t HS = s.HS;
 #pragma omp parallel for
-  for (int bt = 0; bt < B * T; ++bt) {
-    const floatX* from = inp + bt * 3 * C;
-    if (q) std::copy(from, from + C, q + bt * C);
-    for (int h = 0; h < NH; ++h) {
-      const int64_t to = ((int64_t{bt / T} * NH + h) * max_T + first + bt % T) * HS;
-      std::copy(from + C + h * HS, from + C + (h + 1) * HS, k_cache + to);
-      std::copy(from + 2 * C + h * HS, from + 2 * C + (h + 1) * HS, v_cache + to);
+  for (int64_t bt = 0; bt < s.tokens(); ++bt) {
+    const int64_t b = bt / s.T, position = bt % s.T - (first ? first[b] : 0);
+    if (q) std::copy_n(inp.q + bt * inp.q_row, s.channels(), q + bt * s.channels());
+    for (int64_t h = 0; h < s.NKV; ++h) {
+      const int64_t from = bt * inp.kv_row + h * HS, to = ((b * s.NKV + h) * max_T + position) * HS;
+      std::copy_n(inp.k + from, HS, k_cache + to);
+      std::copy_n(inp.v + from, HS, v_cache + to);
     }
   }
 }

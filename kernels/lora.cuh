@@ -8,6 +8,7 @@
 // One thread: as many neighbouring columns of a row as 16 bytes hold.
 template <class floatX, bool kVector>
 __global__ void lora_add_kernel(floatX* out, const floatX* inp, float scale, int N, int OC, int stride) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size;
   const int packs = ceil_div(OC, n);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, row = i / packs;
@@ -23,6 +24,7 @@ __global__ void lora_add_kernel(floatX* out, const floatX* inp, float scale, int
 
 template <class floatX, bool kVector>
 __global__ void lora_take_kernel(floatX* out, const floatX* inp, float scale, int N, int OC, int stride) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size;
   const int packs = ceil_div(OC, n);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, row = i / packs;

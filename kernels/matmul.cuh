@@ -1,7 +1,9 @@
-// A linear layer:  out = inp @ weight^T + bias, as kernels/matmul.h.
+// A linear layer:  out = inp @ weight^T + bias, as kernels/matmul.h, or with the residual connection after it:
+// out = inp @ weight^T + bias + residual.
 //
-// Backward:  dinp = dout @ weight    dweight += dout^T @ inp    dbias += column sums of dout.
-// Fused into the products: the bias and GELU (forward), GELU's derivative (dinp), the accumulation (dweight, dbias).
+// Backward:  dinp = dout @ weight    dweight += dout^T @ inp    dbias += column sums of dout. The first backward pass
+// of a step sets dweight and dbias, and does not read them. Fused into the products: bias, residual and GELU (forward),
+// GELU's derivative (dinp), the accumulation (dweight, dbias).
 //
 // Three tiers multiply: the plain one below, tensor cores by hand (matmul_tensor_core.cuh), and cuBLASLt
 // (matmul_cublaslt.cuh). Sums are float in all of them.
@@ -62,6 +64,7 @@ __device__ void copy_slice(PlainSlice& slice,
 template <class floatX, Major kMajorA, Major kMajorB, bool kVector, class Epilogue>
 __global__ void __launch_bounds__(kPlainThreads)
     matmul_plain_kernel(Epilogue epilogue, const floatX* a, const floatX* b, int M, int N, int K) {
+  wait_for_earlier_kernels();
   constexpr int kHalf = kPlainTile / 2;
   alignas(16) __shared__ PlainSlice a_slice, b_slice;
   int row_tile, column_tile;
@@ -123,19 +126,20 @@ void matmul_plain(const Epilogue& epilogue,
 
 // ---- dbias ---------------------------------------------------------------------------------------------------------
 
-// A separate kernel and not part of dweight's product, so that it is the same in all tiers, sums what was stored (tf32
-// would round it) and costs the products no registers. It reads dout once more: N OC elements, compared with the
+// The column sums of dout come, with the first that applies, from the operation that made dout (dout_sums), from
+// dweight's product (cuBLASLt with bf16 factors), or from a separate kernel: it sums what was stored, where tf32 would
+// round it, and costs our own products no registers. It reads dout once more: N OC elements, compared with the
 // product's N OC C multiplications. It works in chunks of rows, whose sums are then added in order: the chunks depend
 // only on N.
-inline constexpr int kBiasChunk = 512;  // rows
-inline constexpr int kBiasWarps = 8;    // as many threads as a block has columns in bf16
-inline constexpr int kBiasAhead = 8;    // rows that a thread loads before adding the first
+inline constexpr int kBiasWarps = 8;  // as many threads as a block has columns in bf16
+inline constexpr int kBiasAhead = 8;  // rows that a thread loads before adding the first
 
 // partial (chunks, OC) = sums of the rows of each chunk. Block (x, y): 32 kWidth columns of chunk y; warp w takes every
 // 8th row.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(32 * kBiasWarps, 2)
     bias_partial_kernel(float* partial, const floatX* dout, int N, int OC) {
+  wait_for_earlier_kernels();
   constexpr int kWidth = kVector ? Pack<floatX>::size : 4 / static_cast<int>(sizeof(floatX)), kColumns = 32 * kWidth;
   // A warp writes sums of 32 lanes, and reads those of 32 columns, which are kWidth of 32 / kWidth lanes: both in 32
   // banks.
@@ -179,34 +183,35 @@ __global__ void __launch_bounds__(32 * kBiasWarps, 2)
   partial[blockIdx.y * static_cast<int64_t>(OC) + to] = total;
 }
 
-// sums (n) += the parts (parts, n), added up in order
-template <class Float>
-__global__ void add_parts_kernel(Float* sums, const Float* parts, int count, int64_t n) {
+// sums (n) += the parts (parts, n), added up in order; set: =
+static __global__ void add_parts_kernel(float* sums, const float* parts, bool set, int count, int64_t n) {
+  wait_for_earlier_kernels();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n) return;
-  Float sum = 0;
+  float sum = 0;
   for (int part = 0; part < count; ++part) sum += parts[part * n + i];
-  sums[i] += sum;
+  sums[i] = set ? sum : sums[i] + sum;
 }
 
-inline int64_t bias_backward_scratch(int N, int OC) {
-  return static_cast<int64_t>(ceil_div(N, kBiasChunk)) * OC * static_cast<int64_t>(sizeof(float));
+inline void add_parts(float* sums,         // (n)  +=, or with `set` =
+                      const float* parts,  // (count, n)
+                      bool set, int64_t count, int64_t n, cudaStream_t stream) {
+  launch(add_parts_kernel, grid_for(n, 256), 256, 0, stream, sums, parts, set, static_cast<int>(count), n);
 }
 
 // dbias += the column sums of dout.
 template <class floatX>
-void bias_backward(float* dbias,        // (OC)  +=
+void bias_backward(float* dbias,        // (OC)  +=, or with `set` =
                    void* scratch,       // bias_backward_scratch(N, OC)
                    const floatX* dout,  // (N, OC)
-                   int N, int OC, cudaStream_t stream) {
+                   bool set, int N, int OC, cudaStream_t stream) {
   float* partial = static_cast<float*>(scratch);
   const int chunks = ceil_div(N, kBiasChunk);
   const bool vector = OC % Pack<floatX>::size == 0 && aligned16(dout);
   const int columns = 32 * (vector ? Pack<floatX>::size : 4 / static_cast<int>(sizeof(floatX)));
   launch(vector ? bias_partial_kernel<floatX, true> : bias_partial_kernel<floatX, false>,
          dim3(ceil_div(OC, columns), chunks), 32 * kBiasWarps, 0, stream, partial, dout, N, OC);
-  launch(add_parts_kernel<float>, grid_for(OC, 256), 256, 0, stream, dbias, static_cast<const float*>(partial), chunks,
-         static_cast<int64_t>(OC));
+  add_parts(dbias, partial, set, chunks, OC, stream);
 }
 
 // ---- launchers -----------------------------------------------------------------------------------------------------
@@ -260,47 +265,34 @@ void matmul_forward(floatX* out,           // (N, OC)
                     const floatX* inp,     // (N, C)
                     const floatX* weight,  // (OC, C)
                     const floatX* bias,    // (OC) or null: none
-                    int N, int C, int OC, MatmulMode mode, cudaStream_t stream) {
+                    int N, int C, int OC, MatmulMode mode, cudaStream_t stream,
+                    const floatX* residual = nullptr) {  // (N, OC), may be out; null: none
   DryOperation operation([&] { return DryRun::Operation{"matmul_forward", product_shape(N, OC, C), weight}; });
   MatmulChoice choice;
   if (mode.tier != MatmulTier::cublaslt ||
-      !cublaslt_forward(choice, out, out_gelu, inp, weight, bias, N, C, OC, mode.tf32, stream)) {
-    const ForwardEpilogue<floatX> epilogue{out, out_gelu, bias, OC};
+      !cublaslt_forward(choice, out, out_gelu, inp, weight, bias, residual, N, C, OC, mode.tf32, stream)) {
+    const ForwardEpilogue<floatX> epilogue{out, out_gelu, bias, residual, OC};
     matmul_own<Major::k, Major::k>(epilogue, inp, weight, N, OC, C, mode, stream);
   }
   operation.chose([&] { return explained<floatX>(choice, mode); });
 }
 
-// dweight sums over all rows N of a batch into a matrix that may be too small for a GPU: 768 x 768 has 36 tiles of
-// 128 x 128. Then the sum is made in parts of this many rows, which are added in order. The parts depend only on the
-// sizes, not on the GPU. About 256 blocks, two per multiprocessor; at least 1,024 rows per part, compared with which
-// writing and reading its 64 KiB of sums is little.
-inline int rows_per_part(int N, int C, int OC) {
-  const int64_t parts = std::min<int64_t>({256 / tile_count(OC, C, 128, 128), N / 1024, 64});
-  return parts < 2 ? N : static_cast<int>(ceil_div<int64_t>(ceil_div<int64_t>(N, parts), 32) * 32);
-}
-
-// dweight += dout^T @ inp by our own kernels.
+// dweight += dout^T @ inp by our own kernels; set: =.
 template <class floatX>
-void weight_gradient(float* dweight, void* scratch, const floatX* dout, const floatX* inp, int N, int C, int OC,
-                     MatmulMode mode, cudaStream_t stream) {
+void weight_gradient(float* dweight, void* scratch, const floatX* dout, const floatX* inp, bool set, int N, int C,
+                     int OC, MatmulMode mode, cudaStream_t stream) {
   const int part_rows = rows_per_part(N, C, OC);
   if (part_rows == N || !on_tensor_cores<floatX>(mode)) {
-    matmul_own<Major::mn, Major::mn>(AccumulateEpilogue{dweight, C}, dout, inp, OC, C, N, mode, stream);
+    if (set) {
+      matmul_own<Major::mn, Major::mn>(PartEpilogue{dweight, C}, dout, inp, OC, C, N, mode, stream);
+    } else {
+      matmul_own<Major::mn, Major::mn>(AccumulateEpilogue{dweight, C}, dout, inp, OC, C, N, mode, stream);
+    }
     return;
   }
   float* parts = static_cast<float*>(scratch);
-  const int64_t elements = static_cast<int64_t>(OC) * C;
   matmul_tensor_core<Major::mn, Major::mn>(PartEpilogue{parts, C}, dout, inp, OC, C, N, part_rows, stream);
-  launch(add_parts_kernel<float>, grid_for(elements, 256), 256, 0, stream, dweight, static_cast<const float*>(parts),
-         static_cast<int>(ceil_div<int64_t>(N, part_rows)), elements);
-}
-
-// Bytes of scratch that matmul_backward needs.
-inline int64_t matmul_backward_scratch(int N, int C, int OC) {
-  const int64_t parts = ceil_div<int64_t>(N, rows_per_part(N, C, OC));
-  const int64_t part_bytes = parts > 1 ? parts * OC * C * static_cast<int64_t>(sizeof(float)) : 0;
-  return std::max(part_bytes, bias_backward_scratch(N, OC));
+  add_parts(dweight, parts, set, ceil_div<int64_t>(N, part_rows), static_cast<int64_t>(OC) * C, stream);
 }
 
 template <class floatX>
@@ -312,7 +304,9 @@ void matmul_backward(floatX* dinp,            // (N, C)  =, or null: not needed
                      const floatX* inp,       // (N, C)
                      const floatX* weight,    // (OC, C)
                      const floatX* pre_gelu,  // (N, C) or null: dinp *= gelu'(pre_gelu), as inp = gelu(pre_gelu)
-                     int N, int C, int OC, MatmulMode mode, cudaStream_t stream) {
+                     int N, int C, int OC, MatmulMode mode, cudaStream_t stream,
+                     bool set = false,                    // dweight and dbias are set, not added to
+                     const float* dout_sums = nullptr) {  // (OC)  dout's column sums; null: not known
   const bool cublaslt = mode.tier == MatmulTier::cublaslt;
   if (dinp) {
     DryOperation operation([&] { return DryRun::Operation{"matmul_backward dinp", product_shape(N, C, OC), weight}; });
@@ -323,20 +317,27 @@ void matmul_backward(floatX* dinp,            // (N, C)  =, or null: not needed
     }
     operation.chose([&] { return explained<floatX>(choice, mode); });
   }
+  bool summed = false;  // dweight's product left dout's column sums, in dbias, or in scratch to be added to it
+  float* const sums = set ? dbias : static_cast<float*>(scratch);
   if (dweight) {
     DryOperation operation([&] {
       return DryRun::Operation{"matmul_backward dweight", product_shape(OC, C, N), weight};
     });
     MatmulChoice choice;
-    if (!cublaslt || !cublaslt_weight_gradient(choice, dweight, dout, inp, N, C, OC, mode.tf32, stream)) {
-      weight_gradient(dweight, scratch, dout, inp, N, C, OC, mode, stream);
+    float* const wanted = dbias && !dout_sums ? sums : nullptr;
+    if (!cublaslt ||
+        !cublaslt_weight_gradient(choice, summed, dweight, wanted, dout, inp, set, N, C, OC, mode.tf32, stream)) {
+      weight_gradient(dweight, scratch, dout, inp, set, N, C, OC, mode, stream);
     }
     operation.chose([&] { return explained<floatX>(choice, mode); });
   }
-  if (dbias) {
-    const DryOperation operation([&] {
-      return DryRun::Operation{"matmul_backward dbias", std::to_string(N) + " x " + std::to_string(OC), weight};
-    });
-    bias_backward(dbias, scratch, dout, N, OC, stream);
+  if (!dbias || (summed && set)) return;
+  const DryOperation operation([&] {
+    return DryRun::Operation{"matmul_backward dbias", std::to_string(N) + " x " + std::to_string(OC), weight};
+  });
+  if (summed || dout_sums) {
+    add_parts(dbias, summed ? sums : dout_sums, set, 1, OC, stream);
+  } else {
+    bias_backward(dbias, scratch, dout, set, N, OC, stream);
   }
 }

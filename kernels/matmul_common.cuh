@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels/gelu.cuh"
+#include "kernels/scratch.h"
 
 enum class Major { k, mn };
 
@@ -30,11 +31,6 @@ bool vector_factor(const floatX* data, int rows, int K) {
   return (kMajor == Major::k ? K : rows) % Pack<floatX>::size == 0 && aligned16(data);
 }
 
-// The number of blocks that cover M x N in tiles.
-inline int64_t tile_count(int M, int N, int tile_m, int tile_n) {
-  return static_cast<int64_t>(ceil_div(M, tile_m)) * ceil_div(N, tile_n);
-}
-
 // ---- epilogues -----------------------------------------------------------------------------------------------------
 
 // An epilogue with kSymmetric computes, of a symmetric D, only the tiles that reach the diagonal or lie below it.
@@ -47,16 +43,17 @@ inline constexpr bool kSymmetric = requires {
 // kVector: the rows and pointers are multiples of 16 bytes, and `column` is a multiple of n. kWidth of them make 16
 // bytes.
 
-// out = sum + bias;  out_gelu = gelu(out), of out as stored: the same bits as gelu_forward(out).
+// out = sum + bias + residual;  out_gelu = gelu(out), of out as stored: the same bits as gelu_forward(out).
 template <class floatX>
 struct ForwardEpilogue {
   static constexpr int kWidth = Pack<floatX>::size;
-  floatX* out;         // (M, N)
-  floatX* out_gelu;    // (M, N) or null
-  const floatX* bias;  // (N) or null
+  floatX* out;             // (M, N)
+  floatX* out_gelu;        // (M, N) or null
+  const floatX* bias;      // (N) or null
+  const floatX* residual;  // (M, N) or null
   int N;
 
-  bool vector() const { return N % kWidth == 0 && aligned16(out, out_gelu, bias); }
+  bool vector() const { return N % kWidth == 0 && aligned16(out, out_gelu, bias, residual); }
 
   template <bool kVector, int n>
   __device__ void store(float (&x)[n], int64_t row, int column) const {
@@ -67,6 +64,12 @@ struct ForwardEpilogue {
       load_floats<kVector>(b, bias + column, left);
 #pragma unroll
       for (int k = 0; k < n; ++k) x[k] += b[k];
+    }
+    if (residual) {
+      float r[n];
+      load_floats<kVector>(r, residual + at, left);
+#pragma unroll
+      for (int k = 0; k < n; ++k) x[k] += r[k];
     }
     store_floats<kVector>(out + at, x, left);
     if (!out_gelu) return;
@@ -120,7 +123,7 @@ struct AccumulateEpilogue {
   }
 };
 
-// parts = sum, for a product in parts along K: rows part M + row
+// parts = sum, in float; for a product in parts along K: rows part M + row
 struct PartEpilogue {
   static constexpr int kWidth = Pack<float>::size;
   float* parts;  // (parts M, N)

@@ -151,6 +151,7 @@ __device__ inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t
 template <class T, Major kMajorA, Major kMajorB, class Tile, bool kVector, class Epilogue>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     matmul_tensor_core_kernel(Epilogue epilogue, const T* a, const T* b, int M, int N, int K, int part_k) {
+  wait_for_earlier_kernels();
   using ASlice = SharedSlice<T, kMajorA, Tile::kM>;
   using BSlice = SharedSlice<T, kMajorB, Tile::kN>;
   constexpr int kStageBytes = ASlice::kBytes + BSlice::kBytes;

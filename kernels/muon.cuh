@@ -14,18 +14,17 @@
 #include "kernels/adamw.cuh"
 #include "kernels/matmul.cuh"
 #include "kernels/muon.h"
+#include "kernels/scratch.h"
 
-inline constexpr int64_t kMuonChunk = 4096;  // elements per block: 768 x 768 keep 144 blocks busy
 inline constexpr int kMuonThreads = 256;
 
-inline int muon_chunks(int64_t N) { return static_cast<int>(ceil_div(N, kMuonChunk)); }
-
-// ---- momentum and norm ---------------------------------------------------------------------------------------------
+// ---- momentum and norm --------------------------------------------------------------------------------------------
 
 // sums (gridDim.x) = ||u||_F^2 of each chunk. m stays as it was after a step that is not finite.
 template <bool kVector>
 __global__ void __launch_bounds__(kMuonThreads)
     muon_momentum_kernel(double* sums, float* m, const float* grads, const AdamWStep* step, float momentum, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = 4;
   const int64_t begin = blockIdx.x * kMuonChunk, end = min(begin + kMuonChunk, N);
   const float grad_scale = step->grad_scale;
@@ -65,6 +64,7 @@ template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kMuonThreads)
     muon_normalize_kernel(floatX* x, const float* m, const float* grads, const double* sums, const AdamWStep* step,
                           float momentum, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = 4;
   const int64_t begin = blockIdx.x * kMuonChunk, end = min(begin + kMuonChunk, N);
   double squares = 0;
@@ -97,7 +97,7 @@ void muon_normalize(floatX* x,              // (N)
          kMuonThreads, 0, stream, x, m, grads, sums, step, momentum, N);
 }
 
-// ---- the iteration -------------------------------------------------------------------------------------------------
+// ---- the iteration ------------------------------------------------------------------------------------------------
 
 // The epilogue of a symmetric D (n, n), made of tiles that reach the diagonal: out = sum or, with inp, a I + b inp + c
 // sum. An element below the diagonal is also stored in its mirror's place; the sums above the diagonal are left out, so
@@ -153,16 +153,18 @@ void muon_orthogonalize(MuonScratch<floatX>& s, int rows, int cols, MatmulMode m
   }
 }
 
-// ---- the update ----------------------------------------------------------------------------------------------------
+// ---- the update ---------------------------------------------------------------------------------------------------
 
 // One thread: four elements, one access to each array.
 template <class floatX, bool kMaster, bool kVector>
 __global__ void __launch_bounds__(kMuonThreads)
-    muon_apply_kernel(floatX* params, float* master, const floatX* x, const AdamWStep* step, float lr, float scale,
-                      float weight_decay, uint64_t seed, int64_t N) {
+    muon_apply_kernel(floatX* params, float* master, const floatX* x, const AdamWStep* step, LearningRate lr,
+                      float scale, float weight_decay, uint64_t seed, int64_t N) {
+  wait_for_earlier_kernels();
   constexpr int n = 4;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kMuonThreads + threadIdx.x) * n, left = N - i;
   if (left <= 0 || !step->updated) return;
+  const float rate = lr.value();
   with_pack<kVector, n>(left, [&](auto whole) {
     float p[n], xi[n];
     if constexpr (kMaster) {
@@ -172,7 +174,7 @@ __global__ void __launch_bounds__(kMuonThreads)
     }
     load_floats<whole>(xi, x + i, left);
 #pragma unroll
-    for (int k = 0; k < n; ++k) p[k] -= lr * (scale * xi[k] + weight_decay * p[k]);
+    for (int k = 0; k < n; ++k) p[k] -= rate * (scale * xi[k] + weight_decay * p[k]);
     if constexpr (kMaster) store_floats<whole>(master + i, p, left);
     if constexpr (sizeof(floatX) == 2 && !kMaster) {
       const Philox4 random = philox4(seed, step->updates, i / 4);
@@ -188,7 +190,7 @@ void muon_apply(floatX* params,         // (N)  updated
                 float* master,          // (N)  updated; null: only params exist (float, or bf16 stochastically)
                 const floatX* x,        // (N)
                 const AdamWStep* step,  // (1)  by adamw_prepare
-                float lr,
+                LearningRate lr,
                 float scale,  // muon_scale()
                 float weight_decay,
                 uint64_t seed,  // only for stochastic rounding: sequence t, element i
@@ -209,8 +211,8 @@ void muon_update(floatX* params,         // (rows, cols)  updated
                  double* sums,           // (muon_chunks(rows cols))
                  const float* grads,     // (rows, cols)
                  const AdamWStep* step,  // (1)  by adamw_prepare
-                 float lr, float momentum, float weight_decay, uint64_t seed, int rows, int cols, MatmulMode mode,
-                 cudaStream_t stream) {
+                 LearningRate lr, float momentum, float weight_decay, uint64_t seed, int rows, int cols,
+                 MatmulMode mode, cudaStream_t stream) {
   const DryOperation operation([&] {
     return DryRun::Operation{"muon_update", std::to_string(rows) + " x " + std::to_string(cols)};
   });

@@ -10,6 +10,7 @@ inline constexpr int kPoolThreads = 128;
 // Block (b, y): kPoolThreads packs of sequence b's channels. The weight is the same for all its threads.
 template <class floatX, bool kVector>
 __global__ void pool_forward_kernel(floatX* out, const floatX* inp, const float* weights, int T, int C) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size;
   const int64_t b = blockIdx.x;
   const int c = (static_cast<int>(blockIdx.y) * kPoolThreads + static_cast<int>(threadIdx.x)) * n;
@@ -30,6 +31,7 @@ __global__ void pool_forward_kernel(floatX* out, const floatX* inp, const float*
 template <class floatX, bool kVector>
 __global__ void pool_backward_kernel(floatX* dinp, const floatX* dout, const float* weights, int64_t rows, int T,
                                      int C) {
+  wait_for_earlier_kernels();
   constexpr int n = Pack<floatX>::size;
   const int packs = ceil_div(C, n);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, row = i / packs;

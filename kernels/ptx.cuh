@@ -1,6 +1,6 @@
-// The only file with inline PTX: the instructions for tensor cores and asynchronous copies (sm_80 and later), each next
-// to its CPU version, for cudasim. Layouts are those of the PTX ISA, section "Matrix multiply-accumulate operation
-// using mma instruction": with group = lane / 4 and pair = lane % 4,
+// The only file with inline PTX: the instructions for tensor cores, asynchronous copies (sm_80 and later) and launches
+// that overlap (sm_90), each next to its CPU version, for cudasim. Layouts are those of the PTX ISA, section "Matrix
+// multiply-accumulate operation using mma instruction": with group = lane / 4 and pair = lane % 4,
 //   A (16 x k, row-major), B (k x 8, column-major), D (16 x 8).
 #pragma once
 
@@ -96,6 +96,19 @@ __device__ inline uint32_t shared_address(const void* shared) {
 }
 
 #endif
+
+// ---- programmatic launches -----------------------------------------------------------------------------------------
+
+// The first statement of every kernel: launch() may start it before earlier kernels of the stream have ended, and here
+// it waits until they have and their writes are visible. A thread that ended without the wait would break the chain:
+// the kernel after this one waits for this one only. Before sm_90 there are no such launches, and this is nothing.
+__device__ inline void wait_for_earlier_kernels() {
+#ifdef WROUGHT_CUDASIM
+  cudasim::wait_for_earlier_grids();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // ---- loads by a predicate ------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@
 #pragma once
 
 #include "kernels/common.cuh"
+#include "kernels/scratch.h"
 
-inline constexpr int kRadixSortThreads = 256, kRadixSortTile = 1024, kRadixSortDigits = 256;
+inline constexpr int kRadixSortThreads = 256;
 
 // An item: the key in the upper half, the position in the lower.
 __device__ inline int item_key(unsigned long long item) { return static_cast<int>(item >> 32); }
@@ -27,6 +28,7 @@ __device__ inline unsigned long long sort_item(const unsigned long long* items, 
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     radix_sort_count_kernel(int* counts, const unsigned long long* items, const int32_t* keys, int shift, int N) {
+  wait_for_earlier_kernels();
   __shared__ int histogram[kRadixSortDigits];
   for (int d = threadIdx.x; d < kRadixSortDigits; d += kThreads) histogram[d] = 0;
   __syncthreads();
@@ -56,6 +58,7 @@ __device__ inline int warp_exclusive_sum(int x, int& total) {
 // counts: for each digit (one warp each), those in the tiles before; totals (kRadixSortDigits): those in all tiles.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) radix_sort_scan_kernel(int* counts, int* totals, int tiles) {
+  wait_for_earlier_kernels();
   const int digit = (blockIdx.x * kThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
   int* row = counts + static_cast<int64_t>(digit) * tiles;
   int sum = 0;
@@ -75,6 +78,7 @@ template <int kThreads>
 __global__ void __launch_bounds__(kThreads)
     radix_sort_scatter_kernel(unsigned long long* out, const int* counts, const int* totals,
                               const unsigned long long* items, const int32_t* keys, int shift, int N) {
+  wait_for_earlier_kernels();
   static_assert(kThreads == kRadixSortDigits, "one thread a digit");
   constexpr int kWarps = kThreads / 32, kPerWarp = kRadixSortTile / kWarps;
   __shared__ int places[kWarps][kRadixSortDigits], warp_totals[kWarps];
@@ -113,24 +117,6 @@ __global__ void __launch_bounds__(kThreads)
     if (i < N) out[first_place + rank] = item;
   }
 }
-
-// How the scratch is divided; offsets in bytes.
-struct RadixSortScratch {
-  int64_t items, counts, totals, bytes;
-  explicit RadixSortScratch(int64_t N) {
-    bytes = 0;
-    const auto take = [&](int64_t size) {
-      const int64_t offset = bytes;
-      bytes += ceil_div<int64_t>(size, 256) * 256;
-      return offset;
-    };
-    items = take(N * 8);  // between passes
-    counts = take(ceil_div<int64_t>(N, kRadixSortTile) * kRadixSortDigits * 4);
-    totals = take(kRadixSortDigits * 4);
-  }
-};
-
-inline int64_t radix_sort_scratch(int64_t N) { return RadixSortScratch(N).bytes; }
 
 inline void radix_sort(unsigned long long* out,  // (N)  sorted items: item_key(), item_position()
                        void* scratch,            // radix_sort_scratch(N) bytes, from a multiple of 8 bytes on

@@ -22,6 +22,8 @@
 #include "llm/flags/command_line.h"
 #include "llm/formats/open_weights.h"
 #include "llm/inference/generate.h"
+#include "llm/models/cpu.h"
+#include "llm/models/gpt2.h"
 #include "llm/models/init_book.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
@@ -39,7 +41,7 @@ constexpr uint64_t kSeed = 123;                               // the book's seed
 constexpr const char* kVerdictChecksum = "6ce9d6dfc5d3c445";  // file_checksum() of the-verdict.txt, 20,479 bytes
 constexpr int kBatch = 2, kContext = 256;                     // chapter 5's
 
-// ---- the table ------------------------------------------------------------------------------------------------------
+// ---- the table -----------------------------------------------------------------------------------------------------
 
 // One line per figure, printed as soon as it is known.
 class Table {
@@ -102,7 +104,7 @@ std::string decimals(const std::vector<double>& values) {
   return text;
 }
 
-// ---- what the figures are made from ---------------------------------------------------------------------------------
+// ---- what the figures are made from --------------------------------------------------------------------------------
 
 // Tokens as chapter 5's loader cuts them: windows of T tokens and the token after each, side by side. The last tokens,
 // too few for a window, are dropped.
@@ -164,14 +166,18 @@ ModelConfig book_config(int context, int layers = 12, int heads = 12, int channe
 
 int64_t parameters(const ModelConfig& config) { return num_parameters(param_table(config)); }
 
-using Block = BlockParams<float>;
+using Block = Gpt2::Block<float>;
 
-// The number of parameters in these tensors of a block.
-int64_t block_parameters(const ModelConfig& config, const std::vector<float * Block::*>& fields) {
+// The number of parameters, biases included, in these products of a block.
+int64_t block_parameters(const ModelConfig& config, const std::vector<Linear<float> Block::*>& products) {
   int64_t n = 0;
-  Params<float> p;
-  for_each_param(config, {}, p, [&](float*& pointer, const ParamTensor& tensor) {
-    for (const auto field : fields) n += tensor.layer == 0 && &pointer == &(p.block[0].*field) ? tensor.size() : 0;
+  Gpt2::Params<float> p;
+  Gpt2::for_each_param(config, {}, p, [&](float*& pointer, const ParamTensor& tensor) {
+    if (tensor.layer != 0) return;
+    for (const auto product : products) {
+      const Linear<float>& linear = p.block[0].*product;
+      n += &pointer == &linear.w || &pointer == &linear.b ? tensor.size() : 0;
+    }
   });
   return n;
 }
@@ -203,7 +209,7 @@ Ids most_likely(Model& model, Ids ids, int tokens, int context, bool cache = tru
   return generate(model, std::move(ids), config, [](int32_t) { return true; });
 }
 
-// ---- chapter 2: text ------------------------------------------------------------------------------------------------
+// ---- chapter 2: text -----------------------------------------------------------------------------------------------
 
 // A batch of the sequential loader over the whole text.
 std::string loader_row(const Book& book, int B, int64_t stride, int row) {
@@ -251,7 +257,7 @@ void chapter_2(Table& table, const Book& book) {
   });
 }
 
-// ---- chapter 3: attention -------------------------------------------------------------------------------------------
+// ---- chapter 3: attention ------------------------------------------------------------------------------------------
 
 // The last token's output of causal attention over the chapter's six tokens of three channels, by layers (2, 3) that
 // PyTorch makes after seed 123: queries, keys, values, and the output projection if there is more than one head.
@@ -272,7 +278,8 @@ std::string attention_example(int heads) {
   }
   std::vector<float> qkv(T * 3 * C), lse(static_cast<size_t>(heads) * T), out(T * C);
   cpu::matmul_forward(qkv.data(), inputs.data(), qkvw.data(), static_cast<const float*>(nullptr), T, in, 3 * C);
-  cpu::attention_forward(out.data(), lse.data(), qkv.data(), nullptr, 0.0f, 0, 0, 1, T, C, heads, true);
+  const AttentionShape shape{1, T, heads, heads, static_cast<int>(C) / heads};
+  cpu::attention_forward<float>(out.data(), lse.data(), packed_qkv<const float>(qkv.data(), shape), 0, 0, 0, shape);
   if (heads > 1) {
     const std::vector<float> projw = uniform(C * C, C), projb = uniform(C, C), attended = out;
     cpu::matmul_forward(out.data(), attended.data(), projw.data(), projb.data(), T, C, C);
@@ -285,16 +292,16 @@ void chapter_3(Table& table) {
   table.figure("causal attention, 6 tokens: the last", "-0.5299 -0.1081", "", [] { return attention_example(1); });
   table.figure("two heads and a projection: the last", "0.2575 0.4028", "", [] { return attention_example(2); });
   table.figure("parameters: 768 channels, 12 heads", "2,360,064", "", [] {
-    return grouped(block_parameters(book_config(1024), {&Block::qkvw, &Block::attprojw, &Block::attprojb}));
+    return grouped(block_parameters(book_config(1024), {&Block::qkv, &Block::attproj}));
   });
 }
 
-// ---- chapter 4: the GPT ---------------------------------------------------------------------------------------------
+// ---- chapter 4: the GPT --------------------------------------------------------------------------------------------
 
 void chapter_4(Table& table) {
   Table::chapter("Chapter 4: the GPT");
   table.figure("parameters: feed-forward layers", "4,722,432", "", [] {
-    return grouped(block_parameters(book_config(1024), {&Block::fcw, &Block::fcb, &Block::fcprojw, &Block::fcprojb}));
+    return grouped(block_parameters(book_config(1024), {&Block::fc, &Block::fcproj}));
   });
   table.figure("124M", "163,009,536", "", [] { return grouped(parameters(book_config(1024))); });
   table.figure("without its head", "124,412,160", "", [] {
@@ -321,7 +328,7 @@ void chapter_4(Table& table) {
   });
 }
 
-// ---- chapter 5: pretraining -----------------------------------------------------------------------------------------
+// ---- chapter 5: pretraining ----------------------------------------------------------------------------------------
 
 // How often each of chapter 5's nine tokens is drawn in 1,000 draws, as torch draws.
 std::string draws(float temperature, const Ids& shown) {
@@ -412,9 +419,8 @@ void pretraining(Table& table, const Book& book) {
     const std::vector<int64_t> order = shuffled();
     for (int64_t b = 0; b < per_epoch; ++b, ++step) {
       const Batch batch = book.train.batch(std::span(order).subspan(static_cast<size_t>(b) * kBatch, kBatch));
-      model->set_dropout(dropout, kSeed, static_cast<uint64_t>(step));
       model->zero_grad();
-      model->forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+      model->forward(input_of(batch, Pass::train, {dropout, kSeed, static_cast<uint64_t>(step)}));
       model->backward(batch.targets.data(), batch.weights.data());
       model->update(optimizer, 0);
       if (step % eval_every == 0) {
@@ -469,7 +475,7 @@ void chapter_5(Table& table, const Book& book, const std::string& gpt2, bool qui
   table.left_out("after 10 epochs: validation loss", "6.2 to 6.6 (6.373)", why_not);
 }
 
-// ---- appendices -----------------------------------------------------------------------------------------------------
+// ---- appendices ----------------------------------------------------------------------------------------------------
 
 void appendix_a(Table& table, const Book& book) {
   Table::chapter("Appendix A: PyTorch");

@@ -14,23 +14,21 @@ struct AttentionTerms {
   std::vector<double> out, dinp, parts;
 };
 
-inline AttentionTerms attention_terms(const std::vector<double>& x,    // inp (B, T, 3, NH, HS)
-                                      const std::vector<double>& dy,   // dout (B, T, C)
-                                      const std::vector<double>& y,    // out (B, T, C)
+inline AttentionTerms attention_terms(const std::vector<double>& x,    // packed_qkv()
+                                      const std::vector<double>& dy,   // dout (B, T, NH, HS)
+                                      const std::vector<double>& y,    // out (B, T, NH, HS)
                                       const std::vector<double>& lse,  // (B, NH, T)
-                                      const int32_t* first,            // (B, T) or null
-                                      float dropout, uint64_t seed, uint64_t sequence, int heads, int T_, int NH_,
-                                      int HS_, bool causal) {
-  const size_t T = T_, NH = NH_, HS = HS_, C = NH * HS;
+                                      float dropout, uint64_t seed, uint64_t sequence, const AttentionShape& s) {
+  const size_t T = s.T, NH = s.NH, HS = s.HS, C = s.channels(), row = s.packed_channels();
   AttentionTerms terms{std::vector<double>(y.size()), std::vector<double>(x.size()), std::vector<double>(x.size())};
-  const double scale = 1 / std::sqrt(HS_);
+  const double scale = 1 / std::sqrt(s.HS);
   const auto add = [](double& sum, double term) { sum += term * term; };
-  for (size_t bh = 0; bh < static_cast<size_t>(heads); ++bh) {
+  for (size_t bh = 0; bh < static_cast<size_t>(s.B) * NH; ++bh) {
     for (size_t t = 0; t < T; ++t) {
-      const size_t begin = first ? static_cast<size_t>(first[bh / NH * T + t]) : 0;
-      for (size_t u = begin; u < (causal ? t + 1 : T); ++u) {
-        const size_t token = bh / NH * T, head = bh % NH * HS;
-        const size_t q = (token + t) * 3 * C + head, k = (token + u) * 3 * C + C + head, v = k + C;
+      const size_t begin = s.documents ? static_cast<size_t>(s.documents[bh / NH * T + t]) : 0;
+      for (size_t u = begin; u < (s.causal ? t + 1 : T); ++u) {
+        const size_t token = bh / NH * T, head = bh % NH * HS, kv_head = bh % NH / s.sharing() * HS;
+        const size_t q = (token + t) * row + head, k = (token + u) * row + C + kv_head, v = k + s.kv_channels();
         const size_t o = (token + t) * C + head;
         double score = 0, dp = 0, delta = 0, dp_squares = 0, delta_squares = 0;
         for (size_t i = 0; i < HS; ++i) {

@@ -171,9 +171,8 @@ std::vector<Registered>& list() {
 Register::Register(const char* operation, MakeLadder make) { list().push_back({operation, std::move(make)}); }
 
 std::vector<Registered> registered() {
-  static const char* const kOrder[] = {
-      "residual_forward", "gelu",  "dropout", "layernorm", "residual_layernorm", "embedding", "classifier",
-      "global_norm",      "adamw", "matmul",  "muon",      "attention"};
+  static const char* const kOrder[] = {"residual_forward", "gelu",  "dropout", "layernorm", "embedding", "classifier",
+                                       "global_norm",      "adamw", "matmul",  "muon",      "attention"};
   const auto place = [](const Registered& ladder) {
     return std::find_if(std::begin(kOrder), std::end(kOrder),
                         [&](const char* begin) { return ladder.operation.rfind(begin, 0) == 0; }) -

@@ -110,6 +110,7 @@ bench::Ladder make(const bench::Problem& problem) {
   t->decay.write(0, decay);
   t->step = {.loss = 1,
              .norm = 2,
+             .lr = 0,
              .grad_scale = 0.5f,
              .beta1_correction = 0,
              .beta2_correction = 0,

@@ -68,7 +68,7 @@ __global__ void attention_weighted_kernel(bf16* out, const float* p, const bf16*
   out[head.out + t * head.C + c] = from_float<bf16>(sum);
 }
 
-// ---- forward: the online softmax ------------------------------------------------------------------------------------
+// ---- forward: the online softmax -----------------------------------------------------------------------------------
 
 // A warp computes one query's output, two channels per lane, in one pass over the keys: if a score exceeds the largest
 // so far, the sums until then are scaled down.
@@ -265,7 +265,7 @@ __global__ void attention_gradients_kernel(bf16* dinp, const bf16* dout, const f
   to[2 * head.C] = from_float<bf16>(dv);
 }
 
-// ---- shared by the ladders ------------------------------------------------------------------------------------------
+// ---- shared by the ladders -----------------------------------------------------------------------------------------
 
 struct Sizes {
   int B, T, NH;
@@ -296,21 +296,23 @@ struct Attention : Sizes {
         dout(backward ? sets : 1, backward ? tokens() * C : 1, 2, 1),
         dinp(backward ? sets : 1, backward ? 3 * tokens() * C : 1, 0, 0),
         lse(sets, tokens() * NH, 0, 0),
-        scratch(sets, attention_backward_scratch(B, T, C, NH) / 4, 0, 0),
+        scratch(sets, attention_backward_scratch(B, T, NH) / 4, 0, 0),
         p(1, tokens() * NH * T, 0, 0),
         ds(1, backward ? tokens() * NH * T : 1, 0, 0) {}
 
   std::string size() const {
     return "B=" + std::to_string(B) + " T=" + std::to_string(T) + " NH=" + std::to_string(NH) + " HS=64 bf16";
   }
+  AttentionShape shape() const { return {B, T, NH, NH, kHS}; }
+  Qkv<const bf16> qkv(int set) const { return packed_qkv<const bf16>(inp[set], shape()); }
   void forward(int set, AttentionTier tier, cudaStream_t stream) {
     rounds = tier != AttentionTier::plain;
-    attention_forward<bf16>(out[set], lse[set], inp[set], nullptr, 0, 0, 0, B, T, C, NH, true, tier, stream);
+    attention_forward<bf16>(out[set], lse[set], qkv(set), 0, 0, 0, shape(), tier, stream);
   }
   void backward(int set, AttentionTier tier, cudaStream_t stream) {
     rounds = tier != AttentionTier::plain;
-    attention_backward<bf16>(dinp[set], scratch[set], dout[set], out[set], lse[set], inp[set], nullptr, 0, 0, 0, B, T,
-                             C, NH, true, tier, stream);
+    attention_backward<bf16>(packed_qkv<bf16>(dinp[set], shape()), scratch[set], dout[set], out[set], lse[set],
+                             qkv(set), 0, 0, 0, shape(), tier, stream);
   }
 
   // Heads that the check covers: all, or on a GPU, where the twin would take minutes, three.
@@ -364,10 +366,10 @@ struct Attention : Sizes {
       const Doubles x = to_doubles(of_checked(inp.host(0), 3, kHS));
       expected.resize(static_cast<size_t>(count) * T * kHS);
       expected_lse.resize(static_cast<size_t>(count) * T);
-      cpu::attention_forward<double>(expected.data(), expected_lse.data(), x.data(), nullptr, 0, 0, 0, count, T, kHS, 1,
-                                     true);
+      const AttentionShape one{count, T, 1, 1, kHS};
+      cpu::attention_forward<double>(expected.data(), expected_lse.data(), packed_qkv(x.data(), one), 0, 0, 0, one);
       const Doubles no_gradient(expected.size());
-      terms = attention_terms(x, no_gradient, expected, expected_lse, nullptr, 0, 0, 0, count, T, 1, kHS, true);
+      terms = attention_terms(x, no_gradient, expected, expected_lse, 0, 0, 0, one);
     }
     check_within("out", of_checked(out.host(0), 1, kHS), terms.out, terms.out);
     check_close("lse", lse_of_checked(), expected_lse, T + kHS, 0);
@@ -378,9 +380,10 @@ struct Attention : Sizes {
       const Doubles x = to_doubles(of_checked(inp.host(0), 3, kHS)), dy = to_doubles(of_checked(dout.host(0), 1, kHS));
       const Doubles y = to_doubles(of_checked(out.host(0), 1, kHS)), log_sums = to_doubles(lse_of_checked());
       expected.resize(x.size());
-      cpu::attention_backward<double>(expected.data(), dy.data(), y.data(), log_sums.data(), x.data(), nullptr, 0, 0, 0,
-                                      count, T, kHS, 1, true);
-      terms = attention_terms(x, dy, y, log_sums, nullptr, 0, 0, 0, count, T, 1, kHS, true);
+      const AttentionShape one{count, T, 1, 1, kHS};
+      cpu::attention_backward<double>(packed_qkv(expected.data(), one), dy.data(), y.data(), log_sums.data(),
+                                      packed_qkv(x.data(), one), 0, 0, 0, one);
+      terms = attention_terms(x, dy, y, log_sums, 0, 0, 0, one);
     }
     check_within("dinp", of_checked(dinp.host(0), 3, kHS), terms.parts, terms.dinp);
   }
@@ -480,7 +483,7 @@ const Register backward("attention_backward", [](const Problem& problem) {
       {"naive", "All probabilities and their gradients in memory; then a thread sums one channel of dq, dk and dv.",
        [p](int set, cudaStream_t stream) {
          p->rounds = false;
-         const AttentionProblem sizes = attention_problem<bf16>(nullptr, 0, 0, 0, p->B, p->T, p->C, p->NH, true);
+         const AttentionProblem sizes = attention_problem<bf16>(p->shape(), 0, 0, 0);
          const bf16 *inp = p->inp[set], *dout = p->dout[set];
          float *delta = p->scratch[set], *probabilities = p->p[0], *ds = p->ds[0];
          attention_delta<bf16>(delta, dout, p->out[set], sizes, true, stream);

@@ -150,7 +150,7 @@ struct Decode : Sizes {
     if (expected.empty()) {
       expected.resize(static_cast<size_t>(heads) * kHS);
       cpu::attention_decode<double>(expected.data(), to_doubles(q.host(0)).data(), to_doubles(k.host(0)).data(),
-                                    to_doubles(v.host(0)).data(), lengths.host(0).data(), B, NH, kHS, max_T);
+                                    to_doubles(v.host(0)).data(), lengths.host(0).data(), B, NH, NH, kHS, max_T);
     }
     check_close("out", out.host(0), expected, max_T + kHS, 0);
   }
@@ -208,7 +208,7 @@ const Register decode("attention_decode", [](const Problem& problem) {
        "one sum per chunk instead of per key; any head size.",
        [p](int set, cudaStream_t stream) {
          attention_decode<bf16>(p->out[set], p->scratch[set], p->q[set], p->k[set], p->v[set], p->lengths[0], p->B,
-                                p->NH, kHS, p->max_T, stream);
+                                p->NH, p->NH, kHS, p->max_T, stream);
        }},
   };
   return ladder;

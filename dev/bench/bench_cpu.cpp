@@ -11,13 +11,17 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <random>
 #include <tuple>
 
-#include "dev/bench/step_walk.h"
 #include "dev/bench/table.h"
+#include "dev/bench/timed_ops.h"
 #include "llm/flags/command_line.h"
 #include "llm/flags/train_flags.h"
+#include "llm/models/batch.h"
 #include "llm/models/config.h"
+#include "llm/models/count.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/models/memory_plan.h"
 #include "llm/support/file.h"
@@ -35,6 +39,19 @@ struct Flags {
   std::string isa, precision, json;
   bool large = false, quick = false, markdown = false;
 };
+
+// Random tokens, the same ones every time.
+Batch random_batch(int B, int T, int vocab_size) {
+  Batch batch{B, T, {}, {}, {}, {}};
+  std::mt19937 random(1);
+  const size_t n = static_cast<size_t>(B) * static_cast<size_t>(T);
+  batch.weights.assign(n, 1.0f / static_cast<float>(n));
+  for (std::vector<int32_t>* tokens : {&batch.inputs, &batch.targets}) {
+    for (size_t i = 0; i < n; ++i)
+      tokens->push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(vocab_size)));
+  }
+  return batch;
+}
 
 const char* name_of(Precision p) { return p == Precision::bf16 ? "bf16" : "fp32"; }
 
@@ -156,8 +173,8 @@ void measure_memory(Ceilings& c, bool quick) {
   if (available > 0) bytes = std::min(bytes, static_cast<int64_t>(available / 4));
   const int64_t n = bytes / 8;
   const Buffer from(8 * n), to(8 * n);
-  uint64_t* a = static_cast<uint64_t*>(from.data());
-  uint64_t* b = static_cast<uint64_t*>(to.data());
+  uint64_t* a = from.as<uint64_t>();
+  uint64_t* b = to.as<uint64_t>();
 #pragma omp parallel for
   for (int64_t i = 0; i < n; ++i) a[i] = b[i] = static_cast<uint64_t>(i);
   const double seconds = quick ? 0 : 1;
@@ -185,7 +202,7 @@ void measure_adamw(Ceilings& c, const cpu::Kernels<float>& kernels, bool quick) 
   const int64_t bytes = n * static_cast<int64_t>(sizeof(float));
   const Buffer memory[4] = {Buffer(bytes), Buffer(bytes), Buffer(bytes), Buffer(bytes)};
   float* of[4];
-  for (int k = 0; k < 4; ++k) of[k] = static_cast<float*>(memory[k].data());
+  for (int k = 0; k < 4; ++k) of[k] = memory[k].as<float>();
   const auto times = times_of(quick ? 0 : 1, [&] {
     kernels.adamw_update(of[0], of[1], of[2], of[3], 1, 1e-4f, 0.9f, 0.95f, 0.1f, 0.05f, 1e-8f, 0.1f, n);
   });
@@ -298,21 +315,39 @@ class Bench {
     ModelOptions options;
     options.precision = precision;
     progress(what + ": operations");
-    CpuModel<float> model(shape, false, options);
-    init_weights(model, 1);
-    const Batch batch(flags_.B, flags_.T, shape.vocab_size);
-    std::vector<Row> rows;
-    {
-      StepWalk walk(model, kernels(precision), batch);
-      for (int s = 0; s < flags_.steps; ++s) walk.step();
-      rows = walk.rows();
-    }
+    const Batch batch = random_batch(flags_.B, flags_.T, shape.vocab_size);
+    std::vector<Row> rows = timed_rows(shape, options, batch);
     if (wants("operations")) print_operations(what, name, precision, rows);
     if (!wants("steps")) return;
     progress(what + ": steps");
+    CpuModel<float> model(shape, false, options);
+    init_weights(model, 1);
     const double ms = time_steps(model, batch);
     step_ms_[{name, precision, flags_.B, flags_.T, all_threads_}] = ms;
     breakdowns_.push_back({name, precision, ms, std::move(rows)});
+  }
+
+  std::vector<Row> timed_rows(const ModelConfig& shape, const ModelOptions& options, const Batch& batch) {
+    Timings timings;
+    TimedModel model(shape, options, kernels(options.precision), timings);
+    init_weights(model, 1);
+    double cleared = 0;  // gradients that are added to, so they begin as zeros
+    for (const ParamTensor& p : model.table) {
+      cleared += p.vector() || p.role == Role::position ? static_cast<double>(p.size()) : 0;
+    }
+    for (int s = -1; s < flags_.steps; ++s) {
+      timings.begin_step();
+      timings.time("zero_grad", "", 0, 4 * cleared, [&] { model.zero_grad(); });
+      model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+      model.backward(batch.targets.data(), batch.weights.data());
+      model.update({.lr = 1e-5f}, 1.0f);
+      timings.in_step = false;
+      model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
+      model.loss(batch.targets.data(), nullptr);
+      timings.in_step = true;
+      if (s < 0) timings.forget();  // touched new memory
+    }
+    return std::move(timings.rows);
   }
 
   void print_operations(const std::string& what, const std::string& name, Precision precision,
@@ -374,7 +409,7 @@ class Bench {
     CpuModel<float> model(shape_of(name), false, options);
     init_weights(model, 1);
     set_cpu_threads(threads);
-    const double ms = time_steps(model, Batch(B, T, model.config.vocab_size));
+    const double ms = time_steps(model, random_batch(B, T, model.config.vocab_size));
     set_cpu_threads(all_threads_);
     return step_ms_[key] = ms;
   }

@@ -223,5 +223,6 @@ int main(int argc, char** argv) {
         ->capture_default_str()
         ->check(CLI::Range(0.01, 600.0));
   }
+  programmatic_launches(false);  // the ladders' kernels do not wait, and each is timed by itself
   return run_program(app, argc, argv, [&] { run(options); });
 }

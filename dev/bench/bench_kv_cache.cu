@@ -21,6 +21,7 @@ bench::Ladder make(const bench::Problem& problem) {
   const int64_t N = static_cast<int64_t>(B) * T, kept = N * C;
   const double bytes = 4.0 * static_cast<double>(N) * C * sizeof(bf16);
   const int sets = problem.sets(bytes);
+  const AttentionShape shape{B, T, NH, NH, HS};
   struct Tensors {
     bench::Buffers<bf16> k, v, inp;
   };
@@ -40,8 +41,8 @@ bench::Ladder make(const bench::Problem& problem) {
                       }},
                      {"16 bytes", "8 channels per thread: 512 bytes per request, an eighth of them.",
                       [=](int set, cudaStream_t stream) {
-                        kv_cache_append<bf16>(nullptr, t->k[set], t->v[set], t->inp[set], 0, B, T, NH, HS, max_T,
-                                              stream);
+                        kv_cache_append<bf16>(nullptr, t->k[set], t->v[set], packed_qkv<const bf16>(t->inp[set], shape),
+                                              nullptr, shape, max_T, stream);
                       }}};
   ladder.reset = [=] {
     t->k.poison(0);
@@ -50,7 +51,8 @@ bench::Ladder make(const bench::Problem& problem) {
   ladder.check = [=] {
     const std::vector<bf16> inp = t->inp.host(0), k = t->k.host(0), v = t->v.host(0);
     std::vector<bf16> expected_k = k, expected_v = v;
-    cpu::kv_cache_append<bf16>(nullptr, expected_k.data(), expected_v.data(), inp.data(), 0, B, T, NH, HS, max_T);
+    cpu::kv_cache_append<bf16>(nullptr, expected_k.data(), expected_v.data(), packed_qkv(inp.data(), shape), nullptr,
+                               shape, max_T);
     bench::check_close("k", k, bench::to_doubles(expected_k), 1, 0);
     bench::check_close("v", v, bench::to_doubles(expected_v), 1, 0);
   };

@@ -2,8 +2,6 @@
 #include "dev/bench/bench.h"
 #include "kernels/layernorm.cuh"
 #include "kernels/layernorm.h"
-#include "kernels/residual.cuh"
-#include "kernels/residual.h"
 
 namespace {
 
@@ -82,24 +80,17 @@ __global__ void layernorm_warp_kernel(bf16* out, float* mean, float* rstd, const
   }
 }
 
-// The same with the row in registers, C / 32 numbers per lane; kFused: the row is inp + inp2, and is written too.
-template <int C, bool kFused>
-__global__ void __launch_bounds__(128)
-    layernorm_registers_kernel(bf16* residual, bf16* out, float* mean, float* rstd, const bf16* inp, const bf16* inp2,
-                               const bf16* weight, const bf16* bias, int N) {
+// The same with the row in registers, C / 32 numbers per lane.
+template <int C>
+__global__ void __launch_bounds__(128) layernorm_registers_kernel(bf16* out, float* mean, float* rstd, const bf16* inp,
+                                                                  const bf16* weight, const bf16* bias, int N) {
   const int row = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= N) return;
   const int64_t start = static_cast<int64_t>(row) * C;
   float x[C / 32], sum = 0, squares = 0;
 #pragma unroll
   for (int k = 0; k < C / 32; ++k) {
-    const int64_t i = start + k * 32 + lane;
-    x[k] = to_float(inp[i]);
-    if constexpr (kFused) {
-      const bf16 stored = from_float<bf16>(x[k] + to_float(inp2[i]));  // the values that backward will read
-      residual[i] = stored;
-      x[k] = to_float(stored);
-    }
+    x[k] = to_float(inp[start + k * 32 + lane]);
     sum += x[k];
   }
   const float m = warp_sum(sum) / C;
@@ -265,22 +256,14 @@ constexpr double kLost = 4 * 0x1p-24 * 16;
 struct Tensors {
   int64_t N;
   int sets;
-  bench::Buffers<bf16> residual{sets, N*C, 0, 0}, out{sets, N*C, 0, 0}, inp{sets, N*C, 1, 1}, inp2{sets, N*C, 2, 1},
-      weight{1, C, 3, 1}, bias{1, C, 4, 1};
+  bench::Buffers<bf16> out{sets, N*C, 0, 0}, inp{sets, N*C, 1, 1}, weight{1, C, 3, 1}, bias{1, C, 4, 1};
   bench::Buffers<float> mean{1, N, 0, 0}, rstd{1, N, 0, 0};
 };
 
-void check_forward(const Tensors& t, bool fused) {
+void check_forward(const Tensors& t) {
   for (const auto [first, count] : bench::sample_rows(t.N, 1024)) {
     const int64_t at = first * C, n = count * C;
     std::vector<double> x = bench::to_doubles(t.inp.host(0, at, n)), out(n), mean(count), rstd(count);
-    if (fused) {
-      const auto y = bench::to_doubles(t.inp2.host(0, at, n));
-      cpu::residual_forward(x.data(), x.data(), y.data(), n);
-      const std::vector<bf16> stored = t.residual.host(0, at, n);
-      bench::check_close("residual", stored, x, 1, 0);
-      x = bench::to_doubles(stored);  // the statistics are those of the stored values
-    }
     const auto w = bench::to_doubles(t.weight.host(0)), b = bench::to_doubles(t.bias.host(0));
     cpu::layernorm_forward(out.data(), mean.data(), rstd.data(), x.data(), w.data(), b.data(), static_cast<int>(count),
                            C);
@@ -290,34 +273,27 @@ void check_forward(const Tensors& t, bool fused) {
   }
 }
 
-// Shared by the two forward ladders.
-bench::Ladder forward_ladder(const char* operation, const std::shared_ptr<Tensors>& t, int tensors, bool fused) {
-  const auto bytes = [=](int64_t rows) {
-    return static_cast<double>(tensors * rows * C * sizeof(bf16) + 2 * rows * sizeof(float) + 2 * C * sizeof(bf16));
-  };
-  bench::Ladder ladder;
-  ladder.operation = operation;
-  ladder.size = "N=" + std::to_string(t->N) + " C=768 bf16";
-  ladder.limit = bench::Limit::memory;
-  ladder.bytes = bytes(t->N);
-  ladder.flops = (fused ? 9.0 : 8.0) * static_cast<double>(t->N * C);
-  ladder.sets = t->sets;
-  ladder.gpu_bytes = bytes(kGpuRows);
-  ladder.reset = [=] {
-    if (fused) t->residual.poison(0);
-    t->out.poison(0);
-    t->mean.poison(0);
-    t->rstd.poison(0);
-  };
-  ladder.check = [=] { check_forward(*t, fused); };
-  return ladder;
-}
-
 bench::Ladder make_forward(const bench::Problem& problem) {
   const int64_t N = problem.size(kGpuRows, 128);
   const auto t = std::shared_ptr<Tensors>(new Tensors{N, problem.sets(2.0 * N * C * sizeof(bf16))});
   const int rows = static_cast<int>(N);
-  bench::Ladder ladder = forward_ladder("layernorm_forward", t, 2, false);
+  const auto bytes = [](int64_t n) {
+    return static_cast<double>(2 * n * C * sizeof(bf16) + 2 * n * sizeof(float) + 2 * C * sizeof(bf16));
+  };
+  bench::Ladder ladder;
+  ladder.operation = "layernorm_forward";
+  ladder.size = "N=" + std::to_string(N) + " C=768 bf16";
+  ladder.limit = bench::Limit::memory;
+  ladder.bytes = bytes(N);
+  ladder.flops = 8.0 * static_cast<double>(N * C);
+  ladder.sets = t->sets;
+  ladder.gpu_bytes = bytes(kGpuRows);
+  ladder.reset = [=] {
+    t->out.poison(0);
+    t->mean.poison(0);
+    t->rstd.poison(0);
+  };
+  ladder.check = [=] { check_forward(*t); };
   ladder.versions = {
       {"a thread a row",
        "As on a CPU: one thread per row, three loops. Lanes lie a row apart, so each request touches 32 "
@@ -344,8 +320,8 @@ bench::Ladder make_forward(const bench::Problem& problem) {
        "The row is read once, 24 numbers per lane, instead of three times; that needs a length known to "
        "the compiler.",
        [=](int set, cudaStream_t stream) {
-         launch(layernorm_registers_kernel<C, false>, grid_for(N, 4), 128, 0, stream, t->residual[set], t->out[set],
-                t->mean[0], t->rstd[0], t->inp[set], t->inp2[set], t->weight[0], t->bias[0], rows);
+         launch(layernorm_registers_kernel<C>, grid_for(N, 4), 128, 0, stream, t->out[set], t->mean[0], t->rstd[0],
+                t->inp[set], t->weight[0], t->bias[0], rows);
        }},
       {"row in shared memory",
        "Accesses of 16 bytes, and the row kept in shared memory, each lane its own part: no barrier "
@@ -356,42 +332,13 @@ bench::Ladder make_forward(const bench::Problem& problem) {
   return ladder;
 }
 
-bench::Ladder make_fused(const bench::Problem& problem) {
-  const int64_t N = problem.size(kGpuRows, 128);
-  const auto t = std::shared_ptr<Tensors>(new Tensors{N, problem.sets(4.0 * N * C * sizeof(bf16))});
-  const int rows = static_cast<int>(N);
-  bench::Ladder ladder = forward_ladder("residual_layernorm_forward", t, 4, true);
-  ladder.versions = {
-      {"two kernels",
-       "The sum of the residual connection, then its normalisation, both of kernels/ and good on their own; "
-       "but the sum goes to memory and comes back: five tensors of traffic.",
-       [=](int set, cudaStream_t stream) {
-         residual_forward(t->residual[set], t->inp[set], t->inp2[set], N * C, stream);
-         layernorm_forward(t->out[set], t->mean[0], t->rstd[0], t->residual[set], t->weight[0], t->bias[0], rows, C,
-                           stream);
-       }},
-      {"fused", "One kernel writes the sum and continues with the values in its registers: four tensors.",
-       [=](int set, cudaStream_t stream) {
-         launch(layernorm_registers_kernel<C, true>, grid_for(N, 4), 128, 0, stream, t->residual[set], t->out[set],
-                t->mean[0], t->rstd[0], t->inp[set], t->inp2[set], t->weight[0], t->bias[0], rows);
-       }},
-      {"fused, 16 bytes",
-       "The same with accesses of 16 bytes, the row in shared memory, and the dropout between the two as "
-       "well (here its rate is 0).",
-       [=](int set, cudaStream_t stream) {
-         residual_layernorm_forward(t->residual[set], t->out[set], t->mean[0], t->rstd[0], t->inp[set], t->inp2[set],
-                                    t->weight[0], t->bias[0], 0.0f, 0, 0, rows, C, stream);
-       }}};
-  return ladder;
-}
-
 struct Gradients {
   int64_t N, C;
   int sets;
   bench::Buffers<bf16> dinp{sets, N*C, 5, 1}, first_dinp{1, N*C, 5, 1}, dout{sets, N*C, 6, 1}, inp{sets, N*C, 1, 1},
       weight{1, C, 3, 1};
   bench::Buffers<float> dweight{1, C, 7, 1}, dbias{1, C, 8, 1}, first_dweight{1, C, 7, 1}, first_dbias{1, C, 8, 1},
-      mean{1, N, 0, 0}, rstd{1, N, 0, 0};
+      dinp_sums{1, C, 0, 0}, mean{1, N, 0, 0}, rstd{1, N, 0, 0};
   bench::Buffers<uint8_t> scratch{1, layernorm_backward_scratch(static_cast<int>(N), static_cast<int>(C)), 0, 0};
 };
 
@@ -449,9 +396,9 @@ bench::Ladder backward_ladder(const char* operation, const bench::Problem& probl
 // A version: the launcher in kernels/.
 bench::Version backward_version(const std::shared_ptr<Gradients>& t, const char* name, const char* idea) {
   return {name, idea, [t](int set, cudaStream_t stream) {
-            layernorm_backward(t->dinp[set], t->dweight[0], t->dbias[0], t->scratch[0], t->dout[set], t->inp[set],
-                               t->weight[0], t->mean[0], t->rstd[0], static_cast<int>(t->N), static_cast<int>(t->C),
-                               stream);
+            layernorm_backward(t->dinp[set], t->dweight[0], t->dbias[0], t->dinp_sums[0], t->scratch[0], t->dout[set],
+                               t->inp[set], t->weight[0], t->mean[0], t->rstd[0], false, static_cast<int>(t->N),
+                               static_cast<int>(t->C), stream);
           }};
 }
 
@@ -517,7 +464,6 @@ bench::Ladder make_wide_backward(const bench::Problem& problem) {
 }
 
 const bench::Register forward("layernorm_forward", make_forward);
-const bench::Register fused("residual_layernorm_forward", make_fused);
 const bench::Register backward("layernorm_backward", make_backward);
 const bench::Register wide_backward("layernorm_backward_wide", make_wide_backward);
 

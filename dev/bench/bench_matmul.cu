@@ -378,7 +378,7 @@ const Register forward_bf16("matmul_forward_bf16", [](const Problem& problem) {
        "A block computes 128 x 128 outputs, a warp 64 x 64: half the shared memory reads per product; rows are stored "
        "16 bytes at a time.",
        [p](int set, cudaStream_t stream) {
-         const ForwardEpilogue<bf16> epilogue{p->out[set], nullptr, nullptr, p->OC};
+         const ForwardEpilogue<bf16> epilogue{p->out[set], nullptr, nullptr, nullptr, p->OC};
          matmul_tensor_core_tile<SquareTile, true, Major::k, Major::k>(epilogue, static_cast<const bf16*>(p->inp[set]),
                                                                        static_cast<const bf16*>(p->weight[set]), p->N,
                                                                        p->OC, p->C, p->C, stream);

@@ -109,8 +109,7 @@ Version in_chunks(const std::shared_ptr<Bias>& p, const char* name, const char* 
             const int chunks = ceil_div(p->N, chunk);
             launch(sum, dim3(ceil_div(p->OC, columns), chunks), threads, 0, stream, p->partial[set],
                    static_cast<const bf16*>(p->dout[set]), p->N, p->OC);
-            launch(add_parts_kernel<float>, grid_for(p->OC, 256), 256, 0, stream, p->dbias[set],
-                   static_cast<const float*>(p->partial[set]), chunks, static_cast<int64_t>(p->OC));
+            add_parts(p->dbias[set], p->partial[set], false, chunks, p->OC, stream);
           }};
 }
 
@@ -150,7 +149,7 @@ const Register bias("matmul_backward_bias", [](const Problem& problem) {
        "Eight rows are under way while eight are added: a load takes as long as some hundred instructions, and a warp "
        "that waits for each moves a fraction of what memory could.",
        [p](int set, cudaStream_t stream) {
-         bias_backward<bf16>(p->dbias[set], p->partial[set], p->dout[set], p->N, p->OC, stream);
+         bias_backward<bf16>(p->dbias[set], p->partial[set], p->dout[set], false, p->N, p->OC, stream);
        }},
   };
   return ladder;

@@ -18,6 +18,7 @@
 #include "llm/formats/open_weights.h"
 #include "llm/formats/safetensors.h"
 #include "llm/inference/tasks.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/support/json.h"

@@ -75,7 +75,9 @@ bench::Ladder make(const bench::Problem& problem) {
       {"16 bytes",
        "The widest access there is, 8 elements per thread: 512 bytes per request, a quarter of the pairs' "
        "requests.",
-       [=](int set, cudaStream_t stream) { residual_forward(t->out[set], t->inp1[set], t->inp2[set], N, stream); }}};
+       [=](int set, cudaStream_t stream) {
+         residual_forward(t->out[set], t->inp1[set], t->inp2[set], 0.0f, 0, 0, N, stream);
+       }}};
   ladder.reset = [=] { t->out.poison(0); };
   ladder.check = [=] {
     for (const auto [first, count] : bench::sample_rows(rows, 256)) {

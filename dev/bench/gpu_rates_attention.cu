@@ -29,18 +29,19 @@ void measure_size(const bench::Timer& timer, const Options& options, const Sizes
     bench::Buffers<float> lse;
   };
   std::vector<std::unique_ptr<Results>> results;
-  const bench::Buffers<uint8_t> scratch(1, attention_backward_scratch(s.B, s.T, C, s.NH), 0, 0);
+  const bench::Buffers<uint8_t> scratch(1, attention_backward_scratch(s.B, s.T, s.NH), 0, 0);
   for (const Tier& tier : kTiers) {
     results.push_back(std::unique_ptr<Results>(
         new Results{{1, tokens * C, 0, 0}, {1, 3 * tokens * C, 0, 0}, {1, tokens * s.NH, 0, 0}}));
     const Results &r = *results.back(), &first = *results.front();
+    const AttentionShape shape{s.B, s.T, s.NH, s.NH, s.HS};
+    const auto qkv = packed_qkv(static_cast<const bf16*>(inp[0]), shape);
     const auto forward = [&](int) {
-      attention_forward<bf16>(r.out[0], r.lse[0], inp[0], nullptr, 0, 0, 0, s.B, s.T, C, s.NH, true, tier.tier,
-                              timer.stream());
+      attention_forward<bf16>(r.out[0], r.lse[0], qkv, 0, 0, 0, shape, tier.tier, timer.stream());
     };
     const auto backward = [&](int) {
-      attention_backward<bf16>(r.dinp[0], scratch[0], dout[0], r.out[0], r.lse[0], inp[0], nullptr, 0, 0, 0, s.B, s.T,
-                               C, s.NH, true, tier.tier, timer.stream());
+      attention_backward<bf16>(packed_qkv(static_cast<bf16*>(r.dinp[0]), shape), scratch[0], dout[0], r.out[0],
+                               r.lse[0], qkv, 0, 0, 0, shape, tier.tier, timer.stream());
     };
     const auto row = [&](const char* pass, const bench::Buffers<bf16>& made, const bench::Buffers<bf16>& by_first,
                          double flops, const bench::Timing& timing) {

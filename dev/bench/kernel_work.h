@@ -1,6 +1,6 @@
 // The demands of each kernel of a step on a GPU in addition to bytes and operations: the instructions that its warps
 // issue, and how many bytes its threads have in flight. A change of a kernel needs a change of its row here, and of its
-// bytes and blocks in gpu_step.h; the GPU's rates are in rates.json.
+// bytes and blocks in llm/models/count.cpp; the GPU's rates are in rates.json.
 //
 // "SASS": read off the disassembly for sm_90a (nvcc 13.0, nvdisasm -c), bf16, whole packs, without dropout. Code that
 // runs only for tails, dropout or masks is left out, as far as branches show it.
@@ -10,7 +10,8 @@
 #include <cmath>
 #include <string>
 
-#include "dev/predict/gpu_step.h"
+#include "kernels/scratch.h"
+#include "llm/models/count.h"
 
 struct KernelWork {
   const char* kernel;
@@ -25,11 +26,9 @@ struct KernelWork {
 inline constexpr KernelWork kKernelWork[] = {
     {"memset", nullptr, 256, 32, 64, 8, "CUDA's own: estimate"},
     {"embedding_forward_kernel", nullptr, 256, 25, 32, 111, "SASS: all of it, two loads in flight"},
-    {"layernorm_forward_kernel", "layernorm_forward", 128, 37, 32, 145,
+    {"layernorm_forward_kernel", nullptr, 128, 32, 32, 145,
      "SASS: 67 for two packs, 31 and 80 for one; two loads in flight"},
-    {"layernorm_forward_kernel", nullptr, 128, 47, 48, 194,
-     "SASS: 166 for two packs, 31 and 80 for one; three in flight"},
-    {"layernorm_backward_kernel", nullptr, 256, 128, 96, 228, "SASS: 455 for a pack of two rows, six loads in flight"},
+    {"layernorm_backward_kernel", nullptr, 256, 128, 96, 254, "SASS: 508 for a pack of two rows, six loads in flight"},
     {"layernorm_backward_wide_kernel", nullptr, 256, 64, 96, 249, "SASS: 184 for two packs and 157 for one"},
     {"layernorm_backward_sum_kernel", nullptr, 1024, 32, 16, 5, "SASS: 17 for four loads of 4 bytes"},
     {"classifier_backward_kernel", nullptr, 512, 52, 192, 137,
@@ -37,6 +36,7 @@ inline constexpr KernelWork kKernelWork[] = {
     {"classifier_loss_kernel", nullptr, 1024, 32, 64, 12, "estimate"},
     {"bias_partial_kernel", nullptr, 256, 113, 128, 31, "SASS: 245 for eight packs, eight loads in flight"},
     {"add_parts_kernel", nullptr, 256, 32, 64, 5, "SASS: 68 for 16 loads of 4 bytes, in flight together"},
+    {"residual_forward_kernel", nullptr, 256, 40, 32, 60, "estimate; with dropout 250 more"},
     {"gelu_forward_kernel", nullptr, 256, 40, 16, 380, "SASS: 45 an element of 8, and the pack's own"},
     {"attention_delta_kernel", nullptr, 256, 32, 32, 109, "SASS: 218 for two packs, two loads in flight"},
     {"embedding_dwpe_kernel", nullptr, 256, 32, 32, 20, "SASS: 81 for four loads of 8 bytes, in flight together"},
@@ -49,7 +49,10 @@ inline constexpr KernelWork kKernelWork[] = {
     {"global_norm_chunk_kernel", nullptr, 256, 31, 16, 24, "SASS: 125 for four loads, tails left out"},
     {"global_norm_kernel", nullptr, 1024, 32, 8, 12, "estimate"},
     {"adamw_prepare_kernel", nullptr, 1, 32, 8, 300, "estimate"},
+    {"adamw_update_kernel", "adamw_update_bf16", 256, 48, 48, 400,
+     "SASS: 100 an element of 4, random numbers included, four loads in flight"},
     {"adamw_update_kernel", nullptr, 256, 40, 64, 220, "SASS: 55 an element of 4, four loads in flight"},
+    {"ema_update_kernel", nullptr, 256, 40, 32, 30, "estimate"},
     {"muon_momentum_kernel", nullptr, 256, 40, 32, 60, "estimate"},
     {"muon_normalize_kernel", nullptr, 256, 40, 16, 40, "estimate"},
     {"muon_apply_kernel", nullptr, 256, 40, 32, 60, "estimate"},
@@ -67,7 +70,7 @@ inline const KernelWork* find_kernel_work(const LaunchRow& row) {
 // capability 9.0: 2,048, 65,536 and 228 KiB, of which each block takes 1 KiB more than it requests).
 inline double resident_blocks(const LaunchRow& row, const KernelWork& work) {
   const double threads = row.threads > 0 ? row.threads : work.threads;
-  const double registers = ceil_div(work.registers, 8) * 8 * std::max(32.0, threads);
+  const double registers = static_cast<double>(pieces_of(work.registers, 8) * 8) * std::max(32.0, threads);
   return std::max(1.0, std::floor(std::min({32.0, 2048 / std::max(32.0, threads), 65536 / registers,
                                             228 * 1024.0 / (row.shared + 1024)})));
 }
@@ -96,6 +99,8 @@ inline double epilogue_instructions(Epilogue epilogue) {
   switch (epilogue) {
     case Epilogue::store:
       return 11;
+    case Epilogue::residual:
+      return 14;
     case Epilogue::gelu:
       return 50;
     case Epilogue::gelu_grad:

@@ -1,5 +1,5 @@
 // The rates of a GPU and of NVIDIA's libraries on it, from dev/bench/rates.json: {DEVICE: {RATE: {"value", "unit",
-// "from"}}}. They describe the hardware and the libraries; the kernels' demands are in gpu_step.h and kernel_work.h, so
+// "from"}}}. They describe the hardware and the libraries; the kernels' demands are in count.h and kernel_work.h, so
 // work on kernels does not change this file.
 #pragma once
 
@@ -17,9 +17,10 @@ struct Rates {
   double issue_slots, issue_share, float_share;         // slots per cycle and multiprocessor
   double tensor_flops, tensor_issue, tensor_peak;       // FLOP per cycle and multiprocessor, share, TFLOP/s
   double tile_epilogue, library_share, mma_sync_share;  // cycles, shares
+  double tuned_gain;                                    // factor
   double cudnn_forward_64, cudnn_forward_128;           // TFLOP/s, as the two below
   double cudnn_backward_64, cudnn_backward_128;
-  double launch_gap, host_launch;  // us
+  double launch_gap, graph_gap, host_launch;  // us
 };
 
 struct RateField {
@@ -43,12 +44,14 @@ inline constexpr RateField kRateFields[] = {
     {"tensor_peak", "TFLOP/s", &Rates::tensor_peak},
     {"tile_epilogue", "cycles per 64 KiB of a tile's results", &Rates::tile_epilogue},
     {"library_share", "of the tiles' model", &Rates::library_share, true},
+    {"tuned_gain", "times library_share", &Rates::tuned_gain},
     {"mma_sync_share", "of tensor_flops", &Rates::mma_sync_share, true},
     {"cudnn_forward_64", "TFLOP/s", &Rates::cudnn_forward_64},
     {"cudnn_forward_128", "TFLOP/s", &Rates::cudnn_forward_128},
     {"cudnn_backward_64", "TFLOP/s", &Rates::cudnn_backward_64},
     {"cudnn_backward_128", "TFLOP/s", &Rates::cudnn_backward_128},
     {"launch_gap", "us", &Rates::launch_gap},
+    {"graph_gap", "us", &Rates::graph_gap},
     {"host_launch", "us", &Rates::host_launch},
 };
 

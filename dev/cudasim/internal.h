@@ -1,7 +1,8 @@
 // What the files of the runtime share.
 //   fiber.*    a stack and a context to switch to          worker.cpp  one block: lanes, warps, barriers, reports
 //   grid.cpp   the worker threads and the order of blocks  memory.cpp  device and pinned memory, faults
-//   stream.cpp streams, events, copies                     runtime.cpp the rest of the API;  names.cpp kernels' names
+//   stream.*   streams, events, copies                     graph.cpp   captures and graphs
+//   runtime.cpp the rest of the API                        names.cpp   kernels' names
 //   nccl.cpp   NCCL's API  nccl_collective.cpp what its calls do  nccl_mesh.* the connections between its ranks
 // For instrumented code (observe.h): hooks.cpp, observe.cpp, check.cpp, count.cpp, places.cpp.
 #pragma once
@@ -77,7 +78,8 @@ struct Grid {
   dim3 grid, block;
   size_t shared_bytes = 0;
   Schedule schedule = Schedule::forward;
-  uint64_t seed = 0;  // of this launch
+  uint64_t seed = 0;          // of this launch
+  bool programmatic = false;  // may begin before earlier kernels have ended: its threads must wait for those
   uint64_t blocks = 0;
   std::atomic<uint64_t> next{0};  // blocks handed out
   std::atomic<int> error{cudaSuccess};
@@ -132,4 +134,12 @@ bool is_stream(cudaStream_t stream);
 std::shared_ptr<Record> enqueue_operation(cudaStream_t stream, std::function<cudaError_t()> run,
                                           std::shared_ptr<Record> after);
 cudaError_t drain_until(const std::shared_ptr<Record>& record);
+
+// ---- captures (graph.cpp): an error also breaks the captures that forbid the call ----------------------------------
+
+bool is_capturing(cudaStream_t stream);
+// For calls that a capture would not record: those that allocate, free or wait. Allowed in relaxed mode.
+cudaError_t may_call_unrecorded(const char* call);
+cudaError_t may_wait_for_all(const char* call);  // cudaDeviceSynchronize: never while a stream is capturing
+cudaError_t may_copy_at_once(const char* call);  // cudaMemcpy, cudaMemset: they also use the legacy stream
 }  // namespace cudasim

@@ -162,6 +162,8 @@ cudaError_t free_pointer(void* pointer, bool pinned, const Place& where) {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!pointer) return cudaSuccess;
+  if (const cudaError_t status = may_call_unrecorded(pinned ? "cudaFreeHost" : "cudaFree"); status != cudaSuccess)
+    return returned(status);
   const cudaError_t drained = drain_all();  // as in CUDA: nothing that still runs may use it
   if (drained != cudaSuccess) return returned(drained);
   const auto found = memory().live.find(static_cast<char*>(pointer));
@@ -329,6 +331,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes, std::source_location where)
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!pointer) return returned(cudaErrorInvalidValue);
   *pointer = nullptr;
+  if (const cudaError_t status = may_call_unrecorded("cudaMalloc"); status != cudaSuccess) return returned(status);
   if (bytes == 0) return cudaSuccess;
   Memory& all = memory();
   if (bytes > settings().memory - all.used) return returned(cudaErrorMemoryAllocation);
@@ -345,6 +348,7 @@ cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned, std::source_lo
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!pointer) return returned(cudaErrorInvalidValue);
   *pointer = nullptr;
+  if (const cudaError_t status = may_call_unrecorded("cudaHostAlloc"); status != cudaSuccess) return returned(status);
   if (bytes == 0) return cudaSuccess;
   return returned(allocate(memory().pinned, pointer, bytes, true, where));
 }

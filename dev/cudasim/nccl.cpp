@@ -147,6 +147,8 @@ ncclResult_t check(const Call& call) {
   if (header.count > SIZE_MAX / call.element_bytes() / static_cast<size_t>(comm.ranks))
     return refuse(header.text() + ": the byte count overflows");
   if (!is_stream(call.stream)) return refuse("the stream of " + header.text() + " is not a stream (destroyed?)");
+  if (is_capturing(call.stream))
+    return refuse(header.text() + " in a stream that is capturing: not modelled", ncclInvalidUsage);
   ncclResult_t result = check_buffer(call, "send", call.send, call.send_count());
   if (result == ncclSuccess) result = check_buffer(call, "receive", call.receive, call.receive_count());
   return result == ncclSuccess ? check_overlap(call) : result;

@@ -108,6 +108,10 @@ bool locate(Worker& worker, Access& access) {
 
 void observe_one(Worker& worker, Access& access, bool must_be_aligned) {
   if (!locate(worker, access)) return;
+  if (!is_shared(access) && worker.grid().programmatic && !worker.current().waited_for_grids) {
+    fail_access(worker, "access to global memory before the wait for earlier kernels", access.pc,
+                access_text(worker, access.write, access.bytes), cudaErrorLaunchFailure);
+  }
   if (must_be_aligned && reinterpret_cast<uintptr_t>(access.address) % access.bytes != 0) {
     fail_access(worker, "access to a misaligned address", access.pc,
                 access_text(worker, access.write, access.bytes) + " at address ..." +

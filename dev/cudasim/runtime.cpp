@@ -166,7 +166,12 @@ cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel) {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   if (!kernel) return returned(cudaErrorInvalidDeviceFunction);
-  if (config.numAttrs != 0) return returned(cudaErrorNotSupported);
+  if (config.numAttrs > 0 && !config.attrs) return returned(cudaErrorInvalidValue);
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const cudaLaunchAttributeID id = config.attrs[i].id;
+    if (id != cudaLaunchAttributeIgnore && id != cudaLaunchAttributeProgrammaticStreamSerialization)
+      return returned(cudaErrorNotSupported);
+  }
   const dim3 grid = config.gridDim, block = config.blockDim;
   const bool zero = !grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z;
   if (zero || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || block.x > kMaxThreads ||
@@ -205,6 +210,7 @@ const char* cudaGetErrorName(cudaError_t error) {
     NAME(cudaErrorInvalidDevice)
     NAME(cudaErrorNoKernelImageForDevice)
     NAME(cudaErrorInvalidResourceHandle)
+    NAME(cudaErrorIllegalState)
     NAME(cudaErrorNotReady)
     NAME(cudaErrorIllegalAddress)
     NAME(cudaErrorLaunchOutOfResources)
@@ -212,6 +218,15 @@ const char* cudaGetErrorName(cudaError_t error) {
     NAME(cudaErrorMisalignedAddress)
     NAME(cudaErrorLaunchFailure)
     NAME(cudaErrorNotSupported)
+    NAME(cudaErrorStreamCaptureUnsupported)
+    NAME(cudaErrorStreamCaptureInvalidated)
+    NAME(cudaErrorStreamCaptureMerge)
+    NAME(cudaErrorStreamCaptureUnmatched)
+    NAME(cudaErrorStreamCaptureUnjoined)
+    NAME(cudaErrorStreamCaptureIsolation)
+    NAME(cudaErrorStreamCaptureImplicit)
+    NAME(cudaErrorCapturedEvent)
+    NAME(cudaErrorStreamCaptureWrongThread)
     NAME(cudaErrorUnknown)
 #undef NAME
   }
@@ -250,6 +265,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no kernel image is available for execution on the device";
     case cudaErrorInvalidResourceHandle:
       return "invalid resource handle";
+    case cudaErrorIllegalState:
+      return "the operation cannot be performed in the present state";
     case cudaErrorNotReady:
       return "device not ready";
     case cudaErrorIllegalAddress:
@@ -264,6 +281,24 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "unspecified launch failure";
     case cudaErrorNotSupported:
       return "operation not supported";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture";
+    case cudaErrorStreamCaptureMerge:
+      return "operation would result in a merge of separate capture sequences";
+    case cudaErrorStreamCaptureUnmatched:
+      return "capture was not ended in the same stream as it began";
+    case cudaErrorStreamCaptureUnjoined:
+      return "capturing stream has unjoined work";
+    case cudaErrorStreamCaptureIsolation:
+      return "dependency created on uncaptured work in another stream";
+    case cudaErrorStreamCaptureImplicit:
+      return "operation would make the legacy stream depend on a capturing blocking stream";
+    case cudaErrorCapturedEvent:
+      return "operation not permitted on an event last recorded in a capturing stream";
+    case cudaErrorStreamCaptureWrongThread:
+      return "attempt to terminate a thread-local capture sequence from another thread";
     case cudaErrorUnknown:
       break;
   }

@@ -2,43 +2,11 @@
 // happened has not happened. Every operation has a number, in the order of the calls; from it follow the rules of the
 // legacy default stream: its operations come after all earlier ones of blocking streams, and theirs after its earlier
 // ones.
-#include <chrono>
-#include <deque>
-#include <functional>
-#include <map>
+#include "dev/cudasim/stream.h"
 
 #include "dev/cudasim/observe.h"
 
 using namespace cudasim;
-
-using Clock = std::chrono::steady_clock;
-
-// One recording of an event, or the end of another operation.
-struct cudasim::Record {
-  CUstream_st* stream;
-  bool done = false;
-  Clock::time_point when = {};
-};
-
-namespace {
-
-struct Operation {
-  uint64_t number;
-  std::function<cudaError_t()> run;
-  std::shared_ptr<Record> after;  // an event that must be recorded first
-};
-
-}  // namespace
-
-struct CUstream_st {
-  bool blocking = true;  // waits for the default stream, and vice versa
-  std::deque<Operation> queue;
-};
-
-struct CUevent_st {
-  bool timing = true;
-  std::shared_ptr<Record> last;
-};
 
 namespace {
 
@@ -55,14 +23,6 @@ Streams& streams() {
   return *streams;
 }
 
-CUstream_st* find_stream(cudaStream_t handle) {
-  if (handle == nullptr || handle == cudaStreamLegacy) return streams().all[0].get();
-  for (const auto& stream : streams().all) {
-    if (stream.get() == handle) return stream.get();
-  }
-  return nullptr;
-}
-
 CUevent_st* find_event(cudaEvent_t handle) {
   for (const auto& event : streams().events) {
     if (event.get() == handle) return event.get();
@@ -72,6 +32,13 @@ CUevent_st* find_event(cudaEvent_t handle) {
 
 void enqueue(CUstream_st& stream, std::function<cudaError_t()> run, std::shared_ptr<Record> after = nullptr) {
   stream.queue.push_back({streams().next_number++, std::move(run), std::move(after)});
+}
+
+// Queues the work, or records it if the stream is capturing.
+void submit(CUstream_st& stream, Work work) {
+  if (stream.captured.capture) return capture_work(stream, std::move(work));
+  const uint64_t number = work.is_kernel ? next_launch_number() : 0;
+  enqueue(stream, [run = std::move(work.run), number] { return run(number); });
 }
 
 // Keeps device memory open as long as work runs.
@@ -126,8 +93,7 @@ CUstream_st* pick(CUstream_st* wanted) {
     case Schedule::random:
       break;
   }
-  uint64_t state = settings().seed ^ ++streams().random * 0x2545f4914f6cdd1du;
-  return busy[next_random(state) % busy.size()];
+  return busy[next_random_choice() % busy.size()];
 }
 
 cudaError_t drain(CUstream_st* wanted) {
@@ -149,22 +115,6 @@ cudaError_t drain_record(const std::shared_ptr<Record>& record) {
   const Running running;
   while (!record->done && sticky_error() == cudaSuccess) advance(*pick(record->stream));
   return sticky_error();
-}
-
-// An operation whose end completes the record. run may be null.
-std::shared_ptr<Record> enqueue_recorded(CUstream_st& stream, std::function<cudaError_t()> run,
-                                         std::shared_ptr<Record> after) {
-  auto record = std::make_shared<Record>(Record{&stream});
-  enqueue(
-      stream,
-      [run = std::move(run), record] {
-        const cudaError_t status = run ? run() : cudaSuccess;
-        record->done = true;
-        record->when = Clock::now();
-        return status;
-      },
-      std::move(after));
-  return record;
 }
 
 // ---- copies --------------------------------------------------------------------------------------------------------
@@ -198,54 +148,70 @@ cudaError_t check_side(const void* pointer, size_t bytes, bool device, bool any,
   return cudaSuccess;
 }
 
-cudaError_t copy(Rows rows, cudaMemcpyKind kind, cudaStream_t handle, bool wait) {
+cudaError_t check_sides(const Rows& rows, cudaMemcpyKind kind) {
+  const size_t to_bytes = (rows.height - 1) * rows.to_pitch + rows.width,
+               from_bytes = (rows.height - 1) * rows.from_pitch + rows.width;
+  const bool any = kind == cudaMemcpyDefault;
+  const cudaError_t status =
+      check_side(rows.to, to_bytes, kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice, any,
+                 "the target of a copy");
+  if (status != cudaSuccess) return status;
+  return check_side(rows.from, from_bytes, kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice, any,
+                    "the source of a copy");
+}
+
+cudaError_t copy(Rows rows, cudaMemcpyKind kind, cudaStream_t handle, bool wait, const char* call) {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   CUstream_st* stream = find_stream(handle);
   if (!stream) return returned(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t status = wait ? may_copy_at_once(call) : may_enqueue(*stream, call); status != cudaSuccess)
+    return returned(status);
   if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) return returned(cudaErrorInvalidMemcpyDirection);
   if (rows.width == 0 || rows.height == 0) return cudaSuccess;
   if (rows.width > rows.to_pitch || rows.width > rows.from_pitch) return returned(cudaErrorInvalidPitchValue);
-  const size_t to_bytes = (rows.height - 1) * rows.to_pitch + rows.width,
-               from_bytes = (rows.height - 1) * rows.from_pitch + rows.width;
-  const bool any = kind == cudaMemcpyDefault;
-  cudaError_t status = check_side(rows.to, to_bytes, kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice,
-                                  any, "the target of a copy");
-  if (status == cudaSuccess)
-    status = check_side(rows.from, from_bytes, kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice, any,
-                        "the source of a copy");
-  if (status != cudaSuccess) return returned(status);
-  if (space_of(rows.from) == Space::host && !wait) {  // pageable: copies its current contents
+  if (const cudaError_t status = check_sides(rows, kind); status != cudaSuccess) return returned(status);
+  const bool captured = stream->captured.capture != nullptr;
+  if (space_of(rows.from) == Space::host && !wait && !captured) {  // pageable: copies its current contents
     auto snapshot = std::make_shared<std::vector<char>>(rows.width * rows.height);
     Rows{snapshot->data(), rows.width, rows.from, rows.from_pitch, rows.width, rows.height}.copy();
-    enqueue(*stream, [rows, snapshot] {
-      Rows{rows.to, rows.to_pitch, snapshot->data(), rows.width, rows.width, rows.height}.copy();
-      return cudaSuccess;
-    });
+    rows.from = snapshot->data();
+    rows.from_pitch = rows.width;
+    submit(*stream, {false, [rows, snapshot](uint64_t) {
+                       rows.copy();
+                       return cudaSuccess;
+                     }});
   } else {
-    enqueue(*stream, [rows] {
-      rows.copy();
-      return cudaSuccess;
-    });
+    submit(*stream, {false, [rows, kind, captured](uint64_t) {
+                       // A graph may outlive the memory that it was captured with.
+                       if (captured && check_sides(rows, kind) != cudaSuccess) return cudaErrorIllegalAddress;
+                       rows.copy();
+                       return cudaSuccess;
+                     }});
   }
   // A copy within the device is always asynchronous.
   const bool within = space_of(rows.to) == Space::device && space_of(rows.from) == Space::device;
   return returned(wait && !within ? drain(stream) : cudaSuccess);
 }
 
-cudaError_t set_memory(void* to, int value, size_t bytes, cudaStream_t handle) {
+cudaError_t set_memory(void* to, int value, size_t bytes, cudaStream_t handle, bool recorded, const char* call) {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   CUstream_st* stream = find_stream(handle);
   if (!stream) return returned(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t status = recorded ? may_enqueue(*stream, call) : may_copy_at_once(call); status != cudaSuccess)
+    return returned(status);
   if (bytes == 0) return cudaSuccess;
-  const cudaError_t status = check_side(to, bytes, true, space_of(to) == Space::pinned, "the target of a memset");
-  if (status != cudaSuccess) return returned(status);
-  enqueue(*stream, [=] {
-    std::memset(to, value, bytes);
-    observe_copy(to, nullptr, bytes);
-    return cudaSuccess;
-  });
+  const auto check = [=] {
+    return check_side(to, bytes, true, space_of(to) == Space::pinned, "the target of a memset");
+  };
+  if (const cudaError_t status = check(); status != cudaSuccess) return returned(status);
+  submit(*stream, {false, [=, captured = stream->captured.capture != nullptr](uint64_t) {
+                     if (captured && check() != cudaSuccess) return cudaErrorIllegalAddress;
+                     std::memset(to, value, bytes);
+                     observe_copy(to, nullptr, bytes);
+                     return cudaSuccess;
+                   }});
   return cudaSuccess;
 }
 
@@ -254,6 +220,37 @@ cudaError_t set_memory(void* to, int value, size_t bytes, cudaStream_t handle) {
 // ---- what other files call -----------------------------------------------------------------------------------------
 
 namespace cudasim {
+
+CUstream_st* find_stream(cudaStream_t handle) {
+  if (handle == nullptr || handle == cudaStreamLegacy) return streams().all[0].get();
+  for (const auto& stream : streams().all) {
+    if (stream.get() == handle) return stream.get();
+  }
+  return nullptr;
+}
+
+CUstream_st& legacy_stream() { return *streams().all[0]; }
+const std::vector<std::unique_ptr<CUstream_st>>& all_streams() { return streams().all; }
+uint64_t next_launch_number() { return streams().launches++; }
+uint64_t next_random_choice() {
+  uint64_t state = settings().seed ^ ++streams().random * 0x2545f4914f6cdd1du;
+  return next_random(state);
+}
+
+std::shared_ptr<Record> enqueue_recorded(CUstream_st& stream, std::function<cudaError_t()> run,
+                                         std::shared_ptr<Record> after) {
+  auto record = std::make_shared<Record>(Record{&stream});
+  enqueue(
+      stream,
+      [run = std::move(run), record] {
+        const cudaError_t status = run ? run() : cudaSuccess;
+        record->done = true;
+        record->when = std::chrono::steady_clock::now();
+        return status;
+      },
+      std::move(after));
+  return record;
+}
 
 cudaError_t drain_all() { return drain(nullptr); }
 
@@ -272,6 +269,7 @@ void drop_all_streams() {
   streams().all.resize(1);
   streams().all[0]->queue.clear();
   streams().events.clear();
+  drop_all_graphs();
 }
 
 namespace detail {
@@ -280,19 +278,25 @@ cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Ker
   const std::lock_guard guard(api_lock());
   CUstream_st* stream = find_stream(config.stream);
   if (!stream) return returned(cudaErrorInvalidResourceHandle);
-  enqueue(*stream, [config, kernel = std::shared_ptr<Kernel>(std::move(kernel)), number = streams().launches++] {
-    Grid grid;
-    grid.kernel = kernel.get();
-    grid.grid = config.gridDim;
-    grid.block = config.blockDim;
-    grid.shared_bytes = config.dynamicSmemBytes;
-    grid.schedule = settings().schedule;
-    grid.seed = settings().seed ^ number * 0x9e3779b97f4a7c15u;
-    grid.blocks = uint64_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z;
-    const cudaError_t status = run_grid(grid);
-    if (status != cudaSuccess) return status;
-    return check_red_zones(kernel_name(kernel->address)) ? cudaSuccess : cudaErrorIllegalAddress;
-  });
+  if (const cudaError_t status = may_enqueue(*stream, "a launch"); status != cudaSuccess) return returned(status);
+  bool programmatic = false;
+  for (unsigned i = 0; i < config.numAttrs; ++i)
+    programmatic |= config.attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization &&
+                    config.attrs[i].val.programmaticStreamSerializationAllowed;
+  submit(*stream, {true, [config, programmatic, kernel = std::shared_ptr<Kernel>(std::move(kernel))](uint64_t number) {
+                     Grid grid;
+                     grid.kernel = kernel.get();
+                     grid.grid = config.gridDim;
+                     grid.block = config.blockDim;
+                     grid.shared_bytes = config.dynamicSmemBytes;
+                     grid.programmatic = programmatic;
+                     grid.schedule = settings().schedule;
+                     grid.seed = settings().seed ^ number * 0x9e3779b97f4a7c15u;
+                     grid.blocks = uint64_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z;
+                     const cudaError_t status = run_grid(grid);
+                     if (status != cudaSuccess) return status;
+                     return check_red_zones(kernel_name(kernel->address)) ? cudaSuccess : cudaErrorIllegalAddress;
+                   }});
   return cudaSuccess;
 }
 
@@ -302,29 +306,35 @@ cudaError_t enqueue_launch(const cudaLaunchConfig_t& config, std::unique_ptr<Ker
 // ---- the API -------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  return copy({static_cast<char*>(to), bytes, static_cast<const char*>(from), bytes, bytes, 1}, kind, nullptr, true);
+  return copy({static_cast<char*>(to), bytes, static_cast<const char*>(from), bytes, bytes, 1}, kind, nullptr, true,
+              "cudaMemcpy");
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-  return copy({static_cast<char*>(to), bytes, static_cast<const char*>(from), bytes, bytes, 1}, kind, stream, false);
+  return copy({static_cast<char*>(to), bytes, static_cast<const char*>(from), bytes, bytes, 1}, kind, stream, false,
+              "cudaMemcpyAsync");
 }
 cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height,
                          cudaMemcpyKind kind) {
   return copy({static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
-              nullptr, true);
+              nullptr, true, "cudaMemcpy2D");
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
   return copy({static_cast<char*>(to), to_pitch, static_cast<const char*>(from), from_pitch, width, height}, kind,
-              stream, false);
+              stream, false, "cudaMemcpy2DAsync");
 }
-cudaError_t cudaMemset(void* to, int value, size_t bytes) { return set_memory(to, value, bytes, nullptr); }
+cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+  return set_memory(to, value, bytes, nullptr, false, "cudaMemset");
+}
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
-  return set_memory(to, value, bytes, stream);
+  return set_memory(to, value, bytes, stream, true, "cudaMemsetAsync");
 }
 
 cudaError_t cudaDeviceSynchronize() {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
+  if (const cudaError_t status = may_wait_for_all("cudaDeviceSynchronize"); status != cudaSuccess)
+    return returned(status);
   return returned(drain_all());
 }
 
@@ -346,6 +356,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   CUstream_st* stream = find_stream(handle);
   if (!stream || stream == streams().all[0].get()) return returned(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t status = may_wait_for(*stream, "cudaStreamDestroy"); status != cudaSuccess)
+    return returned(status);
   const cudaError_t status = drain(stream);
   std::erase_if(streams().all, [&](const auto& other) { return other.get() == stream; });
   return returned(status);
@@ -355,7 +367,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   const std::lock_guard guard(api_lock());
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   CUstream_st* stream = find_stream(handle);
-  return returned(stream ? drain(stream) : cudaErrorInvalidResourceHandle);
+  if (!stream) return returned(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t status = may_wait_for(*stream, "cudaStreamSynchronize"); status != cudaSuccess)
+    return returned(status);
+  return returned(drain(stream));
 }
 
 // A program that polls advances by one operation each time.
@@ -364,6 +379,8 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   CUstream_st* stream = find_stream(handle);
   if (!stream) return returned(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t status = may_wait_for(*stream, "cudaStreamQuery"); status != cudaSuccess)
+    return returned(status);
   if (stream->queue.empty()) return cudaSuccess;
   const Running running;
   advance(*stream);
@@ -376,6 +393,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event_handle, u
   CUstream_st* stream = find_stream(handle);
   CUevent_st* event = find_event(event_handle);
   if (!stream || !event) return returned(cudaErrorInvalidResourceHandle);
+  cudaError_t status = may_enqueue(*stream, "cudaStreamWaitEvent");
+  if (status != cudaSuccess || capture_wait(*stream, *event, status)) return returned(status);
   if (event->last) enqueue(*stream, nullptr, event->last);
   return cudaSuccess;
 }
@@ -407,7 +426,10 @@ cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream_handle) {
   CUevent_st* event = find_event(handle);
   CUstream_st* stream = find_stream(stream_handle);
   if (!event || !stream) return returned(cudaErrorInvalidResourceHandle);
-  event->last = enqueue_recorded(*stream, nullptr, nullptr);
+  if (const cudaError_t status = may_enqueue(*stream, "cudaEventRecord"); status != cudaSuccess)
+    return returned(status);
+  event->captured = stream->captured;
+  event->last = stream->captured.capture ? nullptr : enqueue_recorded(*stream, nullptr, nullptr);
   return cudaSuccess;
 }
 
@@ -416,6 +438,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   CUevent_st* event = find_event(handle);
   if (!event) return returned(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t status = may_wait_for(*event, "cudaEventSynchronize"); status != cudaSuccess)
+    return returned(status);
   return returned(event->last ? drain_record(event->last) : cudaSuccess);
 }
 
@@ -424,6 +448,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
   if (const cudaError_t status = api_status(); status != cudaSuccess) return returned(status);
   CUevent_st* event = find_event(handle);
   if (!event) return returned(cudaErrorInvalidResourceHandle);
+  if (const cudaError_t status = may_wait_for(*event, "cudaEventQuery"); status != cudaSuccess) return returned(status);
   if (!event->last || event->last->done) return cudaSuccess;
   const Running running;
   advance(*event->last->stream);

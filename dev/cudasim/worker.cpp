@@ -192,6 +192,7 @@ void Worker::start_block(Grid& grid, uint64_t block) {
     lane.index = i;
     lane.state = LaneState::not_started;
     lane.fiber = nullptr;
+    lane.waited_for_grids = false;
     if (!lane.copies.empty()) lane.copies.clear();
     if (!lane.copy_groups.empty()) lane.copy_groups.clear();
     if (++thread.x == grid.block.x) {
@@ -273,6 +274,10 @@ void Worker::fiber_loop(Fiber& self) {
     }
     if (thrown) fail();
     Lane& lane = *current_;
+    if (grid_->programmatic && !lane.waited_for_grids) {
+      reporting().describe("return without the wait for earlier kernels");
+      fail();
+    }
     lane_ended(lane);
     lane.fiber = nullptr;
     Lane* next = next_lane();
@@ -556,6 +561,8 @@ void* dynamic_shared() { return worker->dynamic_shared(); }
 int lane_index() { return static_cast<int>(worker->current().index % 32); }
 
 }  // namespace detail
+
+void wait_for_earlier_grids() { worker->current().waited_for_grids = true; }
 
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ struct Lane {
   void* mine;
   detail::Complete complete;
 
+  bool waited_for_grids;  // called wait_for_earlier_grids()
+
   std::vector<AsyncCopy> copies;    // issued, not done yet
   std::vector<size_t> copy_groups;  // ends in `copies` of the committed groups, oldest first
 };

@@ -28,6 +28,7 @@
 #include "llm/formats/tensorflow.h"
 #include "llm/inference/classifier.h"
 #include "llm/inference/tasks.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
@@ -44,7 +45,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-// ---- memory: the bytes allocated now, and the most since a reader began ---------------------------------------------
+// ---- memory: the bytes allocated now, and the most since a reader began --------------------------------------------
 
 namespace {
 constexpr size_t kMaxBytes = size_t{1} << 28;  // inputs have some kilobytes
@@ -79,7 +80,7 @@ const T& one_of(Random& random, const std::vector<T>& all) {
   return all[below(random, all.size())];
 }
 
-// ---- damage ---------------------------------------------------------------------------------------------------------
+// ---- damage --------------------------------------------------------------------------------------------------------
 
 const std::vector<std::string> kNumbers = {"0",
                                            "-1",
@@ -264,7 +265,7 @@ void damage_safetensors(std::string& bytes, Random& random) {
   bytes = std::string(reinterpret_cast<const char*>(&now), 8) + header + bytes.substr(8 + length);
 }
 
-// ---- readers --------------------------------------------------------------------------------------------------------
+// ---- readers -------------------------------------------------------------------------------------------------------
 
 enum class Form { json, lines, safetensors, bytes };
 
@@ -519,7 +520,7 @@ std::vector<Reader> make_readers(const fs::path& dir, const fs::path& source) {
   return readers;
 }
 
-// ---- running them ---------------------------------------------------------------------------------------------------
+// ---- running them --------------------------------------------------------------------------------------------------
 
 void too_long(int) {
   constexpr char kMessage[] = "FAILED: a reader has taken 20 s and does not end\n";

@@ -245,6 +245,7 @@ measure() {
     return 1
   fi
   ms=$(grep -o '"ms":[0-9.e+]*' "$folder/metrics.jsonl" | cut -d: -f2 | head -n $steps | tail -n +$((warmup + 1)) | median)
+  [ ! -e "$folder/plans.json" ] || cp "$folder/plans.json" "$logs/$name.plans.json"  # which algorithms, and their times
   rm -rf "$folder"
   ms=$(rounded "$ms" 2)
   [ -n "$ms" ] || { problem "$name: metrics.jsonl has no times of steps"; return 1; }

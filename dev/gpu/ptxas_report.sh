@@ -27,17 +27,19 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 work=${work:-$tmp}
 
+# To the object file: nvcc's pass for the host refuses some code that its pass for the GPU, and other compilers, take.
 compile() { # compile NVCC WORK SOURCE ARCH
   local out=$2/$(basename "$3" .cu).$4
   [ -f "$out.cubin" ] && [ -z "$(find kernels llm tests/helpers "$3" dev/gpu/ptxas_report.sh "$1" -newer "$out.cubin" -print -quit)" ] && return
   rm -f "$out.cubin"
+  mkdir -p "$out.kept"
   touch "$out.begun"
   "$1" -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Wno-unknown-pragmas -gencode="arch=compute_${4#sm_},code=$4" \
-    -Xptxas -v,-warn-spills -cubin -o "$out.new" "$3" >"$out.log" 2>&1 ||
+    -Xptxas -v,-warn-spills -c -keep -keep-dir "$out.kept" -o "$out.kept/object.o" "$3" >"$out.log" 2>&1 ||
     { echo "error: $3 does not compile for $4:" >&2; grep -v '^ptxas info' "$out.log" >&2; exit 255; }
-  touch -r "$out.begun" "$out.new"  # a source changed since then is newer
-  mv "$out.new" "$out.cubin"
-  rm "$out.begun"
+  mv "$out.kept/$(basename "$3" .cu).cubin" "$out.cubin"
+  touch -r "$out.begun" "$out.cubin"  # a source changed since then is newer
+  rm -r "$out.kept" "$out.begun"
 }
 export -f compile
 logs=()

@@ -25,6 +25,7 @@ REGISTER = re.compile(r"\bR(\d+)(\.64)?\b")
 TARGET = re.compile(r"`\((\.L[\w$.]+)\)|\b(0x[0-9a-f]+)$")
 STORES = ("STG", "STS", "STL", "RED", "ST")
 NO_RESULT = STORES + ("BRA", "BSSY", "BSYNC", "LDGSTS", "EXIT", "CALL", "RET", "BAR", "ISETP", "FSETP")
+BEFORE_WAIT = ("LDG", "LDGSTS", "LD", "STG", "ST", "RED", "ATOM", "ATOMG", "EXIT")  # what the wait must precede
 MOST_PENDING = 32
 
 
@@ -189,6 +190,7 @@ class Facts:
     store_bits: list
     local: int
     divisions: int
+    early: int  # accesses to global memory and ends before the wait for earlier kernels (griddepcontrol.wait)
 
 
 def facts_of(kernel):
@@ -197,8 +199,10 @@ def facts_of(kernel):
     inside = set()
     for _, _, body in kernel.loops:
         inside |= body
+    wait = next((at for at, i in enumerate(code) if i.name == "ACQBULK"), 0)  # 0: none, as in code for sm_80
     facts = Facts(kernel.name, loads_under_way(kernel), 0, 0, 0, sorted({i.bits for i in code if i.name == "STS"}),
-                  sum(i.name in ("LDL", "STL") for i in code), sum(is_division(code[i]) for i in inside))
+                  sum(i.name in ("LDL", "STL") for i in code), sum(is_division(code[i]) for i in inside),
+                  sum(i.name in BEFORE_WAIT for i in code[:wait]))
     best = None
     for loop in kernel.loops:
         body = kernel.body(loop)
@@ -286,6 +290,8 @@ def main():
                   f"{f.divisions:>4}  {name}")
         if f.local:
             problems.append(f"{name}: {f.local} accesses to local memory")
+        if f.early:
+            problems.append(f"{name}: {f.early} accesses or ends before the wait for earlier kernels")
         allowed = next((d["divisions"] for d in budget["divisions"] if re.fullmatch(d["kernel"], name)), 0)
         if f.divisions > allowed:
             problems.append(f"{name}: {f.divisions} integer divisions in its loops, {allowed} are allowed")

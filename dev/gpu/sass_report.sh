@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Disassembles the kernels as they train (llm/models/gpu_model.cu, sm_90a) and compares their machine code with
 # dev/gpu/sass_budget.json: loads under way, instructions and moves per pass through the main loop, widths of stores to
-# shared memory; no local memory and no integer division in loops. dev/gpu/sass_report.py defines how each is counted.
+# shared memory; no local memory, no integer division in loops, and nothing that the compiler moved before the wait for
+# earlier kernels. dev/gpu/sass_report.py defines how each is counted.
 # cudasim cannot see any of it: a load that waits for another requests the same bytes.
 #   dev/gpu/sass_report.sh [--cubin FILE] [PATTERN]    prints the kernels whose names match PATTERN (a Python regex)
 #   --cubin FILE   a file that dev/gpu/ptxas_report.sh --keep left (gpu_model.sm_90a.cubin), instead of compiling here

@@ -1,4 +1,4 @@
-"""Finds where a fault can be planted in a kernel file, and writes the copy of it that has them all.
+"""Finds where a fault can be planted in a kernel file or a model's walk, and writes the copy of it that has them all.
 
 A fault is chosen at run time by its number: `i < n` becomes `mutant::less(17, i, n)`, which is `i <= n` while fault 17 is
 on. So one compilation serves every fault of a file. Faults are only added around tokens, on their own lines: they nest,
@@ -31,6 +31,16 @@ COMPARE = {"<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal
 OTHER = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 EXTREMA = {"fmaxf": "most", "max": "most", "fminf": "least", "min": "least"}
 NEIGHBOUR = {"x": "y", "y": "x", "z": "w", "w": "z"}
+
+# In a walk (llm/models/gpt2.h, walk.h): its functions, and what can take the place of a tensor or a dropout site.
+WALK = {"forward", "enter", "stream", "block_forward", "head_input", "backward", "recompute", "block_backward",
+        "head_forward", "head_backward"}
+OTHER_TENSOR = {"ln1": "ln2", "ln2": "ln1", "atty": "residual2", "residual2": "residual3", "residual3": "residual2",
+                "fch": "fch_gelu", "fch_gelu": "fch", "encoded": "sublayer", "sublayer": "dsublayer", "dnorm": "datty",
+                "datty": "dnorm", "dsublayer": "dnorm", "dresidual": "dsublayer", "fc": "fcproj", "fcproj": "fc",
+                "attproj": "qkv", "qkv": "attproj", "lnf": "block[0].ln1", "pooled": "sublayer", "dpooled": "dnorm",
+                "wte": "wpe", "wpe": "wte", "targets": "tokens"}  # fmt: skip
+OTHER_SITE = {"kMlp": "kAttproj", "kAttproj": "kMlp", "kAttention": "kMlp", "kEmbedding": "kAttention"}
 
 HELPERS = """
 namespace NAME {
@@ -193,8 +203,9 @@ def tokenize(source):
 
 
 class File:
-    def __init__(self, source):
+    def __init__(self, source, walk=False):
         self.source = source
+        self.walk = walk
         self.lines = source.split("\n")
         self.tokens = tokenize(source)
         self.faults = []
@@ -366,7 +377,7 @@ class File:
     def add(self, operator, at, change, wraps, swaps=()):
         """wraps: (first token, last + 1, before, after) with #k for the fault's number, @ for the helpers' scope"""
         token = self.tokens[at]
-        if not token.function:
+        if not token.function or self.walk and token.function not in WALK:
             return
         scope = "mutant_constant::" if token.constexpr else "mutant::"
         mend = lambda text: text.replace("@", scope)
@@ -449,6 +460,33 @@ class File:
         if "||" not in whole:
             self.condition(begin, end, i, "never")
 
+    def walk_name(self, i, name):
+        """An operation left out, or after the next one; a tensor, a dropout site or a way to sum exchanged"""
+        if name == "ops" and self.text(i + 1) == "." and self.text(i - 1) in (";", "{", "}", ")"):
+            end = self.tokens[i + 3].mate + 1
+            if self.text(end) != ";":
+                return
+            call = self.snippet(i, end)
+            self.add("operation", i, f"{self.snippet(i, i + 3)}(...) -> nothing", [(i, end, "(@on(#k) ? (void)0 : (void)", ")")])
+            after = end + 1
+            whole = self.text(i - 1) != ")"  # else it belongs to an if
+            if whole and self.text(after) == "ops" and self.text(self.tokens[after + 3].mate + 1) == ";":
+                stop = self.tokens[after + 3].mate + 1
+                self.add("order", i, f"{self.snippet(i, i + 3)}(...) after {self.snippet(after, after + 3)}(...)",
+                         [(i, stop + 1, f"if (@on(#k)) {{ {self.snippet(after, stop)}; {call}; }} else {{ ", " }")])  # fmt: skip
+        elif name in OTHER_TENSOR and self.text(i - 1) == "." and self.text(i + 1) != "=":
+            begin = self.postfix(i)
+            owner = self.snippet(begin, i)
+            self.add("tensor", i, f"{owner}{name} -> {owner}{OTHER_TENSOR[name]}",
+                     [(begin, i + 1, f"(@on(#k) ? {owner}{OTHER_TENSOR[name]} : ", ")")])  # fmt: skip
+        elif name in OTHER_SITE:
+            self.add("site", i, f"{name} -> {OTHER_SITE[name]}", [(i, i + 1, f"(@on(#k) ? {OTHER_SITE[name]} : ", ")")])
+        elif name == "sum" and self.snippet(i - 2, i) == "m.":
+            self.add("sum", i, "m.sum -> Sum::begin", [(i - 2, i + 1, "(@on(#k) ? Sum::begin : ", ")")])
+            self.add("sum", i, "m.sum -> Sum::set", [(i - 2, i + 1, "(@on(#k) ? Sum::set : ", ")")])
+        elif name == "l" and self.text(i - 1) in ("(", ",") and self.text(i + 1) in (",", ")"):
+            self.add("layer", i, "l -> l - 1, or 0", [(i, i + 1, "(@on(#k) ? (l > 0 ? l - 1 : 0) : ", ")")])
+
     def condition(self, begin, end, at, value):
         before = "(@on(#k) || (" if value == "always" else "(!@on(#k) && ("
         self.add("guard", at, f"{self.snippet(begin, end)} -> {'true' if value == 'always' else 'false'}",
@@ -456,6 +494,8 @@ class File:
 
     def name(self, i):
         name, after = self.text(i), self.text(i + 1)
+        if self.walk:
+            self.walk_name(i, name)
         if name in ("__syncthreads", "__syncwarp", "cp_async_wait", "cp_async_commit"):
             begin = self.tokens[i + 1].mate + 1 if after == "<" else i + 1
             if self.text(begin) != "(" or self.text(self.tokens[begin].mate + 1) != ";":

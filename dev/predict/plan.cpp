@@ -20,9 +20,9 @@ namespace {
 using namespace plan;
 
 struct Flags {
-  std::string model = "gpt2", gpu = "h100", recompute = "none", precision = "bf16", json;
+  std::string model = "gpt2", gpu = "h100", recompute = "none", precision = "bf16", moments = "float", json;
   int gpus = 8, gpus_per_node = 8, B = 64, T = 1024, zero = 0;
-  int64_t total_batch_tokens = 0;
+  int64_t total_batch_tokens = 0, loss_chunk = 0;
   double network_gbps = 400, tokens = 10e9, dollars = 2.5;
   bool markdown = false, scaling = false, published = false;
 };
@@ -90,6 +90,8 @@ Run run_of(const Flags& flags) {
   run.recompute = flags.recompute == "none"   ? Recompute::none
                   : flags.recompute == "gelu" ? Recompute::gelu
                                               : Recompute::block;
+  run.moments = flags.moments == "bf16" ? Moments::bf16 : Moments::f32;
+  run.loss_chunk = flags.loss_chunk;
   run.bf16 = flags.precision == "bf16";
   run.network = flags.network_gbps * 1e9 / 8;
   run.total_batch_tokens = flags.total_batch_tokens > 0 ? flags.total_batch_tokens : run.tokens_at_once();
@@ -130,6 +132,19 @@ void check_memory(const Run& run) {
     changed.recompute = all.recompute = Recompute::block;
     try_way("--recompute block", changed);
     all_flags += "--recompute block ";
+  }
+  if (run.moments == Moments::f32) {
+    Run changed = run;
+    changed.moments = all.moments = Moments::bf16;
+    try_way("--moments bf16", changed);
+    all_flags += "--moments bf16 ";
+  }
+  constexpr int64_t kChunk = 4096;
+  if (run.loss_chunk == 0 && int64_t{run.B} * run.T > kChunk) {
+    Run changed = run;
+    changed.loss_chunk = all.loss_chunk = kChunk;
+    try_way("--loss-chunk 4096", changed);
+    all_flags += "--loss-chunk 4096 ";
   }
   smaller_batch("", run);
   if (!all_flags.empty()) {
@@ -203,6 +218,8 @@ void write_json(FileWriter& file, const Flags& flags, const Run& run, const Step
                             {"zero", run.zero},
                             {"recompute", flags.recompute},
                             {"precision", flags.precision},
+                            {"moments", flags.moments},
+                            {"loss_chunk", flags.loss_chunk},
                             {"memory_bytes", memory},
                             {"memory_bytes_all", memory_of(run)},
                             {"step_ms", parts},
@@ -226,10 +243,14 @@ void print_run(const Flags& flags) {
   const StepTime time = step_time(run);
   const double rate = tokens_per_second(run);
   std::printf(
-      "Predicted, not measured: %s on %d x %s in %d node%s, ZeRO stage %d, %s%s.\n"
+      "Predicted, not measured: %s on %d x %s in %d node%s, ZeRO stage %d, %s%s%s%s.\n"
       "%lld tokens per step: %lld micro-batch%s of %d x %d on each GPU.\n\n",
       flags.model.c_str(), run.gpus, run.gpu.name, run.nodes(), run.nodes() > 1 ? "s" : "", run.zero,
       flags.precision.c_str(), flags.recompute == "none" ? "" : (", recomputing " + flags.recompute).c_str(),
+      flags.moments == "float" ? "" : (", moments in " + flags.moments).c_str(),
+      flags.loss_chunk == 0
+          ? ""
+          : strprintf(", %lld rows of logits at a time", static_cast<long long>(flags.loss_chunk)).c_str(),
       static_cast<long long>(run.total_batch_tokens), static_cast<long long>(run.micro_batches()),
       run.micro_batches() > 1 ? "es" : "", run.B, run.T);
   print_memory(run, flags.markdown);
@@ -357,6 +378,13 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--precision", flags.precision, "number type: bf16 (with master weights) | tf32")
       ->check(CLI::IsMember({"bf16", "tf32"}))
+      ->capture_default_str();
+  app.add_option("--moments", flags.moments, "AdamW's moments: float | bf16, as in train_gpt2cu")
+      ->check(CLI::IsMember({"float", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--loss-chunk", flags.loss_chunk,
+                 "rows of logits in memory at a time, as in train_gpt2cu; 0: all of a micro-batch")
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_option("--network-gbps", flags.network_gbps, "Gbit/s between nodes, per GPU and direction")
       ->check(CLI::Range(0.001, 1e5))

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "dev/predict/gpu_step.h"
 #include "llm/models/config.h"
+#include "llm/models/count.h"
 #include "llm/models/memory_plan.h"
 #include "llm/models/model.h"
 #include "llm/models/sharding.h"
@@ -33,10 +33,10 @@ struct Gpu {
 };
 
 inline constexpr Gpu kGpus[] = {
-    {"a100", 80e9, 312e12, 19.5e12, 2.039e12, 108, 235e9, 0.72, 120e12},
-    {"h100", 80e9, 989e12, 67e12, 3.35e12, 132, 360e9, 0.59, 192e12},
-    {"h200", 141e9, 989e12, 67e12, 4.8e12, 132, 360e9, 0.59, 192e12},
-    {"b200", 180e9, 2250e12, 75e12, 7.7e12, 148, 720e9, 0.59, 437e12},
+    {"a100", 80e9, 312e12, 19.5e12, 2.039e12, 108, 235e9, 0.705, 120e12},
+    {"h100", 80e9, 989e12, 67e12, 3.35e12, 132, 360e9, 0.57, 192e12},
+    {"h200", 141e9, 989e12, 67e12, 4.8e12, 132, 360e9, 0.57, 192e12},
+    {"b200", 180e9, 2250e12, 75e12, 7.7e12, 148, 720e9, 0.57, 437e12},
 };
 
 inline constexpr double kMemoryShare = 0.8;    // of the bandwidth: 90 % of the 3.0 TB/s that a copy reaches on an H100
@@ -65,6 +65,8 @@ struct Run {
   int64_t total_batch_tokens = 524288;  // per step, a multiple of B * T * gpus
   int zero = 0;
   Recompute recompute = Recompute::none;
+  Moments moments = Moments::f32;
+  int64_t loss_chunk = 0;
   bool bf16 = true;            // with master weights; else tf32
   double network = 400e9 / 8;  // between nodes, per GPU and direction
   int gradient_bytes = 4;      // per summed element; llm.c has 2
@@ -78,6 +80,8 @@ struct Run {
     ModelOptions o;
     o.precision = bf16 ? Precision::bf16 : Precision::tf32;
     o.recompute = recompute;
+    o.moments = moments;
+    o.loss_chunk = loss_chunk;
     o.ranks = gpus;
     o.zero = zero;
     return o;
@@ -112,7 +116,8 @@ inline Units units_of(const ModelConfig& shape) {
 inline std::vector<MemoryRow> memory_rows(const Run& run) {
   std::vector<MemoryRow> rows;
   int64_t activations = 0, logits = 0;
-  for (const MemoryRow& row : arena_plan(run.shape, run.options(), run.B, run.T, int64_t{run.B} * run.T, run.bf16)) {
+  for (const MemoryRow& row : arena_plan(run.shape, run.options(), run.B, run.T,
+                                         gpu_logits_rows(run.options(), int64_t{run.B} * run.T), run.bf16)) {
     if (!row.shape.starts_with("(")) {  // an arena: this many elements
       rows.push_back({row.name, "", row.bytes});
     } else {
@@ -139,7 +144,7 @@ enum class Part { matmul, attention, other, optimizer };
 inline Part part_of(const LaunchRow& row) {
   if (row.phase == Phase::update) return Part::optimizer;
   if (row.operation.rfind("attention", 0) == 0) return Part::attention;
-  return row.tiles > 0 ? Part::matmul : Part::other;
+  return row.rows > 0 ? Part::matmul : Part::other;
 }
 
 // The time of all launches of a row: the longer of moving its bytes and doing its operations. A matrix product's tiles
@@ -147,7 +152,7 @@ inline Part part_of(const LaunchRow& row) {
 inline double seconds_of(const LaunchRow& row, const Gpu& gpu, bool bf16) {
   double rate = gpu.float_units * kFloatShare;
   if (part_of(row) == Part::matmul) {
-    const double waves = row.tiles / gpu.multiprocessors;
+    const double waves = row.tiles() / gpu.multiprocessors;
     rate = gpu.peak * (bf16 ? 1 : 0.5) * gpu.matmul_share * waves / std::ceil(waves);
   } else if (row.unit == Unit::tensor_cores) {
     rate = gpu.attention_rate;
@@ -165,14 +170,16 @@ struct Computing {
 };
 
 inline Computing computing_of(const Run& run) {
-  StepConfig config{
-      .model = "", .shape = run.shape, .B = run.B, .T = run.T, .bf16 = run.bf16, .recompute = run.recompute};
+  StepConfig config{.shape = run.shape,
+                    .B = run.B,
+                    .T = run.T,
+                    .bf16 = run.bf16,
+                    .options = {.recompute = run.recompute, .moments = run.moments, .loss_chunk = run.loss_chunk}};
   config.cudnn = run.bf16;
   config.cudnn_workspace = INT64_MAX;  // as in llm.c
-  const GpuStep step(config);
   Computing c;
   double launches = 0;
-  for (const LaunchRow& row : step.rows()) {
+  for (const LaunchRow& row : count_step(config)) {
     const double seconds = seconds_of(row, run.gpu, run.bf16);
     if (row.phase == Phase::update) {
       const bool of_a_part = run.sharded(row.operation == "zero_grad" ? 2 : 1);
@@ -185,7 +192,7 @@ inline Computing computing_of(const Run& run) {
     const auto has = [&](const char* text) { return row.operation.rfind(text, 0) == 0; };
     if (has("embedding")) {
       (forward ? c.embedding : c.embedding_backward) += seconds;
-    } else if (has("classifier") || row.part.rfind("logits", 0) == 0) {
+    } else if (has("classifier") || (row.layer > 0 && row.rows > 0)) {
       (forward ? c.head : c.head_backward) += seconds;
     } else {
       (forward ? c.block : c.block_backward) += seconds / run.shape.num_layers;

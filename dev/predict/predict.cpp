@@ -1,7 +1,7 @@
 // Where the time of a training step on an H100 or H200 is spent, predicted before it is measured: for each kernel that
 // a step launches, the time that its bytes, its loads in flight, its operations and its instructions take, and the gaps
-// between launches. The kernels' demands: gpu_step.h and kernel_work.h. The rates of the GPU and its libraries:
-// rates.json.
+// between launches. The kernels' demands: llm/models/count.h and kernel_work.h. The rates of the GPU and its
+// libraries: rates.json.
 //
 //   build/predict                               GPT-2's four sizes, one row each
 //   build/predict --model gpt2                  one of them, kernel by kernel
@@ -19,10 +19,9 @@
 #include "dev/bench/kernel_work.h"
 #include "dev/bench/rates.h"
 #include "dev/bench/table.h"
-#include "dev/predict/gpu_step.h"
 #include "llm/flags/command_line.h"
 #include "llm/flags/train_flags.h"
-#include "llm/models/config.h"
+#include "llm/models/count.h"
 #include "llm/support/file.h"
 
 namespace {
@@ -46,13 +45,24 @@ struct LaunchTimes {
   }
 };
 
+struct PredictedRow : LaunchRow {
+  double ratio = 1, us = 0;  // bytes moved / the minimum; of all launches
+};
+
 class LaunchModel {
  public:
   LaunchModel(const Rates& rates, const StepConfig& config) : r_(rates), config_(config) {}
 
-  LaunchTimes times(const LaunchRow& row) const {
+  // Whether a launch is in one of the step's graphs (llm/models/family_model.h): forward, backward, the update.
+  bool in_graph(const LaunchRow& row) const {
+    const auto is = [&](const char* begin) { return row.operation.starts_with(begin); };
+    return config_.options.graph && !(is("zero_grad") && row.part.empty()) && !is("classifier_loss") &&
+           !is("global_norm") && !is("adamw_prepare");
+  }
+
+  LaunchTimes times(const PredictedRow& row) const {
     LaunchTimes t;
-    t.gap = r_.launch_gap;
+    t.gap = in_graph(row) ? r_.graph_gap : r_.launch_gap;
     const double bytes = row.bytes * row.ratio;
     t.bytes = bytes / ceiling();
     if (row.rows > 0) {
@@ -107,6 +117,7 @@ class LaunchModel {
     switch (epilogue) {
       case Epilogue::store:
         return e;
+      case Epilogue::residual:
       case Epilogue::gelu:
       case Epilogue::gelu_grad:
         return 2 * e;
@@ -127,7 +138,7 @@ class LaunchModel {
       const double depth = tile_cycles(128, columns, std::ceil(row.depth / 64) * 64) / r_.tensor_issue;
       const double end = r_.tile_epilogue * 128 * columns * epilogue_bytes(row.epilogue) / 65536;
       const double a_turn = tiles / r_.multiprocessors;
-      const double us = 1e-3 / (r_.tensor_clock * r_.library_share);  // per cycle
+      const double us = 1e-3 / (r_.tensor_clock * r_.library_share * r_.tuned_gain);  // per cycle
       const double parts = std::min(r_.multiprocessors, row.depth / 64 * tiles) * 128 * columns * 8 / ceiling();
       t.flops = std::min(
           {t.flops, std::ceil(a_turn) * (depth + end) * us, (a_turn * depth + std::ceil(a_turn) * end) * us + parts});
@@ -174,9 +185,10 @@ class LaunchModel {
 // ---- the prediction ------------------------------------------------------------------------------------------------
 
 struct Prediction {
+  std::string model;
   StepConfig config;
   double peak = 0;  // TFLOP/s of the precision
-  std::vector<LaunchRow> rows;
+  std::vector<PredictedRow> rows;
   int launches = 0;
   double bytes = 0, flops = 0, trainer_flops = 0, us = 0;
   double host_us = 0;  // part of us in which the GPU waits for the host
@@ -199,9 +211,9 @@ std::string ladder_of(const LaunchRow& row) {
 struct Share {
   double flops = 0, bytes = 0, us = 0;
 };
-Share muon_share(const std::vector<LaunchRow>& rows) {
+Share muon_share(const std::vector<PredictedRow>& rows) {
   Share share;
-  for (const LaunchRow& row : rows) {
+  for (const PredictedRow& row : rows) {
     if (row.operation.rfind("muon", 0) != 0) continue;
     share.flops += row.launches * row.flops;
     share.bytes += row.launches * row.bytes * row.ratio;
@@ -210,10 +222,13 @@ Share muon_share(const std::vector<LaunchRow>& rows) {
   return share;
 }
 
-Prediction predict(const StepConfig& config, const Rates& rates, const std::map<std::string, double>& ratios) {
-  Prediction p{config, rates.tensor_peak * (config.bf16 ? 1 : 0.5), GpuStep(config).rows()};
+Prediction predict(const std::string& name, const StepConfig& config, const Rates& rates,
+                   const std::map<std::string, double>& ratios) {
+  Prediction p{name, config, rates.tensor_peak * (config.bf16 ? 1 : 0.5), {}};
   const LaunchModel model(rates, config);
-  for (LaunchRow& row : p.rows) {
+  for (LaunchRow& row : count_step(config)) p.rows.push_back({std::move(row)});
+  double host_launches = config.options.graph ? 3 : 0;  // a graph is one
+  for (PredictedRow& row : p.rows) {
     const auto found = ratios.find(ladder_of(row));
     if (found != ratios.end()) row.ratio = found->second;
     const LaunchTimes times = model.times(row);
@@ -223,15 +238,10 @@ Prediction predict(const StepConfig& config, const Rates& rates, const std::map<
     p.flops += row.launches * row.flops;
     p.trainer_flops += row.launches * row.trainer_flops;
     p.us += row.us;
+    host_launches += model.in_graph(row) ? 0 : row.launches;
   }
-  p.host_us = std::max(0.0, p.launches * rates.host_launch - p.us);
+  p.host_us = std::max(0.0, host_launches * rates.host_launch - p.us);
   p.us += p.host_us;
-  // Counts the same step in two ways: a product that is missing above, or is there twice, shows.
-  const double expected = flops_per_token(config.shape, config.T) * p.tokens();
-  if (std::abs(p.trainer_flops / expected - 1) > 1e-12) {
-    throw std::logic_error(
-        strprintf("the rows have %.0f operations, and flops_per_token() has %.0f", p.trainer_flops, expected));
-  }
   return p;
 }
 
@@ -272,7 +282,7 @@ std::map<std::string, double> read_counts(const std::string& file) {
   return ratios;
 }
 
-// ---- output ---------------------------------------------------------------------------------------------------------
+// ---- output --------------------------------------------------------------------------------------------------------
 
 const char* size_name(const std::string& model) {
   static const std::map<std::string, const char*> names{
@@ -285,7 +295,7 @@ void print_rows(const Prediction& p, const Rates& rates, const std::map<std::str
   std::vector<std::vector<std::string>> table{
       {"operation", "of", "kernel", "launches", "MB", "GFLOP", "limit", "us", "share"}};
   const LaunchModel model(rates, p.config);
-  for (const LaunchRow& row : p.rows) {
+  for (const PredictedRow& row : p.rows) {
     table.push_back({row.operation, row.part, row.kernel, std::to_string(row.launches),
                      strprintf("%.1f", row.bytes * row.ratio / 1e6), strprintf("%.1f", row.flops / 1e9),
                      model.times(row).limit(), strprintf("%.1f", row.us), strprintf("%.1f %%", 100 * row.us / p.us)});
@@ -305,21 +315,21 @@ void print_rows(const Prediction& p, const Rates& rates, const std::map<std::str
       p.us / 1e3, p.tokens_per_second(), 100 * p.mfu(), p.peak, p.trainer_flops / 1e9, 100 * p.flops / p.trainer_flops);
   double forward_us = 0, backward_us = 0;
   int forwards = 0;
-  for (const LaunchRow& row : p.rows) {
+  for (const PredictedRow& row : p.rows) {
     if (row.operation == "attention_forward") forward_us += row.us, forwards += row.launches;
     if (row.operation == "attention_backward") backward_us += row.us;
   }
   const double half = 2 * p.tokens() * p.config.T * p.config.shape.channels;
   std::printf("Attention: forward %.0f TFLOP/s, backward %.0f (half of 4 and of 10 B NH T^2 HS)\n",
               forwards * half / forward_us / 1e6, p.config.shape.num_layers * 2.5 * half / backward_us / 1e6);
-  if (p.config.optimizer != Optimizer::muon) return;
+  if (p.config.options.optimizer != Optimizer::muon) return;
   StepConfig adamw = p.config;
-  adamw.optimizer = Optimizer::adamw;
+  adamw.options.optimizer = Optimizer::adamw;
   const Share muon = muon_share(p.rows);
   std::printf(
       "Muon: %.0f GFLOP and %.2f GB in %.2f ms, %.2f %% of the step of %.0f tokens, which takes %.2f ms with AdamW\n",
       muon.flops / 1e9, muon.bytes / 1e9, muon.us / 1e3, 100 * muon.us / p.us, p.tokens(),
-      predict(adamw, rates, ratios).us / 1e3);
+      predict(p.model, adamw, rates, ratios).us / 1e3);
 }
 
 std::string matmul_tier(const StepConfig& config) { return config.cublaslt ? "cublaslt" : "own"; }
@@ -328,20 +338,20 @@ std::string attention_tier(const StepConfig& config) { return config.cudnn ? "cu
 // One row per model: totals, and the share of each kind of operation.
 void print_overview(const std::vector<Prediction>& predictions, bool markdown) {
   std::vector<std::string> groups{"matmul", "attention", "classifier", "layernorm", "adamw", "rest"};
-  if (predictions[0].config.optimizer == Optimizer::muon) groups.insert(groups.end() - 1, "muon");
+  if (predictions[0].config.options.optimizer == Optimizer::muon) groups.insert(groups.end() - 1, "muon");
   std::vector<std::vector<std::string>> table{
       {"model", "B x T", "products", "attention", "launches", "GB", "TFLOP", "ms per step", "tokens/s", "MFU"}};
   for (const std::string& group : groups) table[0].push_back(group);
   for (const Prediction& p : predictions) {
     std::map<std::string, double> us{{"rest", p.host_us}};
-    for (const LaunchRow& row : p.rows) {
+    for (const PredictedRow& row : p.rows) {
       const auto group = std::find_if(groups.begin(), groups.end(), [&](const std::string& name) {
         return row.operation.find(name) != std::string::npos;
       });
       us[group == groups.end() ? "rest" : *group] += row.us;
     }
-    const std::string size = size_name(p.config.model);
-    std::vector<std::string> row{p.config.model + (size.empty() ? "" : " (" + size + ")"),
+    const std::string size = size_name(p.model);
+    std::vector<std::string> row{p.model + (size.empty() ? "" : " (" + size + ")"),
                                  strprintf("%d x %d", p.config.B, p.config.T),
                                  matmul_tier(p.config),
                                  attention_tier(p.config),
@@ -360,7 +370,7 @@ void print_overview(const std::vector<Prediction>& predictions, bool markdown) {
 nlohmann::json to_json(const Prediction& p, const Rates& rates) {
   nlohmann::json rows = nlohmann::json::array();
   const LaunchModel model(rates, p.config);
-  for (const LaunchRow& row : p.rows) {
+  for (const PredictedRow& row : p.rows) {
     rows.push_back({{"operation", row.operation},
                     {"of", row.part},
                     {"kernel", row.kernel},
@@ -373,13 +383,15 @@ nlohmann::json to_json(const Prediction& p, const Rates& rates) {
                     {"us", row.us},
                     {"share", row.us / p.us}});
   }
-  return {{"model", p.config.model},
+  return {{"model", p.model},
           {"batch_size", p.config.B},
           {"seq_len", p.config.T},
           {"precision", p.config.bf16 ? "bf16" : "tf32"},
           {"matmul", matmul_tier(p.config)},
           {"attention", attention_tier(p.config)},
-          {"optimizer", p.config.optimizer == Optimizer::muon ? "muon" : "adamw"},
+          {"optimizer", p.config.options.optimizer == Optimizer::muon ? "muon" : "adamw"},
+          {"moments", p.config.options.moments == Moments::bf16 ? "bf16" : "float"},
+          {"loss_chunk", p.config.options.loss_chunk},
           {"kernels", rows},
           {"step",
            {{"launches", p.launches},
@@ -397,8 +409,10 @@ struct Flags {
       attention{"cudnn"};
   std::vector<int> B{16};
   int T = 1024;
-  std::string precision = "bf16", recompute = "none", optimizer = "adamw", device = "h100", rates = WROUGHT_RATES,
-              counts, json;
+  int64_t loss_chunk = 0;
+  std::string precision = "bf16", recompute = "none", optimizer = "adamw", moments = "float", device = "h100",
+              rates = WROUGHT_RATES, counts, json;
+  std::string graph = "on";
   bool markdown = false, kernels = false;
 };
 
@@ -408,17 +422,23 @@ void run(const Flags& flags) {
   const Rates rates = read_rates(flags.rates, flags.device);
   const std::map<std::string, double> ratios =
       flags.counts.empty() ? std::map<std::string, double>{} : read_counts(flags.counts);
+  if (flags.moments == "bf16" && flags.optimizer == "muon") {
+    fail_usage("--moments bf16 is for AdamW's moments, and --optimizer muon keeps its momentum in float: give one");
+  }
   std::vector<Prediction> predictions;
   for (const std::string& name : flags.models) {
     const ModelPreset* preset = find_preset(name);
     if (!preset) fail_usage("--model is '%s', expected a preset such as gpt2, gpt2-medium or d4", name.c_str());
-    StepConfig config{.model = name, .shape = preset->shape};
+    StepConfig config{.shape = preset->shape};
     config.T = flags.T;
     config.bf16 = flags.precision == "bf16";
-    config.recompute = flags.recompute == "none"   ? Recompute::none
-                       : flags.recompute == "gelu" ? Recompute::gelu
-                                                   : Recompute::block;
-    config.optimizer = flags.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
+    config.options.recompute = flags.recompute == "none"   ? Recompute::none
+                               : flags.recompute == "gelu" ? Recompute::gelu
+                                                           : Recompute::block;
+    config.options.optimizer = flags.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
+    config.options.loss_chunk = flags.loss_chunk;
+    config.options.graph = flags.graph == "on";
+    config.options.moments = flags.moments == "bf16" ? Moments::bf16 : Moments::f32;
     if (config.T > config.shape.max_seq_len) {
       fail_usage("--seq-len is %d, and the context of %s is %d", config.T, name.c_str(), config.shape.max_seq_len);
     }
@@ -428,7 +448,7 @@ void run(const Flags& flags) {
           config.B = B;
           config.cublaslt = matmul == "cublaslt";
           config.cudnn = attention == "cudnn" && config.bf16;
-          predictions.push_back(predict(config, rates, ratios));
+          predictions.push_back(predict(name, config, rates, ratios));
         }
       }
     }
@@ -436,15 +456,20 @@ void run(const Flags& flags) {
   if (flags.kernels) {
     std::set<std::string> names;
     for (const Prediction& p : predictions) {
-      for (const LaunchRow& row : p.rows) names.insert(row.kernel);
+      for (const PredictedRow& row : p.rows) names.insert(row.kernel);
     }
     names.erase("memset");
     for (const std::string& name : names) std::printf("%s\n", name.c_str());
     return;
   }
-  std::printf("Predicted, not measured: %s, %s%s%s. Rates: %s\n", rates.device.c_str(), flags.precision.c_str(),
+  std::printf("Predicted, not measured: %s, %s%s%s%s%s%s. Rates: %s\n", rates.device.c_str(), flags.precision.c_str(),
               flags.recompute == "none" ? "" : (", recomputing " + flags.recompute).c_str(),
               flags.optimizer == "adamw" ? "" : (", " + flags.optimizer).c_str(),
+              flags.moments == "float" ? "" : (", moments in " + flags.moments).c_str(),
+              flags.loss_chunk == 0
+                  ? ""
+                  : strprintf(", %lld rows of logits at a time", static_cast<long long>(flags.loss_chunk)).c_str(),
+              flags.graph == "on" ? "" : ", without graphs",
               flags.rates == WROUGHT_RATES ? "dev/bench/rates.json" : rates.file.c_str());
   if (predictions.size() == 1) {
     const StepConfig& config = predictions[0].config;
@@ -501,6 +526,16 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--optimizer", flags.optimizer, "optimizer: adamw | muon, as in train_gpt2cu")
       ->check(CLI::IsMember({"adamw", "muon"}))
+      ->capture_default_str();
+  app.add_option("--moments", flags.moments, "AdamW's moments: float | bf16, as in train_gpt2cu")
+      ->check(CLI::IsMember({"float", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--loss-chunk", flags.loss_chunk,
+                 "rows of logits in memory at a time, as in train_gpt2cu; 0: all of a step")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--graph", flags.graph, "graphs for forward, backward and update: on | off, as in train_gpt2cu")
+      ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
   app.add_option("--counts", flags.counts,
                  "file written by bench_kernels_sim --json: bytes as counted; default: the minimum");

@@ -43,6 +43,15 @@ def layernorm():
                                        dinp=inp.grad, dweight=weight.grad, dbias=bias.grad))
 
 
+def rmsnorm():
+    N, C = 5, 33
+    inp, weight, dout = leaf(N, C, scale=3, shift=1), leaf(C), leaf(N, C)
+    out = F.rms_norm(inp, (C,), weight, eps=1e-5)
+    out.backward(dout)
+    golden.write("rmsnorm.bin", dict(sizes=sizes(N, C), inp=inp, weight=weight, out=out, dout=dout, dinp=inp.grad,
+                                     dweight=weight.grad))
+
+
 def matmul():
     N, C, OC = 7, 13, 11
     inp, weight, bias, dout = leaf(N, C), leaf(OC, C), leaf(OC), leaf(N, OC)
@@ -109,5 +118,5 @@ def global_norm():
 
 
 if __name__ == "__main__":
-    for op in (embedding, layernorm, matmul, attention, gelu, classifier, adamw, global_norm):
+    for op in (embedding, layernorm, matmul, attention, gelu, classifier, adamw, global_norm, rmsnorm):
         op()

@@ -31,6 +31,7 @@ struct Kernels {
   decltype(&classifier_backward<floatX>) classifier_backward;
   decltype(&global_norm_squared<floatX>) global_norm_squared;
   decltype(&adamw_update<floatX>) adamw_update;
+  decltype(&adamw_update_bf16<floatX>) adamw_update_bf16;
 };
 
 template <class floatX>
@@ -38,7 +39,7 @@ inline constexpr Kernels<floatX> kPlainKernels = {
     layernorm_forward<floatX>, layernorm_backward<floatX>, matmul_forward<floatX>,      matmul_backward<floatX>,
     matmul_dweight<floatX>,    attention_forward<floatX>,  attention_backward<floatX>,  gelu_forward<floatX>,
     gelu_backward<floatX>,     classifier_forward<floatX>, classifier_backward<floatX>, global_norm_squared<floatX>,
-    adamw_update<floatX>};
+    adamw_update<floatX>,      adamw_update_bf16<floatX>};
 
 // From the slowest to the fastest.
 enum class Isa {

@@ -15,7 +15,7 @@ inline constexpr Kernels<float> kKernels = {
     layernorm_forward,     layernorm_backward,       matmul_forward<kBf16>,     matmul_backward<kBf16>,
     matmul_dweight<kBf16>, attention_forward<kBf16>, attention_backward<kBf16>, gelu_forward,
     gelu_backward,         classifier_forward,       classifier_backward,       global_norm_squared,
-    adamw_update};
+    adamw_update,          adamw_update_bf16};
 
 const Kernels<float>* kernels(bool bf16_products) {
 #if WROUGHT_BF16

@@ -129,7 +129,7 @@ LabelledBatch labelled_batch(const std::vector<LabelledExample>& examples, const
   return batch;
 }
 
-// ---- how well it does -----------------------------------------------------------------------------------------------
+// ---- how well it does ----------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -188,8 +188,11 @@ std::optional<ClassifierEvaluation> evaluate_classifier(Model& model, const std:
   for (const std::vector<size_t>& rows : batches_in_order(n, B)) {
     if (stop()) return std::nullopt;
     const LabelledBatch batch = labelled_batch(examples, rows, info.length, info.pad, position_of(info.position));
-    model.set_pooling(batch.pooling.data(), batch.B, batch.T);
-    model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
+    model.forward({.tokens = batch.inputs.data(),
+                   .B = batch.B,
+                   .T = batch.T,
+                   .pass = Pass::evaluate,
+                   .pooling = batch.pooling.data()});
     for (int b = 0; b < batch.B; ++b) {
       model.read_logits(b, logits.data());
       const auto most = std::max_element(logits.begin(), logits.end());

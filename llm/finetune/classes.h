@@ -48,14 +48,14 @@ int64_t truncate(std::vector<LabelledExample>& examples, size_t length);
 struct LabelledBatch {
   int B = 0, T = 0;
   std::vector<int32_t> inputs;   // (B, T)
-  std::vector<float> pooling;    // (B, T)  for Model::set_pooling
+  std::vector<float> pooling;    // (B, T)  for ForwardInput
   std::vector<int32_t> targets;  // (B)
 };
 // The examples that `rows` names, each padded with `pad` to T tokens. None may be longer.
 LabelledBatch labelled_batch(const std::vector<LabelledExample>& examples, const std::vector<size_t>& rows, int T,
                              int32_t pad, Position position);
 
-// ---- how well it does -----------------------------------------------------------------------------------------------
+// ---- how well it does ----------------------------------------------------------------------------------------------
 
 // Counts (k, k): row: the true class, column: the predicted one.
 struct Confusion {

@@ -191,9 +191,11 @@ void finetune_classify(FinetuneConfig c, const Device& device) {
     for (const std::vector<size_t>& rows : micro_batches(run.batch(step, lengths), c)) {
       const LabelledBatch batch = labelled_batch(data.train, rows, T, data.info.pad, position_of(c.position));
       const std::vector<float> weights(rows.size(), 1.0f / static_cast<float>(c.batch_size));
-      model->set_dropout(static_cast<float>(c.dropout), c.seed, sequence++);
-      model->set_pooling(batch.pooling.data(), batch.B, batch.T);
-      model->forward(batch.inputs.data(), batch.B, T, Pass::train);
+      model->forward({.tokens = batch.inputs.data(),
+                      .B = batch.B,
+                      .T = batch.T,
+                      .dropout = {static_cast<float>(c.dropout), c.seed, sequence++},
+                      .pooling = batch.pooling.data()});
       model->backward(batch.targets.data(), weights.data());
     }
 

@@ -33,7 +33,8 @@ class Reference {
     std::vector<double>& values = cached_[&pairs];  // chosen and rejected of pair k at 2k and 2k + 1
     for (const std::vector<size_t>& rows : batches_in_order(pairs.size(), B)) {
       if (stop_requested()) return;
-      const std::vector<double> found = log_probs(model, preference_batch(pairs, rows, pad), Pass::evaluate, kind_);
+      const Batch batch = preference_batch(pairs, rows, pad);
+      const std::vector<double> found = log_probs(model, input_of(batch, Pass::evaluate), batch, kind_);
       for (size_t k = 0; k < rows.size(); ++k) {
         values.push_back(found[k]);
         values.push_back(found[rows.size() + k]);
@@ -43,7 +44,7 @@ class Reference {
   // (2B), in the order of preference_batch.
   std::vector<double> operator()(const std::vector<PreferencePair>& pairs, const std::vector<size_t>& rows,
                                  const Batch& batch) {
-    if (model_) return log_probs(*model_, batch, Pass::evaluate, kind_);
+    if (model_) return log_probs(*model_, input_of(batch, Pass::evaluate), batch, kind_);
     std::vector<double> result(2 * rows.size());
     for (size_t k = 0; k < rows.size(); ++k) {
       result[k] = cached_.at(&pairs).at(2 * rows[k]);
@@ -152,7 +153,7 @@ void finetune_dpo(FinetuneConfig c, const Device& device) {
     for (const std::vector<size_t>& part : batches_in_order(n, static_cast<size_t>(B))) {
       if (stop_requested()) return;
       const Batch batch = preference_batch(pairs, part, pad);
-      const std::vector<double> policy = log_probs(*model, batch, Pass::evaluate, kind);
+      const std::vector<double> policy = log_probs(*model, input_of(batch, Pass::evaluate), batch, kind);
       add_pairs(sum, dpo(policy, reference(pairs, part, batch), c.beta),
                 static_cast<double>(part.size()) / static_cast<double>(n));
     }
@@ -174,8 +175,9 @@ void finetune_dpo(FinetuneConfig c, const Device& device) {
     for (const std::vector<size_t>& part : micro_batches(run.batch(step, lengths), c)) {
       Batch batch = preference_batch(train, part, pad);
       const std::vector<double> frozen = reference(train, part, batch);
-      model->set_dropout(static_cast<float>(c.dropout), c.seed, sequence++);
-      const DpoResult result = dpo(log_probs(*model, batch, Pass::train, kind), frozen, c.beta);
+      const PassDropout dropout{static_cast<float>(c.dropout), c.seed, sequence++};
+      const DpoResult result =
+          dpo(log_probs(*model, input_of(batch, Pass::train, dropout), batch, kind), frozen, c.beta);
       set_dpo_weights(batch, result, c.beta, kind, c.batch_size);
       model->backward(batch.targets.data(), batch.weights.data());
       add_pairs(sum, result, static_cast<double>(part.size()) / c.batch_size);

@@ -159,8 +159,7 @@ void finetune_instruct(FinetuneConfig c, const Device& device) {
     uint64_t sequence = dropout_sequence(step);
     for (Batch& batch : parts) {
       for (float& weight : batch.weights) weight /= static_cast<float>(targets);
-      model->set_dropout(static_cast<float>(c.dropout), c.seed, sequence++);
-      forward_batch(*model, batch, Pass::train);
+      model->forward(input_of(batch, Pass::train, {static_cast<float>(c.dropout), c.seed, sequence++}));
       model->backward(batch.targets.data(), batch.weights.data());
     }
 

@@ -97,11 +97,6 @@ Batch prompted_batch(const std::vector<PromptedExample>& examples, const std::ve
   return batch;
 }
 
-void forward_batch(Model& model, const Batch& batch, Pass pass) {
-  if (!batch.documents.empty()) model.set_documents(batch.documents.data(), batch.B, batch.T);
-  model.forward(batch.inputs.data(), batch.B, batch.T, pass);
-}
-
 int64_t count_targets(const Batch& batch) {
   return std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t target) { return target >= 0; });
 }
@@ -115,7 +110,7 @@ std::optional<double> evaluate_prompted(Model& model, const std::vector<Prompted
   for (const std::vector<size_t>& rows : batches_in_order(n, B)) {
     if (stop()) return std::nullopt;
     const Batch batch = prompted_batch(examples, rows, pad, mask_prompt, pack_length);
-    forward_batch(model, batch, Pass::evaluate);
+    model.forward(input_of(batch, Pass::evaluate));
     double sum = 0;
     model.loss(batch.targets.data(), &sum);
     nats += sum;

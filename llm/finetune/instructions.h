@@ -58,8 +58,6 @@ Truncation truncate(std::vector<PromptedExample>& examples, size_t length, bool 
 Batch prompted_batch(const std::vector<PromptedExample>& examples, const std::vector<size_t>& rows, int32_t pad,
                      bool mask_prompt, size_t pack_length);
 
-void forward_batch(Model& model, const Batch& batch, Pass pass);  // with its documents
-
 int64_t count_targets(const Batch& batch);  // that are not -1
 
 // Mean loss over the targets of the first `limit` examples (0: all), B at a time. `stop` is asked between batches: if

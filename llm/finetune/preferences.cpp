@@ -128,9 +128,9 @@ void set_dpo_weights(Batch& batch, const DpoResult& result, double beta, LogProb
   }
 }
 
-std::vector<double> log_probs(Model& model, const Batch& batch, Pass pass, LogProb kind) {
+std::vector<double> log_probs(Model& model, const ForwardInput& input, const Batch& batch, LogProb kind) {
   std::vector<float> losses(batch.targets.size());
-  model.forward(batch.inputs.data(), batch.B, batch.T, pass);
+  model.forward(input);
   model.loss(batch.targets.data());
   model.read_losses(losses.data());
   return sequence_log_probs(batch, losses, kind);

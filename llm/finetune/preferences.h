@@ -73,4 +73,4 @@ DpoResult dpo(const std::vector<double>& policy, const std::vector<double>& refe
 void set_dpo_weights(Batch& batch, const DpoResult& result, double beta, LogProb kind, int64_t pairs);
 
 // The log-probabilities (2B) that a model gives a batch: a forward pass, after which backward may follow.
-std::vector<double> log_probs(Model& model, const Batch& batch, Pass pass, LogProb kind);
+std::vector<double> log_probs(Model& model, const ForwardInput& input, const Batch& batch, LogProb kind);

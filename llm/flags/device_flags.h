@@ -4,6 +4,7 @@
 #include <string>
 
 #include "llm/flags/command_line.h"
+#include "llm/models/cpu.h"
 #include "llm/models/model.h"
 
 struct DeviceFlags {

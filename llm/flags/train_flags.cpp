@@ -24,6 +24,9 @@ ModelOptions model_options(const TrainConfig& c) {
                       : c.recompute == "gelu" ? Recompute::gelu
                                               : Recompute::none;
   options.master_weights = !c.no_master_weights;
+  options.moments = c.moments == "bf16" ? Moments::bf16 : Moments::f32;
+  options.loss_chunk = c.loss_chunk;
+  options.graph = c.graph == "on";
   options.optimizer = c.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
   options.lr_decay_per_layer = static_cast<float>(c.lr_decay_per_layer);
   options.decay_all = c.decay == "all";
@@ -43,15 +46,20 @@ void validate(const TrainConfig& c) {
     fail_usage("--warmup-steps %lld is more than --steps %lld", static_cast<long long>(c.warmup_steps),
                static_cast<long long>(c.steps));
   }
-  if (c.memory + c.kernels + c.check + c.find_lr > 1) {
-    fail_usage("--memory, --kernels, --check and --find-lr contradict one another: give one of them");
+  if (c.memory + c.gpu_memory + c.kernels + c.check + c.find_lr > 1) {
+    fail_usage("--memory, --gpu-memory, --kernels, --check and --find-lr contradict one another: give one of them");
   }
   if (c.find_lr && c.resume) fail_usage("--find-lr tries a model from its start: start from weights with --model DIR");
-  if (!c.search.empty() && (c.resume || c.memory || c.kernels || c.check || c.find_lr)) {
-    fail_usage("--search makes its own runs: it contradicts --resume, --memory, --kernels, --check and --find-lr");
+  if (!c.search.empty() && (c.resume || c.memory || c.gpu_memory || c.kernels || c.check || c.find_lr)) {
+    fail_usage(
+        "--search makes its own runs: it contradicts --resume, --memory, --gpu-memory, --kernels, --check and "
+        "--find-lr");
   }
   if (c.zero > 0 && c.optimizer == "muon") {
     fail_usage("--zero %d cuts matrices apart, and --optimizer muon works on whole ones: give one of them", c.zero);
+  }
+  if (c.moments == "bf16" && c.optimizer == "muon") {
+    fail_usage("--moments bf16 is for AdamW's moments, and --optimizer muon keeps its momentum in float: give one");
   }
   if (c.ranks > 1 && (c.check || c.find_lr || !c.search.empty())) {
     fail_usage("--check, --find-lr and --search are for one process, and %d were started", c.ranks);
@@ -62,6 +70,11 @@ void validate(const TrainConfig& c) {
   }
   if (c.no_master_weights && c.ema > 0) {
     fail_usage("--ema averages float weights, which --no-master-weights does without: give one of them");
+  }
+  if (!c.plans.empty() && (c.reference || c.memory || c.gpu_memory || c.kernels)) {
+    fail_usage(
+        "--plans is for products by cuBLASLt, which --reference, --memory, --gpu-memory and --kernels do not run: give "
+        "one of them");
   }
   if (c.resume && c.run.empty()) fail_usage("--resume needs --run DIR: the run to continue");
   if (!find_preset(c.model) && (c.layers || c.heads || c.channels)) {

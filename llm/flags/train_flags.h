@@ -50,9 +50,14 @@ struct TrainConfig {
   std::string precision = "fp32";  // the trainers: bf16 where the device has it
   std::string recompute = "none";
   bool no_master_weights = false;
+  std::string moments = "float";
+  int64_t loss_chunk = 0;
+  std::string graph = "on";
+  std::string plans;
 
   std::string run;
-  bool resume = false, reference = false, memory = false, kernels = false, check = false, find_lr = false;
+  bool resume = false, reference = false, memory = false, gpu_memory = false, kernels = false, check = false,
+       find_lr = false;
   std::string search;
   int threads = 0;
   int zero = 0;
@@ -205,6 +210,22 @@ void for_each_flag(Config& c, Visit&& visit) {
   flag(c.no_master_weights,
        {"no-master-weights", any(), "keep only bf16 weights, rounded stochastically: 4 bytes per parameter less",
         OnResume::free});
+  flag(c.moments, {"moments", choices("float", "bf16"),
+                   "float | bf16: number type of AdamW's two moments; bf16: rounded stochastically, 4 bytes per "
+                   "parameter less",
+                   OnResume::free});
+  flag(c.loss_chunk, {"loss-chunk", range(0, 1 << 30),
+                      "rows of logits in memory at a time: the loss and the head's backward pass, chunk by chunk; 0: "
+                      "all of a micro-batch on a GPU, 8 MB on the CPU",
+                      OnResume::free});
+
+  flag(c.graph, {"graph", choices("on", "off"),
+                 "on | off: queue a GPU's step as CUDA graphs, if one process trains; same results", OnResume::never});
+
+  flag(c.plans, {"plans", any(),
+                 "file of the algorithms of cuBLASLt's products: read, or measured and written; default: one per GPU "
+                 "and program in the user's cache folder",
+                 OnResume::never});
 
   group = "Several processes";
   flag(c.zero, {"zero", range(0, 3), "ZeRO stage: shard 1 optimizer state, 2 also gradients, 3 also parameters",
@@ -226,6 +247,8 @@ void for_each_flag(Config& c, Visit&& visit) {
        {"reference", any(), "plain loops only: slow, and the same result for any number of threads", OnResume::never});
   flag(c.memory,
        {"memory", any(), "print the memory that training takes, tensor by tensor, and stop", OnResume::never});
+  flag(c.gpu_memory,
+       {"gpu-memory", any(), "print the memory that training on a GPU takes, and stop; needs no GPU", OnResume::never});
   flag(c.kernels, {"kernels", any(), "print which kernels a step takes, and why, operation by operation, and stop",
                    OnResume::never});
   flag(c.find_lr, {"find-lr", any(),

@@ -18,7 +18,14 @@ namespace {
 const char* const kLanguageModel = "GPT2LMHeadModel";
 const char* const kClassifier = "GPT2ForSequenceClassification";
 const char* const kType = "gpt2";
-const char* const kOwnType = "wrought_gpt2";  // transformers has no class for it
+const std::string kOwnTypes = "wrought_";  // and the family, for models that transformers has no class for
+
+// The family of config.json's model_type; empty for one that wrought does not have.
+std::string family_of(const json& type) {
+  if (type == kType) return "gpt2";
+  const std::string name = type.is_string() ? type.get<std::string>() : "";
+  return name.starts_with(kOwnTypes) ? name.substr(kOwnTypes.size()) : "";
+}
 
 }  // namespace
 
@@ -45,11 +52,13 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
       fail("%s: %s is %s, expected %s: %s", path.c_str(), field, shown(value).c_str(), shown(wanted).c_str(), why);
     }
   };
-  if (const json type = get("model_type", nullptr); type != kType && type != kOwnType) {
+  const json type = get("model_type", nullptr);
+  ModelConfig config;
+  config.family = family_of(type);
+  if (!has_family(config.family)) {
     fail("%s: model_type is %s, expected \"gpt2\"; wrought reads no other architecture", path.c_str(),
          shown(type).c_str());
   }
-  ModelConfig config;
   config.max_seq_len = size("n_positions", 1024);
   config.vocab_size = size("vocab_size", 50257);
   config.num_layers = size("n_layer", 12);
@@ -58,6 +67,11 @@ ModelConfig read_huggingface_config(const fs::path& dir) {
   config.tied_head = flag("tie_word_embeddings");
   config.qkv_bias = flag("qkv_bias");  // this and the next are wrought's own
   config.causal = flag("causal");
+  if (config.family == "gpt2") {
+    expect("num_key_value_heads", config.num_heads, "GPT-2's heads do not share keys and values");
+  } else {
+    config.num_kv_heads = size("num_key_value_heads", 0);
+  }
   if (get("architectures", json()) ==
       json::array({kClassifier})) {  // transformers tells how many classes by their names
     config.num_classes = size("num_labels", static_cast<int>(get("id2label", {{"0", ""}, {"1", ""}}).size()));
@@ -118,6 +132,8 @@ json config_json(const ModelConfig& config, const Tokenizer* tokenizer, Dtype dt
                                                      : "bfloat16"}};
   if (!config.qkv_bias) file["qkv_bias"] = false;
   if (!config.causal) file["causal"] = false;
+  if (config.num_kv_heads > 0) file["num_key_value_heads"] = config.num_kv_heads;
+  file["model_type"] = config.family == "gpt2" ? kType : kOwnTypes + config.family;
   if (config.num_classes > 0) {
     file["num_labels"] = config.num_classes;
     for (int k = 0; k < config.num_classes; ++k) {
@@ -488,15 +504,19 @@ json read_huggingface_extras(const fs::path& dir) {
 }
 
 bool opens_in_transformers(const json& config) {
-  if (!config.value("causal", true)) return false;
+  if (family_of(config.value("model_type", json(kType))) != "gpt2" || !config.value("causal", true)) return false;
   const auto layout = config.find("classifier");
   return layout == config.end() || (layout->is_object() && layout->value("position", json()) == "last-real");
 }
 
-void set_model_type(json& config) { config["model_type"] = opens_in_transformers(config) ? kType : kOwnType; }
+void set_model_type(json& config) {
+  const std::string family = family_of(config.value("model_type", json(kType)));
+  config["model_type"] = opens_in_transformers(config) ? kType : kOwnTypes + family;
+}
 
-void save_model(const Model& model, const Tokenizer* tokenizer, const fs::path& dir, const Group* group) {
+void save_model(const Model& model, const Tokenizer* tokenizer, const fs::path& dir, const Group* group,
+                Arena weights) {
   HuggingfaceOptions options;
   options.group = group;
-  save_huggingface(ModelWeights(model), tokenizer, dir, options);
+  save_huggingface(ModelWeights(model, weights), tokenizer, dir, options);
 }

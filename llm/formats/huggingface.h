@@ -61,4 +61,4 @@ void set_model_type(nlohmann::json& config);
 
 // Saves a model, F32 in one file.
 void save_model(const Model& model, const Tokenizer* tokenizer, const std::filesystem::path& dir,
-                const Group* group = nullptr);
+                const Group* group = nullptr, Arena weights = Arena::params);

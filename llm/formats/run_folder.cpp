@@ -192,7 +192,7 @@ bool holds_only_a_beginning(const fs::path& run, bool was_left, const char* advi
 void clear_beginning(const fs::path& run, const RunLock& lock, const char* advice, const Say& say) {
   if (!holds_only_a_beginning(run, lock.was_left(), advice)) return;
   say(run.string() + " holds a run that ended before its first checkpoint: it begins anew");
-  for (const char* trace : {"checkpoints", "data", "metrics.jsonl"}) {
+  for (const char* trace : {"checkpoints", "data", "metrics.jsonl", kPlansFile}) {
     std::error_code error;
     fs::remove_all(run / trace, error);
     if (error) fail("%s: cannot be removed: %s", (run / trace).c_str(), error.message().c_str());

@@ -3,6 +3,8 @@
 //   RUN/checkpoints/step_000100/             one checkpoint of the run (llm/training/checkpoint.h)
 //   RUN/latest -> checkpoints/step_000100    changed last, in one step
 //   RUN/best -> checkpoints/step_000060      with --patience: the lowest validation loss
+//   RUN/plans.json                           on a GPU: the algorithms of its products (llm/training/plan_file.h)
+//
 //   RUN/lock   "pid N on HOST since DATE": held by flock() while a process writes to the run. The system releases it
 //              when the process ends, however it ends; the file of a killed process blocks no other.
 #pragma once
@@ -60,6 +62,7 @@ void clear_beginning(const std::filesystem::path& run, const RunLock& lock, cons
 
 // ---- checkpoints ---------------------------------------------------------------------------------------------------
 
+inline constexpr const char* kPlansFile = "plans.json";
 inline constexpr const char* kStateFile = "trainer_state.json";  // written last: a folder with it is a whole checkpoint
 inline const std::string kUnfinished = ".tmp";                   // the ending of unfinished files and folders
 

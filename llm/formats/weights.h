@@ -40,15 +40,19 @@ class Weights {
 // A model's parameters without adapters: those are merged (llm/formats/adapter.h) or saved separately.
 class ModelWeights final : public Weights {
  public:
-  explicit ModelWeights(const Model& model) : Weights(model.config, param_table(model.config)), model_(model) {
+  // arena: Arena::average has the average of the weights, where a tensor has one.
+  explicit ModelWeights(const Model& model, Arena arena = Arena::params)
+      : Weights(model.config, param_table(model.config)), model_(model), arena_(arena) {
     for (const ParamTensor& tensor : model.table) by_name_[tensor.name] = &tensor;
   }
-  void read(const ParamTensor& tensor, float* out) const override { model_.read(Arena::params, of(tensor), out); }
-  const float* view(const ParamTensor& tensor) const override { return model_.view(Arena::params, of(tensor)); }
+  void read(const ParamTensor& tensor, float* out) const override { model_.read(arena_of(tensor), of(tensor), out); }
+  const float* view(const ParamTensor& tensor) const override { return model_.view(arena_of(tensor), of(tensor)); }
 
  private:
   const ParamTensor& of(const ParamTensor& tensor) const { return *by_name_.at(tensor.name); }
+  Arena arena_of(const ParamTensor& tensor) const { return of(tensor).averaged ? arena_ : Arena::params; }
   const Model& model_;
+  const Arena arena_;
   std::map<std::string, const ParamTensor*> by_name_;
 };
 

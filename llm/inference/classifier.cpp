@@ -132,8 +132,8 @@ std::vector<float> classify(Model& model, const Tokenizer& tokenizer, const Clas
   std::vector<int32_t> inputs(T);
   std::vector<float> pooling(T);
   lay_out(inputs.data(), pooling.data(), ids, static_cast<int>(T), info.pad, position_of(info.position));
-  model.set_pooling(pooling.data(), 1, static_cast<int>(T));
-  model.forward(inputs.data(), 1, static_cast<int>(T), Pass::evaluate);
+  model.forward(
+      {.tokens = inputs.data(), .B = 1, .T = static_cast<int>(T), .pass = Pass::evaluate, .pooling = pooling.data()});
   std::vector<float> probability(static_cast<size_t>(model.config.num_classes));
   model.read_logits(0, probability.data());
   if (!std::all_of(probability.begin(), probability.end(), [](float logit) { return std::isfinite(logit); })) {

@@ -24,7 +24,7 @@ enum class Position {
 Position position_of(const std::string& name);  // throws Error for an unknown name
 
 // Lays out a text in a row of T positions, which it fits into: its tokens, then `pad`; and the weight with which the
-// head reads each position. inputs (T), pooling (T) for Model::set_pooling.
+// head reads each position. inputs (T), pooling (T) for ForwardInput.
 void lay_out(int32_t* inputs, float* pooling, std::span<const int32_t> ids, int T, int32_t pad, Position position);
 
 // ---- a classifier's directory --------------------------------------------------------------------------------------

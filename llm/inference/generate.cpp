@@ -1,6 +1,7 @@
 #include "llm/inference/generate.h"
 
 #include <algorithm>
+#include <memory>
 #include <new>
 
 #include "kernels/philox.h"
@@ -17,29 +18,29 @@ std::vector<int32_t> generate(Model& model, std::vector<int32_t> ids, const Gene
   if (config.slide < 1 || config.slide > context) {
     fail("a window of %d tokens cannot move by %d: expected 1 to %d", context, config.slide, context);
   }
-  bool cache = config.cache && model.config.causal;
-  if (cache) {
+  std::unique_ptr<KeyValueCache> cache;
+  if (config.cache && model.config.causal) {
     try {
       const int64_t all = static_cast<int64_t>(ids.size()) + config.tokens;
-      model.set_cache(1, static_cast<int>(std::min<int64_t>(all, context)));
+      cache = model.make_cache(1, static_cast<int>(std::min<int64_t>(all, context)));
     } catch (const std::bad_alloc&) {
-      cache = false;  // the same text, more slowly: a sample must not end a run whose training fills the memory
+      // the same text, more slowly: a sample must not end a run whose training fills the memory
     }
   }
   const auto length = [&](size_t begin) { return static_cast<int>(ids.size() - begin); };
-  size_t begin = 0;       // of the window
-  bool is_known = false;  // the window except its last token is in the cache
+  size_t begin = 0;  // of the window
   while (static_cast<int>(made.size()) < config.tokens) {
     if (length(begin) > context) {
       begin = ids.size() - static_cast<size_t>(context - config.slide + 1);
-      is_known = false;
+      if (cache) cache->clear();
     }
-    if (cache && is_known) {
-      model.decode(&ids.back());
-    } else {
-      model.forward(ids.data() + begin, 1, length(begin), Pass::generate);
-    }
-    is_known = true;
+    // If the window is in the cache, only its last token is new.
+    const bool known = cache && cache->lengths[0] > 0;
+    model.forward({.tokens = known ? &ids.back() : ids.data() + begin,
+                   .B = 1,
+                   .T = known ? 1 : length(begin),
+                   .pass = Pass::generate,
+                   .cache = cache.get()});
     model.read_logits(0, logits.data());
     const int32_t id = sample(logits, config.sampler, philox_uniform(config.seed, kSampleSequence, made.size()));
     if (id == config.end_of_text) break;
@@ -47,6 +48,5 @@ std::vector<int32_t> generate(Model& model, std::vector<int32_t> ids, const Gene
     made.push_back(id);
     if (!each(id)) break;
   }
-  if (cache) model.set_cache(0, 0);
   return made;
 }

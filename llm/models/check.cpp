@@ -34,14 +34,15 @@ void bound_absolute(CheckRow& row, double bound) {
 
 }  // namespace
 
-std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch& batch, Precision precision) {
+std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch& batch, Precision precision,
+                                     const PassDropout& dropout) {
   const int64_t V = model.config.outputs(), N = static_cast<int64_t>(batch.targets.size());
   std::vector<CheckRow> rows;
   std::vector<float> logits[2], loss[2];
   Model* both[2] = {&model, &reference};
   for (int k = 0; k < 2; ++k) {
     both[k]->zero_grad();
-    both[k]->forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+    both[k]->forward(input_of(batch, Pass::train, dropout));
     logits[k].resize(static_cast<size_t>(N * V));
     for (int64_t n = 0; n < N; ++n) both[k]->read_logits(n, logits[k].data() + n * V);
     both[k]->backward(batch.targets.data(), batch.weights.data());

@@ -24,4 +24,5 @@ struct CheckRow {
 //                block two norms, four weights, four products' results, the probabilities, the outputs of attention
 //                and gelu, and two sums; then embedding, last norm, wte and the logit itself. Loss: the same bound, as
 //                a token's loss changes by as much as its target's logit.
-std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch& batch, Precision precision);
+std::vector<CheckRow> compare_models(Model& model, Model& reference, const Batch& batch, Precision precision,
+                                     const PassDropout& dropout = {});

@@ -15,18 +15,15 @@ void validate(const ModelConfig& config, const std::string& where) {
   in_range("the vocabulary size", config.vocab_size, 1, 1 << 28);
   in_range("the number of layers", config.num_layers, 1, 4096);
   in_range("the number of heads", config.num_heads, 1, 65536);
+  in_range("the number of key heads", config.num_kv_heads, 0, config.num_heads);
   in_range("the number of channels", config.channels, 1, 1 << 20);
   in_range("the number of classes", config.num_classes, 0, 1 << 28);
   if (config.channels % config.num_heads != 0) {
     fail("%s: %d heads do not divide %d channels; choose channels as a multiple of heads (64 per head is usual)",
          where.c_str(), config.num_heads, config.channels);
   }
-}
-
-double flops_per_token(const ModelConfig& config, int T) {
-  const double C = config.channels, L = config.num_layers;
-  const double head =
-      config.num_classes > 0 ? 0 : static_cast<double>(config.vocab_size) * C;  // a classifier's head is small
-  const double multiplied = L * 12 * C * C + head;
-  return 6 * multiplied + 12 * L * C * T;
+  if (config.num_heads % config.kv_heads() != 0) {
+    fail("%s: %d heads of keys do not divide %d heads; each is shared by the same number of heads", where.c_str(),
+         config.kv_heads(), config.num_heads);
+  }
 }

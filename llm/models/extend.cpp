@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "llm/models/cpu.h"
 #include "llm/support/error.h"
 
 std::unique_ptr<Model> extend_vocabulary(const Model& model, int used, int vocab_size, NewRows init) {

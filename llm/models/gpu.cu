@@ -9,43 +9,57 @@
 #include "kernels/global_norm.cuh"
 #include "kernels/layernorm.cuh"
 #include "kernels/muon.cuh"
-#include "kernels/philox.h"
+#include "kernels/random_fill.cuh"
+#include "llm/models/cpu.h"
 #include "llm/models/gpu.h"
 #include "llm/models/gpu_model.cuh"
 #include "llm/models/memory_plan.h"
 #include "llm/support/error.h"
 
+#ifdef WROUGHT_CUBLASLT
+static constexpr bool kCublasLt = true;
+#else
+static constexpr bool kCublasLt = false;
+#endif
+#ifdef WROUGHT_CUDNN
+static constexpr bool kCudnn = true;
+#else
+static constexpr bool kCudnn = false;
+#endif
+
 // ---- memory and queues ---------------------------------------------------------------------------------------------
 
-DeviceBuffer::DeviceBuffer(int64_t bytes) : bytes_(bytes) {
-  if (bytes == 0) return;
+void* DevicePages::allocate(int64_t bytes) {
   if (DryRun::current()) {
     static std::atomic<uintptr_t> next{uintptr_t{1} << 40};
-    data_ = reinterpret_cast<void*>(next.fetch_add(static_cast<uintptr_t>(ceil_div<int64_t>(bytes, 256) * 256)));
-    return;
+    return reinterpret_cast<void*>(next.fetch_add(static_cast<uintptr_t>(ceil_div<int64_t>(bytes, 256) * 256)));
   }
-  const cudaError_t status = cudaMalloc(&data_, static_cast<size_t>(bytes));
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // reported here: the next call must not find it again
     throw std::bad_alloc();
   }
   CUDA_CHECK(status);
-  CUDA_CHECK(cudaMemset(data_, 0, static_cast<size_t>(bytes)));
+  CUDA_CHECK(cudaMemset(data, 0, static_cast<size_t>(bytes)));
   CUDA_CHECK(cudaDeviceSynchronize());  // other streams do not wait for the memset
+  return data;
 }
-DeviceBuffer::~DeviceBuffer() {
-  if (data_ && !DryRun::current()) cudaFree(data_);
+void DevicePages::release(void* data, int64_t) {
+  if (!DryRun::current()) cudaFree(data);
 }
 
-PinnedBuffer::PinnedBuffer(int64_t bytes) {
-  if (DryRun::current()) data_ = ::operator new(static_cast<size_t>(bytes));  // the host does write to it
-  CUDA_CHECK(cudaMallocHost(&data_, static_cast<size_t>(bytes)));
+void* PinnedPages::allocate(int64_t bytes) {
+  if (DryRun::current()) return ::operator new(static_cast<size_t>(bytes));  // the host does write to it
+  void* data = nullptr;
+  CUDA_CHECK(cudaMallocHost(&data, static_cast<size_t>(bytes)));
+  return data;
 }
-PinnedBuffer::~PinnedBuffer() {
+void PinnedPages::release(void* data, int64_t) {
   if (DryRun::current()) {
-    ::operator delete(data_);
-  } else if (data_) {
-    cudaFreeHost(data_);
+    ::operator delete(data);
+  } else {
+    cudaFreeHost(data);
   }
 }
 
@@ -57,6 +71,28 @@ GpuStream::~GpuStream() {
 GpuEvent::GpuEvent() { CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
 GpuEvent::~GpuEvent() {
   if (event_) cudaEventDestroy(event_);
+}
+
+GpuGraph::~GpuGraph() {
+  if (executable_) cudaGraphExecDestroy(executable_);
+}
+
+// Of a capture that failed.
+void GpuGraph::end_capture(cudaStream_t stream) {
+  cudaGraph_t graph = nullptr;
+  if (cudaStreamEndCapture(stream, &graph) == cudaSuccess) cudaGraphDestroy(graph);
+}
+
+void GpuGraph::instantiate(cudaStream_t stream) {
+  cudaGraph_t graph = nullptr;
+  CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
+  cudaGraphDestroy(graph);
+  CUDA_CHECK(status);
+}
+
+std::vector<MemoryRow> built_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
+  return gpu_memory_plan(config, options, B, T, kCublasLt, kCudnn);
 }
 
 // ---- the device ----------------------------------------------------------------------------------------------------
@@ -116,62 +152,11 @@ int64_t free_gpu_memory() {
 
 // ---- what training takes -------------------------------------------------------------------------------------------
 
-int64_t gpu_scratch_bytes(const ModelConfig& config, const ModelOptions& options, int B, int T) {
-  const int C = config.channels, N = B * T, rank = options.lora.rank;
-  const bool muon = options.optimizer == Optimizer::muon;
-  int64_t adapters = 0;
-  if (rank > 0) {  // every product's rows, also those of a part of the logits
-    for (const int OC : {C, 4 * C, config.padded_outputs()}) {
-      adapters = std::max({adapters, matmul_backward_scratch(N, rank, OC), matmul_backward_scratch(N, OC, rank)});
-    }
-  }
-  return std::max({
-      adapters,
-      matmul_backward_scratch(N, C, config.padded_outputs()),
-      matmul_backward_scratch(N, C, 3 * C),
-      matmul_backward_scratch(N, C, C),
-      matmul_backward_scratch(N, C, 4 * C),
-      matmul_backward_scratch(N, 4 * C, C),
-      attention_backward_scratch(B, T, C, config.num_heads),
-      layernorm_backward_scratch(N, C),
-      embedding_backward_scratch(B, T, C, config.vocab_size),
-      // Each part of a unit ends in its own chunk.
-      global_norm_scratch(arena_size(param_table(config, options), Arena::grads)) + (config.num_layers + 2) * 8,
-      muon ? muon_chunks(int64_t{4} * C * C) * static_cast<int64_t>(sizeof(double)) : 0,
-      int64_t{256},
-  });
-}
-
-std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T) {
-  const int64_t tokens = int64_t{B} * T;
-  std::vector<MemoryRow> rows =
-      arena_plan(config, options, B, T, head_rows(config, B, T), options.precision == Precision::bf16);
-  const auto shape = [](int64_t a, int64_t b) {
-    return strprintf("(%lld, %lld)", static_cast<long long>(a), static_cast<long long>(b));
-  };
-  rows.push_back({"inputs", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
-  rows.push_back({"targets", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
-  rows.push_back({"weights", shape(kBatchSlots, tokens), kBatchSlots * slot_elements(tokens) * 4});
-  rows.push_back({config.num_classes > 0 ? "pooling" : "documents", shape(kBatchSlots, tokens),
-                  kBatchSlots * slot_elements(tokens) * 4});
-  rows.push_back({"scratch", "", gpu_scratch_bytes(config, options, B, T)});
-  rows.push_back({"decay", "", arena_size(param_table(config, options), Arena::grads) / kParamAlignment});
-  rows.push_back({"step", "", 5 * 8 + static_cast<int64_t>(sizeof(AdamWStep))});
-  int64_t libraries = 0;
-#ifdef WROUGHT_CUBLASLT
-  libraries += 2 * static_cast<int64_t>(CublasLt::kWorkspace);  // one for the model, one for measuring
-#endif
-#ifdef WROUGHT_CUDNN
-  if (options.precision == Precision::bf16) libraries += attention_cudnn::kWorkspaceLimit;
-#endif
-  if (libraries > 0) rows.push_back({kLibraryRow, "", libraries});
-  return rows;
-}
-
 void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t free) {
   const auto needed = [&](const ModelOptions& o, int batch) {
     double sum = 0;  // absurd sizes exceed 2^63
-    for (const MemoryRow& row : gpu_memory_plan(config, o, batch, T)) sum += static_cast<double>(row.bytes);
+    for (const MemoryRow& row : gpu_memory_plan(config, o, batch, T, kCublasLt, kCudnn))
+      sum += static_cast<double>(row.bytes);
     return sum;
   };
   const double available = static_cast<double>(free);
@@ -204,6 +189,13 @@ void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, in
   } else if (options.master_weights && options.ema == 0) {
     try_option("{no-master-weights}", [](ModelOptions& o) { o.master_weights = false; });
   }
+  if (options.moments == Moments::f32 && options.optimizer == Optimizer::adamw) {
+    try_option("{moments} bf16", [](ModelOptions& o) { o.moments = Moments::bf16; });
+  }
+  constexpr int64_t kChunk = 4096;
+  if (options.loss_chunk == 0 && head_rows(config, B, T) > kChunk) {
+    try_option("{loss-chunk} 4096", [](ModelOptions& o) { o.loss_chunk = kChunk; });
+  }
   int batch = B;
   while (batch > 1 && needed(options, batch) > available) batch /= 2;
   if (batch < B) way(strprintf("{batch-size} %d", batch), options, batch);
@@ -223,18 +215,15 @@ std::unique_ptr<Model> make_gpu_model(const ModelConfig& config, const ModelOpti
                                       bool reference) {
   check_gpu();
   check_gpu_memory(config, options, B, T, free_gpu_memory());
-  const GpuTiers tiers = gpu_tiers(options.precision, reference);
-  if (options.precision == Precision::bf16) return std::make_unique<GpuModel<bf16>>(config, options, B, T, tiers);
-  return std::make_unique<GpuModel<float>>(config, options, B, T, tiers);
+  return find_gpu_family(config.family).make(config, options, B, T, gpu_tiers(options.precision, reference));
 }
 
 // ---- which kernels run ---------------------------------------------------------------------------------------------
 
 std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions& options, int B, int T, float dropout,
                                    bool reference) {
-  const GpuTiers tiers = gpu_tiers(options.precision, reference);
-  const auto operations = options.precision == Precision::bf16 ? dry_step<bf16>(config, options, B, T, dropout, tiers)
-                                                               : dry_step<float>(config, options, B, T, dropout, tiers);
+  const auto operations = find_gpu_family(config.family)
+                              .dry_step(config, options, B, T, dropout, gpu_tiers(options.precision, reference), 1);
   std::vector<KernelRow> rows;
   std::map<std::vector<std::string>, size_t> known;  // equal ones of several layers share a row
   for (const DryRun::Operation& o : operations) {
@@ -254,6 +243,12 @@ std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions
     ++rows[at->second].times;
   }
   return rows;
+}
+
+std::string graph_line(const ModelOptions& options) {
+  if (!options.graph) return "graphs: none, kernels are queued one by one";
+  if (options.ranks > 1) return "graphs: none, sums over processes are queued between kernels";
+  return "graphs: forward, backward and update, captured per shape";
 }
 
 std::string kernels_line(const std::vector<KernelRow>& rows) {
@@ -289,40 +284,51 @@ std::string gpu_build() {
   } else {
     text = "device: none here; what only a GPU can tell is left open";
   }
-#ifdef WROUGHT_CUBLASLT
-  text += "; built with cuBLASLt";
-#else
-  text += "; built without cuBLASLt";
-#endif
-#ifdef WROUGHT_CUDNN
-  text += ", with cuDNN";
-#else
-  text += ", without cuDNN";
-#endif
+  text += kCublasLt ? "; built with cuBLASLt" : "; built without cuBLASLt";
+  text += kCudnn ? ", with cuDNN" : ", without cuDNN";
   return text;
 }
+
+// ---- the algorithms of products ------------------------------------------------------------------------------------
+
+MatmulPlans no_gpu_plans() {
+  MatmulPlans plans;
+#ifdef WROUGHT_CUBLASLT
+  cudaDeviceProp properties;
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  plans.device = strprintf("%s, %d multiprocessors", properties.name, properties.multiProcessorCount);
+  plans.library = CublasLt::version();
+#endif
+  return plans;
+}
+
+#ifdef WROUGHT_CUBLASLT
+void use_gpu_plans(const MatmulPlans& plans) { CublasLt::instance().use(plans.products); }
+
+MatmulPlans make_gpu_plans(const MatmulPlans& known, const ModelConfig& config, const ModelOptions& options, int B,
+                           int T, float dropout, bool reference) {
+  use_gpu_plans(known);
+  MatmulPlans plans = known;
+  plans.products = CublasLt::instance().measure([&] {
+    const GpuTiers tiers = gpu_tiers(options.precision, reference);
+    find_gpu_family(config.family).dry_step(config, options, B, T, dropout, tiers, 2);
+  });
+  use_gpu_plans(plans);  // without those of other runs' products: this run's bits follow from what it keeps
+  return plans;
+}
+#else
+void use_gpu_plans(const MatmulPlans&) {}
+
+MatmulPlans make_gpu_plans(const MatmulPlans& known, const ModelConfig&, const ModelOptions&, int, int, float, bool) {
+  return known;
+}
+#endif
 
 // ---- what products reach -------------------------------------------------------------------------------------------
 
 namespace {
-
-// Random numbers in [-1, 1): the factors' bits decide how much power a product takes, and so the clock. A pattern, made
-// on the host, of prime length, so that no row of a matrix equals another.
-template <class floatX>
-void fill(const DeviceBuffer& buffer, uint64_t sequence) {
-  const int64_t n = buffer.bytes() / static_cast<int64_t>(sizeof(floatX)), length = std::min<int64_t>(n, 1'048'573);
-  std::vector<floatX> pattern(static_cast<size_t>(length));
-  for (int64_t i = 0; i < length; i += 4) {
-    const Philox4 random = philox4(1, sequence, static_cast<uint64_t>(i));
-    for (int64_t k = i; k < std::min(i + 4, length); ++k) {
-      pattern[static_cast<size_t>(k)] = static_cast<floatX>(2 * uniform_from_bits(random.word[k - i]) - 1);
-    }
-  }
-  for (int64_t i = 0; i < n; i += length) {
-    CUDA_CHECK(cudaMemcpy(buffer.as<floatX>() + i, pattern.data(),
-                          static_cast<size_t>(std::min(length, n - i)) * sizeof(floatX), cudaMemcpyHostToDevice));
-  }
-}
 
 // Products of n x n matrices.
 template <class floatX>
@@ -332,8 +338,8 @@ class Products {
   Products(int n, MatmulMode mode) : n_(n), mode_(mode), a_(bytes(n) / 3), b_(bytes(n) / 3), c_(bytes(n) / 3) {
     CUDA_CHECK(cudaEventCreate(&begun_));
     CUDA_CHECK(cudaEventCreate(&done_));
-    fill<floatX>(a_, 0);
-    fill<floatX>(b_, 1);
+    random_fill(a_.as<floatX>(), int64_t{n} * n, 0, nullptr);
+    random_fill(b_.as<floatX>(), int64_t{n} * n, 1, nullptr);
   }
   ~Products() {
     cudaEventDestroy(begun_);

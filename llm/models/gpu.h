@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "llm/models/cpu.h"
+#include "llm/models/matmul_plans.h"
 #include "llm/models/memory_plan.h"
 #include "llm/models/model.h"
 
@@ -12,9 +14,8 @@
 void check_gpu();
 std::string gpu_name();
 
-// The memory that training at (B, T) takes, with that of cuBLASLt and cuDNN in builds that have them. Needs no GPU.
-inline constexpr const char* kLibraryRow = "libraries, at most";
-std::vector<MemoryRow> gpu_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
+// gpu_memory_plan() (memory_plan.h) with the libraries that this build has. Needs no GPU.
+std::vector<MemoryRow> built_memory_plan(const ModelConfig& config, const ModelOptions& options, int B, int T);
 // Throws Error if that is more than `free` bytes; lists what would help, and how much.
 void check_gpu_memory(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t free);
 int64_t free_gpu_memory();
@@ -25,8 +26,21 @@ std::vector<KernelRow> gpu_kernels(const ModelConfig& config, const ModelOptions
                                    bool reference);
 // A summary in one line: products and attention.
 std::string kernels_line(const std::vector<KernelRow>& rows);
+// How a step is queued: as graphs, or why not.
+std::string graph_line(const ModelOptions& options);
 // The device, and what the program was built with.
 std::string gpu_build();
+
+// Plans without products, for this device and library; both names are empty if this build has no cuBLASLt.
+MatmulPlans no_gpu_plans();
+// From now on this process's products run by these algorithms where the library accepts them; any other product by the
+// first algorithm that the library offers. Before the models are made.
+void use_gpu_plans(const MatmulPlans& plans);
+// The same, then measures those products of a training step at (B, T) that `known` does not have or that the library
+// does not accept: tens of milliseconds each, in memory that is freed again. Returns the step's products, measured ones
+// included. Throws CudaError.
+MatmulPlans make_gpu_plans(const MatmulPlans& known, const ModelConfig& config, const ModelOptions& options, int B,
+                           int T, float dropout, bool reference);
 
 // FLOP/s of matrix products on this GPU: the best of a few large ones, computed as the model computes them.
 double measure_gpu_peak_flops(Precision precision, bool reference);

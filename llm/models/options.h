@@ -36,14 +36,22 @@ struct TrainablePart {
   bool embeddings = true, final_norm = true, head = true;  // head: one that is not tied
 };
 
+// Of what AdamW's moments m and v are. bf16: rounded stochastically (kernels/rounding.h). Not for Muon.
+enum class Moments { f32, bf16 };
+
 class Comm;
 
 struct ModelOptions {
   Precision precision = Precision::fp32;
   Recompute recompute = Recompute::none;
   bool master_weights = true;  // bf16: AdamW works on a float copy; without it, updates are rounded stochastically
-  uint64_t seed = 0;           // of that rounding
+  Moments moments = Moments::f32;
+  uint64_t seed = 0;  // of stochastic rounding
+  bool graph = true;  // a GPU's step is queued as CUDA graphs, if one process trains; the same results either way
   Optimizer optimizer = Optimizer::adamw;
+  // Rows of logits that are in memory at a time, with the loss and the head's backward pass computed chunk by chunk.
+  // 0: all of a batch on a GPU, 8 MB of them on the CPU.
+  int64_t loss_chunk = 0;
   LoraOptions lora = {};
   TrainablePart trainable = {};
   bool decay_all = false;        // weight decay for every tensor, not only for matrices

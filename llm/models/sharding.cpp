@@ -6,7 +6,7 @@
 std::vector<ParamUnit> param_units(const std::vector<ParamTensor>& table, int ranks) {
   std::vector<ParamUnit> units;
   for (const ParamTensor& tensor : table) {
-    if (static_cast<size_t>(tensor.unit) == units.size()) units.push_back({tensor.offset, 0, 0, 0, 0});
+    if (static_cast<size_t>(tensor.unit) == units.size()) units.push_back({tensor.offset, 0, 0, 0, 0, tensor.number});
     units[static_cast<size_t>(tensor.unit)].size += tensor.size() + tensor.padding;
   }
   int64_t kept = 0, whole = 0, second_block = 0;

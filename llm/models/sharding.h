@@ -16,6 +16,7 @@ struct ParamUnit {
   int64_t shard;         // a rank's part: of rank r the elements from offset + r * shard on
   int64_t kept_at;       // where that begins in a sharded arena
   int64_t whole_at;      // where the whole unit is among those that are temporarily whole (whole_size())
+  int64_t number;        // of its first element (ParamTensor::number)
 };
 std::vector<ParamUnit> param_units(const std::vector<ParamTensor>& table, int ranks);
 
@@ -33,11 +34,11 @@ struct TensorPart {
 TensorPart part_of(const ParamTensor& tensor, const ParamUnit& unit, int rank);
 
 // Points `p` at the units that are temporarily whole.
-template <class floatX>
+template <class Family, class T>
 void bind_units(const ModelConfig& config, const LoraOptions& lora, const std::vector<ParamTensor>& table,
-                const std::vector<ParamUnit>& units, Params<floatX>& p, floatX* memory) {
+                const std::vector<ParamUnit>& units, typename Family::template Params<T>& p, T* memory) {
   auto tensor = table.begin();
-  for_each_param(config, lora, p, [&](floatX*& pointer, const ParamTensor&) {
+  Family::for_each_param(config, lora, p, [&](T*& pointer, const ParamTensor&) {
     const ParamUnit& unit = units[static_cast<size_t>(tensor->unit)];
     pointer = memory + unit.whole_at + tensor->offset - unit.offset;
     ++tensor;

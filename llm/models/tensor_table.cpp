@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
+#include <utility>
 
 #include "kernels/muon.h"
 #include "llm/support/error.h"
@@ -19,6 +21,10 @@ bool in_list(const std::string& list, const std::string& name) {
 
 bool lora_targets(const LoraOptions& lora, const char* matrix) {
   return lora.rank > 0 && (lora.targets == "all" || in_list(lora.targets, matrix));
+}
+
+int lora_place(const std::string& matrix) {
+  return static_cast<int>(std::find(std::begin(kLoraTargets), std::end(kLoraTargets), matrix) - kLoraTargets);
 }
 
 void validate(const ModelOptions& o, const ModelConfig& config, const std::string& where) {
@@ -42,9 +48,16 @@ void validate(const ModelOptions& o, const ModelConfig& config, const std::strin
       fail("%s: adapters on the head, which is the token embedding in this model: leave it out", at);
     }
   }
+  if (o.loss_chunk < 0) {
+    fail("%s: %lld rows of logits at a time, expected 0 (the device's rule) or more", at,
+         static_cast<long long>(o.loss_chunk));
+  }
   if (!(o.ema >= 0 && o.ema < 1)) fail("%s: an average with a decay of %g, expected 0 <= decay < 1", at, o.ema);
   if (o.ema > 0 && o.precision == Precision::bf16 && !o.master_weights) {
     fail("%s: an average of the weights needs float ones: keep the master copy", at);
+  }
+  if (o.moments == Moments::bf16 && o.optimizer == Optimizer::muon) {
+    fail("%s: only AdamW has moments in bf16, and Muon's momentum is float: expected float moments, or AdamW", at);
   }
   if (o.ranks < 1 || o.zero < 0 || o.zero > 3) {
     fail("%s: zero %d among %d processes, expected 0 to 3 among at least one", at, o.zero, o.ranks);
@@ -70,8 +83,17 @@ int64_t aligned_size(const ParamTensor& tensor) { return tensor.size() + tensor.
 
 }  // namespace
 
-std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptions& options) {
+std::vector<ParamTensor> arrange_table(std::vector<ParamTensor> table, const ModelConfig& config,
+                                       const ModelOptions& options) {
   validate(options, config, "the model's options");
+  std::set<std::string> names;
+  for (const ParamTensor& tensor : table) {
+    if (tensor.role == Role::none)
+      fail("the tensor %s of a %s has no role", tensor.name.c_str(), config.family.c_str());
+    if (!names.insert(tensor.name).second) {
+      fail("two tensors of a %s are called %s", config.family.c_str(), tensor.name.c_str());
+    }
+  }
   const int L = config.num_layers;
   const TrainablePart& part = options.trainable;
   const auto trains = [&](const ParamTensor& tensor) {
@@ -81,10 +103,7 @@ std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptio
     return tensor.role == Role::norm ? part.final_norm : part.head;
   };
 
-  std::vector<ParamTensor> table;
-  Params<float> unused;
-  for_each_param(config, options.lora, unused, [&](float*&, const ParamTensor& tensor) { table.push_back(tensor); });
-  int64_t offset = 0, grad_offset = 0, v_offset = 0, begin = 0;
+  int64_t offset = 0, grad_offset = 0, v_offset = 0, number = 0, begin = 0;
   for (size_t k = 0; k < table.size(); ++k) {
     ParamTensor& tensor = table[k];
     tensor.decay = options.decay_all || !tensor.vector();
@@ -105,7 +124,9 @@ std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptio
     if (!trains(tensor)) continue;
     tensor.grad_offset = grad_offset;
     tensor.averaged = options.ema > 0;
+    tensor.number = number;
     grad_offset += size;
+    number += aligned(tensor.size());
     if (tensor.muon) continue;
     tensor.v_offset = v_offset;
     v_offset += size;
@@ -129,7 +150,7 @@ std::vector<ParamRun> runs_of(const std::vector<ParamTensor>& table, Belong&& be
   for (const ParamTensor& tensor : table) {
     if (belong(tensor)) {
       if (!open || !fits(runs.back(), tensor)) {
-        runs.push_back({tensor.offset, tensor.grad_offset, tensor.v_offset, 0, tensor.lr_scale});
+        runs.push_back({tensor.offset, tensor.grad_offset, tensor.v_offset, tensor.number, 0, tensor.lr_scale});
       }
       runs.back().size += aligned_size(tensor);
     }
@@ -152,6 +173,19 @@ std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table) {
       [](const ParamRun&, const ParamTensor&) { return true; });
 }
 
+// A tied head's matrix is the embedding: the head's backward sets its gradient before the embedding's adds to it.
+static bool set_by_backward(const ParamTensor& tensor, const ModelConfig& config) {
+  const bool embedding = tensor.role == Role::embedding && config.has_head();
+  return !embedding && tensor.role != Role::position && tensor.role != Role::adapter;
+}
+
+std::vector<ParamRun> grad_runs(const std::vector<ParamTensor>& table, const ModelConfig& config, bool set_first) {
+  return runs_of(
+      table,
+      [&](const ParamTensor& tensor) { return tensor.trainable() && set_by_backward(tensor, config) == set_first; },
+      [](const ParamRun&, const ParamTensor&) { return true; });
+}
+
 int64_t muon_scratch(const std::vector<ParamTensor>& table) {
   int64_t most = 0;
   for (const ParamTensor& tensor : table) {
@@ -171,4 +205,14 @@ int64_t num_trainable(const std::vector<ParamTensor>& table) {
   int64_t n = 0;
   for (const ParamTensor& tensor : table) n += tensor.trainable() ? tensor.file_size() : 0;
   return n;
+}
+
+int last_trained_layer(const std::vector<ParamTensor>& table, int num_layers) {
+  int last = num_layers + 1;
+  for (const ParamTensor& tensor : table) {
+    if (!tensor.trainable()) continue;
+    const bool under_head = tensor.layer < num_layers || tensor.role == Role::norm;
+    if (under_head) last = std::min(last, std::max(tensor.layer, 0));
+  }
+  return last;
 }

@@ -1,4 +1,4 @@
-// The parameters of a GPT-2 of a given shape (llm/models/config.h): ONE table. It drives sizes, the arena,
+// The table of a model's parameters: a family's for_each_param() (gpt2.h) gives its rows. It drives sizes, the arena,
 // initialisation, weight decay, checkpoints and test labels; nothing else restates the layout.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "llm/models/config.h"
+#include "llm/models/ops.h"
 #include "llm/models/options.h"
 #include "llm/support/error.h"
 
@@ -20,50 +21,18 @@ void validate(const ModelOptions& options, const ModelConfig& config, const std:
 // For a model that only computes.
 inline TrainablePart trains_nothing(const ModelConfig& config) { return {config.num_layers, false, false, false}; }
 
-// Whether `matrix`, one of q, k, v, attproj, fc, fcproj, head, has adapters.
+// Whether `matrix`, one of q, k, v, attproj, fc, fcproj, head, has adapters; its place in that list.
 bool lora_targets(const LoraOptions& lora, const char* matrix);
+int lora_place(const std::string& matrix);
 
-// ---- pointers by name -----------------------------------------------------------------------------------------------
-
-template <class floatX>
-struct LoraParams {
-  floatX* a = nullptr;  // (rank, in)   null: no adapter
-  floatX* b = nullptr;  // (out, rank)
-};
-
-// Gradients are bound to the same structs: tensors that are not trained are null there.
-template <class floatX>
-struct BlockParams {
-  floatX *ln1w, *ln1b;          // (C)
-  floatX *qkvw, *qkvb;          // (3C, C), (3C)  qkvb null (as resize() makes it): no bias
-  floatX *attprojw, *attprojb;  // (C, C), (C)
-  floatX *ln2w, *ln2b;          // (C)
-  floatX *fcw, *fcb;            // (4C, C), (4C)
-  floatX *fcprojw, *fcprojb;    // (C, 4C), (C)
-  LoraParams<floatX> q, k, v, attproj, fc, fcproj;
-};
-
-template <class floatX>
-struct Params {
-  floatX* wte;  // (Vp, C)  rows from V on are zero; also a tied head
-  floatX* wpe;  // (max_seq_len, C)
-  std::vector<BlockParams<floatX>> block;
-  floatX *lnfw, *lnfb;      // (C)
-  floatX* head = nullptr;   // (padded outputs, C)  null: wte
-  floatX* headb = nullptr;  // (padded outputs)  only in classifiers
-  LoraParams<floatX> head_lora;
-
-  const floatX* output_matrix() const { return head ? head : wte; }
-};
-
-// ---- the table ------------------------------------------------------------------------------------------------------
+// ---- the table -----------------------------------------------------------------------------------------------------
 
 enum class Init { zeros, ones, normal, uniform };
 
-// The purpose of a tensor. norm: the weight or the bias of a layer norm; weight: a matrix of a block; head: the output
+// The purpose of a tensor. norm: the weight or the bias of a norm; weight: a matrix of a block; head: the output
 // matrix, unless it is the token embedding; bias: that of a block's matrix or of the head. An adapter has the layer of
 // its matrix.
-enum class Role { embedding, position, norm, weight, bias, head, adapter };
+enum class Role { none, embedding, position, norm, weight, bias, head, adapter };
 
 // params holds every tensor; grads, m and (if one is kept) average hold those that are trained, v those that AdamW
 // trains. For tensors that Muon trains, m is the momentum.
@@ -74,7 +43,7 @@ struct ParamTensor {
   std::string name = "";     // as in Params: "wte", "block.3.qkvw"
   std::string hf_name = "";  // as GPT2LMHeadModel saves it, without the leading "transformer."
   int layer = -1;            // -1 before the blocks, 0 .. L-1 the blocks, L after them
-  Role role = Role::weight;
+  Role role = Role::none;
   int64_t rows = 1, cols = 1;  // in memory, row-major; vectors are (1, n), a head's bias (n, 1)
   int64_t file_rows = 0;       // rows that files hold: V for wte, the outputs for a head, else rows
   bool transposed = false;     // files hold (cols, rows): GPT-2's Conv1D layout
@@ -91,6 +60,7 @@ struct ParamTensor {
   int64_t offset = 0;        // of the first element in the parameters' arena
   int64_t grad_offset = -1;  // in the arenas of gradients and m; -1: not trained
   int64_t v_offset = -1;     // in the arena of AdamW's v; -1: not in it
+  int64_t number = 0;        // of its first element among the gradients of one process without ZeRO
   float lr_scale = 1;        // factor of the learning rate
   bool averaged = false;     // has an average, at grad_offset of its arena
   int unit = 0;              // index of its ParamUnit
@@ -112,185 +82,158 @@ inline bool of_head(const ParamTensor& tensor, const ModelConfig& config) {
   return tensor.role == Role::head || (tensor.role == Role::bias && tensor.layer == config.num_layers);
 }
 
-// Calls visit(pointer member, tensor) for every parameter, in the order of the arena: a matrix's bias follows it, and
-// an adapter's B follows its A.
-template <class floatX, class Visit>
-void for_each_param(const ModelConfig& config, const LoraOptions& lora, Params<floatX>& p, Visit&& visit) {
-  const int L = config.num_layers;
-  const int64_t C = config.channels, V = config.vocab_size, Vp = config.padded_vocab_size();
-  // GPT-2's initialisation (Radford et al. 2019, section 2.3): N(0, 0.02), positions half of that, and the layers that
-  // write to the residual stream scaled down by the square root of their number. Models narrower than GPT-2's 768
-  // channels scale it up by sqrt(768 / C), so that a product of a normalised row and a weight matrix is as large as at
-  // that width: with 0.02 at C = 128, attention begins almost uniform and learns late (docs/performance.md has what it
-  // costs).
-  const float std = 0.02f * std::sqrt(std::max(1.0f, 768.0f / static_cast<float>(C)));
-  const float residual_std = std / std::sqrt(2.0f * static_cast<float>(L));
-  const auto row = [&](floatX*& to, ParamTensor tensor) {
-    if (tensor.file_rows == 0) tensor.file_rows = tensor.rows;
-    visit(to, std::as_const(tensor));
-  };
-  // Both tensors of a layer norm.
-  const auto norm = [&](floatX*& weight, floatX*& bias, int l, const std::string& name, const std::string& hf) {
-    row(weight,
-        {.name = name + "w", .hf_name = hf + ".weight", .layer = l, .role = Role::norm, .cols = C, .init = Init::ones});
-    row(bias, {.name = name + "b", .hf_name = hf + ".bias", .layer = l, .role = Role::norm, .cols = C});
-  };
+// Visits the rows of a family's table, for its for_each_param(): visit(pointer member, tensor).
+template <class T, class Visit>
+class TableRows {
+ public:
+  TableRows(const LoraOptions& lora, Visit& visit) : lora_(lora), visit_(visit) {}
 
-  row(p.wte, {.name = "wte",
-              .hf_name = "wte.weight",
-              .role = Role::embedding,
-              .rows = Vp,
-              .cols = C,
-              .file_rows = V,
-              .product = "head",
-              .init = Init::normal,
-              .init_std = std});
-  row(p.wpe, {.name = "wpe",
-              .hf_name = "wpe.weight",
-              .role = Role::position,
-              .rows = config.max_seq_len,
-              .cols = C,
-              .init = Init::normal,
-              .init_std = std / 2});
-  p.block.resize(static_cast<size_t>(L));
-  for (int l = 0; l < L; ++l) {
-    BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];
-    const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l);
-    // A matrix and its bias, if it has one. A row below gives product, hf_name, sizes and init_std.
-    const auto linear = [&](floatX*& weight, floatX** bias, ParamTensor t) {
-      const std::string name = at + t.product, hf = h + t.hf_name;
-      t.name = name + "w", t.hf_name = hf + ".weight", t.layer = l, t.transposed = true, t.init = Init::normal;
-      row(weight, t);
-      if (!bias) return;
-      row(*bias, {.name = name + "b",
-                  .hf_name = hf + ".bias",
-                  .layer = l,
-                  .role = Role::bias,
-                  .cols = t.rows,
-                  .stacked = t.stacked});
-    };
-    norm(w.ln1w, w.ln1b, l, at + "ln1", h + "ln_1");
-    linear(w.qkvw, config.qkv_bias ? &w.qkvb : nullptr,
-           {.hf_name = "attn.c_attn", .rows = 3 * C, .cols = C, .stacked = 3, .product = "qkv", .init_std = std});
-    linear(w.attprojw, &w.attprojb,
-           {.hf_name = "attn.c_proj", .rows = C, .cols = C, .product = "attproj", .init_std = residual_std});
-    norm(w.ln2w, w.ln2b, l, at + "ln2", h + "ln_2");
-    linear(w.fcw, &w.fcb, {.hf_name = "mlp.c_fc", .rows = 4 * C, .cols = C, .product = "fc", .init_std = std});
-    linear(w.fcprojw, &w.fcprojb,
-           {.hf_name = "mlp.c_proj", .rows = C, .cols = 4 * C, .product = "fcproj", .init_std = residual_std});
+  void tensor(T*& to, ParamTensor t) {
+    if (t.file_rows == 0) t.file_rows = t.rows;
+    visit_(to, std::as_const(t));
   }
-  norm(p.lnfw, p.lnfb, L, "lnf", "ln_f");
-  const bool classifies = config.num_classes > 0;
-  if (config.has_head()) {
-    const float bound = 1 / std::sqrt(static_cast<float>(C));  // a classifier's head begins as torch.nn.Linear does
-    row(p.head, {.name = "head",
-                 .hf_name = classifies ? "score.weight" : "lm_head.weight",
-                 .layer = L,
-                 .role = Role::head,
-                 .rows = config.padded_outputs(),
-                 .cols = C,
-                 .file_rows = config.outputs(),
-                 .product = "head",
-                 .init = classifies ? Init::uniform : Init::normal,
-                 .init_std = classifies ? bound : std});
-    if (classifies) {
-      row(p.headb, {.name = "headb",
-                    .hf_name = "score.bias",
-                    .layer = L,
+  // A table with a row for each token or position, drawn from N(0, std). hf: its name in files, without ".weight".
+  void embedding(T*& to, const char* name, const std::string& hf, Role role, int64_t n, int64_t file_rows, int64_t C,
+                 float std) {
+    tensor(to, {.name = name,
+                .hf_name = hf + ".weight",
+                .role = role,
+                .rows = n,
+                .cols = C,
+                .file_rows = file_rows,
+                .product = role == Role::embedding ? "head" : "",
+                .init = Init::normal,
+                .init_std = std});
+  }
+  // The weight of an RMSNorm of C channels.
+  void rms_norm(Norm<T>& to, const char* name, const std::string& at, const std::string& hf, int layer, int64_t C) {
+    to.name = name;
+    tensor(to.w, {.name = at + name + "w",
+                  .hf_name = hf + ".weight",
+                  .layer = layer,
+                  .role = Role::norm,
+                  .cols = C,
+                  .init = Init::ones});
+  }
+  // Both tensors of a layer norm of C channels.
+  void norm(Norm<T>& to, const char* name, const std::string& at, const std::string& hf, int layer, int64_t C) {
+    rms_norm(to, name, at, hf, layer, C);
+    tensor(to.b, {.name = at + name + "b", .hf_name = hf + ".bias", .layer = layer, .role = Role::norm, .cols = C});
+  }
+  // A block's matrix and its bias, if it has one. t: product, hf_name, layer, sizes and init_std. parts: the names by
+  // which its adapters are asked for, one for each of its stacked parts of one size.
+  void linear(Linear<T>& to, const std::string& at, const std::vector<const char*>& parts, bool bias, ParamTensor t) {
+    const std::string full = at + t.product, hf = t.hf_name;
+    t.name = full + "w", t.hf_name = hf + ".weight", t.role = Role::weight;
+    t.transposed = true, t.init = Init::normal, t.stacked = static_cast<int>(parts.size());
+    tensor(to.w, t);
+    if (bias) {
+      tensor(to.b, {.name = full + "b",
+                    .hf_name = hf + ".bias",
+                    .layer = t.layer,
                     .role = Role::bias,
-                    .rows = config.padded_outputs(),
-                    .file_rows = config.outputs(),
-                    .init = Init::uniform,
-                    .init_std = bound});
+                    .cols = t.rows,
+                    .stacked = t.stacked});
+    }
+    t.hf_name = hf;
+    adapted(to, at, parts, t);
+  }
+  // `of`: the row of the linear's matrix, with hf_name as adapters begin theirs. Sets the linear's sizes.
+  void adapted(Linear<T>& to, const std::string& at, const std::vector<const char*>& parts, const ParamTensor& of) {
+    to.in = static_cast<int>(of.cols), to.out = static_cast<int>(of.rows), to.name = of.product;
+    to.used = of.file_rows > 0 ? static_cast<int>(of.file_rows) : to.out;
+    linears_.push_back({&to, at, parts, of});
+  }
+  // The adapters of all linears, which follow all other rows: A begins as torch.nn.Linear's weights do, B as zeros.
+  void adapters() {
+    for (const Adapted& l : linears_) {
+      for (size_t k = 0; k < l.parts.size(); ++k) {
+        if (lora_targets(lora_, l.parts[k])) adapter(l, k);
+      }
     }
   }
 
-  // The adapter of a matrix, or of the part of one, that a row below names: A begins as torch.nn.Linear's weights do, B
-  // as zeros.
-  const auto adapter = [&](LoraParams<floatX>& to, const char* target, const ParamTensor& of) {
-    if (!lora_targets(lora, target)) return;
-    const std::string matrix = of.adapts.empty() ? of.name : of.adapts;
-    row(to.a, {.name = of.name + ".lora_a",
-               .hf_name = of.hf_name + ".lora_A.weight",
-               .layer = of.layer,
-               .role = Role::adapter,
-               .rows = lora.rank,
-               .cols = of.cols,
-               .product = "lora_a",
-               .adapts = matrix,
-               .first_row = of.first_row,
-               .init = Init::uniform,
-               .init_std = 1 / std::sqrt(static_cast<float>(of.cols))});
-    row(to.b, {.name = of.name + ".lora_b",
-               .hf_name = of.hf_name + ".lora_B.weight",
-               .layer = of.layer,
-               .role = Role::adapter,
-               .rows = of.rows,
-               .cols = lora.rank,
-               .file_rows = of.file_rows,
-               .product = "lora_b",
-               .adapts = matrix,
-               .first_row = of.first_row});
+ private:
+  struct Adapted {
+    Linear<T>* linear;
+    std::string at;
+    std::vector<const char*> parts;
+    ParamTensor of;
   };
-  for (int l = 0; l < L; ++l) {
-    BlockParams<floatX>& w = p.block[static_cast<size_t>(l)];
-    const std::string at = strprintf("block.%d.", l), h = strprintf("h.%d.", l), qkv = at + "qkvw",
-                      c_attn = h + "attn.c_attn.";
-    adapter(w.q, "q", {.name = at + "qw", .hf_name = c_attn + "q", .layer = l, .rows = C, .cols = C, .adapts = qkv});
-    adapter(
-        w.k, "k",
-        {.name = at + "kw", .hf_name = c_attn + "k", .layer = l, .rows = C, .cols = C, .adapts = qkv, .first_row = C});
-    adapter(w.v, "v",
-            {.name = at + "vw",
-             .hf_name = c_attn + "v",
-             .layer = l,
-             .rows = C,
-             .cols = C,
-             .adapts = qkv,
-             .first_row = 2 * C});
-    adapter(w.attproj, "attproj",
-            {.name = at + "attprojw", .hf_name = h + "attn.c_proj", .layer = l, .rows = C, .cols = C});
-    adapter(w.fc, "fc", {.name = at + "fcw", .hf_name = h + "mlp.c_fc", .layer = l, .rows = 4 * C, .cols = C});
-    adapter(w.fcproj, "fcproj",
-            {.name = at + "fcprojw", .hf_name = h + "mlp.c_proj", .layer = l, .rows = C, .cols = 4 * C});
+
+  void adapter(const Adapted& l, size_t part) {
+    const bool whole = l.parts.size() == 1;
+    const int64_t rows = l.of.rows / static_cast<int64_t>(l.parts.size()), first = static_cast<int64_t>(part) * rows;
+    const std::string name = whole ? l.of.name : l.at + l.parts[part] + "w",
+                      hf = whole ? l.of.hf_name : l.of.hf_name + "." + l.parts[part];
+    LoraParams<T>& to = l.linear->adapters[part];
+    to.first = static_cast<int>(first), to.out = static_cast<int>(rows);
+    to.site = adapter_site(l.of.layer, lora_place(l.parts[part]));
+    tensor(to.a, {.name = name + ".lora_a",
+                  .hf_name = hf + ".lora_A.weight",
+                  .layer = l.of.layer,
+                  .role = Role::adapter,
+                  .rows = lora_.rank,
+                  .cols = l.of.cols,
+                  .product = "lora_a",
+                  .adapts = l.of.name,
+                  .first_row = first,
+                  .init = Init::uniform,
+                  .init_std = 1 / std::sqrt(static_cast<float>(l.of.cols))});
+    tensor(to.b, {.name = name + ".lora_b",
+                  .hf_name = hf + ".lora_B.weight",
+                  .layer = l.of.layer,
+                  .role = Role::adapter,
+                  .rows = rows,
+                  .cols = lora_.rank,
+                  .file_rows = whole ? l.of.file_rows : rows,
+                  .product = "lora_b",
+                  .adapts = l.of.name,
+                  .first_row = first});
   }
-  if (!config.has_head()) return;
-  adapter(p.head_lora, "head",
-          {.name = "head",
-           .hf_name = classifies ? "score" : "lm_head",
-           .layer = L,
-           .rows = config.padded_outputs(),
-           .cols = C,
-           .file_rows = config.outputs()});
-}
+
+  const LoraOptions& lora_;
+  Visit& visit_;
+  std::vector<Adapted> linears_;
+};
 
 inline constexpr int64_t kParamAlignment =
     64;  // elements: every tensor begins on a cache line, and can be read by vectors
 
-// The table with offsets.
+// The table with offsets. Throws Error, naming the tensor, for one without a role and for two of one name.
 std::vector<ParamTensor> param_table(const ModelConfig& config, const ModelOptions& options = {});
+// The same, from a family's rows.
+std::vector<ParamTensor> arrange_table(std::vector<ParamTensor> rows, const ModelConfig& config,
+                                       const ModelOptions& options);
 // Elements of an arena, alignment and padding included.
 int64_t arena_size(const std::vector<ParamTensor>& table, Arena arena = Arena::params);
 int64_t num_parameters(const std::vector<ParamTensor>& table);  // elements without either: 124,439,808 for GPT-2
 int64_t num_trainable(const std::vector<ParamTensor>& table);   // those that are trained
 
+// How far down backward goes: to the first block with anything to train in or below it; num_layers: to no block, but
+// the final norm; num_layers + 1: only to the head.
+int last_trained_layer(const std::vector<ParamTensor>& table, int num_layers);
+
 // A stretch of the arenas: its place in each, its elements up to the next tensor.
 struct ParamRun {
-  int64_t offset, grad_offset, v_offset, size;
+  int64_t offset, grad_offset, v_offset, number, size;
   float lr_scale;
 };
 std::vector<ParamRun> adamw_runs(const std::vector<ParamTensor>& table);    // that AdamW trains, each run at one rate
 std::vector<ParamRun> trained_runs(const std::vector<ParamTensor>& table);  // all trained; v and rate undefined
 
+// All trained whose gradients a step's first backward sets, or all that it adds to; v and rate undefined.
+std::vector<ParamRun> grad_runs(const std::vector<ParamTensor>& table, const ModelConfig& config, bool set_first);
+
 // The most elements of scratch that a matrix trained by Muon needs (kernels/muon.h); 0 if there is none.
 int64_t muon_scratch(const std::vector<ParamTensor>& table);
 
 // Points `p` into one of the arenas; null for what is not in it. `table`: param_table() of the same.
-template <class floatX>
+template <class Family, class T>
 void bind_params(const ModelConfig& config, const LoraOptions& lora, const std::vector<ParamTensor>& table,
-                 Params<floatX>& p, floatX* memory, Arena arena = Arena::params) {
+                 typename Family::template Params<T>& p, T* memory, Arena arena = Arena::params) {
   auto tensor = table.begin();
-  for_each_param(config, lora, p, [&](floatX*& pointer, const ParamTensor&) {
+  Family::for_each_param(config, lora, p, [&](T*& pointer, const ParamTensor&) {
     const int64_t offset = (tensor++)->offset_in(arena);
     pointer = offset < 0 ? nullptr : memory + offset;
   });

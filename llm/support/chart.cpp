@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "llm/support/error.h"
 #include "llm/support/file.h"
@@ -77,6 +78,56 @@ std::string shortened(const std::string& name) {
 }
 
 }  // namespace
+
+std::string flow_svg(const std::string& title, const std::vector<FlowStep>& steps) {
+  constexpr double kRow = 46, kTop = 60, kBox = 210, kLeft = 20, kMiddle = 330, kBuffer = 190, kRight = 640;
+  size_t there = 0, buffers = 0;
+  for (const FlowStep& step : steps) there += !step.back, buffers += step.back ? 0 : step.writes.size();
+  const size_t back = steps.size() - there;
+  const double height = kTop + kRow * static_cast<double>(std::max({there, back, buffers}) + 1);
+  const auto spread = [&](size_t k, size_t n) {
+    return kTop + (height - kTop - kRow) * (n > 1 ? static_cast<double>(k) / static_cast<double>(n - 1) : 0.5);
+  };
+  const auto box = [](double x, double y, double width, const char* fill, const std::string& text) {
+    return strprintf(
+               "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"26\" rx=\"4\" fill=\"%s\" stroke=\"#888\"/>\n", x,
+               y - 13, width, fill) +
+           text_at(x + width / 2, y + 4, "middle", 12, text);
+  };
+  std::vector<double> y_of;
+  std::map<std::string, double> written;  // what the way there writes: its y
+  size_t k_there = 0, k_back = 0, k_buffer = 0;
+  for (const FlowStep& step : steps) {
+    y_of.push_back(step.back ? spread(back - 1 - k_back++, back) : spread(k_there++, there));
+    for (const std::string& name : step.writes) {
+      if (!step.back && !written.contains(name)) written[name] = spread(k_buffer++, buffers);
+    }
+  }
+  std::string lines, boxes;
+  for (size_t k = 0; k < steps.size(); ++k) {
+    const FlowStep& step = steps[k];
+    const double side = step.back ? kRight : kLeft + kBox;
+    boxes += box(step.back ? kRight : kLeft, y_of[k], kBox, step.back ? "#fbe9df" : "#e4eef9", step.text);
+    std::string results;
+    for (const std::string& name : step.writes) {
+      if (step.back) {
+        results += (results.empty() ? "" : ", ") + name;
+      } else {
+        lines += line(side, y_of[k], kMiddle, written[name], kColours[0]);
+      }
+    }
+    if (step.back) boxes += text_at(kRight + kBox + 10, y_of[k] + 4, "start", 12, results);
+    for (const std::string& name : step.reads) {
+      if (!written.contains(name)) continue;
+      lines +=
+          line(side, y_of[k], step.back ? kMiddle + kBuffer : kMiddle, written[name], step.back ? kColours[1] : "#999");
+    }
+  }
+  for (const auto& [name, y] : written) boxes += box(kMiddle, y, kBuffer, "#fff", name);
+  return document(kRight + kBox + 260, height, title,
+                  text_at(kLeft + kBox / 2, 44, "middle", 12, "forward, from the top") +
+                      text_at(kRight + kBox / 2, 44, "middle", 12, "backward, from the bottom") + lines + boxes);
+}
 
 std::string xml_escaped(const std::string& text) {
   std::string out;

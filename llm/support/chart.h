@@ -32,6 +32,18 @@ struct SquareMap {
 std::string square_maps_svg(const std::string& title, const std::vector<std::string>& labels,
                             const std::vector<SquareMap>& maps);
 
+// A step of work: what it reads, what it writes (names), and whether it belongs to the way back.
+struct FlowStep {
+  std::string text;
+  std::vector<std::string> reads, writes;
+  bool back = false;
+};
+
+// Steps as boxes: those of the way there on the left from the top down, those of the way back on the right from the
+// bottom up. Between them what the first kind writes, each with lines to the steps that read it; next to a step of the
+// way back what it writes.
+std::string flow_svg(const std::string& title, const std::vector<FlowStep>& steps);
+
 // Escaped for XML and HTML: & < > " as entities; control characters and bytes that are not UTF-8, which XML cannot
 // hold, as the replacement character.
 std::string xml_escaped(const std::string& text);

@@ -26,8 +26,11 @@ const char* const kOptimizerFile = "optimizer.safetensors";
 
 bool has(Arena arena, const ParamTensor& tensor) { return tensor.offset_in(arena) >= 0; }
 
-// Calls visit(arena, tensor, its name in the file) for all that the optimizer keeps. If an average of the weights is
-// saved as the model, its arena has the weights that training continues from.
+// Whether the model that is saved is the average of the weights.
+bool saves_average(const Model& model) { return model.options.ema > 0 && model.updates() > 0; }
+
+// Calls visit(arena, tensor, its name in the file) for all that the optimizer keeps. If the average of the weights is
+// saved as the model, the file has the weights, which training continues from, in its place.
 template <class Visit>
 void for_each_moment(const std::vector<ParamTensor>& table, Visit&& visit) {
   for (const auto& [arena, prefix] :
@@ -46,6 +49,7 @@ void save_moments(const Model& model, const fs::path& path, const Group* group) 
   SafetensorsWriter file(path, headers, {{"format", "pt"}}, group);
   std::vector<float> values;
   for_each_moment(model.table, [&](Arena arena, const ParamTensor& tensor, const std::string& name) {
+    if (arena == Arena::average && saves_average(model)) arena = Arena::params;
     const float* from = model.view(arena, tensor);  // without a copy where that is possible
     if (!from) {
       values.resize(static_cast<size_t>(tensor.size()));
@@ -173,7 +177,7 @@ fs::path save_checkpoint(const fs::path& run, int64_t step, const Model& model, 
     }
     unfinished.emplace(temporary);
   });
-  save_model(model, tokenizer, temporary, group);
+  save_model(model, tokenizer, temporary, group, saves_average(model) ? Arena::average : Arena::params);
   save_moments(model, temporary / kOptimizerFile, group);
   on_root([&] {
     json complete = state;  // as it is written
@@ -273,7 +277,7 @@ json read_training_state(const fs::path& dir) {
   return state;
 }
 
-void load_checkpoint(Model& model, const fs::path& dir) {
+void load_checkpoint(Model& model, const fs::path& dir, int64_t updates) {
   const SafetensorsFile moments(dir / kOptimizerFile);
   check_optimizer(model.table, moments);
   size_t expected = 0;
@@ -285,10 +289,16 @@ void load_checkpoint(Model& model, const fs::path& dir) {
     fail("%s: %zu tensors, expected %zu", moments.path().c_str(), moments.tensors().size(), expected);
   }
   load_weights(model, dir);
+  model.set_updates(updates);
   std::vector<float> values;
   for_each_moment(model.table, [&](Arena arena, const ParamTensor& tensor, const std::string& name) {
     const TensorView& view = find_moment(moments, tensor, name);
     values.resize(static_cast<size_t>(tensor.size()));
+    if (arena == Arena::average && saves_average(model)) {  // the file's model is the average
+      model.read(Arena::params, tensor, values.data());
+      model.write(arena, tensor, values.data());
+      arena = Arena::params;
+    }
     from_file(values.data(), view.bytes, *find_dtype(view.dtype), tensor);
     model.write(arena, tensor, values.data());
   });

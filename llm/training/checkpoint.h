@@ -40,7 +40,7 @@ void repair_links(const std::filesystem::path& run, const Say& say);
 // Error if it is damaged, changed by hand, or of a newer version.
 nlohmann::json read_training_state(const std::filesystem::path& dir);
 
-// Loads parameters and AdamW's moments. A run with an average of the weights saves that as the parameters, and the
-// weights in Arena::average: save between two calls of exchange_average(), and call it after loading and set_updates().
-// Throws Error, before anything is changed, for what does not fit the model.
-void load_checkpoint(Model& model, const std::filesystem::path& dir);
+// Loads parameters and AdamW's moments, and sets the number of updates. A run with an average of the weights has that
+// as the checkpoint's model, and the weights that training continues from with the moments. Throws Error, before
+// anything is changed, for what does not fit the model.
+void load_checkpoint(Model& model, const std::filesystem::path& dir, int64_t updates);

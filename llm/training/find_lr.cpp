@@ -45,8 +45,7 @@ void find_learning_rate(TrainConfig flags, const std::vector<std::string>& given
     for (int micro = 0; micro < run.micro_batches; ++micro) {
       Batch batch = loader.next();
       for (float& weight : batch.weights) weight /= static_cast<float>(c.total_batch_tokens);
-      model->set_dropout(static_cast<float>(c.dropout), c.seed, dropout_sequence(run, step, micro));
-      model->forward(batch.inputs.data(), c.batch_size, c.seq_len, Pass::train);
+      model->forward(input_of(batch, Pass::train, dropout_of(run, step, micro)));
       model->backward(batch.targets.data(), batch.weights.data());
     }
     model->update(optimizer_of(c, finder.lr(step)), static_cast<float>(c.grad_clip));

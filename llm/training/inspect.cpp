@@ -8,6 +8,7 @@
 #include "llm/formats/open_weights.h"
 #include "llm/models/batch.h"
 #include "llm/models/check.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/support/output.h"
@@ -44,7 +45,6 @@ void check_against_reference(Model& model, Model& reference, const Run& run) {
   for (Model* m : {&model, &reference}) {
     init_weights(*m, run.config.seed);
     if (!run.weights_from.empty()) load_weights(*m, run.weights_from);
-    m->set_dropout(static_cast<float>(run.config.dropout), run.config.seed, 0);
   }
   Batch batch;
   batch.B = run.config.batch_size;
@@ -58,7 +58,8 @@ void check_against_reference(Model& model, Model& reference, const Run& run) {
 
   bool ok = true;
   std::printf("%-24s %12s %12s %10s   %s\n", "tensor", "largest |d|", "relative", "1 - cosine", "bound");
-  for (const CheckRow& row : compare_models(model, reference, batch, model_options(run.config).precision)) {
+  for (const CheckRow& row : compare_models(model, reference, batch, model_options(run.config).precision,
+                                            {static_cast<float>(run.config.dropout), run.config.seed, 0})) {
     std::printf("%-24s %12.3e %12.3e %10.1e   %s%s\n", row.tensor.c_str(), row.max_abs, row.relative, 1 - row.cosine,
                 row.bound.c_str(), row.ok ? "" : "  <-- beyond");
     ok = ok && row.ok;

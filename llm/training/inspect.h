@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "llm/models/cpu.h"
 #include "llm/models/memory_plan.h"
 #include "llm/models/model.h"
 #include "llm/training/run.h"

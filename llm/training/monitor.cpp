@@ -7,6 +7,7 @@
 
 #include "llm/formats/open_weights.h"
 #include "llm/models/config.h"
+#include "llm/models/count.h"
 #include "llm/models/init.h"
 #include "llm/models/init_book.h"
 #include "llm/support/error.h"
@@ -27,9 +28,7 @@ bool nothing_to_do(const Run& run) {
 
 void load_or_initialise(Model& model, const Run& run) {
   if (!run.resume_from.empty()) {
-    load_checkpoint(model, run.resume_from);
-    model.set_updates(run.updates);
-    model.exchange_average();  // as it was saved, the average is in the weights' place
+    load_checkpoint(model, run.resume_from, run.updates);
     say(strprintf("resuming %s after step %lld", run.resume_from.c_str(), static_cast<long long>(run.step)));
   } else if (!run.weights_from.empty()) {
     load_weights(model, run.weights_from);
@@ -138,7 +137,6 @@ void RunMonitor::evaluate(int64_t step) {
 
 void RunMonitor::save(int64_t step) {
   if (run_.lock) run_.lock->check();
-  const AverageInUse average(model_);
   const std::string saved =
       save_checkpoint(run_.folder, step, model_, run_.tokenizer ? &*run_.tokenizer : nullptr,
                       training_state(run_, step, model_.updates(), loader_.position()), run_.config.keep, run_.group);

@@ -12,6 +12,7 @@
 
 #include "llm/corpora/stories.h"
 #include "llm/formats/open_weights.h"
+#include "llm/models/cpu.h"
 #include "llm/models/memory_plan.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"
@@ -418,6 +419,8 @@ void check_cpu_precision(const TrainConfig& c) {
   if (c.no_master_weights) {
     fail_usage("{no-master-weights} needs a GPU (build/train_gpt2cu): on the CPU weights are float in every precision");
   }
+  if (c.graph == "off") fail_usage("{graph} off needs a GPU (build/train_gpt2cu): the CPU queues nothing");
+  if (!c.plans.empty()) fail_usage("{plans} is for products by cuBLASLt, which needs a GPU (build/train_gpt2cu)");
   check_cpu_can(model_options(c).precision);
 }
 
@@ -553,7 +556,8 @@ void share_cores(const TrainConfig& config, const Group& group) {
   set_cpu_threads(std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / group.local_size()));
 }
 
-uint64_t dropout_sequence(const Run& run, int64_t step, int micro) {
+PassDropout dropout_of(const Run& run, int64_t step, int micro) {
   const int rank = run.group ? run.group->rank() : 0;
-  return static_cast<uint64_t>((step * run.micro_batches + micro) * run.config.ranks + rank);
+  const auto pass = static_cast<uint64_t>((step * run.micro_batches + micro) * run.config.ranks + rank);
+  return {static_cast<float>(run.config.dropout), run.config.seed, pass};
 }

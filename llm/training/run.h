@@ -72,5 +72,5 @@ LoaderConfig loader_config(const Run& run);
 // Threads of a rank that shares its machine's cores with others, unless {threads} is given.
 void share_cores(const TrainConfig& config, const Group& group);
 
-// Where dropout's random numbers of a micro-batch begin: each step, micro-batch and rank has its own.
-uint64_t dropout_sequence(const Run& run, int64_t step, int micro);
+// Dropout of a micro-batch: each step, micro-batch and rank has its own random numbers.
+PassDropout dropout_of(const Run& run, int64_t step, int micro);

@@ -725,3 +725,72 @@ TEST_CASE("Kernels are named as in the source") {
   CHECK(cudaFuncGetName(&name, reinterpret_cast<const void*>(mirror_kernel<double, true>)) == cudaSuccess);
   CHECK(std::string(name) == "(anonymous namespace)::mirror_kernel<double, true>");
 }
+
+// ---- programmatic launches -----------------------------------------------------------------------------------------
+
+namespace {
+
+template <class T>
+__global__ void waiting_kernel(T* out, int waiting, int n) {
+  if (static_cast<int>(threadIdx.x) < waiting) wait_for_earlier_kernels();
+  if (static_cast<int>(threadIdx.x) < n) out[threadIdx.x] += 1;
+}
+
+}  // namespace
+
+TEST_CASE("A kernel that may begin early must wait in each thread, also in those that return at once") {
+  for_all_schedules([] {
+    programmatic_launches(true);
+    const DeviceArray<int> out(std::vector<int>(64, 1));
+    launch(waiting_kernel<int>, 1, 64, 0, nullptr, out.data(), 64, 60);
+    programmatic_launches(false);
+    launch(waiting_kernel<int>, 1, 64, 0, nullptr, out.data(), 0, 60);  // begins when others have ended
+    std::vector<int> expected(64, 3);
+    std::fill(expected.begin() + 60, expected.end(), 1);
+    CHECK(out.host() == expected);
+    programmatic_launches(true);
+    launch(waiting_kernel<int>, 1, 64, 0, nullptr, out.data(), 63, 60);
+    programmatic_launches(false);
+    check_report(cudaErrorLaunchFailure, {"return without the wait for earlier kernels in ", "waiting_kernel<int>",
+                                          "thread (63, 0, 0) (warp 1, lane 31)"});
+  });
+}
+
+TEST_CASE("The attributes of a launch: programmatic serialization, which may be off; no others") {
+  const DeviceArray<int> out(std::vector<int>(32, 1));
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = 1;
+  config.blockDim = 32;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  CHECK(cudaLaunchKernelEx(&config, waiting_kernel<int>, out.data(), 0, 32) == cudaSuccess);
+  CHECK(out.host() == std::vector<int>(32, 2));
+  attributes[0].id = static_cast<cudaLaunchAttributeID>(4);  // clusters
+  CHECK(cudaLaunchKernelEx(&config, waiting_kernel<int>, out.data(), 0, 32) == cudaErrorNotSupported);
+  config.attrs = nullptr;
+  CHECK(cudaLaunchKernelEx(&config, waiting_kernel<int>, out.data(), 0, 32) == cudaErrorInvalidValue);
+  static_cast<void>(cudaGetLastError());
+  attributes[0].id = cudaLaunchAttributeIgnore;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = attributes;
+  CHECK(cudaLaunchKernelEx(&config, waiting_kernel<int>, out.data(), 0, 32) == cudaSuccess);
+  check_report(cudaErrorLaunchFailure, {"return without the wait for earlier kernels"});
+}
+
+TEST_CASE("A captured kernel keeps its attribute") {
+  cudaStream_t stream;
+  CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  const DeviceArray<int> out(std::vector<int>(32, 1));
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  programmatic_launches(true);
+  CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  launch(waiting_kernel<int>, 1, 32, 0, stream, out.data(), 20, 32);
+  CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  programmatic_launches(false);
+  CUDA_CHECK(cudaGraphInstantiate(&executable, graph));
+  CUDA_CHECK(cudaGraphLaunch(executable, stream));
+  check_report(cudaErrorLaunchFailure, {"return without the wait for earlier kernels", "thread (20, 0, 0)"});
+}

@@ -198,6 +198,36 @@ __global__ void async_kernel(float* out, const float* inp, bool faulty) {
   out[threadIdx.x] = values[(4 * threadIdx.x + 4) % (4 * blockDim.x)];
 }
 
+// ---- programmatic launches -----------------------------------------------------------------------------------------
+
+constexpr int kEarlyRead = __LINE__ + 3, kEarlyWrite = __LINE__ + 4;
+__global__ void early_kernel(float* out, const float* inp, bool reads, bool writes) {
+  float early = 0;
+  if (reads) early = inp[threadIdx.x];
+  if (writes) out[threadIdx.x] = 5;
+  wait_for_earlier_kernels();
+  out[threadIdx.x] = early + inp[threadIdx.x];
+}
+
+constexpr int kEarlyCopy = __LINE__ + 3;
+__global__ void early_copy_kernel(float* out, const float* inp, bool faulty) {
+  if (!faulty) wait_for_earlier_kernels();
+  cudasim::async_copy(dynamic_shared<float>() + 4 * threadIdx.x, inp + 4 * threadIdx.x, 16, 16);
+  if (faulty) wait_for_earlier_kernels();
+  cudasim::async_commit();
+  cudasim::async_wait(0);
+  __syncthreads();
+  out[threadIdx.x] = dynamic_shared<float>()[threadIdx.x];
+}
+
+__global__ void early_shared_kernel(float* out) {
+  __shared__ float values[32];
+  values[threadIdx.x] = 1;
+  wait_for_earlier_kernels();
+  __syncthreads();
+  out[threadIdx.x] = values[31 - threadIdx.x];
+}
+
 void check_clean() { CHECK(cudaDeviceSynchronize() == cudaSuccess); }
 
 }  // namespace
@@ -261,6 +291,65 @@ TEST_CASE("races between blocks") {
   cudaDeviceSynchronize();
   cudasim::set_schedule(cudasim::Schedule::forward);
   check_report(cudaErrorLaunchFailure, {"race on global memory", at(kHaloWrite), at(kHaloRead)});
+}
+
+TEST_CASE("faults in a graph's launches") {
+  cudaStream_t stream;
+  CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  const auto launched = [&](auto&& calls) {
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    calls();
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    CUDA_CHECK(cudaGraphInstantiate(&executable, graph));
+    CUDA_CHECK(cudaGraphLaunch(executable, stream));
+  };
+  DeviceArray<float> inout(Floats(128, 1)), before(Floats(128, 1)), fresh(128), out(128);
+  const auto halo = [&](bool faulty) {
+    launch(blocks_halo_kernel, 2, 64, 0, stream, inout.data(), before.data(), faulty);
+  };
+  launched([&] {
+    halo(false);
+    halo(false);  // the nodes of a graph are ordered
+    CUDA_CHECK(cudaMemsetAsync(fresh.data(), 0, 64 * sizeof(float), stream));
+    launch(add_kernel, 1, 64, 0, stream, out.data(), fresh.data());
+  });
+  check_clean();
+  launched([&] { launch(add_kernel, 1, 128, 0, stream, out.data(), fresh.data()); });
+  check_report(cudaErrorLaunchFailure, {"read of global memory that was not written", at(kUnwrittenGlobal)});
+  CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));  // the reset has destroyed the other
+  DeviceArray<float> again(Floats(128, 1)), unused(128);
+  launched([&] { launch(blocks_halo_kernel, 128, 1, 0, stream, again.data(), unused.data(), true); });
+  check_report(cudaErrorLaunchFailure, {"race on global memory", at(kHaloRead), "blocks of a launch run in any order"});
+}
+
+TEST_CASE("accesses to global memory before the wait for earlier kernels") {
+  const auto run = [](auto kernel, size_t shared, auto... arguments) {
+    programmatic_launches(true);
+    launch(kernel, 1, 32, shared, nullptr, arguments...);
+    programmatic_launches(false);
+  };
+  {
+    const DeviceArray<float> out(32), inp(Floats(128, 1));
+    run(early_kernel, 0, out.data(), inp.data(), false, false);
+    run(early_copy_kernel, 512, out.data(), inp.data(), false);
+    run(early_shared_kernel, 0, out.data());                                      // a block's own memory may be touched
+    launch(early_kernel, 1, 32, 0, nullptr, out.data(), inp.data(), true, true);  // not a programmatic launch
+    check_clean();
+    run(early_kernel, 0, out.data(), inp.data(), true, false);
+    check_report(cudaErrorLaunchFailure,
+                 {"access to global memory before the wait for earlier kernels in ", "early_kernel",
+                  "thread (0, 0, 0) (warp 0, lane 0) reads 4 bytes", at(kEarlyRead)});
+  }
+  {
+    const DeviceArray<float> out(32), inp(Floats(128, 1));
+    run(early_kernel, 0, out.data(), inp.data(), false, true);
+    check_report(cudaErrorLaunchFailure, {"before the wait for earlier kernels", "writes 4 bytes", at(kEarlyWrite)});
+  }
+  const DeviceArray<float> out(32), inp(Floats(128, 1));
+  run(early_copy_kernel, 512, out.data(), inp.data(), true);
+  check_report(cudaErrorLaunchFailure, {"before the wait for earlier kernels", "reads 16 bytes", at(kEarlyCopy)});
 }
 
 TEST_CASE("uninitialised reads") {

@@ -246,3 +246,33 @@ TEST_CASE("the cache keeps what one launch leaves for the next") {
   CHECK(small[0].kept_dram_read_bytes == 3 * 4096);
   CHECK(small[0].kept_dram_write_bytes + small[1].kept_dram_write_bytes == 3 * 4096 + 512);
 }
+
+TEST_CASE("a graph's launches are counted as direct launches are") {
+  DeviceArray<float> out(1024), inp(Floats(1024, 1));
+  cudaStream_t stream;
+  CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  const auto launches = [&] {
+    launch(copy_kernel, 4, 256, 0, stream, out.data(), inp.data(), 1000);
+    launch(copy_kernel, 1, 256, 0, stream, out.data(), inp.data(), 256);
+  };
+  const auto direct = count(launches);
+  CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  launches();
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  CUDA_CHECK(cudaGraphInstantiate(&executable, graph));
+  const auto replayed = count([&] { CUDA_CHECK(cudaGraphLaunch(executable, stream)); });
+  CHECK(direct.launches == 2);
+  CHECK(replayed.name == direct.name);
+  CHECK(replayed.launches == direct.launches);
+  CHECK(replayed.blocks == direct.blocks);
+  CHECK(replayed.requests == direct.requests);
+  CHECK(replayed.sectors == direct.sectors);
+  CHECK(replayed.dram_read_bytes == direct.dram_read_bytes);
+  CHECK(replayed.kept_dram_read_bytes == direct.kept_dram_read_bytes);
+  CHECK(replayed.dram_write_bytes == direct.dram_write_bytes);
+  CUDA_CHECK(cudaGraphExecDestroy(executable));
+  CUDA_CHECK(cudaGraphDestroy(graph));
+  CUDA_CHECK(cudaStreamDestroy(stream));
+}

@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "tests/helpers/device.h"
+#include "tests/helpers/test_set.h"
 
 namespace {
 
@@ -85,7 +86,7 @@ std::vector<Ended> run_ranks(int ranks, const char* timeout, F&& body) {
     const pid_t pid = fork();
     REQUIRE(pid >= 0);
     if (pid == 0) {
-      alarm(30);
+      alarm(kSanitized ? 300 : 30);
       for (const int signal_number : {SIGSEGV, SIGABRT, SIGTERM})
         signal(signal_number, SIG_DFL);  // not the framework's
       dup2(ends[1], 1);
@@ -563,6 +564,12 @@ TEST_CASE("NCCL: an invalid call is refused, and the communicator stays usable")
     CUDA_CHECK(cudaStreamCreate(&stream));
     CUDA_CHECK(cudaStreamDestroy(stream));
     refused(ncclAllReduce(a, b, 1, ncclFloat, ncclSum, me.comm, stream), "is not a stream (destroyed?)");
+    cudaGraph_t graph;
+    CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    refused(ncclAllReduce(a, b, 1, ncclFloat, ncclSum, me.comm, stream), "in a stream that is capturing: not modelled",
+            ncclInvalidUsage);
+    CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
     refused(ncclGroupEnd(), "ncclGroupEnd without ncclGroupStart", ncclInvalidUsage);
     NCCL_OK(ncclGroupStart());  // a refused call makes its group fail
     NCCL_OK(reduce(a, b, 10));

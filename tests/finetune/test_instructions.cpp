@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "llm/finetune/instructions.h"
+#include "llm/models/cpu.h"
 #include "llm/models/cpu_model.h"
 #include "llm/models/init.h"
 #include "llm/support/error.h"
@@ -142,7 +143,7 @@ TEST_CASE("a packed batch has the same loss and gradients as the padded examples
       CpuModel<float> rows(config, reference, {.precision = precision});
       init_weights(rows, 3);
       rows.zero_grad();
-      forward_batch(rows, padded, Pass::train);
+      rows.forward(input_of(padded, Pass::train));
       rows.backward(padded.targets.data(), padded.weights.data());
       for (const size_t pack_length : {12, 17, 40}) {
         for (const Recompute recompute : {Recompute::none, Recompute::gelu, Recompute::block}) {
@@ -155,7 +156,7 @@ TEST_CASE("a packed batch has the same loss and gradients as the padded examples
           CpuModel<float> model(config, reference, {.precision = precision, .recompute = recompute});
           init_weights(model, 3);
           model.zero_grad();
-          forward_batch(model, packed, Pass::train);
+          model.forward(input_of(packed, Pass::train));
           model.backward(packed.targets.data(), packed.weights.data());
           // The bounds of docs/testing.md for one model against another.
           const bool fp32 = precision == Precision::fp32;

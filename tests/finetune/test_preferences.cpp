@@ -122,11 +122,11 @@ TEST_CASE("the weights give the gradient of the loss, by finite differences of a
       Doubles dx(grads, grads + n);
       check_gradient(name, std::span<double>(values, n), dx, loss);
     };
-    check("lnfw", policy.params.lnfw, policy.grads.lnfw, C);
+    check("lnfw", policy.params.lnf.w, policy.grads.lnf.w, C);
     check("wpe", policy.params.wpe, policy.grads.wpe, 5 * C);
     check("wte", policy.params.wte, policy.grads.wte, 11 * C);
-    check("qkvw", policy.params.block[0].qkvw, policy.grads.block[0].qkvw, 3 * C * C);
-    check("fcprojb", policy.params.block[0].fcprojb, policy.grads.block[0].fcprojb, C);
+    check("qkvw", policy.params.block[0].qkv.w, policy.grads.block[0].qkv.w, 3 * C * C);
+    check("fcprojb", policy.params.block[0].fcproj.b, policy.grads.block[0].fcproj.b, C);
   }
 }
 

@@ -85,14 +85,21 @@ TEST_CASE("words outside a choice and contradictions are refused") {
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.untied_head = true; }), "has these fixed"));
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.no_qkv_bias = true; }), "has these fixed"));
   CHECK(contains(refused([](TrainConfig& c) { c.resume = true; }), "--resume needs --run"));
-  CHECK(contains(refused([](TrainConfig& c) { c.memory = c.check = true; }), "--memory, --kernels, --check"));
+  CHECK(contains(refused([](TrainConfig& c) { c.memory = c.check = true; }),
+                 "--memory, --gpu-memory, --kernels, --check"));
   CHECK(contains(refused([](TrainConfig& c) { c.model = "some/folder", c.heads = 2; }), "own shape"));
   CHECK(contains(refused([](TrainConfig& c) { c.optimizer = "Muon"; }),
                  "--optimizer is 'Muon', expected one of adamw muon"));
   CHECK(contains(refused([](TrainConfig& c) { c.precision = "fp8"; }), "expected one of fp32 tf32 bf16"));
   CHECK(contains(refused([](TrainConfig& c) { c.recompute = "all"; }), "expected one of none gelu block"));
   CHECK(contains(refused([](TrainConfig& c) { c.no_master_weights = true; }), "goes with --precision bf16"));
+  CHECK(contains(refused([](TrainConfig& c) { c.moments = "bf16", c.optimizer = "muon"; }), "keeps its momentum"));
+  CHECK(contains(refused([](TrainConfig& c) { c.loss_chunk = -1; }), "--loss-chunk is -1, expected 0 to"));
+  CHECK(contains(refused([](TrainConfig& c) { c.moments = "half"; }), "expected one of float bf16"));
   CHECK(refused([](TrainConfig& c) { c.no_master_weights = true, c.precision = "bf16"; }) == "");
+  CHECK(contains(refused([](TrainConfig& c) { c.plans = "x.json", c.reference = true; }), "--plans is for products"));
+  CHECK(contains(refused([](TrainConfig& c) { c.plans = "x.json", c.kernels = true; }), "--plans is for products"));
+  CHECK(refused([](TrainConfig& c) { c.plans = "x.json", c.find_lr = true; }) == "");
   CHECK(refused([](TrainConfig& c) { c.steps = 6, c.warmup_steps = 6, c.lr = 1, c.min_lr = 1; }) == "");
 }
 
@@ -105,7 +112,7 @@ TEST_CASE("the record holds every flag that a resume may need, and gives each ba
   config.steps = 123'456'789'012;
   config.run = "runs/x";
   const json saved = json::parse(to_json(config).dump());
-  for (const char* never : {"run", "resume", "memory", "check", "reference"}) CHECK(!saved.contains(never));
+  for (const char* never : {"run", "resume", "memory", "check", "reference", "plans"}) CHECK(!saved.contains(never));
 
   TrainConfig back;
   merge_resumed(back, saved, {});
@@ -153,18 +160,26 @@ TEST_CASE("precision and recomputation are those of the run, unless others are g
   run.precision = "bf16";
   run.recompute = "block";
   run.no_master_weights = true;
+  run.moments = "bf16";
+  run.loss_chunk = 4096;
   const ModelOptions options = model_options(run);
   CHECK(options.precision == Precision::bf16);
   CHECK(options.recompute == Recompute::block);
   CHECK_FALSE(options.master_weights);
+  CHECK(options.moments == Moments::bf16);
+  CHECK(options.loss_chunk == 4096);
+  CHECK(model_options({}).moments == Moments::f32);
   TrainConfig same;
   merge_resumed(same, to_json(run), {});
   CHECK(same.precision == "bf16");
   CHECK(same.no_master_weights);
+  CHECK(same.moments == "bf16");
   TrainConfig other;  // fp32 weights: there is no copy to omit
   other.precision = "fp32";
-  merge_resumed(other, to_json(run), {"precision"});
+  other.moments = "float";
+  merge_resumed(other, to_json(run), {"precision", "moments"});
   CHECK(other.precision == "fp32");
+  CHECK(other.moments == "float");
   CHECK(other.recompute == "block");
   CHECK_NOTHROW(validate(other));
 }

@@ -8,6 +8,7 @@
 #include "llm/formats/float16.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/open_weights.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/golden.h"
@@ -144,6 +145,8 @@ TEST_CASE("a missing field of the config has the default of transformers; unsupp
   for (const auto& [field, value, message] : std::vector<std::tuple<const char*, json, const char*>>{
            {"model_type", "llama", "model_type is \"llama\", expected \"gpt2\""},
            {"model_type", nullptr, "model_type is null"},
+           {"model_type", "wrought_other", "model_type is \"wrought_other\", expected \"gpt2\""},
+           {"num_key_value_heads", 1, "num_key_value_heads is 1, expected 5: GPT-2's heads do not share keys"},
            {"n_head", 3, "3 heads do not divide 10 channels"},
            {"n_head", 0, "number of heads is 0"},
            {"n_embd", "10", "n_embd is \"10\", expected a whole number"},
@@ -598,12 +601,13 @@ TEST_CASE("GPT-2's four sizes, scaled down, saved and loaded, give the logits of
       save_huggingface(ModelWeights(*made), nullptr, folder.path, {Dtype::f32, 1 << 19, nullptr});
       load_weights(*model, folder.path);
 
-      if (config.num_classes > 0) {  // transformers reads the last position
-        std::vector<float> last(inputs.size(), 0.0f);
-        for (int b = 0; b < B; ++b) last[static_cast<size_t>(b * T + T - 1)] = 1;
-        model->set_pooling(last.data(), B, T);
-      }
-      model->forward(inputs.data(), B, T, Pass::evaluate);
+      std::vector<float> last(inputs.size(), 0.0f);  // transformers reads the last position
+      for (int b = 0; b < B; ++b) last[static_cast<size_t>(b * T + T - 1)] = 1;
+      model->forward({.tokens = inputs.data(),
+                      .B = B,
+                      .T = T,
+                      .pass = Pass::evaluate,
+                      .pooling = config.num_classes > 0 ? last.data() : nullptr});
       const auto expected = golden.get(size + ":" + kind);
       const size_t V = static_cast<size_t>(config.outputs()), rows = expected.size() / V;
       REQUIRE(rows == static_cast<size_t>(config.num_classes > 0 ? B : B * T));

@@ -8,6 +8,7 @@
 #include "llm/formats/float16.h"
 #include "llm/formats/llmc.h"
 #include "llm/formats/open_weights.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/support/file.h"

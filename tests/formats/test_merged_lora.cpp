@@ -63,8 +63,7 @@ TEST_CASE("the merged matrices contain every kind of adapter") {
     const Floats pooling(16, 0.125f);
     const auto logits = [&](Model& model) {
       Floats out(6);
-      model.set_pooling(pooling.data(), 2, 8);
-      model.forward(inputs.data(), 2, 8, Pass::evaluate);
+      model.forward({.tokens = inputs.data(), .B = 2, .T = 8, .pass = Pass::evaluate, .pooling = pooling.data()});
       model.read_logits(0, out.data());
       model.read_logits(1, out.data() + 3);
       return out;

@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include "llm/formats/open_weights.h"
+#include "llm/models/cpu.h"
 #include "tests/helpers/model_files.h"
 
 namespace fs = std::filesystem;

@@ -9,6 +9,7 @@
 #include "llm/formats/float16.h"
 #include "llm/formats/open_weights.h"
 #include "llm/formats/tensorflow.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "tests/helpers/model_files.h"
 

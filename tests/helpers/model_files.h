@@ -9,6 +9,7 @@
 #include "llm/formats/open_weights.h"
 #include "llm/formats/safetensors.h"
 #include "llm/formats/weights.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/models/model.h"
 #include "llm/support/error.h"

@@ -39,6 +39,10 @@ inline std::vector<Variant> model_variants(const ModelConfig& base) {
     classifier(c);
     o.trainable = {.first_block = c.num_layers, .embeddings = false, .final_norm = false};
   });
+  add("only the final norm and an untied head", [](ModelConfig& c, ModelOptions& o) {
+    c.tied_head = false;
+    o.trainable = {.first_block = c.num_layers, .embeddings = false};
+  });
   add("a classifier's last block, norm and head", [&](ModelConfig& c, ModelOptions& o) {
     classifier(c);
     c.causal = false;
@@ -61,8 +65,6 @@ inline std::vector<Variant> model_variants(const ModelConfig& base) {
 
 // Random tokens and targets for the head, and the pooling weights of a classifier.
 struct VariantBatch : Batch {
-  std::vector<float> pooling;
-
   VariantBatch(const ModelConfig& config, int B_, int T_, uint64_t seed) {
     B = B_;
     T = T_;
@@ -70,13 +72,11 @@ struct VariantBatch : Batch {
     inputs = random_ints(tokens, seed, config.vocab_size);
     targets = random_ints(rows, seed + 1, config.outputs());
     weights.assign(rows, 1.0f / static_cast<float>(rows));
+    if (config.num_classes == 0) return;
     pooling.assign(tokens, 0);
     for (int b = 0; b < B; ++b) {  // one position, the mean
       for (int t = 0; t < T; ++t) pooling[b * T + t] = b % 2 == 0 ? t == T - 1 - b : 1.0f / static_cast<float>(T);
     }
-  }
-  void set_pooling(Model& model) const {
-    if (model.config.num_classes > 0) model.set_pooling(pooling.data(), B, T);
   }
 };
 
@@ -114,13 +114,16 @@ inline Floats decoded_logits(Model& model, const VariantBatch& batch, int T0) {
     }
     return ids;
   };
-  model.set_cache(batch.B, batch.T);
-  model.forward(tokens(0, T0).data(), batch.B, T0, Pass::generate);
+  const auto cache = model.make_cache(batch.B, batch.T);
+  const auto forward = [&](const std::vector<int32_t>& ids, int T) {
+    model.forward({.tokens = ids.data(), .B = batch.B, .T = T, .pass = Pass::generate, .cache = cache.get()});
+  };
+  forward(tokens(0, T0), T0);
   float* to = all.data();
   for (int t = T0;; ++t) {
     for (size_t b = 0; b < rows; ++b, to += columns) model.read_logits(static_cast<int64_t>(b), to);
     if (t == batch.T) return all;
-    model.decode(tokens(t, 1).data());
+    forward(tokens(t, 1), 1);
   }
 }
 inline Floats evaluated_logits(Model& model, const VariantBatch& batch, int T0) {

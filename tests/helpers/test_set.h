@@ -25,6 +25,12 @@ inline TestSet test_set() {
   }();
   return set;
 }
+// Built with AddressSanitizer: slower by a factor, and rounded in other places than the library.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
 inline bool quick_set() { return test_set() == TestSet::quick; }
 // TEST_CASE("..." * full_set()): runs in all sets but the quick one.
 inline doctest::skip full_set() { return doctest::skip(quick_set()); }

@@ -32,3 +32,25 @@ TEST_CASE("attention weights sum to 1 per row, and weight the values to give att
     }
   }
 }
+
+TEST_CASE("attention weights of heads that share keys and values") {
+  for (const int NKV : {4, 2, 1}) {
+    CAPTURE(NKV);
+    const AttentionShape s{1, 7, 4, NKV, 5};
+    const Floats q = random_tensor<float>(7 * 20, 1), kv = random_tensor<float>(static_cast<size_t>(7 * 10 * NKV), 2);
+    const Qkv<const float> qkv = split_qkv(q.data(), kv.data(), s);
+    Floats out(7 * 20), lse(4 * 7);
+    cpu::attention_forward(out.data(), lse.data(), qkv, 0, 0, 0, s);
+    const std::vector<float> p = attention_weights(qkv, lse.data(), s);
+    for (int c = 0; c < 20; ++c) {
+      for (int t = 0; t < 7; ++t) {
+        double sum = 0;
+        for (int u = 0; u <= t; ++u) {
+          sum +=
+              p[static_cast<size_t>((c / 5 * 7 + t) * 7 + u)] * qkv.v[u * qkv.kv_row + c / 5 / s.sharing() * 5 + c % 5];
+        }
+        CHECK(out[static_cast<size_t>(t * 20 + c)] == doctest::Approx(sum).epsilon(1e-5));
+      }
+    }
+  }
+}

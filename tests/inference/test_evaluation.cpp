@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "llm/inference/evaluation.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/support/error.h"
 

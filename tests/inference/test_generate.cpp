@@ -12,21 +12,26 @@ namespace {
 class CountingModel : public Model {
  public:
   CountingModel(int V, int context, bool open) : Model({context, V, 1, 1, 1}, {}), open_(open) {}
-  void run(const int32_t* inputs, int B, int T, Pass pass) override {
-    CHECK(B == 1);
-    CHECK(pass == Pass::generate);
-    if (cached_ > 0) {
+  void run(const ForwardInput& in) override {
+    CHECK(in.B == 1);
+    CHECK(in.pass == Pass::generate);
+    if (in.cache && in.cache->lengths[0] > 0) {
       windows.push_back(windows.back());
-      windows.back().push_back(*inputs);
+      windows.back().push_back(*in.tokens);
       ++decodes;
     } else {
-      windows.emplace_back(inputs, inputs + T);
+      windows.emplace_back(in.tokens, in.tokens + in.T);
     }
   }
-  void resize_cache(int B, int T) override {
-    CHECK(B == (T > 0));
-    if (full && T > 0) throw std::bad_alloc();
-    room = T;
+  std::unique_ptr<KeyValueCache> allocate_cache(int B, int T) override {
+    CHECK(B == 1);
+    if (full) throw std::bad_alloc();
+    struct Cache final : KeyValueCache {
+      Cache(int B_, int T_, int& counted) : KeyValueCache(B_, T_), room_of_model(counted) { counted = T_; }
+      ~Cache() override { room_of_model = 0; }
+      int& room_of_model;
+    };
+    return std::make_unique<Cache>(B, T, room);
   }
   void read_logits(int64_t row, float* out) override {
     CHECK(row == 0);
@@ -34,7 +39,7 @@ class CountingModel : public Model {
     for (int i = 0; i < config.vocab_size; ++i) out[i] = open_ ? 0.0f : i == next ? 100.0f : 0.0f;
   }
   double loss(const int32_t*, double*) override { return 0; }
-  void backward(const int32_t*, const float*) override {}
+  void backward(const int32_t*, const float*, bool) override {}
   void read_losses(float*) override {}
   void exchange_average() override {}
   void zero_grad() override {}
@@ -42,11 +47,10 @@ class CountingModel : public Model {
   double grad_norm() override { return 0; }
   void update(const OptimizerConfig&, float) override {}
   StepResult result(int) override { return {}; }
-  int64_t updates() override { return 0; }
+  int64_t updates() const override { return 0; }
   void set_updates(int64_t) override {}
   void read(Arena, const ParamTensor&, float*) const override {}
   void write(Arena, const ParamTensor&, const float*) override {}
-  void set_dropout(float, uint64_t, uint64_t) override {}
 
   std::vector<std::vector<int32_t>> windows;  // from which each new token was computed
   int room = 0, decodes = 0;

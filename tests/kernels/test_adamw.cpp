@@ -62,3 +62,89 @@ TEST_CASE("AdamW does not depend on the number of threads") {
     });
   }
 }
+
+namespace {
+
+// The neighbours in bf16 of a number that is not one.
+std::pair<double, double> neighbours(double x) {
+  const double below = cpu::round_stochastically(static_cast<float>(x), 0),
+               above = cpu::round_stochastically(static_cast<float>(x), 65535);
+  return {below, above};
+}
+
+}  // namespace
+
+TEST_CASE("AdamW with moments in bf16: parameters from the exact moments, which become a neighbour each") {
+  const int64_t N = 1003;
+  const Doubles start = random_tensor(N, 1), grads = random_tensor(N, 2);
+  std::vector<cpu::bf16> m(N), v(N);
+  Doubles exact_m(N), exact_v(N);
+  for (int64_t i = 0; i < N; ++i) {
+    m[i] = cpu::round_to_nearest(static_cast<float>(0.1 * start[i]));
+    v[i] = cpu::round_to_nearest(static_cast<float>(0.01 * start[i] * start[i]));
+    exact_m[i] = m[i], exact_v[i] = v[i];
+  }
+  Doubles params = start, expected = start;
+  cpu::adamw_update_bf16<double>(params.data(), m.data(), v.data(), grads.data(), 0.5, 1e-2, 0.9, 0.95, 0.3, 0.2, 1e-8,
+                                 0.1, {3, 4}, 9, N);
+  cpu::adamw_update<double>(expected.data(), exact_m.data(), exact_v.data(), grads.data(), 0.5, 1e-2, 0.9, 0.95, 0.3,
+                            0.2, 1e-8, 0.1, N);
+  CHECK(same_bits(params, expected));
+  for (int64_t i = 0; i < N; ++i) {
+    const Philox4 random = draw_moments(3, 9, (4 + i) / 4);
+    CHECK(m[i].bits == cpu::round_stochastically(static_cast<float>(exact_m[i]), bits_of_m(random.word[i % 4])).bits);
+    CHECK(v[i].bits == cpu::round_stochastically(static_cast<float>(exact_v[i]), bits_of_v(random.word[i % 4])).bits);
+  }
+}
+
+TEST_CASE("AdamW's moments in bf16 are on average the exact ones, m and v drawn independently") {
+  const int64_t N = 1 << 16;
+  for (const double grad : {1.0, -0.37, 3e-5}) {
+    CAPTURE(grad);
+    Doubles params(N), grads(N, grad);
+    std::vector<cpu::bf16> m(N), v(N);
+    cpu::adamw_update_bf16<double>(params.data(), m.data(), v.data(), grads.data(), 1, 1e-2, 0.9, 0.95, 0.1, 0.05, 1e-8,
+                                   0, {1, 0}, 1, N);
+    const double exact_m = 0.1 * grad, exact_v = (1 - 0.95) * grad * grad;
+    const auto [m_below, m_above] = neighbours(exact_m);
+    const auto [v_below, v_above] = neighbours(exact_v);
+    const double m_share = (exact_m - m_below) / (m_above - m_below),
+                 v_share = (exact_v - v_below) / (v_above - v_below);
+    double m_up = 0, v_up = 0, both = 0;
+    for (int64_t i = 0; i < N; ++i) {
+      REQUIRE((m[i] == m_below || m[i] == m_above));
+      REQUIRE((v[i] == v_below || v[i] == v_above));
+      m_up += m[i] == m_above, v_up += v[i] == v_above, both += m[i] == m_above && v[i] == v_above;
+    }
+    // Within five standard deviations; the random numbers have 16 bits.
+    const auto close = [&](double up, double share) {
+      return std::abs(up / N - share) <= 5 * std::sqrt(share * (1 - share) / N) + 0x1p-15;
+    };
+    CHECK(close(m_up, m_share));
+    CHECK(close(v_up, v_share));
+    CHECK(close(both, m_share * v_share));
+  }
+}
+
+TEST_CASE("AdamW's moments in bf16 depend on seed, update and place, not on how the arena is divided") {
+  const int64_t N = 1003;
+  const Floats grads = random_tensor<float>(N, 2);
+  const auto run = [&](uint64_t seed, int64_t t, int64_t first, int64_t cut) {
+    Floats params(N);
+    std::vector<cpu::bf16> m(N), v(N);
+    for (const auto& [from, to] : {std::pair(int64_t{0}, cut), std::pair(cut, N)}) {
+      cpu::adamw_update_bf16<float>(&params[from], &m[from], &v[from], &grads[from], 1, 1e-2f, 0.9f, 0.95f, 0.1f, 0.05f,
+                                    1e-8f, 0.1f, {seed, first + from}, t, to - from);
+    }
+    Floats all = params;
+    all.insert(all.end(), m.begin(), m.end());
+    all.insert(all.end(), v.begin(), v.end());
+    return all;
+  };
+  const Floats one = run(1, 1, 64, 0);
+  for (const int64_t cut : {1, 2, 64, 501}) CHECK(same_bits(run(1, 1, 64, cut), one));
+  CHECK_FALSE(same_bits(run(2, 1, 64, 0), one));
+  CHECK_FALSE(same_bits(run(1, 2, 64, 0), one));
+  CHECK_FALSE(same_bits(run(1, 1, 128, 0), one));
+  check_thread_independence([&] { return run(1, 1, 64, 0); });
+}

@@ -16,7 +16,7 @@ DeviceArray<AdamWStep> step_after(int64_t updates) {
 // Computes the step's numbers on the device and returns them.
 AdamWStep prepare(const DeviceArray<AdamWStep>& step, double norm_squared, double loss, float grad_clip) {
   const DeviceArray<double> inputs(Doubles{norm_squared, loss});
-  adamw_prepare(step.data(), inputs.data(), inputs.data() + 1, grad_clip, kBeta1, kBeta2, nullptr);
+  adamw_prepare(step.data(), inputs.data(), inputs.data() + 1, kRate, grad_clip, kBeta1, kBeta2, nullptr);
   return step.host()[0];
 }
 
@@ -63,6 +63,7 @@ TEST_CASE("adamw's step: norm, clipping, corrections, and whether all is finite"
   CHECK(s.updates == 1);
   CHECK(s.norm == 4);
   CHECK(s.loss == 2.5);
+  CHECK(s.lr == kRate);
   CHECK(s.grad_scale == 0.25f);
   CHECK(s.beta1_correction == static_cast<float>(1 - double{kBeta1}));
   CHECK(s.beta2_correction == static_cast<float>(1 - double{kBeta2}));
@@ -121,6 +122,24 @@ TEST_CASE("adamw of float parameters on the device against the CPU, three steps"
     }
   }
   check_ran<float>("adamw_update_kernel<floatX, false, true");
+}
+
+TEST_CASE("adamw takes its learning rate from device memory: the same bits as with the number") {
+  const int64_t N = 1003;
+  const DeviceArray<float> grads(random_tensor<float>(N, 2));
+  const DeviceArray<uint8_t> decay(random_decay(N));
+  const DeviceArray<AdamWStep> step = step_after(0);
+  CHECK(prepare(step, 1.0, 1.0, 0).lr == kRate);
+  const auto run = [&](LearningRate lr) {
+    const DeviceArray<float> params(random_tensor<float>(N, 1)), m(Floats(N, 0)), v(Floats(N, 0));
+    float* no_master = nullptr;
+    adamw_update(params.data(), no_master, m.data(), v.data(), grads.data(), decay.data(), step.data(), lr, kBeta1,
+                 kBeta2, kEps, kDecay, 1, N, nullptr);
+    return params.host();
+  };
+  CHECK(same_bits(run({1, &step.data()->lr}), run(kRate)));
+  CHECK(same_bits(run({0.3f, &step.data()->lr}), run(0.3f * kRate)));
+  CHECK_FALSE(same_bits(run(kRate), run(0.3f * kRate)));
 }
 
 TEST_CASE("adamw of bf16 parameters with a master copy: the copy as float, the parameters rounded from it") {
@@ -236,6 +255,7 @@ TEST_CASE("adamw's stochastic rounding: the same for the same seed and step, dif
 
 template <int kThreads>
 __global__ void round_stochastically_test_kernel(bf16* out, const float* inp, const uint32_t* random16, int N) {
+  wait_for_earlier_kernels();
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i < N) out[i] = round_stochastically(inp[i], random16[i]);
 }
@@ -298,4 +318,97 @@ TEST_CASE("adamw of float parameters does not depend on the schedule") {
                  kBeta2, kEps, kDecay, 1, N, nullptr);
     return params.host();
   });
+}
+
+TEST_CASE_TEMPLATE("adamw with moments in bf16 on the device draws as the CPU does", floatX, float, bf16) {
+  for (const int64_t N : {1, 3, 33, 64, 65, 1000, 4099}) {
+    for (const Shift shift : shifts(4, N == 65)) {
+      for (const bool has_master : {false, true}) {
+        CAPTURE(N);
+        CAPTURE(shift.tensor);
+        CAPTURE(shift.all);
+        CAPTURE(has_master);
+        const MomentDraws draws{11, 640};
+        const Floats numbers = random_tensor<float>(N, 1), moments = random_tensor<float>(N, 3, 0.1);
+        Floats squares = random_tensor<float>(N, 4, 0.1);
+        for (float& x : squares) x *= x;
+        const std::vector<uint8_t> decay = random_decay(N);
+        const DeviceArray<uint8_t> device_decay(decay, true);
+        const DeviceArray<floatX> params(to_storage<floatX>(numbers), shift[0]);
+        const DeviceArray<float> master(numbers);
+        const DeviceArray<bf16> m(to_storage<bf16>(moments), shift[1]), v(to_storage<bf16>(squares), shift[2]);
+        std::vector<cpu::bf16> twin_m, twin_v;
+        for (int64_t i = 0; i < N; ++i) {
+          twin_m.push_back(cpu::round_to_nearest(moments[i])), twin_v.push_back(cpu::round_to_nearest(squares[i]));
+        }
+        Floats p = has_master ? numbers : to_numbers<float>(params.host());
+        const DeviceArray<AdamWStep> step = step_after(6);
+        for (int t = 7; t <= 8; ++t) {
+          const Floats grads = random_tensor<float>(N, 10 + t);
+          const DeviceArray<float> device_grads(grads, shift[3]);
+          const AdamWStep s = prepare(step, dot_product(grads, grads), 1, 1);
+          for (int64_t i = 0; i < N; i += 64) {
+            cpu::adamw_update_bf16<float>(&p[i], &twin_m[i], &twin_v[i], &grads[i], s.grad_scale, kRate, kBeta1, kBeta2,
+                                          s.beta1_correction, s.beta2_correction, kEps, decay[i / 64] ? kDecay : 0,
+                                          {draws.seed, draws.first + i}, t, std::min<int64_t>(64, N - i));
+          }
+          adamw_update_bf16(params.data(), has_master ? master.data() : nullptr, m.data(), v.data(),
+                            device_grads.data(), device_decay.data(), step.data(), kRate, kBeta1, kBeta2, kEps, kDecay,
+                            1, draws, N, nullptr);
+          // Both compute in float; where a compiler fuses a multiplication and an addition, a draw may end differently.
+          int64_t different = 0;
+          const Floats got_m = to_numbers<float>(m.host()), got_v = to_numbers<float>(v.host());
+          for (int64_t i = 0; i < N; ++i) {
+            different += (got_m[i] != twin_m[i]) + (got_v[i] != twin_v[i]);
+            CHECK(std::abs(got_m[i] - twin_m[i]) <= 0x1p-7f * std::abs(twin_m[i]));
+            CHECK(std::abs(got_v[i] - twin_v[i]) <= 0x1p-7f * std::abs(twin_v[i]));
+          }
+          CHECK(different <= N / 500);
+        }
+        if (has_master) {
+          check_close("master", master.host(), Doubles(p.begin(), p.end()), 2 * 4);
+          CHECK(same_bits(params.host(), to_storage<floatX>(master.host())));
+        } else if (std::is_same_v<floatX, float>) {
+          check_close("params", params.host(), Doubles(p.begin(), p.end()), 2 * 4);
+        }
+      }
+    }
+  }
+  check_ran<floatX>("adamw_update_kernel<floatX, false, true, __nv_bfloat16");
+  check_ran<floatX>("adamw_update_kernel<floatX, true, true, __nv_bfloat16");
+}
+
+TEST_CASE(
+    "adamw's moments in bf16: the same under every schedule and in every division; nothing changes after a bad step") {
+  const int64_t N = 1003;
+  const Floats start = random_tensor<float>(N, 1), grads = random_tensor<float>(N, 2);
+  const DeviceArray<uint8_t> decay(random_decay(N));
+  const DeviceArray<float> device_grads(grads), bad(Floats(N, kInfinity));
+  float* no_master = nullptr;
+  const auto run = [&](uint64_t seed, int64_t cut, bool then_bad) {
+    const DeviceArray<bf16> params(to_storage<bf16>(start)), m(to_storage<bf16>(Floats(N, 0))),
+        v(to_storage<bf16>(Floats(N, 0)));
+    const DeviceArray<AdamWStep> step = step_after(0);
+    prepare(step, 9, 1, 1);
+    for (const auto& [from, to] : {std::pair(int64_t{0}, cut), std::pair(cut, N)}) {
+      if (from == to) continue;
+      adamw_update_bf16(params.data() + from, no_master, m.data() + from, v.data() + from, device_grads.data() + from,
+                        decay.data() + from / 64, step.data(), kRate, kBeta1, kBeta2, kEps, kDecay, 1,
+                        {seed, 64 + from}, to - from, nullptr);
+    }
+    if (then_bad) {
+      prepare(step, kInfinity, 1, 1);
+      adamw_update_bf16(params.data(), no_master, m.data(), v.data(), bad.data(), decay.data(), step.data(), kRate,
+                        kBeta1, kBeta2, kEps, kDecay, 1, {seed, 64}, N, nullptr);
+    }
+    std::vector<bf16> all = m.host();
+    const std::vector<bf16> vs = v.host();
+    all.insert(all.end(), vs.begin(), vs.end());
+    return all;
+  };
+  const auto first = same_under_all_schedules([&] { return run(1, 0, false); });
+  CHECK(same_bits(run(1, 64, false), first));
+  CHECK(same_bits(run(1, 640, false), first));
+  CHECK(same_bits(run(1, 0, true), first));
+  CHECK_FALSE(same_bits(run(2, 0, false), first));
 }

@@ -9,8 +9,9 @@ struct Sizes {
   int B, T, C, NH;
   bool causal = true;
   std::vector<int32_t> first = {};  // (B, T) or empty
-  const int32_t* documents() const { return first.empty() ? nullptr : first.data(); }
-  size_t inp() const { return static_cast<size_t>(B) * T * 3 * C; }
+  int NKV = NH;
+  AttentionShape shape() const { return {B, T, NH, NKV, C / NH, causal, first.empty() ? nullptr : first.data()}; }
+  size_t inp() const { return static_cast<size_t>(B) * T * shape().packed_channels(); }
   size_t out() const { return static_cast<size_t>(B) * T * C; }
   size_t lse() const { return static_cast<size_t>(B) * NH * T; }
 };
@@ -24,8 +25,8 @@ template <class T>
 Outputs<T> forward(const std::vector<T>& inp, const Sizes& s, float dropout = 0, uint64_t seed = 0,
                    uint64_t sequence = 0) {
   Outputs<T> o{std::vector<T>(s.out()), std::vector<T>(s.lse())};
-  cpu::attention_forward(o.out.data(), o.lse.data(), inp.data(), s.documents(), dropout, seed, sequence, s.B, s.T, s.C,
-                         s.NH, s.causal);
+  cpu::attention_forward(o.out.data(), o.lse.data(), packed_qkv(inp.data(), s.shape()), dropout, seed, sequence,
+                         s.shape());
   return o;
 }
 
@@ -34,8 +35,8 @@ std::vector<T> backward(const std::vector<T>& dout, const std::vector<T>& inp, c
                         uint64_t seed = 0, uint64_t sequence = 0) {
   const Outputs<T> o = forward(inp, s, dropout, seed, sequence);
   std::vector<T> dinp = random_tensor<T>(s.inp(), 99);  // dinp is set, not added to
-  cpu::attention_backward(dinp.data(), dout.data(), o.out.data(), o.lse.data(), inp.data(), s.documents(), dropout,
-                          seed, sequence, s.B, s.T, s.C, s.NH, s.causal);
+  cpu::attention_backward(packed_qkv(dinp.data(), s.shape()), dout.data(), o.out.data(), o.lse.data(),
+                          packed_qkv(inp.data(), s.shape()), dropout, seed, sequence, s.shape());
   return dinp;
 }
 
@@ -55,7 +56,9 @@ TEST_CASE("attention matches PyTorch") {
 TEST_CASE("attention's gradients match finite differences, causal and not, without and with dropout") {
   for (const Sizes& s :
        {Sizes{1, 1, 1, 1}, Sizes{2, 1, 33, 3}, Sizes{1, 7, 33, 1}, Sizes{2, 5, 6, 6}, Sizes{1, 13, 10, 2},
-        Sizes{1, 7, 33, 1, false}, Sizes{2, 5, 6, 2, false}, Sizes{2, 9, 6, 2, true, documents_of(2, 9, {3, 1, 4})}}) {
+        Sizes{1, 7, 33, 1, false}, Sizes{2, 5, 6, 2, false}, Sizes{2, 9, 6, 2, true, documents_of(2, 9, {3, 1, 4})},
+        Sizes{2, 5, 12, 4, true, {}, 2}, Sizes{1, 7, 12, 4, true, {}, 1},
+        Sizes{2, 9, 6, 6, true, documents_of(2, 9, {3, 1, 4}), 3}, Sizes{2, 5, 12, 4, false, {}, 1}}) {
     for (const float dropout : {0.0f, 0.3f}) {
       CAPTURE(s.T);
       CAPTURE(s.C);
@@ -65,6 +68,63 @@ TEST_CASE("attention's gradients match finite differences, causal and not, witho
       check_gradient("inp", inp, backward(dout, inp, s, dropout, 7, 8),
                      [&] { return dot_product(forward(inp, s, dropout, 7, 8).out, dout); });
     }
+  }
+}
+
+TEST_CASE("heads that share keys and values are those of multi-head attention to copies of them") {
+  for (const int NKV : {1, 2, 3, 6}) {
+    for (const float dropout : {0.0f, 0.3f}) {
+      CAPTURE(NKV);
+      const Sizes s{2, 11, 30, 6, true, documents_of(2, 11, {5, 1}), NKV}, whole{2, 11, 30, 6, true, s.first};
+      const Doubles inp = random_tensor(s.inp(), 1, 2), dout = random_tensor(s.out(), 2);
+      const int HS = 5, C = 30, KV = NKV * HS, row = C + 2 * KV, sharing = 6 / NKV;
+      Doubles copies(whole.inp());
+      const auto for_each_channel = [&](auto f) {  // f(place in the copies, place in inp)
+        for (int n = 0; n < 22; ++n) {
+          for (int c = 0; c < C; ++c) {
+            const int kv = c / HS / sharing * HS + c % HS;
+            f(n * 3 * C + c, n * row + c);
+            f(n * 3 * C + C + c, n * row + C + kv);
+            f(n * 3 * C + 2 * C + c, n * row + C + KV + kv);
+          }
+        }
+      };
+      for_each_channel([&](int to, int from) { copies[to] = inp[from]; });
+      CHECK(same_bits(forward(inp, s, dropout, 7, 8).out, forward(copies, whole, dropout, 7, 8).out));
+      CHECK(same_bits(forward(inp, s, dropout, 7, 8).lse, forward(copies, whole, dropout, 7, 8).lse));
+      const Doubles dcopies = backward(dout, copies, whole, dropout, 7, 8);
+      Doubles sums(inp.size());
+      for_each_channel([&](int from, int to) { sums[to] += dcopies[from]; });
+      CHECK(max_difference(backward(dout, inp, s, dropout, 7, 8), sums) < 1e-13);
+    }
+  }
+}
+
+TEST_CASE("queries, keys and values may lie in separate tensors") {
+  const AttentionShape s{2, 7, 4, 2, 3};
+  const Doubles inp = random_tensor(s.tokens() * s.packed_channels(), 1, 2), dout = random_tensor(s.tokens() * 12, 2);
+  Doubles q(s.tokens() * 15), kv(s.tokens() * 17), out(dout.size()), lse(2 * 4 * 7), o(out), l(lse);
+  const auto packed = packed_qkv(inp.data(), s);
+  for (int64_t n = 0; n < s.tokens(); ++n) {
+    std::copy_n(packed.q + n * packed.q_row, 12, &q[n * 15 + 1]);
+    std::copy_n(packed.k + n * packed.kv_row, 6, &kv[n * 17 + 9]);
+    std::copy_n(packed.v + n * packed.kv_row, 6, &kv[n * 17 + 2]);
+  }
+  const Qkv<const double> apart{&q[1], &kv[9], &kv[2], 15, 17};
+  cpu::attention_forward(out.data(), lse.data(), packed, 0, 0, 0, s);
+  cpu::attention_forward(o.data(), l.data(), apart, 0, 0, 0, s);
+  CHECK(same_bits(o, out));
+  CHECK(same_bits(l, lse));
+  Doubles dinp(inp.size()), dq(q.size(), 7), dkv(kv.size(), 7);
+  cpu::attention_backward(packed_qkv(dinp.data(), s), dout.data(), out.data(), lse.data(), packed, 0, 0, 0, s);
+  cpu::attention_backward({&dq[1], &dkv[9], &dkv[2], 15, 17}, dout.data(), out.data(), lse.data(), apart, 0, 0, 0, s);
+  for (int64_t n = 0; n < s.tokens(); ++n) {
+    const double* row = &dinp[n * s.packed_channels()];
+    CHECK(std::equal(row, row + 12, &dq[n * 15 + 1]));
+    CHECK(std::equal(row + 12, row + 18, &dkv[n * 17 + 9]));
+    CHECK(std::equal(row + 18, row + 24, &dkv[n * 17 + 2]));
+    for (const int c : {0, 13, 14}) CHECK(dq[n * 15 + c] == 7);  // what is not theirs stays
+    for (const int c : {0, 1, 8, 15, 16}) CHECK(dkv[n * 17 + c] == 7);
   }
 }
 

@@ -10,16 +10,26 @@ struct Sizes {
   int B, T, NH, HS;
   bool causal = true;
   std::vector<int32_t> first = {};  // (B, T) or empty
-  const int32_t* documents() const { return first.empty() ? nullptr : first.data(); }
+  int NKV = NH;
+  AttentionShape shape() const { return {B, T, NH, NKV, HS, causal, first.empty() ? nullptr : first.data()}; }
+  // With documents in another memory.
+  AttentionShape shape(const int32_t* documents) const {
+    return {B, T, NH, NKV, HS, causal, first.empty() ? nullptr : documents};
+  }
+  template <class T>
+  Qkv<T> qkv(T* rows) const {
+    return packed_qkv(rows, shape());
+  }
   int C() const { return NH * HS; }
-  size_t inp() const { return static_cast<size_t>(B) * T * 3 * C(); }
+  size_t inp() const { return static_cast<size_t>(B) * T * shape().packed_channels(); }
   size_t out() const { return static_cast<size_t>(B) * T * C(); }
   size_t lse() const { return static_cast<size_t>(B) * NH * T; }
 };
 
 std::string name_of(const Sizes& s) {
   return "B " + std::to_string(s.B) + ", T " + std::to_string(s.T) + ", NH " + std::to_string(s.NH) + ", HS " +
-         std::to_string(s.HS) + (s.causal ? "" : ", not causal") + (s.first.empty() ? "" : ", documents");
+         std::to_string(s.HS) + ", NKV " + std::to_string(s.NKV) + (s.causal ? "" : ", not causal") +
+         (s.first.empty() ? "" : ", documents");
 }
 
 // Rows of documents of these lengths.
@@ -39,21 +49,21 @@ struct Outputs {
 };
 
 template <class floatX>
-Outputs<floatX> forward(const std::vector<floatX>& inp, const Sizes& s, float dropout, AttentionTier tier) {
+Outputs<floatX> forward(const std::vector<floatX>& inp, const Sizes& s, float dropout, AttentionTier tier,
+                        DropoutSequence sequence = kSequence) {
   const bool plain = tier == AttentionTier::plain;  // takes any alignment: reads beyond the end are detected
   const DeviceArray<floatX> out(s.out(), plain), device_inp(inp, plain);
   const DeviceArray<float> lse(s.lse(), true);
   const DeviceArray<int32_t> first(s.first, true);
-  attention_forward(out.data(), lse.data(), device_inp.data(), s.first.empty() ? nullptr : first.data(), dropout, kSeed,
-                    kSequence, s.B, s.T, s.C(), s.NH, s.causal, tier, nullptr);
+  attention_forward(out.data(), lse.data(), s.qkv<const floatX>(device_inp.data()), dropout, kSeed, sequence,
+                    s.shape(first.data()), tier, nullptr);
   return {out.host(), lse.host()};
 }
 
 Doubles twin_forward(const Doubles& inp, const Sizes& s, float dropout, Doubles* lse) {
   Doubles out(s.out());
   lse->resize(s.lse());
-  cpu::attention_forward(out.data(), lse->data(), inp.data(), s.documents(), dropout, kSeed, kSequence, s.B, s.T, s.C(),
-                         s.NH, s.causal);
+  cpu::attention_forward(out.data(), lse->data(), s.qkv(inp.data()), dropout, kSeed, kSequence, s.shape());
   return out;
 }
 
@@ -73,24 +83,24 @@ struct BackwardInputs {
 };
 
 template <class floatX>
-std::vector<floatX> backward(const BackwardInputs<floatX>& in, const Sizes& s, float dropout, AttentionTier tier) {
+std::vector<floatX> backward(const BackwardInputs<floatX>& in, const Sizes& s, float dropout, AttentionTier tier,
+                             DropoutSequence sequence = kSequence) {
   const bool plain = tier == AttentionTier::plain;
   const DeviceArray<floatX> dinp(s.inp(), plain), dout(in.dout, plain), out(in.out, plain), inp(in.inp, plain);
   const DeviceArray<float> lse(in.lse, true);  // dinp: NaN until it is set
-  const DeviceArray<float> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH) / sizeof(float), true);
+  const DeviceArray<float> scratch(attention_backward_scratch(s.B, s.T, s.NH) / sizeof(float), true);
   const DeviceArray<int32_t> first(s.first, true);
-  attention_backward(dinp.data(), scratch.data(), dout.data(), out.data(), lse.data(), inp.data(),
-                     s.first.empty() ? nullptr : first.data(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
-                     s.causal, tier, nullptr);
+  attention_backward(s.qkv(dinp.data()), scratch.data(), dout.data(), out.data(), lse.data(),
+                     s.qkv<const floatX>(inp.data()), dropout, kSeed, sequence, s.shape(first.data()), tier, nullptr);
   return dinp.host();
 }
 
 template <class floatX>
 Doubles twin_backward(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
   Doubles dinp(s.inp());
-  cpu::attention_backward(dinp.data(), to_numbers(in.dout).data(), to_numbers(in.out).data(), to_numbers(in.lse).data(),
-                          to_numbers(in.inp).data(), s.documents(), dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
-                          s.causal);
+  const Doubles inp = to_numbers(in.inp);
+  cpu::attention_backward(s.qkv(dinp.data()), to_numbers(in.dout).data(), to_numbers(in.out).data(),
+                          to_numbers(in.lse).data(), s.qkv(inp.data()), dropout, kSeed, kSequence, s.shape());
   return dinp;
 }
 
@@ -98,8 +108,8 @@ Doubles twin_backward(const BackwardInputs<floatX>& in, const Sizes& s, float dr
 
 template <class floatX>
 AttentionTerms term_sizes(const BackwardInputs<floatX>& in, const Sizes& s, float dropout) {
-  return attention_terms(to_numbers(in.inp), to_numbers(in.dout), to_numbers(in.out), to_numbers(in.lse), s.documents(),
-                         dropout, kSeed, kSequence, s.B * s.NH, s.T, s.NH, s.HS, s.causal);
+  return attention_terms(to_numbers(in.inp), to_numbers(in.dout), to_numbers(in.out), to_numbers(in.lse), dropout,
+                         kSeed, kSequence, s.shape());
 }
 
 // Compared with the twin in double on the same stored values, element by element, within attention_tolerance() and u
@@ -122,11 +132,14 @@ void check_sums(const char* name, const std::vector<floatX>& actual, const Doubl
 // dq, dk or dv (part 0, 1, 2) of dinp.
 template <class T>
 std::vector<T> part_of(const std::vector<T>& dinp, int part, const Sizes& s) {
+  const AttentionShape shape = s.shape();
+  const int width = part == 0 ? shape.channels() : shape.kv_channels();
   std::vector<T> values;
   values.reserve(s.out());
-  for (size_t token = 0; token < s.out() / s.C(); ++token) {
-    const auto start = dinp.begin() + static_cast<std::ptrdiff_t>((token * 3 + part) * s.C());
-    values.insert(values.end(), start, start + s.C());
+  for (int64_t token = 0; token < shape.tokens(); ++token) {
+    const auto start = dinp.begin() + token * shape.packed_channels() +
+                       (part == 0 ? 0 : shape.channels() + (part - 1) * shape.kv_channels());
+    values.insert(values.end(), start, start + width);
   }
   return values;
 }
@@ -135,7 +148,7 @@ template <class floatX>
 void check_case(const Sizes& s, float dropout, AttentionTier tier) {
   CAPTURE(name_of(s));
   CAPTURE(dropout);
-  const double K = s.T + s.HS;
+  const double K = s.T * (s.NH / s.NKV) + s.HS;  // dk and dv sum over the heads that share them
   const bool rounded = std::is_same_v<floatX, bf16> && tier != AttentionTier::plain;
   const BackwardInputs<floatX> in(s, dropout);
   const AttentionTerms sizes = term_sizes(in, s, dropout);
@@ -203,6 +216,50 @@ TEST_CASE("attention on tensor cores that truncate sums is within the tolerance"
 }
 #endif
 
+TEST_CASE_TEMPLATE("attention's backward pass over pieces of the batch gives the bits of the whole", floatX, float,
+                   bf16) {
+  const AttentionTier tier = std::is_same_v<floatX, bf16> ? AttentionTier::tensor_core : AttentionTier::plain;
+  for (const int NKV : {3, 1}) {
+    Sizes s{5, 33, 3, 32};
+    s.NKV = NKV;
+    const BackwardInputs<floatX> in(s, 0);
+    const std::vector<floatX> whole = backward(in, s, 0, tier);
+    const DeviceArray<floatX> dout(in.dout), out(in.out), inp(in.inp);
+    const DeviceArray<float> lse(in.lse), scratch(attention_backward_scratch(s.B, s.T, s.NH) / sizeof(float));
+    for (const int sequences : {1, 2, 3, 5, 7}) {
+      CAPTURE(sequences);
+      const DeviceArray<floatX> dinp(s.inp());
+      int calls = 0;
+      backward_in_pieces<floatX>(
+          {s.qkv(dinp.data()), dout.data(), out.data(), lse.data(), s.qkv<const floatX>(inp.data())},
+          attention_problem<floatX>(s.shape(), 0, 0, 0), sequences,
+          [&](const AttentionBackward<floatX>& x, const AttentionProblem& part) {
+            ++calls;
+            AttentionShape shape = s.shape();
+            shape.B = part.heads / part.NH;
+            attention_backward(x.dinp, scratch.data(), x.dout, x.out, x.lse, x.inp, 0, 0, 0, shape, tier, nullptr);
+          });
+      CHECK(calls == (5 + sequences - 1) / sequences);
+      CHECK(same_bits(dinp.host(), whole));
+    }
+  }
+}
+
+TEST_CASE("pieces of cuDNN's backward pass: as few as fit the limit, nearly equal, a sequence at least") {
+  // A sequence of GPT-2's smallest model takes 28.3 MB, of its largest 59.
+  CHECK(cudnn_backward_bytes(1, 1024, 12, 64) == 12 * 1024 * (2 * 1024 + 4 * 64));
+  const int64_t limit = kCudnnWorkspaceLimit;
+  CHECK(cudnn_backward_piece(9, 1024, 12, 64, limit) == 9);
+  CHECK(cudnn_backward_piece(10, 1024, 12, 64, limit) == 5);
+  CHECK(cudnn_backward_piece(16, 1024, 12, 64, limit) == 8);
+  CHECK(cudnn_backward_piece(19, 1024, 12, 64, limit) == 7);  // 7, 7 and 5
+  CHECK(cudnn_backward_piece(16, 1024, 25, 64, limit) == 4);
+  CHECK(cudnn_backward_piece(16, 8192, 12, 64, limit) == 1);  // more than the limit: refused by its size
+  CHECK(cudnn_backward_bytes(1, 8192, 12, 64) > limit);
+  CHECK(cudnn_backward_piece(1, 1, 1, 1, limit) == 1);
+  CHECK(cudnn_backward_piece(1 << 20, 64, 12, 64, INT64_MAX) == 1 << 20);
+}
+
 TEST_CASE("the choice of attention and its reason, for every answer of cuDNN and without it") {
   const auto choose = [](AttentionCase c, const std::string& refusal, bool asked) {
     bool was = false;
@@ -220,7 +277,6 @@ TEST_CASE("the choice of attention and its reason, for every answer of cuDNN and
                   .documents = false,
                   .aligned = true,
                   .others_aligned = true,
-                  .head_size = true,
                   .HS = 64};
   CHECK(choose(c, "", true) == "cuDNN: ");
   const std::string limit = cudnn_workspace_refusal(402653184, 268435456);
@@ -245,10 +301,10 @@ TEST_CASE("the choice of attention and its reason, for every answer of cuDNN and
   CHECK(own([](AttentionCase& o) { o.bf16 = false; }) == "own plain kernels: tensor cores would round float");
   CHECK(own([](AttentionCase& o) { o.wanted = AttentionTier::plain; }) ==
         "own plain kernels: the plain kernels were asked for");
-  const AttentionCase wide = changed([](AttentionCase& o) {
-    o.head_size = false;
-    o.HS = 72;
-  });
+  for (int HS = 1; HS <= 256; ++HS) {
+    CHECK(tensor_core_head_size(HS) == attention_tensor_core::with_head_size(HS, [](auto) {}));
+  }
+  const AttentionCase wide = changed([](AttentionCase& o) { o.HS = 72; });
   CHECK(choose(wide, "cuDNN has no plan (x)", true) ==
         "own plain kernels: cuDNN has no plan (x); no kernel on tensor cores for heads of 72");
   CHECK(choose(wide, "", true) == "cuDNN: ");
@@ -277,6 +333,83 @@ TEST_CASE("attention over several documents in a row, in float arithmetic and on
       check_ran<bf16>("attention_tensor_core::attention_" + kernel + "_tensor_core_kernel<" + HS + ", true, true>");
     }
   }
+}
+
+TEST_CASE("attention of heads that share keys and values, in all tiers") {
+  for (const int sharing : {2, 4}) {  // NH / 2, and one head for all
+    for (const float dropout : {0.0f, 0.2f}) {
+      const auto shared = [&](Sizes s) {
+        s.NKV = s.NH / sharing;
+        return s;
+      };
+      check_case<float>(shared({2, 67, 4, 33}), dropout, AttentionTier::plain);
+      check_case<bf16>(shared({1, 130, 4, 80}), dropout, AttentionTier::plain);
+      check_case<float>(shared({1, 70, 4, 7, false}), dropout, AttentionTier::plain);
+      check_case<float>(shared(of_documents({2, 130, 4, 33}, {3, 64, 1, 30})), dropout, AttentionTier::plain);
+      for (const int HS : quick_set() ? std::vector{64} : std::vector{32, 64, 128}) {
+        check_case<bf16>(shared({2, 140, 4, HS}), dropout, AttentionTier::tensor_core);
+        check_case<bf16>(shared(of_documents({1, 200, 4, HS}, {70, 9, 33})), dropout, AttentionTier::tensor_core);
+      }
+    }
+  }
+  const Sizes s{1, 140, 4, 64, true, {}, 2};
+  const BackwardInputs<bf16> in(s, 0);
+  same_under_all_schedules([&] { return backward(in, s, 0, AttentionTier::tensor_core); });
+  same_under_all_schedules([&] { return backward(in, s, 0, AttentionTier::plain); });
+}
+
+TEST_CASE("attention reads and writes queries, keys and values in separate tensors: the same bits") {
+  const auto check = [&]<class floatX>(floatX, const Sizes& s, AttentionTier tier, int64_t gap) {
+    CAPTURE(name_of(s));
+    const BackwardInputs<floatX> in(s, 0.2f);
+    const AttentionShape shape = s.shape();
+    const int64_t tokens = shape.tokens(), q_row = shape.channels() + gap, kv_row = shape.kv_channels() + 2 * gap;
+    const auto rows = [&](int part, int64_t row) {  // with NaN between the tokens
+      const std::vector<floatX> values = part_of(in.inp, part, s);
+      const int64_t width = static_cast<int64_t>(values.size()) / tokens;
+      std::vector<floatX> all(static_cast<size_t>(tokens * row), to_storage<floatX>({NAN})[0]);
+      for (int64_t n = 0; n < tokens; ++n) std::copy_n(&values[n * width], width, &all[n * row]);
+      return all;
+    };
+    const DeviceArray<floatX> q(rows(0, q_row)), k(rows(1, kv_row)), v(rows(2, kv_row)), out(s.out()), dq(q.host()),
+        dk(k.host()), dv(v.host()), dout(in.dout), out_in(in.out);
+    const DeviceArray<float> lse(s.lse()), lse_in(in.lse);
+    const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.NH));
+    const Qkv<const floatX> inp{q.data(), k.data(), v.data(), q_row, kv_row};
+    attention_forward(out.data(), lse.data(), inp, 0.2f, kSeed, kSequence, shape, tier, nullptr);
+    attention_backward({dq.data(), dk.data(), dv.data(), q_row, kv_row}, scratch.data(), dout.data(), out_in.data(),
+                       lse_in.data(), inp, 0.2f, kSeed, kSequence, shape, tier, nullptr);
+    const Outputs<floatX> expected = forward(in.inp, s, 0.2f, tier);
+    CHECK(same_bits(out.host(), expected.out));
+    CHECK(same_bits(lse.host(), expected.lse));
+    const std::vector<floatX> dinp = backward(in, s, 0.2f, tier);
+    const DeviceArray<floatX>* gradients[] = {&dq, &dk, &dv};
+    for (int part = 0; part < 3; ++part) {
+      const std::vector<floatX> all = gradients[part]->host(), values = part_of(dinp, part, s);
+      const int64_t row = part == 0 ? q_row : kv_row, width = static_cast<int64_t>(values.size()) / tokens;
+      for (int64_t n = 0; n < tokens; ++n) {
+        REQUIRE(std::memcmp(&all[n * row], &values[n * width], width * sizeof(floatX)) == 0);
+        for (int64_t c = width; c < row; ++c) REQUIRE(std::isnan(static_cast<float>(all[n * row + c])));
+      }
+    }
+  };
+  check(float(), {2, 70, 4, 33, true, {}, 2}, AttentionTier::plain, 3);
+  check(bf16(), {2, 70, 4, 72, true, {}, 4}, AttentionTier::plain, 3);
+  check(bf16(), {2, 140, 4, 64, true, {}, 2}, AttentionTier::tensor_core, 8);
+  check(bf16(), {1, 140, 4, 48, true, {}, 1}, AttentionTier::tensor_core, 0);
+}
+
+TEST_CASE("attention takes the plain kernels where tokens do not begin at multiples of 16 bytes") {
+  const Sizes s{1, 20, 2, 32};
+  const BackwardInputs<bf16> in(s, 0);
+  const DeviceArray<bf16> out(s.out()), inp(20 * 3 * 64 + 19 * 4);
+  const DeviceArray<float> lse(s.lse());
+  std::vector<bf16> rows(inp.host());
+  for (int t = 0; t < 20; ++t) std::copy_n(&in.inp[t * 192], 192, &rows[t * 196]);
+  const DeviceArray<bf16> apart(rows);
+  const Qkv<const bf16> qkv{apart.data(), apart.data() + 64, apart.data() + 128, 196, 196};
+  attention_forward(out.data(), lse.data(), qkv, 0, 0, 0, s.shape(), AttentionTier::tensor_core, nullptr);
+  CHECK(same_bits(out.host(), forward(in.inp, s, 0, AttentionTier::plain).out));
 }
 
 TEST_CASE("attention skips the tiles of other documents: not even a NaN comes from there") {
@@ -331,6 +464,29 @@ TEST_CASE("attention on tensor cores: weights whose random number is at least dr
   check_case<bf16>(s, number, AttentionTier::tensor_core);
 }
 
+TEST_CASE("attention's dropout may count passes in device memory: the same bits as with their number, in all tiers") {
+  const DeviceArray<uint64_t> pass(std::vector<uint64_t>{5});
+  const DropoutSequence counted(kSequence, pass.data());
+  const auto check = [&]<class floatX>(floatX, const Sizes& s, AttentionTier tier) {
+    INFO(name_of(s));
+    const BackwardInputs<floatX> in(s, 0.2f);
+    const auto numbered = [&](uint64_t number) { return (number << 16) + kSequence; };
+    const auto o = forward(in.inp, s, 0.2f, tier, counted);
+    CHECK(same_bits(o.out, forward(in.inp, s, 0.2f, tier, numbered(5)).out));
+    CHECK_FALSE(same_bits(o.out, forward(in.inp, s, 0.2f, tier, numbered(6)).out));
+    CHECK(same_bits(backward(in, s, 0.2f, tier, counted), backward(in, s, 0.2f, tier, numbered(5))));
+    CHECK_FALSE(same_bits(backward(in, s, 0.2f, tier, counted), backward(in, s, 0.2f, tier)));
+    CHECK(same_bits(forward(in.inp, s, 0, tier, {kSequence, nullptr}).out, forward(in.inp, s, 0, tier, counted).out));
+  };
+  for (const int T : {65, 68}) {  // a Philox call for one element, and for four
+    check(float(), {1, T, 2, 7}, AttentionTier::plain);
+    check(bf16(), {1, T, 2, 7}, AttentionTier::plain);
+    check(bf16(), {1, T, 2, 64}, AttentionTier::tensor_core);
+    check(bf16(), of_documents({1, T, 2, 64}, {40, 3}), AttentionTier::tensor_core);
+    check(float(), of_documents({1, T, 2, 7}, {40, 3}), AttentionTier::plain);
+  }
+}
+
 #ifdef WROUGHT_CUDNN
 TEST_CASE("attention runs by cuDNN, and by our kernels with dropout, several documents or no plan") {
   for (const Sizes& s : {Sizes{1, 1, 2, 64}, Sizes{2, 33, 3, 64}, Sizes{2, 257, 2, 64}, Sizes{1, 200, 2, 128},
@@ -383,11 +539,12 @@ TEST_CASE("attention takes tensor cores if all its tensors start at multiples of
     const DeviceArray<bf16> inp(in.inp, shift[0]), out(s.out(), shift[1]), dinp(s.inp(), shift[2]),
         dout(in.dout, shift[3]), o(in.out, shift[4]);
     const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
-    const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
-    attention_forward(out.data(), lse.data(), inp.data(), nullptr, dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
-                      s.causal, AttentionTier::tensor_core, nullptr);
-    attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), nullptr, dropout,
-                       kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal, AttentionTier::tensor_core, nullptr);
+    const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.NH));
+    attention_forward(out.data(), lse.data(), s.qkv<const bf16>(inp.data()), dropout, kSeed, kSequence, s.shape(),
+                      AttentionTier::tensor_core, nullptr);
+    attention_backward(s.qkv(dinp.data()), scratch.data(), dout.data(), o.data(), lse_in.data(),
+                       s.qkv<const bf16>(inp.data()), dropout, kSeed, kSequence, s.shape(), AttentionTier::tensor_core,
+                       nullptr);
     const auto tier = [](bool unaligned) { return unaligned ? AttentionTier::plain : AttentionTier::tensor_core; };
     CHECK(same_bits(out.host(), forward(in.inp, s, dropout, tier(shift[0] || shift[1])).out));
     CHECK(same_bits(dinp.host(), backward(in, s, dropout, tier(shift[0] || shift[2] || shift[3]))));
@@ -397,11 +554,12 @@ TEST_CASE("attention takes tensor cores if all its tensors start at multiples of
   {  // plain was asked for: aligned tensors do not change that
     const DeviceArray<bf16> inp(in.inp), out(s.out()), dinp(s.inp()), dout(in.dout), o(in.out);
     const DeviceArray<float> lse(in.lse.size()), lse_in(in.lse);
-    const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.C(), s.NH));
-    attention_forward(out.data(), lse.data(), inp.data(), nullptr, dropout, kSeed, kSequence, s.B, s.T, s.C(), s.NH,
-                      s.causal, AttentionTier::plain, nullptr);
-    attention_backward(dinp.data(), scratch.data(), dout.data(), o.data(), lse_in.data(), inp.data(), nullptr, dropout,
-                       kSeed, kSequence, s.B, s.T, s.C(), s.NH, s.causal, AttentionTier::plain, nullptr);
+    const DeviceArray<char> scratch(attention_backward_scratch(s.B, s.T, s.NH));
+    attention_forward(out.data(), lse.data(), s.qkv<const bf16>(inp.data()), dropout, kSeed, kSequence, s.shape(),
+                      AttentionTier::plain, nullptr);
+    attention_backward(s.qkv(dinp.data()), scratch.data(), dout.data(), o.data(), lse_in.data(),
+                       s.qkv<const bf16>(inp.data()), dropout, kSeed, kSequence, s.shape(), AttentionTier::plain,
+                       nullptr);
     CHECK(same_bits(out.host(), plain));
     CHECK(same_bits(dinp.host(), backward(in, s, dropout, AttentionTier::plain)));
   }
@@ -423,7 +581,7 @@ TEST_CASE("attention's delta uses 16-byte accesses where possible, with the same
         expected[static_cast<size_t>(row / s.T * s.NH + c / HS) * s.T + row % s.T] += a[at] * b[at];
       }
     }
-    const AttentionProblem sizes = attention_problem<floatX>(nullptr, 0, 0, 0, s.B, s.T, s.C(), s.NH, true);
+    const AttentionProblem sizes = attention_problem<floatX>(s.shape(), 0, 0, 0);
     const auto delta = [&](bool aligned) {
       const DeviceArray<floatX> device_dout(dout, !aligned), device_out(out, !aligned);
       const DeviceArray<float> sums(s.lse());
@@ -441,7 +599,8 @@ TEST_CASE("attention's delta uses 16-byte accesses where possible, with the same
   check(bf16(), 72);
   check_ran<float>("attention_delta_kernel<floatX, true");
   check_ran<bf16>("attention_delta_kernel<floatX, true");
-  CHECK(attention_shape(attention_problem<float>(nullptr, 0, 0, 0, 6, 5, 12, 3, true)) == "6 x 5, 3 heads of 4");
+  CHECK(attention_shape(attention_problem<float>({6, 5, 3, 3, 4}, 0, 0, 0)) == "6 x 5, 3 heads of 4");
+  CHECK(attention_shape(attention_problem<float>({6, 5, 8, 2, 4}, 0, 0, 0)) == "6 x 5, 8 heads, 2 of keys, of 4");
 }
 
 TEST_CASE("attention survives scores that would overflow exp") {
@@ -490,14 +649,14 @@ TEST_CASE("a section of heads takes at most a quarter of the cache for two tenso
   int device, cache;
   CUDA_CHECK(cudaGetDevice(&device));
   CUDA_CHECK(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device));
-  CHECK(attention_problem<bf16>(nullptr, 0, 0, 0, 16, 1024, 768, 12, true).section ==
+  CHECK(attention_problem<bf16>({16, 1024, 12, 12, 64}, 0, 0, 0).section ==
         attention_section(192, 1024 * 64 * 2, cache));
-  CHECK(attention_problem<float>(nullptr, 0, 0, 0, 16, 1024, 768, 12, true).section ==
+  CHECK(attention_problem<float>({16, 1024, 12, 12, 64}, 0, 0, 0).section ==
         attention_section(192, 1024 * 64 * 4, cache));
 }
 
 TEST_CASE("attention's grid has as many blocks per head as a grid allows") {
-  AttentionProblem s = attention_problem<float>(nullptr, 0, 0, 0, 7, 1, 1, 1, true);
+  AttentionProblem s = attention_problem<float>({7, 1, 1, 1, 1}, 0, 0, 0);
   s.section = 3;
   const dim3 grid = attention_grid(s, 65'535);
   CHECK(grid.x == 3);
@@ -512,8 +671,7 @@ TEST_CASE("attention's sections of heads change only the order of blocks") {
     const BackwardInputs<floatX> in(sizes, 0);
     const Outputs<floatX> expected = forward(in.inp, sizes, 0, tier);
     const std::vector<floatX> expected_dinp = backward(in, sizes, 0, tier);
-    AttentionProblem s =
-        attention_problem<floatX>(nullptr, 0, kSeed, kSequence, sizes.B, sizes.T, sizes.C(), sizes.NH, true);
+    AttentionProblem s = attention_problem<floatX>(sizes.shape(), 0, kSeed, kSequence);
     REQUIRE(s.section == s.heads);
     const DeviceArray<floatX> inp(in.inp), dout(in.dout), out_in(in.out);
     const DeviceArray<float> lse_in(in.lse), delta(in.lse.size());
@@ -523,8 +681,10 @@ TEST_CASE("attention's sections of heads change only the order of blocks") {
       const DeviceArray<floatX> out(sizes.out()), dinp(sizes.inp());
       const DeviceArray<float> lse(sizes.lse());
       const auto run = [&](auto forward_of_tier, auto backward_of_tier) {
-        forward_of_tier(out.data(), lse.data(), inp.data(), s, nullptr);
-        backward_of_tier(dinp.data(), dout.data(), lse_in.data(), delta.data(), inp.data(), s, nullptr);
+        const auto qkv = sizes.qkv<const floatX>(inp.data());
+        s.keys_section = s.section;
+        forward_of_tier(out.data(), lse.data(), qkv, s, nullptr);
+        backward_of_tier(sizes.qkv(dinp.data()), dout.data(), lse_in.data(), delta.data(), qkv, s, nullptr);
       };
       if constexpr (std::is_same_v<floatX, bf16>) {
         run(attention_tensor_core::forward, attention_tensor_core::backward);
@@ -541,22 +701,26 @@ TEST_CASE("attention's sections of heads change only the order of blocks") {
 }
 
 TEST_CASE("attention refuses sizes that no model can have") {
-  const auto check = [](int B, int T, int C, int NH) {
-    CAPTURE(B);
-    CAPTURE(T);
-    CAPTURE(C);
-    CAPTURE(NH);
-    CHECK_THROWS_WITH_AS(attention_problem<float>(nullptr, 0, 0, 0, B, T, C, NH, true),
-                         doctest::Contains("NH must divide C"), CudaError);
+  const auto check = [](const AttentionShape& s) {
+    CAPTURE(s.B);
+    CAPTURE(s.T);
+    CAPTURE(s.NH);
+    CAPTURE(s.NKV);
+    CAPTURE(s.HS);
+    CHECK_THROWS_WITH_AS(attention_problem<float>(s, 0, 0, 0), doctest::Contains("NKV must divide NH"), CudaError);
   };
-  check(1, 1, 10, 3);
-  check(0, 1, 10, 2);
-  check(1, 0, 10, 2);
-  check(1, 1, 0, 2);
-  check(1, 1, 10, 0);
-  check(1 << 16, 1, 1 << 15, 1 << 15);  // 2^31 heads
-  CHECK_NOTHROW(attention_problem<float>(nullptr, 0, 0, 0, 1, 1, INT32_MAX, INT32_MAX, true));
-  CHECK_THROWS_AS(attention_forward<float>(nullptr, nullptr, nullptr, nullptr, 0, 0, 0, 1, 1, 10, 3, true,
-                                           AttentionTier::plain, nullptr),
-                  CudaError);
+  check({0, 1, 2, 2, 5});
+  check({1, 0, 2, 2, 5});
+  check({1, 1, 0, 2, 5});
+  check({1, 1, 2, 0, 5});
+  check({1, 1, 2, 2, 0});
+  check({1, 1, 6, 4, 5});
+  check({1, 1, 2, 4, 5});
+  check({1 << 16, 1, 1 << 15, 1 << 15, 1});  // 2^31 heads
+  check({1, 1, 1 << 15, 1 << 15, 1 << 16});  // 2^31 channels
+  check({1 << 16, 1 << 15, 1, 1, 1});        // 2^31 tokens
+  CHECK_NOTHROW(attention_problem<float>({1, 1, INT32_MAX, INT32_MAX, 1}, 0, 0, 0));
+  CHECK_THROWS_AS(
+      attention_forward<float>(nullptr, nullptr, {}, 0, 0, 0, {1, 1, 6, 4, 5}, AttentionTier::plain, nullptr),
+      CudaError);
 }

@@ -7,19 +7,24 @@ namespace {
 // One query per head, caches with lengths[b] keys each, followed by NaN: a read beyond a length shows in the result.
 template <class floatX>
 struct Case {
-  int B, NH, HS, max_T;
+  int B, NH, HS, max_T, NKV;
   std::vector<int32_t> lengths;
   std::vector<floatX> q, k, v;
 
-  Case(std::vector<int32_t> lengths_, int NH_, int HS_, int max_T_, double scale = 1)
-      : B(static_cast<int>(lengths_.size())), NH(NH_), HS(HS_), max_T(max_T_), lengths(std::move(lengths_)) {
-    const size_t heads = static_cast<size_t>(B) * NH;
-    q = random_storage<floatX>(heads * HS, 1, scale);
+  Case(std::vector<int32_t> lengths_, int NH_, int HS_, int max_T_, double scale = 1, int sharing = 1)
+      : B(static_cast<int>(lengths_.size())),
+        NH(NH_),
+        HS(HS_),
+        max_T(max_T_),
+        NKV(NH_ / sharing),
+        lengths(std::move(lengths_)) {
+    const size_t heads = static_cast<size_t>(B) * NKV;
+    q = random_storage<floatX>(static_cast<size_t>(B) * NH * HS, 1, scale);
     k = random_storage<floatX>(heads * max_T * HS, 2, scale);
     v = random_storage<floatX>(heads * max_T * HS, 3);
     const floatX nan = to_storage<floatX>(Floats(1, std::nanf("")))[0];
     for (size_t h = 0; h < heads; ++h) {
-      const size_t from = (h * max_T + lengths[h / NH]) * HS, to = (h + 1) * max_T * HS;
+      const size_t from = (h * max_T + lengths[h / NKV]) * HS, to = (h + 1) * max_T * HS;
       for (size_t i = from; i < to; ++i) k[i] = v[i] = nan;
     }
   }
@@ -28,18 +33,19 @@ struct Case {
     const DeviceArray<floatX> out(q.size(), shift[0]), dk(k, shift[1]), dv(v, shift[2]), dq(q, shift[4]);
     const DeviceArray<int32_t> dlengths(lengths);
     const DeviceArray<float> scratch(attention_decode_scratch(B, NH, HS, max_T) / sizeof(float), shift[3]);
-    attention_decode(out.data(), scratch.data(), dq.data(), dk.data(), dv.data(), dlengths.data(), B, NH, HS, max_T,
-                     nullptr);
+    attention_decode(out.data(), scratch.data(), dq.data(), dk.data(), dv.data(), dlengths.data(), B, NH, NKV, HS,
+                     max_T, nullptr);
     return out.host();
   }
   Doubles twin() const {
     Doubles out(q.size());
     cpu::attention_decode(out.data(), to_numbers(q).data(), to_numbers(k).data(), to_numbers(v).data(), lengths.data(),
-                          B, NH, HS, max_T);
+                          B, NH, NKV, HS, max_T);
     return out;
   }
   void check() const {
     CAPTURE(NH);
+    CAPTURE(NKV);
     CAPTURE(HS);
     CAPTURE(max_T);
     const Doubles expected = twin();
@@ -57,6 +63,7 @@ void check_all() {
     Case<floatX>({1, 40}, 3, HS, 40).check();           // one chunk
     Case<floatX>({129, 256, 301}, 1, HS, 301).check();  // several, the last of 1, 128 and 45 keys
   }
+  for (const int sharing : {2, 3, 6}) Case<floatX>({140, 40}, 6, 64, 140, 1, sharing).check();
   Case<floatX>({150}, 1, 1040, 150).check();      // rows of more groups than threads
   Case<floatX>({17000, 5}, 1, 8, 17001).check();  // more chunks than threads
   check_ran<floatX>("attention_decode_kernel<floatX, true");

@@ -4,6 +4,7 @@
 // Each thread's results of reductions that follow each other immediately; all threads must get the same.
 template <int kThreads>
 __global__ void reductions_test_kernel(double* out, const float* inp) {
+  wait_for_earlier_kernels();
   const float x = inp[threadIdx.x];
   const double results[] = {block_sum(x),         block_sum(2 * x),         block_max(x), block_max(-x),
                             block_sum(double{x}), block_sum(3 * double{x}), warp_sum(x),  warp_max(x)};
@@ -46,6 +47,7 @@ TEST_CASE("reductions over warps and blocks, one after another") {
 // out[0 .. 8) is unchanged beyond the copied elements.
 template <class floatX, bool kVector, int n>
 __global__ void copy_test_kernel(floatX* out, float* seen, const floatX* inp, int64_t left) {
+  wait_for_earlier_kernels();
   with_pack<kVector, n>(left, [&](auto whole) {
     float x[n];
     load_floats<whole>(x, inp, left);
@@ -57,6 +59,7 @@ __global__ void copy_test_kernel(floatX* out, float* seen, const floatX* inp, in
 // The same for a pack of a row: with kVector, a whole pack or nothing.
 template <class floatX, bool kVector, int n>
 __global__ void row_copy_test_kernel(floatX* out, float* seen, const floatX* inp, int64_t left) {
+  wait_for_earlier_kernels();
   const Pack<floatX, n> pack = load_row_pack<kVector, n>(inp, left);
   float x[n];
   to_floats(x, pack);
@@ -103,6 +106,7 @@ TEST_CASE_TEMPLATE("elements as floats, by wide accesses and one by one, whole a
 // A pack that begins inside its row: for whole packs, `left` is not read.
 template <bool kVector>
 __global__ void whole_pack_test_kernel(float* seen, const float* inp, int64_t left) {
+  wait_for_earlier_kernels();
   float x[4];
   to_floats(x, load_whole_pack<kVector, 4>(inp, left));
   for (int k = 0; k < 4; ++k) seen[k] = x[k];
@@ -164,6 +168,7 @@ TEST_CASE("a launch that CUDA refuses names the kernel, the grid and the reason"
 
 template <class T>
 __global__ void shared_test_kernel(T* out, int last) {
+  wait_for_earlier_kernels();
   T* shared = dynamic_shared<T>();
   shared[last] = 7;
   *out = shared[last];

@@ -28,6 +28,26 @@ TEST_CASE_TEMPLATE("dropout on the device against the CPU, forward and backward"
   check_ran<floatX>("dropout_forward_kernel<floatX, true");
 }
 
+TEST_CASE_TEMPLATE("dropout of a part of a tensor equals that part of the whole, wherever it begins", floatX, float,
+                   bf16) {
+  const int64_t N = 4099;
+  const auto inp = random_storage<floatX>(N, 1);
+  const DeviceArray<floatX> whole(inp);
+  dropout_forward(whole.data(), whole.data(), 0.3f, 7, 8, N, nullptr);
+  const auto expected = whole.host();
+  for (const int64_t first : {0, 1, 3, 4, 8, 1000, 4098}) {
+    for (const int64_t n : {1, 7, 33, 3000}) {
+      if (first + n > N) continue;
+      CAPTURE(first);
+      CAPTURE(n);
+      const DeviceArray<floatX> from(std::vector<floatX>(inp.begin() + first, inp.begin() + first + n));
+      const GuardedArray<floatX> to(n);
+      dropout_part(to.data(), from.data(), 0.3f, 7, 8, first, n, nullptr);
+      CHECK(same_bits(to.host(), std::vector<floatX>(expected.begin() + first, expected.begin() + first + n)));
+    }
+  }
+}
+
 TEST_CASE_TEMPLATE("dropout of zero changes nothing on the device; a dropped element is zero, whatever it was", floatX,
                    float, bf16) {
   const int64_t N = 77;
@@ -43,8 +63,24 @@ TEST_CASE_TEMPLATE("dropout of zero changes nothing on the device; a dropped ele
   for (int64_t i = 0; i < N; ++i) CHECK(out[i] == (philox_uniform(7, 8, i) < 0.5f ? 0 : INFINITY));
 }
 
+TEST_CASE_TEMPLATE("dropout's passes may be counted in device memory: the same bits as with their number", floatX,
+                   float, bf16) {
+  const int64_t N = 1003;
+  const DeviceArray<floatX> from(random_storage<floatX>(N, 1)), to(N);
+  const DeviceArray<uint64_t> pass(std::vector<uint64_t>{5});
+  const auto run = [&](DropoutSequence sequence) {
+    dropout_forward(to.data(), from.data(), 0.3f, 7, sequence, N, nullptr);
+    return to.host();
+  };
+  CHECK(same_bits(run({8, pass.data()}), run((5 << 16) + 8)));
+  pass.write({uint64_t{1} << 33});  // the same launch in a later pass
+  CHECK(same_bits(run({8, pass.data()}), run((uint64_t{1} << 49) + 8)));
+  CHECK_FALSE(same_bits(run({8, pass.data()}), run((5 << 16) + 8)));
+}
+
 template <int n>
 __global__ void dropout_factors_test_kernel(float* one_by_one, float* together, float dropout, uint64_t first) {
+  wait_for_earlier_kernels();
   float factors[n];
   dropout_factors(factors, dropout, 5, 6, first);
   for (int k = 0; k < n; ++k) {

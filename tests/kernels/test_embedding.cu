@@ -186,6 +186,37 @@ TEST_CASE_TEMPLATE("embedding's backward on the device against the CPU, added to
   }
 }
 
+TEST_CASE_TEMPLATE("embedding's dropout may count passes in device memory: the same bits as with their number", floatX,
+                   float, bf16) {
+  for (const int which : {2, 3, 7}) {
+    const auto [name, B, T, C, V, tokens] = cases()[which];
+    INFO(std::string(name));
+    const Rows rows(B, T);
+    const DeviceArray<uint64_t> pass(std::vector<uint64_t>{5}), scratch(used_scratch(cases()[which]));
+    const DeviceArray<int32_t> inp(tokens);
+    const size_t NC = static_cast<size_t>(B) * T * C, VC = static_cast<size_t>(V) * C, TC = static_cast<size_t>(T) * C;
+    const DeviceArray<floatX> wte(random_storage<floatX>(VC, 1)), wpe(random_storage<floatX>(TC, 2)),
+        dout(random_storage<floatX>(NC, 3)), out(NC);
+    for (const bool documents : {false, true}) {
+      const auto run = [&](DropoutSequence sequence) {
+        const DeviceArray<float> dwte(Floats(VC, 0)), dwpe(Floats(TC, 0));
+        embedding_forward(out.data(), inp.data(), wte.data(), wpe.data(), rows.on_device(documents), 0.2f, 7, sequence,
+                          B, T, C, nullptr);
+        embedding_backward(dwte.data(), dwpe.data(), scratch.data(), dout.data(), inp.data(), rows.on_device(documents),
+                           0.2f, 7, sequence, B, T, C, V, nullptr);
+        return std::tuple(out.host(), dwte.host(), dwpe.host());
+      };
+      const auto counted = run({8, pass.data()}), numbered = run((5 << 16) + 8), other = run(8);
+      CHECK(same_bits(std::get<0>(counted), std::get<0>(numbered)));
+      CHECK(same_bits(std::get<1>(counted), std::get<1>(numbered)));
+      CHECK(same_bits(std::get<2>(counted), std::get<2>(numbered)));
+      CHECK_FALSE(same_bits(std::get<0>(counted), std::get<0>(other)));
+      CHECK_FALSE(same_bits(std::get<1>(counted), std::get<1>(other)));
+      CHECK_FALSE(same_bits(std::get<2>(counted), std::get<2>(other)));
+    }
+  }
+}
+
 TEST_CASE("embedding's gradient of a token adds its rows in order, each chunk of 32 sorted rows separately") {
   for (const Case& test : cases()) {
     const auto [name, B, T, C, V, tokens] = test;

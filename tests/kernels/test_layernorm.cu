@@ -1,7 +1,6 @@
-#include "kernels/dropout.h"
 #include "kernels/layernorm.cuh"
 #include "kernels/layernorm.h"
-#include "kernels/residual.h"
+#include "kernels/matmul.h"
 #include "tests/helpers/device.h"
 
 namespace {
@@ -20,19 +19,19 @@ const std::span<const Sizes> kSizes = in_set(kAllSizes, 9);
 struct Case {
   int N, C;
   Shift shift;
-  float dropout;
+  bool centred;  // layer norm; else RMSNorm
   friend std::ostream& operator<<(std::ostream& out, const Case& c) {
     const std::string unaligned = c.shift.all ? "all" : c.shift.tensor < 0 ? "none" : std::to_string(c.shift.tensor);
-    return out << c.N << " x " << c.C << ", unaligned: " << unaligned << ", dropout " << c.dropout;
+    return out << (c.centred ? "layer norm " : "RMSNorm ") << c.N << " x " << c.C << ", unaligned: " << unaligned;
   }
 };
 
-// Each size, aligned and not (64 channels also with one unaligned tensor), with each dropout.
-std::vector<Case> cases(std::span<const Sizes> sizes, int tensors, const Floats& dropouts = {0}) {
+// Both norms of each size, aligned and not (64 channels also with one unaligned tensor).
+std::vector<Case> cases(std::span<const Sizes> sizes, int tensors) {
   std::vector<Case> all;
   for (const auto [N, C] : sizes)
     for (const Shift shift : shifts(tensors, C == 64))
-      for (const float dropout : dropouts) all.push_back({N, C, shift, dropout});
+      for (const bool centred : {true, false}) all.push_back({N, C, shift, centred});
   return all;
 }
 
@@ -78,6 +77,12 @@ Doubles product(const Doubles& a, const Doubles& b) {
   return ab;
 }
 
+// Null for what RMSNorm does not have.
+template <class T>
+T* if_centred(bool centred, T* data) {
+  return centred ? data : nullptr;
+}
+
 template <class A, class B>
 void append(std::vector<A>& all, const std::vector<B>& part) {
   for (const auto x : to_numbers(part)) all.push_back(x);
@@ -88,68 +93,29 @@ void append(std::vector<A>& all, const std::vector<B>& part) {
 TEST_CASE_TEMPLATE("layernorm on the device against the CPU", floatX, float, bf16) {
   for (const Case& c : cases(kSizes, 4)) {
     CAPTURE(c);
-    const auto [N, C, shift, dropout] = c;
+    const auto [N, C, shift, centred] = c;
     const size_t NC = static_cast<size_t>(N) * C;
     const auto inp = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
                bias = random_storage<floatX>(C, 3);
     const Doubles x = to_numbers(inp), w = to_numbers(weight), b = to_numbers(bias);
     Doubles expected(NC), expected_mean(N), expected_rstd(N);
-    cpu::layernorm_forward(expected.data(), expected_mean.data(), expected_rstd.data(), x.data(), w.data(), b.data(), N,
-                           C);
+    cpu::layernorm_forward(expected.data(), if_centred(centred, expected_mean.data()), expected_rstd.data(), x.data(),
+                           w.data(), if_centred(centred, b.data()), N, C);
     const DeviceArray<floatX> device_inp(inp, shift[0]), device_weight(weight, shift[1]), device_bias(bias, shift[2]),
         out(NC, shift[3]);
     const DeviceArray<float> mean(N, shift.all), rstd(N, shift.all);
-    layernorm_forward(out.data(), mean.data(), rstd.data(), device_inp.data(), device_weight.data(), device_bias.data(),
-                      N, C, nullptr);
+    layernorm_forward(out.data(), if_centred(centred, mean.data()), rstd.data(), device_inp.data(),
+                      device_weight.data(), if_centred(centred, device_bias.data()), N, C, nullptr);
     const Doubles lost = lost_digits(x, expected_rstd);
     check_rows("out", out.host(), expected, C, lost);
-    check_close("mean", mean.host(), expected_mean, C);
+    if (centred) check_close("mean", mean.host(), expected_mean, C);
     check_rows("rstd", rstd.host(), expected_rstd, C, product(lost, expected_rstd));
   }
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, false, false");
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, true, false, false");
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, false, false, false");  // reads rows again
-}
-
-TEST_CASE_TEMPLATE("residual and layernorm in one kernel on the device against the CPU", floatX, float, bf16) {
-  for (const Case& c : cases(kSizes, 6, {0, 0.3f})) {
-    CAPTURE(c);
-    const auto [N, C, shift, dropout] = c;
-    const size_t NC = static_cast<size_t>(N) * C;
-    const auto inp1 = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
-               bias = random_storage<floatX>(C, 3);
-    auto inp2 = random_rows<floatX>(N, C, 4);
-    for (size_t i = 0; i < NC; i += 5) {  // a dropped element is zero, whatever it was
-      if (philox_uniform(7, 8, i) < dropout) inp2[i] = to_storage<floatX>({INFINITY})[0];
-    }
-    const Doubles x1 = to_numbers(inp1), x2 = to_numbers(inp2), w = to_numbers(weight), b = to_numbers(bias);
-    Doubles expected(NC), expected_residual(NC), expected_mean(N), expected_rstd(N);
-    cpu::dropout_forward(expected.data(), x2.data(), dropout, 7, 8, static_cast<int64_t>(NC));
-    cpu::residual_forward(expected_residual.data(), x1.data(), expected.data(), static_cast<int64_t>(NC));
-
-    const DeviceArray<floatX> device_inp1(inp1, shift[0]), device_inp2(inp2, shift[1]), device_weight(weight, shift[2]),
-        device_bias(bias, shift[3]), residual(NC, shift[4]), out(NC, shift[5]);
-    const DeviceArray<float> mean(N), rstd(N);
-    residual_layernorm_forward(residual.data(), out.data(), mean.data(), rstd.data(), device_inp1.data(),
-                               device_inp2.data(), device_weight.data(), device_bias.data(), dropout, 7, 8, N, C,
-                               nullptr);
-    check_close("residual", residual.host(), expected_residual, 2);
-    const Doubles stored = to_numbers(residual.host());  // the statistics are those of the stored values
-    cpu::layernorm_forward(expected.data(), expected_mean.data(), expected_rstd.data(), stored.data(), w.data(),
-                           b.data(), N, C);
-    const Doubles lost = lost_digits(stored, expected_rstd);
-    check_rows("out", out.host(), expected, C, lost);
-    check_close("mean", mean.host(), expected_mean, C);
-    check_rows("rstd", rstd.host(), expected_rstd, C, product(lost, expected_rstd));
-    const auto before = out.host();  // again, in place of inp1
-    residual_layernorm_forward(device_inp1.data(), out.data(), mean.data(), rstd.data(), device_inp1.data(),
-                               device_inp2.data(), device_weight.data(), device_bias.data(), dropout, 7, 8, N, C,
-                               nullptr);
-    CHECK(same_bits(device_inp1.host(), residual.host()));
-    CHECK(same_bits(out.host(), before));
+  for (const std::string centred : {"true>", "false>"}) {
+    check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, " + centred);
+    check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, true, " + centred);
+    check_ran<floatX>("layernorm_forward_kernel<floatX, true, 256, false, " + centred);  // reads rows again
   }
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, true, false");
-  check_ran<floatX>("layernorm_forward_kernel<floatX, true, 32, true, true, true");  // with dropout
 }
 
 TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to the old values", floatX, float, bf16) {
@@ -159,28 +125,34 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
   sizes.push_back({2 * kLayernormBackwardBlocks + 5, 2564});  // and with one team per block
   for (const Case& c : cases(sizes, 4)) {
     CAPTURE(c);
-    const auto [N, C, shift, dropout] = c;
+    const auto [N, C, shift, centred] = c;
     const size_t NC = static_cast<size_t>(N) * C;
     const auto inp = random_rows<floatX>(N, C, 1), weight = random_storage<floatX>(C, 2),
                dout = random_storage<floatX>(NC, 3), before_dinp = random_storage<floatX>(NC, 4);
     const Floats before_dweight = random_tensor<float>(C, 5), before_dbias = random_tensor<float>(C, 6);
     const Doubles x = to_numbers(inp), w = to_numbers(weight), dy = to_numbers(dout);
     Doubles out(NC), mean(N), rstd(N);
-    cpu::layernorm_forward(out.data(), mean.data(), rstd.data(), x.data(), w.data(), w.data(), N, C);
+    cpu::layernorm_forward(out.data(), if_centred(centred, mean.data()), rstd.data(), x.data(), w.data(), w.data(), N,
+                           C);
     const Floats float_mean(mean.begin(), mean.end()), float_rstd(rstd.begin(), rstd.end());
     mean = to_numbers(float_mean), rstd = to_numbers(float_rstd);
     Doubles expected_dinp = to_numbers(before_dinp), expected_dweight = to_numbers(before_dweight),
             expected_dbias = to_numbers(before_dbias);
-    cpu::layernorm_backward(expected_dinp.data(), expected_dweight.data(), expected_dbias.data(), dy.data(), x.data(),
-                            w.data(), mean.data(), rstd.data(), N, C);
+    cpu::layernorm_backward(expected_dinp.data(), expected_dweight.data(), if_centred(centred, expected_dbias.data()),
+                            dy.data(), x.data(), w.data(), if_centred(centred, mean.data()), rstd.data(), N, C);
 
     const DeviceArray<floatX> dinp(before_dinp, shift[0]), device_dout(dout, shift[1]), device_inp(inp, shift[2]),
         device_weight(weight, shift[3]);
     const DeviceArray<float> dweight(before_dweight, shift.all), dbias(before_dbias, shift.all),
         device_mean(float_mean), device_rstd(float_rstd);
+    const DeviceArray<float> dinp_sums(Floats(C, NAN), shift.all);
     const DeviceArray<char> scratch(layernorm_backward_scratch(N, C));
-    layernorm_backward(dinp.data(), dweight.data(), dbias.data(), scratch.data(), device_dout.data(), device_inp.data(),
-                       device_weight.data(), device_mean.data(), device_rstd.data(), N, C, nullptr);
+    const auto backward = [&](const DeviceArray<floatX>& to, float* dw, float* db, float* sums, bool set) {
+      layernorm_backward(to.data(), dw, if_centred(centred, db), sums, scratch.data(), device_dout.data(),
+                         device_inp.data(), device_weight.data(), if_centred(centred, device_mean.data()),
+                         device_rstd.data(), set, N, C, nullptr);
+    };
+    backward(dinp, dweight.data(), dbias.data(), dinp_sums.data(), false);
     // dinp is rstd times a difference of numbers around 1, which have the error of norm.
     const Doubles lost = lost_digits(x, rstd);
     Doubles lost_dinp = product(lost, rstd);
@@ -188,20 +160,36 @@ TEST_CASE_TEMPLATE("layernorm's backward on the device against the CPU, added to
     check_rows("dinp", dinp.host(), expected_dinp, C, lost_dinp);
     const Doubles lost_dweight = {std::sqrt(N) * *std::max_element(lost.begin(), lost.end())};
     check_rows("dweight", dweight.host(), expected_dweight, N + 1, lost_dweight);
-    check_close("dbias", dbias.host(), expected_dbias, N + 1);
+    if (centred) check_close("dbias", dbias.host(), expected_dbias, N + 1);
 
-    const DeviceArray<floatX> dinp_alone(before_dinp, shift[0]);  // without the parameters' gradients
-    layernorm_backward<floatX>(dinp_alone.data(), nullptr, nullptr, scratch.data(), device_dout.data(),
-                               device_inp.data(), device_weight.data(), device_mean.data(), device_rstd.data(), N, C,
-                               nullptr);
-    CHECK(same_bits(dinp_alone.host(), dinp.host()));
+    // The sums are those of the stored values.
+    const Doubles stored = to_numbers(dinp.host());
+    Doubles expected_sums(C);
+    cpu::bias_backward(expected_sums.data(), stored.data(), N, C);
+    check_close("dinp_sums", dinp_sums.host(), expected_sums, N);
+
+    const DeviceArray<floatX> dinp_only(before_dinp, shift[0]), again(before_dinp, shift[0]);
+    backward(dinp_only, nullptr, nullptr, nullptr, false);  // without the parameters' gradients
+    CHECK(same_bits(dinp_only.host(), dinp.host()));
+    const DeviceArray<float> set_dweight(Floats(C, NAN)), set_dbias(Floats(C, NAN)), only_sums(Floats(C, NAN));
+    backward(again, set_dweight.data(), set_dbias.data(), nullptr, true);
+    Floats added = set_dweight.host(), added_bias = set_dbias.host();
+    for (int c = 0; c < C; ++c)
+      added[c] = before_dweight[c] + added[c], added_bias[c] = before_dbias[c] + added_bias[c];
+    CHECK(same_bits(added, dweight.host()));
+    if (centred) CHECK(same_bits(added_bias, dbias.host()));
+    again.write(before_dinp);
+    backward(again, nullptr, nullptr, only_sums.data(), true);
+    CHECK(same_bits(only_sums.host(), dinp_sums.host()));
   }
-  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 256");
-  check_ran<floatX>("layernorm_backward_kernel<floatX, true, 512");
-  check_ran<floatX>("layernorm_backward_wide_kernel<floatX, true");
+  for (const std::string centred : {"true>", "false>"}) {
+    check_ran<floatX>("layernorm_backward_kernel<floatX, true, 256, 2, " + centred);
+    check_ran<floatX>("layernorm_backward_kernel<floatX, true, 512, 1, " + centred);
+    check_ran<floatX>("layernorm_backward_wide_kernel<floatX, true, " + centred);
+  }
   // Scratch has room for one block per row, up to a limit, and packs of 8 channels.
-  CHECK(layernorm_backward_scratch(3, 33) == 3 * 2 * 40 * 4);
-  CHECK(layernorm_backward_scratch(kLayernormBackwardBlocks + 1, 8) == kLayernormBackwardBlocks * 2 * 8 * 4);
+  CHECK(layernorm_backward_scratch(3, 33) == 3 * 3 * 40 * 4);
+  CHECK(layernorm_backward_scratch(kLayernormBackwardBlocks + 1, 8) == kLayernormBackwardBlocks * 3 * 8 * 4);
 }
 
 TEST_CASE("layernorm on the device survives a mean far above the spread, and a row without spread") {
@@ -231,25 +219,28 @@ TEST_CASE("layernorm on the device survives a mean far above the spread, and a r
 
 TEST_CASE_TEMPLATE("layernorm does not depend on the schedule" * full_set(), floatX, float, bf16) {
   for (const auto [N, C] : {Sizes{37, 133}, Sizes{9, 768}, Sizes{5, 2568}, Sizes{3, 24'600}}) {
-    CAPTURE(C);
-    const size_t NC = static_cast<size_t>(N) * C;
-    const DeviceArray<floatX> inp1(random_rows<floatX>(N, C, 1)), inp2(random_rows<floatX>(N, C, 2)),
-        weight(random_storage<floatX>(C, 3)), dout(random_storage<floatX>(NC, 4)), residual(NC), out(NC), dinp(NC);
-    const DeviceArray<float> mean(N), rstd(N), dweight(C), dbias(C);
-    const DeviceArray<char> scratch(layernorm_backward_scratch(N, C));
-    const auto before = random_storage<floatX>(NC, 5);
-    same_under_all_schedules([&] {
-      dinp.write(before), dweight.write(Floats(C, 1)), dbias.write(Floats(C, 2));
-      residual_layernorm_forward(residual.data(), out.data(), mean.data(), rstd.data(), inp1.data(), inp2.data(),
-                                 weight.data(), weight.data(), 0.3f, 7, 8, N, C, nullptr);
-      Doubles all = to_numbers(out.host());
-      layernorm_forward(out.data(), mean.data(), rstd.data(), residual.data(), weight.data(), weight.data(), N, C,
-                        nullptr);
-      layernorm_backward(dinp.data(), dweight.data(), dbias.data(), scratch.data(), dout.data(), residual.data(),
-                         weight.data(), mean.data(), rstd.data(), N, C, nullptr);
-      append(all, residual.host()), append(all, out.host()), append(all, dinp.host());
-      append(all, mean.host()), append(all, rstd.host()), append(all, dweight.host()), append(all, dbias.host());
-      return all;
-    });
+    for (const bool centred : {true, false}) {
+      CAPTURE(C);
+      CAPTURE(centred);
+      const size_t NC = static_cast<size_t>(N) * C;
+      const DeviceArray<floatX> inp(random_rows<floatX>(N, C, 1)), weight(random_storage<floatX>(C, 3)),
+          dout(random_storage<floatX>(NC, 4)), out(NC), dinp(NC);
+      const DeviceArray<float> all_means(N), rstd(N), dweight(C), all_dbias(C), sums(C);
+      floatX* const bias = if_centred(centred, weight.data());
+      float *const mean = if_centred(centred, all_means.data()), *const dbias = if_centred(centred, all_dbias.data());
+      const DeviceArray<char> scratch(layernorm_backward_scratch(N, C));
+      const auto before = random_storage<floatX>(NC, 5);
+      same_under_all_schedules([&] {
+        dinp.write(before), dweight.write(Floats(C, 1)), all_dbias.write(Floats(C, 2)), all_means.write(Floats(N, 3));
+        layernorm_forward(out.data(), mean, rstd.data(), inp.data(), weight.data(), bias, N, C, nullptr);
+        layernorm_backward(dinp.data(), dweight.data(), dbias, sums.data(), scratch.data(), dout.data(), inp.data(),
+                           weight.data(), mean, rstd.data(), false, N, C, nullptr);
+        Doubles all = to_numbers(out.host());
+        append(all, dinp.host()), append(all, sums.host());
+        append(all, all_means.host()), append(all, rstd.host()), append(all, dweight.host());
+        append(all, all_dbias.host());
+        return all;
+      });
+    }
   }
 }

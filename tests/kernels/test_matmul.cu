@@ -114,8 +114,9 @@ struct Sizes {
 template <class floatX>
 struct Layer {
   int N, C, OC;
-  std::vector<floatX> inp, weight, bias, dout, pre_gelu;
+  std::vector<floatX> inp, weight, bias, dout, pre_gelu, residual;
   Floats dweight, dbias;  // old values
+  Floats dout_sums;       // not those of dout: to see where they go
 
   explicit Layer(Sizes sizes)
       : N(sizes.N),
@@ -126,8 +127,10 @@ struct Layer {
         bias(random_storage<floatX>(OC, 3)),
         dout(random_storage<floatX>(size_t(N) * OC, 4)),
         pre_gelu(random_storage<floatX>(size_t(N) * C, 5, 3)),
+        residual(random_storage<floatX>(size_t(N) * OC, 8)),
         dweight(random_tensor<float>(size_t(OC) * C, 6)),
-        dbias(random_tensor<float>(OC, 7)) {}
+        dbias(random_tensor<float>(OC, 7)),
+        dout_sums(random_tensor<float>(OC, 9)) {}
 };
 
 template <class floatX>
@@ -151,8 +154,10 @@ struct Outputs {
 struct Wanted {
   bool bias = true, out_gelu = true, pre_gelu = true;
   bool dinp = true, dweight = true, dbias = true;
-  size_t shift = 0;  // shift of all pointers
-  int only = -1;     // or only of this one
+  bool residual = false;           // added to out
+  bool set = false, sums = false;  // dweight and dbias are set; dbias comes from dout_sums
+  size_t shift = 0;                // shift of all pointers
+  int only = -1;                   // or only of this one
 };
 
 // Forward and backward; unwanted outputs are null, and stay empty or unchanged.
@@ -163,17 +168,23 @@ Outputs<floatX> run(const Layer<floatX>& l, MatmulMode mode, Wanted wanted = {})
   const std::vector<floatX> no_out(l.dout.size(), nan), no_inp(l.inp.size(), nan);
   const Guarded<floatX> inp(l.inp, shift(0), true), weight(l.weight, shift(1), true), bias(l.bias, shift(2), true),
       dout(l.dout, shift(3), true), pre_gelu(l.pre_gelu, shift(4), true), out(no_out, shift(5)),
-      out_gelu(no_out, shift(6)), dinp(no_inp, shift(7));
-  const Guarded<float> dweight(l.dweight, shift(8)), dbias(l.dbias, shift(9));
+      out_gelu(no_out, shift(6)), dinp(no_inp, shift(7)), residual(l.residual, shift(11), true);
+  const auto before = [&](const Floats& old) {
+    return wanted.set ? Floats(old.size(), std::numeric_limits<float>::quiet_NaN()) : old;
+  };
+  const Guarded<float> dweight(before(l.dweight), shift(8)), dbias(before(l.dbias), shift(9)),
+      sums(l.dout_sums, shift(12), true);
   const Guarded<unsigned char> scratch(
       std::vector<unsigned char>(matmul_backward_scratch(l.N, l.C, l.OC), static_cast<unsigned char>(0xff)),
       wanted.only == 10 ? sizeof(float) : 0);
   const auto pointer = [](bool want, auto* data) { return want ? data : nullptr; };
   matmul_forward<floatX>(out.data(), pointer(wanted.out_gelu, out_gelu.data()), inp.data(), weight.data(),
-                         pointer(wanted.bias, bias.data()), l.N, l.C, l.OC, mode, nullptr);
+                         pointer(wanted.bias, bias.data()), l.N, l.C, l.OC, mode, nullptr,
+                         pointer(wanted.residual, residual.data()));
   matmul_backward<floatX>(pointer(wanted.dinp, dinp.data()), pointer(wanted.dweight, dweight.data()),
                           pointer(wanted.dbias, dbias.data()), scratch.data(), dout.data(), inp.data(), weight.data(),
-                          pointer(wanted.pre_gelu, pre_gelu.data()), l.N, l.C, l.OC, mode, nullptr);
+                          pointer(wanted.pre_gelu, pre_gelu.data()), l.N, l.C, l.OC, mode, nullptr, wanted.set,
+                          pointer(wanted.sums, sums.data()));
   scratch.host();
   Outputs<floatX> results{out.host(), {}, {}, dweight.host(), dbias.host()};
   if (wanted.out_gelu) results.out_gelu = out_gelu.host();
@@ -196,14 +207,24 @@ Doubles gelu_gradients(const Doubles& x) {
 }
 
 template <class floatX>
-void check_against_twin(const Layer<floatX>& l, MatmulMode mode, const Outputs<floatX>& actual) {
+void check_against_twin(const Layer<floatX>& l, MatmulMode mode, const Outputs<floatX>& actual,
+                        const Wanted& wanted = {}) {
   const Doubles inp = factor(l.inp, mode), weight = factor(l.weight, mode), dout = factor(l.dout, mode);
   const Doubles bias = to_numbers(l.bias);
   Doubles out(l.dout.size()), dinp(l.inp.size()), dweight = to_numbers(l.dweight), dbias = to_numbers(l.dbias);
+  if (wanted.set) dweight.assign(dweight.size(), 0), dbias.assign(dbias.size(), 0);
   cpu::matmul_forward(out.data(), inp.data(), weight.data(), bias.data(), l.N, l.C, l.OC);
   cpu::matmul_backward(dinp.data(), dweight.data(), static_cast<double*>(nullptr), dout.data(), inp.data(),
                        weight.data(), l.N, l.C, l.OC);
-  cpu::bias_backward(dbias.data(), to_numbers(l.dout).data(), l.N, l.OC);  // not a product: not rounded to tf32
+  if (wanted.residual) {
+    const Doubles added = to_numbers(l.residual);
+    std::transform(out.begin(), out.end(), added.begin(), out.begin(), std::plus<double>());
+  }
+  if (wanted.sums) {
+    std::transform(dbias.begin(), dbias.end(), l.dout_sums.begin(), dbias.begin(), std::plus<double>());
+  } else {
+    cpu::bias_backward(dbias.data(), to_numbers(l.dout).data(), l.N, l.OC);  // not a product: not rounded to tf32
+  }
 
   CHECK(product_error(mode, actual.out, out, l.C) <= 1);
   const Doubles stored = to_numbers(actual.out);
@@ -245,6 +266,29 @@ TEST_CASE_TEMPLATE("matmul: every tier matches the twin", floatX, float, bf16) {
       CAPTURE(sizes.OC);
       const Layer<floatX> layer(sizes);
       check_against_twin(layer, tier.mode, run(layer, tier.mode));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("matmul adds a residual, sets gradients, and takes column sums that are known", floatX, float,
+                   bf16) {
+  for (const Tier& tier : tiers<floatX>()) {
+    for (const Sizes sizes : {Sizes{1, 1, 1}, Sizes{7, 13, 31}, Sizes{72, 64, 80}, Sizes{2060, 40, 24}}) {
+      INFO(std::string(tier.name));
+      CAPTURE(sizes.N);
+      const Layer<floatX> layer(sizes);
+      for (const Wanted& wanted : {Wanted{.residual = true}, Wanted{.set = true}, Wanted{.sums = true},
+                                   Wanted{.residual = true, .set = true, .sums = true}}) {
+        CAPTURE(wanted.set);
+        CAPTURE(wanted.sums);
+        check_against_twin(layer, tier.mode, run(layer, tier.mode, wanted), wanted);
+      }
+      // The residual in place: out is what it was added to.
+      if (tier.mode.tier == MatmulTier::cublaslt) continue;
+      const DeviceArray<floatX> inp(layer.inp), weight(layer.weight), out(layer.residual);
+      matmul_forward<floatX>(out.data(), nullptr, inp.data(), weight.data(), nullptr, layer.N, layer.C, layer.OC,
+                             tier.mode, nullptr, out.data());
+      CHECK(same_bits(out.host(), run(layer, tier.mode, {.bias = false, .out_gelu = false, .residual = true}).out));
     }
   }
 }
@@ -417,7 +461,7 @@ Floats by_tile(const Layer<floatX>& l) {
   const DeviceArray<floatX> inp(l.inp), weight(l.weight), bias(l.bias), dout(l.dout);
   const DeviceArray<floatX> out(l.dout.size()), out_gelu(l.dout.size()), dinp(l.inp.size());
   const DeviceArray<float> dweight(l.dweight);
-  const ForwardEpilogue<floatX> forward{out.data(), out_gelu.data(), bias.data(), l.OC};
+  const ForwardEpilogue<floatX> forward{out.data(), out_gelu.data(), bias.data(), nullptr, l.OC};
   matmul_tensor_core_tile<Tile, kVector, Major::k, Major::k>(forward, inp.data(), weight.data(), l.N, l.OC, l.C, l.C,
                                                              nullptr);
   const InputGradientEpilogue<floatX> input{dinp.data(), nullptr, l.C};

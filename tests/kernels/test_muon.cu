@@ -259,6 +259,20 @@ TEST_CASE("muon_apply updates float, and bf16 with a master copy, and does nothi
   check_ran<bf16>("muon_apply_kernel<floatX, false, true");
 }
 
+TEST_CASE("muon_apply takes its learning rate from device memory: the same bits as with the number") {
+  const int64_t N = 1027;
+  const DeviceArray<AdamWStep> step = step_with(1);
+  const DeviceArray<float> x(random_tensor<float>(N, 2)), rate(Floats{kRate});
+  const auto run = [&](LearningRate lr) {
+    const DeviceArray<float> params(random_tensor<float>(N, 1));
+    float* no_master = nullptr;
+    muon_apply(params.data(), no_master, x.data(), step.data(), lr, 3, kDecay, 1, N, nullptr);
+    return params.host();
+  };
+  CHECK(same_bits(run({0.3f, rate.data()}), run(0.3f * kRate)));
+  CHECK_FALSE(same_bits(run({1, rate.data()}), run(0.3f * kRate)));
+}
+
 TEST_CASE("muon_apply of bf16 without a master copy rounds randomly by seed and step, on average to the exact value") {
   const int64_t N = 16 * 1024;
   for (const bool unaligned : {false, true}) {

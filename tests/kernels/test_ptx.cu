@@ -11,6 +11,7 @@ namespace {
 // type of the factors, two bf16 or one float per register.
 template <class T>
 __global__ void mma_kernel(float* d, const T* a, const T* b) {
+  wait_for_earlier_kernels();
   constexpr int kPacked = 4 / sizeof(T), kDepth = 8 * kPacked;
   const int group = threadIdx.x / 4, pair = threadIdx.x % 4;
   uint32_t a_registers[4], b_registers[2];
@@ -49,6 +50,7 @@ std::vector<T> integers(size_t n, uint64_t seed) {
 // out[lane][r] of four 8 x 8 matrices, one after another in memory; lane l supplies row l % 8 of matrix l / 8.
 template <class T>
 __global__ void ldmatrix_kernel(uint32_t* out, const T* matrices, bool trans) {
+  wait_for_earlier_kernels();
   T* shared = dynamic_shared<T>();
   for (int i = threadIdx.x; i < 4 * 64; i += 32) shared[i] = matrices[i];
   __syncthreads();
@@ -66,6 +68,7 @@ __global__ void ldmatrix_kernel(uint32_t* out, const T* matrices, bool trans) {
 // Each of 32 threads copies kBytes, of which `valid` are valid, and writes the contents of shared memory after that.
 template <int kBytes>
 __global__ void cp_async_kernel(unsigned char* out, const unsigned char* from, int valid) {
+  wait_for_earlier_kernels();
   unsigned char* shared = dynamic_shared<unsigned char>() + threadIdx.x * kBytes;
   for (int i = 0; i < kBytes; ++i) shared[i] = 0xee;
   cp_async<kBytes>(shared, from + threadIdx.x * kBytes, valid);
@@ -77,6 +80,7 @@ __global__ void cp_async_kernel(unsigned char* out, const unsigned char* from, i
 // Three groups (of one copy, two and none) into one thread's words; after each wait, the words that have arrived.
 template <class T>
 __global__ void cp_async_groups_kernel(T* out, const T* from) {
+  wait_for_earlier_kernels();
   T* shared = dynamic_shared<T>();
   cp_async<4>(shared, from, 4);
   cp_async_commit();
@@ -99,12 +103,14 @@ __global__ void cp_async_groups_kernel(T* out, const T* from) {
 
 template <class T>
 __global__ void to_tf32_kernel(uint32_t* out, const T* x, int n) {
+  wait_for_earlier_kernels();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) out[i] = to_tf32(x[i]);
 }
 
 template <class T>
 __global__ void exp2_kernel(T* out, const T* x, int n) {
+  wait_for_earlier_kernels();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) out[i] = exp2_approximate(x[i]);
 }
@@ -112,6 +118,7 @@ __global__ void exp2_kernel(T* out, const T* x, int n) {
 // Threads from `n` on load nothing: their addresses are not valid memory.
 template <class V>
 __global__ void load_if_kernel(V* out, const V* from, int n) {
+  wait_for_earlier_kernels();
   const int i = threadIdx.x;
   out[i] = load_if(from + i, i < n);
 }

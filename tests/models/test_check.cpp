@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "llm/models/check.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 
 namespace {

@@ -41,10 +41,3 @@ TEST_CASE("validate names the field out of range, its file, and its value") {
   check([](ModelConfig& c) { c.channels = 0; }, "channels", "0");
   check([](ModelConfig& c) { c.channels = 52; }, "3 heads do not divide 52 channels", "52");
 }
-
-TEST_CASE("flops per token: six per multiplied parameter, and attention's share grows with T") {
-  const ModelConfig config = gpt2(12, 12, 768);
-  const double multiplied = 12 * 12 * 768.0 * 768 + 50257 * 768.0;
-  CHECK(flops_per_token(config, 1024) == doctest::Approx(6 * multiplied + 12.0 * 12 * 768 * 1024));
-  CHECK(flops_per_token(config, 2) - flops_per_token(config, 1) == doctest::Approx(12.0 * 12 * 768));
-}

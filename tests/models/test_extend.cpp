@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "llm/models/cpu.h"
 #include "llm/models/extend.h"
 #include "llm/models/init.h"
 #include "llm/support/error.h"
@@ -65,8 +66,7 @@ TEST_CASE("a classifier with a larger vocabulary keeps its head") {
   const auto extended = extend_vocabulary(*model, 257, 260, NewRows::mean);
   std::vector<float> pooling(6, 0.5f), before(6), after(6);
   const auto run = [&](Model& m, float* out) {
-    m.set_pooling(pooling.data(), 2, 3);
-    m.forward(kIds.data(), 2, 3, Pass::evaluate);
+    m.forward({.tokens = kIds.data(), .B = 2, .T = 3, .pass = Pass::evaluate, .pooling = pooling.data()});
     for (int row = 0; row < 2; ++row) m.read_logits(row, out + 3 * row);
   };
   run(*model, before.data());

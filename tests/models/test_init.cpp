@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/model_files.h"

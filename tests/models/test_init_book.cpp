@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "llm/models/cpu.h"
 #include "llm/models/init_book.h"
 #include "llm/support/error.h"
 #include "tests/helpers/golden.h"

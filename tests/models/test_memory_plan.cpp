@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include "llm/models/activations.h"
+#include "llm/models/gpt2.h"
 #include "llm/models/memory_plan.h"
 #include "llm/models/tensor_table.h"
 
@@ -14,10 +15,11 @@ TEST_CASE("the memory plan lists what is allocated") {
   std::vector<MemoryRow> plan = memory_plan(kSmall, {}, 2, 8);
   const int64_t arena = arena_size(param_table(kSmall)) * 4;
   for (int k = 0; k < 4; ++k) CHECK(plan[static_cast<size_t>(k)].bytes == arena);
-  Activations<float> acts;
+  Gpt2::Activations<float, float> acts;
+  AdapterScratch<float> adapters;
   int64_t activations = 0;
   for (size_t k = 4; k < plan.size(); ++k) activations += plan[k].bytes;
-  CHECK(activations == bind_activations(kSmall, {}, 2, 8, 16, acts, nullptr));
+  CHECK(activations == bind_activations<Gpt2>(kSmall, {}, param_table(kSmall), 2, 8, 16, acts, adapters, nullptr));
   const auto bytes = [&](const std::string& name) {
     for (const MemoryRow& row : plan) {
       if (row.name == name) return row.bytes;
@@ -33,6 +35,12 @@ TEST_CASE("the memory plan lists what is allocated") {
   CHECK(bytes("parameters") == arena);
   plan = memory_plan({.vocab_size = 50257}, {}, 4, 1024);
   CHECK(bytes("logits") == 256 * 50304 * 4);
+  plan = memory_plan({.vocab_size = 50257}, {.loss_chunk = 1000}, 4, 1024);
+  CHECK(bytes("logits") == 1000 * 50304 * 4);
+  plan = gpu_memory_plan({.vocab_size = 50257}, {.precision = Precision::bf16, .loss_chunk = 1000}, 4, 1024);
+  CHECK(bytes("logits") == 1000 * 50304 * 2);
+  plan = gpu_memory_plan({.vocab_size = 50257}, {.precision = Precision::bf16, .loss_chunk = 5000}, 4, 1024);
+  CHECK(bytes("logits") == 4096 * 50304 * 2);
   // Stored in bf16, as on a GPU.
   plan = arena_plan(kSmall, {.precision = Precision::bf16, .recompute = Recompute::block}, 2, 8, 16, true);
   CHECK(bytes("parameters") == arena / 2);
@@ -45,6 +53,12 @@ TEST_CASE("the memory plan lists what is allocated") {
   CHECK(bytes("block.1.fch") == -1);
   plan = arena_plan(kSmall, {.precision = Precision::bf16, .master_weights = false}, 2, 8, 16, true);
   CHECK(bytes("master weights") == -1);
+  plan = arena_plan(kSmall, {.precision = Precision::bf16, .moments = Moments::bf16}, 2, 8, 16, true);
+  CHECK(bytes("master weights") == arena);
+  CHECK(bytes("AdamW m") == arena / 2);
+  CHECK(bytes("AdamW v") == arena / 2);
+  plan = memory_plan(kSmall, {.moments = Moments::bf16}, 2, 8);
+  CHECK(bytes("AdamW m") == arena / 2);
   plan = memory_plan(kSmall, {.optimizer = Optimizer::muon}, 2, 8);
   CHECK(bytes("Muon, AdamW m") == arena);
   CHECK(bytes("AdamW m") == -1);

@@ -3,10 +3,12 @@
 #include <tuple>
 
 #include "llm/models/check.h"
+#include "llm/models/cpu.h"
 #include "llm/models/cpu_model.h"
 #include "llm/models/init.h"
 #include "llm/models/memory_plan.h"
 #include "llm/support/error.h"
+#include "tests/helpers/documents.h"
 #include "tests/helpers/model_variants.h"
 
 namespace {
@@ -17,24 +19,22 @@ const ModelConfig kSmall = {.max_seq_len = 16, .vocab_size = 61, .num_layers = 2
 template <class Visit>
 void for_each_pair(CpuModel<double>& model, Visit&& visit) {  // values, gradients
   std::vector<double*> grads;
-  for_each_param(model.config, model.options.lora, model.grads,
-                 [&](double*& g, const ParamTensor&) { grads.push_back(g); });
+  Gpt2::for_each_param(model.config, model.options.lora, model.grads,
+                       [&](double*& g, const ParamTensor&) { grads.push_back(g); });
   size_t k = 0;
-  for_each_param(model.config, model.options.lora, model.params, [&](double*& values, const ParamTensor&) {
+  Gpt2::for_each_param(model.config, model.options.lora, model.params, [&](double*& values, const ParamTensor&) {
     visit(model.table[k], std::span(values, static_cast<size_t>(model.table[k].file_size())), grads[k]);
     ++k;
   });
 }
 
 void micro_step(Model& model, const VariantBatch& batch) {
-  batch.set_pooling(model);
-  model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+  model.forward(input_of(batch, Pass::train));
   model.backward(batch.targets.data(), batch.weights.data());
 }
 
 Floats logits_of(Model& model, const VariantBatch& batch) {
-  batch.set_pooling(model);
-  model.forward(batch.inputs.data(), batch.B, batch.T, Pass::evaluate);
+  model.forward(input_of(batch, Pass::evaluate));
   const size_t columns = static_cast<size_t>(model.config.outputs());
   Floats all(batch.weights.size() * columns);
   for (size_t r = 0; r < batch.weights.size(); ++r) model.read_logits(static_cast<int64_t>(r), &all[r * columns]);
@@ -60,9 +60,7 @@ TEST_CASE("every variant's gradients match finite differences, with dropout; unt
     batch.weights = random_tensor<float>(batch.weights.size(), 5);
     if (batch.weights.size() > 2) batch.targets[2] = -1;
     const auto loss = [&] {
-      model.set_dropout(0.2f, 7, 8);
-      batch.set_pooling(model);
-      model.forward(batch.inputs.data(), batch.B, batch.T, Pass::train);
+      model.forward(input_of(batch, Pass::train, {0.2f, 7, 8}));
       model.loss(batch.targets.data(), nullptr);
       return dot_product(batch.weights, std::span<const double>(model.acts.losses, batch.weights.size()));
     };
@@ -95,10 +93,8 @@ TEST_CASE("the fast path agrees with the reference in every variant and precisio
       const VariantBatch batch(v.config, 3, 13, 1);
       for (Model* model : {static_cast<Model*>(&reference), static_cast<Model*>(&fast)}) {
         random_weights(*model, 0.2);
-        model->set_dropout(0.1f, 5, 6);
-        batch.set_pooling(*model);
       }
-      for (const CheckRow& row : compare_models(fast, reference, batch, precision)) {
+      for (const CheckRow& row : compare_models(fast, reference, batch, precision, {0.1f, 5, 6})) {
         INFO(v.name, ", ", row.tensor, ": relative ", row.relative, ", cosine ", row.cosine, ", bound ", row.bound);
         CHECK(row.ok);
       }
@@ -265,26 +261,72 @@ TEST_CASE("errors: a cache that does not fit, decoding without one, and beyond i
   CpuModel<float> model(kSmall, false);
   random_weights(model, 0.5);
   const std::vector<int32_t> ids(16, 1), wrong = {1, 61};
-  CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("set_cache()"), Error);
-  CHECK_THROWS_WITH_AS(model.set_cache(1, 17), doctest::Contains("1 sequences of 17 tokens"), Error);
-  CHECK_THROWS_AS(model.set_cache(0, 1), Error);
-  model.set_cache(2, 5);
-  CHECK_THROWS_WITH_AS(model.forward(ids.data(), 1, 5, Pass::generate), doctest::Contains("which holds 2 of 5"), Error);
-  CHECK_THROWS_AS(model.forward(ids.data(), 2, 6, Pass::generate), Error);
-  CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("to continue from"), Error);
-  model.forward(ids.data(), 2, 4, Pass::generate);
-  CHECK_THROWS_WITH_AS(model.decode(wrong.data()), doctest::Contains("token 61"), Error);
-  model.decode(ids.data());
-  CHECK_THROWS_WITH_AS(model.decode(ids.data()), doctest::Contains("6 tokens does not fit the cache"), Error);
-  model.forward(ids.data(), 2, 4, Pass::generate);
-  model.forward(ids.data(), 2, 8, Pass::evaluate);  // of any size, and the cache is gone
-  CHECK_THROWS_AS(model.decode(ids.data()), Error);
-  model.set_cache(0, 0);
-  model.forward(ids.data(), 1, 16, Pass::generate);
+  const auto generate = [&](int B, int T, KeyValueCache* cache, const int32_t* tokens = nullptr) {
+    model.forward({.tokens = tokens ? tokens : ids.data(), .B = B, .T = T, .pass = Pass::generate, .cache = cache});
+  };
+  CHECK_THROWS_WITH_AS(model.make_cache(1, 17), doctest::Contains("1 sequences of 17 tokens"), Error);
+  CHECK_THROWS_AS(model.make_cache(0, 1), Error);
+  const auto cache = model.make_cache(2, 5);
+  CHECK_THROWS_WITH_AS(generate(1, 5, cache.get()), doctest::Contains("which holds 2 of 5"), Error);
+  CHECK_THROWS_AS(generate(2, 6, cache.get()), Error);
+  generate(2, 4, cache.get());
+  CHECK(cache->lengths == std::vector<int32_t>{4, 4});
+  CHECK_THROWS_WITH_AS(generate(2, 1, cache.get(), wrong.data()), doctest::Contains("token 61"), Error);
+  CHECK_THROWS_AS(generate(2, 2, cache.get()), std::logic_error);  // only one token at a time continues it
+  generate(2, 1, cache.get());
+  CHECK_THROWS_WITH_AS(generate(2, 1, cache.get()), doctest::Contains("6 tokens does not fit the cache"), Error);
+  cache->clear();
+  generate(2, 4, cache.get());
+  generate(1, 16, nullptr);
+  CHECK_THROWS_AS(model.forward({.tokens = ids.data(), .B = 2, .T = 4, .pass = Pass::evaluate, .cache = cache.get()}),
+                  std::logic_error);
+  const int32_t lengths[] = {4, 5};
+  CHECK_THROWS_WITH_AS(
+      model.forward({.tokens = ids.data(), .B = 2, .T = 4, .pass = Pass::generate, .lengths = lengths}),
+      doctest::Contains("sequence 1 has 5 tokens before padding"), Error);
   ModelConfig both_ways = kSmall;
   both_ways.causal = false;
   CpuModel<float> other(both_ways, false);
-  CHECK_THROWS_WITH_AS(other.set_cache(1, 8), doctest::Contains("not causal"), Error);
+  CHECK_THROWS_WITH_AS(other.make_cache(1, 8), doctest::Contains("not causal"), Error);
+  CpuModel<double> exact(kSmall, true);
+  const auto of_another = exact.make_cache(2, 5);
+  CHECK_THROWS_AS(generate(2, 4, of_another.get()), std::logic_error);
+}
+
+TEST_CASE("sequences of different lengths are decoded together, each as it would be by itself") {
+  CpuModel<float> model(kSmall, true);
+  random_weights(model, 0.5);
+  const VariantBatch batch(kSmall, 3, 12, 4);
+  const int32_t lengths[] = {5, 1, 8};
+  const size_t V = static_cast<size_t>(kSmall.vocab_size);
+  const auto token = [&](int b, int t) { return batch.inputs[static_cast<size_t>(b * batch.T + t)]; };
+  std::vector<int32_t> prompt(3 * 8, 0);
+  for (int b = 0; b < 3; ++b) {
+    for (int t = 0; t < lengths[b]; ++t) prompt[static_cast<size_t>(b * 8 + t)] = token(b, t);
+  }
+  const auto together = model.make_cache(3, 12);
+  model.forward(
+      {.tokens = prompt.data(), .B = 3, .T = 8, .pass = Pass::generate, .lengths = lengths, .cache = together.get()});
+  std::vector<Floats> rows;
+  Floats row(V);
+  for (int step = 0;; ++step) {
+    for (int b = 0; b < 3; ++b) {
+      model.read_logits(b, row.data());
+      rows.push_back(row);
+    }
+    if (step == 4) break;
+    std::vector<int32_t> next;
+    for (int b = 0; b < 3; ++b) next.push_back(token(b, lengths[b] + step));
+    model.forward({.tokens = next.data(), .B = 3, .T = 1, .pass = Pass::generate, .cache = together.get()});
+  }
+  CHECK(together->lengths == std::vector<int32_t>{9, 5, 12});
+  for (int b = 0; b < 3; ++b) {
+    for (int step = 0; step <= 4; ++step) {
+      model.forward(&batch.inputs[static_cast<size_t>(b * batch.T)], 1, lengths[b] + step, Pass::generate);
+      model.read_logits(0, row.data());
+      CHECK(relative_difference(rows[static_cast<size_t>(step * 3 + b)], row) < 1e-6);
+    }
+  }
 }
 
 TEST_CASE("errors: a classifier without pooling, classes and options that do not fit") {
@@ -293,12 +335,15 @@ TEST_CASE("errors: a classifier without pooling, classes and options that do not
   CpuModel<float> model(config, true), language(kSmall, true);
   const VariantBatch batch(config, 2, 9, 1);
   CHECK_THROWS_AS(model.forward(batch.inputs.data(), 2, 9, Pass::train), std::logic_error);
-  batch.set_pooling(model);
-  CHECK_NOTHROW(model.forward(batch.inputs.data(), 2, 9, Pass::train));
-  CHECK_THROWS_AS(model.forward(batch.inputs.data(), 1, 9, Pass::train), std::logic_error);
-  CHECK_THROWS_AS(language.set_pooling(batch.pooling.data(), 2, 9), std::logic_error);
+  CHECK_NOTHROW(model.forward(input_of(batch, Pass::train)));
+  CHECK_THROWS_AS(language.forward(input_of(batch, Pass::train)), std::logic_error);
+  const auto first = documents_of(2, 9, {4, 2});
+  ForwardInput documents = input_of(batch, Pass::train);
+  documents.documents = first.data();
+  CHECK_THROWS_AS(model.forward(documents), std::logic_error);
+  CHECK_THROWS_AS(model.make_cache(2, 9), std::logic_error);
   const int32_t wrong[] = {0, 3};
-  model.forward(batch.inputs.data(), 2, 9, Pass::train);
+  model.forward(input_of(batch, Pass::train));
   CHECK_THROWS_WITH_AS(model.loss(wrong, nullptr), "class 3 of sequence 1 is not among 3", Error);
   Floats values(static_cast<size_t>(model.table[0].size()));
   CpuModel<float> frozen(kSmall, true, {.trainable = {.embeddings = false}});

@@ -3,6 +3,9 @@
 #include <map>
 #include <set>
 
+#include "llm/models/cpu.h"
+#include "llm/models/families.h"
+#include "llm/models/gpt2.h"
 #include "llm/models/tensor_table.h"
 
 namespace {
@@ -83,10 +86,10 @@ TEST_CASE("under Muon the blocks' matrices have no v; under AdamW every tensor h
 TEST_CASE("bind_params points to the table's offsets") {
   const std::vector<ParamTensor> table = param_table(kOdd);
   std::vector<float> arena(static_cast<size_t>(arena_size(table)));
-  Params<float> params;
-  bind_params(kOdd, {}, table, params, arena.data());
+  Gpt2::Params<float> params;
+  bind_params<Gpt2>(kOdd, {}, table, params, arena.data());
   size_t k = 0;
-  for_each_param(kOdd, {}, params, [&](float*& pointer, const ParamTensor& tensor) {
+  Gpt2::for_each_param(kOdd, {}, params, [&](float*& pointer, const ParamTensor& tensor) {
     CHECK(tensor.name == table[k].name);
     CHECK(pointer - arena.data() == table[k].offset);
     ++k;
@@ -95,8 +98,8 @@ TEST_CASE("bind_params points to the table's offsets") {
   CHECK(params.wte == arena.data());
   REQUIRE(params.block.size() == 3);
   for (const ParamTensor& tensor : table) {
-    if (tensor.name == "block.2.fcprojw") CHECK(params.block[2].fcprojw - arena.data() == tensor.offset);
-    if (tensor.name == "lnfb") CHECK(params.lnfb - arena.data() == tensor.offset);
+    if (tensor.name == "block.2.fcprojw") CHECK(params.block[2].fcproj.w - arena.data() == tensor.offset);
+    if (tensor.name == "lnfb") CHECK(params.lnf.b - arena.data() == tensor.offset);
   }
 }
 
@@ -166,6 +169,28 @@ TEST_CASE("a row gives its tensor's place and role") {
   CHECK(rows["block.2.fcw.lora_a"].first_row == 0);
 }
 
+TEST_CASE("an RMSNorm has the weight of a layer norm, and no bias") {
+  std::vector<ParamTensor> tensors;
+  const auto visit = [&](float*&, const ParamTensor& tensor) { tensors.push_back(tensor); };
+  const LoraOptions lora;
+  TableRows<float, decltype(visit)> rows(lora, visit);
+  Norm<float> rms, layer;
+  rows.rms_norm(rms, "ln1", "block.1.", "h.1.ln_1", 1, 51);
+  CHECK(std::string(rms.name) == "ln1");
+  rows.norm(layer, "ln1", "block.1.", "h.1.ln_1", 1, 51);
+  REQUIRE(tensors.size() == 3);
+  CHECK(tensors[0].name == "block.1.ln1w");
+  CHECK(tensors[0].hf_name == "h.1.ln_1.weight");
+  CHECK((tensors[0].init == Init::ones));
+  CHECK(tensors[1].name == tensors[0].name);
+  CHECK(tensors[2].name == "block.1.ln1b");
+  for (const ParamTensor& tensor : tensors) {
+    CHECK((tensor.role == Role::norm));
+    CHECK(tensor.layer == 1);
+    CHECK(tensor.size() == 51);
+  }
+}
+
 TEST_CASE("matrices decay and start normal; vectors do neither") {
   for (const ParamTensor& tensor : param_table(kOdd)) {
     CAPTURE(tensor.name);
@@ -192,4 +217,20 @@ TEST_CASE("GPT-2's sizes start as GPT-2 does; narrower models start with larger 
   }
   CHECK(std_of(gpt2(4, 4, 192), "wte") == doctest::Approx(0.04));
   CHECK(std_of(gpt2(4, 4, 192), "wpe") == doctest::Approx(0.02));
+}
+
+TEST_CASE("errors: a tensor without a role, two of one name, an unknown family: each is named") {
+  std::vector<ParamTensor> rows = find_family("gpt2").rows(kOdd, {});
+  rows[3].role = Role::none;
+  CHECK_THROWS_WITH_AS(arrange_table(rows, kOdd, {}),
+                       doctest::Contains("the tensor block.0.ln1b of a gpt2 has no role"), Error);
+  rows = find_family("gpt2").rows(kOdd, {});
+  rows[5].name = "wte";
+  CHECK_THROWS_WITH_AS(arrange_table(rows, kOdd, {}), doctest::Contains("two tensors of a gpt2 are called wte"), Error);
+  ModelConfig other = kOdd;
+  other.family = "gpt5";
+  CHECK_THROWS_WITH_AS(param_table(other), doctest::Contains("no family of models \"gpt5\"; expected one of: gpt2"),
+                       Error);
+  CHECK_THROWS_AS(make_cpu_model(other, true), Error);
+  CHECK_THROWS_AS(register_family(find_family("gpt2")), std::logic_error);
 }

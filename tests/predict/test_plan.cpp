@@ -101,6 +101,13 @@ TEST_CASE("the memory that each GPU keeps") {
     planned += row.bytes;
   }
   CHECK(memory_of(run) == planned);
+  Run chunked = run;
+  chunked.loss_chunk = 1000;
+  CHECK(memory(chunked).at("logits") == 1000 * 50304 * 2);
+  Run bf16_moments = run;
+  bf16_moments.moments = Moments::bf16;
+  CHECK(memory_of(run) - memory_of(bf16_moments) == 4 * arena_size(param_table(run.shape)));
+  CHECK(step_time(bf16_moments).parts[3] < step_time(run).parts[3]);
   Run recomputing = run;
   recomputing.recompute = Recompute::gelu;
   CHECK(memory_of(recomputing) < memory_of(run));

@@ -1,6 +1,7 @@
 # book: the figures that need neither the book's text nor GPT-2's vocabulary; the others are left out with a reason.
 source "$(dirname "$0")/lib.sh"
 export OMP_NUM_THREADS=1
+export ASAN_OPTIONS=detect_leaks=0 # OpenMPI leaks some memory at its end
 unset WROUGHT_DATA
 book=$BUILD/book
 

@@ -62,12 +62,14 @@ test_refused() {
     "$plan" --model gpt2-xl --batch-size 64
   expect_output '^  --zero 1 +[0-9.]+ GB$'
   expect_output '^  --recompute block +[0-9.]+ GB, fits$'
+  expect_output '^  --moments bf16 +[0-9.]+ GB$'
+  expect_output '^  --loss-chunk 4096 +[0-9.]+ GB$'
   expect_output '^  --batch-size 16 +[0-9.]+ GB, fits$'
   expect_ok "$plan" --model gpt2-xl --batch-size 64 --recompute block
   expect_ok "$plan" --model gpt2-xl --batch-size 16
   expect_error 1 'takes [0-9.]+ GB' "$plan" --model gpt2-xl --batch-size 27 --total-batch-tokens 221184
   expect_output '^  --batch-size 9 +[0-9.]+ GB, fits$'
-  for flag in "--gpus 0" "--batch-size 0" "--zero 4" "--recompute all" "--precision fp8" "--network-gbps 0" "--tokens 0" \
+  for flag in "--gpus 0" "--batch-size 0" "--zero 4" "--recompute all" "--precision fp8" "--moments fp8" "--loss-chunk -1" "--network-gbps 0" "--tokens 0" \
     "--dollars-per-gpu-hour -1" "--scaling --published"; do
     # shellcheck disable=SC2086
     expect_error 2 "$(cut -d' ' -f1 <<<"$flag")" "$plan" $flag

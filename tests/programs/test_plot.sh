@@ -21,6 +21,13 @@ test_smoke() {
     grep -q "$text" losses.svg || die "losses.svg has no $text"
   done
   expect_ok "$plot" schedule --steps 135 --lr 1e-3 --warmup-steps 27 --schedule cosine --out schedule.svg
+  expect_ok "$plot" model --model gpt2 --layer 11 --out model.svg
+  for text in 'linear_forward: qkv' 'attention_backward' 'block.11.fch_gelu (1024, 3072)' 'dqkv (1024, 2304)'; do
+    grep -qF ">$text<" model.svg || die "model.svg has no $text"
+  done
+  expect_ok "$plot" model --model run/latest --out small.svg
+  expect_error 2 'layer 12: the model has 12, 0 to 11' "$plot" model --model gpt2 --layer 12 --out no.svg
+  expect_error 2 "model is 'nothing', expected a preset such as gpt2, .*, or a model directory" "$plot" model --model nothing --out no.svg
   expect_ok "$plot" attention --model run/latest --prompt 'One & two' --layer 1 --out heads.svg
   grep -q '>head 1<' heads.svg || die "heads.svg: $(cat heads.svg)"
   expect_error 1 'nothing' "$plot" metrics --run nothing --out no.svg

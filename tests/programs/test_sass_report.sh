@@ -49,6 +49,12 @@ budget '{"kernel": "two_kernel.*", "divisions": 1}' ''
 expect_error 1 'two_kernel<float, true>: 1 accesses to local memory' count budget.json 13.0
 [ "$(grep two_kernel out | head -n 1 | tr -s ' ')" = " 2 6 2 1 64 1 1 two_kernel<float, true>" ] || { cat out; die "the counts are wrong"; }
 sed -i /STL/d sass
+cp sass sass_without_wait
+sed -i '/0050/s/I2F.*/ACQBULK ;/' sass  # after three loads
+expect_error 1 'two_kernel<float, true>: 3 accesses or ends before the wait for earlier kernels' count budget.json 13.0
+sed -i 's/LDG.E.*/FADD R12, R7, R12 ;/' sass
+expect_ok count budget.json 13.0
+mv sass_without_wait sass
 expect_ok count budget.json 13.0
 budget '' ''
 expect_error 1 '1 integer divisions in its loops, 0 are allowed' count budget.json 13.0

@@ -83,6 +83,7 @@ need_mpi() {
     echo "skipped: no mpirun, or train_gpt2 was built without MPI (libopenmpi-dev, openmpi-bin)"
     exit 77
   fi
+  export ASAN_OPTIONS=detect_leaks=0 # OpenMPI leaks some memory at its end
   export OMP_WAIT_POLICY=passive OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 }
 
@@ -243,6 +244,7 @@ test_other_programs() {
 # Files that become shorter, and limits of the system.
 # shellcheck disable=SC2086
 test_files_and_limits() {
+  export ASAN_OPTIONS=handle_sigbus=0:handle_segv=0 # under AddressSanitizer, too, these are the program's
   make_whole
   in_background $trainer $flags $for_ever --run cut
   wait_for reached cut 3
@@ -279,8 +281,11 @@ test_several_processes() {
       if tr '\0' '\n' <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$2"; then echo "$pid"; fi
     done
   }
+  # mpirun kills a process one second after SIGTERM; under AddressSanitizer saving may take longer.
+  local seconds=1
+  if grep -q __asan_init "$trainer"; then seconds=10; fi
   mpirun_in_background() { # mpirun_in_background N FLAGS...: in its own process group, as on a terminal
-    in_background setsid mpirun --oversubscribe --bind-to none -n "$1" $trainer "${@:2}"
+    in_background setsid mpirun --mca odls_base_sigkill_timeout $seconds --oversubscribe --bind-to none -n "$1" $trainer "${@:2}"
   }
   # To one rank: all end. To mpirun, or as Ctrl-C on a terminal to its group: mpirun passes SIGUSR1 on; at the others it
   # stops reading the ranks' output, sends them SIGTERM and ends with its own code. A single process prints more lines

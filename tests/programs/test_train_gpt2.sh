@@ -229,6 +229,51 @@ test_muon() {
   [ ! -e runs ] || die "a refused run, or --memory, left a folder: $(ls runs)"
 }
 
+# Moments in bf16: half their memory, resumed bit for bit, and exchanged for float ones and back.
+test_moments() {
+  make_unbroken
+  expect_ok train --run moments "${hard[@]}" --moments bf16
+  head -1 moments/metrics.jsonl | grep -q '"moments":"bf16"' || die "the record lacks the moments' type"
+  cmp -s unbroken/latest/optimizer.safetensors moments/latest/optimizer.safetensors && die "--moments bf16 changes nothing"
+  paste -d: <(losses moments) <(losses unbroken) |
+    awk -F: '{ d = $2 / $4 - 1; if (d > 0.01 || d < -0.01) exit 1 }' || die "--moments bf16 gives another loss"
+  cp -r moments resumed
+  rm -r resumed/checkpoints/step_000010 resumed/checkpoints/step_000012
+  ln -sfn checkpoints/step_000005 resumed/latest
+  cp -r resumed asfloat
+  expect_ok "$trainer" --run resumed --resume
+  same_state moments resumed
+  expect_ok "$trainer" --run asfloat --resume --moments float
+  cmp -s asfloat/latest/optimizer.safetensors moments/latest/optimizer.safetensors && die "--moments float changes nothing on resume"
+  expect_ok "$trainer" --run asfloat --resume --moments bf16 --steps 14
+  for moments in float bf16; do
+    expect_ok train --memory --moments $moments
+    sed -n 's/^AdamW [mv] .* \([0-9]*\)$/\1/p' out >$moments.bytes
+  done
+  paste float.bytes bf16.bytes | awk '$1 != 2 * $2 { exit 1 } END { exit NR != 2 }' || die "--moments bf16 does not halve m and v"
+  expect_ok train --kernels --moments bf16
+  expect_output '^adamw_update_bf16 +fast'
+  expect_refused 2 'moments bf16 is for AdamW.s moments, and --optimizer muon keeps its momentum in float' train --moments bf16 --optimizer muon
+  expect_refused 2 "moments is 'fp8', expected one of float bf16" train --moments fp8
+}
+
+# Logits chunk by chunk: less memory, the same losses; another chunk may be given on resume.
+test_loss_chunk() {
+  make_text
+  expect_ok train --run whole --steps 8 --schedule constant --warmup-steps 0
+  for chunk in 1 13 64 1000; do
+    expect_ok train --run chunk-$chunk --steps 8 --schedule constant --warmup-steps 0 --loss-chunk $chunk
+    paste -d: <(losses chunk-$chunk) <(losses whole) |
+      awk -F: '{ d = $2 - $4; if (d > 1e-5 || d < -1e-5) exit 1 } END { exit NR != 8 }' || die "--loss-chunk $chunk gives another loss"
+    expect_ok train --memory --loss-chunk $chunk
+    expect_output "^logits +\($((chunk < 64 ? chunk : 64)), 384\) "
+  done
+  head -1 chunk-13/metrics.jsonl | grep -q '"loss-chunk":13' || die "the record lacks the chunk"
+  expect_ok "$trainer" --run chunk-13 --resume --steps 9 --loss-chunk 5
+  expect_refused 2 'loss-chunk is -1, expected 0 to' train --loss-chunk -1
+  expect_refused 2 'loss-chunk' train --loss-chunk few
+}
+
 # An average of the weights: the saved model holds it, training continues from the weights.
 test_average() {
   make_unbroken

@@ -103,7 +103,7 @@ test_same_bits() {
 # Resumed from the middle, as after a crash; with micro-batches, dropout and stochastic rounding.
 test_resumed() {
   make_text
-  hard=(--steps 6 --save-every 2 --keep 0 --dropout 0.1 --total-batch-tokens 132 --no-master-weights --sample-tokens 5
+  hard=(--steps 6 --save-every 2 --keep 0 --dropout 0.1 --total-batch-tokens 132 --no-master-weights --moments bf16 --sample-tokens 5
     --sample-every 3 --eval-every 4 --prompt Fox)
   expect_ok sim --run unbroken "${hard[@]}"
   [ "$(grep -c -- '--- sample ---' out)" = 2 ] || die "expected two samples"
@@ -183,6 +183,10 @@ test_inspection() {
   expect_output '^master weights +[0-9]+ +[0-9]+$'
   expect_output '^scratch +[0-9]+$'
   bytes=$(total)
+  sed '/^total/d' out >of_gpu
+  expect_ok trainer "$BUILD/train_gpt2" --gpu-memory --run looked # planned in a build without CUDA
+  sed '/^total/d; /^libraries/d' out | cmp - of_gpu || die "train_gpt2 --gpu-memory differs from train_gpt2sim --memory"
+  expect_output '^libraries, at most +335544320$' # two workspaces of cuBLASLt, one of cuDNN
   expect_ok sim --memory --run looked --recompute block --no-master-weights
   [ "$(total)" -lt "$bytes" ] || die "recomputation and no master weights save nothing"
   [ ! -e looked ] || die "--memory or --check made a run"
@@ -209,8 +213,8 @@ test_kernels() {
 --precision bf16 --channels 51 --heads 3 --dropout 0.1
 --precision tf32 --channels 51 --heads 3 --recompute block
 --precision fp32 --channels 51 --heads 3 --optimizer muon
---precision bf16 --channels 66 --heads 2
---precision bf16 --seq-len 1 --recompute gelu --no-master-weights
+--precision bf16 --channels 66 --heads 2 --loss-chunk 13
+--precision bf16 --seq-len 1 --recompute gelu --no-master-weights --moments bf16
 END
   expect_ok sim --kernels --run looked --batch-size 4 --seq-len 32
   expect_output '^device: cudasim; built without cuBLASLt, without cuDNN$'
@@ -241,13 +245,13 @@ test_refused() {
   CUDASIM_DEVICES=0 expect_refused 2 "precision is 'fp8', expected one of fp32 tf32 bf16" sim --precision fp8
   CUDASIM_MEMORY=$bytes expect_ok sim --run fits --steps 2
   CUDASIM_MEMORY=$((bytes - 1)) expect_refused 1 "training takes $bytes bytes of GPU memory and $((bytes - 1)) are free" sim
-  for way in '--recompute gelu' '--recompute block' '--no-master-weights' '--batch-size 1'; do
+  for way in '--recompute gelu' '--recompute block' '--no-master-weights' '--moments bf16' '--batch-size 1'; do
     expect_output "^  $way +[0-9]+ bytes, fits\$"
   done
   CUDASIM_MEMORY=$((bytes - 1)) expect_ok sim --run fits2 --steps 2 --recompute gelu
-  CUDASIM_MEMORY=100000 expect_refused 1 '^  --batch-size 1 ' sim --recompute block --no-master-weights
+  CUDASIM_MEMORY=100000 expect_refused 1 '^  --batch-size 1 ' sim --recompute block --no-master-weights --moments bf16
   [ "$(grep -c -- '--batch-size 1 ' out)" = 1 ] || die "the same advice is given twice"
-  CUDASIM_MEMORY=100000 expect_refused 1 '^  --recompute block --no-master-weights --batch-size 1 +[0-9]+ bytes$' sim
+  CUDASIM_MEMORY=100000 expect_refused 1 '^  --recompute block --no-master-weights --moments bf16 --batch-size 1 +[0-9]+ bytes$' sim
   expect_refused 2 'no-master-weights goes with --precision bf16' sim --precision fp32 --no-master-weights
   expect_ok sim --help
   expect_output 'precision TEXT=bf16'

@@ -54,6 +54,21 @@ test_average_and_memory() {
   expect_output '^gradients to sum '
 }
 
+# Moments in bf16 draw the same numbers in every stage: one curve, and the bits of a run that is resumed.
+# shellcheck disable=SC2086
+test_moments() {
+  make_text
+  expect_ok $trainer $flags --precision fp32 --moments bf16 --run 1
+  for how in '2 0' '2 1' '2 2 --loss-chunk 7' '2 3'; do
+    expect_ok processes ${how%% *} $flags --precision fp32 --moments bf16 --zero ${how#* } --run "on-${how:2:1}"
+    same_curve 1 "on-${how:2:1}" 1e-5
+  done
+  cp -r on-2 again
+  rm -rf again/checkpoints/step_000006 && ln -sfn checkpoints/step_000003 again/latest
+  expect_ok processes 2 --run again --resume
+  same_state on-2 again
+}
+
 # By variables, without a launcher.
 # shellcheck disable=SC2086
 test_variables() {

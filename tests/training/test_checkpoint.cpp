@@ -6,7 +6,9 @@
 #include <csignal>
 #include <set>
 
+#include "kernels/rounding.h"
 #include "llm/formats/open_weights.h"
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/training/checkpoint.h"
 #include "tests/helpers/model_files.h"
@@ -46,7 +48,7 @@ TEST_CASE("a checkpoint restores parameters, moments and state, and training con
   CHECK(state["note"] == "\u00e9\ufffd");
   CHECK(state["checksums"].size() == 3);
   const auto resumed = make_cpu_model(read_model_config(saved), true);
-  load_checkpoint(*resumed, saved);
+  load_checkpoint(*resumed, saved, 3);
   CHECK(same(*model, *resumed, {Arena::params, Arena::m, Arena::v}));
   CHECK(read_tensor(*model, Arena::m, model->table[0])[5] != 0);
   train_step(*model, 4);
@@ -59,29 +61,53 @@ TEST_CASE("a checkpoint restores parameters, moments and state, and training con
   fs::remove_all(folder.path.string() + "_moved");
 }
 
+TEST_CASE("moments in bf16 survive a checkpoint exactly; float ones continue as bf16 after one rounding, and back") {
+  const Folder folder;
+  const auto make = [](Moments moments) { return make_cpu_model(kTiny, true, {.moments = moments, .seed = 5}); };
+  const auto model = make(Moments::bf16);
+  init_weights(*model, 1);
+  for (int64_t step = 1; step <= 3; ++step) train_step(*model, step);
+  const fs::path saved = save_checkpoint(folder.path, 3, *model, nullptr, {{"step", 3}}, 0);
+  const auto resumed = make(Moments::bf16), as_float = make(Moments::f32), back = make(Moments::bf16);
+  load_checkpoint(*resumed, saved, 3);
+  load_checkpoint(*as_float, saved, 3);
+  CHECK(same(*model, *resumed, {Arena::params, Arena::m, Arena::v}));
+  CHECK(same(*model, *as_float, {Arena::params, Arena::m, Arena::v}));
+  train_step(*model, 4);
+  train_step(*resumed, 4);
+  train_step(*as_float, 4);
+  CHECK(same(*model, *resumed, {Arena::params, Arena::m, Arena::v}));
+  CHECK(same(*model, *as_float, {Arena::params}));  // updated from the moments before they are rounded
+  CHECK_FALSE(same(*model, *as_float, {Arena::m}));
+  load_checkpoint(*back, save_checkpoint(folder.path, 4, *as_float, nullptr, {{"step", 4}}, 0), 4);
+  for (const ParamTensor& tensor : back->table) {
+    const std::vector<float> rounded = read_tensor(*back, Arena::m, tensor),
+                             exact = read_tensor(*as_float, Arena::m, tensor);
+    for (size_t i = 0; i < exact.size(); ++i) CHECK(rounded[i] == cpu::round_to_nearest(exact[i]));
+  }
+}
+
 TEST_CASE("a checkpoint with an average of the weights has it as its model; training continues from the weights") {
   const Folder folder;
   const ModelOptions options = {.ema = 0.9};
   const auto model = make_cpu_model(kTiny, true, options), resumed = make_cpu_model(kTiny, true, options);
   init_weights(*model, 1);
   for (int64_t step = 1; step <= 3; ++step) train_step(*model, step);
-  model->exchange_average();
   const fs::path saved = save_checkpoint(folder.path, 3, *model, nullptr, {{"step", 3}}, 0);
   const auto plain = make_cpu_model(read_model_config(saved), true);
   load_weights(*plain, saved);
-  CHECK(same(*model, *plain, {Arena::params}));  // the average
-  model->exchange_average();
   CHECK_FALSE(same(*model, *plain, {Arena::params}));
+  model->exchange_average();
+  CHECK(same(*model, *plain, {Arena::params}));
+  model->exchange_average();
 
-  load_checkpoint(*resumed, saved);
-  resumed->set_updates(3);
-  resumed->exchange_average();
+  load_checkpoint(*resumed, saved, 3);
   for (int64_t step = 4; step <= 5; ++step) {
     CHECK(same(*model, *resumed, {Arena::params, Arena::m, Arena::v, Arena::average}));
     train_step(*model, step);
     train_step(*resumed, step);
   }
-  CHECK_THROWS_WITH_AS(load_checkpoint(*plain, saved), Contains("tensors, expected"), Error);
+  CHECK_THROWS_WITH_AS(load_checkpoint(*plain, saved, 3), Contains("tensors, expected"), Error);
 }
 
 TEST_CASE("the newest checkpoints are kept, the one just written always") {
@@ -138,7 +164,7 @@ TEST_CASE("a checkpoint of the same step is replaced; the remains of a killed ru
   CHECK(std::distance(fs::directory_iterator(all), fs::directory_iterator()) == 1);
   CHECK_FALSE(fs::is_symlink(folder.path / "latest.tmp"));
   read_training_state(latest_checkpoint(folder.path));
-  load_checkpoint(*loaded, latest_checkpoint(folder.path));
+  load_checkpoint(*loaded, latest_checkpoint(folder.path), 3);
   CHECK(same(*second, *loaded, {Arena::params}));
 }
 
@@ -167,7 +193,7 @@ TEST_CASE("a full disk leaves the last good checkpoint, and nothing half-written
     CHECK(latest_checkpoint(folder.path) == good);
     read_training_state(good);
     const auto loaded = make_cpu_model(model->config, true);
-    load_checkpoint(*loaded, good);
+    load_checkpoint(*loaded, good, 3);
     CHECK(same(*model, *loaded, {Arena::params}));
   }
   std::signal(SIGXFSZ, old_handler);
@@ -235,7 +261,7 @@ TEST_CASE("a damaged training state is refused by name") {
   rewrite(good / "optimizer.safetensors", good / "optimizer.safetensors", [](FileTensor& tensor) {
     if (tensor.name == "v.h.1.ln_2.bias") tensor.name = "v.h.9.ln_2.bias";
   });
-  CHECK_THROWS_WITH_AS(load_checkpoint(*target, good), Contains("tensor \"v.h.1.ln_2.bias\" is missing"), Error);
+  CHECK_THROWS_WITH_AS(load_checkpoint(*target, good, 3), Contains("tensor \"v.h.1.ln_2.bias\" is missing"), Error);
   CHECK(same(*untouched, *target, {Arena::params, Arena::m, Arena::v}));
 }
 
@@ -258,27 +284,27 @@ TEST_CASE("Muon's state: momentum for every tensor, v for what AdamW updates; th
   CHECK(names.contains("v.wte.weight"));
 
   const auto loaded = muon_model();
-  load_checkpoint(*loaded, saved);
+  load_checkpoint(*loaded, saved, 3);
   CHECK(same(*model, *loaded, {Arena::params, Arena::m, Arena::v}));
   train_step(*model, 2);
   train_step(*loaded, 2);
   CHECK(same(*model, *loaded, {Arena::params, Arena::m, Arena::v}));
 
   const auto adamw = random_model(kTiny, 2), untouched = random_model(kTiny, 2);
-  CHECK_THROWS_WITH_AS(load_checkpoint(*adamw, saved),
+  CHECK_THROWS_WITH_AS(load_checkpoint(*adamw, saved, 3),
                        Contains("the state of {optimizer} muon, expected that of adamw; continue with the run's own"),
                        Error);
   CHECK(same(*untouched, *adamw, {Arena::params, Arena::m, Arena::v}));
   const fs::path other = save_checkpoint(folder.path / "adamw", 1, *adamw, nullptr, {{"step", 1}}, 0);
-  CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other),
+  CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other, 3),
                        Contains("the state of {optimizer} adamw, expected that of muon"), Error);
   CHECK(same(*model, *loaded, {Arena::params, Arena::m, Arena::v}));
   // The state of neither: v is missing for one matrix.
   rewrite(other / "optimizer.safetensors", other / "optimizer.safetensors", [](FileTensor& tensor) {
     if (tensor.name.starts_with("v.h.") && tensor.name.ends_with("c_fc.weight")) tensor.name.clear();
   });
-  CHECK_THROWS_WITH_AS(load_checkpoint(*adamw, other), Contains("\"v.h.0.mlp.c_fc.weight\" is missing"), Error);
-  CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other), Contains("54 tensors, expected 48"), Error);
+  CHECK_THROWS_WITH_AS(load_checkpoint(*adamw, other, 3), Contains("\"v.h.0.mlp.c_fc.weight\" is missing"), Error);
+  CHECK_THROWS_WITH_AS(load_checkpoint(*loaded, other, 3), Contains("54 tensors, expected 48"), Error);
 }
 
 TEST_CASE("a state has a version and its own checksum; every change is detected; version 1 has neither") {

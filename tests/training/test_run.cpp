@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 
+#include "llm/models/cpu.h"
 #include "llm/models/init.h"
 #include "llm/support/error.h"
 #include "llm/text/shards.h"
@@ -181,6 +182,7 @@ TEST_CASE("impossible runs are refused with the reason, and leave no files") {
   refused("{reference} has no", true, [](TrainConfig& c) { c.precision = "bf16", c.reference = true; });
   refused("{no-master-weights} needs a GPU", true,
           [](TrainConfig& c) { c.precision = "bf16", c.no_master_weights = true; });
+  refused("{plans} is for products by cuBLASLt, which needs a GPU", true, [](TrainConfig& c) { c.plans = "x.json"; });
   ::setenv("WROUGHT_ISA", "avx2", 1);
   refused("needs a CPU with AVX512-BF16", false, [](TrainConfig& c) { c.precision = "bf16"; });
   ::unsetenv("WROUGHT_ISA");

@@ -6,11 +6,13 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <vector>
 
 enum cudaDataType_t { CUDA_R_32F = 0, CUDA_R_16BF = 14 };
 enum cublasStatus_t {
@@ -27,7 +29,8 @@ enum cublasLtEpilogue_t {
   CUBLASLT_EPILOGUE_BIAS = 4,
   CUBLASLT_EPILOGUE_GELU_AUX = 32 | 128,
   CUBLASLT_EPILOGUE_GELU_AUX_BIAS = 32 | 128 | 4,
-  CUBLASLT_EPILOGUE_DGELU = 64 | 128
+  CUBLASLT_EPILOGUE_DGELU = 64 | 128,
+  CUBLASLT_EPILOGUE_BGRADB = 512
 };
 enum cublasLtMatmulDescAttributes_t {
   CUBLASLT_MATMUL_DESC_TRANSA = 3,
@@ -35,7 +38,8 @@ enum cublasLtMatmulDescAttributes_t {
   CUBLASLT_MATMUL_DESC_EPILOGUE = 7,
   CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,
   CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER = 11,
-  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD = 12
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD = 12,
+  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26
 };
 enum cublasLtMatmulPreferenceAttributes_t {
   CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES = 1,
@@ -45,7 +49,13 @@ enum cublasLtMatmulPreferenceAttributes_t {
   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES = 7,
   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES = 8
 };
-constexpr uint32_t CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2;
+enum cublasLtReductionScheme_t {
+  CUBLASLT_REDUCTION_SCHEME_NONE = 0,
+  CUBLASLT_REDUCTION_SCHEME_INPLACE = 1,
+  CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2,
+  CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE = 4
+};
+enum cublasLtMatmulAlgoConfigAttributes_t { CUBLASLT_ALGO_CONFIG_ID = 0, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME = 3 };
 
 namespace cudasim {
 
@@ -59,12 +69,26 @@ struct LtOperation {
   int32_t trans_a = CUBLAS_OP_N, trans_b = CUBLAS_OP_N, epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void *bias = nullptr, *aux = nullptr;
   int64_t aux_ld = 0;
+  int32_t bias_type = -1;  // -1: that of D
 };
 
-// For tests: the heuristic's answer for an epilogue, and how many products ran.
+// An algorithm, as the heuristic offers it.
+struct LtAlgorithm {
+  uint64_t id = 0;
+  uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
+  uint64_t workspace = ~uint64_t{0};  // the default: all that the preference allows
+};
+
+// For tests: the heuristic's answer for an epilogue and the algorithms that it offers, whatever reductions it was asked
+// to leave out; those that the library does not accept or cannot run; and what was called.
 struct LtControl {
   std::function<cublasStatus_t(int32_t epilogue)> answer = [](int32_t) { return CUBLAS_STATUS_SUCCESS; };
-  int64_t products = 0;
+  std::vector<LtAlgorithm> offered{{}};
+  std::function<bool(uint64_t id)> accepts = [](uint64_t) { return true; }, runs = accepts;
+  uint32_t schemes = 0;                              // that the last call of the heuristic allowed
+  int64_t products = 0, heuristics = 0, checks = 0;  // calls
+  uint64_t last = 0;                                 // the algorithm of the last product
+  size_t version = 130000;
 };
 inline LtControl& cublaslt() {
   static auto* control = new LtControl;
@@ -74,7 +98,7 @@ inline LtControl& cublaslt() {
 struct LtArguments {
   LtOperation operation;
   LtLayout a, b, d;
-  const void *a_data, *b_data;
+  const void *a_data, *b_data, *c_data;
   void* d_data;
   float beta;
 };
@@ -91,7 +115,8 @@ __device__ inline void lt_store(void* data, cudaDataType_t type, int64_t i, floa
   }
 }
 
-// D = epilogue(op(A) op(B) + beta D); one thread per row of a column.
+// D = epilogue(op(A) op(B) + beta C); one thread per row of a column. BGRADB: the bias is set to the sums of op(B)
+// along K, one for each column.
 __global__ inline void cublaslt_stand_in_kernel(LtArguments p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, j = blockIdx.y;
   if (i >= static_cast<int64_t>(p.d.rows)) return;
@@ -112,7 +137,7 @@ __global__ inline void cublaslt_stand_in_kernel(LtArguments p) {
            (o.trans_b == CUBLAS_OP_T ? factor(p.b_data, p.b, j, k) : factor(p.b_data, p.b, k, j));
   }
   const int64_t at = i + j * p.d.ld;
-  if (p.beta != 0) sum += p.beta * lt_load(p.d_data, p.d.type, at);
+  if (p.beta != 0) sum += p.beta * lt_load(p.c_data, p.d.type, at);
   if (o.epilogue & CUBLASLT_EPILOGUE_BIAS) sum += lt_load(o.bias, p.d.type, i);
   const float c = 0.7978845608f;  // sqrt(2 / pi)
   if (o.epilogue & 32) {          // GELU, and its argument to aux
@@ -123,6 +148,12 @@ __global__ inline void cublaslt_stand_in_kernel(LtArguments p) {
     sum *= 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * c * (1 + 3 * 0.044715f * x * x);
   }
   lt_store(p.d_data, p.d.type, at, sum);
+  if (o.epilogue != CUBLASLT_EPILOGUE_BGRADB || i > 0) return;
+  float column = 0;
+  for (int64_t k = 0; k < K; ++k) {
+    column += o.trans_b == CUBLAS_OP_T ? factor(p.b_data, p.b, j, k) : factor(p.b_data, p.b, k, j);
+  }
+  lt_store(const_cast<void*>(o.bias), static_cast<cudaDataType_t>(o.bias_type), j, column);
 }
 
 inline bool lt_aligned(const void* pointer) { return pointer && reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -137,7 +168,9 @@ inline cublasStatus_t lt_check(const LtOperation& o, const LtLayout& a, const Lt
   for (const LtLayout* layout : {&a, &b, &d}) {
     if (layout->ld < static_cast<int64_t>(layout->rows)) return CUBLAS_STATUS_INVALID_VALUE;
   }
-  if ((o.epilogue & CUBLASLT_EPILOGUE_BIAS) && !lt_aligned(o.bias)) return CUBLAS_STATUS_INVALID_VALUE;
+  const bool bgrad = o.epilogue == CUBLASLT_EPILOGUE_BGRADB;
+  if (((o.epilogue & CUBLASLT_EPILOGUE_BIAS) || bgrad) && !lt_aligned(o.bias)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (bgrad && o.bias_type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
   const bool aux = o.epilogue & 128;
   if (aux && (!lt_aligned(o.aux) || o.aux_ld < static_cast<int64_t>(d.rows) || o.aux_ld % 8 != 0)) {
     return CUBLAS_STATUS_INVALID_VALUE;
@@ -151,11 +184,12 @@ using cublasLtMatmulDesc_t = cudasim::LtOperation*;
 using cublasLtMatrixLayout_t = cudasim::LtLayout*;
 struct cublasLtPreference {
   uint64_t workspace = 0;
+  uint32_t schemes = 7;
 };
 using cublasLtMatmulPreference_t = cublasLtPreference*;
 using cublasLtHandle_t = int*;
 struct cublasLtMatmulAlgo_t {
-  uint64_t workspace;
+  uint64_t data[8];  // id, scheme, workspace
 };
 struct cublasLtMatmulHeuristicResult_t {
   cublasLtMatmulAlgo_t algo;
@@ -179,6 +213,7 @@ inline const char* cublasLtGetStatusString(cublasStatus_t status) {
   return "unknown";
 }
 
+inline size_t cublasLtGetVersion() { return cudasim::cublaslt().version; }
 inline cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) return CUBLAS_STATUS_NOT_INITIALIZED;
@@ -210,6 +245,8 @@ inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t o, cub
       return set(o->aux);
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
       return set(o->aux_ld);
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
+      return set(o->bias_type);
   }
   return CUBLAS_STATUS_INVALID_VALUE;
 }
@@ -240,16 +277,44 @@ inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPrefere
   const bool workspace = attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
   if (bytes != (workspace ? sizeof(uint64_t) : sizeof(uint32_t))) return CUBLAS_STATUS_INVALID_VALUE;
   if (workspace) std::memcpy(&preference->workspace, value, bytes);
+  if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) std::memcpy(&preference->schemes, value, bytes);
   return CUBLAS_STATUS_SUCCESS;
 }
 inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t o, cublasLtMatrixLayout_t a,
                                                      cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t,
                                                      cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference,
                                                      int wanted, cublasLtMatmulHeuristicResult_t* results, int* count) {
+  cudasim::LtControl& control = cudasim::cublaslt();
+  ++control.heuristics;
+  control.schemes = preference->schemes;
   const cublasStatus_t status = cudasim::lt_check(*o, *a, *b, *d);
-  *count = status == CUBLAS_STATUS_SUCCESS && wanted > 0;
-  if (*count) results[0] = {{preference->workspace}, preference->workspace, CUBLAS_STATUS_SUCCESS};
+  *count = status == CUBLAS_STATUS_SUCCESS ? std::min(wanted, static_cast<int>(control.offered.size())) : 0;
+  for (int k = 0; k < *count; ++k) {
+    const cudasim::LtAlgorithm& offer = control.offered[static_cast<size_t>(k)];
+    const uint64_t workspace = offer.workspace == ~uint64_t{0} ? preference->workspace : offer.workspace;
+    results[k] = {{{offer.id, offer.scheme, workspace}}, workspace, CUBLAS_STATUS_SUCCESS};
+  }
   return status;
+}
+inline cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* algorithm,
+                                                           cublasLtMatmulAlgoConfigAttributes_t attribute, void* value,
+                                                           size_t bytes, size_t* written) {
+  const auto number = static_cast<uint32_t>(algorithm->data[attribute == CUBLASLT_ALGO_CONFIG_ID ? 0 : 1]);
+  if (bytes != sizeof number) return CUBLAS_STATUS_INVALID_VALUE;
+  std::memcpy(value, &number, bytes);
+  *written = bytes;
+  return CUBLAS_STATUS_SUCCESS;
+}
+inline cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t o, cublasLtMatrixLayout_t a,
+                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t* algorithm,
+                                              cublasLtMatmulHeuristicResult_t* result) {
+  ++cudasim::cublaslt().checks;
+  if (const cublasStatus_t status = cudasim::lt_check(*o, *a, *b, *d); status) return status;
+  if (!cudasim::cublaslt().accepts(algorithm->data[0])) return CUBLAS_STATUS_NOT_SUPPORTED;
+  result->workspaceSize = algorithm->data[2];
+  result->state = CUBLAS_STATUS_SUCCESS;
+  return CUBLAS_STATUS_SUCCESS;
 }
 inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t o, const float* alpha, const void* a,
                                      cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
@@ -257,12 +322,14 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t o, c
                                      cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm,
                                      void* workspace, size_t workspace_bytes, cudaStream_t stream) {
   if (const cublasStatus_t status = cudasim::lt_check(*o, *a_layout, *b_layout, *d_layout); status) return status;
-  if (*alpha != 1 || c != d || !cudasim::lt_aligned(a) || !cudasim::lt_aligned(b) || !cudasim::lt_aligned(d) ||
-      !cudasim::lt_aligned(workspace) || workspace_bytes < algorithm->workspace) {
+  if (*alpha != 1 || !cudasim::lt_aligned(c) || !cudasim::lt_aligned(a) || !cudasim::lt_aligned(b) ||
+      !cudasim::lt_aligned(d) || !cudasim::lt_aligned(workspace) || workspace_bytes < algorithm->data[2]) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
+  if (!cudasim::cublaslt().runs(algorithm->data[0])) return CUBLAS_STATUS_NOT_SUPPORTED;
+  cudasim::cublaslt().last = algorithm->data[0];
   ++cudasim::cublaslt().products;
-  const cudasim::LtArguments arguments{*o, *a_layout, *b_layout, *d_layout, a, b, d, *beta};
+  const cudasim::LtArguments arguments{*o, *a_layout, *b_layout, *d_layout, a, b, c, d, *beta};
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>((d_layout->rows + 127) / 128), static_cast<unsigned>(d_layout->columns));
   config.blockDim = dim3(128);

@@ -45,6 +45,9 @@ std::map<std::string, uint64_t> kernel_launches();  // with the number of launch
 // be captured in a graph must not do.
 uint64_t allocations();
 
+// Graphs that this process launched so far.
+uint64_t graph_launches();
+
 // The process's NCCL calls so far, by operation ("ncclAllReduce", ...). elements: of the larger of a call's two
 // buffers: count, for ncclReduceScatter and ncclAllGather nranks * count.
 struct NcclTraffic {
@@ -147,6 +150,11 @@ void warp_collective(Args& mine, F&& f, const char* what, Place where = Place::c
 
 // A collective's body reads for all lanes; here the calling lane reports its own reads, for checks and counts.
 void note_read(const void* from, int bytes);
+
+// griddepcontrol.wait: earlier kernels have ended here anyway, so it does nothing. But in a launch with programmatic
+// stream serialization, each thread must have called it before it accesses global memory (checked in instrumented code)
+// and before it ends.
+void wait_for_earlier_grids();
 
 // cp.async: the copy happens at the wait; until then the target is 0xFF in every byte. The first valid_bytes bytes
 // are copied, the rest become 0. Both addresses must be multiples of `bytes` (4, 8 or 16).

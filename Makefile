@@ -104,6 +104,8 @@ bench: all
 	@$(BUILD)/bench_tokenizer train 4096 $(BUILD)/stories.txt
 	@$(BUILD)/bench_tokenizer encode $(BUILD)/stories.json $(BUILD)/stories.txt
 	@$(BUILD)/bench_dataloader
+	@$(BUILD)/bench_sampler
+	@$(BUILD)/bench_decode
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-sanitize

@@ -25,6 +25,12 @@ inline void add_device_flags(CLI::App& app, DeviceFlags& flags, bool exact) {
   add_device_flags(app, flags, exact, kHasGpu);
 }
 
+// Those of a program that decodes: in float unless told otherwise.
+inline void add_decode_flags(CLI::App& app, DeviceFlags& flags) {
+  flags.decodes = true;
+  add_device_flags(app, flags, true, kHasGpu);
+}
+
 // Throws UsageError for what this program or machine does not have; sets the number of threads, and the precision if it
 // is open.
 inline void settle_device(DeviceFlags& flags) {
@@ -33,6 +39,16 @@ inline void settle_device(DeviceFlags& flags) {
 #ifdef WROUGHT_GPU
   if (flags.on_gpu()) check_gpu();
 #endif
+}
+
+// Throws Error if the rows' sum is more than this machine has. what: takes them; todo: what takes less.
+inline void check_machine_memory(const std::vector<MemoryRow>& rows, const std::string& what, const std::string& todo) {
+  double needed = 0;
+  for (const MemoryRow& row : rows) needed += static_cast<double>(row.bytes);
+  const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
+  if (machine > 0 && needed > machine) {
+    fail("%s take %.1f GB and this machine has %.1f GB; %s", what.c_str(), needed / 1e9, machine / 1e9, todo.c_str());
+  }
 }
 
 // A model for batches of (B, T) in the flags' precision. Throws Error if the device cannot hold its training.
@@ -45,15 +61,8 @@ inline std::unique_ptr<Model> make_device_model(const DeviceFlags& flags, const 
     return make_gpu_model(shape, options, B, T, flags.reference);
   }
 #endif
-  double needed = 0;
-  for (const MemoryRow& row : memory_plan(shape, options, B, T)) needed += static_cast<double>(row.bytes);
-  const double machine = static_cast<double>(::sysconf(_SC_PHYS_PAGES)) * static_cast<double>(::sysconf(_SC_PAGESIZE));
-  if (machine > 0 && needed > machine) {
-    fail(
-        "batches of %d x %d tokens take %.1f GB and this machine has %.1f GB; take fewer or shorter sequences at a "
-        "time",
-        B, T, needed / 1e9, machine / 1e9);
-  }
+  check_machine_memory(memory_plan(shape, options, B, T), strprintf("batches of %d x %d tokens", B, T),
+                       "take fewer or shorter sequences at a time");
   return make_cpu_model(shape, flags.reference, options);
 }
 

@@ -233,10 +233,12 @@ void evaluate(Flags& flags) {
   const bool shards = is_text && names_shards(flags.data);
   const std::string where = flags.tokenizer.empty() ? flags.model : flags.tokenizer;
   std::optional<Tokenizer> tokenizer;  // bare shards need none
-  if (!shards || !flags.tokenizer.empty() || std::filesystem::exists(std::filesystem::path(where) / "tokenizer.json")) {
-    tokenizer = Tokenizer::load(where);
-    check_tokenizer(*tokenizer, shape, where);
+  if (!shards || !flags.tokenizer.empty()) {
+    tokenizer = load_tokenizer(where);
+  } else {
+    tokenizer = find_tokenizer(where);
   }
+  if (tokenizer) check_tokenizer(*tokenizer, shape, where);
 
   if (is_text) {
     Tokens tokens;
@@ -268,7 +270,7 @@ void evaluate(Flags& flags) {
 int main(int argc, char** argv) {
   CLI::App app("Measures a model: loss and perplexity on text, answers to questions.");
   Flags flags;
-  app.add_option("--model", flags.model, "model directory (a run's latest/, or one that transformers saved)")
+  app.add_option("--model", flags.model, "model directory (a run's latest/, or one that transformers saved), or .gguf")
       ->required();
   app.add_option(
          "--data", flags.data,

@@ -30,7 +30,7 @@ int main(int argc, char** argv) {
     check_output_folder("--to", to);
     if (fs::exists(to) && !fs::is_empty(to) && !force) fail("%s: exists already; --force overwrites it", to.c_str());
     const ModelConfig shape = read_model_config(from);
-    const Tokenizer old = Tokenizer::load(from);
+    const Tokenizer old = load_tokenizer(from);
     check_tokenizer(old, shape, from);
     const Tokenizer tokenizer = old.with_special_tokens(tokens);
     check_weights(shape, from);

@@ -1,14 +1,18 @@
-// Attention of one new query per head to a cache of keys and values: the maths of attention_decode.h.
+// Attention of new tokens to a cache of keys and values: the maths of attention_decode.h, the cache of kv_cache.h.
 //
-// Bound by memory: every key and value is read once, 2 n HS elements per head, for one multiply-add each. A single head
-// would keep only one multiprocessor busy, so keys are cut into chunks of 128, one block each; a chunk leaves its
-// largest score m, sum = sum_u exp(s[u] - m) and acc = sum_u exp(s[u] - m) v[u] in scratch, HS + 2 floats for 256 HS
-// elements. A second kernel adds the chunks up, in their order, with the largest m of all:
+// Bound by memory: every key and value is read once per row, 2 n HS elements per head, for one multiply-add each. A
+// single head would keep only one multiprocessor busy, so keys are cut into chunks of 128, four pages, one block each;
+// a chunk leaves its largest score m, sum = sum_u exp(s[u] - m) and acc = sum_u exp(s[u] - m) v[u] in scratch, HS + 2
+// floats for 256 HS elements. A second kernel adds the chunks up, in their order, with the largest m of all:
 //   out = sum_c exp(m_c - M) acc_c / sum_c exp(m_c - M) sum_c
-// The grid covers max_T keys, since only the device knows the lengths; blocks beyond a length end at once.
+// The grid covers max_pages, since only the device knows the positions; blocks beyond a row's own end at once. Chunks
+// begin at multiples of 128 and are added in their order, so that no row changes with what else a pass holds.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/common.cuh"
+#include "kernels/kv_cache.h"
 #include "kernels/scratch.h"
 
 // A thread's place in a sum over rows of `packs` groups of n channels: group `pack` of every parts-th row, from row
@@ -26,14 +30,13 @@ struct DecodeShare {
   }
 };
 
-// acc += the thread's share of sum_u weights[u] rows[u], rows `stride` elements apart.
-template <bool kVector, int n, class T>
-__device__ void add_rows(float (&acc)[n], const T* rows, int64_t stride, const float* weights, int count,
-                         const DecodeShare& share) {
+// acc += the thread's share of sum_u weights[u] row(u).
+template <bool kVector, int n, class Row>
+__device__ void add_rows(float (&acc)[n], Row&& row, const float* weights, int count, const DecodeShare& share) {
   if (!share.active) return;
   for (int u = share.part; u < count; u += share.parts) {
     float x[n];
-    load_floats<kVector>(x, rows + u * stride + share.pack * n, n);
+    load_floats<kVector>(x, row(u) + share.pack * n, n);
     const float weight = weights[u];
 #pragma unroll
     for (int i = 0; i < n; ++i) acc[i] += weight * x[i];
@@ -62,31 +65,36 @@ struct DecodeSums {
 // their second ones. 32 neighbouring channels lie in 32 banks, and so do the same ones of 32 packs.
 inline __host__ __device__ int query_stride(int packs, int n) { return ceil_div(packs, 64 / n) * (64 / n) + 32 / n; }
 
-// A block: one chunk of one head's keys.
+// A block: one chunk of the keys of one head of a row.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kDecodeChunk)
-    attention_decode_kernel(float* partial,          // (chunks, B * NH, HS)  acc
-                            float* maxima,           // (B * NH, chunks)  m
-                            float* sums,             // (B * NH, chunks)  sum
-                            const floatX* q,         // (B, NH, HS)
-                            const floatX* k_cache,   // (B, NKV, max_T, HS)
-                            const floatX* v_cache,   // (B, NKV, max_T, HS)
-                            const int32_t* lengths,  // (B)
-                            float scale, int heads, int NH, int sharing /* NH / NKV */, int HS, int max_T) {
+    attention_decode_kernel(float* partial,       // (chunks, N * NH, HS)  acc
+                            float* maxima,        // (N * NH, chunks)  m
+                            float* sums,          // (N * NH, chunks)  sum
+                            const floatX* cache,  // the layer's part of page 0
+                            const floatX* q,      // (N, NH, HS), rows q_row apart
+                            CacheRows rows, float scale, int64_t page /* elements from page to page */, int64_t q_row,
+                            int heads, int NH, int NKV, int HS) {
   wait_for_earlier_kernels();
-  constexpr int n = kVector ? Pack<floatX>::size : 1;
+  constexpr int n = kVector ? Pack<floatX>::size : 1, kPages = kDecodeChunk / kPageTokens;
   __shared__ float scores[kDecodeChunk];
+  __shared__ int64_t starts[kPages];  // of the head's keys in each page of the chunk
   __shared__ DecodeSums<n> values;
   float* query = dynamic_shared<float>();  // (n, query_stride)  times 1 / sqrt(HS)
-  const int chunk = static_cast<int>(blockIdx.x) / heads, bh = static_cast<int>(blockIdx.x) % heads;
-  const int first = chunk * kDecodeChunk, keys = min(kDecodeChunk, lengths[bh / NH] - first);
+  const int chunk = static_cast<int>(blockIdx.x) / heads, nh = static_cast<int>(blockIdx.x) % heads;
+  const int64_t row = nh / NH;
+  const int h = nh % NH, keys = min(kDecodeChunk, rows.positions[row] + 1 - chunk * kDecodeChunk);
   if (keys <= 0) return;
-  const int64_t start = (static_cast<int64_t>(bh / sharing) * max_T + first) * HS;
+  if (const int k = threadIdx.x; k * kPageTokens < keys) {
+    const int64_t first = static_cast<int64_t>(rows.sequences[row]) * rows.max_pages + chunk * kPages;
+    starts[k] = rows.pages[first + k] * page + h / (NH / NKV) * kPageTokens * HS;
+  }
   const int packs = HS / n, stride = query_stride(packs, n);
   for (int i = threadIdx.x; i < HS; i += kDecodeChunk) {
-    query[i % n * stride + i / n] = to_float(q[static_cast<int64_t>(bh) * HS + i]) * scale;
+    query[i % n * stride + i / n] = to_float(q[row * q_row + h * HS + i]) * scale;
   }
   __syncthreads();
+  const auto key = [&](int u) { return cache + starts[u / kPageTokens] + u % kPageTokens * HS; };
 
   // Scores: a key has as many lanes as its row has groups of channels, up to a warp.
   int lanes = 1;
@@ -96,9 +104,10 @@ __global__ void __launch_bounds__(kDecodeChunk)
     const int u = u0 + static_cast<int>(threadIdx.x) / lanes;
     float dot = 0;
     if (u < keys) {
+      const floatX* from = key(u);
       for (int pack = lane; pack < packs; pack += lanes) {
         float x[n];
-        load_floats<kVector>(x, k_cache + start + static_cast<int64_t>(u) * HS + pack * n, n);
+        load_floats<kVector>(x, from + pack * n, n);
 #pragma unroll
         for (int i = 0; i < n; ++i) dot += query[i * stride + pack] * x[i];
       }
@@ -112,15 +121,16 @@ __global__ void __launch_bounds__(kDecodeChunk)
   scores[u] = p;
   const float sum = block_sum(p);  // its barriers also make all probabilities visible
   if (u == 0) {
-    const int64_t at = static_cast<int64_t>(bh) * (gridDim.x / heads) + chunk;
+    const int64_t at = static_cast<int64_t>(nh) * (gridDim.x / heads) + chunk;
     maxima[at] = max;
     sums[at] = sum;
   }
-  float* to = partial + (static_cast<int64_t>(chunk) * heads + bh) * HS;
+  float* to = partial + (static_cast<int64_t>(chunk) * heads + nh) * HS;
+  const auto value = [&](int v) { return key(v) + NKV * kPageTokens * HS; };
   for (int pack0 = 0; pack0 < packs; pack0 += kDecodeChunk) {
     const DecodeShare share(packs, pack0);
     float acc[n] = {};
-    add_rows<kVector>(acc, v_cache + start, HS, scores, keys, share);
+    add_rows<kVector>(acc, value, scores, keys, share);
     if (pack0 > 0) __syncthreads();  // the previous round has been read
     values.put(acc);
     __syncthreads();
@@ -130,21 +140,21 @@ __global__ void __launch_bounds__(kDecodeChunk)
   }
 }
 
-// A block: one head, over the chunks of its length.
+// A block: one head of a row, over its chunks.
 template <class floatX, bool kVector>
 __global__ void __launch_bounds__(kDecodeChunk)
-    attention_decode_combine_kernel(floatX* out,             // (B, NH, HS)
-                                    const float* partial,    // (chunks, B * NH, HS)
-                                    const float* maxima,     // (B * NH, chunks)
-                                    const float* sums,       // (B * NH, chunks)
-                                    const int32_t* lengths,  // (B)
+    attention_decode_combine_kernel(floatX* out,               // (N, NH, HS)
+                                    const float* partial,      // (chunks, N * NH, HS)
+                                    const float* maxima,       // (N * NH, chunks)
+                                    const float* sums,         // (N * NH, chunks)
+                                    const int32_t* positions,  // (N)
                                     int heads, int NH, int HS, int max_chunks) {
   wait_for_earlier_kernels();
   constexpr int n = kVector ? Pack<float>::size : 1;
   __shared__ float weights[kDecodeChunk];
   __shared__ DecodeSums<n> values;
-  const int bh = static_cast<int>(blockIdx.x), chunks = ceil_div(lengths[bh / NH], kDecodeChunk);
-  const int64_t stride = static_cast<int64_t>(heads) * HS, start = static_cast<int64_t>(bh) * max_chunks;
+  const int nh = static_cast<int>(blockIdx.x), chunks = ceil_div(positions[nh / NH] + 1, kDecodeChunk);
+  const int64_t stride = static_cast<int64_t>(heads) * HS, start = static_cast<int64_t>(nh) * max_chunks;
   float max = -INFINITY, sum = 0;
   for (int c = threadIdx.x; c < chunks; c += kDecodeChunk) max = fmaxf(max, maxima[start + c]);
   max = block_max(max);
@@ -161,37 +171,45 @@ __global__ void __launch_bounds__(kDecodeChunk)
         if (pack0 == 0) sum += weight * sums[start + c];
       }
       __syncthreads();
-      add_rows<kVector>(acc, partial + c0 * stride + static_cast<int64_t>(bh) * HS, stride, weights,
-                        min(kDecodeChunk, chunks - c0), share);
+      const float* of_head = partial + c0 * stride + static_cast<int64_t>(nh) * HS;
+      add_rows<kVector>(
+          acc, [&](int chunk) { return of_head + chunk * stride; }, weights, min(kDecodeChunk, chunks - c0), share);
     }
     if (pack0 == 0) sum = block_sum(sum);
     values.put(acc);
     __syncthreads();
     for (int e = threadIdx.x; e < share.across * n && pack0 * n + e < HS; e += kDecodeChunk) {
-      out[static_cast<int64_t>(bh) * HS + pack0 * n + e] = from_float<floatX>(values.total(e, share) / sum);
+      out[static_cast<int64_t>(nh) * HS + pack0 * n + e] = from_float<floatX>(values.total(e, share) / sum);
     }
   }
 }
 
+// N = s.tokens() rows, as many at a time as there is scratch for.
 template <class floatX>
-void attention_decode(floatX* out,             // (B, NH, HS)
-                      void* scratch,           // attention_decode_scratch() bytes
-                      const floatX* q,         // (B, NH, HS)
-                      const floatX* k_cache,   // (B, NKV, max_T, HS)
-                      const floatX* v_cache,   // (B, NKV, max_T, HS)
-                      const int32_t* lengths,  // (B)  1 to max_T; what the caches hold beyond is not read
-                      int B, int NH, int NKV, int HS, int max_T, cudaStream_t stream) {
-  const int chunks = ceil_div(max_T, kDecodeChunk), heads = B * NH;
-  float* partial = static_cast<float*>(scratch);
-  float* maxima = partial + static_cast<int64_t>(chunks) * heads * HS;
-  float* sums = maxima + static_cast<int64_t>(chunks) * heads;
+void attention_decode(floatX* out,                   // (N, NH, HS)
+                      void* scratch,                 // attention_decode_scratch() bytes
+                      const floatX* cache,           // (pages, layers, keys | values, NKV, kPageTokens, HS)
+                      const Qkv<const floatX>& inp,  // q
+                      const CacheRows& rows, int layer, int layers, const AttentionShape& s, cudaStream_t stream) {
+  const int NH = s.NH, HS = s.HS, N = static_cast<int>(s.tokens());
+  const int chunks = ceil_div(rows.max_pages, kDecodeChunk / kPageTokens);
+  const int at_once = decode_rows_at_once(N, NH, HS, rows.max_pages * kPageTokens);
   const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(HS)));
-  const bool vector = HS % Pack<floatX>::size == 0 && aligned16(scratch, k_cache, v_cache);
+  const bool vector = HS % Pack<floatX>::size == 0 && aligned16(scratch, cache);
   const auto decode = vector ? attention_decode_kernel<floatX, true> : attention_decode_kernel<floatX, false>;
   const auto combine =
       vector ? attention_decode_combine_kernel<floatX, true> : attention_decode_combine_kernel<floatX, false>;
   const size_t query_bytes = query_stride(HS, 1) * sizeof(float);  // of whichever kernel: n query_stride(HS / n, n)
-  launch(decode, grid_for(static_cast<int64_t>(chunks) * heads, 1), kDecodeChunk, query_bytes, stream, partial, maxima,
-         sums, q, k_cache, v_cache, lengths, scale, heads, NH, NH / NKV, HS, max_T);
-  launch(combine, heads, kDecodeChunk, 0, stream, out, partial, maxima, sums, lengths, heads, NH, HS, chunks);
+  for (int first = 0; first < N; first += at_once) {
+    const int heads = std::min(at_once, N - first) * NH;
+    float* partial = static_cast<float*>(scratch);
+    float* maxima = partial + static_cast<int64_t>(chunks) * heads * HS;
+    float* sums = maxima + static_cast<int64_t>(chunks) * heads;
+    const CacheRows these{rows.positions + first, rows.sequences + first, rows.pages, rows.max_pages};
+    launch(decode, grid_for(static_cast<int64_t>(chunks) * heads, 1), kDecodeChunk, query_bytes, stream, partial,
+           maxima, sums, cache + layer * page_layer_elements(s), inp.q + first * inp.q_row, these, scale,
+           layers * page_layer_elements(s), inp.q_row, heads, NH, s.NKV, HS);
+    launch(combine, heads, kDecodeChunk, 0, stream, out + static_cast<int64_t>(first) * NH * HS, partial, maxima, sums,
+           these.positions, heads, NH, HS, chunks);
+  }
 }

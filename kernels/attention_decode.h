@@ -1,8 +1,9 @@
-// Attention of one new query per head to the keys and values of the tokens before it, kept in a cache: a step of
-// generation. NH / NKV heads of queries share a head of keys and values (attention_shape.h). With n = lengths[b] keys
-// (the newest token's own among them) and HS channels per head:
+// Attention of new tokens to the keys and values of their sequences, kept in a cache of pages (kv_cache.h): generation.
+// NH / NKV heads of queries share a head of keys and values (attention_shape.h). Each row has one query per head; with
+// n = positions + 1 keys (the token's own among them) and HS channels per head:
 //   s[u] = q . k[u] / sqrt(HS) for u < n     p = softmax(s)     out = sum_u p[u] v[u]
-// It is the last row of attention_forward (attention.h) over the same n tokens, without dropout.
+// It is row n of attention_forward (attention.h) over the sequence, without dropout. A row's bits depend only on its
+// own query, keys and values: not on other rows, nor on the numbers of its pages.
 #pragma once
 
 #include <algorithm>
@@ -11,33 +12,37 @@
 
 #include "kernels/attention.h"
 #include "kernels/common.h"
+#include "kernels/kv_cache.h"
 
 namespace cpu {
 
+// N = s.tokens() rows.
 template <class floatX>
-void attention_decode(floatX* out,             // (B, NH, HS)
-                      const floatX* q,         // (B, NH, HS)
-                      const floatX* k_cache,   // (B, NKV, max_T, HS)
-                      const floatX* v_cache,   // (B, NKV, max_T, HS)
-                      const int32_t* lengths,  // (B)  1 to max_T; what the caches hold beyond is not read
-                      int B, int NH, int NKV, int HS, int max_T) {
+void attention_decode(floatX* out,                   // (N, NH, HS)
+                      const floatX* cache,           // (pages, layers, keys | values, NKV, kPageTokens, HS)
+                      const Qkv<const floatX>& inp,  // q
+                      const CacheRows& rows, int layer, int layers, const AttentionShape& s) {
   using sum_t = accumulate_t<floatX>;
-  const sum_t scale = 1 / std::sqrt(static_cast<sum_t>(HS));
+  const sum_t scale = 1 / std::sqrt(static_cast<sum_t>(s.HS));
+  const int HS = s.HS;
 #pragma omp parallel for
-  for (int bh = 0; bh < B * NH; ++bh) {
-    const int n = lengths[bh / NH];
-    const floatX* qh = q + static_cast<int64_t>(bh) * HS;
-    const int64_t start = static_cast<int64_t>(bh / (NH / NKV)) * max_T * HS;
-    const floatX *k = k_cache + start, *v = v_cache + start;
+  for (int64_t nh = 0; nh < s.tokens() * s.NH; ++nh) {
+    const int64_t row = nh / s.NH, h = nh % s.NH;
+    const int n = rows.positions[row] + 1;
+    const floatX* query = inp.q + row * inp.q_row + h * HS;
+    const auto key = [&](int u) {
+      return cache + cache_offset(rows, row, u, layer, layers, s) + h / s.sharing() * kPageTokens * HS;
+    };
     std::vector<sum_t> p(n), y(HS, 0);
-    for (int u = 0; u < n; ++u) p[u] = scale * dot(qh, k + static_cast<int64_t>(u) * HS, HS);
+    for (int u = 0; u < n; ++u) p[u] = scale * dot(query, key(u), HS);
     const sum_t max = *std::max_element(p.begin(), p.end());
     sum_t sum = 0;
     for (sum_t& x : p) sum += x = std::exp(x - max);
     for (int u = 0; u < n; ++u) {
-      for (int i = 0; i < HS; ++i) y[i] += p[u] * v[static_cast<int64_t>(u) * HS + i];
+      const floatX* value = key(u) + page_layer_elements(s) / 2;
+      for (int i = 0; i < HS; ++i) y[i] += p[u] * value[i];
     }
-    for (int i = 0; i < HS; ++i) out[static_cast<int64_t>(bh) * HS + i] = y[i] / sum;
+    for (int i = 0; i < HS; ++i) out[nh * HS + i] = y[i] / sum;
   }
 }
 

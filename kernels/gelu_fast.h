@@ -8,14 +8,15 @@
 
 namespace cpu::WROUGHT_ISA {
 
+inline float gelu_value(float x) {
+  const float u = float(kGeluScale) * (x + float(kGeluCubic) * x * x * x);
+  return x / (1 + exp(-2 * u));
+}
+
 inline void gelu_forward(float* out, const float* inp, int64_t N) {
   for_each_range(N, N > 10000, [&](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const float x = inp[i];
-      const float u = float(kGeluScale) * (x + float(kGeluCubic) * x * x * x);
-      out[i] = x / (1 + exp(-2 * u));
-    }
+    for (int64_t i = begin; i < end; ++i) out[i] = gelu_value(inp[i]);
   });
 }
 

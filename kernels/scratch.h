@@ -41,8 +41,17 @@ inline constexpr int kDecodeChunk = 128;  // keys per chunk of decoding, and thr
 inline int64_t attention_backward_scratch(int B, int T, int NH) {
   return static_cast<int64_t>(B) * NH * T * static_cast<int64_t>(sizeof(float));
 }
-inline int64_t attention_decode_scratch(int B, int NH, int HS, int max_T) {
-  return static_cast<int64_t>(B) * NH * pieces_of(max_T, kDecodeChunk) * (HS + 2) * static_cast<int64_t>(sizeof(float));
+// A pass of a long prompt has thousands of rows, each with a result per chunk of keys before it: they are computed some
+// rows at a time, so that the results of chunks stay in L2 and take little memory. One row may take more.
+inline constexpr int64_t kDecodeScratch = int64_t{8} << 20;
+inline int64_t decode_row_scratch(int NH, int HS, int max_T) {
+  return pieces_of(max_T, kDecodeChunk) * NH * (HS + 2) * static_cast<int64_t>(sizeof(float));
+}
+inline int decode_rows_at_once(int N, int NH, int HS, int max_T) {
+  return static_cast<int>(std::clamp<int64_t>(kDecodeScratch / decode_row_scratch(NH, HS, max_T), 1, N));
+}
+inline int64_t attention_decode_scratch(int N, int NH, int HS, int max_T) {
+  return decode_rows_at_once(N, NH, HS, max_T) * decode_row_scratch(NH, HS, max_T);
 }
 
 // ---- layernorm.cuh -------------------------------------------------------------------------------------------------

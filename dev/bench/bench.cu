@@ -98,6 +98,7 @@ template class Buffers<float>;
 template class Buffers<bf16>;
 template class Buffers<double>;
 template class Buffers<int32_t>;
+template class Buffers<int8_t>;
 template class Buffers<uint8_t>;
 
 // ---- checks --------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Problem {
 };
 
 // `sets` device tensors of the same n elements: random normal numbers (seed, scale), or zeros for scale 0. T: float,
-// bf16, double; int32_t and uint8_t (scale 0).
+// bf16, double; int32_t, int8_t and uint8_t (scale 0).
 template <class T>
 class Buffers {
  public:

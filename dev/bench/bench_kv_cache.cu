@@ -1,4 +1,6 @@
 // Storing a whole prompt's new keys and values in the cache: no sums, only reading and writing memory well.
+#include <numeric>
+
 #include "dev/bench/bench.h"
 #include "kernels/kv_cache.cuh"
 #include "kernels/kv_cache.h"
@@ -7,54 +9,64 @@ namespace {
 
 constexpr int NH = 12, HS = 64, C = NH * HS;
 
-__global__ void kv_cache_elements_kernel(bf16* k_cache, bf16* v_cache, const bf16* inp, int BT, int T, int max_T) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, bt = i / (2 * C);
-  if (bt >= BT) return;
-  const int part = static_cast<int>(i / C % 2), h = static_cast<int>(i / HS % NH), c = static_cast<int>(i % HS);
-  (part == 0 ? k_cache : v_cache)[((bt / T * NH + h) * max_T + bt % T) * HS + c] =
-      inp[bt * 3 * C + (1 + part) * C + i % C];
+__global__ void kv_cache_elements_kernel(bf16* cache, const bf16* inp, CacheRows rows, int N) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, row = i / (2 * C);
+  if (row >= N) return;
+  const int head = static_cast<int>(i / HS % (2 * NH)), c = static_cast<int>(i % HS), position = rows.positions[row];
+  const int64_t page = rows.pages[rows.sequences[row] * rows.max_pages + position / kPageTokens];
+  cache[((page * 2 * NH + head) * kPageTokens + position % kPageTokens) * HS + c] = inp[row * 3 * C + C + i % (2 * C)];
 }
 
 bench::Ladder make(const bench::Problem& problem) {
-  constexpr int kGpuB = 64, T = 256, max_T = T;
-  const int B = static_cast<int>(problem.size(kGpuB, 1));
-  const int64_t N = static_cast<int64_t>(B) * T, kept = N * C;
-  const double bytes = 4.0 * static_cast<double>(N) * C * sizeof(bf16);
+  constexpr int kGpuB = 64, T = 256;
+  const int B = static_cast<int>(problem.size(kGpuB, 1)), N = B * T, count = B * pages_of(T);
+  const double bytes = 4.0 * N * C * sizeof(bf16);
   const int sets = problem.sets(bytes);
-  const AttentionShape shape{B, T, NH, NH, HS};
+  const AttentionShape shape{N, 1, NH, NH, HS};
   struct Tensors {
-    bench::Buffers<bf16> k, v, inp;
+    bench::Buffers<bf16> cache, inp;
+    bench::Buffers<int32_t> positions, sequences, pages;
   };
-  const auto t = std::shared_ptr<Tensors>(new Tensors{{sets, kept, 0, 0}, {sets, kept, 0, 0}, {sets, 3 * N * C, 1, 1}});
+  const auto t = std::shared_ptr<Tensors>(new Tensors{{sets, count * page_layer_elements(shape), 0, 0},
+                                                      {sets, int64_t{3} * N * C, 1, 1},
+                                                      {1, N, 0, 0},
+                                                      {1, N, 0, 0},
+                                                      {1, count, 0, 0}});
+  std::vector<int32_t> positions(static_cast<size_t>(N)), sequences(positions), pages(static_cast<size_t>(count));
+  for (int n = 0; n < N; ++n) {
+    positions[static_cast<size_t>(n)] = n % T;
+    sequences[static_cast<size_t>(n)] = n / T;
+  }
+  std::iota(pages.rbegin(), pages.rend(), 0);
+  t->positions.write(0, positions);
+  t->sequences.write(0, sequences);
+  t->pages.write(0, pages);
+  const CacheRows rows{t->positions[0], t->sequences[0], t->pages[0], pages_of(T)};
   bench::Ladder ladder;
   ladder.operation = "kv_cache_append";
   ladder.size = "B=" + std::to_string(B) + " T=256, 12 heads of 64, bf16";
   ladder.limit = bench::Limit::memory;
   ladder.bytes = bytes;
-  ladder.flops = 2.0 * static_cast<double>(N) * C;  // moves
+  ladder.flops = 2.0 * N * C;  // moves
   ladder.sets = sets;
   ladder.gpu_bytes = bytes / B * kGpuB;
   ladder.versions = {{"elements", "One thread per element: 64 bytes per request, whole sectors.",
                       [=](int set, cudaStream_t stream) {
-                        launch(kv_cache_elements_kernel, grid_for(N * 2 * C, 256), 256, 0, stream, t->k[set], t->v[set],
-                               t->inp[set], static_cast<int>(N), T, max_T);
+                        launch(kv_cache_elements_kernel, grid_for(int64_t{N} * 2 * C, 256), 256, 0, stream,
+                               t->cache[set], static_cast<const bf16*>(t->inp[set]), rows, N);
                       }},
                      {"16 bytes", "8 channels per thread: 512 bytes per request, an eighth of them.",
                       [=](int set, cudaStream_t stream) {
-                        kv_cache_append<bf16>(nullptr, t->k[set], t->v[set], packed_qkv<const bf16>(t->inp[set], shape),
-                                              nullptr, shape, max_T, stream);
+                        kv_cache_append<bf16>(t->cache[set], packed_qkv<const bf16>(t->inp[set], shape), rows, 0, 1,
+                                              shape, stream);
                       }}};
-  ladder.reset = [=] {
-    t->k.poison(0);
-    t->v.poison(0);
-  };
+  ladder.reset = [=] { t->cache.poison(0); };
   ladder.check = [=] {
-    const std::vector<bf16> inp = t->inp.host(0), k = t->k.host(0), v = t->v.host(0);
-    std::vector<bf16> expected_k = k, expected_v = v;
-    cpu::kv_cache_append<bf16>(nullptr, expected_k.data(), expected_v.data(), packed_qkv(inp.data(), shape), nullptr,
-                               shape, max_T);
-    bench::check_close("k", k, bench::to_doubles(expected_k), 1, 0);
-    bench::check_close("v", v, bench::to_doubles(expected_v), 1, 0);
+    const std::vector<bf16> inp = t->inp.host(0), cache = t->cache.host(0);
+    std::vector<bf16> expected = cache;
+    cpu::kv_cache_append<bf16>(expected.data(), packed_qkv<const bf16>(inp.data(), shape),
+                               {positions.data(), sequences.data(), pages.data(), pages_of(T)}, 0, 1, shape);
+    bench::check_close("cache", cache, bench::to_doubles(expected), 1, 0);
   };
   return ladder;
 }

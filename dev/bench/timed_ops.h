@@ -179,7 +179,7 @@ class TimedDevice : public CpuDevice<float> {
   using Ops = TimedOps;
   TimedDevice(const cpu::Kernels<float>& kernels, Timings& timings) : Base(kernels), t_(timings) {}
 
-  Ops ops(const AdapterPass<float>& adapters) { return Ops(Base::ops(adapters), t_); }
+  Ops ops(const AdapterPass<float>& adapters, Pass pass) { return Ops(Base::ops(adapters, pass), t_); }
   void queue_squares(const std::vector<std::pair<const float*, int64_t>>& stretches, bool known) {
     double n = 0;
     for (const auto& stretch : stretches) n += static_cast<double>(stretch.second);

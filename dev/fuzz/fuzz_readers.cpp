@@ -21,6 +21,7 @@
 #include "llm/finetune/labelled_files.h"
 #include "llm/finetune/preferences.h"
 #include "llm/formats/adapter.h"
+#include "llm/formats/gguf.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/llmc.h"
 #include "llm/formats/open_weights.h"
@@ -403,6 +404,19 @@ std::vector<Reader> make_readers(const fs::path& dir, const fs::path& source) {
         type == LlmcType::fp32 ? "llm.c's .bin" : "llm.c's .bin, bf16", files_of(dir), "llmc.bin",
         [](const std::string& bytes) { return begins_with(bytes, 20240326); },
         [](const fs::path& d) { read_all(*open_llmc(d / "llmc.bin")); });
+  }
+  for (const GgufType type : {GgufType::f32, GgufType::q8_0}) {
+    const auto wide = make_cpu_model(ModelConfig{8, 290, 1, 2, type == GgufType::q8_0 ? 32 : 4}, false);
+    init_weights(*wide, 1);
+    save_gguf(ModelWeights(*wide), &bpe, dir / "m.gguf", {type});
+    add_bytes(
+        strprintf("GGUF, %s", gguf_type_name(type)), {{"m.gguf", std::string(MappedFile(dir / "m.gguf").text())}},
+        "m.gguf", [](const std::string& bytes) { return bytes.starts_with("GGUF"); },
+        [](const fs::path& d) {
+          read_all(*open_gguf(d / "m.gguf"));
+          if (const auto tokenizer = find_tokenizer(d / "m.gguf")) use(*tokenizer);
+          read_gguf_extras(d / "m.gguf");
+        });
   }
   const Files tensorflow = files_of(source / "tests/golden/checkpoint_tensorflow");
   const auto read_tensorflow = [](const fs::path& d) { read_all(*open_tensorflow(d)); };

@@ -20,7 +20,7 @@ void check_end_of_text(const Tokenizer& tokenizer, const std::string& where) {
 }
 
 Tokenizer load_tokenizer(const std::string& dir, const ModelConfig& shape) {
-  const Tokenizer tokenizer = Tokenizer::load(dir);
+  const Tokenizer tokenizer = load_tokenizer(dir);
   check_tokenizer(tokenizer, shape, dir);
   check_end_of_text(tokenizer, dir);
   return tokenizer;

@@ -12,7 +12,8 @@ struct DeviceFlags {
   std::string device = "cpu";
   std::string precision;  // empty: bf16 where the device has it
   bool reference = false;
-  bool exact = false;  // fp32 unless told otherwise
+  bool exact = false;    // fp32 unless told otherwise
+  bool decodes = false;  // with weights of any type on the CPU, int8 among them
   int threads = 0;
 
   bool on_gpu() const { return device == "cuda"; }
@@ -25,9 +26,8 @@ inline void add_device_flags(CLI::App& app, DeviceFlags& flags, bool exact, bool
   app.add_option("--device", flags.device,
                  has_gpu ? "cpu | cuda" : "cpu (cuda: the program of this name that ends in cu)")
       ->capture_default_str();
-  app.add_option(
-      "--precision", flags.precision,
-      exact ? "fp32 | tf32 | bf16; default: fp32" : "fp32 | tf32 | bf16; default: bf16 where the device has it");
+  std::string help = std::string("fp32 | tf32 | bf16") + (flags.decodes ? " | int8" : "") + "; default: ";
+  app.add_option("--precision", flags.precision, help + (exact ? "fp32" : "bf16 where the device has it"));
   app.add_option("--threads", flags.threads, "CPU threads; 0: all cores")->check(CLI::Range(0, 4096));
   app.add_flag("--reference", flags.reference, "plain loops and kernels only");
 }
@@ -44,15 +44,18 @@ inline void settle_device_flags(DeviceFlags& flags) {
     const bool bf16 = !flags.exact && !flags.reference && (flags.on_gpu() || cpu_can(Precision::bf16));
     flags.precision = bf16 ? "bf16" : "fp32";
   }
-  if (flags.precision != "fp32" && flags.precision != "tf32" && flags.precision != "bf16") {
-    fail_usage("--precision is '%s', expected one of fp32 tf32 bf16", flags.precision.c_str());
+  const bool int8 = flags.decodes && flags.precision == "int8";
+  if (flags.precision != "fp32" && flags.precision != "tf32" && flags.precision != "bf16" && !int8) {
+    fail_usage("--precision is '%s', expected one of fp32 tf32 bf16%s", flags.precision.c_str(),
+               flags.decodes ? " int8" : "");
   }
+  if (int8 && flags.on_gpu()) fail_usage("--precision int8 needs --device cpu");
   if (flags.on_gpu()) return;
   if (flags.precision == "tf32") fail_usage("--precision tf32 needs --device cuda; on the CPU it is fp32 or bf16");
   if (flags.reference && flags.precision != "fp32") {
     fail_usage("--reference has no --precision %s on the CPU: its plain loops run in fp32", flags.precision.c_str());
   }
-  if (flags.precision == "bf16") check_cpu_can(Precision::bf16);
+  if (flags.precision == "bf16" && !flags.decodes) check_cpu_can(Precision::bf16);
 }
 
 inline Precision precision_of(const DeviceFlags& flags) {

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "llm/formats/gguf.h"
 #include "llm/formats/pytorch.h"
 #include "llm/formats/safetensors.h"
 #include "llm/support/error.h"
@@ -464,6 +465,12 @@ void save_tensors(const Weights& weights, const fs::path& dir, const Huggingface
 
 std::unique_ptr<Weights> open_huggingface(const fs::path& dir) { return std::make_unique<HuggingfaceWeights>(dir); }
 
+namespace {
+
+bool holds_gguf(const fs::path& path) { return fs::is_regular_file(path) && is_gguf(path); }
+
+}  // namespace
+
 void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& where) {
   if (tokenizer.vocab_size() > config.vocab_size) {
     fail("%s: the tokenizer has %d ids, more than the %d of the model's vocabulary; it belongs to another model",
@@ -472,10 +479,18 @@ void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, cons
 }
 
 std::optional<Tokenizer> find_tokenizer(const fs::path& model) {
+  if (holds_gguf(model)) return read_gguf_tokenizer(model);
   for (const char* name : {"tokenizer.json", "vocab.json", "encoder.json"}) {
     if (fs::exists(model / name)) return Tokenizer::load(model / name);
   }
   return std::nullopt;
+}
+
+Tokenizer load_tokenizer(const fs::path& path) {
+  if (!holds_gguf(path)) return Tokenizer::load(path);
+  const std::optional<Tokenizer> tokenizer = read_gguf_tokenizer(path);
+  if (!tokenizer) fail("%s: the file has no tokenizer; name one", path.c_str());
+  return *tokenizer;
 }
 
 void save_huggingface(const Weights& weights, const Tokenizer* tokenizer, const fs::path& dir,

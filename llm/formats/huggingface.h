@@ -33,8 +33,11 @@ std::unique_ptr<Weights> open_huggingface(const std::filesystem::path& dir);
 void check_tokenizer(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& where);
 
 // The tokenizer in a model's folder of any kind: tokenizer.json, or vocab.bpe with encoder.json (also merges.txt with
-// vocab.json). Nothing if there is none.
+// vocab.json); or that in a GGUF file. Nothing if there is none.
 std::optional<Tokenizer> find_tokenizer(const std::filesystem::path& model);
+
+// That of a GGUF file, or what Tokenizer::load reads. Throws Error if there is none.
+Tokenizer load_tokenizer(const std::filesystem::path& path);
 
 struct HuggingfaceOptions {
   std::optional<Dtype> dtype = Dtype::f32;  // of every tensor; nothing: each keeps the stored one

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "llm/formats/adapter.h"
+#include "llm/formats/gguf.h"
 #include "llm/formats/huggingface.h"
 #include "llm/formats/llmc.h"
 #include "llm/formats/tensorflow.h"
@@ -20,15 +21,17 @@ WeightsKind weights_kind(const fs::path& path) {
         "TensorFlow checkpoint) in it",
         path.c_str());
   }
-  if (fs::exists(path)) return WeightsKind::llmc;
-  fail("%s: no such file or folder; expected a model's folder (config.json, model.safetensors) or llm.c's .bin",
-       path.c_str());
+  if (fs::exists(path)) return is_gguf(path) ? WeightsKind::gguf : WeightsKind::llmc;
+  fail(
+      "%s: no such file or folder; expected a model's folder (config.json, model.safetensors), a .gguf or llm.c's .bin",
+      path.c_str());
 }
 
 const char* describe(WeightsKind kind) {
   return kind == WeightsKind::huggingface  ? "a Hugging Face directory"
          : kind == WeightsKind::tensorflow ? "OpenAI's TensorFlow checkpoint"
          : kind == WeightsKind::adapter    ? "an adapter and its base model"
+         : kind == WeightsKind::gguf       ? "a GGUF file"
                                            : "llm.c's .bin";
 }
 
@@ -40,6 +43,8 @@ std::unique_ptr<Weights> open_weights(const fs::path& path) {
       return open_tensorflow(path);
     case WeightsKind::adapter:
       return open_adapter(path, open_weights);
+    case WeightsKind::gguf:
+      return open_gguf(path);
     default:
       return open_llmc(path);
   }
@@ -53,6 +58,8 @@ ModelConfig read_model_config(const fs::path& path) {
       return read_hparams(path);
     case WeightsKind::adapter:
       return open_adapter(path, open_weights)->config;
+    case WeightsKind::gguf:
+      return read_gguf_config(path);
     default:
       return read_llmc_header(path).config;
   }
@@ -101,4 +108,11 @@ void load_weights(Model& model, const fs::path& path) {
     weights->read(tensor, values.data());
     model.write(Arena::params, tensor, values.data());
   }
+}
+
+void load_weights(PackedDecoder& decoder, const fs::path& path) {
+  const std::unique_ptr<Weights> weights = open_weights(path);
+  check_config(weights->config, decoder.config, path);
+  std::vector<float> values;
+  for (const ParamTensor& tensor : decoder.table) decoder.write(tensor, view_or_read(*weights, tensor, values));
 }

@@ -1,4 +1,5 @@
-// Weights in files of any kind: a Hugging Face directory, an adapter, OpenAI's checkpoint, llm.c's file.
+// Weights in files of any kind: a Hugging Face directory, an adapter, OpenAI's checkpoint, llm.c's or
+// llama.cpp's file.
 #pragma once
 
 #include <filesystem>
@@ -7,11 +8,12 @@
 
 #include "llm/formats/weights.h"
 #include "llm/models/model.h"
+#include "llm/models/packed_decoder.h"
 
-enum class WeightsKind { huggingface, tensorflow, llmc, adapter };
+enum class WeightsKind { huggingface, tensorflow, llmc, gguf, adapter };
 
-// Recognised by what is there: a folder with adapter_config.json, one with config.json, one with hparams.json, a file.
-// Throws Error if it is none of these.
+// Recognised by what is there: a folder with adapter_config.json, one with config.json, one with hparams.json, a GGUF
+// file, another file. Throws Error if it is none of these.
 WeightsKind weights_kind(const std::filesystem::path& path);
 const char* describe(WeightsKind kind);  // "a Hugging Face directory"
 
@@ -32,3 +34,4 @@ void check_weights(const ModelConfig& config, const std::filesystem::path& path)
 // Fills the parameters tensor by tensor. Throws Error, before any parameter is changed, if the file does not fit the
 // model.
 void load_weights(Model& model, const std::filesystem::path& path);
+void load_weights(PackedDecoder& decoder, const std::filesystem::path& path);

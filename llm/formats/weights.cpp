@@ -73,16 +73,6 @@ bool any_not_finite(const float* values, int64_t n) {
   return found != 0;
 }
 
-// Reports value i of the file, which is not finite.
-[[noreturn]] void fail_not_finite(float value, int64_t i, const ParamTensor& tensor, const std::string& where) {
-  const std::vector<int64_t> shape = file_shape(tensor);
-  const std::string at = shape.size() == 1 ? std::to_string(i)
-                                           : strprintf("%lld, %lld", static_cast<long long>(i / shape[1]),
-                                                       static_cast<long long>(i % shape[1]));
-  fail("%s: value [%s] is %s, expected finite numbers; the weights are damaged: take another copy or checkpoint",
-       where.c_str(), at.c_str(), std::isnan(value) ? "NaN" : "infinite");
-}
-
 template <class Bits>
 Bits load_bits(const std::byte* from, int64_t i) {  // tensors in a file need not be aligned
   Bits bits;
@@ -91,6 +81,15 @@ Bits load_bits(const std::byte* from, int64_t i) {  // tensors in a file need no
 }
 
 }  // namespace
+
+void fail_not_finite(float value, int64_t i, const ParamTensor& tensor, const std::string& where) {
+  const std::vector<int64_t> shape = file_shape(tensor);
+  const std::string at = shape.size() == 1 ? std::to_string(i)
+                                           : strprintf("%lld, %lld", static_cast<long long>(i / shape[1]),
+                                                       static_cast<long long>(i % shape[1]));
+  fail("%s: value [%s] is %s, expected finite numbers; the weights are damaged: take another copy or checkpoint",
+       where.c_str(), at.c_str(), std::isnan(value) ? "NaN" : "infinite");
+}
 
 void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const ParamTensor& tensor,
                const std::string& where) {

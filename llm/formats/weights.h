@@ -31,7 +31,9 @@ class Weights {
   virtual void read(const ParamTensor& tensor, float* out) const = 0;
   // The same numbers in place, without a copy, or null.
   virtual const float* view(const ParamTensor&) const { return nullptr; }
-  virtual Dtype dtype(const ParamTensor&) const { return Dtype::f32; }  // the type in which they are stored
+  // The type in which they are stored, or F32 where that is none of the three: stored_as() names it, as "Q8_0".
+  virtual Dtype dtype(const ParamTensor&) const { return Dtype::f32; }
+  virtual std::string stored_as(const ParamTensor& tensor) const { return dtype_name(dtype(tensor)); }
 
  protected:
   Weights(const ModelConfig& c, std::vector<ParamTensor> t) : config(c), table(std::move(t)) {}
@@ -75,6 +77,9 @@ std::vector<int64_t> file_shape(const ParamTensor& tensor);
 // `where` any value is accepted: for the optimizer's tensors, which are not part of the model.
 void from_file(float* out, std::span<const std::byte> bytes, Dtype dtype, const ParamTensor& tensor,
                const std::string& where = "");
+
+// Throws the Error of from_file for value i of a tensor in its file, which is NaN or infinite.
+[[noreturn]] void fail_not_finite(float value, int64_t i, const ParamTensor& tensor, const std::string& where);
 
 // Throws Error unless the view has this shape, and a type that from_file reads.
 Dtype check_view(const TensorView& view, const std::vector<int64_t>& shape, const std::string& where);

@@ -1,4 +1,4 @@
-// Text from a model, token by token, each by Model::decode() from the keys and values of those before it. Positions are
+// Text from a model, token by token, each by a Decoder from the keys and values of those before it. Positions are
 // learnt and absolute, so a window that has moved is a different text to the model: once the context is full, its
 // tokens are computed again each time that it moves.
 #pragma once

@@ -45,7 +45,7 @@ class CpuDevice {
   // ---- memory
   Memory memory(int64_t bytes) const { return Buffer(bytes); }
   void reserve(const ModelConfig&, const ModelOptions&, int, int) {}
-  void reserve_decoding(const ModelConfig&, int, int) {}
+  void reserve_decoding(const ModelConfig&, int) {}
   void attach(const std::vector<ParamTensor>&, Exchange&) {}
   int64_t allocated_bytes() const { return 0; }
   // Those that are in memory at a time: all at once they would take most of it and fit into no cache.
@@ -72,19 +72,29 @@ class CpuDevice {
   void copy(U* to, const U* from, int64_t n) const {
     std::copy(from, from + n, to);
   }
-  const int32_t* copy_in(int32_t* to, const int32_t* from, int64_t n) const {
-    std::copy(from, from + n, to);
-    return to;
-  }
   double read_double(const double* from) const { return *from; }
 
   // ---- a batch, kept until the next one
-  Ops ops(const AdapterPass<T>& adapters) { return Ops(k_, adapters, squares_); }
+  Ops ops(const AdapterPass<T>& adapters, Pass) { return Ops(k_, adapters, squares_); }
   BatchRows stage(const int32_t* tokens, const int32_t* documents, const float* pooling, int N);
   void stage_targets(BatchRows& batch, const int32_t* targets, const float* weights, int) {
     batch.targets = targets, batch.weights = weights;
   }
+  void stage_rows(BatchRows& batch, const int32_t* rows, int n) {
+    rows_.assign(rows, rows + n);
+    batch.rows = rows_.data();
+  }
   void used() {}
+  // Up to n integers of a pass: host() is filled, send() has them on the device until the next pass.
+  class Integers {
+   public:
+    explicit Integers(int64_t n) : values_(n * static_cast<int64_t>(sizeof(int32_t))) {}
+    int32_t* host() { return values_.as<int32_t>(); }
+    const int32_t* send(CpuDevice&, int64_t /* n */) { return values_.as<int32_t>(); }
+
+   private:
+    Buffer values_;
+  };
 
   // ---- a step: its loss, the gradients' squares, its update
   void begin_step() { loss_ = squares_ = 0; }
@@ -107,7 +117,7 @@ class CpuDevice {
 
  private:
   const cpu::Kernels<T>& k_;
-  std::vector<int32_t> tokens_, documents_;
+  std::vector<int32_t> tokens_, documents_, rows_;
   std::vector<float> pooling_;
   double loss_ = 0;                  // of the step so far
   double squares_ = 0;               // of gradients that linear_backward set

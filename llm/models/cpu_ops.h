@@ -13,6 +13,7 @@
 #include "kernels/lora.h"
 #include "kernels/pool.h"
 #include "kernels/residual.h"
+#include "kernels/take_rows.h"
 #include "llm/models/adapters.h"
 #include "llm/models/ops.h"
 
@@ -22,6 +23,8 @@ class CpuOps {
   using floatX = T;
   using grad_t = T;
   using sum_t = cpu::accumulate_t<T>;
+  using weight_t = T;
+  using Cache = KeyValueCache<T>;
   using Rows = NormRows<T, sum_t>;
 
   // squares: to which linear_backward with Sum::set adds those of the gradients that it sets.
@@ -57,18 +60,18 @@ class CpuOps {
   void attention_forward(T* out, sum_t* lse, const Qkv<const T>& inp, const AttentionShape& s, const Dropout& dropout) {
     k_.attention_forward(out, lse, inp, dropout.rate, dropout.seed, dropout.sequence, s);
   }
-  void cache_append(const CacheRows<T>& cache, int layer, const Qkv<const T>& inp, const AttentionShape& s) {
-    cpu::kv_cache_append(cache.query, cache.keys(layer, s), cache.values(layer, s), inp, cache.first, s, cache.max_T);
+  void cache_append(const Cache& cache, int layer, const Qkv<const T>& inp, const AttentionShape& s) {
+    cpu::kv_cache_append(cache.data, inp, cache.rows, layer, cache.layers, s);
   }
-  void attention_decode(T* out, const CacheRows<T>& cache, int layer, const AttentionShape& s) {
-    cpu::attention_decode(out, cache.query, cache.keys(layer, s), cache.values(layer, s), cache.lengths, s.B, s.NH,
-                          s.NKV, s.HS, cache.max_T);
+  void attention_decode(T* out, const Cache& cache, int layer, const Qkv<const T>& inp, const AttentionShape& s) {
+    cpu::attention_decode(out, cache.data, inp, cache.rows, layer, cache.layers, s);
   }
   void pool_forward(T* out, const T* inp, const float* weights, int B, int T_, int C) {
     cpu::pool_forward(out, inp, weights, B, T_, C);
   }
-  void last_rows(T* out, const T* inp, const int32_t* lengths, int B, int T_, int C) {
-    for (int64_t b = 0; b < B; ++b) std::copy_n(inp + (b * T_ + (lengths ? lengths[b] : T_) - 1) * C, C, out + b * C);
+  void take_rows(T* out, const T* inp, const int32_t* rows, int64_t n, int C) {
+    if (!rows) std::copy_n(inp, n * C, out);
+    if (rows) cpu::take_rows(out, inp, rows, static_cast<int>(n), C);
   }
   void classifier_forward(sum_t* losses, const T* logits, const int32_t* targets, int N, int V, int Vp) {
     k_.classifier_forward(losses, logits, targets, N, V, Vp);

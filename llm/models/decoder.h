@@ -1,7 +1,9 @@
-// Continuing texts: forward passes over tokens of many sequences at once, each sequence at its own length, with the keys
-// and values of earlier tokens in a cache of pages. Which page holds what is the caller's concern (inference/engine.h).
+// Continuing texts: forward passes over tokens of many sequences at once, each sequence at its own length, with the
+// keys and values of earlier tokens in a cache of pages. Which page holds what is the caller's concern
+// (inference/engine.h).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -29,12 +31,20 @@ class Decoder {
   // Stores each token's keys and values, and computes the logits that are wanted. Throws Error for tokens or positions
   // out of range; std::logic_error for rows that break the rules above.
   void forward(const DecodeRows& rows);
-  // out (outputs()): the logits of wanted[i] of the last pass.
-  virtual void read_logits(int i, float* out) = 0;
+  // The logits of wanted[i], wanted[i + 1] ... of the last pass, `count` rows of outputs() numbers, `stride` apart: as
+  // many as are in memory at once, until the next call.
+  struct Logits {
+    const float* data;
+    int count;
+    int64_t stride;
+  };
+  virtual Logits logits(int i) = 0;
+  void read_logits(int i, float* out) { std::copy_n(logits(i).data, config.outputs(), out); }
   // A sequence that begins as another one does, and ends within a page: the page's first tokens are copied.
   virtual void copy_page(int to, int from) = 0;
 
  protected:
-  Decoder(const ModelConfig& config, int pages, int max_rows);  // throws Error for a model that is not causal, a classifier
-  virtual void run(const DecodeRows& rows) = 0;                 // rows that were checked
+  Decoder(const ModelConfig& config, int pages,
+          int max_rows);                         // throws Error for a model that is not causal, a classifier
+  virtual void run(const DecodeRows& rows) = 0;  // rows that were checked
 };

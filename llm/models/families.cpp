@@ -43,3 +43,7 @@ Plan plan_of(const ModelConfig& config, const ModelOptions& options, int B, int 
 std::unique_ptr<Model> make_cpu_model(const ModelConfig& config, bool reference, const ModelOptions& options) {
   return find_family(config.family).make_cpu_model(config, reference, options);
 }
+
+std::unique_ptr<PackedDecoder> make_packed_decoder(const ModelConfig& config, const PackedOptions& options) {
+  return find_family(config.family).make_packed_decoder(config, options);
+}

@@ -9,6 +9,7 @@
 #include "llm/models/cpu_device.h"
 #include "llm/models/family_model.h"
 #include "llm/models/model.h"
+#include "llm/models/packed_model.h"
 #include "llm/models/plan_ops.h"
 
 struct Family {
@@ -18,6 +19,7 @@ struct Family {
   Plan (*plan)(const ModelConfig& config, const ModelOptions& options, int B, int T, int64_t logits_rows, float dropout,
                bool bf16);
   std::unique_ptr<Model> (*make_cpu_model)(const ModelConfig& config, bool reference, const ModelOptions& options);
+  std::unique_ptr<PackedDecoder> (*make_packed_decoder)(const ModelConfig& config, const PackedOptions& options);
 };
 
 // A family from its one file: struct F as Gpt2 (gpt2.h).
@@ -40,6 +42,10 @@ Family make_family(const std::string& name) {
                              const ModelOptions& options) -> std::unique_ptr<Model> {
     return std::make_unique<FamilyModel<F, CpuDevice<float>>>(config, options,
                                                               choose_kernels<float>(reference, options.precision));
+  };
+  family.make_packed_decoder = [](const ModelConfig& config,
+                                  const PackedOptions& options) -> std::unique_ptr<PackedDecoder> {
+    return std::make_unique<PackedModel<F>>(config, options);
   };
   return family;
 }

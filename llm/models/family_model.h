@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -36,6 +38,9 @@ class FamilyModel : public Model {
   FamilyModel& operator=(const FamilyModel&) = delete;
 
   void read_logits(int64_t row, float* out) override;
+  std::unique_ptr<Decoder> make_decoder(int pages, int max_rows) override {
+    return std::make_unique<RowDecoder>(*this, pages, max_rows);
+  }
   double loss(const int32_t* targets, double* sum) override;
   void backward(const int32_t* targets, const float* weights, bool is_last = false) override;
   void read_losses(float* out) override { device_.read(acts.losses, out, head_rows(config, B_, T_)); }
@@ -65,19 +70,31 @@ class FamilyModel : public Model {
   mutable Device device_;
 
  private:
-  struct Cache final : KeyValueCache {
-    using KeyValueCache::KeyValueCache;
-    Memory data, query;            // as CacheRows
-    Memory lengths_memory, first;  // (B)
+  // The model's own forward, over rows of a cache.
+  class RowDecoder final : public Decoder {
+   public:
+    RowDecoder(FamilyModel& model, int pages, int max_rows);
+    Logits logits(int i) override;
+    void copy_page(int to, int from) override;
+
+   private:
+    void run(const DecodeRows& rows) override;
+    void stage(const DecodeRows& rows);  // into the model's batch and cache
+    static FamilyModel& with_room(FamilyModel& model, int rows);
+
+    FamilyModel& model_;
+    const int64_t page_;  // elements of a page
+    Memory memory_;
+    typename Device::Integers integers_;
+    int64_t pass_ = -1;  // number of its last pass among the model's
+    std::vector<float> logits_;
   };
 
   void run(const ForwardInput& in) override;
-  std::unique_ptr<KeyValueCache> allocate_cache(int B, int room) override;
-  CacheRows<floatX> cache_rows(Cache& cache);
   Walk<Family, Ops> walk();
   AdapterPass<floatX> adapter_pass() const;
   StepPart step_part(StepPart::What what) const;
-  void gather_logits(int64_t row);  // into acts.logits, with those of other rows
+  void read_row(int64_t row, float* out);  // of the logits; makes them, with those of other rows, if they are not there
   void clear_grads(bool set_first) const;
   void settle_grads() const;
   void queue_squares();
@@ -99,10 +116,11 @@ class FamilyModel : public Model {
   int B_ = 0, T_ = 0;
   Pass pass_ = Pass::evaluate;
   BatchRows batch_;  // of the last forward
-  CacheRows<floatX> cache_;
+  typename Ops::Cache cache_;
   PassDropout dropout_;
   int64_t head_rows_ = 0;   // of logits that the last forward offers; 0 after backward
   int64_t logits_at_ = -1;  // the first in acts.logits; -1: none
+  int64_t passes_ = 0;      // forwards so far
   // After zero_grad() the gradients that the first backward sets are stale and count as zeros; settle_grads() clears
   // them for readers before that.
   mutable bool grads_unset_ = false;
@@ -174,31 +192,6 @@ void FamilyModel<Family, Device>::resize(int B, int T) {
 }
 
 template <class Family, class Device>
-std::unique_ptr<KeyValueCache> FamilyModel<Family, Device>::allocate_cache(int B, int room) {
-  device_.reserve_decoding(config, B, room);
-  const int64_t element = sizeof(floatX), number = sizeof(int32_t), head = B * config.head_size() * element;
-  auto cache = std::make_unique<Cache>(B, room);
-  cache->data = device_.memory(2 * head * config.kv_heads() * room * config.num_layers);
-  cache->query = device_.memory(config.num_heads * head);
-  cache->lengths_memory = device_.memory(B * number);
-  cache->first = device_.memory(B * number);
-  return cache;
-}
-
-// For the next pass: an empty one is filled, else each sequence gets a token more.
-template <class Family, class Device>
-CacheRows<typename Device::floatX> FamilyModel<Family, Device>::cache_rows(Cache& cache) {
-  CacheRows<floatX> rows{.data = cache.data.template as<floatX>(), .max_T = cache.room};
-  if (cache.lengths[0] == 0) return rows;
-  std::vector<int32_t> lengths = cache.lengths, first = cache.lengths;
-  for (size_t b = 0; b < lengths.size(); ++b) ++lengths[b], first[b] = -first[b];
-  rows.query = cache.query.template as<floatX>();
-  rows.lengths = device_.copy_in(cache.lengths_memory.template as<int32_t>(), lengths.data(), cache.B);
-  rows.first = device_.copy_in(cache.first.template as<int32_t>(), first.data(), cache.B);
-  return rows;
-}
-
-template <class Family, class Device>
 int64_t FamilyModel<Family, Device>::allocated_bytes() const {
   int64_t sum = device_.allocated_bytes();
   for (const Memory* memory : {&param_memory_, &master_memory_, &grad_memory_, &m_memory_, &v_memory_, &average_memory_,
@@ -255,28 +248,25 @@ void FamilyModel<Family, Device>::run(const ForwardInput& in) {
   resize(in.B, in.T);
   if (in.pass == Pass::train) prepare(in.B, in.T);
   batch_ = device_.stage(in.tokens, in.documents, in.pooling, in.B * in.T);
-  batch_.lengths = in.lengths;
-  cache_ = {};
-  if (in.cache) {
-    Cache* cache = dynamic_cast<Cache*>(in.cache);
-    if (!cache) throw std::logic_error("forward() with the cache of another model");
-    cache_ = cache_rows(*cache);
-    batch_.documents = cache_.first;
+  if (in.pass == Pass::generate && in.T > 1 && config.num_classes == 0) {
+    std::vector<int32_t> last(static_cast<size_t>(in.B));
+    for (int b = 0; b < in.B; ++b) last[static_cast<size_t>(b)] = (b + 1) * in.T - 1;
+    device_.stage_rows(batch_, last.data(), in.B);
   }
   pass_ = in.pass;
   dropout_ = in.dropout;
   head_rows_ = pass_ == Pass::generate ? in.B : head_rows(config, in.B, in.T);
   logits_at_ = -1;
+  ++passes_;
   exchange_.begin_forward();
   device_.begin_pass(dropout_);
   const AdapterPass<floatX> adapters = adapter_pass();
-  Ops ops = device_.ops(adapters);
+  Ops ops = device_.ops(adapters, pass_);
   const auto forward = [&] {
     Family::forward(ops, walk());
     return logits_at_;
   };
   logits_at_ = pass_ == Pass::generate ? forward() : device_.repeat(step_part(StepPart::What::forward), forward);
-  batch_.lengths = nullptr;  // the caller's
   device_.used();
 }
 
@@ -290,7 +280,7 @@ void FamilyModel<Family, Device>::backward(const int32_t* targets, const float* 
   exchange_.begin_backward(is_last);
   device_.stage_targets(batch_, targets, weights, rows);
   const AdapterPass<floatX> adapters = adapter_pass();
-  Ops ops = device_.ops(adapters);
+  Ops ops = device_.ops(adapters, pass_);
   logits_at_ = device_.repeat(step_part(StepPart::What::backward), [&] {
     Walk<Family, Ops> m = walk();
     m.end = last_trained_layer(table, config.num_layers);
@@ -307,30 +297,32 @@ void FamilyModel<Family, Device>::backward(const int32_t* targets, const float* 
 }
 
 template <class Family, class Device>
-void FamilyModel<Family, Device>::gather_logits(int64_t row) {
-  const AdapterPass<floatX> adapters = adapter_pass();
-  Ops ops = device_.ops(adapters);
-  const Walk<Family, Ops> m = walk();
-  head_forward(ops, m, Family::head_input(m), row / m.logits_rows * m.logits_rows);
+void FamilyModel<Family, Device>::read_logits(int64_t row, float* out) {
+  if (pass_ == Pass::decode || row < 0 || row >= head_rows_) {
+    throw std::logic_error("read_logits() of a row that the last forward() did not compute");
+  }
+  read_row(row, out);
 }
 
 template <class Family, class Device>
-void FamilyModel<Family, Device>::read_logits(int64_t row, float* out) {
-  if (row < 0 || row >= head_rows_) {
-    throw std::logic_error("read_logits() of a row that the last forward() did not compute");
-  }
-  gather_logits(row);
+void FamilyModel<Family, Device>::read_row(int64_t row, float* out) {
+  const AdapterPass<floatX> adapters = adapter_pass();
+  Ops ops = device_.ops(adapters, pass_);
+  const Walk<Family, Ops> m = walk();
+  head_forward(ops, m, Family::head_input(m), row / m.logits_rows * m.logits_rows);
   device_.read(acts.logits + (row - logits_at_) * config.padded_outputs(), out, config.outputs());
 }
 
 template <class Family, class Device>
 double FamilyModel<Family, Device>::loss(const int32_t* targets, double* sum) {
   const int rows = static_cast<int>(head_rows(config, B_, T_));
-  if (rows == 0 || head_rows_ != rows) throw std::logic_error("loss() without forward()'s logits for every position");
+  if (rows == 0 || head_rows_ != rows || pass_ == Pass::generate || pass_ == Pass::decode) {
+    throw std::logic_error("loss() without forward()'s logits for every position");
+  }
   const int64_t counted = check_targets(targets, rows);
   device_.stage_targets(batch_, targets, nullptr, rows);
   const AdapterPass<floatX> adapters = adapter_pass();
-  Ops ops = device_.ops(adapters);
+  Ops ops = device_.ops(adapters, pass_);
   const Walk<Family, Ops> m = walk();
   for (int64_t n = 0; n < rows; n += m.logits_rows) {
     const int count = head_forward(ops, m, Family::head_input(m), n);
@@ -340,6 +332,85 @@ double FamilyModel<Family, Device>::loss(const int32_t* targets, double* sum) {
   const double total = device_.sum(acts.losses, rows);
   if (sum) *sum = total;
   return counted > 0 ? total / static_cast<double>(counted) : 0;
+}
+
+// ---- decoding ------------------------------------------------------------------------------------------------------
+
+template <class Family, class Device>
+FamilyModel<Family, Device>::RowDecoder::RowDecoder(FamilyModel& model, int pages_, int rows)
+    : Decoder(model.config, pages_, rows),
+      model_(with_room(model, rows)),
+      page_(int64_t{2} * kPageTokens * config.kv_channels() * config.num_layers),
+      memory_(model.device_.memory(pages * page_ * static_cast<int64_t>(sizeof(floatX)))),
+      integers_(int64_t{max_rows} * (5 + pages_of(config.max_seq_len))) {}
+
+template <class Family, class Device>
+FamilyModel<Family, Device>& FamilyModel<Family, Device>::RowDecoder::with_room(FamilyModel& model, int rows) {
+  model.resize(rows, 1);
+  model.device_.reserve_decoding(model.config, rows);
+  return model;
+}
+
+// One copy to the device: tokens, positions, -positions, the number of each row's sequence in this pass, the rows whose
+// logits are wanted, and the pages of these sequences.
+template <class Family, class Device>
+void FamilyModel<Family, Device>::RowDecoder::stage(const DecodeRows& in) {
+  const int64_t N = std::ssize(in.tokens), W = std::ssize(in.wanted);
+  const int width = pages_of(*std::max_element(in.positions.begin(), in.positions.end()) + 1);
+  int32_t* const begin = integers_.host();
+  int32_t* to = std::copy(in.tokens.begin(), in.tokens.end(), begin);
+  to = std::copy(in.positions.begin(), in.positions.end(), to);
+  to = std::transform(in.positions.begin(), in.positions.end(), to, std::negate<int32_t>());
+  int32_t* const wanted = to + N;
+  int32_t* page = std::copy(in.wanted.begin(), in.wanted.end(), wanted);
+  for (int64_t n = 0, sequences = 0; n < N; ++n) {
+    const size_t k = static_cast<size_t>(n);
+    if (n == 0 || in.sequences[k] != in.sequences[k - 1]) {
+      page = std::copy_n(in.pages.begin() + int64_t{in.sequences[k]} * in.max_pages, width, page);
+      ++sequences;
+    }
+    to[n] = static_cast<int32_t>(sequences - 1);
+  }
+  const int32_t* at = integers_.send(model_.device_, page - begin);
+  model_.batch_ = {.tokens = at, .documents = at + 2 * N, .rows = W == N ? nullptr : at + 4 * N};
+  model_.cache_ = {memory_.template as<floatX>(), config.num_layers, {at + N, at + 3 * N, at + 4 * N + W, width}};
+}
+
+template <class Family, class Device>
+void FamilyModel<Family, Device>::RowDecoder::run(const DecodeRows& in) {
+  FamilyModel& m = model_;
+  m.resize(max_rows, 1);
+  stage(in);
+  m.pass_ = Pass::decode;
+  m.dropout_ = {};
+  m.head_rows_ = std::ssize(in.wanted);
+  m.logits_at_ = -1;
+  pass_ = ++m.passes_;
+  m.exchange_.begin_forward();
+  const AdapterPass<floatX> adapters = m.adapter_pass();
+  Ops ops = m.device_.ops(adapters, Pass::decode);
+  Walk<Family, Ops> walk = m.walk();
+  walk.B = static_cast<int>(in.tokens.size());  // of the rows that there is room for
+  Family::forward(ops, walk);
+}
+
+template <class Family, class Device>
+Decoder::Logits FamilyModel<Family, Device>::RowDecoder::logits(int i) {
+  if (pass_ != model_.passes_ || i < 0 || i >= model_.head_rows_) {
+    throw std::logic_error("logits() of a row that was not wanted, or after another pass of the model");
+  }
+  logits_.resize(static_cast<size_t>(config.outputs()));
+  model_.read_row(i, logits_.data());
+  return {logits_.data(), 1, 0};
+}
+
+template <class Family, class Device>
+void FamilyModel<Family, Device>::RowDecoder::copy_page(int to, int from) {
+  if (to < 0 || to >= pages || from < 0 || from >= pages || to == from) {
+    throw std::logic_error("copy_page() of a page that does not exist, or to itself");
+  }
+  floatX* const data = memory_.template as<floatX>();
+  model_.device_.copy(data + to * page_, data + from * page_, page_);
 }
 
 // ---- gradients and update ------------------------------------------------------------------------------------------

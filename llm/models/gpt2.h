@@ -132,7 +132,7 @@ struct Gpt2 {
     T* encoded;  // (N, C)  the stream at the start
     std::vector<BlockActivations<T, S>> block;
     NormRows<T, S> lnf;  // (N, C)
-    T* pooled;           // (B, C)  what the head reads if it reads one row of each sequence
+    T* pooled;           // (B, C)  what the head reads if it reads one row of each sequence, or some of the rows
     T* logits;           // (logits_rows, Vp)  dlogits in backward
     S* losses;           // (N)
     T* sublayer;         // (N, C)  a sublayer's output before it joins the stream, if the product does not add it
@@ -214,8 +214,8 @@ struct Gpt2 {
     ops.norm_forward(m.a.lnf, stream(m, L), m.w.lnf, m.N(), C);
     if (m.config.num_classes > 0) {
       ops.pool_forward(m.a.pooled, m.a.lnf.y, m.batch.pooling, m.B, m.T, C);
-    } else if (m.pass == Pass::generate) {
-      ops.last_rows(m.a.pooled, m.a.lnf.y, m.batch.lengths, m.B, m.T, C);
+    } else if (m.takes_rows()) {
+      ops.take_rows(m.a.pooled, m.a.lnf.y, m.batch.rows, m.head_rows, C);
     }
     // 4. The head; if the logits do not fit, chunk by chunk when they are asked for.
     if (m.head_rows <= m.logits_rows) head_forward(ops, m, head_input(m), 0);
@@ -235,12 +235,12 @@ struct Gpt2 {
     // 1. The first norm, and the projection to queries, keys and values.
     ops.norm_forward(b.ln1, stream(m, l), w.ln1, N, C);
     ops.linear_forward(b.qkv, b.ln1.y, w.qkv, N);
-    // 2. Attention: over the cache for new tokens, else over the batch itself.
+    // 2. Attention: of rows of a cache to what is there, else over the batch itself.
     const AttentionShape shape = m.attention();
     const Qkv<const typename Ops::floatX> qkv = packed_qkv(b.qkv, shape);
-    if (m.cache.data) ops.cache_append(m.cache, l, qkv, shape);
-    if (m.cache.query) {
-      ops.attention_decode(b.atty, m.cache, l, shape);
+    if (m.pass == Pass::decode) {
+      ops.cache_append(m.cache, l, qkv, shape);
+      ops.attention_decode(b.atty, m.cache, l, qkv, shape);
     } else {
       ops.attention_forward(b.atty, b.lse, qkv, shape, m.dropout_at(l, kAttention));
     }
@@ -255,7 +255,7 @@ struct Gpt2 {
   // What the head reads: (head rows, C).
   template <class Ops>
   static const typename Ops::floatX* head_input(const Walk<Gpt2, Ops>& m) {
-    return m.config.num_classes > 0 || m.pass == Pass::generate ? m.a.pooled : m.a.lnf.y;
+    return m.config.num_classes > 0 || m.takes_rows() ? m.a.pooled : m.a.lnf.y;
   }
 
   // ---- backward ----------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ GpuTiers gpu_tiers(Precision precision, bool reference) {
   if (reference) return {{MatmulTier::plain, false}, AttentionTier::plain};
   GpuTiers tiers{
       {precision == Precision::fp32 ? MatmulTier::plain : MatmulTier::tensor_core, precision == Precision::tf32},
-      precision == Precision::bf16 ? AttentionTier::tensor_core : AttentionTier::plain};
+      precision == Precision::bf16 ? AttentionTier::tensor_core : AttentionTier::plain, true};
 #ifdef WROUGHT_CUBLASLT
   tiers.matmul.tier = MatmulTier::cublaslt;
 #endif

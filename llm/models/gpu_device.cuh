@@ -100,6 +100,19 @@ class GpuGraph {
 // The fastest tiers that this build has for a precision; `reference`: the plain ones.
 GpuTiers gpu_tiers(Precision precision, bool reference);
 
+// Tiers for decoding, which give a row the same bits whatever the number of rows in the product: kernels for few rows,
+// with one order of additions; and where adapters need other products, our own kernels, which add up a sum's products
+// in the order of k in each of their tiles, and do not divide k. (cuBLASLt chooses algorithms by the number of rows.)
+// Attention over a cache has one kernel.
+inline GpuTiers decode_tiers(GpuTiers tiers) {
+  if (tiers.matmul.tier == MatmulTier::cublaslt) tiers.matmul.tier = MatmulTier::tensor_core;
+  return tiers;
+}
+inline GpuTiers training_tiers(GpuTiers tiers) {
+  tiers.packed = false;
+  return tiers;
+}
+
 template <class T>
 class GpuDevice {
  public:
@@ -114,12 +127,13 @@ class GpuDevice {
                         kHostFloats = false;
 
   // graphs: repeat() makes them.
-  GpuDevice(const GpuTiers& tiers, bool graphs) : tiers_(tiers), graphs_(graphs && !DryRun::current()) {}
+  GpuDevice(const GpuTiers& tiers, bool graphs)
+      : tiers_(training_tiers(tiers)), decode_tiers_(decode_tiers(tiers)), graphs_(graphs && !DryRun::current()) {}
 
-  // ---- memory: clear(), add() and copies are queued, but read(), write() and copy_in() wait
+  // ---- memory: clear(), add() and copies are queued, but read() and write() wait
   Memory memory(int64_t bytes) const { return DeviceBuffer(bytes); }
   void reserve(const ModelConfig& config, const ModelOptions& options, int B, int T_);
-  void reserve_decoding(const ModelConfig& config, int B, int T_);
+  void reserve_decoding(const ModelConfig& config, int rows);
   void attach(const std::vector<ParamTensor>& table, Exchange& exchange);
   int64_t allocated_bytes() const {
     return scratch_memory_.bytes() + batch_memory_.bytes() + decay_memory_.bytes() + state_memory_.bytes();
@@ -141,19 +155,17 @@ class GpuDevice {
   void copy(U* to, const U* from, int64_t n) const {
     CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(n) * sizeof(U), cudaMemcpyDeviceToDevice, compute_));
   }
-  const int32_t* copy_in(int32_t* to, const int32_t* from, int64_t n) const {
-    copy_now(to, from, static_cast<size_t>(n) * sizeof(int32_t), cudaMemcpyHostToDevice);
-    return to;
-  }
   double read_double(const double* from) const;
   cudaStream_t stream() const { return compute_; }
 
   // ---- a batch, in the ring until used() and as many batches later
-  Ops ops(const AdapterPass<T>& adapters) {
-    return Ops(tiers_, adapters, scratch_memory_.template as<void>(), graphs_ ? &state_->pass : nullptr, compute_);
+  Ops ops(const AdapterPass<T>& adapters, Pass pass) {
+    return Ops(pass == Pass::decode ? decode_tiers_ : tiers_, adapters, scratch_memory_.template as<void>(),
+               graphs_ ? &state_->pass : nullptr, compute_);
   }
   BatchRows stage(const int32_t* tokens, const int32_t* documents, const float* pooling, int N);
   void stage_targets(BatchRows& batch, const int32_t* targets, const float* weights, int N);
+  void stage_rows(BatchRows& batch, const int32_t* rows, int n);  // in the place of targets
   // Dropout's pass: before its operations, and before those of its backward pass.
   void begin_pass(const PassDropout& dropout);
   // Calls part(), which queues a part of a step and returns a number; from the third time on the graph of its launches,
@@ -163,6 +175,21 @@ class GpuDevice {
   int64_t repeat(const StepPart& name, Part&& part);
   void forget_parts() { parts_.clear(); }  // before memory that they work on is freed
   void used() { CUDA_CHECK(cudaEventRecord(slots_[slot_].done, compute_)); }
+
+  // Up to n integers of a pass: host() is filled, send() queues one copy; they are on the device until the next pass.
+  class Integers {
+   public:
+    explicit Integers(int64_t n);
+    int32_t* host();
+    const int32_t* send(GpuDevice& device, int64_t n);
+
+   private:
+    DeviceBuffer device_;
+    PinnedBuffer pinned_;  // (kBatchSlots, n)
+    GpuEvent copied_[kBatchSlots];
+    const int64_t n_;
+    int slot_ = 0;
+  };
 
   // ---- a step
   void begin_step() { CUDA_CHECK(cudaMemsetAsync(&state_->loss, 0, sizeof(double), compute_)); }
@@ -216,7 +243,7 @@ class GpuDevice {
   void send(U* device, U* host, const U* from, int n);
   void copy_now(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) const;
 
-  const GpuTiers tiers_;
+  const GpuTiers tiers_, decode_tiers_;
   GpuStream compute_, copies_;
   DeviceBuffer scratch_memory_, batch_memory_, decay_memory_, state_memory_;
   PinnedBuffer pinned_batches_, pinned_results_;

@@ -60,8 +60,9 @@ void GpuDevice<T>::reserve(const ModelConfig& config, const ModelOptions& option
 }
 
 template <class T>
-void GpuDevice<T>::reserve_decoding(const ModelConfig& config, int B, int T_) {
-  const int64_t scratch = attention_decode_scratch(B, config.num_heads, config.head_size(), T_);
+void GpuDevice<T>::reserve_decoding(const ModelConfig& config, int rows) {
+  const int64_t scratch =
+      attention_decode_scratch(rows, config.num_heads, config.head_size(), pages_of(config.max_seq_len) * kPageTokens);
   if (scratch <= scratch_memory_.bytes()) return;
   wait();
   forget_parts();
@@ -130,6 +131,34 @@ void GpuDevice<T>::stage_targets(BatchRows& batch, const int32_t* targets, const
   if (!weights) return;
   batch.weights = slot.weights;
   send(slot.weights, slot.host_weights, weights, N);
+}
+
+template <class T>
+void GpuDevice<T>::stage_rows(BatchRows& batch, const int32_t* rows, int n) {
+  const Slot& slot = slots_[slot_];
+  batch.rows = slot.targets;
+  send(slot.targets, slot.host_targets, rows, n);
+}
+
+template <class T>
+GpuDevice<T>::Integers::Integers(int64_t n)
+    : device_(n * static_cast<int64_t>(sizeof(int32_t))), pinned_(kBatchSlots * device_.bytes()), n_(n) {}
+
+template <class T>
+int32_t* GpuDevice<T>::Integers::host() {
+  slot_ = (slot_ + 1) % kBatchSlots;
+  CUDA_CHECK(cudaEventSynchronize(copied_[slot_]));  // waits only if the host is a whole ring ahead
+  return pinned_.as<int32_t>() + slot_ * n_;
+}
+
+// In the queue of the kernels, which are done with those of the pass before.
+template <class T>
+const int32_t* GpuDevice<T>::Integers::send(GpuDevice& device, int64_t n) {
+  int32_t* const to = device_.as<int32_t>();
+  CUDA_CHECK(cudaMemcpyAsync(to, pinned_.as<int32_t>() + slot_ * n_, static_cast<size_t>(n) * sizeof(int32_t),
+                             cudaMemcpyHostToDevice, device.compute_));
+  CUDA_CHECK(cudaEventRecord(copied_[slot_], device.compute_));
+  return to;
 }
 
 // ---- a step --------------------------------------------------------------------------------------------------------

@@ -12,14 +12,17 @@
 #include "kernels/layernorm.cuh"
 #include "kernels/lora.cuh"
 #include "kernels/matmul.cuh"
+#include "kernels/matmul_packed.cuh"
 #include "kernels/pool.cuh"
 #include "kernels/residual.cuh"
+#include "kernels/take_rows.cuh"
 #include "llm/models/adapters.h"
 #include "llm/models/ops.h"
 
 struct GpuTiers {
   MatmulMode matmul;
   AttentionTier attention;
+  bool packed = false;  // linears of decoding by kernels/matmul_packed.cuh
 };
 
 template <class T>
@@ -28,6 +31,8 @@ class GpuOps {
   using floatX = T;
   using grad_t = float;
   using sum_t = float;
+  using weight_t = T;
+  using Cache = KeyValueCache<T>;
   using Rows = NormRows<T, float>;
 
   // pass: where dropout's pass is, plus one, so that captured launches draw other numbers each time; null: launches
@@ -46,11 +51,16 @@ class GpuOps {
     ::layernorm_forward<T>(out.y, out.mean, out.rstd, inp, w.w, w.b, N, C, stream_);
   }
   void linear_forward(T* out, const T* inp, const Linear<T>& w, int N) {
-    ::matmul_forward<T>(out, nullptr, inp, w.w, w.b, N, w.in, w.out, tiers_.matmul, stream_);
+    if (tiers_.packed) {
+      packed_forward(out, inp, w, false, nullptr, N);
+    } else {
+      ::matmul_forward<T>(out, nullptr, inp, w.w, w.b, N, w.in, w.out, tiers_.matmul, stream_);
+    }
     adapters_forward(*this, adapters_, out, inp, w, N);
   }
   void linear_gelu_forward(T* out, T* activated, const T* inp, const Linear<T>& w, int N) {
     if (!w.adapted()) {
+      if (tiers_.packed) return packed_forward(activated, inp, w, true, nullptr, N);
       return ::matmul_forward<T>(out, activated, inp, w.w, w.b, N, w.in, w.out, tiers_.matmul, stream_);
     }
     linear_forward(out, inp, w, N);
@@ -59,6 +69,7 @@ class GpuOps {
   void linear_residual_forward(T* out, T* sublayer, const T* residual, const T* inp, const Linear<T>& w,
                                const Dropout& d, int N) {
     if (d.rate == 0 && !w.adapted()) {
+      if (tiers_.packed) return packed_forward(out, inp, w, false, residual, N);
       return ::matmul_forward<T>(out, nullptr, inp, w.w, w.b, N, w.in, w.out, tiers_.matmul, stream_, residual);
     }
     linear_forward(sublayer, inp, w, N);
@@ -68,25 +79,20 @@ class GpuOps {
   void attention_forward(T* out, float* lse, const Qkv<const T>& inp, const AttentionShape& s, const Dropout& d) {
     ::attention_forward(out, lse, inp, d.rate, d.seed, sequence(d), s, tiers_.attention, stream_);
   }
-  void cache_append(const CacheRows<T>& cache, int layer, const Qkv<const T>& inp, const AttentionShape& s) {
-    ::kv_cache_append(cache.query, cache.keys(layer, s), cache.values(layer, s), inp, cache.first, s, cache.max_T,
-                      stream_);
+  void cache_append(const Cache& cache, int layer, const Qkv<const T>& inp, const AttentionShape& s) {
+    ::kv_cache_append(cache.data, inp, cache.rows, layer, cache.layers, s, stream_);
   }
-  void attention_decode(T* out, const CacheRows<T>& cache, int layer, const AttentionShape& s) {
-    ::attention_decode<T>(out, scratch_, cache.query, cache.keys(layer, s), cache.values(layer, s), cache.lengths, s.B,
-                          s.NH, s.NKV, s.HS, cache.max_T, stream_);
+  void attention_decode(T* out, const Cache& cache, int layer, const Qkv<const T>& inp, const AttentionShape& s) {
+    ::attention_decode<T>(out, scratch_, cache.data, inp, cache.rows, layer, cache.layers, s, stream_);
   }
   void pool_forward(T* out, const T* inp, const float* weights, int B, int T_, int C) {
     ::pool_forward(out, inp, weights, B, T_, C, stream_);
   }
-  void last_rows(T* out, const T* inp, const int32_t* lengths, int B, int T_, int C) {
-    const size_t row = static_cast<size_t>(C) * sizeof(T), sequence = row * static_cast<size_t>(T_);
-    const auto copy = [&](int64_t b, int last, int rows) {
-      CUDA_CHECK(cudaMemcpy2DAsync(out + b * C, row, inp + (b * T_ + last) * C, sequence, row,
-                                   static_cast<size_t>(rows), cudaMemcpyDeviceToDevice, stream_));
-    };
-    if (!lengths) return copy(0, T_ - 1, B);
-    for (int b = 0; b < B; ++b) copy(b, lengths[b] - 1, 1);
+  void take_rows(T* out, const T* inp, const int32_t* rows, int64_t n, int C) {
+    if (n == 0) return;
+    if (rows) return ::take_rows(out, inp, rows, static_cast<int>(n), C, stream_);
+    const size_t bytes = static_cast<size_t>(n * C) * sizeof(T);
+    CUDA_CHECK(cudaMemcpyAsync(out, inp, bytes, cudaMemcpyDeviceToDevice, stream_));
   }
   void classifier_forward(float* losses, const T* logits, const int32_t* targets, int N, int V, int Vp) {
     ::classifier_forward(losses, logits, targets, N, V, Vp, stream_);
@@ -154,6 +160,10 @@ class GpuOps {
   }
 
  private:
+  void packed_forward(T* out, const T* inp, const Linear<T>& w, bool gelu, const T* residual, int N) {
+    if (N == 0) return;
+    ::matmul_packed<T, T>(out, inp, w.w, nullptr, {w.b, gelu, residual}, N, w.in, w.out, stream_);
+  }
   DropoutSequence sequence(const Dropout& d) const {
     return pass_ ? DropoutSequence(d.sequence & 0xffff, pass_) : DropoutSequence(d.sequence);  // PassDropout::at
   }

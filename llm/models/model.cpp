@@ -1,7 +1,6 @@
 // What models of all families on all devices refuse.
 #include "llm/models/model.h"
 
-#include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -40,56 +39,17 @@ static void check_sizes(const ForwardInput& in, const ModelConfig& config) {
   }
 }
 
-static void check_cache(const ForwardInput& in) {
-  const KeyValueCache& cache = *in.cache;
-  const auto [shortest, longest] = std::minmax_element(cache.lengths.begin(), cache.lengths.end());
-  if (in.B != cache.B || in.T > cache.room) {
-    fail("a batch of %d sequences of %d tokens does not fit the cache, which holds %d of %d", in.B, in.T, cache.B,
-         cache.room);
-  }
-  if (*longest == 0) return;
-  if (*shortest == 0 || in.T != 1 || in.lengths) {
-    throw std::logic_error("a cache that is not empty takes one token of each sequence, after those that it has");
-  }
-  if (*longest >= cache.room) {
-    fail("a sequence of %d tokens does not fit the cache, which holds %d", *longest + 1, cache.room);
-  }
-}
-
 void Model::forward(const ForwardInput& in) {
   check_sizes(in, config);
   if ((config.num_classes > 0) != (in.pooling != nullptr)) {
     throw std::logic_error("forward() of a classifier without pooling, or of another model with it");
   }
-  if (in.documents && (!config.causal || config.num_classes > 0 || in.cache)) {
-    throw std::logic_error("documents of a classifier, of a model that is not causal, or with a cache");
+  if (in.documents && (!config.causal || config.num_classes > 0)) {
+    throw std::logic_error("documents of a classifier, or of a model that is not causal");
   }
   if (in.documents) check_documents(in);
-  if ((in.cache || in.lengths) && in.pass != Pass::generate) {
-    throw std::logic_error("a cache or lengths in another pass than Pass::generate");
-  }
-  for (int b = 0; in.lengths && b < in.B; ++b) {
-    if (in.lengths[b] < 1 || in.lengths[b] > in.T) {
-      fail("sequence %d has %d tokens before padding, expected 1 to %d", b, in.lengths[b], in.T);
-    }
-  }
-  if (in.cache) check_cache(in);
+  if (in.pass == Pass::decode) throw std::logic_error("forward() with Pass::decode, which is make_decoder()'s");
   run(in);
-  for (int b = 0; in.cache && b < in.B; ++b) {
-    in.cache->lengths[static_cast<size_t>(b)] += in.lengths ? in.lengths[b] : in.T;
-  }
-}
-
-std::unique_ptr<KeyValueCache> Model::make_cache(int B, int room) {
-  if (config.num_classes > 0) throw std::logic_error("a cache for a classifier");
-  if (!config.causal) {
-    fail("keys and values of a model that is not causal cannot be kept: each new token changes them");
-  }
-  if (B < 1 || room < 1 || room > config.max_seq_len) {
-    fail("a cache of %d sequences of %d tokens: expected at least one of each, and the model's context of %d at most",
-         B, room, config.max_seq_len);
-  }
-  return allocate_cache(B, room);
 }
 
 int64_t Model::check_targets(const int32_t* targets, int N) const {

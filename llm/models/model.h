@@ -15,25 +15,16 @@
 #include <vector>
 
 #include "llm/models/config.h"
+#include "llm/models/decoder.h"
 #include "llm/models/options.h"
 #include "llm/models/tensor_table.h"
 #include "llm/models/update.h"
 #include "llm/models/walk.h"
 
-// Keys and values of B sequences of up to `room` tokens, for generation with the model that made it.
-struct KeyValueCache {
-  KeyValueCache(int B_, int room_) : B(B_), room(room_) { clear(); }
-  virtual ~KeyValueCache() = default;
-  void clear() { lengths.assign(static_cast<size_t>(B), 0); }
-
-  const int B, room;
-  std::vector<int32_t> lengths;  // (B)  tokens of each sequence in it
-};
-
 struct ForwardInput {
   const int32_t* tokens;  // (B, T)  in [0, V); T <= max_seq_len
   int B, T;
-  Pass pass = Pass::train;
+  Pass pass = Pass::train;   // not decode
   PassDropout dropout = {};  // acts only in Pass::train; backward repeats its masks
   // Rows of several documents one after the other: position t of row b belongs to the document that begins at
   // documents[b,t], sees no other, and is position t - documents[b,t] of it. (B, T): t where a document begins, else
@@ -42,11 +33,6 @@ struct ForwardInput {
   // A classifier's head reads, of sequence b, sum_t pooling[b,t] lnf[b,t]. (B, T): a single 1 selects a position, 1/T
   // everywhere gives the mean. Only for classifiers, and always for these.
   const float* pooling = nullptr;
-  // In Pass::generate: rows before padding, (B), 1 to T; null: T. The logits are those of each row's last.
-  const int32_t* lengths = nullptr;
-  // In Pass::generate: an empty one is filled; else T is 1, and each sequence gets one token more: the logits are those
-  // of a forward of all its tokens, but only the new one is computed.
-  KeyValueCache* cache = nullptr;
 };
 
 class Model {
@@ -57,13 +43,14 @@ class Model {
   const ModelOptions options;
   const std::vector<ParamTensor> table;
 
-  // Throws Error for tokens, sizes or lengths out of range, and where the cache is full; std::logic_error for inputs
-  // that the model does not have. The first call and a larger B*T allocate, and may throw std::bad_alloc.
+  // Throws Error for tokens or sizes out of range; std::logic_error for inputs that the model does not have. The first
+  // call and a larger B*T allocate, and may throw std::bad_alloc.
   void forward(const ForwardInput& in);
   void forward(const int32_t* tokens, int B, int T, Pass pass) { forward({tokens, B, T, pass}); }
-  // Room for B sequences of up to `room` tokens. Throws Error for a model that is not causal, where each new token
-  // changes the keys and values of the others, and for a classifier; std::bad_alloc.
-  std::unique_ptr<KeyValueCache> make_cache(int B, int room);
+  // Decodes with this model, which must outlive it, and with its activations: a pass of one overwrites what a pass of
+  // the other left. Each pass reads the weights as they are then. Throws Error as Decoder's constructor does;
+  // std::bad_alloc if the pages, or activations of max_rows tokens, do not fit.
+  virtual std::unique_ptr<Decoder> make_decoder(int pages, int max_rows) = 0;
   // Logits of the last forward: row r, outputs() values. There are B*T rows, or B after Pass::generate and in a
   // classifier; backward uses them up. Targets and weights below have as many rows.
   virtual void read_logits(int64_t row, float* out) = 0;
@@ -105,5 +92,4 @@ class Model {
   Model(const ModelConfig& c, const ModelOptions& o);
   int64_t check_targets(const int32_t* targets, int N) const;  // throws Error; returns how many are not -1
   virtual void run(const ForwardInput& in) = 0;                // one that was checked
-  virtual std::unique_ptr<KeyValueCache> allocate_cache(int B, int room) = 0;
 };

@@ -11,11 +11,10 @@
 //   linear_residual_forward  out (N, w.out) = residual + drop(inp (N, w.in) w^T + b). Uses up sublayer (N, w.out)
 //   gelu_forward             out (n) = gelu(inp)
 //   attention_forward        out (N, NH HS), lse (B, NH, T) of queries, keys and values (kernels/attention_shape.h)
-//   cache_append             keys and values go into the cache, after the cached ones; queries become the cache's
-//   attention_decode         out (B, NH HS) = attention of one query per sequence, in the cache, to the keys there
+//   cache_append             keys and values of each row go to its place in the cache
+//   attention_decode         out (N, NH HS) = attention of each row's queries to the keys of its sequence in the cache
 //   pool_forward             out (B, C) = sum over t of weights (B, T) * inp (N, C)
-//   last_rows                out (B, C) = each sequence's last row in inp (N, C): number lengths[b] - 1 of its T rows;
-//                            lengths (B), of the host, null: T each
+//   take_rows                out (n, C) = these rows of inp (N, C); null: the first n
 //   classifier_forward       losses (N) of logits (N, Vp)
 //   classifier_backward      losses (N); logits (N, Vp) become dlogits = weight * (softmax - onehot)
 //   zero                     out (n) = 0
@@ -37,6 +36,7 @@
 #include <cstdint>
 
 #include "kernels/attention_shape.h"
+#include "kernels/kv_cache.h"
 
 // ---- tensors of one operation --------------------------------------------------------------------------------------
 
@@ -116,16 +116,10 @@ inline uint64_t adapter_site(int layer, int place) {
 
 // ---- generation ----------------------------------------------------------------------------------------------------
 
-// The keys and values of generation, and what a decoding step needs.
+// A cache of keys and values (kernels/kv_cache.h), and the places of a pass's rows in it.
 template <class T>
-struct CacheRows {
-  T* data = nullptr;                 // (layers, keys | values, B, NKV, max_T, HS)  null: nothing is cached
-  T* query = nullptr;                // (B, NH, HS)  null: the pass does not continue what is cached
-  const int32_t* lengths = nullptr;  // (B)  tokens of each sequence, the new one included
-  const int32_t* first = nullptr;    // (B)  minus the tokens before the new one, whose position is 0 - first; null: 0
-  int max_T = 0;
-
-  T* keys(int layer, const AttentionShape& s) const { return data + 2 * layer * elements(s); }
-  T* values(int layer, const AttentionShape& s) const { return keys(layer, s) + elements(s); }
-  int64_t elements(const AttentionShape& s) const { return int64_t{s.B} * max_T * s.kv_channels(); }
+struct KeyValueCache {
+  T* data = nullptr;  // (pages, layers, keys | values, NKV, kPageTokens, HS)
+  int layers = 0;
+  CacheRows rows;
 };

@@ -53,6 +53,8 @@ class PlanOps {
   using floatX = T;
   using grad_t = float;
   using sum_t = float;
+  using weight_t = T;
+  using Cache = KeyValueCache<T>;
   using Rows = NormRows<T, float>;
 
   PlanOps(const Exchange& layers, const AdapterPass<T>& adapters) : layers_(layers), adapters_(adapters) {}
@@ -104,19 +106,18 @@ class PlanOps {
     add(attention("attention_forward", s, d), {span(out, s.tokens() * s.channels()), span(lse, s.tokens() * s.NH)},
         spans(inp, s));
   }
-  void cache_append(const CacheRows<T>&, int, const Qkv<const T>& inp, const AttentionShape& s) {
+  void cache_append(const Cache&, int, const Qkv<const T>& inp, const AttentionShape& s) {
     add(attention("cache_append", s, {}), {}, spans(inp, s));
   }
-  void attention_decode(T* out, const CacheRows<T>&, int, const AttentionShape& s) {
-    add(attention("attention_decode", s, {}), {span(out, s.tokens() * s.channels())}, {});
+  void attention_decode(T* out, const Cache&, int, const Qkv<const T>& inp, const AttentionShape& s) {
+    add(attention("attention_decode", s, {}), {span(out, s.tokens() * s.channels())}, spans(inp, s));
   }
   void pool_forward(T* out, const T* inp, const float*, int B, int T_, int C) {
     add({.name = "pool_forward", .N = int64_t{B} * T_, .C = C, .B = B, .T = T_}, {span(out, int64_t{B} * C)},
         {span(inp, int64_t{B} * T_ * C)});
   }
-  void last_rows(T* out, const T* inp, const int32_t*, int B, int T_, int C) {
-    add({.name = "last_rows", .N = int64_t{B} * T_, .C = C, .B = B, .T = T_}, {span(out, int64_t{B} * C)},
-        {span(inp, int64_t{B} * T_ * C)});
+  void take_rows(T* out, const T* inp, const int32_t*, int64_t n, int C) {
+    add({.name = "take_rows", .N = n, .C = C}, {span(out, n * C)}, {span(inp, n * C)});
   }
 
   // ---- backward ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ enum class Pass {
   train,     // dropout on, logits for every position, activations kept for backward
   evaluate,  // dropout off, logits for every position
   generate,  // dropout off, logits of each row's last position only
+  decode,    // rows of a cache (decoder.h): T is 1, documents -positions; logits of some of them
 };
 
 // A batch on the device.
@@ -23,7 +24,7 @@ struct BatchRows {
   const int32_t* tokens = nullptr;     // (B, T)
   const int32_t* documents = nullptr;  // (B, T)  position t of a row is t - documents of its document; null: t
   const float* pooling = nullptr;      // (B, T)  only in classifiers
-  const int32_t* lengths = nullptr;    // (B)  of the host: rows before padding; null: T
+  const int32_t* rows = nullptr;       // (head rows)  those that the head reads, of takes_rows(); null: the first ones
   const int32_t* targets = nullptr;    // (head rows)  these two only in backward
   const float* weights = nullptr;      // (head rows)
 };
@@ -47,7 +48,7 @@ struct Walk {
   using floatX = typename Ops::floatX;
 
   const ModelConfig& config;
-  const typename Family::template Params<floatX>& w;
+  const typename Family::template Params<typename Ops::weight_t>& w;
   const typename Family::template Params<typename Ops::grad_t>& d;
   const typename Family::template Activations<floatX, typename Ops::sum_t>& a;
   Exchange& layers;  // visits them
@@ -56,7 +57,7 @@ struct Walk {
   Pass pass;
   BatchRows batch;
   PassDropout dropout;
-  CacheRows<floatX> cache;
+  typename Ops::Cache cache;       // of Pass::decode
   int64_t head_rows, logits_rows;  // of logits: in all, and as many as a.logits holds at a time
   int64_t& logits_at;              // the first that is in a.logits; -1: none
   // Backward: the last layer that it visits, and whether it sets or adds.
@@ -65,9 +66,10 @@ struct Walk {
 
   int N() const { return B * T; }
   int64_t NC() const { return int64_t{N()} * config.channels; }
+  bool takes_rows() const { return pass == Pass::generate || pass == Pass::decode; }  // the head reads only some
   // Parameters, gradients and activations of a block.
   struct BlockParts {
-    const typename Family::template Block<floatX>& w;
+    const typename Family::template Block<typename Ops::weight_t>& w;
     const typename Family::template Block<typename Ops::grad_t>& d;
     const typename Family::template BlockActivations<floatX, typename Ops::sum_t>& a;
   };
@@ -88,7 +90,8 @@ struct Walk {
 template <class Family, class Ops>
 int head_forward(Ops& ops, const Walk<Family, Ops>& m, const typename Ops::floatX* inp, int64_t first) {
   const int rows = static_cast<int>(std::min(m.logits_rows, m.head_rows - first));
-  if (m.logits_at != first) ops.linear_forward(m.a.logits, inp + first * m.w.head.in, m.w.head.from(first), rows);
+  if (m.logits_at != first && rows > 0)
+    ops.linear_forward(m.a.logits, inp + first * m.w.head.in, m.w.head.from(first), rows);
   m.logits_at = first;
   return rows;
 }

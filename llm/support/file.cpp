@@ -472,3 +472,14 @@ std::string replace_invalid_utf8(std::string_view text) {
   }
   return out;
 }
+
+size_t unfinished_utf8_bytes(std::string_view text) {
+  for (size_t n = 1; n <= std::min<size_t>(3, text.size()); ++n) {
+    const std::string_view tail = text.substr(text.size() - n);
+    const auto lead = static_cast<unsigned char>(tail[0]);
+    if ((lead & 0xC0) == 0x80) continue;
+    const size_t length = lead < 0xC2 || lead > 0xF4 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    return length > n && replace_invalid_utf8(tail) == "\uFFFD" ? n : 0;
+  }
+  return 0;
+}

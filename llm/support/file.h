@@ -108,3 +108,6 @@ size_t find_invalid_utf8(std::string_view text);
 
 // The text with every maximal invalid part replaced by U+FFFD, as Python's bytes.decode(errors="replace") does.
 std::string replace_invalid_utf8(std::string_view text);
+
+// How many bytes at the end of the text, at most 3, begin a character that more bytes could complete.
+size_t unfinished_utf8_bytes(std::string_view text);

@@ -524,25 +524,9 @@ std::string Tokenizer::checksum() const {
 
 // ---- decoding as ids come ------------------------------------------------------------------------------------------
 
-namespace {
-
-// How many bytes at the end of the text begin a character that more bytes could complete.
-size_t unfinished_bytes(std::string_view text) {
-  for (size_t n = 1; n <= std::min<size_t>(3, text.size()); ++n) {
-    const std::string_view tail = text.substr(text.size() - n);
-    const auto lead = static_cast<unsigned char>(tail[0]);
-    if ((lead & 0xC0) == 0x80) continue;
-    const bool could_go_on = lead >= 0xC2 && lead <= 0xF4 && utf8_length(tail[0]) > n;
-    return could_go_on && replace_invalid_utf8(tail) == "\uFFFD" ? n : 0;
-  }
-  return 0;
-}
-
-}  // namespace
-
 std::string StreamDecoder::next(int32_t id) {
   waiting_ += tokenizer_.bytes_of(id);
-  const size_t keep = unfinished_bytes(waiting_);
+  const size_t keep = unfinished_utf8_bytes(waiting_);
   std::string text = replace_invalid_utf8(std::string_view(waiting_).substr(0, waiting_.size() - keep));
   waiting_.erase(0, waiting_.size() - keep);
   return text;

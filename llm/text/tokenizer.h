@@ -25,6 +25,13 @@ struct TextRange {
   size_t begin, end;  // bytes of a text
 };
 
+// A byte-level vocabulary as files spell it: each byte of a token is one visible character, as GPT-2 writes them.
+struct SpelledVocabulary {
+  std::vector<std::string> tokens;  // by id; special tokens as they are
+  std::vector<bool> special;        // by id
+  std::vector<std::string> merges;  // "left right", in the order in which they apply
+};
+
 class Tokenizer {
  public:
   // ---- making one ----
@@ -42,6 +49,11 @@ class Tokenizer {
   // ASCII without spaces, or is there already: as a token or twice in the list.
   Tokenizer with_special_tokens(std::span<const std::string> tokens) const;
   void save(const std::filesystem::path& path) const;  // as HF tokenizer.json, in one step (a temporary file, renamed)
+  // For formats that hold a vocabulary next to other things. spelled() throws std::logic_error for a character
+  // vocabulary; from_spelled() throws Error, beginning with `source`, for tokens, merges or special tokens that do not
+  // fit together.
+  SpelledVocabulary spelled() const;
+  static Tokenizer from_spelled(const SpelledVocabulary& vocabulary, const std::string& source);
 
   // ---- using one ----
   // Every call is thread-safe. Bytes that are not UTF-8 are encoded as they are, each as an "other" character of a

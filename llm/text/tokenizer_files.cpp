@@ -361,17 +361,35 @@ struct Pairs {
   }
 };
 
+// "left right"; false if the text has another number of spaces than one.
+bool add_pair(std::string_view text, Pairs& merges) {
+  const size_t space = text.find(' ');
+  if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) return false;
+  merges.add(text.substr(0, space), text.substr(space + 1));
+  return true;
+}
+
 void read_merge(const fs::path& path, const json& merge, Pairs& merges) {
   if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
     merges.add(merge[0].get_ref<const std::string&>(), merge[1].get_ref<const std::string&>());
     return;
   }
-  const std::string_view text = merge.is_string() ? merge.get_ref<const std::string&>() : std::string_view();
-  const size_t space = text.find(' ');
-  if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
+  if (!add_pair(merge.is_string() ? merge.get_ref<const std::string&>() : std::string_view(), merges)) {
     fail("%s: model.merges[%zu]: expected \"left right\" or [\"left\", \"right\"]", path.c_str(), merges.ends.size());
   }
-  merges.add(text.substr(0, space), text.substr(space + 1));
+}
+
+// `field`: how the file names the list, for messages.
+void add_merges(const fs::path& path, const char* field, const Vocab& vocab, const Pairs& merges, Impl& v) {
+  v.merges = MergeTable(merges.ends.size());
+  size_t begin = 0;
+  for (size_t k = 0; k < merges.ends.size(); ++k) {
+    const auto [middle, end] = merges.ends[k];
+    const std::string_view text = merges.text;
+    add_merge(strprintf("%s: %s[%zu]", path.c_str(), field, k), vocab, text.substr(begin, middle - begin),
+              text.substr(middle, end - middle), v);
+    begin = end;
+  }
 }
 
 Tokenizer load_json(const fs::path& path) {
@@ -453,15 +471,7 @@ Tokenizer load_json(const fs::path& path) {
     fail("%s: model.merges is missing or not a list", path.c_str());
   }
   if (bad_merge) throw *bad_merge;
-  v.merges = MergeTable(merges.ends.size());
-  size_t begin = 0;
-  for (size_t k = 0; k < merges.ends.size(); ++k) {
-    const auto [middle, end] = merges.ends[k];
-    const std::string_view text = merges.text;
-    add_merge(strprintf("%s: model.merges[%zu]", path.c_str(), k), vocab, text.substr(begin, middle - begin),
-              text.substr(middle, end - middle), v);
-    begin = end;
-  }
+  add_merges(path, "model.merges", vocab, merges, v);
   return Impl::make(std::move(v), path.string());
 }
 
@@ -632,12 +642,55 @@ Tokenizer Tokenizer::load(const fs::path& path) {
       path.c_str());
 }
 
+SpelledVocabulary Tokenizer::spelled() const {
+  const Impl& v = *impl_;
+  if (v.kind == Impl::Kind::chars) throw std::logic_error("a character vocabulary has no spelling in bytes");
+  SpelledVocabulary result;
+  for (const std::string& token : v.tokens) result.tokens.push_back(to_characters(token));
+  result.special.resize(v.tokens.size());
+  for (const SpecialToken& token : v.specials) {
+    result.tokens[static_cast<size_t>(token.id)] = token.text;
+    result.special[static_cast<size_t>(token.id)] = true;
+  }
+  for (const Merge& merge : v.merges.merges()) {
+    const std::string& left = result.tokens[static_cast<size_t>(merge.left)];
+    result.merges.push_back(left + " " + result.tokens[static_cast<size_t>(merge.right)]);
+  }
+  return result;
+}
+
+Tokenizer Tokenizer::from_spelled(const SpelledVocabulary& vocabulary, const std::string& source) {
+  Vocab vocab;
+  Pairs merges;
+  std::vector<SpecialToken> specials;
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
+    const std::string& token = vocabulary.tokens[id];
+    add_token(source, "the list of tokens", token, id, vocab);
+    if (vocabulary.special[id]) specials.push_back({token, static_cast<int32_t>(id)});
+  }
+  for (const std::string& merge : vocabulary.merges) {
+    if (!add_pair(merge, merges)) {
+      fail("%s: merges[%zu] is %s, expected \"left right\"", source.c_str(), merges.ends.size(),
+           in_quotes(merge).c_str());
+    }
+  }
+  Impl v;
+  v.kind = merges.ends.empty() ? Impl::Kind::bytes : Impl::Kind::bpe;
+  place_tokens(source, vocab, std::move(specials), v);
+  add_merges(source, "merges", vocab, merges, v);
+  return Impl::make(std::move(v), source);
+}
+
 void Tokenizer::save(const fs::path& path) const {
   const Impl& v = *impl_;
   const bool byte_level = v.kind != Impl::Kind::chars;
-  std::vector<std::string> written(v.tokens.size());
-  for (size_t id = 0; id < written.size(); ++id) written[id] = byte_level ? to_characters(v.tokens[id]) : v.tokens[id];
-  for (const SpecialToken& token : v.specials) written[static_cast<size_t>(token.id)] = token.text;
+  SpelledVocabulary written;
+  if (byte_level) {
+    written = spelled();
+  } else {
+    written.tokens = v.tokens;
+    for (const SpecialToken& token : v.specials) written.tokens[static_cast<size_t>(token.id)] = token.text;
+  }
 
   ordered_json added = ordered_json::array();
   for (const SpecialToken& token : v.specials) {
@@ -651,13 +704,10 @@ void Tokenizer::save(const fs::path& path) const {
   }
   ordered_json vocab = ordered_json::object();
   auto& entries = vocab.get_ref<ordered_json::object_t&>();  // appended to directly: ordered_json searches on insertion
-  for (size_t id = 0; id < written.size(); ++id) {
-    static_cast<std::vector<ordered_json::object_t::value_type>&>(entries).emplace_back(written[id], id);
+  for (size_t id = 0; id < written.tokens.size(); ++id) {
+    static_cast<std::vector<ordered_json::object_t::value_type>&>(entries).emplace_back(written.tokens[id], id);
   }
-  ordered_json merges = ordered_json::array();
-  for (const Merge& merge : v.merges.merges()) {
-    merges.push_back(written[static_cast<size_t>(merge.left)] + " " + written[static_cast<size_t>(merge.right)]);
-  }
+  ordered_json merges = std::move(written.merges);
   ordered_json splitter, decoder = {{"type", "Fuse"}};
   if (byte_level) {
     // Without merges nothing depends on how the text is split.

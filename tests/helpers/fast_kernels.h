@@ -18,6 +18,18 @@ void for_each_fast(Run&& run) {
   }
 }
 
+// run(kernels): those of decoding.
+template <class Run>
+void for_each_decode(Run&& run) {
+  for (const cpu::Isa isa : cpu::kIsas) {
+    const cpu::DecodeKernels* kernels = cpu::decode_kernels(isa);
+    if (!kernels) continue;
+    const std::string which = cpu::name_of(isa);
+    CAPTURE(which);
+    run(*kernels);
+  }
+}
+
 // The error that rounding both factors of products to bf16 (unit round-off 2^-9) may cause in a sum of K of them, in
 // the measure of sum_tolerance: each factor is off by at most 2^-9 of itself, so a sum of rms r by 2 * 2^-9 r.
 inline double product_tolerance(double K, double rms, bool bf16) {

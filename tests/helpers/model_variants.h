@@ -7,6 +7,7 @@
 
 #include "llm/models/model.h"
 #include "llm/text/dataloader.h"
+#include "tests/helpers/decoding.h"
 #include "tests/helpers/finite_differences.h"
 
 struct Variant {
@@ -104,27 +105,18 @@ inline std::vector<float> tensor_of(const Model& model, Arena arena, const Param
 // Logits (T - T0 + 1, B, outputs) of each sequence's last token, for T0 tokens and then one more each time until T:
 // with the cache, and without it.
 inline Floats decoded_logits(Model& model, const VariantBatch& batch, int T0) {
-  const size_t columns = static_cast<size_t>(model.config.outputs()), rows = static_cast<size_t>(batch.B);
-  Floats all(static_cast<size_t>(batch.T - T0 + 1) * rows * columns);
-  const auto tokens = [&](int first, int T) {
-    std::vector<int32_t> ids;
+  PagedTexts texts(model, batch.B, batch.B * T0);
+  Floats all;
+  for (int t = 0, next = T0; t < batch.T; t = next++) {
+    std::vector<PagedTexts::Part> parts;
     for (int b = 0; b < batch.B; ++b) {
-      const auto begin = batch.inputs.begin() + b * batch.T + first;
-      ids.insert(ids.end(), begin, begin + T);
+      parts.push_back(
+          {b, std::span(batch.inputs).subspan(static_cast<size_t>(b * batch.T + t), static_cast<size_t>(next - t))});
     }
-    return ids;
-  };
-  const auto cache = model.make_cache(batch.B, batch.T);
-  const auto forward = [&](const std::vector<int32_t>& ids, int T) {
-    model.forward({.tokens = ids.data(), .B = batch.B, .T = T, .pass = Pass::generate, .cache = cache.get()});
-  };
-  forward(tokens(0, T0), T0);
-  float* to = all.data();
-  for (int t = T0;; ++t) {
-    for (size_t b = 0; b < rows; ++b, to += columns) model.read_logits(static_cast<int64_t>(b), to);
-    if (t == batch.T) return all;
-    forward(tokens(t, 1), 1);
+    const Floats logits = texts.feed(parts);
+    all.insert(all.end(), logits.begin(), logits.end());
   }
+  return all;
 }
 inline Floats evaluated_logits(Model& model, const VariantBatch& batch, int T0) {
   const size_t columns = static_cast<size_t>(model.config.outputs());

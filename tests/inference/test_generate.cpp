@@ -1,8 +1,10 @@
 // Text from a model: the window, the stop, the seed. A stand-in model records its calls.
 #include <doctest/doctest.h>
 
+#include <memory>
 #include <new>
 
+#include "kernels/kv_cache.h"
 #include "llm/inference/generate.h"
 #include "llm/support/error.h"
 
@@ -15,28 +17,19 @@ class CountingModel : public Model {
   void run(const ForwardInput& in) override {
     CHECK(in.B == 1);
     CHECK(in.pass == Pass::generate);
-    if (in.cache && in.cache->lengths[0] > 0) {
-      windows.push_back(windows.back());
-      windows.back().push_back(*in.tokens);
-      ++decodes;
-    } else {
-      windows.emplace_back(in.tokens, in.tokens + in.T);
-    }
-  }
-  std::unique_ptr<KeyValueCache> allocate_cache(int B, int T) override {
-    CHECK(B == 1);
-    if (full) throw std::bad_alloc();
-    struct Cache final : KeyValueCache {
-      Cache(int B_, int T_, int& counted) : KeyValueCache(B_, T_), room_of_model(counted) { counted = T_; }
-      ~Cache() override { room_of_model = 0; }
-      int& room_of_model;
-    };
-    return std::make_unique<Cache>(B, T, room);
+    windows.emplace_back(in.tokens, in.tokens + in.T);
   }
   void read_logits(int64_t row, float* out) override {
     CHECK(row == 0);
+    predict(out);
+  }
+  void predict(float* out) const {
     const int next = (windows.back().back() + 1) % config.vocab_size;
     for (int i = 0; i < config.vocab_size; ++i) out[i] = open_ ? 0.0f : i == next ? 100.0f : 0.0f;
+  }
+  std::unique_ptr<Decoder> make_decoder(int pages, int max_rows) override {
+    if (full) throw std::bad_alloc();
+    return std::make_unique<CountingDecoder>(*this, pages, max_rows);
   }
   double loss(const int32_t*, double*) override { return 0; }
   void backward(const int32_t*, const float*, bool) override {}
@@ -53,10 +46,38 @@ class CountingModel : public Model {
   void write(Arena, const ParamTensor&, const float*) override {}
 
   std::vector<std::vector<int32_t>> windows;  // from which each new token was computed
-  int room = 0, decodes = 0;
-  bool full = false;  // no memory for a cache
+  int room = 0, decodes = 0;                  // tokens of a decoder's passes, at most; passes that continue a window
+  bool full = false;                          // no memory for a cache
 
  private:
+  // One sequence; only the last row is wanted.
+  struct CountingDecoder final : Decoder {
+    CountingDecoder(CountingModel& model, int pages_, int rows) : Decoder(model.config, pages_, rows), of(model) {
+      CHECK(pages == pages_of(rows));
+      of.room = rows;
+    }
+    ~CountingDecoder() override { of.room = 0; }
+    void run(const DecodeRows& rows) override {
+      const size_t first = static_cast<size_t>(rows.positions[0]);
+      CHECK(rows.sequences.back() == 0);
+      CHECK(std::vector(rows.wanted.begin(), rows.wanted.end()) ==
+            std::vector{static_cast<int32_t>(rows.tokens.size()) - 1});
+      CHECK(first == (first > 0 ? of.windows.back().size() : 0));
+      if (first > 0) of.windows.push_back(of.windows.back());
+      if (first == 0) of.windows.emplace_back();
+      of.windows.back().insert(of.windows.back().end(), rows.tokens.begin(), rows.tokens.end());
+      of.decodes += first > 0;
+    }
+    Logits logits(int i) override {
+      CHECK(i == 0);
+      of.predict(row.data());
+      return {row.data(), 1, 0};
+    }
+    void copy_page(int, int) override { FAIL("one sequence has nothing to copy"); }
+    CountingModel& of;
+    std::vector<float> row = std::vector<float>(static_cast<size_t>(config.vocab_size));
+  };
+
   bool open_;
 };
 

@@ -1,87 +1,140 @@
 #include "kernels/attention_decode.cuh"
 #include "kernels/attention_decode.h"
 #include "tests/helpers/device.h"
+#include "tests/helpers/page_table.h"
 
 namespace {
 
-// One query per head, caches with lengths[b] keys each, followed by NaN: a read beyond a length shows in the result.
+// Rows with one query per head, in a cache whose pages are shuffled. What the pages hold beyond the sequences, in other
+// layers, and what lies between queries is NaN: a read of it shows in the result.
 template <class floatX>
 struct Case {
-  int B, NH, HS, max_T, NKV;
-  std::vector<int32_t> lengths;
-  std::vector<floatX> q, k, v;
+  static constexpr int kLayers = 2, kLayer = 1;
 
-  Case(std::vector<int32_t> lengths_, int NH_, int HS_, int max_T_, double scale = 1, int sharing = 1)
-      : B(static_cast<int>(lengths_.size())),
-        NH(NH_),
-        HS(HS_),
-        max_T(max_T_),
-        NKV(NH_ / sharing),
-        lengths(std::move(lengths_)) {
-    const size_t heads = static_cast<size_t>(B) * NKV;
-    q = random_storage<floatX>(static_cast<size_t>(B) * NH * HS, 1, scale);
-    k = random_storage<floatX>(heads * max_T * HS, 2, scale);
-    v = random_storage<floatX>(heads * max_T * HS, 3);
-    const floatX nan = to_storage<floatX>(Floats(1, std::nanf("")))[0];
-    for (size_t h = 0; h < heads; ++h) {
-      const size_t from = (h * max_T + lengths[h / NKV]) * HS, to = (h + 1) * max_T * HS;
-      for (size_t i = from; i < to; ++i) k[i] = v[i] = nan;
+  PageTable table;
+  AttentionShape s;
+  int q_row;
+  std::vector<floatX> q, cache;
+
+  Case(const PageTable& table_, int NH, int HS, double scale = 1, int sharing = 1)
+      : table(table_),
+        s{static_cast<int>(table.positions.size()), 1, NH, NH / sharing, HS},
+        q_row(s.packed_channels()),
+        q(to_storage<floatX>(Floats(static_cast<size_t>((s.tokens() - 1) * q_row + s.channels()), std::nanf("")))),
+        cache(to_storage<floatX>(Floats(table.elements(kLayers, s), std::nanf("")))) {
+    for (int n = 0; n < s.B; ++n) {  // other numbers for each sequence
+      const size_t k = static_cast<size_t>(n);
+      const int sequence = table.sequences[k], last = table.positions[k];
+      const auto row = random_storage<floatX>(static_cast<size_t>(s.channels()), 1000 * (sequence + 1) + last, scale);
+      std::copy(row.begin(), row.end(), q.begin() + int64_t{n} * q_row);
+      const size_t kv = static_cast<size_t>(s.kv_channels()), tokens = static_cast<size_t>(last) + 1;
+      const auto keys = random_storage<floatX>(tokens * kv, sequence + 1, scale),
+                 values = random_storage<floatX>(tokens * kv, sequence + 500);
+      for (size_t i = 0; i < tokens * kv; ++i) {
+        const int t = static_cast<int>(i / kv), h = static_cast<int>(i % kv) / HS, c = static_cast<int>(i % kv) % HS;
+        cache[table.at(sequence, t, kLayer, kLayers, 0, h, c, s)] = keys[i];
+        cache[table.at(sequence, t, kLayer, kLayers, 1, h, c, s)] = values[i];
+      }
     }
   }
+  // One row for each position, each of another sequence.
+  Case(const std::vector<int32_t>& positions, int NH, int HS, double scale = 1, int sharing = 1)
+      : Case(PageTable(positions, own_sequences(positions.size()), 1), NH, HS, scale, sharing) {}
 
   std::vector<floatX> run(Shift shift = {-1, false}) const {
-    const DeviceArray<floatX> out(q.size(), shift[0]), dk(k, shift[1]), dv(v, shift[2]), dq(q, shift[4]);
-    const DeviceArray<int32_t> dlengths(lengths);
-    const DeviceArray<float> scratch(attention_decode_scratch(B, NH, HS, max_T) / sizeof(float), shift[3]);
-    attention_decode(out.data(), scratch.data(), dq.data(), dk.data(), dv.data(), dlengths.data(), B, NH, NKV, HS,
-                     max_T, nullptr);
+    const size_t scratch_bytes =
+        static_cast<size_t>(attention_decode_scratch(s.B, s.NH, s.HS, table.max_pages * kPageTokens));
+    const DeviceArray<floatX> dcache(cache, shift[1]), dq(q, shift[3]);
+    const GuardedArray<floatX> out(static_cast<size_t>(s.tokens() * s.channels()), shift[0]);
+    const GuardedArray<float> scratch(scratch_bytes / sizeof(float), shift[2]);
+    const DeviceArray<int32_t> positions(table.positions), sequences(table.sequences), pages(table.pages);
+    attention_decode<floatX>(out.data(), scratch.data(), dcache.data(), {dq.data(), nullptr, nullptr, q_row, 0},
+                             {positions.data(), sequences.data(), pages.data(), table.max_pages}, kLayer, kLayers, s,
+                             nullptr);
+    scratch.host();
     return out.host();
   }
   Doubles twin() const {
-    Doubles out(q.size());
-    cpu::attention_decode(out.data(), to_numbers(q).data(), to_numbers(k).data(), to_numbers(v).data(), lengths.data(),
-                          B, NH, NKV, HS, max_T);
+    Doubles out(static_cast<size_t>(s.tokens() * s.channels()));
+    const Doubles queries = to_numbers(q), keys = to_numbers(cache);
+    cpu::attention_decode<double>(out.data(), keys.data(), {queries.data(), nullptr, nullptr, q_row, 0}, table.rows(),
+                                  kLayer, kLayers, s);
     return out;
   }
   void check() const {
-    CAPTURE(NH);
-    CAPTURE(NKV);
-    CAPTURE(HS);
-    CAPTURE(max_T);
+    CAPTURE(s.NH);
+    CAPTURE(s.NKV);
+    CAPTURE(s.HS);
+    CAPTURE(table.max_pages);
     const Doubles expected = twin();
-    for (const Shift shift : shifts(5, HS == 64)) {
+    for (const Shift shift : shifts(4, s.HS == 64)) {
       CAPTURE(shift.tensor);
       CAPTURE(shift.all);
-      check_close("out", run(shift), expected, max_T + HS);
+      check_close("out", run(shift), expected, table.max_pages * kPageTokens + s.HS);
     }
   }
 };
 
 template <class floatX>
 void check_all() {
+  using Rows = std::vector<int32_t>;
   for (const int HS : {1, 7, 33, 48, 64, 80, 128, 200}) {
-    Case<floatX>({1, 40}, 3, HS, 40).check();           // one chunk
-    Case<floatX>({129, 256, 301}, 1, HS, 301).check();  // several, the last of 1, 128 and 45 keys
+    Case<floatX>(Rows{0, 39}, 3, HS).check();            // one chunk
+    Case<floatX>(Rows{128, 255, 300}, 1, HS).check();    // several, the last of 1, 128 and 45 keys
+    Case<floatX>(Rows{127, 31, 32, 95}, 2, HS).check();  // ends of pages and of a chunk
   }
-  for (const int sharing : {2, 3, 6}) Case<floatX>({140, 40}, 6, 64, 140, 1, sharing).check();
-  Case<floatX>({150}, 1, 1040, 150).check();      // rows of more groups than threads
-  Case<floatX>({17000, 5}, 1, 8, 17001).check();  // more chunks than threads
+  for (const int sharing : {2, 3, 6}) Case<floatX>(Rows{139, 39}, 6, 64, 1, sharing).check();
+  Case<floatX>(PageTable({3, 4, 5, 129, 0}, {1, 1, 1, 0, 2}, 5, 7), 2, 16).check();  // several rows of a sequence
+  Case<floatX>(Rows{149}, 1, 1040).check();                                          // rows of more groups than threads
+  Case<floatX>(Rows{16999, 4}, 1, 8).check();                                        // more chunks than threads
   check_ran<floatX>("attention_decode_kernel<floatX, true");
   check_ran<floatX>("attention_decode_combine_kernel<floatX, true");
 }
 
 }  // namespace
 
-TEST_CASE("attention_decode in float takes any head size and any length") { check_all<float>(); }
-TEST_CASE("attention_decode in bf16 takes any head size and any length") { check_all<bf16>(); }
+TEST_CASE("attention_decode in float takes any head size and any position") { check_all<float>(); }
+TEST_CASE("attention_decode in bf16 takes any head size and any position") { check_all<bf16>(); }
 
 TEST_CASE("attention_decode survives scores that would overflow exp") {
-  const Case<float> c({300, 20}, 2, 32, 300, 300);       // scores to about 1e5
-  CHECK(relative_difference(c.run(), c.twin()) < 1e-2);  // a score of 1e5 is known to 1e5 u = 0.006
+  const Case<float> c(std::vector<int32_t>{299, 19}, 2, 32, 300);  // scores to about 1e5
+  CHECK(relative_difference(c.run(), c.twin()) < 1e-2);            // a score of 1e5 is known to 1e5 u = 0.006
+}
+
+TEST_CASE_TEMPLATE("a row of attention_decode has the same bits among any others, in any pages", floatX, float, bf16) {
+  for (const int HS : {33, 64}) {
+    const int NH = 2, C = NH * HS;
+    const std::vector<int32_t> positions = {300, 0, 127, 128, 40}, sequences = {0, 1, 0, 0, 2};
+    const std::vector<floatX> together = Case<floatX>(PageTable(positions, sequences, 1), NH, HS).run();
+    for (size_t n = 0; n < positions.size(); ++n) {
+      if (sequences[n] > 0) continue;  // number 0 in both
+      const std::vector<floatX> alone =
+          Case<floatX>(PageTable({positions[n]}, {sequences[n]}, 2 + n, static_cast<int>(n)), NH, HS).run();
+      const auto at = together.begin() + static_cast<int64_t>(n) * C;
+      CHECK(same_bits(alone, std::vector<floatX>(at, at + C)));
+    }
+  }
+}
+
+TEST_CASE("more rows than there is scratch for are computed some at a time, to the same bits") {
+  const int NH = 4, HS = 200, more = 500;
+  const int64_t row = decode_row_scratch(NH, HS, (more + 1) * kPageTokens);
+  const int N = static_cast<int>(kDecodeScratch / row) + 3;
+  CHECK(decode_rows_at_once(N, NH, HS, (more + 1) * kPageTokens) == N - 3);
+  CHECK(attention_decode_scratch(N, NH, HS, (more + 1) * kPageTokens) <= kDecodeScratch);
+  CHECK(decode_rows_at_once(1, 1 << 20, HS, 1) == 1);
+  std::vector<int32_t> positions(static_cast<size_t>(N));
+  for (size_t n = 0; n < positions.size(); ++n) positions[n] = static_cast<int32_t>(n % 5);
+  const Case<float> pieces(PageTable(positions, own_sequences(positions.size()), 1, more), NH, HS),
+      whole(PageTable(positions, own_sequences(positions.size()), 2, 0), NH, HS);
+  CHECK(decode_rows_at_once(N, NH, HS, kPageTokens) == N);
+  CHECK(same_bits(pieces.run(), whole.run()));
+  check_close("out", pieces.run(), pieces.twin(), HS);
 }
 
 TEST_CASE("attention_decode gives the same bits under all schedules") {
-  same_under_all_schedules([] { return Case<float>({300, 7, 128}, 2, 33, 300).run(); });
-  same_under_all_schedules([] { return Case<bf16>({300, 7, 128}, 2, 64, 300).run(); });
-  same_under_all_schedules([] { return Case<bf16>({17000}, 1, 8, 17000).run(); });
+  using Rows = std::vector<int32_t>;
+  same_under_all_schedules([] { return Case<float>(Rows{299, 6, 127}, 2, 33).run(); });
+  same_under_all_schedules([] { return Case<bf16>(Rows{299, 6, 127}, 2, 64).run(); });
+  same_under_all_schedules([] { return Case<bf16>(Rows{16999}, 1, 8).run(); });
 }

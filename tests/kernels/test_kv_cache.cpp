@@ -2,36 +2,25 @@
 
 #include "kernels/kv_cache.h"
 #include "tests/helpers/finite_differences.h"
+#include "tests/helpers/page_table.h"
 
-TEST_CASE("keys and values go to their sequence, head and position; earlier entries stay") {
+TEST_CASE("keys and values go to their page, layer, head and token; all else stays") {
   for (const int NH : {3, 6, 9}) {
-    const int B = 2, NKV = 3, HS = 5, max_T = 7, C = NH * HS, KV = NKV * HS;
-    Doubles k(B * NKV * max_T * HS, 0.5), v(k);
-    std::vector<int32_t> first = {0, -1};  // minus the tokens before, of each sequence
-    for (const int T : {3, 1, 2}) {
-      const AttentionShape s{B, T, NH, NKV, HS};
-      const int row = s.packed_channels();
-      const Doubles inp = random_tensor(static_cast<size_t>(B) * T * row, static_cast<uint64_t>(T));
-      const Doubles k_before = k, v_before = v;
-      Doubles q(static_cast<size_t>(B) * T * C, std::nan(""));
-      cpu::kv_cache_append(T == 2 ? nullptr : q.data(), k.data(), v.data(), packed_qkv(inp.data(), s), first.data(), s,
-                           max_T);
-      for (int b = 0; b < B; ++b) {
-        for (int h = 0; h < NKV; ++h) {
-          for (int t = 0; t < max_T; ++t) {
-            for (int i = 0; i < HS; ++i) {
-              const int at = ((b * NKV + h) * max_T + t) * HS + i, token = b * T + t + first[b], c = h * HS + i;
-              const bool is_new = t >= -first[b] && t < T - first[b];
-              REQUIRE(k[at] == (is_new ? inp[token * row + C + c] : k_before[at]));
-              REQUIRE(v[at] == (is_new ? inp[token * row + C + KV + c] : v_before[at]));
-            }
-          }
-        }
+    const int NKV = 3, HS = 5, layers = 3, layer = 1;
+    // Two rows of one sequence across the border of a page, single ones at both ends of a page and in the middle.
+    const PageTable table({31, 32, 0, 63, 70}, {2, 2, 0, 3, 1}, 7);
+    const AttentionShape s{5, 1, NH, NKV, HS};
+    const int row = s.packed_channels();
+    const Doubles inp = random_tensor(5 * static_cast<size_t>(row), 1);
+    Doubles cache(table.elements(layers, s), 0.5), expected = cache;
+    for (int n = 0; n < 5; ++n) {
+      for (int c = 0; c < 2 * NKV * HS; ++c) {
+        const size_t k = static_cast<size_t>(n);
+        expected[table.at(table.sequences[k], table.positions[k], layer, layers, c / (NKV * HS), c / HS % NKV, c % HS,
+                          s)] = inp[static_cast<size_t>(n * row + NH * HS + c)];
       }
-      for (int n = 0; n < B * T && T != 2; ++n) {
-        for (int c = 0; c < C; ++c) REQUIRE(q[n * C + c] == inp[n * row + c]);
-      }
-      for (int32_t& f : first) f -= T;
     }
+    cpu::kv_cache_append(cache.data(), packed_qkv(inp.data(), s), table.rows(), layer, layers, s);
+    CHECK(same_bits(cache, expected));
   }
 }

@@ -257,78 +257,6 @@ TEST_CASE("tokens decoded one by one have the same logits as in the whole sequen
   }
 }
 
-TEST_CASE("errors: a cache that does not fit, decoding without one, and beyond it") {
-  CpuModel<float> model(kSmall, false);
-  random_weights(model, 0.5);
-  const std::vector<int32_t> ids(16, 1), wrong = {1, 61};
-  const auto generate = [&](int B, int T, KeyValueCache* cache, const int32_t* tokens = nullptr) {
-    model.forward({.tokens = tokens ? tokens : ids.data(), .B = B, .T = T, .pass = Pass::generate, .cache = cache});
-  };
-  CHECK_THROWS_WITH_AS(model.make_cache(1, 17), doctest::Contains("1 sequences of 17 tokens"), Error);
-  CHECK_THROWS_AS(model.make_cache(0, 1), Error);
-  const auto cache = model.make_cache(2, 5);
-  CHECK_THROWS_WITH_AS(generate(1, 5, cache.get()), doctest::Contains("which holds 2 of 5"), Error);
-  CHECK_THROWS_AS(generate(2, 6, cache.get()), Error);
-  generate(2, 4, cache.get());
-  CHECK(cache->lengths == std::vector<int32_t>{4, 4});
-  CHECK_THROWS_WITH_AS(generate(2, 1, cache.get(), wrong.data()), doctest::Contains("token 61"), Error);
-  CHECK_THROWS_AS(generate(2, 2, cache.get()), std::logic_error);  // only one token at a time continues it
-  generate(2, 1, cache.get());
-  CHECK_THROWS_WITH_AS(generate(2, 1, cache.get()), doctest::Contains("6 tokens does not fit the cache"), Error);
-  cache->clear();
-  generate(2, 4, cache.get());
-  generate(1, 16, nullptr);
-  CHECK_THROWS_AS(model.forward({.tokens = ids.data(), .B = 2, .T = 4, .pass = Pass::evaluate, .cache = cache.get()}),
-                  std::logic_error);
-  const int32_t lengths[] = {4, 5};
-  CHECK_THROWS_WITH_AS(
-      model.forward({.tokens = ids.data(), .B = 2, .T = 4, .pass = Pass::generate, .lengths = lengths}),
-      doctest::Contains("sequence 1 has 5 tokens before padding"), Error);
-  ModelConfig both_ways = kSmall;
-  both_ways.causal = false;
-  CpuModel<float> other(both_ways, false);
-  CHECK_THROWS_WITH_AS(other.make_cache(1, 8), doctest::Contains("not causal"), Error);
-  CpuModel<double> exact(kSmall, true);
-  const auto of_another = exact.make_cache(2, 5);
-  CHECK_THROWS_AS(generate(2, 4, of_another.get()), std::logic_error);
-}
-
-TEST_CASE("sequences of different lengths are decoded together, each as it would be by itself") {
-  CpuModel<float> model(kSmall, true);
-  random_weights(model, 0.5);
-  const VariantBatch batch(kSmall, 3, 12, 4);
-  const int32_t lengths[] = {5, 1, 8};
-  const size_t V = static_cast<size_t>(kSmall.vocab_size);
-  const auto token = [&](int b, int t) { return batch.inputs[static_cast<size_t>(b * batch.T + t)]; };
-  std::vector<int32_t> prompt(3 * 8, 0);
-  for (int b = 0; b < 3; ++b) {
-    for (int t = 0; t < lengths[b]; ++t) prompt[static_cast<size_t>(b * 8 + t)] = token(b, t);
-  }
-  const auto together = model.make_cache(3, 12);
-  model.forward(
-      {.tokens = prompt.data(), .B = 3, .T = 8, .pass = Pass::generate, .lengths = lengths, .cache = together.get()});
-  std::vector<Floats> rows;
-  Floats row(V);
-  for (int step = 0;; ++step) {
-    for (int b = 0; b < 3; ++b) {
-      model.read_logits(b, row.data());
-      rows.push_back(row);
-    }
-    if (step == 4) break;
-    std::vector<int32_t> next;
-    for (int b = 0; b < 3; ++b) next.push_back(token(b, lengths[b] + step));
-    model.forward({.tokens = next.data(), .B = 3, .T = 1, .pass = Pass::generate, .cache = together.get()});
-  }
-  CHECK(together->lengths == std::vector<int32_t>{9, 5, 12});
-  for (int b = 0; b < 3; ++b) {
-    for (int step = 0; step <= 4; ++step) {
-      model.forward(&batch.inputs[static_cast<size_t>(b * batch.T)], 1, lengths[b] + step, Pass::generate);
-      model.read_logits(0, row.data());
-      CHECK(relative_difference(rows[static_cast<size_t>(step * 3 + b)], row) < 1e-6);
-    }
-  }
-}
-
 TEST_CASE("errors: a classifier without pooling, classes and options that do not fit") {
   ModelConfig config = kSmall;
   config.num_classes = 3;
@@ -341,7 +269,7 @@ TEST_CASE("errors: a classifier without pooling, classes and options that do not
   ForwardInput documents = input_of(batch, Pass::train);
   documents.documents = first.data();
   CHECK_THROWS_AS(model.forward(documents), std::logic_error);
-  CHECK_THROWS_AS(model.make_cache(2, 9), std::logic_error);
+  CHECK_THROWS_WITH_AS(model.make_decoder(2, 9), doctest::Contains("a classifier has no next token"), Error);
   const int32_t wrong[] = {0, 3};
   model.forward(input_of(batch, Pass::train));
   CHECK_THROWS_WITH_AS(model.loss(wrong, nullptr), "class 3 of sequence 1 is not among 3", Error);

@@ -9,6 +9,7 @@
 #include "llm/models/init.h"
 #include "llm/models/memory_plan.h"
 #include "llm/training/checkpoint.h"
+#include "tests/helpers/decoding.h"
 #include "tests/helpers/finite_differences.h"
 #include "tests/helpers/local_comm.h"
 #include "tests/helpers/model_files.h"
@@ -128,25 +129,33 @@ TEST_CASE("toy: decoding with a cache gives the logits of a whole forward") {
   init_weights(*model, 3);
   const int B = 2, T = 9;
   const std::vector<int32_t> tokens = random_ints(B * T, 4, kTiny.vocab_size);
-  const auto cache = model->make_cache(B, T);
-  std::vector<int32_t> prompt;
-  for (int b = 0; b < B; ++b) prompt.insert(prompt.end(), tokens.begin() + b * T, tokens.begin() + b * T + 4);
-  const auto last_logits = [&] {
-    Floats all(static_cast<size_t>(B * kTiny.vocab_size));
-    for (int b = 0; b < B; ++b) model->read_logits(b, &all[static_cast<size_t>(b * kTiny.vocab_size)]);
-    return all;
+  PagedTexts texts(*model, B, 2 * B);
+  const auto part = [&](int b, int t, size_t n) {
+    return PagedTexts::Part{b, std::span(tokens).subspan(static_cast<size_t>(b * T + t), n)};
   };
-  model->forward({.tokens = prompt.data(), .B = B, .T = 4, .pass = Pass::generate, .cache = cache.get()});
+  texts.feed({part(1, 0, 4)});
+  texts.feed({part(0, 0, 4)});
   for (int t = 4; t < T; ++t) {
-    const std::vector<int32_t> next = {tokens[static_cast<size_t>(t)], tokens[static_cast<size_t>(T + t)]};
-    model->forward({.tokens = next.data(), .B = B, .T = 1, .pass = Pass::generate, .cache = cache.get()});
-    const Floats decoded = last_logits();
+    const Floats decoded = texts.feed({part(0, t, 1), part(1, t, 1)});
     std::vector<int32_t> whole;
     for (int b = 0; b < B; ++b) whole.insert(whole.end(), tokens.begin() + b * T, tokens.begin() + b * T + t + 1);
     model->forward(whole.data(), B, t + 1, Pass::generate);
-    const Floats expected = last_logits();
-    CHECK(max_difference(decoded, Doubles(expected.begin(), expected.end())) < 1e-5);
+    Doubles expected;
+    for (int b = 0; b < B; ++b) {
+      Floats row(static_cast<size_t>(kTiny.vocab_size));
+      model->read_logits(b, row.data());
+      expected.insert(expected.end(), row.begin(), row.end());
+    }
+    CHECK(max_difference(decoded, expected) < 1e-5);
   }
+}
+
+TEST_CASE("toy: a row that is decoded has the same bits in any batch, after any beginning") {
+  ModelConfig config = kTiny;
+  config.max_seq_len = 44;
+  const auto model = make_cpu_model(config, true);
+  init_weights(*model, 3);
+  check_bits_of_rows(*model, 40);
 }
 
 TEST_CASE("toy: ZeRO 3 among three processes takes the steps of one") {

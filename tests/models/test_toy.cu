@@ -5,6 +5,7 @@
 #include "llm/models/gpu.h"
 #include "llm/models/gpu_model.cuh"
 #include "llm/models/init.h"
+#include "tests/helpers/decoding.h"
 #include "tests/helpers/device.h"
 #include "tests/models/toy.h"
 
@@ -82,16 +83,24 @@ TEST_CASE("toy: decoding with a cache on the GPU gives the logits of a whole for
   const auto model = make_gpu_model(kToy, {}, 2, 8, false);
   init_weights(*model, 3);
   const std::vector<int32_t> tokens = random_ints(16, 4, kToy.vocab_size);
-  const auto cache = model->make_cache(2, 8);
-  Floats decoded(static_cast<size_t>(kToy.vocab_size)), whole(decoded.size());
+  PagedTexts texts(*model, 2, 2);
+  Floats decoded, whole(static_cast<size_t>(kToy.vocab_size));
   for (size_t t = 0; t < 8; ++t) {
-    const std::vector<int32_t> next = {tokens[t], tokens[8 + t]};
-    model->forward({.tokens = next.data(), .B = 2, .T = 1, .pass = Pass::generate, .cache = cache.get()});
+    decoded = texts.feed({{0, std::span(tokens).subspan(t, 1)}, {1, std::span(tokens).subspan(8 + t, 1)}});
   }
-  model->read_logits(1, decoded.data());
+  decoded.erase(decoded.begin(), decoded.begin() + kToy.vocab_size);
   model->forward(tokens.data(), 2, 8, Pass::generate);
   model->read_logits(1, whole.data());
   CHECK(relative_difference(decoded, Doubles(whole.begin(), whole.end())) < 1e-5);
+}
+
+TEST_CASE("toy: a row that is decoded on the GPU has the same bits in any batch, after any beginning") {
+  for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+    if (quick_set() && precision == Precision::fp32) continue;
+    const auto model = make_gpu_model(kToy, {.precision = precision}, 1, 1, false);
+    init_weights(*model, 3);
+    check_bits_of_rows(*model, 36);
+  }
 }
 
 TEST_CASE("toy: a family that is only on the CPU is refused on the GPU") {

@@ -90,7 +90,7 @@ struct Toy {
   }
   template <class Ops>
   static auto* head_input(const Walk<Toy, Ops>& m) {
-    return m.pass == Pass::generate ? m.a.pooled : m.a.normf.y;
+    return m.takes_rows() ? m.a.pooled : m.a.normf.y;
   }
   template <class Ops>
   static void forward(Ops& ops, const Walk<Toy, Ops>& m) {
@@ -103,16 +103,19 @@ struct Toy {
       ops.norm_forward(b.norm1, stream(m, l), w.norm1, N, C);
       ops.linear_forward(b.q, b.norm1.y, w.q, N);
       ops.linear_forward(b.kv, b.norm1.y, w.kv, N);
-      if (m.cache.data) ops.cache_append(m.cache, l, split_qkv(b.q, b.kv, s), s);
-      if (m.cache.query) ops.attention_decode(b.att, m.cache, l, s);
-      if (!m.cache.query) ops.attention_forward(b.att, b.lse, split_qkv(b.q, b.kv, s), s, m.dropout_at(l, 1));
+      if (m.pass == Pass::decode) {
+        ops.cache_append(m.cache, l, split_qkv(b.q, b.kv, s), s);
+        ops.attention_decode(b.att, m.cache, l, split_qkv(b.q, b.kv, s), s);
+      } else {
+        ops.attention_forward(b.att, b.lse, split_qkv(b.q, b.kv, s), s, m.dropout_at(l, 1));
+      }
       ops.linear_residual_forward(b.middle, a.branch, stream(m, l), b.att, w.attproj, m.dropout_at(l, 2), N);
       ops.norm_forward(b.norm2, b.middle, w.norm2, N, C);
       ops.linear_gelu_forward(b.fch, b.fch_gelu, b.norm2.y, w.fc, N);
       ops.linear_residual_forward(b.stream, a.branch, b.middle, b.fch_gelu, w.fcproj, m.dropout_at(l, 3), N);
     });
     ops.norm_forward(a.normf, stream(m, L), m.w.normf, N, C);
-    if (m.pass == Pass::generate) ops.last_rows(a.pooled, a.normf.y, m.batch.lengths, m.B, m.T, C);
+    if (m.takes_rows()) ops.take_rows(a.pooled, a.normf.y, m.batch.rows, m.head_rows, C);
     if (m.head_rows <= m.logits_rows) head_forward(ops, m, head_input(m), 0);
   }
 

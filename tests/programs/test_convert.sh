@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# convert: Hugging Face directories, llm.c's .bin and TensorFlow checkpoints, in all directions, and all errors.
+# convert: Hugging Face directories, GGUF, llm.c's .bin and TensorFlow checkpoints, in all directions, and all errors.
 source "$(dirname "$0")/lib.sh"
 convert=$BUILD/convert
 golden=$SOURCE/tests/golden
@@ -23,7 +23,7 @@ abcabcabc
 TEXT
 }
 
-# A model is converted to llm.c's format and back; an unknown format is refused.
+# A model is converted to llm.c's format and to GGUF, and back; an unknown format is refused.
 test_smoke() {
   make_model
   expect_ok "$convert" --from "$TMP/model" --to "$TMP/here.bin"
@@ -31,6 +31,9 @@ test_smoke() {
   expect_ok "$convert" --from "$TMP/here.bin" --to "$TMP/back"
   expect_ok "$convert" --from "$TMP/model" --to "$TMP/again"
   cmp "$TMP/again/model.safetensors" "$TMP/back/model.safetensors" || die "the round trip changed the model"
+  expect_ok "$convert" --from "$TMP/model" --to "$TMP/m.gguf"
+  expect_ok "$convert" --from "$TMP/m.gguf" --to "$TMP/from-gguf"
+  cmp "$TMP/from-gguf/model.safetensors" "$TMP/back/model.safetensors" || die "GGUF and back changed the model"
   expect_error 2 "--format" "$convert" --from a --to b --format onnx
 }
 
@@ -111,6 +114,94 @@ test_types() {
   expect_error 2 "--dtype" "$convert" --from "$TMP/model" --to "$TMP/none" --dtype fp8
   [ ! -e "$TMP/x2.bin" ] || die "a refused conversion wrote its target"
   [ ! -e "$TMP/none" ] || die "a refused conversion left its target"
+}
+
+# Hugging Face to GGUF in every type and back: the same tensors and tokenizer; Q8_0 from its second time on.
+test_gguf() {
+  local model=$golden/checkpoint_gguf
+  for dtype in fp32 bf16 fp16 q8_0; do
+    expect_ok "$convert" --from "$model" --to "$dtype.gguf" --dtype $dtype
+    expect_output "GGUF version 3, (F32|BF16|F16|Q8_0), 38272 parameters, $(stat -c %s $dtype.gguf) bytes"
+    expect_output "tokenizer: kept \(bpe, 300 ids\)"
+    cp $dtype.gguf same.gguf
+    expect_ok "$convert" --from same.gguf --to again.gguf --force  # in the source's type
+    cmp <(tail -c 20000 $dtype.gguf) <(tail -c 20000 again.gguf) || die "$dtype: a second time is not the same"
+    expect_ok "$convert" --from $dtype.gguf --to "$dtype"
+    expect_output "read $dtype.gguf: a GGUF file, (F32|BF16|F16|Q8_0)"
+    cmp "$dtype/tokenizer.json" "$model/tokenizer.json" || die "$dtype: another tokenizer"
+    grep -q '"eos_token_id": 299' "$dtype/config.json" || die "$dtype: another end of text"
+  done
+  expect_output "note: Q8_0 was read as the F32 numbers"
+  cmp fp32/model.safetensors "$model/model.safetensors" || die "fp32 and back changed the model"
+  for dtype in bf16 fp16; do  # the same numbers as by the direct way; what is always F32 in GGUF is rounded in both
+    expect_ok "$convert" --from "$model" --to $dtype-direct --dtype $dtype
+    expect_ok "$convert" --from $dtype.gguf --to $dtype-rounded --dtype $dtype
+    cmp $dtype-rounded/model.safetensors $dtype-direct/model.safetensors || die "$dtype by GGUF is another model"
+  done
+  expect_ok "$convert" --from q8_0 --to q8_0-again.gguf --dtype q8_0
+  cmp <(tail -c 20000 q8_0.gguf) <(tail -c 20000 q8_0-again.gguf) || die "Q8_0 by a directory is not the same"
+  expect_ok "$convert" --from q8_0.gguf --to q8_0.bin
+  expect_output "llm.c version 3, fp32"
+  expect_ok "$convert" --from q8_0.gguf --to no-name --format gguf --dtype fp32
+  expect_ok "$convert" --from no-name --to q8_0-by-no-name
+  cmp q8_0-by-no-name/model.safetensors q8_0/model.safetensors || die "a GGUF file without its ending is another model"
+  expect_ok "$convert" --from q8_0.bin --to bin.gguf
+  expect_output "bin has no tokenizer, so llama.cpp will take and give ids only"
+
+  # Rows that are not whole blocks.
+  expect_ok "$convert" --from "$golden/checkpoint_gpt2" --to odd.gguf --dtype q8_0
+  expect_output 'note: rows that are not a multiple of 32 .* F16 instead: "token_embd.weight", "blk.0.attn_qkv.weight"'
+}
+
+# What GGUF has no place for, and damaged files: an error, and no target.
+test_gguf_errors() {
+  make_model
+  make_text
+  expect_error 2 "--dtype q8_0 goes with a .gguf file" "$convert" --from "$TMP/model" --to none --dtype q8_0
+  expect_error 2 "--dtype q8_0 goes with a .gguf file" "$convert" --from "$TMP/model" --to none.bin --dtype q8_0
+  expect_error 2 "--shard-bytes goes with a directory; GGUF is one file" "$convert" --from "$TMP/model" --to none.gguf --shard-bytes 9999
+  mkdir none.gguf
+  expect_error 2 "expected a file for llama.cpp's format, found a folder" "$convert" --from "$TMP/model" --to none.gguf --force
+  rmdir none.gguf
+  expect_ok "$BUILD/tokenize" train --tokenizer chars --data "$TMP/text" --out "$TMP/model/tokenizer.json"
+  expect_error 1 "no place for a tokenizer of chars, only BPE" "$convert" --from "$TMP/model" --to none.gguf
+  rm "$TMP/model/tokenizer.json"
+  sed -i 's/"model_type"/"causal": false, &/' "$TMP/model/config.json"
+  expect_error 1 "no place for attention that is not causal" "$convert" --from "$TMP/model" --to none.gguf
+
+  q8_0=$golden/checkpoint_gguf/q8_0.gguf
+  head -c 40000 "$q8_0" >cut.gguf
+  expect_error 1 'cut.gguf: tensor "blk.0.ffn_down.weight": .* takes .* bytes from byte .*, but the file has 40000; it is cut off' "$convert" --from cut.gguf --to none
+  cp "$TMP/text" text.gguf
+  expect_error 1 'text.gguf: the file does not begin with "GGUF"' "$convert" --from text.gguf --to none
+  sed 's/general.architecture/general.architecturf/' "$q8_0" >other.gguf
+  expect_error 1 'other.gguf: general.architecture is missing, expected "gpt2"' "$convert" --from other.gguf --to none
+  sed 's/tokenizer.ggml.pre/tokenizer.ggml.prf/' "$q8_0" >split.gguf
+  expect_error 1 'split.gguf: tokenizer.ggml.pre is missing, expected "gpt-2"' "$convert" --from split.gguf --to none
+  for target in none none.bin none.gguf; do [ ! -e $target ] || die "a refused conversion left $target"; done
+}
+
+# Every program that opens a model opens a GGUF file, and finds its tokenizer there.
+test_gguf_read() {
+  local model=$golden/checkpoint_gguf runs=0
+  expect_ok "$convert" --from "$model" --to m.gguf
+  printf 'One day a cat sat on the mat. Once a hat was there, and a dog sat on it for a long time.\n%.0s' 1 2 3 4 5 6 7 8 >text.txt
+  for from in m.gguf "$model"; do
+    expect_ok "$BUILD/generate" --model "$from" --prompt "One day" --greedy --tokens 20
+    cat "$TMP/out" >>generated
+    expect_ok "$BUILD/evaluate" --model "$from" --data text.txt
+    cat "$TMP/out" >>evaluated
+    expect_ok "$BUILD/train_gpt2" --model "$from" --data text.txt --seq-len 16 --batch-size 2 --steps 3 --eval-every 0 --sample-tokens 0 --run "run$((++runs))"
+    expect_ok "$BUILD/extend_vocabulary" --model "$from" --add-tokens "<|user|>" --to "extended$runs"
+  done
+  for file in generated evaluated; do
+    [ "$(head -n $(($(wc -l <$file) / 2)) $file)" = "$(tail -n $(($(wc -l <$file) / 2)) $file)" ] || { cat $file; die "$file: not the same as from the directory"; }
+  done
+  cmp run1/latest/model.safetensors run2/latest/model.safetensors || die "training from a GGUF file is another run"
+  cmp run1/latest/tokenizer.json run2/latest/tokenizer.json || die "another tokenizer"
+  for file in model.safetensors tokenizer.json; do
+    cmp extended1/$file extended2/$file || die "extend_vocabulary: another $file"
+  done
 }
 
 # Hugging Face to Hugging Face keeps the tokenizer.

@@ -131,6 +131,82 @@ test_bytes() {
   fi
 }
 
+# All precisions, on any number of threads, with and without a cache, write what was learnt.
+test_precisions() {
+  make_model
+  for flags in "--precision fp32" "--precision bf16" "--precision int8" "--precision int8 --cache fp32" "--precision fp32 --cache bf16" \
+    "--precision int8 --threads 2" "--precision bf16 --no-cache" --reference; do
+    # shellcheck disable=SC2086
+    expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --greedy $flags
+    [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "$flags: $(cat out)"
+  done
+  expect_ok "$generate" --model $model --prompt abc --memory --precision int8
+  expect_output 'weights .*int8'
+  expect_output 'cache .*tokens, bf16'
+  for isa in portable avx2; do
+    expect_ok env WROUGHT_ISA=$isa "$generate" --model $model --prompt "abc" --tokens 16 --greedy --precision int8
+    [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "$isa: $(cat out)"
+  done
+}
+
+# Prompts from a file, samples of each: the texts that the same seeds write one by one, in the order of the prompts.
+test_prompts() {
+  make_model
+  alone() { "$generate" --model $model --temperature 9 --keep-going "$@" 2>/dev/null; }
+  alone --prompt abc --tokens 20 --seed 5 >one
+  alone --prompt abc --tokens 20 --seed 6 >two
+  alone --prompt h --tokens 9 --seed 5 >three
+  { echo '{"prompt": "abc", "id": "first"}' && echo '{"prompt": "h", "tokens": 9}'; } >prompts.jsonl
+  for flags in "" "--batch 1" "--batch 2 --cache-tokens 32" "--precision fp32 --no-cache"; do
+    # shellcheck disable=SC2086
+    alone --prompts prompts.jsonl --samples 2 --tokens 20 --seed 5 $flags >lines || die "$flags: $(cat lines)"
+    [ "$(wc -l <lines)" = 4 ] || die "$flags: $(cat lines)"
+    python3 - <<'END' || die "$flags: $(cat lines)"
+import json
+lines = [json.loads(line) for line in open("lines")]
+text = lambda name: open(name).read()[:-1]
+assert [(l["index"], l["sample"], l["seed"]) for l in lines] == [(0, 0, 5), (0, 1, 6), (1, 0, 5), (1, 1, 6)], lines
+assert [l["prompt"] + l["text"] for l in lines[:3]] == [text("one"), text("two"), text("three")], lines
+assert [len(l["tokens"]) for l in lines] == [20, 20, 9, 9] and all(l["ended"] == "length" for l in lines), lines
+assert lines[0]["id"] == "first" and "id" not in lines[2] and "logprobs" not in lines[0], lines
+END
+  done
+  printf 'abc\nh\n' >prompts.txt
+  alone --prompts prompts.txt --tokens 20 --seed 5 >lines
+  grep -qF "$(python3 -c 'import json; print(json.dumps(open("one").read()[3:-1]))')" lines || die "a text file: $(cat lines)"
+  expect_ok "$generate" --model $model --prompts prompts.txt --tokens 20 --samples 3
+  expect_output '6 texts, 120 tokens in .* tokens/s'
+  expect_output 'more were shared'
+
+  # Log-probabilities: of the chosen token, which greedy makes the most likely one.
+  expect_ok "$generate" --model $model --prompt abc --tokens 5 --greedy --logprobs 2
+  grep -v tokens/s out >line
+  python3 - <<'END' || die "$(cat out)"
+import json
+line = json.loads(open("line").read())
+assert line["text"] == "defgh" and len(line["logprobs"]) == 5, line
+for entry, token in zip(line["logprobs"], line["tokens"]):
+    top = entry["top"]
+    assert entry["token"] == token == top[0]["token"] and entry["logprob"] == top[0]["logprob"], entry
+    assert 0 >= top[0]["logprob"] >= top[1]["logprob"] and len(top) == 2 and len(entry["text"]) == 1, entry
+END
+}
+
+# Where a text ends, and what a text may repeat.
+test_ends_and_penalties() {
+  make_model
+  expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --greedy --stop kl --stop "h i"
+  [ "$(cat out)" = "abcdefg" ] || die "--stop: $(cat out)"
+  expect_ok "$generate" --model $model --prompt "abc" --tokens 3 --greedy --stop nothing --stop fgh
+  [ "$(cat out)" = "abcdef" ] || die "a stop string that never comes: $(cat out)"
+  expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --greedy --stop ijk --json
+  expect_output '"ended":"stopped".*"stop":"ijk".*"text":"defgh "'
+  expect_ok "$generate" --model $model --prompt "abc" --tokens 60 --greedy --repetition-penalty 1e6
+  [ "$(head -c 18 out | fold -w 1 | sort | uniq -d | wc -l)" -le 1 ] || die "--repetition-penalty: $(cat out)"
+  expect_ok "$generate" --model $model --prompt "abc" --tokens 16 --temperature 50 --min-p 1
+  [ "$(cat out)" = "abcdefgh ijkl mnop" ] || die "--min-p 1 is not greedy: $(cat out)"
+}
+
 # Everything it must refuse.
 test_refused() {
   make_model
@@ -139,12 +215,18 @@ test_refused() {
   expect_error 2 'model is required' "$generate"
   for flags in '--tokens 0' '--tokens -1' '--tokens 1e9' '--tokens 99999999999' '--temperature -1' '--temperature nan' '--temperature 101' \
     '--top-k -1' '--top-p 1.1' '--top-p nan' '--seed -1' '--seed x' '--threads -1' '--nonsense' '--ids' '--ids --prompt abc' \
-    '--ids --prompt 5 --special' '--ids --prompt 5 --no-special' '--classify abc --special' '--ids --prompt 5x' '--ids --prompt 99999999999'; do
+    '--ids --prompt 5 --special' '--ids --prompt 5 --no-special' '--classify abc --special' '--ids --prompt 5x' '--ids --prompt 99999999999' \
+    '--min-p 2' '--min-p nan' '--repetition-penalty 0' '--repetition-penalty nan' '--frequency-penalty 3' '--presence-penalty x' '--samples 0' \
+    '--batch 0' '--cache-tokens -1' '--cache fp8' '--logprobs -1' '--prompts' '--prompts a --prompt b' '--stop=' '--classify abc --precision int8' \
+    '--memory --reference' '--cache bf16 --reference' '--reference --precision int8'; do
     # shellcheck disable=SC2086
     expect_error 2 . "$generate" --model $model $flags
   done
   expect_error 1 'token 9999 .*outside the vocabulary' "$generate" --model $model --ids --prompt 9999
   expect_error 1 'token -1 .*outside the vocabulary' "$generate" --model $model --ids --prompt -1
+  expect_error 1 'nowhere.jsonl: ' "$generate" --model $model --prompts nowhere.jsonl
+  echo '{"prompt": "abc", "temprature": 1}' >bad.jsonl
+  expect_error 1 'bad.jsonl: line 1: there is no setting "temprature"' "$generate" --model $model --prompts bad.jsonl
   expect_error 1 'lacks the character' "$generate" --model $model --prompt 'ꙮ'
   expect_error 1 'UTF-8' "$generate" --model $model --prompt $'\xff'
   expect_error 1 "nowhere: no such file or folder; expected a model's folder" "$generate" --model nowhere

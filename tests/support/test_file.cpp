@@ -85,6 +85,20 @@ TEST_CASE("invalid UTF-8 is found at its byte and replaced by maximal subparts")
   CHECK(replace_invalid_utf8("ok") == "ok");
 }
 
+TEST_CASE("the bytes of an unfinished character are counted, those of a damaged one are not") {
+  CHECK(unfinished_utf8_bytes("") == 0);
+  CHECK(unfinished_utf8_bytes("a") == 0);
+  CHECK(unfinished_utf8_bytes("\xF0\x9F\x98\x80") == 0);
+  CHECK(unfinished_utf8_bytes("a\xF0\x9F\x98") == 3);
+  CHECK(unfinished_utf8_bytes("a\xF0\x9F") == 2);
+  CHECK(unfinished_utf8_bytes("\xC3") == 1);
+  CHECK(unfinished_utf8_bytes("\xE2\x82") == 2);
+  for (const char* damaged :
+       {"\xFF", "\xC0", "\xC1", "\xF5", "\x80", "\xE0\x80", "\xED\xA0", "\xF4\x90", "\xC3\x28", "\xE2\x82\xFF"}) {
+    CHECK(unfinished_utf8_bytes(damaged) == 0);
+  }
+}
+
 namespace {
 
 void write_to(const fs::path& path, std::string_view text) {

@@ -183,7 +183,7 @@ class Writer {
     if (!text.of->id.is_null()) line["id"] = text.of->id;
     line["tokens"] = text.tokens;
     if (tokenizer_) {
-      if (!flags_.ids) line["prompt"] = replace_invalid_utf8(text.of->prompt);
+      if (!text.of->ids) line["prompt"] = replace_invalid_utf8(text.of->prompt);
       line["text"] = text.text;
     }
     if (text.stop.stopped()) line["stop"] = text.of->stops[static_cast<size_t>(text.stop.stopped_by())];
@@ -398,10 +398,15 @@ int main(int argc, char** argv) {
   app.add_flag("--no-cache", no_cache, "keep no keys and values: every token recomputes the whole window");
   app.add_flag("--memory", flags.memory, "print what the model and the cache take, and end");
 
+  for (const char* of_texts : {"--stop", "--samples", "--json", "--logprobs", "--cache", "--batch", "--cache-tokens",
+                               "--no-cache", "--memory"}) {
+    classified->excludes(of_texts);
+  }
+
   return run_program(app, argc, argv, [&] {
     settle_device(flags.device);
-    if (flags.cache == "bf16" && (flags.device.on_gpu() || flags.device.reference)) {
-      fail_usage("--cache bf16 is for the CPU's fast path; elsewhere keys and values have the precision of the model");
+    if (!flags.cache.empty() && (flags.device.on_gpu() || flags.device.reference)) {
+      fail_usage("--cache is for the CPU's fast path; elsewhere keys and values have the precision of the model");
     }
     if (flags.memory && (flags.device.on_gpu() || flags.device.reference)) {
       fail_usage("--memory is for the CPU's fast path");

@@ -13,8 +13,8 @@
 //      2024)
 //   7. one token is drawn, each with its probability among those left
 //
-// transformers has no frequency and presence penalties, and leaves ties of top_p to its sort. vLLM has the same steps,
-// but min_p before top_k. Penalties are computed in double and rounded once to float.
+// transformers has no frequency and presence penalties, and leaves ties of top_p to its sort. Penalties are
+// computed in double and rounded once to float.
 #pragma once
 
 #include <cstdint>

@@ -218,7 +218,7 @@ test_refused() {
     '--ids --prompt 5 --special' '--ids --prompt 5 --no-special' '--classify abc --special' '--ids --prompt 5x' '--ids --prompt 99999999999' \
     '--min-p 2' '--min-p nan' '--repetition-penalty 0' '--repetition-penalty nan' '--frequency-penalty 3' '--presence-penalty x' '--samples 0' \
     '--batch 0' '--cache-tokens -1' '--cache fp8' '--logprobs -1' '--prompts' '--prompts a --prompt b' '--stop=' '--classify abc --precision int8' \
-    '--memory --reference' '--cache bf16 --reference' '--reference --precision int8'; do
+    '--memory --reference' '--cache bf16 --reference' '--cache fp32 --reference' '--classify abc --json' '--classify abc --memory' '--reference --precision int8'; do
     # shellcheck disable=SC2086
     expect_error 2 . "$generate" --model $model $flags
   done
